@@ -1,0 +1,56 @@
+"""What kernels.py does for blocks of scores, in plain NumPy: for machines without Numba, and backend="numpy"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
+
+
+def row_loss(Z: Array, labels: Array, weights: Array, loss: int, losses: Array, correct: Array) -> None:
+    """As kernels.row_loss, whose docstring holds here too."""
+    m, K, c = Z.shape
+    z = Z.reshape(m * K, c)
+    rows, t = np.arange(m * K), np.repeat(labels, K)
+    right = (z.argmax(axis=1) == t).reshape(m, K)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a non-finite loss is the report
+        value = (_softmax_rows(z, t, rows) if loss == SOFTMAX else _hinge_rows(z, t, rows, loss)).reshape(m, K)
+        if len(weights):
+            Z *= weights[:, :, None]
+            losses += (value * weights).sum(axis=0, dtype=np.float64)
+            correct += (right * weights).sum(axis=0, dtype=np.float64)
+        else:
+            losses += value.sum(axis=0, dtype=np.float64)
+            correct += right.sum(axis=0)
+
+
+def _softmax_rows(z: Array, t: Array, rows: Array) -> Array:
+    top, z_t = z.max(axis=1), z[rows, t]
+    z -= top[:, None]
+    np.exp(z, out=z)
+    e_t = z[rows, t]
+    z[rows, t] = 0  # the target is kept apart: p_y - 1 would lose every digit of a confident model
+    others = z.sum(axis=1)
+    q = 1 / (others + e_t)
+    z *= q[:, None]
+    z[rows, t] = -others * q
+    return np.where(z_t == top, np.log1p(others), (top - z_t) + np.log(others + e_t))
+
+
+def _hinge_rows(z: Array, t: Array, rows: Array, loss: int) -> Array:
+    z -= (z[rows, t] - 1)[:, None]
+    np.maximum(z, 0, out=z)
+    z[rows, t] = 0
+    if loss == SQUARED_HINGE:
+        value: Array = (z * z).sum(axis=1)
+        z *= 2
+    else:
+        value = z.sum(axis=1)
+        np.copyto(z, 1, where=z > 0)  # a NaN margin stays NaN
+    z[rows, t] = -z.sum(axis=1)
+    return value

@@ -1,0 +1,199 @@
+"""The operations of the CPU: sums over row leaves, by fused kernels for few columns, by BLAS blocks for many.
+
+Names and arguments are those of `array.Operations`, which documents them once for every back end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.cpu.pool import Partial, for_each, single_threaded_blas, sum_over_leaves
+
+Array = npt.NDArray[Any]
+
+FEW_COLUMNS = 64  # up to here one fused visit of a block is faster than two products
+LEAF_ELEMENTS = 1 << 21  # features a leaf: 682 rows of CIFAR-10, 0.5 ms of work, enough leaves for 16 cores
+BLAS_BLOCK = 512  # rows a product: 430 of 480 GFLOP/s at 768 x 1000
+SCORE_BLOCK = 64  # rows a product in prediction, where a short block is padded to its full length
+CACHE_FLOATS = 1 << 16  # a fused block's float copy: 256 KB, in the second-level cache
+
+NO_ROWS = np.empty(0, np.int64)
+NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
+
+
+def leaf_rows(d: int, columns: int) -> int:
+    """Rows of a leaf: a function of the shape alone, never of the machine.
+
+    Enough features to outweigh the handling of a leaf, and enough rows to outweigh a gradient of d x columns.
+    """
+    return max(LEAF_ELEMENTS // max(d, 1), 4 * columns, 64)
+
+
+def computation_dtype(dtype: npt.DTypeLike) -> type[np.floating[Any]]:
+    """float64 for float64 features, float32 for everything narrower."""
+    return np.float64 if np.dtype(dtype) == np.float64 else np.float32
+
+
+@dataclass(frozen=True)
+class CpuOperations:
+    """`kernels` is the module that holds row_loss and, if it is compiled, the fused leaf kernels."""
+
+    n_threads: int
+    kernels: ModuleType
+
+    def _fused(self, columns: int) -> bool:
+        return columns <= FEW_COLUMNS and hasattr(self.kernels, "leaf_gradient")
+
+    def linear_gradient(
+        self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
+    ) -> tuple[Array, Array, Array, Array]:
+        losses, correct, dW, db = self._visit(X, labels, W, b, weights, loss, rows, True)
+        d, K, c = W.shape
+        return losses, correct, dW.reshape(d, K, c), db.reshape(K, c)
+
+    def linear_losses(
+        self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int
+    ) -> tuple[Array, Array]:
+        losses, correct = self._visit(X, labels, W, b, weights, loss, None, False)[:2]
+        return losses, correct
+
+    def _visit(
+        self,
+        X: Array,
+        labels: Array,
+        W: Array,
+        b: Array,
+        weights: Array | None,
+        loss: int,
+        rows: Array | None,
+        with_gradient: bool,
+    ) -> tuple[Array, Array, Array, Array]:
+        """Losses, correct, dW (d, K*c), db (K*c) of all rows, or of `rows`."""
+        d, K, c = W.shape
+        n = len(X) if rows is None else len(rows)
+        step = leaf_rows(d, K * c)
+        n_leaves = -(-n // step)
+        s = NO_WEIGHTS[W.dtype.type] if weights is None else weights
+        if fused := self._fused(K * c):
+            source, block = _source(X), fused_block(d)
+            picked = NO_ROWS if rows is None else rows
+            W_rows, b_flat = np.ascontiguousarray(W.reshape(d, K * c).T), b.reshape(K * c)
+        else:
+            W_columns, b_flat = W.reshape(d, K * c), b.reshape(K * c)
+
+        def leaf(index: int) -> Partial:
+            start, stop = index * step, min((index + 1) * step, n)
+            losses, correct = np.zeros(K), np.zeros(K)
+            db = np.zeros(K * c, W.dtype)
+            if fused:
+                dW = np.zeros((K * c, d) if with_gradient else (0, 0), W.dtype)
+                self.kernels.leaf_gradient(
+                    *source, start, stop, picked, labels, s, W_rows, b_flat, K, loss, block,
+                    losses, correct, dW, db, with_gradient,
+                )  # fmt: skip
+                return losses, correct, dW, db
+            dW = np.zeros((d, K * c) if with_gradient else (0, 0), W.dtype)
+            product = np.empty_like(dW)
+            for first in range(start, stop, BLAS_BLOCK):
+                block_rows: Any = slice(first, min(first + BLAS_BLOCK, stop))
+                if rows is not None:
+                    block_rows = rows[block_rows]
+                x = as_computed(X[block_rows], W.dtype)
+                Z = x @ W_columns
+                Z += b_flat
+                m = len(Z)
+                self.kernels.row_loss(
+                    Z.reshape(m, K, c), labels[block_rows], s[block_rows] if len(s) else s, loss, losses, correct
+                )
+                if with_gradient:
+                    db += Z.sum(axis=0)
+                    dW += np.matmul(x.T, Z, out=product)
+            return losses, correct, dW, db
+
+        with single_threaded_blas():
+            losses, correct, dW, db = sum_over_leaves(leaf, n_leaves, self.n_threads)
+        return losses, correct, np.ascontiguousarray(dW.T) if fused else dW, db
+
+    def linear_scores(self, X: Array, W: Array, b: Array) -> Array:
+        d, K, c = W.shape
+        n, q = len(X), K * c
+        out = np.empty((n, q), W.dtype)
+        step = -(-leaf_rows(d, q) // SCORE_BLOCK) * SCORE_BLOCK
+        if fused := self._fused(q):
+            source, block = _source(X), fused_block(d)
+            W_rows, b_flat = np.ascontiguousarray(W.reshape(d, q).T), b.reshape(q)
+        else:
+            W_columns, b_flat = W.reshape(d, q), b.reshape(q)
+
+        def work(run: range) -> None:
+            start, stop = run.start * step, min(run.stop * step, n)
+            if fused:
+                self.kernels.leaf_scores(*source, start, stop, W_rows, b_flat, block, out)
+                return
+            x = np.zeros((SCORE_BLOCK, d), W.dtype)
+            for first in range(start, stop, SCORE_BLOCK):
+                m = min(SCORE_BLOCK, stop - first)
+                # always the same shape: OpenBLAS's bits change with the number of rows in the call
+                x[:m], x[m:] = X[first : first + m], 0
+                out[first : first + m] = (x @ W_columns)[:m]
+                out[first : first + m] += b_flat
+
+        with single_threaded_blas():
+            for_each(work, -(-n // step), self.n_threads)
+        return out.reshape(n, K, c)
+
+    def row_loss(self, Z: Array, labels: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
+        m, K, c = Z.shape
+        step = leaf_rows(c, K)
+        s = NO_WEIGHTS[Z.dtype.type] if weights is None else weights
+
+        def leaf(index: int) -> Partial:
+            part = slice(index * step, (index + 1) * step)
+            losses, correct = np.zeros(K), np.zeros(K)
+            self.kernels.row_loss(Z[part], labels[part], s[part] if len(s) else s, loss, losses, correct)
+            return losses, correct
+
+        losses, correct = sum_over_leaves(leaf, -(-m // step), self.n_threads)
+        return losses, correct
+
+    def column_moments(self, X: Array, weights: Array | None) -> tuple[Array, Array]:
+        n, d = X.shape
+        step, block = leaf_rows(d, 1), fused_block(d)
+        origin = X[0].astype(np.float64)  # near the data, so that the difference of squares below does not cancel
+
+        def leaf(index: int) -> Partial:
+            total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
+            for first in range(index * step, min((index + 1) * step, n), block):
+                rows = slice(first, min(first + block, (index + 1) * step, n))
+                x = X[rows] - origin
+                s = np.ones(len(x)) if weights is None else weights[rows].astype(np.float64)
+                total += s.sum()
+                first_moment += s @ x
+                second_moment += s @ (x * x)
+            return total, first_moment, second_moment
+
+        with single_threaded_blas():
+            total, first_moment, second_moment = sum_over_leaves(leaf, -(-n // step), self.n_threads)
+        mean = first_moment / total
+        return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
+
+
+def fused_block(d: int) -> int:
+    """Rows of X that a fused kernel holds as floats; a multiple of its 4 rows at a time."""
+    return max(8, min(256, CACHE_FLOATS // max(d, 1) // 4 * 4))
+
+
+def as_computed(x: Array, dtype: npt.DTypeLike) -> Array:
+    """A block of rows in the type of computation and with unit stride; no copy where it is so already."""
+    return np.ascontiguousarray(x, dtype=dtype)
+
+
+def _source(X: Array) -> tuple[int, int, int, int, Any]:
+    """X as the fused kernels take it: address, two strides and item size in bytes, and a scalar that carries the type."""
+    bits = np.uint16 if X.dtype == np.float16 else X.dtype.type  # Numba has no float16
+    return X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, bits(0)

@@ -1,0 +1,167 @@
+"""Threads, the order of summation, and BLAS held at one thread.
+
+Rows are visited in *leaves*, runs of rows whose length depends on the shape of the problem alone. Their results are
+summed along a fixed binary tree: leaf 2i with leaf 2i + 1, and so on upwards; a node without a right sibling moves up
+as it is. Who computed a leaf, and when, does not matter, so any number of threads gives the same bits.
+
+The threads are our own and run kernels that release the GIL. Numba's `parallel=True` is not used: the threading layer
+that pip installs on a Mac aborts the process when two Python threads enter it, and libgomp kills forked children.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+Array = npt.NDArray[Any]
+Partial = tuple[Array, ...]  # sums over some rows, in arrays that their holder may overwrite
+
+MOST_THREADS = 1024  # of the shared pool; a thread is started only when no idle one is left
+
+_lock = threading.Lock()
+_executor: ThreadPoolExecutor | None = None
+
+
+def available_threads() -> int:
+    """The processors that this process may use: affinity and container limits are respected."""
+    from joblib import cpu_count  # comes with scikit-learn; imported late because it takes 0.1 s
+
+    return int(cpu_count())
+
+
+def _shared_executor() -> ThreadPoolExecutor:
+    global _executor
+    with _lock:
+        if _executor is None:
+            _executor = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="gpusoftmax")
+        return _executor
+
+
+class TreeSum:
+    """Adds partial results along the fixed tree, holding at most one of them per level.
+
+    >>> tree = TreeSum()
+    >>> for leaf in range(5):
+    ...     tree.add(0, leaf, (np.array([float(leaf)]),))
+    >>> tree.total(5)[0].item()
+    10.0
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[tuple[int, int], Partial] = {}
+
+    def add(self, level: int, index: int, partial: Partial) -> None:
+        """Take in the node `index` of `level` (leaves are level 0), and merge upwards while siblings are complete."""
+        while (sibling := self.nodes.pop((level, index ^ 1), None)) is not None:
+            left, right = (partial, sibling) if index % 2 == 0 else (sibling, partial)
+            for total, part in zip(left, right, strict=True):
+                total += part
+            partial, level, index = left, level + 1, index // 2
+        self.nodes[level, index] = partial
+
+    def total(self, n_leaves: int) -> Partial:
+        """The sum of all leaves; all of them must have been added."""
+        level, width = 0, n_leaves
+        while width > 1:
+            if width % 2 == 1 and (last := self.nodes.pop((level, width - 1), None)) is not None:
+                self.add(level + 1, width // 2, last)  # no right sibling
+            level, width = level + 1, (width + 1) // 2
+        return self.nodes.pop((level, 0))
+
+
+def _runs(n_items: int, n_threads: int) -> list[range]:
+    """Consecutive, nearly equal, non-empty runs of items, at most one per thread."""
+    k = max(1, min(n_items, n_threads))
+    return [range(n_items * t // k, n_items * (t + 1) // k) for t in range(k)]
+
+
+def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequence[Any]:
+    """`work(run)` for consecutive runs of items, one run per thread; the caller's thread takes the first.
+
+    An exception of any run is raised after all runs have ended, so that nobody still writes to the caller's arrays.
+    """
+
+    def quiet(run: range) -> Any:  # NumPy's error state belongs to a thread; a non-finite loss is what we report
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return work(run)
+
+    first, *others = _runs(n_items, n_threads)
+    futures = [_shared_executor().submit(quiet, run) for run in others]
+    try:
+        results = [quiet(first)]
+    finally:
+        for future in futures:
+            future.exception()  # waits
+    return results + [future.result() for future in futures]
+
+
+def sum_over_leaves(leaf: Callable[[int], Partial], n_leaves: int, n_threads: int) -> Partial:
+    """The tree sum of `leaf(0), ..., leaf(n_leaves - 1)`; the same bits for any `n_threads`."""
+
+    def visit(run: range) -> TreeSum:
+        tree = TreeSum()
+        for index in run:
+            tree.add(0, index, leaf(index))
+        return tree
+
+    total, *others = for_each(visit, n_leaves, n_threads)
+    for tree in others:
+        for (level, index), partial in tree.nodes.items():
+            total.add(level, index, partial)
+    result: Partial = total.total(n_leaves)
+    return result
+
+
+class _SingleThreadedBlas:
+    """Holds BLAS at one thread while anybody is inside; the last one out restores what the first one found.
+
+    OpenBLAS's bits depend on its thread count, and its idle workers spin for some 80 ms after a product, on the cores
+    that our own threads need. The setting belongs to the process: saved and restored by each of two overlapping
+    callers it would end up at one thread for good.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.controller: ThreadpoolController | None = None
+        self.limiter: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if self.inside == 0:
+                if self.controller is None:  # 190 us a time, so it is kept
+                    self.controller = ThreadpoolController()
+                self.limiter = self.controller.limit(limits=1, user_api="blas")
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.limiter.restore_original_limits()
+
+
+single_threaded_blas = _SingleThreadedBlas()
+
+
+def _forget_after_fork() -> None:
+    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+    global _executor, _lock
+    _executor, _lock = None, threading.Lock()
+    if single_threaded_blas.inside:  # the parent was in the middle of a pass; the child is not
+        single_threaded_blas.limiter.restore_original_limits()
+    single_threaded_blas.lock, single_threaded_blas.inside = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,155 @@
+"""The specification: every operation in plain float64 NumPy, first as loops, then vectorised.
+
+Nothing here is fast and nothing here is called by the rest of the library: tests compare each fast path with
+it. The objective of model k, for rows i and classes j, with z_ikj = sum_p (x_ip - shift_p) / scale_p W_pkj + b_kj:
+
+    f_k = (1 / S_k) sum_i s_ik loss(z_ik, y_i)  +  (l2_k / 2) ||W_k||^2,     S_k = sum_i s_ik
+
+    softmax        logsumexp(z) - z_y
+    hinge          sum_{j != y} max(0, z_j - z_y + 1)
+    squared_hinge  sum_{j != y} max(0, z_j - z_y + 1)^2
+
+The loss is a mean in nats; the 1/2 belongs to the penalty; `penalize_intercept` adds (l2_k / 2) ||b_k||^2.
+Shapes: X (n, d), y (n,), W (d, K, c), b (K, c), s (n,) or (n, K), l2 (K,). A gradient has the layout of what it is
+the gradient of. (Weston and Watkins, 1999, for the multiclass hinge.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+LOSSES = ("softmax", "hinge", "squared_hinge")
+
+
+def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float]]:
+    """Loss of one row of scores and its gradient, one number at a time.
+
+    The target is kept apart from the sum: p_y - 1 loses every digit once the model is confident, and
+    -others / (others + e_y) does not.
+    """
+    others = [j for j in range(len(z)) if j != y]
+    gradient = [0.0] * len(z)
+    if loss == "softmax":
+        top = max(z)
+        e = [math.exp(v - top) for v in z]
+        rest = math.fsum(e[j] for j in others)
+        for j in others:
+            gradient[j] = e[j] / (rest + e[y])
+        gradient[y] = -rest / (rest + e[y])
+        value = math.log1p(rest) if z[y] == top else (top - z[y]) + math.log(rest + e[y])
+        return value, gradient
+    margins = {j: max(0.0, z[j] - z[y] + 1.0) for j in others}
+    power = {"hinge": 1, "squared_hinge": 2}[loss]
+    for j, margin in margins.items():
+        gradient[j] = (1.0 if margin > 0 else 0.0) if power == 1 else 2.0 * margin
+    gradient[y] = -math.fsum(gradient[j] for j in others)
+    return math.fsum(margin**power for margin in margins.values()), gradient
+
+
+def loss_and_gradient_loops(
+    X: Array,
+    y: Array,
+    W: Array,
+    b: Array,
+    *,
+    l2: Array,
+    loss: str,
+    weights: Array,
+    shift: Array,
+    scale: Array,
+    penalize_intercept: bool,
+) -> tuple[Array, Array, Array]:
+    """The objective and its gradients as loops over models, rows, classes and features; see the module."""
+    n, d = X.shape
+    _, K, c = W.shape
+    f, dW, db = np.zeros(K), np.zeros((d, K, c)), np.zeros((K, c))
+    for k in range(K):
+        total = math.fsum(weights[:, k])
+        for i in range(n):
+            x = [(float(X[i, p]) - shift[p]) / scale[p] for p in range(d)]
+            z = [math.fsum(x[p] * W[p, k, j] for p in range(d)) + b[k, j] for j in range(c)]
+            value, gradient = row_loss_loops(z, int(y[i]), loss)
+            share = weights[i, k] / total
+            f[k] += share * value
+            for j in range(c):
+                db[k, j] += share * gradient[j]
+                for p in range(d):
+                    dW[p, k, j] += share * gradient[j] * x[p]
+        for j in range(c):
+            for p in range(d):
+                f[k] += 0.5 * l2[k] * W[p, k, j] ** 2
+                dW[p, k, j] += l2[k] * W[p, k, j]
+            if penalize_intercept:
+                f[k] += 0.5 * l2[k] * b[k, j] ** 2
+                db[k, j] += l2[k] * b[k, j]
+    return f, dW, db
+
+
+def row_loss(Z: Array, y: Array, loss: str) -> tuple[Array, Array]:
+    """Losses (m,) of the rows of Z (m, c) with labels y (m,), and the gradient (m, c) of their sum."""
+    Z = np.asarray(Z, np.float64)
+    rows = np.arange(len(Z))
+    target = Z[rows, y]
+    with np.errstate(invalid="ignore", divide="ignore"):  # scores of -inf and NaN are legal; the result says so
+        if loss == "softmax":
+            top = Z.max(axis=1)
+            G = np.exp(Z - top[:, None])
+            e_y = G[rows, y]
+            G[rows, y] = 0.0
+            rest = G.sum(axis=1)
+            losses = np.where(target == top, np.log1p(rest), (top - target) + np.log(rest + e_y))
+            G[rows, y] = -rest
+            G /= (rest + e_y)[:, None]
+            return losses, G
+        margins = np.maximum(Z - target[:, None] + 1.0, 0.0)
+        margins[rows, y] = 0.0
+        if loss == "hinge":
+            losses, G = margins.sum(axis=1), np.where(margins > 0, 1.0, margins)  # a NaN margin stays NaN
+        else:
+            losses, G = (margins**2).sum(axis=1), 2.0 * margins
+        G[rows, y] = -G.sum(axis=1)
+        return losses, G
+
+
+def scores(X: Array, W: Array, b: Array, shift: Array | float = 0.0, scale: Array | float = 1.0) -> Array:
+    """Scores (n, K, c) of every row under every model."""
+    folded = (np.asarray(X, np.float64) - shift) / scale
+    return np.einsum("ip,pkj->ikj", folded, np.asarray(W, np.float64)) + b
+
+
+def loss_and_gradient(
+    X: Array,
+    y: Array,
+    W: Array,
+    b: Array,
+    *,
+    l2: Array | float = 0.0,
+    loss: str = "softmax",
+    weights: Array | None = None,
+    shift: Array | float = 0.0,
+    scale: Array | float = 1.0,
+    penalize_intercept: bool = False,
+) -> tuple[Array, Array, Array]:
+    """The objective f (K,) and its gradients dW (d, K, c) and db (K, c); see the module for the equation."""
+    n, (d, K, c) = len(X), W.shape
+    W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
+    s = np.ones((n, K)) if weights is None else np.broadcast_to(np.reshape(weights, (n, -1)), (n, K))
+    s = s / s.sum(axis=0)
+    folded = (np.asarray(X, np.float64) - shift) / scale
+    Z = np.einsum("ip,pkj->ikj", folded, W) + b
+    losses, G = row_loss(Z.reshape(n * K, c), np.repeat(y, K), loss)
+    G = G.reshape(n, K, c) * s[:, :, None]
+    penalty = np.broadcast_to(np.asarray(l2, np.float64), (K,))
+    f = (losses.reshape(n, K) * s).sum(axis=0) + 0.5 * penalty * (W**2).sum(axis=(0, 2))
+    dW = np.einsum("ip,ikj->pkj", folded, G) + penalty[:, None] * W
+    db = G.sum(axis=0)
+    if penalize_intercept:
+        f += 0.5 * penalty * (b**2).sum(axis=1)
+        db += penalty[:, None] * b
+    return f, dW, db

@@ -1,0 +1,313 @@
+"""Every check of what a user passes, and its message; nothing below checks again.
+
+A message names the argument, the value that was found, and what to do. Where scikit-learn has a customary wording
+for the same fault, ours contains it, because tools match on it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.reference import LOSSES
+
+Array = npt.NDArray[Any]
+
+READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, choices))}")
+    return str(value)
+
+
+def check_loss(loss: Any) -> int:
+    """The index of a loss in reference.LOSSES, which is how kernels know it."""
+    return LOSSES.index(check_choice("loss", loss, LOSSES))
+
+
+def check_number(
+    name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, above: bool = False, below: bool = False
+) -> float:
+    """A finite real number in [least, most]; `above` and `below` exclude the ends."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a number")
+    number = float(value)
+    if not math.isfinite(number) or number < least or number > most or (above and number == least):
+        fits = False
+    else:
+        fits = not (below and number == most)
+    if not fits:
+        low = "" if least == -math.inf else f"{'greater than' if above else 'at least'} {least:g}"
+        high = "" if most == math.inf else f"{'less than' if below else 'at most'} {most:g}"
+        wanted = " and ".join(filter(None, (low, high))) or "finite"
+        raise ValueError(f"{name}={value!r} is out of range; it must be finite and {wanted}")
+    return number
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that is at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a whole number")
+    if value < least:
+        raise ValueError(f"{name}={value!r} is out of range; it must be at least {least}")
+    return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass True or False")
+    return bool(value)
+
+
+def check_features(X: Any, name: str = "X") -> Array:
+    """X as a 2-D NumPy array of a type that the kernels read; a view wherever the type allows it.
+
+    float64, float32, float16 and uint8 stay as they are, whatever their strides. Booleans are seen as uint8; other
+    integers of up to 16 bits become float32, wider ones float64 (exactly, up to 2^53); object arrays of numbers
+    become float64, as in scikit-learn. NaN and infinity are not looked for: that would be a second read of the data.
+    """
+    if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
+        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
+    array = np.asarray(X)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})")
+    if array.dtype.kind == "O":
+        array = _numbers_from_objects(array, name)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {array.dtype}, which is not numeric; encode it as numbers first")
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {array.shape}. Expected 2D array, got {array.ndim}D array instead. Reshape your data: "
+            f"{name}.reshape(-1, 1) if it is one feature, {name}.reshape(1, -1) if it is one sample, "
+            f"{name}.reshape(len({name}), -1) if it holds images"
+        )
+    n, d = array.shape
+    if n == 0:
+        raise ValueError(f"Found array with 0 sample(s) (shape={array.shape}) in {name} while a minimum of 1 is required.")
+    if d == 0:
+        raise ValueError(f"Found array with 0 feature(s) (shape={array.shape}) in {name} while a minimum of 1 is required.")
+    return _readable(array)
+
+
+def _readable(array: Array) -> Array:
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    if array.dtype.name not in READ_IN_PLACE:
+        narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
+        return array.astype(np.float32 if narrow else np.float64)
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    if any(stride % array.itemsize for stride in array.strides) or not array.flags.aligned:
+        return array.copy()  # a field of a packed record: not on its type's boundary
+    return array
+
+
+def _numbers_from_objects(array: Array, name: str) -> Array:
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        for index in np.ndindex(array.shape):
+            if not isinstance(array[index], numbers.Real):
+                raise TypeError(
+                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}] is {array[index]!r}: the argument "
+                    "must be a string-free array of numbers; encode categories and fill gaps first"
+                ) from None
+        raise
+
+
+def check_n_features(X: Array, expected: int, name: str = "X", owner: str = "the model") -> None:
+    """X has as many features as training had."""
+    if X.shape[1] != expected:
+        raise ValueError(f"{name} has {X.shape[1]} features, but {owner} is expecting {expected} features as input")
+
+
+def check_finite_features(X: Array, name: str = "X") -> None:
+    """Raise for the first NaN or infinity of X, by row and column. Called once a loss or a score came out non-finite."""
+    if X.dtype.kind != "f":
+        return
+    for start in range(0, len(X), 1024):
+        finite = np.isfinite(X[start : start + 1024])
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            value = X[start + row, column]
+            kind = "NaN" if np.isnan(value) else "infinity"
+            raise ValueError(
+                f"Input {name} contains {kind}: {name}[{start + row}, {column}] is {value}; impute or drop it first "
+                "(sklearn.impute.SimpleImputer)"
+            )
+
+
+def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
+    """One entry of `array` per row of X."""
+    if len(array) != n:
+        raise ValueError(
+            f"{name} has length {len(array)} but {other} has {n} rows. Found input variables with inconsistent numbers "
+            f"of samples: [{n}, {len(array)}]"
+        )
+
+
+def check_class_indices(y: Any, n: int, c: int, name: str = "y") -> Array:
+    """Labels (n,) as int64 class indices in [0, c)."""
+    array = np.asarray(y)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
+    check_same_length(name, array, n)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
+    wrong = (array < 0) | (array >= c)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
+    """The sorted distinct labels (c,), and each row's index among them (n,) int64. Labels may be of any type."""
+    from sklearn.exceptions import DataConversionWarning
+    from sklearn.utils.multiclass import check_classification_targets
+
+    if y is None:
+        raise ValueError("y is None: this estimator requires y to be passed, but the target y is None")
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        import warnings
+
+        warnings.warn(
+            f"A column-vector y was passed when a 1d array was expected: y has shape {array.shape}; pass y.ravel()",
+            DataConversionWarning,
+            stacklevel=4,
+        )
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"y should be a 1d array, got an array of shape {array.shape} instead; pass one label per row")
+    check_same_length("y", array, n)
+    if array.dtype.kind == "c":
+        raise ValueError(f"y has dtype {array.dtype}. Complex data not supported")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int((~np.isfinite(array)).argmax())
+        raise ValueError(f"Input y contains NaN or infinity: y[{row}] is {array[row]}; drop rows without a label")
+    check_classification_targets(array)  # refuses continuous targets
+    classes, codes = np.unique(array, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y holds 1 class, {classes[0]!r}; this classifier can't train when only one class is present: pass rows of "
+            "at least two classes"
+        )
+    return classes, codes.astype(np.int64)
+
+
+def encode_known_labels(y: Any, classes: Array, name: str) -> Array:
+    """Indices among `classes` of labels that must all be known, such as those of a validation set."""
+    array = np.ravel(np.asarray(y))
+    codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
+    unknown = classes[codes] != array
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise ValueError(f"{name}[{row}] is {array[row]!r}, which is not among the {len(classes)} classes of y")
+    return codes.astype(np.int64)
+
+
+def check_sample_weight(weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight") -> Array | None:
+    """Weights as (n, K), finite and not negative, with a positive sum for every model; None stays None."""
+    if weights is None:
+        return None
+    array = np.asarray(weights, dtype=np.float64)
+    if array.ndim == 0:
+        raise ValueError(f"{name}={weights!r} is one number; pass one weight per row, shape ({n},)")
+    check_same_length(name, array, n)
+    if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != K):
+        raise ValueError(f"{name} has shape {array.shape}. Sample weights must be 1D array or scalar, or ({n}, {K})")
+    table = np.broadcast_to(array.reshape(n, -1), (n, K))
+    wrong = ~(np.isfinite(table) & (table >= 0))
+    if wrong.any():
+        row, k = np.argwhere(wrong)[0]
+        raise ValueError(f"{name}[{row}] is {table[row, k]}; weights must be finite and not negative")
+    if not (table.sum(axis=0) > 0).all():
+        raise ValueError(f"{name} sums to zero; at least one row needs a positive weight")
+    return np.ascontiguousarray(table, dtype=dtype)
+
+
+def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
+    """One number for every model (K,) float64, from a scalar or (K,)."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}={value!r} is not numeric; pass a number, or one for each of {K} models")
+    if array.shape not in ((), (K,)):
+        raise ValueError(f"{name} has shape {array.shape}; pass a number, or one for each of {K} models, shape ({K},)")
+    table = np.broadcast_to(array.astype(np.float64), (K,)).copy()
+    if not (np.isfinite(table) & (table >= least)).all():
+        raise ValueError(f"{name}={value!r} is out of range; it must be finite and at least {least:g}")
+    return table
+
+
+def check_coefficients(W: Any, b: Any, d: int, dtype: npt.DTypeLike) -> tuple[Array, Array, bool]:
+    """W as (d, K, c), b as (K, c), in `dtype`; and whether a single model came without its axis, as (d, c) and (c,)."""
+    weights, bias = np.asarray(W), np.asarray(b)
+    for name, array in (("W", weights), ("b", bias)):
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name} has dtype {array.dtype}; pass real numbers")
+    if weights.ndim not in (2, 3) or weights.shape[0] != d:
+        raise ValueError(f"W has shape {weights.shape}; pass ({d}, classes) or ({d}, models, classes): X has {d} features")
+    if weights.shape[-1] < 2:
+        raise ValueError(f"W has shape {weights.shape}, one class; at least two are needed")
+    if bias.shape != weights.shape[1:]:
+        raise ValueError(f"b has shape {bias.shape}; for W of shape {weights.shape} pass {weights.shape[1:]}")
+    single = weights.ndim == 2
+    if single:
+        weights, bias = weights[:, None, :], bias[None, :]
+    return np.ascontiguousarray(weights, dtype=dtype), np.ascontiguousarray(bias, dtype=dtype), single
+
+
+def check_shift_and_scale(shift: Any, scale: Any, d: int) -> tuple[Array | None, Array | None]:
+    """Shift and scale of the features as (d,) float64; a scale of 0 (a constant column) counts as 1."""
+
+    def vector(name: str, value: Any) -> Array | None:
+        if value is None:
+            return None
+        array = np.asarray(value, dtype=np.float64)
+        if array.shape not in ((), (d,)):
+            raise ValueError(f"{name} has shape {array.shape}; pass a number, or one per feature, shape ({d},)")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinity; pass finite numbers")
+        return np.broadcast_to(array, (d,)).copy()
+
+    shift, scale = vector("shift", shift), vector("scale", scale)
+    if scale is not None:
+        if (scale < 0).any():
+            raise ValueError(f"scale[{int((scale < 0).argmax())}] is negative; pass standard deviations")
+        scale[scale == 0] = 1.0
+    return shift, scale
+
+
+def check_learning_rate(value: Any) -> float | str:
+    """ "auto" or a positive number."""
+    if isinstance(value, str):
+        return check_choice("learning_rate", value, ("auto",))
+    return check_number("learning_rate", value, least=0, above=True)
+
+
+def check_batch_size(value: Any) -> int | str:
+    """ "auto", "full" or a positive whole number."""
+    if isinstance(value, str):
+        return check_choice("batch_size", value, ("auto", "full"))
+    return check_count("batch_size", value)
+
+
+def check_callable_list(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """A sequence of callables."""
+    if callable(value):
+        raise TypeError(f"{name}={value!r} is one callable; pass a list, {name}=[{getattr(value, '__name__', 'it')}]")
+    items = tuple(value)
+    for item in items:
+        if not callable(item):
+            raise TypeError(f"{name} holds {item!r}, which cannot be called; pass functions of one argument, the record")
+    return items

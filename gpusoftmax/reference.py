@@ -137,7 +137,7 @@ def loss_and_gradient(
     penalize_intercept: bool = False,
 ) -> tuple[Array, Array, Array]:
     """The objective f (K,) and its gradients dW (d, K, c) and db (K, c); see the module for the equation."""
-    n, (d, K, c) = len(X), W.shape
+    n, (_, K, c) = len(X), W.shape
     W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
     s = np.ones((n, K)) if weights is None else np.broadcast_to(np.reshape(weights, (n, -1)), (n, K))
     s = s / s.sum(axis=0)

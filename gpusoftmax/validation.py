@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def check_number(
     name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, above: bool = False, below: bool = False
 ) -> float:
     """A finite real number in [least, most]; `above` and `below` exclude the ends."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a number")
     number = float(value)
     if not math.isfinite(number) or number < least or number > most or (above and number == least):
@@ -54,7 +54,7 @@ def check_number(
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """A whole number that is at least `least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a whole number")
     if value < least:
         raise ValueError(f"{name}={value!r} is out of range; it must be at least {least}")
@@ -79,7 +79,9 @@ def check_features(X: Any, name: str = "X") -> Array:
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
     array = np.asarray(X)
     if array.dtype.kind == "c":
-        raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})")
+        raise ValueError(
+            f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
+        )
     if array.dtype.kind == "O":
         array = _numbers_from_objects(array, name)
     if array.dtype.kind not in "fiub":
@@ -92,9 +94,13 @@ def check_features(X: Any, name: str = "X") -> Array:
         )
     n, d = array.shape
     if n == 0:
-        raise ValueError(f"Found array with 0 sample(s) (shape={array.shape}) in {name} while a minimum of 1 is required.")
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={array.shape}) in {name} while a minimum of 1 is required."
+        )
     if d == 0:
-        raise ValueError(f"Found array with 0 feature(s) (shape={array.shape}) in {name} while a minimum of 1 is required.")
+        raise ValueError(
+            f"Found array with 0 feature(s) (shape={array.shape}) in {name} while a minimum of 1 is required."
+        )
     return _readable(array)
 
 
@@ -118,8 +124,8 @@ def _numbers_from_objects(array: Array, name: str) -> Array:
         for index in np.ndindex(array.shape):
             if not isinstance(array[index], numbers.Real):
                 raise TypeError(
-                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}] is {array[index]!r}: the argument "
-                    "must be a string-free array of numbers; encode categories and fill gaps first"
+                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}] is {array[index]!r}: "
+                    "the argument must be a string-free array of numbers; encode categories and fill gaps first"
                 ) from None
         raise
 
@@ -131,7 +137,7 @@ def check_n_features(X: Array, expected: int, name: str = "X", owner: str = "the
 
 
 def check_finite_features(X: Array, name: str = "X") -> None:
-    """Raise for the first NaN or infinity of X, by row and column. Called once a loss or a score came out non-finite."""
+    """Raise for the first NaN or infinity of X, by row and column; called once a loss or score came out non-finite."""
     if X.dtype.kind != "f":
         return
     for start in range(0, len(X), 1024):
@@ -166,7 +172,9 @@ def check_class_indices(y: Any, n: int, c: int, name: str = "y") -> Array:
     wrong = (array < 0) | (array >= c)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}")
+        raise ValueError(
+            f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}"
+        )
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
@@ -199,8 +207,8 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
     classes, codes = np.unique(array, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds 1 class, {classes[0]!r}; this classifier can't train when only one class is present: pass rows of "
-            "at least two classes"
+            f"y holds 1 class, {classes[0]!r}; this classifier can't train when only one class is present: pass rows "
+            "of at least two classes"
         )
     return classes, codes.astype(np.int64)
 
@@ -216,7 +224,9 @@ def encode_known_labels(y: Any, classes: Array, name: str) -> Array:
     return codes.astype(np.int64)
 
 
-def check_sample_weight(weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight") -> Array | None:
+def check_sample_weight(
+    weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight"
+) -> Array | None:
     """Weights as (n, K), finite and not negative, with a positive sum for every model; None stays None."""
     if weights is None:
         return None
@@ -256,7 +266,9 @@ def check_coefficients(W: Any, b: Any, d: int, dtype: npt.DTypeLike) -> tuple[Ar
         if array.dtype.kind not in "fiu":
             raise TypeError(f"{name} has dtype {array.dtype}; pass real numbers")
     if weights.ndim not in (2, 3) or weights.shape[0] != d:
-        raise ValueError(f"W has shape {weights.shape}; pass ({d}, classes) or ({d}, models, classes): X has {d} features")
+        raise ValueError(
+            f"W has shape {weights.shape}; pass ({d}, classes) or ({d}, models, classes): X has {d} features"
+        )
     if weights.shape[-1] < 2:
         raise ValueError(f"W has shape {weights.shape}, one class; at least two are needed")
     if bias.shape != weights.shape[1:]:
@@ -302,12 +314,12 @@ def check_batch_size(value: Any) -> int | str:
     return check_count("batch_size", value)
 
 
-def check_callable_list(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
-    """A sequence of callables."""
-    if callable(value):
-        raise TypeError(f"{name}={value!r} is one callable; pass a list, {name}=[{getattr(value, '__name__', 'it')}]")
-    items = tuple(value)
-    for item in items:
-        if not callable(item):
-            raise TypeError(f"{name} holds {item!r}, which cannot be called; pass functions of one argument, the record")
-    return items
+def check_callbacks(callbacks: Any) -> None:
+    """A sequence of functions, or of objects that make one for each fit."""
+    if callable(callbacks) or isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks={callbacks!r} is not a sequence; pass a list, also for one function")
+    for item in callbacks:
+        if not callable(item) and not hasattr(item, "fresh"):
+            raise TypeError(
+                f"callbacks holds {item!r}, which cannot be called; pass functions of one argument, a Record"
+            )

@@ -22,29 +22,29 @@ ROWS = 4  # rows that share each load of the weights
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing, address, marker):  # type: ignore[no-untyped-def]
+@intrinsic
+def _pointer(typing, address, marker):
     """The address as a pointer to the type of `marker`."""
 
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(marker)(types.int64, marker), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_from_bits(typing, bits):  # type: ignore[no-untyped-def]
+@intrinsic
+def _float_from_bits(typing, bits):
     """The float32 whose bits are the int32 `bits`."""
 
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def emit(context, builder, signature, args):
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.int32), emit
 
 
 @register_jitable(inline="always")
-def _half_to_float(h):  # type: ignore[no-untyped-def]
-    """float32 from the bits of a float16: move exponent and mantissa, rescale by 2^112 (this renormalises subnormals)."""
+def _half_to_float(h):
+    """float32 from the bits of a float16: exponent and mantissa moved, then times 2^112, which suits subnormals too."""
     magnitude = np.int32(h & 0x7FFF) << 13
     infinite = 0x7F800000 if magnitude >= (0x7C00 << 13) else 0
     rescaled = _float_from_bits(np.int32(magnitude)) * np.float32(2.0**112)
@@ -53,20 +53,20 @@ def _half_to_float(h):  # type: ignore[no-untyped-def]
     return -value if h & 0x8000 else value
 
 
-def _feature(raw):  # type: ignore[no-untyped-def]
+def _feature(raw):
     """One stored feature as a number; known to Numba only."""
     raise NotImplementedError("for compiled code")
 
 
-@overload(_feature, inline="always")  # type: ignore[untyped-decorator]
-def _overload_feature(raw):  # type: ignore[no-untyped-def]
+@overload(_feature, inline="always")
+def _overload_feature(raw):
     if raw == types.uint16:
         return lambda raw: _half_to_float(raw)
     return lambda raw: raw
 
 
 @register_jitable
-def _fetch(address, row_stride, column_stride, item, marker, row, out):  # type: ignore[no-untyped-def]
+def _fetch(address, row_stride, column_stride, item, marker, row, out):
     """One row of X, converted, into `out` (d,)."""
     at = address + row * row_stride
     d = len(out)
@@ -80,7 +80,7 @@ def _fetch(address, row_stride, column_stride, item, marker, row, out):  # type:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _softmax_row(z, t):  # type: ignore[no-untyped-def]
+def _softmax_row(z, t):
     """Scores z (c,) of one row to the gradient of its loss, in place; -> loss. See reference.row_loss_loops."""
     top = z[0]
     for j in range(1, len(z)):
@@ -103,7 +103,7 @@ def _softmax_row(z, t):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _hinge_row(z, t, squared):  # type: ignore[no-untyped-def]
+def _hinge_row(z, t, squared):
     """As _softmax_row, for the Weston-Watkins hinge or its square."""
     z_t = z[t]
     zero = z.dtype.type(0)
@@ -124,7 +124,7 @@ def _hinge_row(z, t, squared):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def row_loss(Z, labels, weights, loss, losses, correct):  # type: ignore[no-untyped-def]
+def row_loss(Z, labels, weights, loss, losses, correct):
     """Scores to weighted loss gradients, in place.
 
     Z (m, K, c) scores -> s_ik * gradient of the loss of row i under model k. labels (m,) int64 in [0, c);
@@ -139,10 +139,7 @@ def row_loss(Z, labels, weights, loss, losses, correct):  # type: ignore[no-unty
             for j in range(1, len(z)):
                 if z[j] > z[best]:
                     best = j
-            if loss == SOFTMAX:
-                value = _softmax_row(z, t)
-            else:
-                value = _hinge_row(z, t, loss == SQUARED_HINGE)
+            value = _softmax_row(z, t) if loss == SOFTMAX else _hinge_row(z, t, loss == SQUARED_HINGE)
             if len(weights):
                 s = weights[i, k]
                 losses[k] += s * value
@@ -155,7 +152,7 @@ def row_loss(Z, labels, weights, loss, losses, correct):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _scores(x, W, b, Z):  # type: ignore[no-untyped-def]
+def _scores(x, W, b, Z):
     """Z (m, q) = x (m, d) W' + b with W (q, d); m is a multiple of ROWS, so that each row takes the same path."""
     for i in range(0, len(x), ROWS):
         x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
@@ -171,7 +168,7 @@ def _scores(x, W, b, Z):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _accumulate(x, G, dW, db):  # type: ignore[no-untyped-def]
+def _accumulate(x, G, dW, db):
     """dW (q, d) += G' x and db (q,) += column sums of G (m, q); m is a multiple of ROWS."""
     for i in range(0, len(x), ROWS):
         x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
@@ -184,7 +181,7 @@ def _accumulate(x, G, dW, db):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _fill(address, row_stride, column_stride, item, marker, first, rows, m, x):  # type: ignore[no-untyped-def]
+def _fill(address, row_stride, column_stride, item, marker, first, rows, m, x):
     """m rows of X into x, and zero rows up to a multiple of ROWS; -> that multiple."""
     padded = (m + ROWS - 1) // ROWS * ROWS
     for i in range(m):
@@ -195,7 +192,7 @@ def _fill(address, row_stride, column_stride, item, marker, first, rows, m, x): 
 
 
 @njit(nogil=True, cache=True)
-def leaf_gradient(  # type: ignore[no-untyped-def]
+def leaf_gradient(
     address, row_stride, column_stride, item, marker, start, stop, rows, labels, weights, W, b, K, loss, block,
     losses, correct, dW, db, with_gradient,
 ):  # fmt: skip
@@ -227,7 +224,7 @@ def leaf_gradient(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def leaf_scores(address, row_stride, column_stride, item, marker, start, stop, W, b, block, out):  # type: ignore[no-untyped-def]
+def leaf_scores(address, row_stride, column_stride, item, marker, start, stop, W, b, block, out):
     """Scores of the rows [start, stop) into out (n, K*c); a row's bits do not depend on its neighbours."""
     q, d = W.shape
     x = np.zeros((block, d), W.dtype)

@@ -194,6 +194,6 @@ def as_computed(x: Array, dtype: npt.DTypeLike) -> Array:
 
 
 def _source(X: Array) -> tuple[int, int, int, int, Any]:
-    """X as the fused kernels take it: address, two strides and item size in bytes, and a scalar that carries the type."""
+    """X as the fused kernels take it: address, two strides and item size in bytes, a scalar that carries the type."""
     bits = np.uint16 if X.dtype == np.float16 else X.dtype.type  # Numba has no float16
     return X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, bits(0)

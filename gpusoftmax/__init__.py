@@ -1,0 +1,49 @@
+"""Linear softmax classifiers: one read of the data per step, the same call on a laptop and on an NVIDIA GPU.
+
+Names are imported when they are first used, so that `import gpusoftmax` is quick. `__init__.pyi` tells type checkers
+what they are; a test keeps the two equal.
+"""
+
+import logging
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "BackendUnavailableError": "exceptions",
+    "BadFileError": "exceptions",
+    "DivergenceError": "exceptions",
+    "EarlyStopping": "trainer",
+    "GradientRecord": "gradcheck",
+    "LinearSVMClassifier": "estimators",
+    "Record": "trainer",
+    "SoftmaxClassifier": "estimators",
+    "gradient_check": "gradcheck",
+    "load_cifar10": "datasets",
+    "load_digits": "datasets",
+    "load_model": "persist",
+    "loss_and_gradient": "objective",
+    "resolve": "array",
+    "save_model": "persist",
+    "softmax_cross_entropy": "objective",
+    "train_cs231n": "recipes",
+}
+
+__all__ = sorted([*_EXPORTS, "__version__"])
+
+logging.getLogger("gpusoftmax").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("gpusoftmax")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'gpusoftmax' has no attribute {name!r}")
+    value = getattr(import_module(f"gpusoftmax.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

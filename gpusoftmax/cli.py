@@ -1,0 +1,275 @@
+"""The command line. Imports that take time are made inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Linear softmax classifiers and SVMs: one read of the data per step.
+
+    `gpusoftmax train digits` trains on a data set that is already there. Exit codes: 0 done, 1 failed (the reason is
+    on the standard error), 2 wrong usage, 130 interrupted.""",
+)
+
+
+class Loss(StrEnum):
+    """What --loss takes."""
+
+    softmax = "softmax"
+    hinge = "hinge"
+    squared_hinge = "squared_hinge"
+
+
+class Recipe(StrEnum):
+    """What --recipe takes."""
+
+    cs231n = "cs231n"
+
+
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="digits or cifar10")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="for cifar10: the folder of the batches (cifar-10-batches-py or -bin) or its parent",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; results do not depend on them", show_default="all")
+]
+BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:<i>")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on the standard output, nothing else there")]
+
+
+def _show(text: str, as_json: bool) -> None:
+    """Words for a person: on the standard error where the standard output belongs to JSON."""
+    print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax train digits
+
+    gpusoftmax train cifar10 --data ~/data --save model.safetensors
+
+    gpusoftmax train cifar10 --data ~/data --recipe cs231n --loss hinge --seed 1
+
+    JSON keys: dataset, estimator, recipe, train_accuracy, validation_accuracy, test_accuracy, loss (the last training
+    objective, nats for softmax), passes, stop_reason, seconds (training alone), backend, reason, threads, seed, model
+    (path or null)."""
+)
+def train(
+    dataset: DatasetName,
+    data: Data = None,
+    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
+    recipe: Annotated[
+        Recipe | None,
+        typer.Option(help="a training described elsewhere; cs231n: the course's exercise (1500 steps of 200 raw rows)"),
+    ] = None,
+    C: Annotated[
+        float | None,
+        typer.Option("--C", help="inverse strength of the penalty, as in scikit-learn", show_default="1"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step", show_default="256")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="of SGD", show_default="from the largest curvature")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of everything that is random")] = 0,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="write the model (safetensors)")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Train on a data set and print the accuracy on its training, validation and test rows.
+
+    By default: softmax, features standardised (by folding: the data stay as they are), SGD with Nesterov momentum over
+    10 passes, the learning rate found from the data and lowered along a cosine, the weights with the smallest
+    validation loss kept.
+    """
+    from gpusoftmax.array import resolve
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+    from gpusoftmax.persist import save_model
+    from gpusoftmax.progress import progress_display
+    from gpusoftmax.recipes import train_cs231n
+    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words
+
+    fixed = {"--C": C, "--epochs": epochs, "--batch-size": batch_size, "--learning-rate": learning_rate}
+    given = [name for name, value in fixed.items() if value is not None]
+    if recipe is not None and given:
+        raise ValueError(f"{', '.join(given)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
+    if recipe is not None and loss is Loss.squared_hinge:
+        raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
+    if save is not None and not save.absolute().parent.is_dir():  # before the work, not after it
+        raise FileNotFoundError(f"--save {save}: the folder {save.absolute().parent} does not exist; make it first")
+    device = resolve(backend, threads)
+    loaded = load_dataset(dataset, data)
+    _show(f"data    {dataset_in_words(loaded)}", as_json)
+    _show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    started = time.perf_counter()
+    if recipe is not None:
+        model = train_cs231n(
+            loaded.X_train, loaded.y_train, loss=str(loss), seed=seed, backend=device,
+            progress=None if quiet else progress_display(),
+        )  # fmt: skip
+    else:
+        cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+        model = cls(
+            C=C, loss=str(loss), scaling="standard", schedule="cosine", max_iter=epochs or 10,
+            batch_size=batch_size or "auto", learning_rate=learning_rate or "auto", random_state=seed, backend=device,
+            verbose=0 if quiet else 1,
+        ).fit(loaded.X_train, loaded.y_train, validation=(loaded.X_validation, loaded.y_validation))  # fmt: skip
+    seconds = time.perf_counter() - started
+    measured = accuracies(model, loaded)
+    if save is not None:
+        save_model(model, save)
+    interrupted = " (interrupted)" if model.stop_reason_ == "interrupted" else ""
+    _show(f"loss    {model.loss_curve_[-1]:.4f} after {model.n_iter_} passes in {seconds:.2f} s{interrupted}", as_json)
+    _show(f"accuracy  {accuracies_in_words(measured)}", as_json)
+    if save is not None:
+        _show(f"saved   {save}", as_json)
+    if as_json:
+        result: dict[str, Any] = {
+            "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe, **measured,
+            "loss": model.loss_curve_[-1], "passes": model.history_[-1].passes, "stop_reason": model.stop_reason_,
+            "seconds": seconds, "backend": device.name, "reason": device.reason, "threads": device.n_threads,
+            "seed": seed, "model": None if save is None else str(save),
+        }  # fmt: skip
+        print(json.dumps(result))
+    if interrupted:
+        raise typer.Exit(130)
+
+
+@app.command(
+    epilog="""Example:
+
+    gpusoftmax evaluate model.safetensors cifar10 --data ~/data
+
+    JSON keys: dataset, estimator, train_accuracy, validation_accuracy, test_accuracy, model."""
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="a file that train --save wrote")],
+    dataset: DatasetName,
+    data: Data = None,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a saved model on a data set."""
+    from gpusoftmax.array import resolve
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.persist import load_model
+    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words
+
+    estimator = load_model(model).set_params(backend=resolve(backend, threads))
+    loaded = load_dataset(dataset, data)
+    _show(f"data    {dataset_in_words(loaded)}", as_json)
+    measured = accuracies(estimator, loaded)
+    _show(f"accuracy  {accuracies_in_words(measured)}", as_json)
+    if as_json:
+        result = {"dataset": loaded.name, "estimator": type(estimator).__name__, **measured, "model": str(model)}
+        print(json.dumps(result))
+
+
+@app.command(
+    epilog="JSON keys: versions, backend, reason, device, threads, blas (a list), vector_features (of the compiler)."
+)
+def info(threads: Threads = None, as_json: AsJson = False) -> None:
+    """Show versions, the device that would compute and why, and the libraries beneath."""
+    from gpusoftmax.info import describe, in_words
+
+    facts = describe(threads)
+    print(json.dumps(facts) if as_json else in_words(facts))
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax gradcheck
+
+    gpusoftmax gradcheck --loss hinge --l2 0.1 --checks 50
+
+    JSON keys: loss, l2, worst (the largest relative error away from kinks), records (a list with coordinate, numeric,
+    analytic, relative_error, near_kink)."""
+)
+def gradcheck(
+    loss: Annotated[Loss, typer.Option(help="whose gradient")] = Loss.softmax,
+    l2: Annotated[float, typer.Option(min=0, help="penalty on the mean objective")] = 0.0,
+    checks: Annotated[int, typer.Option(min=1, help="coordinates to compare")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="of weights and coordinates")] = 0,
+    backend: BackendName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compare analytic gradients on 500 digits with central differences, in float64.
+
+    Fails (exit code 1) where a relative error exceeds 1e-5 and both values exceed 1e-7, kinks of the hinges apart.
+    """
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.gradcheck import gradient_check
+
+    digits = load_dataset("digits")
+    rng = np.random.default_rng(seed)
+    W, b = 0.01 * rng.standard_normal((digits.X_train.shape[1], 10)), 0.01 * rng.standard_normal(10)
+    records = gradient_check(
+        digits.X_train[:500],
+        digits.y_train[:500],
+        W,
+        b,
+        n_checks=checks,
+        seed=seed,
+        l2=l2,
+        loss=str(loss),
+        backend=backend,
+    )
+    for record in records:
+        place = f"{record.coordinate[0]}[{', '.join(map(str, record.coordinate[1:]))}]"
+        kink = "  near a kink" if record.near_kink else ""
+        _show(
+            f"{place:12s} numeric {record.numeric:+.9f}  analytic {record.analytic:+.9f}  "
+            f"relative error {record.relative_error:.1e}{kink}",
+            as_json,
+        )
+    # differences of a loss of size 1 carry an error of 1e-11: below 1e-7 they say nothing about a relative error
+    judged = [r.relative_error for r in records if not r.near_kink and abs(r.numeric) + abs(r.analytic) > 1e-7]
+    worst = max(judged, default=0.0)
+    if as_json:
+        print(json.dumps({"loss": loss, "l2": l2, "worst": worst, "records": [asdict(r) for r in records]}))
+    if worst > 1e-5:
+        raise ValueError(f"the gradient of {loss} is wrong: relative error {worst:.1e}")
+
+
+def main() -> None:
+    """The entry point: a user's error is one line on the standard error, not a traceback."""
+    from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
+
+    try:
+        app()
+    except (ValueError, TypeError, OSError, BackendUnavailableError, DivergenceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What every data set has in common."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_CACHE_LINE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification problem, split once and for all.
+
+    Attributes
+    ----------
+    name : str
+        What it is called on the command line.
+    X_train, X_validation, X_test : ndarray of shape (n, d)
+        One sample a row; the dtype is the data set's own.
+    y_train, y_validation, y_test : ndarray of int64, shape (n,)
+        The class of each row: an integer 0..c-1, the position of its name in `class_names`.
+    class_names : tuple of str, length c
+        For people; nothing computes with them.
+    feature_shape : tuple of int, or None
+        What a row is when it is not flat, such as (3, 32, 32) for an image: channels, height, width.
+    """
+
+    name: str
+    X_train: NDArray[Any]
+    y_train: NDArray[np.int64]
+    X_validation: NDArray[Any]
+    y_validation: NDArray[np.int64]
+    X_test: NDArray[Any]
+    y_test: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    feature_shape: tuple[int, ...] | None
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an uninitialised C-contiguous array that starts on a cache line.
+
+    A large array of NumPy's starts 16 bytes past one, so that every 64-byte load of it crosses a line.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Its shape.
+    dtype : dtype-like
+        Its dtype, of plain numbers.
+
+    Returns
+    -------
+    ndarray of `shape` and `dtype`
+        With a data pointer that is a multiple of 64.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is negative.
+    TypeError
+        If the dtype holds Python objects.
+    """
+    if min(shape, default=0) < 0:
+        raise ValueError(f"shape: no dimension may be negative, but got {shape}")
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + _CACHE_LINE, np.uint8)
+    start = -buffer.ctypes.data % _CACHE_LINE
+    return buffer[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,504 @@
+"""Estimators in scikit-learn's manner, thin over `trainer.train`.
+
+The work is in four functions, usable on their own: `prepare` turns what the user passed into objectives, `make_solver`
+picks the solver, `trainer.train` runs it, and `publish` writes the fitted attributes, in raw feature space.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import compute_class_weight
+from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+
+from gpusoftmax.array import Backend, resolve
+from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features import DenseFeatures
+from gpusoftmax.objective import Objective
+from gpusoftmax.progress import progress_display
+from gpusoftmax.solvers.sgd import SCHEDULES, SGD
+from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
+from gpusoftmax.validation import (
+    check_batch_size,
+    check_callbacks,
+    check_choice,
+    check_count,
+    check_features,
+    check_finite_features,
+    check_flag,
+    check_learning_rate,
+    check_loss,
+    check_n_features,
+    check_number,
+    check_sample_weight,
+    check_shift_and_scale,
+    encode_known_labels,
+    encode_labels,
+)
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What `prepare` makes of a user's data: objectives over scaled features, and the labels' names."""
+
+    objective: Objective
+    validation: Objective | None
+    classes: Array
+    backend: Backend
+
+
+def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
+    """The l2 of our mean objective that equals scikit-learn's C.
+
+    C multiplies a sum of losses, so l2 = 1 / (C S), S the sum of the weights. With two classes scikit-learn has one
+    vector w where we have two, -w/2 and w/2, whose squares add up to half as much: l2 = 2 / (C S). C = inf: no penalty.
+    """
+    return (2.0 if n_classes == 2 else 1.0) / (C * weight_sum)
+
+
+class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What the two estimators share."""
+
+    _losses: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        C: float | None = None,
+        l2: float | None = None,
+        loss: str = "softmax",
+        fit_intercept: bool = True,
+        penalize_intercept: bool = False,
+        scaling: Any = None,
+        class_weight: Any = None,
+        solver: str = "sgd",
+        max_iter: int = 1000,
+        tol: float = 1e-4,
+        batch_size: int | str = "auto",
+        learning_rate: float | str = "auto",
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        schedule: str = "auto",
+        random_state: Any = None,
+        backend: str | Backend = "auto",
+        n_threads: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        verbose: int = 0,
+    ) -> None:
+        self.C = C
+        self.l2 = l2
+        self.loss = loss
+        self.fit_intercept = fit_intercept
+        self.penalize_intercept = penalize_intercept
+        self.scaling = scaling
+        self.class_weight = class_weight
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.schedule = schedule
+        self.random_state = random_state
+        self.backend = backend
+        self.n_threads = n_threads
+        self.callbacks = callbacks
+        self.verbose = verbose
+
+    def _check_parameters(self) -> None:
+        """Check the parameters of the constructor, which scikit-learn wants to be stored as they were passed."""
+        check_choice("loss", self.loss, self._losses)
+        if self.C is not None and self.l2 is not None:
+            raise ValueError(
+                f"C={self.C!r} and l2={self.l2!r} say the same thing twice; pass one: l2 = 1 / (C * n) for a mean loss "
+                "over n rows"
+            )
+        if self.C is not None and self.C != math.inf:
+            check_number("C", self.C, least=0, above=True)
+        if self.l2 is not None:
+            check_number("l2", self.l2, least=0)
+        for name in ("fit_intercept", "penalize_intercept", "nesterov"):
+            check_flag(name, getattr(self, name))
+        if self.penalize_intercept and not self.fit_intercept:
+            raise ValueError("penalize_intercept=True needs fit_intercept=True: there is no intercept to penalise")
+        check_choice("solver", self.solver, ("sgd",))
+        check_choice("schedule", self.schedule, ("auto", *SCHEDULES))
+        check_count("max_iter", self.max_iter)
+        check_number("tol", self.tol, least=0)
+        check_batch_size(self.batch_size)
+        check_learning_rate(self.learning_rate)
+        check_number("momentum", self.momentum, least=0, most=1, below=True)
+        check_count("verbose", int(self.verbose), least=0)
+        check_callbacks(self.callbacks)
+        if isinstance(self.scaling, str):
+            check_choice("scaling", self.scaling, ("standard",))
+        elif self.scaling is not None and not (isinstance(self.scaling, tuple) and len(self.scaling) == 2):
+            raise ValueError(f"scaling={self.scaling!r} is not known; pass None, 'standard' or a pair (shift, scale)")
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: tuple[Any, Any] | None = None) -> Self:
+        """Fit to data.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            float64, float32, float16 and uint8 are read in place and never copied or scaled in memory.
+        y : array-like, (n,)
+            Labels of any type, of at least two classes.
+        sample_weight : array-like, (n,), optional
+            Not negative; weight k equals the row k times.
+        validation : (X, y), optional
+            Data of the user's own, measured after each pass. Training then stops early, once the loss on it has not
+            fallen for 10 passes (pass an `EarlyStopping` in `callbacks` to change that), and the weights with the
+            smallest validation loss are kept.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter or the data is not usable; the message names it and the fix.
+        DivergenceError
+            The learning rate is too large; says what to change.
+        """
+        self._check_parameters()
+        X = check_features(X) if not _has_columns(X) else X
+        validate_data(self, X, skip_check_array=True)  # n_features_in_, feature_names_in_
+        problem = prepare(self, check_features(X), y, sample_weight, validation)
+        solver = make_solver(self, problem.objective)
+        features = problem.objective.features
+        shape = (1, len(problem.classes))
+        callbacks: list[Callback] = list(self.callbacks)
+        if validation is not None and not any(isinstance(c, EarlyStopping) for c in callbacks):
+            callbacks.append(EarlyStopping())
+        result = train(
+            problem.objective,
+            solver,
+            np.zeros((features.d, *shape), features.dtype),
+            np.zeros(shape, features.dtype),
+            tol=self.tol if solver.open_ended else 0.0,
+            validation=problem.validation,
+            callbacks=callbacks,
+            progress=progress_display() if self.verbose else None,
+        )
+        if result.reason == "finished" and solver.open_ended and self.tol > 0:
+            warnings.warn(
+                f"the training objective still fell by more than tol={self.tol:g} within the last 5 of max_iter="
+                f"{self.max_iter} passes: increase max_iter or tol, or set scaling='standard'",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return publish(self, problem, result)
+
+    def decision_function(self, X: Any) -> Array:
+        """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1]."""
+        check_is_fitted(self)
+        if _has_columns(X):
+            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        X = check_features(X)
+        check_n_features(X, self.n_features_in_, owner=type(self).__name__)
+        device = resolve(self.backend, self.n_threads)
+        features = DenseFeatures(device.asarray(X), device)
+        W = np.ascontiguousarray(self.coef_.T, dtype=features.dtype)[:, None, :]
+        b = np.ascontiguousarray(self.intercept_, dtype=features.dtype)[None, :]
+        scores = device.to_numpy(device.ops.linear_scores(features.X, W, b))[:, 0]
+        if not np.isfinite(scores).all():
+            check_finite_features(X)
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> Array:
+        """The label with the largest score for each row, (n,)."""
+        scores = self.decision_function(X)
+        best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+
+class SoftmaxClassifier(_LinearClassifier):
+    """Multinomial logistic regression: softmax cross-entropy of linear scores, with an L2 penalty.
+
+        min over W, b of  (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}) + (l2 / 2) ||W||^2,    z_i = x'_i W + b
+
+    where x' = (x - shift) / scale, s_i is the product of sample and class weight, and S their sum. By default this is
+    scikit-learn's LogisticRegression: C = 1, no scaling, the intercept not penalised, one coefficient vector for two
+    classes.
+
+    Parameters
+    ----------
+    C, l2 : float, optional
+        Inverse strength of the penalty on a sum of losses as in scikit-learn, or its strength on the mean loss:
+        l2 = 1 / (C S), for two classes l2 = 2 / (C S). Neither: C = 1. Both: an error.
+    loss : {"softmax"}
+    fit_intercept : bool
+    penalize_intercept : bool
+        The intercept is part of ||W||, as with a column of ones in X.
+    scaling : None, "standard" or (shift, scale)
+        Features are seen as (x - shift) / scale: with "standard", their mean and standard deviation on the training
+        rows. X itself is not changed, and the penalty acts on the weights of the scaled features.
+    class_weight : dict, "balanced", optional
+        Multiplies sample_weight, as in scikit-learn.
+    solver : {"sgd"}
+    max_iter : int
+        Passes over the data at most.
+    tol : float
+        SGD stops when the training objective has not fallen by this much (nats) in 5 passes. 0: never. The schedules
+        "step" and "cosine" are planned over max_iter passes and take them all.
+    batch_size : int, "auto" or "full"
+        Rows a step. "auto": 256. More than there are rows: all rows.
+    learning_rate : float or "auto"
+        "auto": 1 / the largest curvature of the objective, found by power iteration on a sample of rows.
+    momentum : float
+        In [0, 1).
+    nesterov : bool
+    schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}
+        Of the learning rate, see `solvers.SGD`. "auto": "adaptive".
+    random_state : int, RandomState, optional
+        Of the order of the rows. None: 0, so that two runs are equal.
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
+        CPU threads; the result has the same bits for any number. Default: GPUSOFTMAX_NUM_THREADS, else all.
+    callbacks : sequence
+        Functions that are called with a `Record` after each pass and stop training by returning True; or
+        `EarlyStopping`.
+    verbose : int
+        1 shows progress on the standard error.
+
+    Attributes
+    ----------
+    classes_ : ndarray, (c,)
+    coef_ : ndarray, (c, d), or (1, d) for two classes
+        Weights of the raw features.
+    intercept_ : ndarray, (c,) or (1,)
+        Centred over the classes where the objective leaves that open.
+    n_iter_ : int
+        Passes over the data.
+    loss_curve_ : list of float
+        Training objective, pass by pass.
+    history_ : list of Record
+    stop_reason_ : str
+        See `trainer.TrainResult`.
+    backend_ : str
+        Who computed, and why.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = SoftmaxClassifier(scaling="standard", max_iter=200, tol=1e-3).fit(X, y)
+    >>> bool(model.score(X, y) > 0.9)
+    True
+    """
+
+    _losses = ("softmax",)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of predict_proba, (n, c), exact where the probability itself underflows."""
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            return -np.stack([np.logaddexp(0, scores), np.logaddexp(0, -scores)], axis=1)
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return log_probabilities
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
+        return np.exp(self.predict_log_proba(X))
+
+
+class LinearSVMClassifier(_LinearClassifier):
+    """Linear multiclass support vector machine after Weston and Watkins, with an L2 penalty.
+
+        min over W, b of  (1 / S) sum_i s_i sum_{j != y_i} max(0, z_ij - z_{i, y_i} + 1)^p + (l2 / 2) ||W||^2
+
+    with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise as `SoftmaxClassifier`, which documents the
+    parameters and attributes. It has no predict_proba: its scores are not probabilities. The plain hinge has no
+    curvature from which a learning rate could be found, so its default schedule is "inverse".
+
+    Weston and Watkins, "Support vector machines for multi-class pattern recognition", ESANN 1999.
+    """
+
+    _losses = ("squared_hinge", "hinge")
+
+    def __init__(
+        self,
+        *,
+        C: float | None = None,
+        l2: float | None = None,
+        loss: str = "squared_hinge",
+        fit_intercept: bool = True,
+        penalize_intercept: bool = False,
+        scaling: Any = None,
+        class_weight: Any = None,
+        solver: str = "sgd",
+        max_iter: int = 1000,
+        tol: float = 1e-4,
+        batch_size: int | str = "auto",
+        learning_rate: float | str = "auto",
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        schedule: str = "auto",
+        random_state: Any = None,
+        backend: str | Backend = "auto",
+        n_threads: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            C=C,
+            l2=l2,
+            loss=loss,
+            fit_intercept=fit_intercept,
+            penalize_intercept=penalize_intercept,
+            scaling=scaling,
+            class_weight=class_weight,
+            solver=solver,
+            max_iter=max_iter,
+            tol=tol,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            schedule=schedule,
+            random_state=random_state,
+            backend=backend,
+            n_threads=n_threads,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+
+Estimator = SoftmaxClassifier | LinearSVMClassifier
+
+
+def _has_columns(X: Any) -> bool:
+    """A data frame, whose column names scikit-learn records and compares."""
+    return hasattr(X, "columns") or hasattr(X, "__dataframe__")
+
+
+def prepare(
+    estimator: _LinearClassifier, X: Array, y: Any, sample_weight: Any, validation: tuple[Any, Any] | None
+) -> Problem:
+    """Objectives for a checked X, in the estimator's terms."""
+    device = resolve(estimator.backend, estimator.n_threads)
+    log.info("backend %s: %s", device.name, device.reason)
+    n, d = X.shape
+    classes, labels = encode_labels(y, n)
+    features = DenseFeatures(device.asarray(X), device)
+    weights = check_sample_weight(sample_weight, n, 1, features.dtype)
+    if estimator.class_weight is not None:
+        per_class = compute_class_weight(estimator.class_weight, classes=classes, y=np.asarray(classes)[labels])
+        product = per_class[labels] if weights is None else weights[:, 0] * per_class[labels]
+        weights = check_sample_weight(product, n, 1, features.dtype, "class_weight * sample_weight")
+    total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
+    C = 1.0 if estimator.C is None else estimator.C
+    l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
+    shift, scale = _scaling(estimator, features, weights)
+    features = DenseFeatures(features.X, device, shift, scale)
+
+    def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
+        return Objective(
+            of, device.asarray(indices), len(classes), s, np.array([l2]), check_loss(estimator.loss),
+            estimator.fit_intercept, estimator.penalize_intercept,
+        )  # fmt: skip
+
+    held_out = None
+    if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
+        Xv = check_features(validation[0], "validation[0]")
+        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
+        codes = encode_known_labels(validation[1], classes, "validation[1]")
+        if len(codes) != len(Xv):
+            raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
+        Xv = Xv.astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
+        held_out = objective(DenseFeatures(device.asarray(Xv), device, shift, scale), codes, None)
+    return Problem(objective(features, labels, weights), held_out, classes, device)
+
+
+def _scaling(
+    estimator: _LinearClassifier, features: DenseFeatures, weights: Array | None
+) -> tuple[Array | None, Array | None]:
+    """Shift and scale in which to solve.
+
+    A free intercept absorbs any shift, so that centring the features changes the course but not the optimum; without
+    it SGD would crawl on raw pixels, whose mean is their largest direction by far.
+    """
+    if isinstance(estimator.scaling, tuple):
+        given_shift, given_scale = estimator.scaling
+        shift, scale = check_shift_and_scale(given_shift, given_scale, features.d)
+        if estimator.penalize_intercept or not estimator.fit_intercept:
+            return shift, scale
+    else:
+        scale = None
+    free = estimator.fit_intercept and not estimator.penalize_intercept
+    if not (free or estimator.scaling == "standard"):
+        return None, scale
+    mean, variance = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
+    if not np.isfinite(mean).all():
+        check_finite_features(features.backend.to_numpy(features.X))
+    if isinstance(estimator.scaling, str):
+        return check_shift_and_scale(mean, np.sqrt(variance), features.d)
+    return mean, scale
+
+
+def make_solver(estimator: _LinearClassifier, objective: Objective) -> Solver:
+    """The solver that the estimator's parameters ask for."""
+    n = objective.features.n
+    sizes = {"auto": AUTOMATIC_BATCH, "full": n}
+    size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+    seed = estimator.random_state
+    if not isinstance(seed, int | np.integer):
+        seed = 0 if seed is None else int(check_random_state(seed).randint(2**31))
+    plan = BatchPlan(n, size, seed=int(seed))
+    schedule = estimator.schedule
+    if schedule == "auto":
+        schedule = "inverse" if estimator.loss == "hinge" else "adaptive"
+    return SGD(
+        plan,
+        steps=plan.steps_per_epoch * int(estimator.max_iter),
+        learning_rate=estimator.learning_rate,
+        momentum=float(estimator.momentum),
+        nesterov=bool(estimator.nesterov),
+        schedule=schedule,
+        tol=float(estimator.tol),
+    )
+
+
+def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
+    """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
+    objective = problem.objective
+    W, b = objective.features.fold(result.W, result.b)
+    W, b = problem.backend.to_numpy(W)[:, 0], problem.backend.to_numpy(b)[0]
+    if objective.fit_intercept and not objective.penalize_intercept:
+        b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
+    if objective.l2[0] == 0:
+        W = W - W.mean(axis=1, keepdims=True)
+    if len(problem.classes) == 2:
+        W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
+    estimator.classes_ = problem.classes
+    estimator.coef_ = np.ascontiguousarray(W.T)
+    estimator.intercept_ = np.ascontiguousarray(b)
+    estimator.n_iter_ = math.ceil(result.passes)
+    estimator.history_ = result.history
+    estimator.loss_curve_ = [float(record.objective) for record in result.history]
+    estimator.stop_reason_ = result.reason
+    estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
+    return estimator

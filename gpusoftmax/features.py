@@ -1,0 +1,71 @@
+"""What X is: a dense matrix as the user gave it, seen through a shift and a scale that are never applied to it.
+
+With x' = (x - shift) / scale, scores are x' W + b = x W' + b', where W' = W / scale and b' = b - (shift / scale) W.
+So weights are folded once per pass, and a gradient dW' with respect to W' is unfolded once:
+dW = (dW' - shift db) / scale. X stays uint8 or float16 and is neither copied nor standardised in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.array import Backend
+from gpusoftmax.cpu.ops import computation_dtype
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """X (n, d) on the device of `backend`, with shift and scale (d,) float64 on the host, or None."""
+
+    X: Array
+    backend: Backend
+    shift: Array | None = None
+    scale: Array | None = None
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return int(self.X.shape[0])
+
+    @property
+    def d(self) -> int:
+        """Features."""
+        return int(self.X.shape[1])
+
+    @property
+    def dtype(self) -> type[np.floating[Any]]:
+        """The type of computation."""
+        return computation_dtype(self.X.dtype)
+
+    def fold(self, W: Array, b: Array) -> tuple[Array, Array]:
+        """W (d, K, c) and b (K, c) of the scaled features, as W' and b' for X as it is."""
+        folded = W if self.scale is None else (W / self.scale[:, None, None]).astype(self.dtype)
+        if self.shift is None:
+            return folded, b
+        offset = self.shift if self.scale is None else self.shift / self.scale
+        # in float64: for pixels around 120 the two terms are far larger than their difference
+        product = (offset @ W.reshape(self.d, -1).astype(np.float64)).reshape(b.shape)
+        return folded, (b - product).astype(self.dtype)
+
+    def unfold(self, dW: Array, db: Array) -> Array:
+        """The gradient with respect to W from that with respect to W' (overwritten) and db."""
+        if self.shift is not None:
+            dW -= self.shift.astype(self.dtype)[:, None, None] * db
+        if self.scale is not None:
+            dW /= self.scale.astype(self.dtype)[:, None, None]
+        return dW
+
+    def sample(self, rows: Array) -> Array:
+        """Scaled features of some rows, float64 on the host."""
+        x = self.backend.to_numpy(self.X[rows]).astype(np.float64)
+        if self.shift is not None:
+            x -= self.shift
+        if self.scale is not None:
+            x /= self.scale
+        return x

@@ -1,0 +1,281 @@
+"""Value and gradient of the objective over K models: fold, pass, sum, unfold, penalty.
+
+    f_k(W, b) = (1 / S_k) sum_i s_ik loss(x_i W_k + b_k, y_i)  +  (l2_k / 2) ||W_k||^2,     S_k = sum_i s_ik
+
+X (n, d); y (n,) class index in [0, c); W (d, K, c), so that W.reshape(d, K*c) is what a matrix product wants; b (K, c);
+s (n,) or (n, K) weights >= 0; l2 (K,). The loss is a mean in nats. The intercept is penalised only if asked for; it is
+then part of the norm. A gradient has the layout of what it is the gradient of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.array import Backend, resolve
+from gpusoftmax.cpu.ops import computation_dtype
+from gpusoftmax.features import DenseFeatures
+from gpusoftmax.reference import LOSSES
+from gpusoftmax.validation import (
+    check_class_indices,
+    check_coefficients,
+    check_features,
+    check_flag,
+    check_loss,
+    check_per_model,
+    check_sample_weight,
+    check_shift_and_scale,
+)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The objective at one point, for K models: value (K,) with the penalty, loss (K,) without it, accuracy (K,) in
+    [0, 1], all float64; dW (d, K, c) and db (K, c)."""
+
+    value: Array
+    loss: Array
+    accuracy: Array
+    dW: Array
+    db: Array
+
+
+@dataclass(frozen=True)
+class Objective:
+    """f over K models.
+
+    Attributes
+    ----------
+    features : DenseFeatures
+        X, its shift and its scale.
+    labels : ndarray of int64, (n,)
+        Class indices, on the device.
+    n_classes : int
+        c.
+    weights : ndarray, (n, K), or None
+        s, on the device; None means all ones.
+    l2 : ndarray of float64, (K,)
+        Penalties.
+    loss : int
+        Index in reference.LOSSES.
+    fit_intercept, penalize_intercept : bool
+        Without an intercept db is zero.
+    """
+
+    features: DenseFeatures
+    labels: Array
+    n_classes: int
+    weights: Array | None
+    l2: Array
+    loss: int
+    fit_intercept: bool = True
+    penalize_intercept: bool = False
+
+    @property
+    def backend(self) -> Backend:
+        """Who computes."""
+        return self.features.backend
+
+    @property
+    def n_models(self) -> int:
+        """K."""
+        return len(self.l2)
+
+    def weight_sums(self) -> Array:
+        """S (K,)."""
+        if self.weights is None:
+            return np.full(self.n_models, float(self.features.n))
+        return self.backend.to_numpy(self.weights).sum(axis=0, dtype=np.float64)
+
+    def value_at_zero(self) -> float:
+        """f(0): ln c, or c - 1 for the hinges."""
+        return float(np.log(self.n_classes)) if LOSSES[self.loss] == "softmax" else self.n_classes - 1.0
+
+    def penalty(self, W: Array, b: Array) -> Array:
+        """(l2_k / 2) ||W_k||^2, (K,) float64, with b in the norm if the intercept is penalised."""
+        norm = np.einsum("pkj,pkj->k", W, W, dtype=np.float64)
+        if self.penalize_intercept:
+            norm += np.einsum("kj,kj->k", b, b, dtype=np.float64)
+        penalty: Array = 0.5 * self.l2 * norm
+        return penalty
+
+    def value_and_gradient(
+        self, W: Array, b: Array, rows: Array | None = None, sums: Array | None = None
+    ) -> Evaluation:
+        """One read of X, or of the rows of a minibatch B.
+
+        A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the whole; `sums` is
+        `weight_sums()`, for callers that ask often.
+        """
+        features = self.features
+        W_folded, b_folded = features.fold(W, b)
+        losses, correct, dW, db = self.backend.ops.linear_gradient(
+            features.X, self.labels, W_folded, b_folded, self.weights, self.loss, rows
+        )
+        share = 1.0 / (self.weight_sums() if sums is None else sums)
+        if rows is not None:
+            share = share * (features.n / len(rows))
+        factor = share.astype(features.dtype)[:, None]
+        dW *= factor
+        db *= factor
+        dW = features.unfold(dW, db)
+        l2 = self.l2.astype(features.dtype)[:, None]
+        dW += l2 * W
+        if not self.fit_intercept:
+            db[:] = 0
+        elif self.penalize_intercept:
+            db += l2 * b
+        loss = losses * share
+        return Evaluation(loss + self.penalty(W, b), loss, correct * share, dW, db)
+
+    def losses(self, W: Array, b: Array) -> tuple[Array, Array]:
+        """Mean loss (K,), without penalty, and accuracy (K,), weighted by s."""
+        W_folded, b_folded = self.features.fold(W, b)
+        losses, correct = self.backend.ops.linear_losses(
+            self.features.X, self.labels, W_folded, b_folded, self.weights, self.loss
+        )
+        sums = self.weight_sums()
+        return losses / sums, correct / sums
+
+
+def loss_and_gradient(
+    X: Any,
+    y: Any,
+    W: Any,
+    b: Any,
+    *,
+    l2: Any = 0.0,
+    loss: str = "softmax",
+    sample_weight: Any = None,
+    shift: Any = None,
+    scale: Any = None,
+    penalize_intercept: bool = False,
+    backend: str | Backend = "auto",
+    n_threads: int | None = None,
+) -> tuple[Any, Array, Array]:
+    """The regularised mean loss of a linear classifier and its gradient, in one read of X.
+
+    With x' = (x - shift) / scale and scores z_i = x'_i W + b,
+
+        f(W, b) = (1 / S) sum_i s_i loss(z_i, y_i) + (l2 / 2) ||W||^2,    S = sum_i s_i
+
+    where loss is logsumexp(z) - z_y ("softmax"), sum_{j != y} max(0, z_j - z_y + 1) ("hinge", Weston and Watkins
+    1999), or the same terms squared ("squared_hinge"). K models side by side share the read.
+
+    Parameters
+    ----------
+    X : array-like, (n, d)
+        float64, float32, float16 and uint8 are read in place; NaN and infinity give a non-finite loss.
+    y : array-like of int, (n,)
+        Class indices in [0, c).
+    W : array-like, (d, c) or (d, K, c)
+        Weights of the scaled features. Computation is in float64 if X is float64, else in float32.
+    b : array-like, (c,) or (K, c)
+        Intercepts.
+    l2 : float or (K,)
+        Penalty, not negative.
+    loss : {"softmax", "hinge", "squared_hinge"}
+    sample_weight : array-like, (n,) or (n, K), optional
+        s, finite and not negative.
+    shift, scale : float or (d,), optional
+        Folded into the weights; a scale of 0 counts as 1.
+    penalize_intercept : bool
+        Add (l2 / 2) ||b||^2.
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
+        CPU threads; the result has the same bits for any number. Default: GPUSOFTMAX_NUM_THREADS, else all.
+
+    Returns
+    -------
+    loss : float, or float64 (K,)
+        f in nats.
+    dW, db : ndarray
+        Gradients, shaped as W and b.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is out of range or of the wrong shape or type; the message names it and the fix.
+    BackendUnavailableError
+        A GPU was asked for and cannot be had.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
+    >>> loss, dW, db = loss_and_gradient(X, y, np.zeros((3, 3)), np.zeros(3))
+    >>> round(loss, 6)  # ln 3
+    1.098612
+    """
+    device = resolve(backend, n_threads)
+    X = check_features(X)
+    n, d = X.shape
+    dtype = computation_dtype(X.dtype)
+    weights, bias, single = check_coefficients(W, b, d, dtype)
+    _, K, c = weights.shape
+    shift, scale = check_shift_and_scale(shift, scale, d)
+    objective = Objective(
+        features=DenseFeatures(device.asarray(X), device, shift, scale),
+        labels=device.asarray(check_class_indices(y, n, c)),
+        n_classes=c,
+        weights=check_sample_weight(sample_weight, n, K, dtype),
+        l2=check_per_model("l2", l2, K),
+        loss=check_loss(loss),
+        penalize_intercept=check_flag("penalize_intercept", penalize_intercept),
+    )
+    result = objective.value_and_gradient(weights, bias)
+    if single:
+        return float(result.value[0]), result.dW[:, 0], result.db[0]
+    return result.value, result.dW, result.db
+
+
+def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
+    """Mean softmax cross-entropy of given logits, and its gradient with respect to them.
+
+        loss = (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}),    gradient_ij = (s_i / S) (softmax(z_i)_j - [j = y_i])
+
+    The target is kept apart from the sum, so that a confident row's gradient keeps its digits.
+
+    Parameters
+    ----------
+    logits : array-like, (n, c)
+        float64 stays float64, everything else is computed in float32. -inf is legal where it is not the target's.
+    labels : array-like of int, (n,)
+        Class indices in [0, c).
+    sample_weight : array-like, (n,), optional
+        s, finite and not negative.
+
+    Returns
+    -------
+    loss : float
+        In nats. NaN or +inf logits, or a target at -inf, make it non-finite.
+    gradient : ndarray, (n, c)
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is out of range or of the wrong shape or type.
+
+    Examples
+    --------
+    >>> loss, gradient = softmax_cross_entropy([[0.0, 0.0]], [1])
+    >>> round(loss, 6), gradient.tolist()
+    (0.693147, [[0.5, -0.5]])
+    """
+    scores = check_features(logits, "logits")
+    n, c = scores.shape
+    if c < 2:
+        raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
+    dtype = computation_dtype(scores.dtype)
+    gradient = np.array(scores, dtype=dtype, order="C")
+    weights = check_sample_weight(sample_weight, n, 1, dtype)
+    targets = check_class_indices(labels, n, c, "labels")
+    losses, _ = resolve("cpu").ops.row_loss(gradient.reshape(n, 1, c), targets, weights, LOSSES.index("softmax"))
+    total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
+    gradient /= dtype(total)
+    return float(losses[0] / total), gradient

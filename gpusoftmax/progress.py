@@ -1,0 +1,88 @@
+"""How training shows itself: a bar on a terminal or in a notebook, plain lines into a pipe or a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+import numpy as np
+
+from gpusoftmax.trainer import Progress, Record
+
+SECONDS_BETWEEN_LINES = 2.0
+
+
+def progress_display(stream: TextIO | None = None) -> Progress:
+    """What suits the stream (default: the standard error)."""
+    stream = sys.stderr if stream is None else stream
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def describe(record: Record) -> str:
+    """One pass in words; of several models, the best of each measure."""
+
+    def best(value: Any, pick: Any) -> float:
+        return float(pick(value))
+
+    text = f"objective {best(record.objective, np.min):.4f}  accuracy {best(record.accuracy, np.max):.1%}"
+    if record.validation_loss is not None:
+        text += (
+            f"  validation loss {best(record.validation_loss, np.min):.4f}"
+            f"  accuracy {best(record.validation_accuracy, np.max):.1%}"
+        )
+    return text
+
+
+class Lines:
+    """A line for the first pass, then every two seconds, and for the last."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.printed, self.total = stream, 0.0, 0.0
+        self.last: Record | None = None
+        self.shown: Record | None = None
+
+    def update(self, passes: float, total: float, record: Record | None) -> None:
+        """See trainer.Progress."""
+        self.last, self.total = record, total
+        if record is not None and time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
+            self._print(record)
+
+    def close(self) -> None:
+        """See trainer.Progress."""
+        if self.last is not None and self.last is not self.shown:
+            self._print(self.last)
+
+    def _print(self, record: Record) -> None:
+        self.shown, self.printed = record, time.monotonic()
+        speed = f"{record.rows_per_second:,.0f} rows/s"
+        print(f"pass {record.passes:g} of {self.total:g}  {describe(record)}  {speed}", file=self.stream, flush=True)
+
+
+class Bar:
+    """A bar with the time that is left, should all passes be needed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("pass {task.fields[passes]}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("of at most"),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+        )
+        self.task = self.bar.add_task("starting", total=None, passes="0")
+        self.bar.start()
+
+    def update(self, passes: float, total: float, record: Record | None) -> None:
+        """See trainer.Progress."""
+        text = "first pass" if record is None else describe(record)
+        self.bar.update(self.task, completed=passes, total=total, description=text, passes=f"{passes:.0f}/{total:g}")
+
+    def close(self) -> None:
+        """See trainer.Progress."""
+        self.bar.stop()

@@ -1,0 +1,248 @@
+"""Stochastic gradient descent with momentum, for K models on the same minibatches.
+
+    v <- momentum v + g,    W <- W - lr v            (Nesterov: W <- W - lr (g + momentum v))
+
+g is the minibatch gradient of the objective, penalty included (Sutskever et al., 2013, in PyTorch's arrangement).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.batches import BatchPlan
+from gpusoftmax.cpu.pool import single_threaded_blas
+from gpusoftmax.objective import Objective
+from gpusoftmax.reference import LOSSES
+
+Array = npt.NDArray[Any]
+
+SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
+STRETCH_ROWS = 1 << 16  # rows between two looks at progress, callbacks and Ctrl-C
+ADAPT_AFTER, ADAPT_BY = 2, 5.0  # epochs without progress, and what "adaptive" then divides the learning rate by
+CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is found
+
+
+@dataclass
+class SGDState:
+    """Where SGD stands. Arrays are updated in place by `SGD.step`; copy what is to be kept.
+
+    Attributes
+    ----------
+    W, b : ndarray
+        The weights (d, K, c) and intercepts (K, c).
+    step : int
+        Minibatches done.
+    passes : float
+        Rows visited / n.
+    rows : int
+        Rows visited by the last stretch.
+    value, loss, accuracy : ndarray of float64, (K,)
+        Means over the rows of the last stretch, each taken before the update that the row caused.
+    learning_rate : ndarray of float64, (K,)
+        Of the last step.
+    done : bool
+        All steps are done.
+    """
+
+    W: Array
+    b: Array
+    velocity: tuple[Array, Array] | None
+    base_rate: Array
+    weight_sums: Array
+    step: int = 0
+    passes: float = 0.0
+    rows: int = 0
+    value: Array = field(default_factory=lambda: np.full(1, np.nan))
+    loss: Array = field(default_factory=lambda: np.full(1, np.nan))
+    accuracy: Array = field(default_factory=lambda: np.full(1, np.nan))
+    learning_rate: Array = field(default_factory=lambda: np.full(1, np.nan))
+    start: Array = field(default_factory=lambda: np.full(1, np.nan))
+    batches: tuple[int, list[Array | None]] = (-1, [])  # the plan of the epoch that is under way
+    epoch_value: Array | None = None  # sum over the rows of that epoch
+    best_value: Array | None = None  # the smallest mean of an epoch, and how many epochs ago it was
+    stale: Array | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Minibatch or full-batch SGD.
+
+    Attributes
+    ----------
+    plan : BatchPlan
+        Which rows each step visits.
+    steps : int
+        Minibatches in all.
+    learning_rate : float, (K,) or "auto"
+        In units of the scaled features' weights. "auto": 1 / largest curvature, see `automatic_learning_rate`.
+    momentum : float or (K,)
+        In [0, 1).
+    nesterov : bool
+        Look ahead along the velocity.
+    schedule : {"adaptive", "constant", "step", "cosine", "inverse"}
+        "adaptive" divides a model's learning rate by 5 whenever its objective has not fallen by `tol` in two epochs.
+        The others are factors, with p the share of the steps done and e the epochs done: 1; 0.1^floor(3 p);
+        (1 + cos(pi p)) / 2; 1 / (1 + e).
+    tol : float
+        For "adaptive".
+    """
+
+    plan: BatchPlan
+    steps: int
+    learning_rate: float | Array | str = "auto"
+    momentum: float | Array = 0.9
+    nesterov: bool = True
+    schedule: str = "adaptive"
+    tol: float = 1e-4
+
+    @property
+    def passes(self) -> float:
+        """Reads of the data in all."""
+        return self.steps / self.plan.steps_per_epoch
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether it may stop as soon as there is no more progress: "step" and "cosine" are planned to their end."""
+        return self.schedule not in ("step", "cosine")
+
+    def init(self, objective: Objective, W: Array, b: Array) -> SGDState:
+        """Start at W (d, K, c) and b (K, c), which are copied."""
+        K = objective.n_models
+        if isinstance(self.learning_rate, str):
+            rate = automatic_learning_rate(objective, self.plan)
+        else:
+            rate = np.broadcast_to(np.asarray(self.learning_rate, np.float64), (K,)).copy()
+        velocity = (np.zeros_like(W), np.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None
+        return SGDState(W.copy(), b.copy(), velocity, rate, objective.weight_sums(), learning_rate=rate)
+
+    def step(self, objective: Objective, state: SGDState) -> SGDState:
+        """One stretch of the plan: minibatches up to the end of the epoch, or STRETCH_ROWS rows."""
+        per_epoch = self.plan.steps_per_epoch
+        epoch, first = divmod(state.step, per_epoch)
+        stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
+        if state.batches[0] != epoch:
+            state.batches = (epoch, self.plan.epoch(epoch))
+        dtype = state.W.dtype
+        momentum = np.broadcast_to(np.asarray(self.momentum, dtype), (objective.n_models,))[:, None]
+        totals = np.zeros((3, objective.n_models))
+        state.rows = 0
+        for rows in state.batches[1][first:stop]:
+            result = objective.value_and_gradient(state.W, state.b, rows, state.weight_sums)
+            if state.step == 0:
+                state.start = result.value
+            visited = objective.features.n if rows is None else len(rows)
+            totals += visited * np.stack([result.value, result.loss, result.accuracy])
+            state.rows += visited
+            state.learning_rate = state.base_rate * self._factor(state.step)
+            rate = state.learning_rate.astype(dtype)[:, None]
+            velocities = state.velocity or (result.dW, result.db)
+            for parameter, gradient, velocity in zip(
+                (state.W, state.b), (result.dW, result.db), velocities, strict=True
+            ):
+                if state.velocity is not None:
+                    velocity *= momentum
+                    velocity += gradient
+                    direction = gradient + momentum * velocity if self.nesterov else velocity
+                else:
+                    direction = gradient
+                parameter -= rate * direction
+            state.step += 1
+        if self.schedule == "adaptive":
+            self._adapt(state, totals[0])
+        state.value, state.loss, state.accuracy = totals / state.rows
+        state.passes = state.step / per_epoch
+        state.done = state.step >= self.steps
+        return state
+
+    def _adapt(self, state: SGDState, total: Array) -> None:
+        """Shorten the steps of models that make no progress; called after each stretch with its sum of values."""
+        state.epoch_value = total if state.epoch_value is None else state.epoch_value + total
+        if state.step % self.plan.steps_per_epoch:
+            return
+        value, state.epoch_value = state.epoch_value / self.plan.rows_per_epoch, None
+        if state.best_value is None or state.stale is None:
+            state.best_value, state.stale = value, np.zeros(len(value), int)
+            return
+        state.stale = np.where(value < state.best_value - self.tol, 0, state.stale + 1)
+        state.best_value = np.minimum(state.best_value, value)
+        stuck = state.stale >= ADAPT_AFTER
+        state.base_rate = np.where(stuck, state.base_rate / ADAPT_BY, state.base_rate)
+        state.stale[stuck] = 0
+
+    def _factor(self, step: int) -> float:
+        p = step / self.steps
+        if self.schedule == "step":
+            return float(0.1 ** math.floor(3 * p))
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * p))
+        if self.schedule == "inverse":
+            return 1 / (1 + step / self.plan.steps_per_epoch)
+        return 1.0
+
+
+def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
+    """1 / (largest curvature of the objective), (K,): as fast as is safe for any weights.
+
+    The Hessian with respect to (W, b) is at most H = (1 / S) sum_i s_i x_i x_i' (x) U_i, x_i with a 1 appended, where
+
+        softmax        U = (I - 11'/c) / 2, whatever the probabilities (Boehning, 1992)
+        squared_hinge  U_i: z -> 2 sum_{j != y} (z_j - z_y)(e_j - e_y), all margins active
+        hinge          has no curvature: U = I only sets the size, and the schedule has to decay
+
+    Its largest eigenvalue is found by power iteration on a sample. A minibatch of B rows adds the noise of its own
+    curvature, at most trace(H) / B, and l2 comes on top.
+    """
+    n, c = objective.features.n, objective.n_classes
+    rng = np.random.Generator(np.random.Philox(key=[plan.seed, 2**63]))  # an epoch no plan reaches
+    rows = np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False))
+    x = objective.features.sample(rows)
+    if objective.fit_intercept:
+        x = np.hstack([x, np.ones((len(x), 1))])
+    labels = objective.backend.to_numpy(objective.labels)[rows]
+    all_weights = None if objective.weights is None else objective.backend.to_numpy(objective.weights)[rows]
+    sums = objective.weight_sums()
+    with single_threaded_blas():
+        curvature = np.array(
+            [
+                _largest_curvature(
+                    x, labels, np.ones(len(x)) if all_weights is None else all_weights[:, k] * (n / sums[k]),
+                    c, LOSSES[objective.loss], plan.size, rng.standard_normal((x.shape[1], c)),
+                )
+                for k in range(objective.n_models)
+            ]
+        )  # fmt: skip
+    curvature += objective.l2
+    usable = np.isfinite(curvature) & (curvature > 0)
+    return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # data of all zeros: any rate will do
+
+
+def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: str, batch: int, V: Array) -> float:
+    """Largest eigenvalue of H, plus trace / batch; V (d, c) is a random start."""
+    rows = np.arange(len(x))
+
+    def apply(Z: Array) -> Array:  # U_i to each row of Z
+        if loss == "softmax":
+            return (Z - Z.mean(axis=1, keepdims=True)) / 2
+        if loss == "hinge":
+            return Z
+        margins = Z - Z[rows, labels][:, None]
+        margins[rows, labels] = -margins.sum(axis=1)
+        return 2 * margins
+
+    largest = 0.0
+    for _ in range(30):
+        size = np.linalg.norm(V)
+        if size == 0 or not np.isfinite(size):
+            break
+        V = x.T @ (apply(x @ (V / size)) * (s / len(x))[:, None])
+        previous, largest = largest, float(np.linalg.norm(V))
+        if abs(largest - previous) < 1e-3 * largest:
+            break
+    per_row = {"softmax": 0.5, "hinge": 1.0, "squared_hinge": 2.0 * c}[loss]  # the largest eigenvalue of U_i
+    return largest + per_row * float(np.einsum("ip,ip,i->", x, x, s)) / len(x) / batch

@@ -1,0 +1,320 @@
+"""The only loop: it runs any solver, and takes care of history, progress, stopping, Ctrl-C and divergence."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.exceptions import DivergenceError
+from gpusoftmax.objective import Objective
+from gpusoftmax.validation import check_count, check_finite_features, check_number
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+PATIENCE = 5  # passes without progress after which a fit is over
+DIVERGED = 10.0  # times the loss of zero weights, or of the start: further up than any useful path goes
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of history, written after each pass over the data.
+
+    Of several models side by side each of the measures is an array (K,).
+
+    Attributes
+    ----------
+    passes : float
+        Reads of the data so far.
+    step : int
+        Solver steps so far.
+    objective, loss, accuracy
+        Training objective (with penalty), loss (nats) and accuracy in [0, 1]: means over the pass, each row taken as
+        the weights were when it was visited.
+    validation_loss, validation_accuracy
+        Of the weights after the pass; None without a validation set.
+    learning_rate
+        Of the last step.
+    seconds : float
+        Since the start.
+    rows_per_second : float
+        During this pass.
+    """
+
+    passes: float
+    step: int
+    objective: Any
+    loss: Any
+    accuracy: Any
+    validation_loss: Any
+    validation_accuracy: Any
+    learning_rate: Any
+    seconds: float
+    rows_per_second: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training left.
+
+    Attributes
+    ----------
+    W, b : ndarray
+        Weights (d, K, c) of the scaled features and intercepts (K, c): the best on the validation set if there is one,
+        or if training was interrupted or diverged; else the last.
+    history : list of Record
+        One per pass.
+    reason : {"converged", "finished", "callback", "interrupted", "diverged"}
+        Why it ended: no more progress; all steps done; a callback said so; Ctrl-C; the loss ran away.
+    passes : float
+        Reads of the data.
+    step : int
+        Solver steps.
+    """
+
+    W: Array
+    b: Array
+    history: list[Record]
+    reason: str
+    passes: float
+    step: int
+
+
+class Solver(Protocol):
+    """What the loop asks of a solver; a state has the attributes of SGDState but its velocity."""
+
+    @property
+    def passes(self) -> float:
+        """Reads of the data in all."""
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether it may stop as soon as there is no more progress."""
+
+    def init(self, objective: Objective, W: Array, b: Array) -> Any:
+        """The state at the start."""
+
+    def step(self, objective: Objective, state: Any) -> Any:
+        """The state after one more stretch."""
+
+
+class Progress(Protocol):
+    """Shows how far training is."""
+
+    def update(self, passes: float, total: float, record: Record | None) -> None:
+        """Called after each stretch; `record` is the last pass's."""
+
+    def close(self) -> None:
+        """Called once at the end, whatever happened."""
+
+
+class EarlyStopping:
+    """A callback that ends training once the validation loss has stopped falling.
+
+    Parameters
+    ----------
+    patience : int
+        Passes without progress that are allowed.
+    tol : float
+        A fall of the loss by less than this (nats) is no progress.
+    """
+
+    def __init__(self, patience: int = 10, tol: float = 1e-4) -> None:
+        self.patience, self.tol = check_count("patience", patience), check_number("tol", tol, least=0)
+
+    def fresh(self) -> Callable[[Record], bool]:
+        """A watcher with no memory, so that one object can serve many fits."""
+        watch = _Plateau(self.patience, self.tol)
+
+        def stop(record: Record) -> bool:
+            if record.validation_loss is None:
+                raise ValueError("EarlyStopping needs a validation set; pass validation=(X, y) to fit")
+            return watch(record.validation_loss)
+
+        return stop
+
+
+Callback = Callable[[Record], Any] | EarlyStopping
+
+
+class _Plateau:
+    """True once no model's value has fallen by tol for `patience` values in a row."""
+
+    def __init__(self, patience: int, tol: float) -> None:
+        self.patience, self.tol, self.best, self.since = patience, tol, np.inf, 0
+
+    def __call__(self, value: Any) -> bool:
+        progress = np.any(np.asarray(value) < np.asarray(self.best) - self.tol)
+        self.best = np.minimum(self.best, value)
+        self.since = 0 if progress else self.since + 1
+        return self.since >= self.patience
+
+
+class _Best:
+    """A copy of each model's weights at its smallest value so far."""
+
+    def __init__(self, W: Array, b: Array) -> None:
+        self.W, self.b, self.value = W.copy(), b.copy(), np.full(W.shape[1], np.inf)
+
+    def offer(self, value: Array, W: Array, b: Array) -> None:
+        better = np.flatnonzero(value < self.value)
+        self.W[:, better], self.b[better] = W[:, better], b[better]
+        self.value[better] = value[better]
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt at once.
+
+    Only the main thread may set a handler; elsewhere, and where the program has installed its own, nothing changes.
+    """
+    pressed = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        log.warning("interrupted: stopping after this stretch; press Ctrl-C again to quit at once")
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def train(
+    objective: Objective,
+    solver: Solver,
+    W: Array,
+    b: Array,
+    *,
+    tol: float = 0.0,
+    validation: Objective | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Run a solver to its end, or until something says stop.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise.
+    solver : Solver
+        How.
+    W, b : ndarray
+        The start, (d, K, c) and (K, c); not changed.
+    tol : float
+        Stop when the training objective has not fallen by this much in 5 passes; 0 means run to the end.
+    validation : Objective, optional
+        Measured after each pass; the weights with the smallest validation loss are returned.
+    callbacks : sequence
+        Functions that are called with the Record of each pass and end training by returning True; or EarlyStopping.
+    progress : Progress, optional
+        Told after each stretch.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    DivergenceError
+        The loss became non-finite or ran away; the error carries the result so far.
+    ValueError
+        The loss became non-finite because X holds NaN or infinity; names the first row and column.
+    """
+    state = solver.init(objective, W, b)
+    history: list[Record] = []
+    best, started = _Best(state.W, state.b), time.perf_counter()
+    watchers = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
+    plateau = _Plateau(PATIENCE, tol) if tol > 0 else None
+    totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
+    reason = ""
+
+    def result(reason: str, W: Array, b: Array) -> TrainResult:
+        return TrainResult(W, b, history, reason, state.passes, state.step)
+
+    try:
+        with _interruptible() as interrupted:
+            while not reason:
+                state = solver.step(objective, state)
+                measured = np.stack([state.value, state.loss, state.accuracy])
+                totals, rows = totals + state.rows * measured, rows + state.rows
+                limit = DIVERGED * np.maximum(state.start, objective.value_at_zero())
+                if not (np.isfinite(state.value) & (state.value <= limit)).all():
+                    check_finite_features(objective.backend.to_numpy(objective.features.X))
+                    raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
+                if state.done or state.passes >= len(history) + 1:
+                    now = time.perf_counter()
+                    record = _record(state, totals / rows, rows / (now - pass_started), now - started, validation)
+                    history.append(record)
+                    totals, rows, pass_started = np.zeros_like(totals), 0, now
+                    monitored = record.objective if validation is None else record.validation_loss
+                    best.offer(np.atleast_1d(monitored), state.W, state.b)
+                    log.debug("%s", record)
+                    if any([watch(record) for watch in watchers]):  # every one is told, whoever says stop
+                        reason = "callback"
+                    elif plateau is not None and plateau(record.objective):
+                        reason = "converged"
+                if progress is not None:
+                    progress.update(state.passes, solver.passes, history[-1] if history else None)
+                if not reason and interrupted():
+                    reason = "interrupted"
+                if not reason and state.done:
+                    reason = "finished"
+    finally:
+        if progress is not None:
+            progress.close()
+    log.info("%s after %.2f passes, %.2f s", reason, state.passes, time.perf_counter() - started)
+    keep_best = validation is not None or reason == "interrupted"
+    return result(reason, best.W, best.b) if keep_best and history else result(reason, state.W, state.b)
+
+
+def _record(state: Any, means: Array, speed: float, seconds: float, validation: Objective | None) -> Record:
+    def plain(values: Array) -> Any:
+        return float(values[0]) if len(values) == 1 else values.copy()
+
+    measured = (None, None)
+    if validation is not None:
+        measured = tuple(plain(m) for m in validation.losses(state.W, state.b))
+    return Record(
+        passes=state.passes,
+        step=state.step,
+        objective=plain(means[0]),
+        loss=plain(means[1]),
+        accuracy=plain(means[2]),
+        validation_loss=measured[0],
+        validation_accuracy=measured[1],
+        learning_rate=plain(state.learning_rate),
+        seconds=seconds,
+        rows_per_second=speed,
+    )
+
+
+def _advice(state: Any) -> str:
+    rate = ", ".join(f"{r:.3g}" for r in np.unique(state.learning_rate))
+    return (
+        f"the loss ran away to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the steps "
+        "are too long for features of this size. Use learning_rate='auto', or a learning_rate ten times smaller; "
+        "scaling='standard' makes features comparable"
+    )

@@ -1,0 +1,45 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpusoftmax.array import Backend, resolve
+
+BACKENDS = ["cpu", "numpy"] if find_spec("numba") else ["numpy"]
+CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every back end that this machine has, in turn."""
+    return resolve(request.param, n_threads=2)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded, so that a failure can be repeated."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds cifar-10-batches-bin and cifar-10-batches-py.
+
+    From the environment's GPUSOFTMAX_CIFAR10, or made from ../shared/data where a checkout has that beside it.
+    """
+    if given := os.environ.get(CIFAR10_VARIABLE):
+        return Path(given)
+    maker = Path(__file__).resolve().parents[2] / "shared" / "data" / "make_cifar10.py"
+    if not maker.exists():
+        pytest.skip(f"CIFAR-10 is not here: set {CIFAR10_VARIABLE} to the folder that holds cifar-10-batches-bin")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, str(maker), str(folder)], check=True)
+    return folder

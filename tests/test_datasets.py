@@ -417,6 +417,8 @@ THREE = b"(K\x01K\x09K\x00e"
         pytest.param(b"eu.", b"e.", "left over", id="dict unfinished"),
         pytest.param(b"eu.", b"eu].", "left over", id="two values"),
         pytest.param(b"\x80\x02}", b"\x80\x02]", "put into list", id="list for dict"),
+        pytest.param(b"\x80\x02}", b"\x80\x02(}", "left over", id="mark left over"),
+        pytest.param(b"\x80\x02}", b"\x80\x03}", "protocol 3", id="protocol"),
         pytest.param(b"r\x0e\0\0\0", b"j\x77\0\0\0", "memo entry 119", id="memo entry that does not exist"),
         pytest.param(
             counted(b"training batch 1 of 5"), b"N", "key 'batch_label': holds NoneType", id="batch_label no string"

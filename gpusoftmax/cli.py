@@ -49,7 +49,7 @@ Data = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; results do not depend on them", show_default="all")
 ]
-BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:<i>")]
+BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on the standard output, nothing else there")]
 
 
@@ -131,8 +131,8 @@ def train(
         cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
         model = cls(
             C=C, loss=str(loss), scaling="standard", schedule="cosine", max_iter=epochs or 10,
-            batch_size=batch_size or "auto", learning_rate=learning_rate or "auto", random_state=seed, backend=device,
-            verbose=0 if quiet else 1,
+            batch_size=batch_size or "auto", learning_rate="auto" if learning_rate is None else learning_rate,
+            random_state=seed, backend=device, verbose=0 if quiet else 1,
         ).fit(loaded.X_train, loaded.y_train, validation=(loaded.X_validation, loaded.y_validation))  # fmt: skip
     seconds = time.perf_counter() - started
     measured = accuracies(model, loaded)

@@ -129,7 +129,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"C={self.C!r} and l2={self.l2!r} say the same thing twice; pass one: l2 = 1 / (C * n) for a mean loss "
                 "over n rows"
             )
-        if self.C is not None and self.C != math.inf:
+        if self.C is not None and (np.ndim(self.C) or self.C != math.inf):
             check_number("C", self.C, least=0, above=True)
         if self.l2 is not None:
             check_number("l2", self.l2, least=0)
@@ -144,7 +144,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_batch_size(self.batch_size)
         check_learning_rate(self.learning_rate)
         check_number("momentum", self.momentum, least=0, most=1, below=True)
-        check_count("verbose", int(self.verbose), least=0)
+        check_count("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, least=0)
         check_callbacks(self.callbacks)
         if isinstance(self.scaling, str):
             check_choice("scaling", self.scaling, ("standard",))

@@ -102,6 +102,7 @@ def gradient_check(
     check_loss(loss)
     X = check_features(X).astype(np.float64)
     weights, bias, single = check_coefficients(W, b, X.shape[1], np.float64)
+    weights, bias = weights.copy(), bias.copy()  # they are written to below, and may be the caller's own
     options: dict[str, Any] = {
         "l2": l2, "loss": loss, "sample_weight": sample_weight, "shift": shift, "scale": scale,
         "penalize_intercept": penalize_intercept, "backend": backend, "n_threads": n_threads,
@@ -149,4 +150,4 @@ def _crosses_a_kink(z: Array, labels: Array, j: int, reach: Array) -> bool:
     margins = z - z[rows, labels][:, None] + 1.0
     margins[rows, labels] = np.inf
     nearest = np.where(labels == j, np.abs(margins).min(axis=1), np.abs(margins[:, j]))
-    return bool((nearest <= reach).any())
+    return bool(((nearest <= reach) & (reach > 0)).any())

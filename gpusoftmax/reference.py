@@ -42,12 +42,13 @@ def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float
         for j in others:
             gradient[j] = e[j] / (rest + e[y])
         gradient[y] = -rest / (rest + e[y])
-        value = math.log1p(rest) if z[y] == top else (top - z[y]) + math.log(rest + e[y])
+        # z_y - top is 0, or NaN where both are infinite
+        value = math.log1p(rest) + (z[y] - top) if z[y] == top else (top - z[y]) + math.log(rest + e[y])
         return value, gradient
-    margins = {j: max(0.0, z[j] - z[y] + 1.0) for j in others}
+    margins = {j: max(z[j] - z[y] + 1.0, 0.0) for j in others}  # max(0.0, NaN) would be 0.0
     power = {"hinge": 1, "squared_hinge": 2}[loss]
     for j, margin in margins.items():
-        gradient[j] = (1.0 if margin > 0 else 0.0) if power == 1 else 2.0 * margin
+        gradient[j] = (1.0 if margin > 0 else margin) if power == 1 else 2.0 * margin
     gradient[y] = -math.fsum(gradient[j] for j in others)
     return math.fsum(margin**power for margin in margins.values()), gradient
 
@@ -103,7 +104,7 @@ def row_loss(Z: Array, y: Array, loss: str) -> tuple[Array, Array]:
             e_y = G[rows, y]
             G[rows, y] = 0.0
             rest = G.sum(axis=1)
-            losses = np.where(target == top, np.log1p(rest), (top - target) + np.log(rest + e_y))
+            losses = np.where(target == top, np.log1p(rest) + (target - top), (top - target) + np.log(rest + e_y))
             G[rows, y] = -rest
             G /= (rest + e_y)[:, None]
             return losses, G

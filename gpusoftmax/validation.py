@@ -95,11 +95,11 @@ def check_features(X: Any, name: str = "X") -> Array:
     n, d = array.shape
     if n == 0:
         raise ValueError(
-            f"Found array with 0 sample(s) (shape={array.shape}) in {name} while a minimum of 1 is required."
+            f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required: {name} is empty"
         )
     if d == 0:
         raise ValueError(
-            f"Found array with 0 feature(s) (shape={array.shape}) in {name} while a minimum of 1 is required."
+            f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: {name} is empty"
         )
     return _readable(array)
 

@@ -39,7 +39,7 @@ def _softmax_rows(z: Array, t: Array, rows: Array) -> Array:
     q = 1 / (others + e_t)
     z *= q[:, None]
     z[rows, t] = -others * q
-    return np.where(z_t == top, np.log1p(others), (top - z_t) + np.log(others + e_t))
+    return np.where(z_t == top, np.log1p(others) + (z_t - top), (top - z_t) + np.log(others + e_t))
 
 
 def _hinge_rows(z: Array, t: Array, rows: Array, loss: int) -> Array:

@@ -98,7 +98,7 @@ def _softmax_row(z, t):
         z[j] *= q
     z[t] = -others * q
     if z_t == top:
-        return math.log1p(others)
+        return math.log1p(others) + (z_t - top)  # the difference is 0, or NaN where both are infinite
     return (top - z_t) + math.log(others + e_t)
 
 

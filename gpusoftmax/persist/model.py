@@ -72,7 +72,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         for name, value in zip(("shift", "scale"), estimator.scaling, strict=True):
             if value is not None:
                 tensors[name] = np.asarray(value, np.float64)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     names = getattr(estimator, "feature_names_in_", None)
     fitted = {
         "n_iter": estimator.n_iter_,
@@ -126,7 +126,7 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
 
     def part(key: str) -> Any:
         try:
-            return json.loads(metadata[key])
+            return json.loads(metadata[key], object_pairs_hook=_without_duplicates)
         except (ValueError, RecursionError) as error:
             raise BadFileError(path, place=f"metadata {key}", reason=str(error), expected="JSON") from error
 

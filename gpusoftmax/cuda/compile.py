@@ -1,0 +1,60 @@
+"""Kernels: found, assembled, compiled when first used, and kept per device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+OPTIONS = ("-std=c++17",)  # CuPy adds -ftz=true and the architecture
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def kernel_folder() -> Path:
+    """Where the CUDA text is: inside the package in a wheel, beside it in a clone or an editable install.
+
+    Raises
+    ------
+    FileNotFoundError
+        In neither place; names both.
+    """
+    places = [PACKAGE / "kernels", PACKAGE.parent / "kernels"]
+    for place in places:
+        if (place / "common.cuh").is_file():
+            return place
+    raise FileNotFoundError(f"the CUDA kernels are in neither {places[0]} nor {places[1]}; reinstall gpusoftmax")
+
+
+@cache
+def _text(file: str) -> str:
+    return (kernel_folder() / file).read_text(encoding="utf-8")
+
+
+def source(file: str, macros: Mapping[str, int]) -> str:
+    """The whole text of a kernel file: macros, common.cuh, the file; line numbers in messages are those of the files."""
+    defines = "".join(f"#define {name} {value}\n" for name, value in sorted(macros.items()))
+    return f'{defines}#line 1 "common.cuh"\n{_text("common.cuh")}#line 1 "{file}"\n{_text(file)}'
+
+
+@cache
+def _compiled(device: int, file: str, name: str, macros: tuple[tuple[str, int], ...]) -> Any:
+    import cupy
+
+    module = cupy.RawModule(code=source(file, dict(macros)), options=OPTIONS, backend="nvrtc")
+    try:
+        return module.get_function(name)
+    except cupy.cuda.compiler.CompileException as error:
+        variant = ", ".join(f"{key}={value}" for key, value in macros)
+        raise RuntimeError(f"the CUDA kernel {file} ({variant}) does not compile on this machine:\n{error}") from error
+
+
+def kernel(file: str, name: str, **macros: int) -> Any:
+    """A compiled kernel for the current device: call it as kernel(grid, block, arguments).
+
+    CuPy checks no argument's type: sizes go as NumPy scalars of the parameter's width, since a Python float would
+    arrive as the bytes of a double.
+    """
+    import cupy
+
+    return _compiled(cupy.cuda.runtime.getDevice(), file, name, tuple(sorted(macros.items())))

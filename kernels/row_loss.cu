@@ -1,0 +1,213 @@
+// Rows of scores to the gradient of their loss, in place.
+//
+//   softmax        l = log sum_j exp(z_j) - z_t             g_j = exp(z_j) / sum        g_t = -sum_{j != t} exp(z_j) / sum
+//   hinge          l = sum_{j != t} max(0, z_j - z_t + 1)   g_j = [margin > 0]          g_t = -sum_{j != t} g_j
+//   squared hinge  l = sum_{j != t} max(0, .)^2             g_j = 2 max(0, margin)      g_t = -sum_{j != t} g_j
+//
+// with max_j z_j subtracted before any exponential, and the target t kept apart from the sum: neither p_t - 1 nor
+// expm1(log p_t) survives a confident row. Rows are numbered r = i K + k: row i of the data under model k.
+//
+// One skeleton, a ladder of ways to hold a row (the table is gpusoftmax/cuda/buckets.py):
+//   GROUP < 32    some lanes of a warp a row, one element a load
+//   GROUP = 32    a warp a row, ITEMS 16-byte loads a thread, the row in registers
+//   GROUP > 32    a block a row, the same
+//   ITEMS = 0     a block a row that fits no registers: an online maximum and sum, then a second read
+//
+// A row need not start at a multiple of 16 bytes, nor c be a multiple of anything: a row is covered by the 16-byte
+// segments of memory that it touches; whole segments go as one load, the two at its ends element by element.
+//
+// Macros: SCORE (kind), LOSS (0 softmax, 1 hinge, 2 squared hinge), MODE (GRADIENT, LOSSES, PROBABILITIES), GROUP, ITEMS,
+//         WIDTH (elements a load: 1, or 16 bytes' worth), THREADS, BEST (1: find each row's arg max, too).
+// Launch: THREADS threads; THREADS / GROUP rows a block; grid (ceil(rows / that)): a function of the shape alone.
+// Bytes moved a row: c read, c written (LOSSES: none; ITEMS = 0: c read again), in SCORE's size; 4 to 12 more.
+
+#define GRADIENT 0
+#define LOSSES 1
+#define PROBABILITIES 2
+#define SOFTMAX 0
+#define HINGE 1
+#define SQUARED_HINGE 2
+
+typedef Kind<SCORE>::stored stored_t;
+typedef Kind<SCORE>::computed real_t;
+
+// The elements of one row that belong to one thread.
+struct Row {
+    stored_t* start;   // of the first segment, at or before the row
+    int skip;          // elements between the two
+    int c;
+    int lane;          // 0 .. GROUP - 1
+
+    __device__ __forceinline__ int column(int slot) const { return (slot * GROUP + lane) * WIDTH - skip; }
+
+    __device__ __forceinline__ void load(int slot, real_t* out) const {
+        int j = column(slot);
+        if constexpr (WIDTH > 1) {
+            if (j >= 0 && j + WIDTH <= c) {
+                Vector<stored_t> v = *reinterpret_cast<const Vector<stored_t>*>(start + j + skip);
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++) out[e] = widen(v.element[e]);
+                return;
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < WIDTH; e++)
+            out[e] = j + e >= 0 && j + e < c ? (real_t)widen(start[j + e + skip]) : (real_t)NEGATIVE_INFINITY;
+    }
+
+    __device__ __forceinline__ void store(int slot, const real_t* in) const {
+        int j = column(slot);
+        if constexpr (WIDTH > 1) {
+            if (j >= 0 && j + WIDTH <= c) {
+                Vector<stored_t> v;
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++) narrow(in[e], v.element[e]);
+                *reinterpret_cast<Vector<stored_t>*>(start + j + skip) = v;
+                return;
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < WIDTH; e++)
+            if (j + e >= 0 && j + e < c) narrow(in[e], start[j + e + skip]);
+    }
+
+    __device__ __forceinline__ int slots() const { return (c + skip + GROUP * WIDTH - 1) / (GROUP * WIDTH); }
+};
+
+// scores: rows of c, stride elements apart. labels (rows / K): class indices; null for PROBABILITIES. weights (rows),
+// or null for all ones. row_losses (rows): unweighted losses, or null. best (rows): with BEST the first column with
+// the largest score. bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
+extern "C" __global__ void __launch_bounds__(THREADS)
+row_loss(stored_t* __restrict__ scores, long long stride, const int* __restrict__ labels,
+         const float* __restrict__ weights, long long n_rows, int c, int K, real_t* __restrict__ row_losses,
+         int* __restrict__ best, unsigned long long* __restrict__ bad_row) {
+    __shared__ real_t scratch[32];
+    __shared__ unsigned index_scratch[32];
+    constexpr int ROWS = THREADS / GROUP;
+    constexpr int HELD = ITEMS > 0 ? ITEMS : 1;
+    const long long wanted = (long long)blockIdx.x * ROWS + threadIdx.x / GROUP;
+    const bool present = wanted < n_rows;  // a thread without a row still takes part in the reductions
+    const long long r = present ? wanted : n_rows - 1;
+
+    Row row;
+    stored_t* first = scores + r * stride;
+    row.skip = WIDTH > 1 ? (int)(reinterpret_cast<unsigned long long>(first) % 16 / sizeof(stored_t)) : 0;
+    row.start = first - row.skip;
+    row.c = c;
+    row.lane = threadIdx.x % GROUP;
+    const int n_slots = ITEMS > 0 ? ITEMS : row.slots();
+
+    int t = -1;
+    bool bad = false;
+    if (MODE != PROBABILITIES) {
+        t = labels[K == 1 ? r : r / K];
+        bad = t < 0 || t >= c;
+        if (bad) t = 0;
+    }
+    // read by all before anybody stores: there is a reduction, and in it a barrier, in between
+    const real_t z_t = t >= 0 ? (real_t)widen(first[t]) : (real_t)NEGATIVE_INFINITY;
+    real_t held[HELD][WIDTH];
+
+    real_t top = (real_t)NEGATIVE_INFINITY, others = 0;
+    if constexpr (ITEMS > 0) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            row.load(i, held[i]);
+#pragma unroll
+            for (int e = 0; e < WIDTH; e++) top = larger(top, held[i][e]);
+        }
+        top = reduce<GROUP>(top, Largest(), scratch);
+    } else {
+        for (int i = 0; i < n_slots; i++) {
+            row.load(i, held[0]);
+            real_t above = top;
+#pragma unroll
+            for (int e = 0; e < WIDTH; e++) above = larger(above, held[0][e]);
+            if (LOSS == SOFTMAX) {
+                if (above > top) others *= exponential(top - above);  // exp(-inf) = 0 the first time
+                top = above;
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++)
+                    if (row.column(i) + e != t && held[0][e] != (real_t)NEGATIVE_INFINITY)
+                        others += exponential(held[0][e] - top);
+            }
+            top = above;
+        }
+        real_t mine = top;
+        top = reduce<GROUP>(top, Largest(), scratch);
+        if (LOSS == SOFTMAX && mine != top) others *= exponential(mine - top);
+    }
+
+    if constexpr (BEST) {  // before the exponentials take the scores' registers
+        unsigned place = 0xffffffffu;
+        for (int i = 0; i < n_slots; i++) {
+            if constexpr (ITEMS == 0) row.load(i, held[0]);
+#pragma unroll
+            for (int e = 0; e < WIDTH; e++)
+                if (held[ITEMS > 0 ? i : 0][e] == top) place = smaller(place, (unsigned)(row.column(i) + e));
+        }
+        place = reduce<GROUP>(place, Smallest(), index_scratch);
+        if (present && row.lane == 0) best[r] = place < (unsigned)c ? (int)place : 0;  // no score equals a NaN
+    }
+
+    real_t value, factor, of_target;  // the loss; what multiplies the others' gradients; the target's own gradient
+    const real_t weight = weights == nullptr ? (real_t)1 : (real_t)weights[r];
+    if (LOSS == SOFTMAX) {
+        if constexpr (ITEMS > 0) {
+#pragma unroll
+            for (int i = 0; i < ITEMS; i++)
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++) {
+                    real_t power = exponential(held[i][e] - top);
+                    if (MODE != LOSSES) held[i][e] = power;
+                    if (row.column(i) + e != t) others += power;
+                }
+        }
+        others = reduce<GROUP>(others, Sum(), scratch);
+        const real_t e_t = t >= 0 ? exponential(z_t - top) : (real_t)0;
+        const real_t total = others + e_t;
+        value = z_t == top ? logarithm_1p(others) : (top - z_t) + logarithm(total);
+        factor = weight / total;
+        of_target = -others * factor;
+    } else {
+        real_t loss = 0, slope = 0;
+        for (int i = 0; i < n_slots; i++) {
+            if constexpr (ITEMS == 0) row.load(i, held[0]);
+#pragma unroll
+            for (int e = 0; e < WIDTH; e++) {
+                real_t margin = held[ITEMS > 0 ? i : 0][e] - z_t + 1;
+                if (margin <= 0 || row.column(i) + e == t) margin = 0;  // a NaN stays
+                loss += LOSS == HINGE ? margin : margin * margin;
+                slope += LOSS == HINGE ? (margin > 0 ? (real_t)1 : margin) : 2 * margin;
+            }
+        }
+        value = reduce<GROUP>(loss, Sum(), scratch);
+        slope = reduce<GROUP>(slope, Sum(), scratch);
+        factor = weight;
+        of_target = -slope * weight;
+    }
+
+    if (!present) return;
+    if (row.lane == 0) {
+        if (row_losses != nullptr) row_losses[r] = bad ? (real_t)NOT_A_NUMBER : value;
+        if (bad) atomicMin(bad_row, (unsigned long long)r);
+    }
+    if (MODE == LOSSES || bad) return;
+    for (int i = 0; i < n_slots; i++) {
+        if constexpr (ITEMS == 0) row.load(i, held[0]);
+        real_t out[WIDTH];
+#pragma unroll
+        for (int e = 0; e < WIDTH; e++) {
+            real_t z = held[ITEMS > 0 ? i : 0][e];
+            if (LOSS == SOFTMAX) {
+                out[e] = (ITEMS > 0 ? z : exponential(z - top)) * factor;
+            } else {
+                real_t margin = z - z_t + 1;
+                if (margin <= 0) margin = 0;
+                out[e] = (LOSS == HINGE ? (margin > 0 ? (real_t)1 : margin) : 2 * margin) * factor;
+            }
+            if (row.column(i) + e == t) out[e] = of_target;
+        }
+        row.store(i, out);
+    }
+}

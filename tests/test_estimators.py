@@ -1,0 +1,853 @@
+"""The estimators: right optimum, right shapes, scikit-learn's manners, and nothing that happens behind one's back."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import signal
+import tracemalloc
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from gpusoftmax import (
+    DivergenceError,
+    EarlyStopping,
+    LinearSVMClassifier,
+    Record,
+    SoftmaxClassifier,
+    load_digits,
+    reference,
+    resolve,
+)
+
+# Full batches at a constant rate are gradient descent with momentum 0.9: along curvature m the error falls by
+# exp(-10 m / L) a pass, at least. On the data below l2 / L is above 2e-3, so 1500 passes leave exp(-30) = 1e-13.
+CONVERGED = {"batch_size": "full", "schedule": "constant", "tol": 0.0, "max_iter": 1500}
+# a handful of passes, where it does not matter how good the model is
+SHORT = {"schedule": "cosine", "max_iter": 4}
+
+ESTIMATORS = [
+    pytest.param(SoftmaxClassifier, {}, id="softmax"),
+    pytest.param(LinearSVMClassifier, {}, id="squared hinge"),
+    pytest.param(LinearSVMClassifier, {"loss": "hinge"}, id="hinge"),
+]
+
+
+def standardised(X: Any) -> Any:
+    return (X - X.mean(axis=0)) / X.std(axis=0)
+
+
+def iris(classes: int) -> tuple[Any, Any]:
+    """Standardised iris; of two classes, the pair that overlaps."""
+    X, y = load_iris(return_X_y=True)
+    return (standardised(X), y) if classes == 3 else (standardised(X[50:]), y[50:])
+
+
+@pytest.fixture
+def small(rng: np.random.Generator) -> tuple[Any, Any]:
+    """40 rows, 3 features, 3 classes that overlap."""
+    y = np.arange(40) % 3
+    return rng.standard_normal((40, 3)) + 0.7 * y[:, None], y
+
+
+@pytest.fixture
+def separate(rng: np.random.Generator) -> tuple[Any, Any]:
+    """60 rows in 3 clusters that any of the models tells apart."""
+    codes = np.arange(60) % 3
+    return rng.standard_normal((60, 3)) + 20 * np.eye(3)[codes], codes
+
+
+def per_class(model: Any) -> tuple[Any, Any]:
+    """coef_ and intercept_ with a row for every class, as W (d, 1, c) and b (1, c)."""
+    coef, intercept = model.coef_.astype(float), model.intercept_.astype(float)
+    if len(coef) == 1:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return coef.T[:, None, :], intercept[None, :]
+
+
+# the optimum
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "weighted"),
+    [
+        (None, False),
+        (None, True),
+        ("balanced", False),  # with weights: below, since older scikit-learns count rows there
+        ({1: 2.0, 2: 0.5}, False),
+        ({1: 2.0, 2: 0.5}, True),
+    ],
+)
+@pytest.mark.parametrize("C", [0.1, 1.0])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_optimum_is_that_of_logistic_regression(
+    classes: int, C: float, class_weight: Any, weighted: bool, rng: np.random.Generator
+) -> None:
+    X, y = iris(classes)
+    weights = rng.integers(1, 4, len(y)).astype(float) if weighted else None
+    ours = SoftmaxClassifier(C=C, class_weight=class_weight, **CONVERGED).fit(X, y, weights)
+    theirs = LogisticRegression(C=C, class_weight=class_weight, solver="newton-cholesky", tol=1e-10).fit(X, y, weights)
+    # they stop at a gradient of 1e-10; divided by the least curvature, above 1e-3, that is 1e-7
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+    expected = theirs.intercept_ - (theirs.intercept_.mean() if classes > 2 else 0)
+    np.testing.assert_allclose(ours.intercept_, expected, atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine])
+@pytest.mark.parametrize("batch_size", ["auto", "full", 32])
+def test_a_fit_that_says_converged_is_near_the_optimum(load: Any, batch_size: Any) -> None:
+    X, y = load(return_X_y=True)
+    X = standardised(X)
+    ours = SoftmaxClassifier(tol=1e-6, max_iter=5000, batch_size=batch_size).fit(X, y)
+    theirs = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(X, y)
+
+    def objective(model: Any) -> float:
+        return float(reference.loss_and_gradient(X, y, *per_class(model), l2=1 / len(y))[0][0])
+
+    # it stops when 5 passes together gain less than tol, so a thousand times that is generous
+    assert ours.stop_reason_ == "converged"
+    assert objective(ours) - objective(theirs) < 1e-3
+
+
+SETTINGS = {
+    "default": {},
+    "l2": {"l2": 0.05},
+    "no intercept": {"fit_intercept": False},
+    "penalised intercept": {"penalize_intercept": True},
+    "standard": {"scaling": "standard"},
+    "shift and scale": {"scaling": (0.5, np.array([1.0, 2.0, 0.5]))},
+    "shift without a free intercept": {"scaling": (np.array([0.5, -1.0, 0.0]), None), "penalize_intercept": True},
+    "scale without an intercept": {"scaling": (None, 2.0), "fit_intercept": False},
+    "class weights": {"class_weight": {0: 3.0}},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(("cls", "loss"), [(SoftmaxClassifier, "softmax"), (LinearSVMClassifier, "squared_hinge")])
+def test_a_converged_fit_is_stationary_for_the_documented_objective(
+    cls: Any, loss: str, classes: int, settings: Any, small: tuple[Any, Any]
+) -> None:
+    X, y = small[0], small[1] % classes
+    model = cls(**settings, **CONVERGED).fit(X, y)
+    weights = np.where(y == 0, settings.get("class_weight", {0: 1.0})[0], 1.0)
+    l2 = settings.get("l2", (2 if classes == 2 else 1) / weights.sum())
+    scaling = settings.get("scaling")
+    shift, scale = (X.mean(axis=0), X.std(axis=0)) if scaling == "standard" else (scaling or (None, None))
+    shift = np.broadcast_to(0.0 if shift is None else shift, 3)
+    scale = np.broadcast_to(1.0 if scale is None else scale, 3)
+    W, b = per_class(model)
+    b = b + shift @ W[:, 0]  # of the scaled features
+    _, dW, db = reference.loss_and_gradient(
+        X, y, W * scale[:, None, None], b, l2=l2, loss=loss, weights=weights, shift=shift, scale=scale,
+        penalize_intercept=settings.get("penalize_intercept", False),
+    )  # fmt: skip
+    db = db if settings.get("fit_intercept", True) else 0 * db
+    # two classes: published as a difference, which keeps the symmetric part of db only
+    assert max(abs(dW).max(), abs(db - db.mean()).max()) < 1e-9
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_C_infinite_is_no_penalty(classes: int, small: tuple[Any, Any]) -> None:
+    X, y = small[0], small[1] % classes
+    np.testing.assert_array_equal(
+        SoftmaxClassifier(C=math.inf, **SHORT).fit(X, y).coef_, SoftmaxClassifier(l2=0.0, **SHORT).fit(X, y).coef_
+    )
+
+
+def test_without_a_penalty_the_weights_are_centred_over_the_classes(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(l2=0.0, **SHORT).fit(*small)
+    # the mean of three numbers around 1 is subtracted from each of them: a few units of 1e-16
+    np.testing.assert_allclose(model.coef_.sum(axis=0), 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
+def test_a_free_intercept_is_centred_over_the_classes(cls: Any, small: tuple[Any, Any]) -> None:
+    model = cls(**SHORT).fit(small[0] + 3, small[1])
+    np.testing.assert_allclose(model.intercept_.sum(), 0, atol=1e-13)
+
+
+def test_without_an_intercept_it_is_zero(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(fit_intercept=False, **SHORT).fit(*small)
+    np.testing.assert_array_equal(model.intercept_, 0)
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+def test_digits_are_told_apart(cls: Any, parameters: Any) -> None:
+    digits = load_digits()
+    model = cls(scaling="standard", schedule="cosine", max_iter=20, **parameters).fit(digits.X_train, digits.y_train)
+    # 0.95 to 0.97 were measured; 300 rows carry a standard error of 0.012
+    assert model.score(digits.X_test, digits.y_test) >= 0.94
+
+
+@pytest.mark.parametrize(
+    ("cls", "parameters", "expected"),
+    [
+        (SoftmaxClassifier, {}, math.log(3)),
+        (LinearSVMClassifier, {}, 2.0),
+        (LinearSVMClassifier, {"loss": "hinge"}, 2.0),
+    ],
+)
+def test_the_first_objective_is_that_of_zero_weights(
+    cls: Any, parameters: Any, expected: float, small: tuple[Any, Any]
+) -> None:
+    model = cls(batch_size="full", **SHORT, **parameters).fit(*small)
+    assert model.loss_curve_[0] == pytest.approx(expected, rel=1e-14)
+
+
+# weights
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+@pytest.mark.parametrize("scaling", [None, "standard"])
+def test_an_integer_weight_equals_repeated_rows_step_by_step(
+    cls: Any, parameters: Any, scaling: Any, small: tuple[Any, Any], rng: np.random.Generator
+) -> None:
+    X, y = small
+    times = rng.integers(0, 4, len(y))
+    settings = {"batch_size": "full", "learning_rate": 0.1, "tol": 0.0, "max_iter": 50, "scaling": scaling}
+    weighted = cls(**settings, **parameters).fit(X, y, times)
+    repeated = cls(**settings, **parameters).fit(np.repeat(X, times, axis=0), np.repeat(y, times))
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
+    np.testing.assert_allclose(weighted.intercept_, repeated.intercept_, atol=1e-5)
+
+
+def test_an_integer_weight_equals_repeated_rows_at_the_optimum(
+    small: tuple[Any, Any], rng: np.random.Generator
+) -> None:
+    X, y = small
+    times = rng.integers(0, 4, len(y))
+    weighted = SoftmaxClassifier(**CONVERGED).fit(X, y, times)
+    repeated = SoftmaxClassifier(**CONVERGED).fit(np.repeat(X, times, axis=0), np.repeat(y, times))
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
+
+
+def test_balanced_classes_count_weights_as_repeated_rows(small: tuple[Any, Any], rng: np.random.Generator) -> None:
+    X, y = small
+    times = rng.integers(1, 4, len(y)) + 3 * (y == 0)
+    settings = {"class_weight": "balanced", **CONVERGED}
+    weighted = SoftmaxClassifier(**settings).fit(X, y, times)
+    repeated = SoftmaxClassifier(**settings).fit(np.repeat(X, times, axis=0), np.repeat(y, times))
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
+
+
+def test_class_weight_multiplies_sample_weight(small: tuple[Any, Any], rng: np.random.Generator) -> None:
+    X, y = small
+    weights, factors = rng.random(len(y)), np.array([2.0, 1.0, 0.25])
+    by_class = SoftmaxClassifier(class_weight=dict(enumerate(factors)), **SHORT).fit(X, y, weights)
+    np.testing.assert_array_equal(by_class.coef_, SoftmaxClassifier(**SHORT).fit(X, y, weights * factors[y]).coef_)
+
+
+def test_class_weights_go_by_the_users_labels(small: tuple[Any, Any]) -> None:
+    X, codes = small
+    named = SoftmaxClassifier(class_weight={"b": 5.0}, **SHORT).fit(X, np.array(["c", "b", "a"])[codes])
+    coded = SoftmaxClassifier(class_weight={1: 5.0}, **SHORT).fit(X, 2 - codes)
+    np.testing.assert_array_equal(named.coef_, coded.coef_)
+
+
+def test_a_class_whose_weights_are_zero_stays_a_class(small: tuple[Any, Any]) -> None:
+    X, y = small
+    model = SoftmaxClassifier(**SHORT).fit(X, y, (y != 1).astype(float))
+    assert model.classes_.tolist() == [0, 1, 2]
+
+
+# raw space, and types of X
+
+
+@pytest.mark.parametrize("scaling", [None, "standard", (2.0, np.array([1.0, 3.0, 0.1])), (None, 4.0), (1.0, None)])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_coef_belongs_to_raw_features(scaling: Any, classes: int, small: tuple[Any, Any]) -> None:
+    X, y = 10 * small[0] + 100, small[1] % classes
+    model = SoftmaxClassifier(scaling=scaling, **SHORT).fit(X, y)
+    scores = X @ model.coef_.T + model.intercept_
+    # products of size 1e3 at most, 4 terms, float64
+    np.testing.assert_allclose(model.decision_function(X), scores[:, 0] if classes == 2 else scores, atol=1e-11)
+
+
+def test_standard_scaling_equals_standardised_data(small: tuple[Any, Any]) -> None:
+    X, y = 10 * small[0] + 100, small[1]
+    folded = SoftmaxClassifier(scaling="standard", **CONVERGED).fit(X, y)
+    outside = SoftmaxClassifier(**CONVERGED).fit(standardised(X), y)
+    np.testing.assert_allclose(folded.coef_ * X.std(axis=0), outside.coef_, atol=1e-9)
+
+
+def test_a_constant_column_is_harmless_under_standard_scaling(small: tuple[Any, Any]) -> None:
+    X = np.hstack([small[0], np.full((40, 1), 7.0)])
+    model = SoftmaxClassifier(scaling="standard", **SHORT).fit(X, small[1])
+    # 7 times a sum of 40 gradients that cancel to a few units of 1e-16
+    np.testing.assert_allclose(model.coef_[:, 3], 0, atol=1e-13)
+
+
+@pytest.mark.parametrize("scaling", [None, "standard", (127.5, 64.0)])
+@pytest.mark.parametrize("narrow", [np.uint8, np.float16, np.float32])
+def test_narrow_features_give_the_model_of_their_float64_copy(
+    narrow: Any, scaling: Any, rng: np.random.Generator
+) -> None:
+    pixels = rng.integers(0, 256, (300, 10)).astype(narrow)
+    y = (pixels[:, 0] > 100).astype(int) + (pixels[:, 0] > 200)
+    settings = {"scaling": scaling, "schedule": "constant", "max_iter": 20, "tol": 0.0}
+    model = SoftmaxClassifier(**settings).fit(pixels, y)
+    exact = SoftmaxClassifier(**settings).fit(pixels.astype(np.float64), y)
+    # 40 steps in float32, each of which rounds by 6e-8 of the largest weight and passes errors on undamped: 2.4e-6
+    np.testing.assert_allclose(model.coef_, exact.coef_, atol=1e-5 * abs(exact.coef_).max())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(np.float64, np.float64), (np.float32, np.float32), (np.float16, np.float32), (np.uint8, np.float32)],
+)
+def test_the_type_of_computation_follows_the_features(dtype: Any, expected: Any, small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(**SHORT).fit(abs(small[0]).astype(dtype), small[1])
+    assert (model.coef_.dtype, model.intercept_.dtype) == (expected, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.uint8])
+def test_features_may_be_readonly_and_stay_as_they_are(dtype: Any, small: tuple[Any, Any]) -> None:
+    X = (10 * abs(small[0])).astype(dtype)
+    before = X.copy()
+    X.flags.writeable = False
+    SoftmaxClassifier(scaling="standard", **SHORT).fit(X, small[1], validation=(X, small[1])).predict(X)
+    np.testing.assert_array_equal(X, before)
+
+
+def test_features_may_be_mapped_from_a_file(tmp_path: Path, small: tuple[Any, Any]) -> None:
+    np.save(tmp_path / "X.npy", small[0])
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = SoftmaxClassifier(**SHORT).fit(mapped, small[1])
+    np.testing.assert_array_equal(model.coef_, SoftmaxClassifier(**SHORT).fit(*small).coef_)
+
+
+@pytest.mark.parametrize("batch_size", ["auto", "full"])
+def test_features_are_not_copied(batch_size: Any, rng: np.random.Generator) -> None:
+    X = rng.integers(0, 256, (100_000, 256), dtype=np.uint8)
+    y = X[:, 0] // 64
+    model = SoftmaxClassifier(scaling="standard", schedule="cosine", max_iter=1, batch_size=batch_size)
+    model.fit(X[:1000], y[:1000]).predict(X[:1000])  # compiles
+    tracemalloc.start()
+    try:
+        model.fit(X, y).predict(X)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # 25.6 MB of X; labels, indices and scores are a few MB, and a copy in float32 would be 102
+    assert peak < X.nbytes / 2
+
+
+# labels, and two classes
+
+
+LABELS = {
+    "strings": np.array(["cat", "ant", "bee"]),
+    "strings as objects": np.array(["cat", "ant", "bee"], dtype=object),
+    "negative integers": np.array([3, -5, 0]),
+    "floats": np.array([2.0, 1.0, 7.0]),
+    "small integers": np.array([2, 1, 7], dtype=np.uint8),
+    "two strings": np.array(["yes", "no"]),
+    "two floats": np.array([2.0, 1.0]),
+    "booleans": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("names", LABELS.values(), ids=LABELS.keys())
+@pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
+def test_predictions_are_the_users_labels(cls: Any, names: Any, separate: tuple[Any, Any]) -> None:
+    X, codes = separate
+    y = names[codes % len(names)]
+    keep = codes < len(names)
+    predicted = cls(scaling="standard", schedule="cosine", max_iter=50).fit(X[keep], y[keep]).predict(X[keep])
+    assert (predicted.dtype, predicted.tolist()) == (y.dtype, y[keep].tolist())
+
+
+@pytest.mark.parametrize("names", LABELS.values(), ids=LABELS.keys())
+def test_classes_are_the_sorted_labels(names: Any, separate: tuple[Any, Any]) -> None:
+    X, codes = separate
+    model = SoftmaxClassifier(**SHORT).fit(X, names[codes % len(names)])
+    assert model.classes_.tolist() == sorted(names.tolist())
+
+
+@pytest.mark.parametrize("y", [[0, 1] * 20, tuple("ab" * 20)], ids=["list", "tuple"])
+def test_labels_may_be_a_sequence(y: Any, small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(**SHORT).fit(small[0], y)
+    assert model.classes_.tolist() == sorted(set(y))
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+@pytest.mark.parametrize(("classes", "rows"), [(2, 1), (3, 3)])
+def test_fitted_shapes(cls: Any, parameters: Any, classes: int, rows: int, small: tuple[Any, Any]) -> None:
+    X, y = small[0], small[1] % classes
+    model = cls(**SHORT, **parameters).fit(X, y)
+    shapes = (model.classes_.shape, model.coef_.shape, model.intercept_.shape, model.decision_function(X).shape)
+    assert shapes == ((classes,), (rows, 3), (rows,), (40,) if classes == 2 else (40, 3))
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+def test_a_positive_score_means_the_second_class(cls: Any, parameters: Any, separate: tuple[Any, Any]) -> None:
+    X, codes = separate
+    y = np.array(["no", "yes"])[(codes == 2).astype(int)]
+    model = cls(scaling="standard", schedule="cosine", max_iter=50, **parameters).fit(X, y)
+    np.testing.assert_array_equal(model.decision_function(X) > 0, y == "yes")
+
+
+def test_one_row_can_be_predicted(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(**SHORT).fit(*small)
+    assert model.predict(small[0][:1])[0] == model.predict(small[0])[0]
+
+
+# probabilities
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_probabilities_are_the_softmax_of_the_scores(classes: int, dtype: Any, small: tuple[Any, Any]) -> None:
+    X, y = small[0].astype(dtype), small[1] % classes
+    model = SoftmaxClassifier(**SHORT).fit(X, y)
+    z = model.decision_function(X).astype(float)
+    z = np.stack([0 * z, z], axis=1) if classes == 2 else z
+    expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=20 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_probabilities_sum_to_one(classes: int, dtype: Any, small: tuple[Any, Any]) -> None:
+    X, y = small[0].astype(dtype), small[1] % classes
+    sums = SoftmaxClassifier(**SHORT).fit(X, y).predict_proba(X).sum(axis=1)
+    # three terms below 1, each exact to a few units in the last place
+    np.testing.assert_allclose(sums, 1, atol=10 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_log_probabilities_of_scores_of_ten_thousand_are_those_scores(
+    classes: int, dtype: Any, small: tuple[Any, Any]
+) -> None:
+    X = np.eye(3, dtype=dtype)
+    model = SoftmaxClassifier(**SHORT).fit(small[0].astype(dtype), small[1] % classes)
+    model.coef_ = (1e4 * np.eye(3, dtype=dtype))[: len(model.coef_)]
+    model.intercept_ = np.zeros_like(model.intercept_)
+    expected = {
+        2: [[-1e4, 0], [-math.log(2), -math.log(2)], [-math.log(2), -math.log(2)]],
+        3: [[0, -1e4, -1e4], [-1e4, 0, -1e4], [-1e4, -1e4, 0]],
+    }[classes]
+    np.testing.assert_allclose(model.predict_log_proba(X), expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("method", ["predict_proba", "predict_log_proba"])
+def test_an_svm_has_no_probabilities(method: str) -> None:
+    assert not hasattr(LinearSVMClassifier(), method)
+
+
+# validation, history, stopping
+
+
+@pytest.fixture
+def overfitting(rng: np.random.Generator) -> dict[str, Any]:
+    """Arguments of fit: 30 rows of 20 features without much in them, and a validation set whose loss soon rises."""
+    X, V = rng.standard_normal((30, 20)), rng.standard_normal((200, 20))
+    return {
+        "X": X,
+        "y": (X[:, 0] + 2 * rng.standard_normal(30) > 0).astype(int),
+        "validation": (V, (V[:, 0] + 2 * rng.standard_normal(200) > 0).astype(int)),
+    }
+
+
+def log_loss(model: Any, X: Any, y: Any) -> float:
+    return float(-np.mean(model.predict_log_proba(X)[np.arange(len(y)), y]))
+
+
+def test_the_weights_with_the_smallest_validation_loss_are_kept(overfitting: dict[str, Any]) -> None:
+    model = SoftmaxClassifier(C=100, schedule="constant", max_iter=200, tol=0.0).fit(**overfitting)
+    losses = [record.validation_loss for record in model.history_]
+    assert losses.index(min(losses)) < len(losses) - 1  # or the test would say nothing
+    assert log_loss(model, *overfitting["validation"]) == pytest.approx(min(losses), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "patience"), [([], 10), ([EarlyStopping(patience=3)], 3), ([EarlyStopping(patience=7)], 7)]
+)
+def test_training_stops_when_the_validation_loss_has_not_fallen(
+    callbacks: Any, patience: int, overfitting: dict[str, Any]
+) -> None:
+    model = SoftmaxClassifier(
+        C=100, schedule="constant", learning_rate=0.05, momentum=0.0, max_iter=500, tol=0.0, callbacks=callbacks
+    ).fit(**overfitting)
+    losses = [record.validation_loss for record in model.history_]
+    # slow steps: the loss falls by more than 1e-4 a pass until close to its minimum, then rises for good
+    progress = [i for i in range(1, len(losses)) if losses[i] < min(losses[:i]) - 1e-4]
+    assert (model.stop_reason_, model.n_iter_ - 1 - progress[-1]) == ("callback", patience)
+
+
+def test_one_early_stopping_object_serves_many_fits(overfitting: dict[str, Any]) -> None:
+    stopping = EarlyStopping(patience=3)
+    settings = {"C": 100, "schedule": "constant", "max_iter": 200, "tol": 0.0, "callbacks": [stopping]}
+    first, second = (SoftmaxClassifier(**settings).fit(**overfitting).n_iter_ for _ in range(2))
+    assert first == second
+
+
+def test_the_validation_set_may_have_another_type_than_the_training_set(small: tuple[Any, Any]) -> None:
+    X, y = np.round(10 * small[0]), small[1]
+    wide = SoftmaxClassifier(**SHORT).fit(X.astype(np.float32), y, validation=(X, y))
+    same = SoftmaxClassifier(**SHORT).fit(X.astype(np.float32), y, validation=(X.astype(np.float32), y))
+    assert wide.history_[-1].validation_loss == same.history_[-1].validation_loss
+
+
+def test_validation_is_measured_without_class_weights(small: tuple[Any, Any]) -> None:
+    X, y = small
+    model = SoftmaxClassifier(class_weight={0: 9.0}, schedule="cosine", max_iter=1).fit(X, y, validation=(X, y))
+    assert model.history_[0].validation_loss == pytest.approx(log_loss(model, X, y), rel=1e-12)
+
+
+def test_history_has_a_record_for_each_pass(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(batch_size=16, **SHORT).fit(*small)
+    assert [(record.passes, record.step) for record in model.history_] == [(1, 3), (2, 6), (3, 9), (4, 12)]
+
+
+def test_history_is_of_plain_numbers(small: tuple[Any, Any]) -> None:
+    record = SoftmaxClassifier(**SHORT).fit(*small, validation=small).history_[-1]
+    assert isinstance(record, Record)
+    assert {type(value) for value in record.as_dict().values()} == {int, float}
+
+
+def test_without_validation_its_measures_are_none(small: tuple[Any, Any]) -> None:
+    record = SoftmaxClassifier(**SHORT).fit(*small).history_[-1]
+    assert (record.validation_loss, record.validation_accuracy) == (None, None)
+
+
+def test_the_objective_in_the_history_is_the_loss_plus_the_penalty(small: tuple[Any, Any]) -> None:
+    X, y = small
+    seen: list[Any] = []
+    model = SoftmaxClassifier(l2=0.3, batch_size="full", callbacks=[seen.append], **SHORT).fit(X, y)
+    again = SoftmaxClassifier(l2=0.3, batch_size="full", schedule="cosine", max_iter=4)
+    again.callbacks = [lambda record: record.passes == 3]
+    before = again.fit(X, y)  # the weights from which the fourth pass was measured
+    W, b = per_class(before)
+    loss, penalty = reference.loss_and_gradient(X, y, W, b)[0][0], 0.15 * (W**2).sum()
+    assert (seen[3].loss, seen[3].objective) == pytest.approx((loss, loss + penalty), rel=1e-12)
+    assert seen == model.history_
+
+
+def test_fitted_attributes_summarise_the_history(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(**SHORT).fit(*small)
+    assert model.loss_curve_ == [record.objective for record in model.history_]
+    assert model.n_iter_ == len(model.history_) == 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"schedule": "cosine", "max_iter": 3}, "finished"),
+        ({"max_iter": 3, "tol": 0.0}, "finished"),
+        ({"tol": 0.5}, "converged"),
+        ({"callbacks": [lambda record: True]}, "callback"),
+        ({"callbacks": [lambda record: signal.raise_signal(signal.SIGINT)]}, "interrupted"),
+    ],
+)
+def test_the_stop_reason_says_why(parameters: Any, reason: str, small: tuple[Any, Any]) -> None:
+    assert SoftmaxClassifier(**parameters).fit(*small).stop_reason_ == reason
+
+
+def test_backend_says_who_computed_and_why(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(backend="numpy", **SHORT).fit(*small)
+    assert model.backend_ == "numpy: asked for"
+
+
+def test_a_backend_object_may_be_passed(backend: Any, small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(backend=backend, **SHORT).fit(*small)
+    assert model.backend_ == f"{backend.name}: {backend.reason}"
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+def test_back_ends_agree(cls: Any, parameters: Any, backend: Any, small: tuple[Any, Any]) -> None:
+    settings = {"schedule": "constant", "learning_rate": 0.1, "max_iter": 20, "tol": 0.0, **parameters}
+    model = cls(backend=backend, **settings).fit(*small)
+    # 20 steps in float64, in another order of summation; a hinge's kink could only be met by accident
+    np.testing.assert_allclose(model.coef_, cls(backend="auto", **settings).fit(*small).coef_, atol=1e-12)
+
+
+def test_max_iter_without_convergence_warns_of_it_by_name(small: tuple[Any, Any]) -> None:
+    with pytest.warns(ConvergenceWarning, match=r"max_iter=3 passes: increase max_iter or tol, or set scaling"):
+        SoftmaxClassifier(max_iter=3).fit(*small)
+
+
+def test_the_convergence_warning_points_at_the_users_line(small: tuple[Any, Any]) -> None:
+    with pytest.warns(ConvergenceWarning) as caught:
+        SoftmaxClassifier(max_iter=3).fit(*small)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("parameters", [{"schedule": "cosine"}, {"schedule": "step"}, {"tol": 0.0}], ids=str)
+def test_a_plan_that_is_carried_out_does_not_warn(parameters: Any, small: tuple[Any, Any]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        SoftmaxClassifier(max_iter=3, **parameters).fit(*small)
+    assert [str(warning.message) for warning in caught] == []
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_a_planned_schedule_takes_all_its_passes(schedule: str, small: tuple[Any, Any]) -> None:
+    assert SoftmaxClassifier(schedule=schedule, max_iter=30, tol=10.0).fit(*small).n_iter_ == 30
+
+
+@pytest.mark.parametrize("schedule", ["adaptive", "constant", "inverse"])
+def test_an_open_schedule_stops_after_five_passes_without_progress(schedule: str, small: tuple[Any, Any]) -> None:
+    assert SoftmaxClassifier(schedule=schedule, max_iter=30, tol=10.0).fit(*small).n_iter_ == 6
+
+
+def test_a_callback_stops_by_returning_true(small: tuple[Any, Any]) -> None:
+    assert SoftmaxClassifier(callbacks=[lambda record: record.passes >= 3]).fit(*small).n_iter_ == 3
+
+
+def test_every_callback_is_told_of_every_pass(small: tuple[Any, Any]) -> None:
+    told: list[list[float]] = [[], []]
+    callbacks = [
+        lambda record: told[0].append(record.passes),
+        lambda record: record.passes >= 3,
+        lambda record: told[1].append(record.passes),
+    ]
+    SoftmaxClassifier(callbacks=callbacks).fit(*small)
+    assert told == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_ctrl_c_leaves_a_fitted_model(small: tuple[Any, Any]) -> None:
+    def interrupt(record: Record) -> None:
+        if record.passes == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    model = SoftmaxClassifier(callbacks=[interrupt]).fit(*small)
+    assert (model.n_iter_, model.predict(small[0]).shape) == (3, (40,))
+
+
+def test_ctrl_c_works_again_after_a_fit(small: tuple[Any, Any]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    SoftmaxClassifier(callbacks=[lambda record: signal.raise_signal(signal.SIGINT)]).fit(*small)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_quits_at_once(small: tuple[Any, Any]) -> None:
+    def interrupt_twice(record: Record) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        SoftmaxClassifier(callbacks=[interrupt_twice]).fit(*small)
+
+
+def test_a_learning_rate_that_is_too_large_is_an_error_with_advice(small: tuple[Any, Any]) -> None:
+    with pytest.raises(DivergenceError, match=r"learning_rate=.*Use learning_rate='auto'") as caught:
+        SoftmaxClassifier(learning_rate=1e6).fit(*small)
+    assert caught.value.result.reason == "diverged"
+
+
+# reproducibility
+
+
+def bits(model: Any) -> bytes:
+    return bytes(model.coef_.tobytes() + model.intercept_.tobytes())
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+def test_two_fits_give_equal_bits(cls: Any, parameters: Any, small: tuple[Any, Any]) -> None:
+    first, second = (cls(batch_size=8, **SHORT, **parameters).fit(*small) for _ in range(2))
+    assert bits(first) == bits(second)
+
+
+@pytest.mark.parametrize("state", [lambda: None, lambda: 7, lambda: np.random.RandomState(7)])
+def test_equal_random_states_give_equal_bits(state: Any, small: tuple[Any, Any]) -> None:
+    first, second = (SoftmaxClassifier(batch_size=8, random_state=state(), **SHORT).fit(*small) for _ in range(2))
+    assert bits(first) == bits(second)
+
+
+def test_different_random_states_differ(small: tuple[Any, Any]) -> None:
+    models = [SoftmaxClassifier(batch_size=8, random_state=seed, **SHORT).fit(*small) for seed in range(3)]
+    assert len({bits(model) for model in models}) == 3
+
+
+def test_random_state_none_is_zero(small: tuple[Any, Any]) -> None:
+    none, zero = (SoftmaxClassifier(batch_size=8, random_state=state, **SHORT).fit(*small) for state in (None, 0))
+    assert bits(none) == bits(zero)
+
+
+@pytest.fixture(scope="module")
+def several_leaves() -> tuple[Any, Any]:
+    """1700 rows of 4096 features: leaves of 512 rows each, and a shorter one."""
+    X = np.random.default_rng(0).integers(0, 256, (1700, 4096), dtype=np.uint8)
+    return X, X[:, 0] // 64
+
+
+@pytest.mark.parametrize("name", ["cpu", "numpy"])
+def test_the_number_of_threads_does_not_change_a_bit(name: str, several_leaves: tuple[Any, Any]) -> None:
+    settings = {"backend": name, "scaling": "standard", "batch_size": "full", "schedule": "cosine", "max_iter": 2}
+    models = [SoftmaxClassifier(n_threads=t, **settings).fit(*several_leaves) for t in (1, 2, 3, 7)]
+    assert len({bits(model) for model in models}) == 1
+
+
+@pytest.mark.parametrize("name", ["cpu", "numpy"])
+def test_the_number_of_threads_does_not_change_a_prediction(name: str, several_leaves: tuple[Any, Any]) -> None:
+    X, y = several_leaves
+    model = SoftmaxClassifier(backend=name, scaling="standard", schedule="cosine", max_iter=1).fit(X[:300], y[:300])
+    scores = [model.set_params(n_threads=t).decision_function(X).tobytes() for t in (1, 2, 3, 7)]
+    assert len(set(scores)) == 1
+
+
+def test_the_environment_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
+    assert resolve().n_threads == 3
+
+
+def test_n_threads_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
+    assert resolve(n_threads=2).n_threads == 2
+
+
+def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, small: tuple[Any, Any]) -> None:
+    used = []
+
+    def spy(backend: Any, n_threads: Any) -> Any:
+        used.append(resolve(backend, n_threads).n_threads)
+        return resolve(backend, n_threads)
+
+    monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
+    monkeypatch.setattr("gpusoftmax.estimators.resolve", spy)
+    SoftmaxClassifier(**SHORT).fit(*small).predict(small[0])
+    assert used == [3, 3]
+
+
+# scikit-learn's manners
+
+
+EVERY_PARAMETER = {
+    "C": 2.0, "fit_intercept": False, "penalize_intercept": False, "scaling": (None, 2.0), "class_weight": {0: 2.0},
+    "solver": "sgd", "max_iter": 3, "tol": 0.0, "batch_size": 8, "learning_rate": 0.01, "momentum": 0.5,
+    "nesterov": False, "schedule": "constant", "random_state": 5, "backend": "numpy", "n_threads": 1,
+    "callbacks": (), "verbose": 0, "l2": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
+def test_parameters_come_back_as_they_were_passed(cls: Any) -> None:
+    parameters = cls(**EVERY_PARAMETER).get_params()
+    loss = parameters.pop("loss")
+    assert (parameters, loss in cls._losses) == (EVERY_PARAMETER, True)
+
+
+def test_set_params_is_obeyed_by_the_next_fit(small: tuple[Any, Any]) -> None:
+    changed = SoftmaxClassifier().set_params(**EVERY_PARAMETER).fit(*small)
+    assert bits(changed) == bits(SoftmaxClassifier(**EVERY_PARAMETER).fit(*small))
+
+
+def test_a_clone_is_unfitted_and_fits_the_same(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(**EVERY_PARAMETER).fit(*small)
+    twin = clone(model)
+    assert not hasattr(twin, "coef_")
+    assert bits(twin.fit(*small)) == bits(model)
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+def test_a_pickled_model_predicts_the_same(cls: Any, parameters: Any, small: tuple[Any, Any]) -> None:
+    model = cls(callbacks=[EarlyStopping()], **SHORT, **parameters).fit(*small, validation=small)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert loaded.decision_function(small[0]).tobytes() == model.decision_function(small[0]).tobytes()
+
+
+def test_fit_returns_the_estimator(small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(**SHORT)
+    assert model.fit(*small) is model
+
+
+def test_a_second_fit_forgets_the_first(small: tuple[Any, Any]) -> None:
+    X, y = small
+    model = SoftmaxClassifier(**SHORT).fit(np.hstack([X, X]), y)
+    assert bits(model.fit(X, y % 2)) == bits(SoftmaxClassifier(**SHORT).fit(X, y % 2))
+
+
+def test_the_number_of_features_is_recorded(small: tuple[Any, Any]) -> None:
+    assert SoftmaxClassifier(**SHORT).fit(*small).n_features_in_ == 3
+
+
+def test_the_columns_of_a_data_frame_are_recorded(small: tuple[Any, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    model = SoftmaxClassifier(**SHORT).fit(pandas.DataFrame(small[0], columns=["a", "b", "c"]), small[1])
+    assert model.feature_names_in_.tolist() == ["a", "b", "c"]
+
+
+def test_a_data_frame_gives_the_bits_of_its_values(small: tuple[Any, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    X, y = pandas.DataFrame(small[0], columns=["a", "b", "c"]), pandas.Series(small[1])
+    assert bits(SoftmaxClassifier(**SHORT).fit(X, y)) == bits(SoftmaxClassifier(**SHORT).fit(X.to_numpy(), small[1]))
+
+
+def test_columns_in_another_order_are_refused(small: tuple[Any, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    X = pandas.DataFrame(small[0], columns=["a", "b", "c"])
+    model = SoftmaxClassifier(**SHORT).fit(X, small[1])
+    with pytest.raises(ValueError, match="same order"):
+        model.predict(X[["c", "b", "a"]])
+
+
+def not_for_us(estimator: Any, check: Any) -> bool:
+    """Whether a check of scikit-learn's asks for what we do differently, and test above."""
+    name, keywords = getattr(check, "func", check).__name__, getattr(check, "keywords", {})
+    return (
+        # compares fits of default SGD, whose order of rows and learning rate differ between the two
+        name == "check_sample_weight_equivalence_on_dense_data"
+        # has log(predict_proba), which is 0 where a float32 probability rounds to 1, and allows 1e-9 from it
+        or (name == "check_classifiers_train" and keywords.get("X_dtype") == "float32" and estimator.loss == "softmax")
+    )
+
+
+def scikit_learns_checks() -> list[Any]:
+    """Every check of scikit-learn's for every estimator."""
+    estimators = [SoftmaxClassifier(), LinearSVMClassifier(), LinearSVMClassifier(loss="hinge")]
+    return [
+        pytest.param(estimator, check, id=f"{getattr(check, 'func', check).__name__}-{estimator.loss}")
+        for one in estimators
+        for estimator, check in estimator_checks_generator(one)
+        if not not_for_us(estimator, check)
+    ]
+
+
+@pytest.mark.parametrize(("estimator", "check"), scikit_learns_checks())
+def test_scikit_learns_own_check(estimator: Any, check: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the checks stop fits after a few passes
+        check(estimator)
+
+
+# silence
+
+
+@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
+def test_a_fit_is_silent(cls: Any, parameters: Any, small: tuple[Any, Any], capfd: Any) -> None:
+    cls(**SHORT, **parameters).fit(*small, validation=small).predict(small[0])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [1, True])
+def test_verbose_shows_passes_on_the_standard_error_alone(verbose: Any, small: tuple[Any, Any], capfd: Any) -> None:
+    SoftmaxClassifier(verbose=verbose, **SHORT).fit(*small)
+    out, err = capfd.readouterr()
+    assert (out, re.findall(r"pass \d of \d", err)) == ("", ["pass 1 of 4", "pass 4 of 4"])
+
+
+def test_the_log_says_who_computes_and_why_it_ended(small: tuple[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="gpusoftmax"):
+        SoftmaxClassifier(backend="numpy", **SHORT).fit(*small)
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == [
+        "backend numpy: asked for",
+        "finished after 4.00 passes",
+    ]
+
+
+def test_the_two_estimators_take_the_same_parameters() -> None:
+    assert list(SoftmaxClassifier().get_params()) == list(LinearSVMClassifier().get_params())

@@ -1,0 +1,60 @@
+"""What only the compiled kernels do: float16 from its bits, and one compilation for all places X may lie in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import DTYPES, LAYOUTS, random_problem
+
+pytest.importorskip("numba")
+
+from gpusoftmax.array import resolve
+from gpusoftmax.cpu import fallback, kernels
+from gpusoftmax.reference import LOSSES
+
+OPS = resolve("cpu", n_threads=2).ops
+
+
+@pytest.mark.parametrize("layout", ["C", "every other"])
+def test_every_float16_is_read_as_numpy_reads_it(layout: str) -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    X = halves[:, None] if layout == "C" else halves.repeat(2).reshape(-1, 2)[:, ::2]
+    one = np.ones((1, 1, 2), np.float32)
+    scores = OPS.linear_scores(X, one, np.zeros((1, 2), np.float32))
+    np.testing.assert_array_equal(scores[:, 0, 0], halves.astype(np.float32))  # NaN equals NaN here
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kernels_are_compiled_once_for_each_type_of_X(dtype: str, tmp_path: Path) -> None:
+    def call(problem_layout: str) -> tuple[int, int]:
+        problem = random_problem(0, dtype=dtype, n=6, d=4, layout=problem_layout)
+        X = problem.X
+        if problem_layout == "memory-mapped":
+            np.save(tmp_path / "X.npy", X)
+            X = np.load(tmp_path / "X.npy", mmap_mode="r")
+        OPS.linear_gradient(X, *problem.arguments[1:])
+        OPS.linear_scores(X, problem.W, problem.b)
+        return len(kernels.leaf_gradient.signatures), len(kernels.leaf_scores.signatures)
+
+    compiled = call("C")
+    for layout in (*LAYOUTS, "memory-mapped"):
+        assert call(layout) == compiled, layout
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.random.Generator) -> None:
+    m, K, c = 50, 3, 7
+    Z = (rng.integers(-160, 160, (m, K, c)) / 8).astype(np.float32)  # differences are exact; ties, and margins of 0
+    labels = rng.integers(0, c, m)
+    weights = rng.random((m, K)).astype(np.float32) if weighted else np.empty((0, 0), np.float32)
+    results = []
+    for module in (kernels, fallback):
+        z, losses, correct = Z.copy(), np.ones(K), np.ones(K)  # not zeros: both are to be added to
+        module.row_loss(z, labels, weights, LOSSES.index(loss), losses, correct)
+        results.append((z, losses, correct))
+    # exp may differ by 2 ulp, sums of 7 terms by 3
+    for compiled, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=16 * np.finfo(np.float32).eps, atol=1e-37)

@@ -1,0 +1,337 @@
+"""SGD: each step is its formula, the automatic learning rate is safe, and the bits do not depend on threads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import DETERMINISTIC, Array, blobs, objective_of, random_problem, sha256, zeros_for
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpusoftmax import reference
+from gpusoftmax.array import Backend, resolve
+from gpusoftmax.batches import BatchPlan
+from gpusoftmax.cpu import ops
+from gpusoftmax.objective import Evaluation, Objective
+from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers import SGD, SGDState, sgd
+from gpusoftmax.solvers.sgd import automatic_learning_rate
+
+PLAN = BatchPlan(n=20, batch_size=8, seed=3)  # three steps an epoch, the last one shorter
+NUMPY = resolve("numpy", n_threads=1)
+
+
+def run(solver: SGD, objective: Objective, W: Array, b: Array) -> SGDState:
+    """All steps."""
+    state = solver.init(objective, W, b)
+    while not state.done:
+        state = solver.step(objective, state)
+    return state
+
+
+def written_out(
+    X: Array, y: Array, W: Array, b: Array, *, steps: int, rate: float, momentum: float, nesterov: bool, l2: float
+) -> tuple[Array, Array]:
+    """One model, softmax, unweighted: the equation of the module, from the reference's gradients."""
+    W, b = W.copy(), b.copy()
+    velocities = [np.zeros_like(W), np.zeros_like(b)]
+    for step in range(steps):
+        epoch, batch = divmod(step, PLAN.steps_per_epoch)
+        rows = PLAN.epoch(epoch)[batch]
+        _, *gradients = reference.loss_and_gradient(X[rows], y[rows], W, b, l2=l2)
+        for parameter, g, v in zip((W, b), gradients, velocities, strict=True):
+            v *= momentum
+            v += g
+            parameter -= rate * (g + momentum * v if nesterov else v)
+    return W, b
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.0, False), (0.0, True), (0.9, False), (0.9, True)],
+    ids=["plain", "Nesterov without momentum", "momentum", "Nesterov"],
+)  # fmt: skip
+def test_steps_are_the_formula(backend: Backend, momentum: float, nesterov: bool) -> None:
+    problem = random_problem(0, dtype="float64", n=20, d=5, c=3)
+    objective = objective_of(problem.X, problem.labels, backend, c=3, l2=0.1)
+    solver = SGD(PLAN, 7, 0.3, momentum, nesterov, "constant")
+    state = run(solver, objective, problem.W, problem.b)
+    W, b = written_out(
+        problem.X, problem.labels, problem.W, problem.b,
+        steps=7, rate=0.3, momentum=momentum, nesterov=nesterov, l2=0.1,
+    )  # fmt: skip
+    # float64, 7 steps of some 20 terms
+    np.testing.assert_allclose(state.W, W, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(state.b, b, rtol=0, atol=1e-13)
+    assert (state.step, state.passes) == (7, 7 / 3)
+
+
+@pytest.mark.parametrize("c", [3, 30])  # 30: many columns side by side, few alone
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_models_side_by_side_equal_single_models_to_rounding(backend: Backend, loss: str, c: int) -> None:
+    K = 3
+    problem = random_problem(0, dtype="float64", n=20, d=5, c=c, K=K, weighted=True)
+    X, y, W, b, weights = problem.X, problem.labels, problem.W, problem.b, problem.weights
+    l2, rates, momenta = np.array([0.0, 0.1, 0.2]), np.array([0.003, 0.001, 0.002]), np.array([0.0, 0.5, 0.9])
+    options = {"c": c, "loss": loss}
+    solver = SGD(PLAN, 9, rates, momenta)
+    together = run(solver, objective_of(X, y, backend, K=K, l2=l2, weights=weights, **options), W, b)
+    for k in range(K):
+        one = objective_of(X, y, backend, l2=l2[k], weights=weights[:, k : k + 1].copy(), **options)
+        alone = run(replace(solver, learning_rate=rates[k], momentum=momenta[k]), one, W[:, [k]], b[[k]])
+        # float64; 9 steps
+        np.testing.assert_allclose(together.W[:, [k]], alone.W, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(together.b[[k]], alone.b, rtol=0, atol=1e-12)
+
+
+def test_how_often_one_looks_does_not_change_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = blobs(0)
+    objective = objective_of(X, y, NUMPY)
+    solver = SGD(BatchPlan(120, 16), 20)
+    long = run(solver, objective, *zeros_for(objective))
+    monkeypatch.setattr(sgd, "STRETCH_ROWS", 1)
+    short = run(solver, objective, *zeros_for(objective))
+    assert sha256(long.W, long.b) == sha256(short.W, short.b)
+
+
+def test_a_stretch_reports_means_over_its_rows_before_their_updates() -> None:
+    X, y = blobs(0, n=20)
+    objective = objective_of(X, y, NUMPY, l2=0.1)
+    W, b = zeros_for(objective)
+    state = SGD(PLAN, 3, 0.1, 0.0).step(objective, SGD(PLAN, 3, 0.1, 0.0).init(objective, W, b))
+    expected = np.zeros(3)
+    for rows in PLAN.epoch(0):
+        result = objective.value_and_gradient(W, b, rows)
+        expected += len(rows) * np.array([result.value[0], result.loss[0], result.accuracy[0]]) / 20
+        W, b = W - np.float32(0.1) * result.dW, b - np.float32(0.1) * result.db
+    assert state.rows == 20
+    np.testing.assert_allclose([state.value[0], state.loss[0], state.accuracy[0]], expected, rtol=1e-6)
+
+
+def test_the_start_is_copied() -> None:
+    X, y = blobs(0)
+    objective = objective_of(X, y, NUMPY)
+    W, b = zeros_for(objective)
+    run(SGD(BatchPlan(120, 16), 5), objective, W, b)
+    assert not W.any()
+    assert not b.any()
+
+
+FACTORS = {
+    "constant": [1, 1, 1, 1, 1, 1],
+    "step": [1, 1, 0.1, 0.1, 0.01, 0.01],
+    "cosine": [(1 + math.cos(math.pi * p / 6)) / 2 for p in range(6)],
+    "inverse": [1, 1 / 1.5, 1 / 2, 1 / 2.5, 1 / 3, 1 / 3.5],  # two steps an epoch
+}
+
+
+@pytest.mark.parametrize("schedule", FACTORS)
+def test_a_schedule_multiplies_the_learning_rate(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
+    monkeypatch.setattr(sgd, "STRETCH_ROWS", 1)  # each step is a stretch
+    X, y = blobs(0)
+    objective = objective_of(X, y, NUMPY)
+    solver = SGD(BatchPlan(120, 60), 6, 0.5, schedule=schedule)
+    state = solver.init(objective, *zeros_for(objective))
+    rates = [solver.step(objective, state).learning_rate[0] for _ in range(6)]
+    np.testing.assert_allclose(rates, 0.5 * np.array(FACTORS[schedule]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("schedule", ["step", "constant"])
+def test_the_weights_move_by_the_scheduled_rate(schedule: str) -> None:
+    X, y = blobs(0)
+    objective = objective_of(X, y, NUMPY)
+    solver = SGD(BatchPlan(120, 120), 3, 0.5, 0.0, schedule=schedule)
+    state = solver.init(objective, *zeros_for(objective))
+    state = solver.step(objective, state)
+    before = state.W.copy()
+    gradient = objective.value_and_gradient(state.W, state.b).dW
+    state = solver.step(objective, state)
+    factor = 0.1 if schedule == "step" else 1.0
+    np.testing.assert_allclose(before - state.W, 0.5 * factor * gradient, rtol=1e-4, atol=1e-7)
+
+
+class ScriptedObjective:
+    """Two models, one stuck at 1, one falling by 0.01 an epoch; the batches of an epoch scatter around its mean."""
+
+    n_models = 2
+    features = SimpleNamespace(n=12)
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self.plan, self.calls = plan, 0
+
+    def weight_sums(self) -> Array:
+        return np.full(2, 12.0)
+
+    def value_and_gradient(self, W: Array, b: Array, rows: Array | None, sums: Array) -> Evaluation:
+        epoch, batch = divmod(self.calls, self.plan.steps_per_epoch)
+        self.calls += 1
+        scatter = 0.5 * (batch - (self.plan.steps_per_epoch - 1) / 2)  # of batches of one size the mean is 0
+        value = np.array([1.0, 1.0 - 0.01 * epoch]) + scatter
+        return Evaluation(value, value, value, np.zeros_like(W), np.zeros_like(b))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [BatchPlan(12, 12), BatchPlan(12, 4), BatchPlan(12, 4, replacement=True), BatchPlan(12, 5, replacement=True)],
+    ids=["full batch", "minibatches", "with replacement", "with replacement, more rows than there are"],
+)
+def test_adaptive_shortens_the_steps_of_the_stuck_model_only(monkeypatch: pytest.MonkeyPatch, plan: BatchPlan) -> None:
+    monkeypatch.setattr(sgd, "STRETCH_ROWS", 8)  # an epoch of minibatches is two stretches
+    objective: Any = ScriptedObjective(plan)
+    solver = SGD(plan, 7 * plan.steps_per_epoch, np.array([1.0, 2.0]), tol=1e-4)
+    state = solver.init(objective, np.zeros((1, 2, 3)), np.zeros((2, 3)))
+    rates = []
+    while not state.done:
+        state = solver.step(objective, state)
+        if state.step % plan.steps_per_epoch == 0:
+            rates.append(state.learning_rate.tolist())
+    # the first epoch sets the mark; after every two without progress the next epoch's rate is a fifth
+    stuck = 1.0 / 5.0 ** np.array([0, 0, 0, 1, 1, 2, 2])
+    np.testing.assert_allclose(rates, np.stack([stuck, np.full(7, 2.0)], axis=1), rtol=1e-14)
+
+
+def curvature_of(X: Array, y: Array, s: Array, c: int, loss: str, batch: int) -> float:
+    """Largest eigenvalue of H as automatic_learning_rate defines it, from the whole matrix, plus trace / batch."""
+    rows, n = np.hstack([X, np.ones((len(X), 1))]), len(X)
+    H = np.zeros((rows.shape[1] * c,) * 2)
+    for x, t, weight in zip(rows, y, s * n / s.sum(), strict=True):
+        e = np.eye(c)
+        if loss == "softmax":
+            U = (e - 1 / c) / 2
+        else:
+            U = 2 * sum(np.outer(e[j] - e[t], e[j] - e[t]) for j in range(c) if j != t)
+        H += weight * np.kron(np.outer(x, x), U) / n
+    per_row = {"softmax": 0.5, "squared_hinge": 2.0 * c}[loss]
+    trace = per_row * (s * n / s.sum() @ (rows**2).sum(axis=1)) / n
+    return float(np.linalg.eigvalsh(H)[-1] + trace / batch)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+@pytest.mark.parametrize("batch_size", [60, 7])
+def test_the_automatic_learning_rate_is_one_over_the_largest_curvature(loss: str, batch_size: int) -> None:
+    problem = random_problem(0, dtype="float64", n=60, d=4, c=3, weighted=True)
+    X, y, s = problem.X * [3.0, 1.0, 1.0, 0.5], problem.labels, problem.weights
+    objective = objective_of(X, y, NUMPY, c=3, loss=loss, l2=0.7, weights=s)
+    rate = automatic_learning_rate(objective, BatchPlan(60, batch_size))
+    # power iteration stops when it gains less than 1e-3
+    assert rate[0] == pytest.approx(1 / (curvature_of(X, y, s[:, 0], 3, loss, batch_size) + 0.7), rel=0.01)
+
+
+def test_the_automatic_learning_rate_is_that_of_the_scaled_features() -> None:
+    problem = random_problem(0, dtype="float64", n=60, d=4, c=3)
+    shift, scale = np.array([5.0, 0.0, -3.0, 1.0]), np.array([2.0, 1.0, 0.1, 1.0])
+    folded = objective_of(problem.X * scale + shift, problem.labels, NUMPY, c=3, shift=shift, scale=scale)
+    explicit = objective_of(problem.X, problem.labels, NUMPY, c=3)
+    plan = BatchPlan(60, 60)
+    np.testing.assert_allclose(
+        automatic_learning_rate(folded, plan), automatic_learning_rate(explicit, plan), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_automatic_learning_rate_of_a_model_does_not_depend_on_its_neighbours(loss: str) -> None:
+    problem = random_problem(0, dtype="float64", n=60, d=4, c=3, K=3, weighted=True)
+    X, y, weights, l2 = problem.X, problem.labels, problem.weights, np.array([0.0, 0.1, 1.0])
+    options: dict[str, Any] = {"c": 3, "loss": loss}
+    plan = BatchPlan(60, 60)
+    together = automatic_learning_rate(objective_of(X, y, NUMPY, K=3, l2=l2, weights=weights, **options), plan)
+    alone = [
+        automatic_learning_rate(objective_of(X, y, NUMPY, l2=l2[k], weights=weights[:, [k]], **options), plan)[0]
+        for k in range(3)
+    ]
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+@given(
+    n=st.integers(1, 60),
+    d=st.integers(1, 8),
+    c=st.integers(2, 6),
+    loss=st.sampled_from(["softmax", "squared_hinge"]),
+    size=st.sampled_from([1e-3, 1.0, 1e3]),
+    offset=st.sampled_from([0.0, 10.0]),
+    l2=st.sampled_from([0.0, 0.1, 100.0]),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(DETERMINISTIC, max_examples=150)
+def test_gradient_descent_at_the_automatic_rate_never_increases_the_objective(
+    n: int, d: int, c: int, loss: str, size: float, offset: float, l2: float, weighted: bool, seed: int
+) -> None:
+    problem = random_problem(seed, dtype="float64", n=n, d=d, c=c, weighted=weighted, size=size)
+    if problem.weights is not None:
+        problem.weights[0] = 1.0
+    X = (problem.X + offset * size) * np.random.default_rng(seed).random(d)  # columns of several sizes
+    objective = objective_of(X, problem.labels, NUMPY, c=c, loss=loss, l2=l2, weights=problem.weights)
+    solver = SGD(BatchPlan(n, n), 20, momentum=0.0, schedule="constant")
+    state = solver.init(objective, problem.W, problem.b)
+    values = [solver.step(objective, state).value[0] for _ in range(20)]
+    rounding = 1e-12 * values[0]
+    assert (np.diff(values) <= rounding).all()
+
+
+def pixels() -> tuple[Array, Array]:
+    """500 images of 48 pixels around 120, of ten classes; uint8."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 500)
+    light = rng.normal(0, 40, (500, 1))  # as in photographs, one direction varies far more than the others
+    X = 120 + light + rng.normal(0, 30, (10, 48))[y] + rng.normal(0, 20, (500, 48))
+    return np.clip(X, 0, 255).astype(np.uint8), y
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_on_centred_pixels_the_automatic_rate_neither_diverges_nor_crawls(backend: Backend, loss: str) -> None:
+    X, y = pixels()
+    objective = objective_of(X, y, backend, c=10, loss=loss, shift=X.mean(axis=0))
+    solver = SGD(BatchPlan(500, 50), 50)
+    state = solver.init(objective, *zeros_for(objective))
+    values = [solver.step(objective, state).value[0] for _ in range(5)]
+    start = objective.value_at_zero()
+    assert max(values) < start
+    assert values[-1] < start / 4
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_on_raw_pixels_the_automatic_rate_does_not_diverge(backend: Backend, loss: str) -> None:
+    X, y = pixels()
+    objective = objective_of(X, y, backend, c=10, loss=loss)
+    solver = SGD(BatchPlan(500, 50), 50)
+    state = solver.init(objective, *zeros_for(objective))
+    values = [solver.step(objective, state).value[0] for _ in range(5)]
+    assert values[-1] < objective.value_at_zero()
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_features_of_all_zeros_leave_the_weights_at_zero(loss: str, fit_intercept: bool) -> None:
+    objective = objective_of(
+        np.zeros((30, 4), np.float32), np.arange(30) % 3, NUMPY, loss=loss, fit_intercept=fit_intercept
+    )
+    state = run(SGD(BatchPlan(30, 8), 12), objective, *zeros_for(objective))
+    assert not state.W.any()
+    assert np.isfinite(state.b).all()
+    assert np.isfinite(state.learning_rate).all()
+
+
+@pytest.mark.parametrize("c", [5, 70])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
+) -> None:
+    monkeypatch.setattr(ops, "LEAF_ELEMENTS", 1)  # leaves of 64 rows for 5 classes, of 280 for 70
+    n = 20 * c + 13
+    problem = random_problem(0, dtype=dtype, n=n, d=9, c=c, weighted=True)
+
+    def digest(n_threads: int) -> str:
+        objective = objective_of(
+            problem.X, problem.labels, resolve(backend.name, n_threads), c=c, l2=0.01, weights=problem.weights,
+            shift=np.full(9, 0.5), scale=np.full(9, 2.0),
+        )  # fmt: skip
+        plan = BatchPlan(n, 1000 if c == 70 else 90)
+        state = run(SGD(plan, 3 * plan.steps_per_epoch), objective, *zeros_for(objective))
+        return sha256(state.W, state.b, state.value)
+
+    assert {digest(n_threads) for n_threads in (1, 2, 3, 7)} == {digest(1)}

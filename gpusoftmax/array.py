@@ -7,7 +7,6 @@ variable: two fits on two devices in two threads do not meet.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -17,8 +16,9 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
+from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
-from gpusoftmax.validation import check_count
+from gpusoftmax.validation import check_choice, check_count
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +29,7 @@ class Operations(Protocol):
     """The fused operations that every back end has, with the same names and arguments.
 
     Arrays are the device's own. X (n, d) is float64, float32, float16 or uint8, with any strides; W (d, K, c) and b
-    (K, c) are float64 for float64 X, else float32; labels (n,) int64 in [0, c); weights (n, K) in the type of W, or
+    (K, c) are float64 for float64 X, else float32; labels (n,) int32 in [0, c); weights (n, K) in the type of W, or
     None for all ones; loss is an index in reference.LOSSES. Sums are over rows, not means; losses and correct counts
     are float64. Nothing is checked here.
     """
@@ -64,17 +64,19 @@ class Backend:
     Attributes
     ----------
     name : str
-        "cpu" (fused Numba kernels and BLAS) or "numpy" (BLAS and plain NumPy).
+        "cpu" (fused Numba kernels and BLAS), "numpy" (BLAS and plain NumPy) or "cuda:<i>".
     reason : str
         Why this one, in words for a user.
     xp : module
-        The array module: numpy.
+        The array module: numpy or cupy.
     device : str
         The device in words.
     n_threads : int
-        Threads of the operations.
+        Threads of the CPU's operations.
     ops : Operations
         The fused operations.
+    precision : str
+        Of float32 products: "highest", "high" or "medium", see `resolve`.
     """
 
     name: str
@@ -83,9 +85,31 @@ class Backend:
     device: str
     n_threads: int
     ops: Operations
-    asarray: Callable[..., Any] = np.asarray
-    to_numpy: Callable[[Any], Array] = np.asarray
-    synchronize: Callable[[], None] = lambda: None
+    precision: str = "highest"
+
+    @property
+    def gpu(self) -> int | None:
+        """The index of the GPU, or None."""
+        return int(self.name[5:]) if self.name.startswith("cuda:") else None
+
+    def asarray(self, x: Any) -> Any:
+        """`x` as an array of this device; copied only if it is elsewhere. Torch tensors come by their interfaces."""
+        if self.gpu is None:
+            return np.asarray(x)
+        with self.xp.cuda.Device(self.gpu):
+            return self.xp.asarray(x)
+
+    def to_numpy(self, x: Any) -> Array:
+        """A device array on the host; waits for it."""
+        return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(x))
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued on the current stream."""
+        if self.gpu is not None:
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def __reduce__(self) -> tuple[Any, ...]:  # modules cannot be pickled: another process resolves anew
+        return resolve, (self.name, self.n_threads, self.precision)
 
 
 def default_threads() -> int:
@@ -110,41 +134,103 @@ def _compiled_kernels() -> tuple[ModuleType | None, str]:
     return kernels, "compiled kernels"
 
 
-def resolve(backend: str | Backend = "auto", n_threads: int | None = None) -> Backend:
+def resolve(backend: str | Backend = "auto", n_threads: int | None = None, precision: str = "highest") -> Backend:
     """Decide who computes.
 
     Parameters
     ----------
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"} or Backend
-        "auto" takes the best that is there and says why; "cpu" means compiled kernels where Numba is installed, else
-        NumPy; "numpy" means plain NumPy always. A Backend is returned as it is.
+        "auto" takes the GPU if a kernel compiles and runs on it, else the CPU, and says why; "cpu" means compiled
+        kernels where Numba is installed, else NumPy; "numpy" means plain NumPy always. A Backend is returned as it is.
     n_threads : int, optional
         Threads on the CPU. Default: the environment's GPUSOFTMAX_NUM_THREADS, else all processors of this process.
         Results do not depend on it.
+    precision : {"highest", "high", "medium"}
+        Of the products of float32, float16 and uint8 features on a GPU: float32 throughout; TF32 operands (10 bits of
+        mantissa, relative error 5e-4 each); bfloat16 operands (7 bits, 4e-3 each). Sums are float32 always. The CPU
+        computes in "highest" whatever is asked for.
 
     Raises
     ------
     BackendUnavailableError
-        A GPU was asked for by name and cannot be had.
+        A GPU was asked for by name and cannot be had; says why.
     ValueError
         An unknown name.
     """
     if isinstance(backend, Backend):
         return backend
     name = backend if isinstance(backend, str) else ""
+    check_choice("precision", precision, ("highest", "high", "medium"))
     threads = default_threads() if n_threads is None else min(check_count("n_threads", n_threads), MOST_THREADS)
     if name == "cuda" or (name.startswith("cuda:") and name[5:].isdecimal()):
-        raise BackendUnavailableError(
-            f"backend={backend!r} cannot be had: this version of gpusoftmax computes on the CPU only; "
-            "use backend='auto' or 'cpu'"
-        )
+        index = int(name[5:] or 0)
+        found = probe(index)
+        if not found.works:
+            raise BackendUnavailableError(f"backend={backend!r} cannot be had: {found.reason}; or use backend='auto'")
+        return _gpu(index, found, threads, precision)
     if name not in ("auto", "cpu", "numpy"):
         raise ValueError(f"backend={backend!r} is not known; use one of 'auto', 'cpu', 'numpy', 'cuda', 'cuda:<i>'")
+    no_gpu = ""
+    if name == "auto":
+        found = probe(0)
+        if found.works:
+            return _gpu(0, found, threads, precision)
+        no_gpu = f"; no GPU: {found.reason}"
     kernels, reason = (None, "asked for") if name == "numpy" else _compiled_kernels()
     if kernels is None:
         from gpusoftmax.cpu import fallback
 
-        return Backend("numpy", reason, np, "CPU, plain NumPy", threads, CpuOperations(threads, fallback))
-    if name == "auto":
-        reason += "; no GPU: this version of gpusoftmax computes on the CPU only"
-    return Backend("cpu", reason, np, "CPU", threads, CpuOperations(threads, kernels))
+        operations, where = CpuOperations(threads, fallback), "CPU, plain NumPy"
+        return Backend("numpy", reason + no_gpu, np, where, threads, operations, precision)
+    return Backend("cpu", reason + no_gpu, np, "CPU", threads, CpuOperations(threads, kernels), precision)
+
+
+def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
+    import cupy
+
+    from gpusoftmax.cuda.ops import CudaOperations
+
+    device = f"{found.device}, cuda:{index}"
+    return Backend(f"cuda:{index}", found.reason, cupy, device, threads, CudaOperations(index, precision), precision)
+
+
+def gpu_of(x: Any) -> int | None:
+    """The GPU that holds x, or None for what is on the host."""
+    if not hasattr(x, "__cuda_array_interface__"):
+        return None
+    device = getattr(x, "device", None)
+    index = getattr(device, "id", getattr(device, "index", None))  # CuPy's name, and PyTorch's
+    return 0 if index is None else int(index)
+
+
+def resolve_for(backend: str | Backend, n_threads: int | None, **arrays: Any) -> Backend:
+    """As `resolve`, but an array that is on a GPU stays there and decides.
+
+    Raises
+    ------
+    TypeError
+        The arrays are on different devices, or elsewhere than `backend` says. Lists and numbers are nowhere yet.
+    """
+    places = {
+        name: gpu_of(x)
+        for name, x in arrays.items()
+        if isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__")
+    }
+    if all(place is None for place in places.values()):
+        return resolve(backend, n_threads)
+
+    def words(place: int | None) -> str:
+        return "the host" if place is None else f"cuda:{place}"
+
+    if len(set(places.values())) > 1:
+        listed = ", ".join(f"{name} on {words(place)}" for name, place in places.items())
+        raise TypeError(
+            f"the arrays are on different devices ({listed}); move them to one, with cupy.asarray or .get()"
+        )
+    (place,) = set(places.values())
+    device = resolve(words(place) if backend in ("auto", "cuda") else backend, n_threads)
+    if device.gpu != place:
+        raise TypeError(
+            f"{', '.join(places)} on {words(place)}, but backend={backend!r}; use backend='auto', or X.get()"
+        )
+    return device

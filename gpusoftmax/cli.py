@@ -88,7 +88,7 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="of SGD", show_default="from the largest curvature")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of everything that is random")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of everything that is random")] = 0,
     threads: Threads = None,
     backend: BackendName = "auto",
     save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="write the model (safetensors)")] = None,

@@ -191,8 +191,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         result = train(
             problem.objective,
             solver,
-            np.zeros((features.d, *shape), features.dtype),
-            np.zeros(shape, features.dtype),
+            problem.backend.xp.zeros((features.d, *shape), features.dtype),
+            problem.backend.xp.zeros(shape, features.dtype),
             tol=self.tol if solver.open_ended else 0.0,
             validation=problem.validation,
             callbacks=callbacks,
@@ -216,8 +216,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_n_features(X, self.n_features_in_, owner=type(self).__name__)
         device = resolve(self.backend, self.n_threads)
         features = DenseFeatures(device.asarray(X), device)
-        W = np.ascontiguousarray(self.coef_.T, dtype=features.dtype)[:, None, :]
-        b = np.ascontiguousarray(self.intercept_, dtype=features.dtype)[None, :]
+        W = device.asarray(np.ascontiguousarray(self.coef_.T, dtype=features.dtype)[:, None, :])
+        b = device.asarray(np.ascontiguousarray(self.intercept_, dtype=features.dtype)[None, :])
         scores = device.to_numpy(device.ops.linear_scores(features.X, W, b))[:, 0]
         if not np.isfinite(scores).all():
             check_finite_features(X)
@@ -410,12 +410,13 @@ def prepare(
     total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
     C = 1.0 if estimator.C is None else estimator.C
     l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
-    shift, scale = _scaling(estimator, features, weights)
+    weights = None if weights is None else device.asarray(weights)
+    shift, scale = (None if side is None else device.asarray(side) for side in _scaling(estimator, features, weights))
     features = DenseFeatures(features.X, device, shift, scale)
 
     def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
         return Objective(
-            of, device.asarray(indices), len(classes), s, np.array([l2]), check_loss(estimator.loss),
+            of, device.asarray(indices), len(classes), s, device.asarray(np.array([l2])), check_loss(estimator.loss),
             estimator.fit_intercept, estimator.penalize_intercept,
         )  # fmt: skip
 
@@ -451,7 +452,8 @@ def _scaling(
     free = estimator.fit_intercept and not estimator.penalize_intercept
     if not (free or estimator.scaling == "standard"):
         return None, scale
-    mean, variance = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
+    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
+    mean, variance = map(features.backend.to_numpy, moments)
     if not np.isfinite(mean).all():
         check_finite_features(features.backend.to_numpy(features.X))
     if isinstance(estimator.scaling, str):
@@ -489,7 +491,7 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     W, b = problem.backend.to_numpy(W)[:, 0], problem.backend.to_numpy(b)[0]
     if objective.fit_intercept and not objective.penalize_intercept:
         b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
-    if objective.l2[0] == 0:
+    if float(objective.l2[0]) == 0:
         W = W - W.mean(axis=1, keepdims=True)
     if len(problem.classes) == 2:
         W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """X (n, d) on the device of `backend`, with shift and scale (d,) float64 on the host, or None."""
+    """X (n, d), with shift and scale (d,) float64 or None; all on the device of `backend`."""
 
     X: Array
     backend: Backend
@@ -63,9 +63,10 @@ class DenseFeatures:
 
     def sample(self, rows: Array) -> Array:
         """Scaled features of some rows, float64 on the host."""
-        x = self.backend.to_numpy(self.X[rows]).astype(np.float64)
+        to_numpy = self.backend.to_numpy
+        x = to_numpy(self.X[self.backend.asarray(rows)]).astype(np.float64)
         if self.shift is not None:
-            x -= self.shift
+            x -= to_numpy(self.shift)
         if self.scale is not None:
-            x /= self.scale
+            x /= to_numpy(self.scale)
         return x

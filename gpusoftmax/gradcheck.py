@@ -101,7 +101,8 @@ def gradient_check(
     n_checks, h = check_count("n_checks", n_checks), check_number("h", h, least=0, above=True)
     check_loss(loss)
     X = check_features(X).astype(np.float64)
-    weights, bias, single = check_coefficients(W, b, X.shape[1], np.float64)
+    weights, bias, single = check_coefficients(W, b, X.shape[1])
+    weights, bias = np.array(weights, np.float64), np.array(bias, np.float64)
     weights, bias = weights.copy(), bias.copy()  # they are written to below, and may be the caller's own
     options: dict[str, Any] = {
         "l2": l2, "loss": loss, "sample_weight": sample_weight, "shift": shift, "scale": scale,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, gpu_of, resolve_for
 from gpusoftmax.cpu.ops import computation_dtype
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.reference import LOSSES
@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class Evaluation:
     """The objective at one point, for K models: value (K,) with the penalty, loss (K,) without it, accuracy (K,) in
-    [0, 1], all float64; dW (d, K, c) and db (K, c)."""
+    [0, 1], all float64; dW (d, K, c) and db (K, c). All on the device, and not waited for."""
 
     value: Array
     loss: Array
@@ -47,18 +47,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Objective:
-    """f over K models.
+    """f over K models; all arrays on the device.
 
     Attributes
     ----------
     features : DenseFeatures
         X, its shift and its scale.
     labels : ndarray of int64, (n,)
-        Class indices, on the device.
+        Class indices.
     n_classes : int
         c.
     weights : ndarray, (n, K), or None
-        s, on the device; None means all ones.
+        s; None means all ones.
     l2 : ndarray of float64, (K,)
         Penalties.
     loss : int
@@ -89,8 +89,8 @@ class Objective:
     def weight_sums(self) -> Array:
         """S (K,)."""
         if self.weights is None:
-            return np.full(self.n_models, float(self.features.n))
-        return self.backend.to_numpy(self.weights).sum(axis=0, dtype=np.float64)
+            return self.backend.xp.full(self.n_models, float(self.features.n))
+        return self.weights.sum(axis=0, dtype=np.float64)
 
     def value_at_zero(self) -> float:
         """f(0): ln c, or c - 1 for the hinges."""
@@ -98,12 +98,13 @@ class Objective:
 
     def penalty(self, W: Array, b: Array) -> Array:
         """(l2_k / 2) ||W_k||^2, (K,) float64, with b in the norm if the intercept is penalised."""
-        norm = np.einsum("pkj,pkj->k", W, W, dtype=np.float64)
+        norm = (W * W).sum(axis=(0, 2), dtype=np.float64)
         if self.penalize_intercept:
-            norm += np.einsum("kj,kj->k", b, b, dtype=np.float64)
+            norm += (b * b).sum(axis=1, dtype=np.float64)
         penalty: Array = 0.5 * self.l2 * norm
         return penalty
 
+    @np.errstate(over="ignore", invalid="ignore")  # a non-finite loss is the report
     def value_and_gradient(
         self, W: Array, b: Array, rows: Array | None = None, sums: Array | None = None
     ) -> Evaluation:
@@ -212,26 +213,30 @@ def loss_and_gradient(
     >>> round(loss, 6)  # ln 3
     1.098612
     """
-    device = resolve(backend, n_threads)
-    X = check_features(X)
+    device = resolve_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
+    on_device = gpu_of(X) is not None  # then the results stay there, too
+    X = check_features(device.asarray(X) if on_device else X)
     n, d = X.shape
     dtype = computation_dtype(X.dtype)
-    weights, bias, single = check_coefficients(W, b, d, dtype)
+    weights, bias, single = check_coefficients(W, b, d)
+    weights, bias = (device.xp.ascontiguousarray(device.asarray(array), dtype=dtype) for array in (weights, bias))
     _, K, c = weights.shape
-    shift, scale = check_shift_and_scale(shift, scale, d)
+    y, sample_weight = (device.to_numpy(array) if gpu_of(array) is not None else array for array in (y, sample_weight))
+    s = check_sample_weight(sample_weight, n, K, dtype)
+    shift, scale = (None if side is None else device.asarray(side) for side in check_shift_and_scale(shift, scale, d))
     objective = Objective(
         features=DenseFeatures(device.asarray(X), device, shift, scale),
         labels=device.asarray(check_class_indices(y, n, c)),
         n_classes=c,
-        weights=check_sample_weight(sample_weight, n, K, dtype),
-        l2=check_per_model("l2", l2, K),
+        weights=None if s is None else device.asarray(s),
+        l2=device.asarray(check_per_model("l2", l2, K)),
         loss=check_loss(loss),
         penalize_intercept=check_flag("penalize_intercept", penalize_intercept),
     )
     result = objective.value_and_gradient(weights, bias)
-    if single:
-        return float(result.value[0]), result.dW[:, 0], result.db[0]
-    return result.value, result.dW, result.db
+    value = device.to_numpy(result.value)
+    dW, db = (result.dW, result.db) if on_device else (device.to_numpy(result.dW), device.to_numpy(result.db))
+    return (float(value[0]), dW[:, 0], db[0]) if single else (value, dW, db)
 
 
 def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
@@ -267,15 +272,19 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
     >>> round(loss, 6), gradient.tolist()
     (0.693147, [[0.5, -0.5]])
     """
-    scores = check_features(logits, "logits")
+    on_device = gpu_of(logits) is not None
+    device = resolve_for("auto" if on_device else "cpu", None, logits=logits, labels=labels)
+    scores = check_features(device.asarray(logits) if on_device else logits, "logits")
     n, c = scores.shape
     if c < 2:
         raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
     dtype = computation_dtype(scores.dtype)
-    gradient = np.array(scores, dtype=dtype, order="C")
+    gradient = device.xp.array(scores, dtype=dtype, order="C")
     weights = check_sample_weight(sample_weight, n, 1, dtype)
-    targets = check_class_indices(labels, n, c, "labels")
-    losses, _ = resolve("cpu").ops.row_loss(gradient.reshape(n, 1, c), targets, weights, LOSSES.index("softmax"))
+    # on a GPU the kernel itself reports a bad label
+    targets = device.asarray(labels).astype(np.int32) if on_device else check_class_indices(labels, n, c, "labels")
+    s = None if weights is None else device.asarray(weights)
+    losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES.index("softmax"))
     total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
     gradient /= dtype(total)
-    return float(losses[0] / total), gradient
+    return float(device.to_numpy(losses)[0] / total), gradient

@@ -71,7 +71,8 @@ def train_cs231n(
     """
     X = check_features(X)
     device = resolve(backend, n_threads)
-    mean, _ = device.ops.column_moments(device.asarray(X), None)
+    X = device.asarray(X)
+    mean = device.to_numpy(device.ops.column_moments(X, None)[0])
     options: dict[str, Any] = {
         "l2": 2 * reg, "penalize_intercept": True, "scaling": (mean, None),
         "max_iter": math.ceil(n_iterations * batch_size / len(X)), "tol": 0.0,
@@ -87,5 +88,5 @@ def train_cs231n(
     plan = BatchPlan(features.n, batch_size, replacement=True, seed=check_count("seed", seed, least=0))
     solver = SGD(plan, check_count("n_iterations", n_iterations), learning_rate, 0.0, False, "constant")
     start = np.random.default_rng(seed).standard_normal((features.d + 1, 1, len(problem.classes)))
-    start = (0.001 * start).astype(features.dtype)
+    start = device.asarray((0.001 * start).astype(features.dtype))
     return publish(estimator, problem, train(problem.objective, solver, start[:-1], start[-1], progress=progress))

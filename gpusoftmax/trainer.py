@@ -171,9 +171,8 @@ class _Best:
         self.W, self.b, self.value = W.copy(), b.copy(), np.full(W.shape[1], np.inf)
 
     def offer(self, value: Array, W: Array, b: Array) -> None:
-        better = np.flatnonzero(value < self.value)
-        self.W[:, better], self.b[better] = W[:, better], b[better]
-        self.value[better] = value[better]
+        for k in np.flatnonzero(value < self.value).tolist():
+            self.W[:, k], self.b[k], self.value[k] = W[:, k], b[k], value[k]
 
 
 @contextmanager
@@ -257,7 +256,8 @@ def train(
     try:
         with _interruptible() as interrupted:
             while not reason:
-                state = solver.step(objective, state)
+                with np.errstate(over="ignore", invalid="ignore"):  # a non-finite loss is reported below
+                    state = solver.step(objective, state)
                 measured = np.stack([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
                 limit = DIVERGED * np.maximum(state.start, objective.value_at_zero())
@@ -296,7 +296,7 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
 
     measured = (None, None)
     if validation is not None:
-        measured = tuple(plain(m) for m in validation.losses(state.W, state.b))
+        measured = tuple(plain(validation.backend.to_numpy(m)) for m in validation.losses(state.W, state.b))
     return Record(
         passes=state.passes,
         step=state.step,

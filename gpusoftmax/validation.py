@@ -112,7 +112,7 @@ def _readable(array: Array) -> Array:
         return array.astype(np.float32 if narrow else np.float64)
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
-    if any(stride % array.itemsize for stride in array.strides) or not array.flags.aligned:
+    if any(stride % array.dtype.itemsize for stride in array.strides) or not getattr(array.flags, "aligned", True):
         return array.copy()  # a field of a packed record: not on its type's boundary
     return array
 
@@ -162,7 +162,7 @@ def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
 
 
 def check_class_indices(y: Any, n: int, c: int, name: str = "y") -> Array:
-    """Labels (n,) as int64 class indices in [0, c)."""
+    """Labels (n,) as int32 class indices in [0, c)."""
     array = np.asarray(y)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
@@ -175,11 +175,11 @@ def check_class_indices(y: Any, n: int, c: int, name: str = "y") -> Array:
         raise ValueError(
             f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}"
         )
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.ascontiguousarray(array, dtype=np.int32)
 
 
 def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
-    """The sorted distinct labels (c,), and each row's index among them (n,) int64. Labels may be of any type."""
+    """The sorted distinct labels (c,), and each row's index among them (n,) int32. Labels may be of any type."""
     from sklearn.exceptions import DataConversionWarning
     from sklearn.utils.multiclass import check_classification_targets
 
@@ -210,7 +210,7 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
             f"y holds 1 class, {classes[0]!r}; this classifier can't train when only one class is present: pass rows "
             "of at least two classes"
         )
-    return classes, codes.astype(np.int64)
+    return classes, codes.astype(np.int32)
 
 
 def encode_known_labels(y: Any, classes: Array, name: str) -> Array:
@@ -221,7 +221,7 @@ def encode_known_labels(y: Any, classes: Array, name: str) -> Array:
     if unknown.any():
         row = int(unknown.argmax())
         raise ValueError(f"{name}[{row}] is {array[row]!r}, which is not among the {len(classes)} classes of y")
-    return codes.astype(np.int64)
+    return codes.astype(np.int32)
 
 
 def check_sample_weight(
@@ -259,9 +259,9 @@ def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
     return table
 
 
-def check_coefficients(W: Any, b: Any, d: int, dtype: npt.DTypeLike) -> tuple[Array, Array, bool]:
-    """W as (d, K, c), b as (K, c), in `dtype`; and whether a single model came without its axis, as (d, c) and (c,)."""
-    weights, bias = np.asarray(W), np.asarray(b)
+def check_coefficients(W: Any, b: Any, d: int) -> tuple[Any, Any, bool]:
+    """W as (d, K, c), b as (K, c); and whether a single model came without its axis, as (d, c) and (c,)."""
+    weights, bias = (x if hasattr(x, "__cuda_array_interface__") else np.asarray(x) for x in (W, b))
     for name, array in (("W", weights), ("b", bias)):
         if array.dtype.kind not in "fiu":
             raise TypeError(f"{name} has dtype {array.dtype}; pass real numbers")
@@ -276,7 +276,7 @@ def check_coefficients(W: Any, b: Any, d: int, dtype: npt.DTypeLike) -> tuple[Ar
     single = weights.ndim == 2
     if single:
         weights, bias = weights[:, None, :], bias[None, :]
-    return np.ascontiguousarray(weights, dtype=dtype), np.ascontiguousarray(bias, dtype=dtype), single
+    return weights, bias, single
 
 
 def check_shift_and_scale(shift: Any, scale: Any, d: int) -> tuple[Array | None, Array | None]:

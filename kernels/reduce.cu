@@ -22,7 +22,7 @@ __device__ __forceinline__ void sum_block(double& a, double& b) {
 // row_losses (n K); best (n K) and labels (n): null if nobody counts; weights (n K) or null; partials (blocks, K, 2).
 extern "C" __global__ void __launch_bounds__(THREADS)
 sum_rows(const real_t* __restrict__ row_losses, const int* __restrict__ best, const int* __restrict__ labels,
-         const float* __restrict__ weights, long long n, double* __restrict__ partials) {
+         const real_t* __restrict__ weights, long long n, double* __restrict__ partials) {
     const int k = blockIdx.y, K = gridDim.y;
     const long long first = (long long)blockIdx.x * ROWS_A_BLOCK;
     const long long last = smaller(n, first + ROWS_A_BLOCK);

@@ -37,6 +37,7 @@ struct Row {
     int skip;          // elements between the two
     int c;
     int lane;          // 0 .. GROUP - 1
+    const real_t* bias;  // (c), added to the scores as they are loaded; or null
 
     __device__ __forceinline__ int column(int slot) const { return (slot * GROUP + lane) * WIDTH - skip; }
 
@@ -46,14 +47,16 @@ struct Row {
             if (j >= 0 && j + WIDTH <= c) {
                 Vector<stored_t> v = *reinterpret_cast<const Vector<stored_t>*>(start + j + skip);
 #pragma unroll
-                for (int e = 0; e < WIDTH; e++) out[e] = widen(v.element[e]);
+                for (int e = 0; e < WIDTH; e++) out[e] = biased(widen(v.element[e]), j + e);
                 return;
             }
         }
 #pragma unroll
         for (int e = 0; e < WIDTH; e++)
-            out[e] = j + e >= 0 && j + e < c ? (real_t)widen(start[j + e + skip]) : (real_t)NEGATIVE_INFINITY;
+            out[e] = j + e >= 0 && j + e < c ? biased(widen(start[j + e + skip]), j + e) : (real_t)NEGATIVE_INFINITY;
     }
+
+    __device__ __forceinline__ real_t biased(real_t z, int j) const { return bias == nullptr ? z : z + bias[j]; }
 
     __device__ __forceinline__ void store(int slot, const real_t* in) const {
         int j = column(slot);
@@ -74,12 +77,13 @@ struct Row {
     __device__ __forceinline__ int slots() const { return (c + skip + GROUP * WIDTH - 1) / (GROUP * WIDTH); }
 };
 
-// scores: rows of c, stride elements apart. labels (rows / K): class indices; null for PROBABILITIES. weights (rows),
+// scores: rows of c, stride elements apart. bias (K, c): added to the scores first, or null. labels (rows / K): class indices; null for PROBABILITIES. weights (rows),
 // or null for all ones. row_losses (rows): unweighted losses, or null. best (rows): with BEST the first column with
 // the largest score. bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
 extern "C" __global__ void __launch_bounds__(THREADS)
-row_loss(stored_t* __restrict__ scores, long long stride, const int* __restrict__ labels,
-         const float* __restrict__ weights, long long n_rows, int c, int K, real_t* __restrict__ row_losses,
+row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restrict__ bias,
+         const int* __restrict__ labels,
+         const real_t* __restrict__ weights, long long n_rows, int c, int K, real_t* __restrict__ row_losses,
          int* __restrict__ best, unsigned long long* __restrict__ bad_row) {
     __shared__ real_t scratch[32];
     __shared__ unsigned index_scratch[32];
@@ -95,6 +99,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const int* __restrict_
     row.start = first - row.skip;
     row.c = c;
     row.lane = threadIdx.x % GROUP;
+    row.bias = bias == nullptr ? nullptr : bias + (K == 1 ? 0 : r % K * c);
     const int n_slots = ITEMS > 0 ? ITEMS : row.slots();
 
     int t = -1;
@@ -105,7 +110,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const int* __restrict_
         if (bad) t = 0;
     }
     // read by all before anybody stores: there is a reduction, and in it a barrier, in between
-    const real_t z_t = t >= 0 ? (real_t)widen(first[t]) : (real_t)NEGATIVE_INFINITY;
+    const real_t z_t = t >= 0 ? row.biased(widen(first[t]), t) : (real_t)NEGATIVE_INFINITY;
     real_t held[HELD][WIDTH];
 
     real_t top = (real_t)NEGATIVE_INFINITY, others = 0;

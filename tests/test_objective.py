@@ -46,7 +46,7 @@ def computed(dtype: str) -> type:
     penalize_intercept=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(DETERMINISTIC, max_examples=250)
+@settings(DETERMINISTIC, max_examples=600)
 def test_loss_and_gradient_equals_the_reference(
     backend: Backend,
     dtype: str,
@@ -66,7 +66,8 @@ def test_loss_and_gradient_equals_the_reference(
     problem = random_problem(seed, dtype=dtype, n=n, d=D, c=c, layout=layout)
     X, y = problem.X, problem.labels
     x = X.astype(np.float64)
-    mean, spread = x.mean(axis=0), np.where(rng.random(D) < 0.8, x.std(axis=0), 0.0)  # a scale of 0 counts as 1
+    mean = x.mean(axis=0)
+    spread = np.abs(x).max(axis=0) * (rng.random(D) < 0.8)  # a scale of 0 counts as 1
     options: dict[str, Any] = {
         "loss": loss,
         "penalize_intercept": penalize_intercept,
@@ -78,20 +79,18 @@ def test_loss_and_gradient_equals_the_reference(
         table = rng.random((n, models)) * (rng.random((n, models)) < 0.7)
         table[0] = 1.0
         options["sample_weight"] = table[:, 0] if weights == "one per row" else table
-    # features are divided so that scores are of size 1
-    size = 1.0 if scaling in ("scale", "both") and dtype != "uint8" else np.abs(x).max() + 1
-    W = (rng.standard_normal((D, models, c)) / size).astype(computed(dtype))
+    shift = np.broadcast_to(0.0 if options["shift"] is None else options["shift"], (D,))
+    scale = np.broadcast_to(1.0 if options["scale"] is None else options["scale"], (D,))
+    scale = np.where(scale == 0, 1.0, scale)
+    reach = (np.abs(x).max(axis=0) + np.abs(shift)) / scale  # the largest terms of a scaled feature
+    W = (rng.standard_normal((D, models, c)) / (reach[:, None, None] + 0.1)).astype(computed(dtype))
     b = rng.standard_normal((models, c)).astype(computed(dtype))
     found = loss_and_gradient(X, y, W if K else W[:, 0], b if K else b[0], backend=backend, **options)
     given_weights = options.pop("sample_weight", None)
-    shift, scale = (np.broadcast_to(0.0 if v is None else v, (D,)) for v in (options["shift"], options["scale"]))
-    scale = np.where(scale == 0, 1.0, scale) if options["scale"] is not None else np.ones(D)
     options.update(shift=shift, scale=scale)
     f, dW, db = reference.loss_and_gradient(X, y, W, b, weights=given_weights, **options)
-    # Folding adds and subtracts terms of the size of x / scale and shift / scale. What a score is off by moves the loss
-    # by that much times the slope, and the slope by that much times the curvature.
+    # what a score is off by moves the loss by that much times the slope, and the slope by that times the curvature
     eps = np.finfo(W.dtype).eps
-    reach = (np.abs(x).max(axis=0) + np.abs(shift)) / scale
     score_off = 4 * np.sqrt(D + 2) * eps * (np.einsum("p,pkj->kj", reach, np.abs(W)) + np.abs(b)).max()
     Z = reference.scores(X, W, b, shift, scale).reshape(-1, c)
     slope = np.abs(reference.row_loss(Z, y.repeat(models), loss)[1]).max()
@@ -135,6 +134,20 @@ def test_the_loss_of_zero_weights_is_known(backend: Backend, loss: str, value: f
     )
     assert abs(found - value) < 1e-6
     assert objective_of(problem.X, problem.labels, backend, loss=loss).value_at_zero() == value
+
+
+@pytest.mark.parametrize("c", [3, 70])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_give_a_non_finite_loss_and_no_warning(
+    backend: Backend, value: float, loss: str, c: int
+) -> None:
+    problem = random_problem(0, n=20, d=D, c=c)
+    problem.X[7, 2] = value
+    problem.X[8, 1] = -value
+    arguments = problem.X, problem.labels, problem.W[:, 0], problem.b[0]
+    found, _, _ = loss_and_gradient(*arguments, loss=loss, l2=0.1, shift=1.0, scale=2.0, backend=backend)
+    assert not np.isfinite(found)
 
 
 @pytest.mark.parametrize("c", [3, 70])

@@ -53,7 +53,7 @@ def assert_gradient_is_right(backend: Backend, problem: Problem) -> None:
 
 
 @given(problem=problems())
-@settings(DETERMINISTIC, max_examples=400)
+@settings(DETERMINISTIC, max_examples=3000)
 def test_linear_gradient_equals_the_reference(backend: Backend, problem: Problem) -> None:
     assert_gradient_is_right(backend, problem)
 
@@ -92,7 +92,7 @@ def test_linear_losses_are_those_of_linear_gradient(backend: Backend, problem: P
 
 
 @given(problem=problems(n_rows=None, loss="softmax", weighted=False))
-@settings(DETERMINISTIC, max_examples=150)
+@settings(DETERMINISTIC, max_examples=300)
 def test_linear_scores_equal_the_reference(backend: Backend, problem: Problem) -> None:
     scores = backend.ops.linear_scores(problem.X, problem.W, problem.b)
     assert scores.dtype == problem.W.dtype
@@ -203,7 +203,7 @@ def test_a_class_at_minus_infinity_has_no_probability(backend: Backend) -> None:
     problem=problems(n_rows=None, c=2, K=1, loss="softmax", spread=1.0),
     offset=st.sampled_from([0.0, 1e3, -1e6]),
 )
-@settings(DETERMINISTIC, max_examples=150)
+@settings(DETERMINISTIC, max_examples=300)
 def test_column_moments_equal_the_definition(backend: Backend, problem: Problem, offset: float) -> None:
     X = problem.X + np.float64(offset) if problem.X.dtype == np.float64 else problem.X
     weights = None if problem.weights is None else problem.weights[:, 0]

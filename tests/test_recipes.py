@@ -165,7 +165,7 @@ REFUSED = {
     "batch_size 0": ({"batch_size": 0}, ValueError, "batch_size=0"),
     "batch_size a word": ({"batch_size": "full"}, (TypeError, ValueError), "batch_size='full'"),
     "n_threads 0": ({"n_threads": 0}, ValueError, "n_threads=0"),
-    "no GPU": ({"backend": "cuda"}, BackendUnavailableError, "backend='cuda'"),
+    "no such GPU": ({"backend": "cuda:99"}, BackendUnavailableError, "backend='cuda:99'"),
     "y too short": ({"y": [0, 1]}, ValueError, "y has length 2"),
     "X 1-D": ({"X": np.zeros(4)}, ValueError, "X has shape (4,)"),
     "X with NaN": ({"X": np.full((N, D), np.nan)}, ValueError, "X[0, 0]"),

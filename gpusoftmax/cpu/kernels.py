@@ -127,7 +127,7 @@ def _hinge_row(z, t, squared):
 def row_loss(Z, labels, weights, loss, losses, correct):
     """Scores to weighted loss gradients, in place.
 
-    Z (m, K, c) scores -> s_ik * gradient of the loss of row i under model k. labels (m,) int64 in [0, c);
+    Z (m, K, c) scores -> s_ik * gradient of the loss of row i under model k. labels (m,) int32 in [0, c);
     weights (m, K), or (0, 0) for all ones; loss: index in reference.LOSSES. losses (K,) and correct (K,), float64, are
     increased by s_ik * loss and by s_ik where the largest score is the target's (the first of equals).
     """
@@ -206,7 +206,7 @@ def leaf_gradient(
     c = q // K
     x = np.zeros((block, d), W.dtype)
     Z = np.zeros((block, q), W.dtype)
-    t = np.zeros(block, np.int64)
+    t = np.zeros(block, np.int32)
     s = np.zeros((block, weights.shape[1]), weights.dtype)
     for first in range(start, stop, block):
         m = min(block, stop - first)

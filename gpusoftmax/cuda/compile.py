@@ -32,7 +32,7 @@ def _text(file: str) -> str:
 
 
 def source(file: str, macros: Mapping[str, int]) -> str:
-    """The whole text of a kernel file: macros, common.cuh, the file; line numbers in messages are those of the files."""
+    """The whole text of a kernel file: macros, common.cuh, the file; messages have the lines of the files."""
     defines = "".join(f"#define {name} {value}\n" for name, value in sorted(macros.items()))
     return f'{defines}#line 1 "common.cuh"\n{_text("common.cuh")}#line 1 "{file}"\n{_text(file)}'
 

@@ -118,7 +118,8 @@ class SGD:
             rate = automatic_learning_rate(objective, self.plan)
         else:
             rate = np.broadcast_to(np.asarray(self.learning_rate, np.float64), (K,)).copy()
-        velocity = (np.zeros_like(W), np.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None
+        xp = objective.backend.xp
+        velocity = (xp.zeros_like(W), xp.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None
         return SGDState(W.copy(), b.copy(), velocity, rate, objective.weight_sums(), learning_rate=rate)
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
@@ -127,20 +128,20 @@ class SGD:
         epoch, first = divmod(state.step, per_epoch)
         stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
         if state.batches[0] != epoch:
-            state.batches = (epoch, self.plan.epoch(epoch))
-        dtype = state.W.dtype
-        momentum = np.broadcast_to(np.asarray(self.momentum, dtype), (objective.n_models,))[:, None]
-        totals = np.zeros((3, objective.n_models))
+            state.batches = (epoch, _on_device(self.plan.epoch(epoch), objective))
+        backend, K = objective.backend, objective.n_models
+        factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
+        rates = backend.asarray((factors[:, None] * state.base_rate).astype(state.W.dtype)[:, :, None])
+        momentum = backend.asarray(np.broadcast_to(np.asarray(self.momentum, state.W.dtype), (K,))[:, None].copy())
+        totals = backend.xp.zeros((3, K))
         state.rows = 0
-        for rows in state.batches[1][first:stop]:
+        for rate, rows in zip(rates, state.batches[1][first:stop], strict=True):
             result = objective.value_and_gradient(state.W, state.b, rows, state.weight_sums)
             if state.step == 0:
-                state.start = result.value
+                state.start = backend.to_numpy(result.value)
             visited = objective.features.n if rows is None else len(rows)
-            totals += visited * np.stack([result.value, result.loss, result.accuracy])
+            totals += visited * backend.xp.stack([result.value, result.loss, result.accuracy])
             state.rows += visited
-            state.learning_rate = state.base_rate * self._factor(state.step)
-            rate = state.learning_rate.astype(dtype)[:, None]
             velocities = state.velocity or (result.dW, result.db)
             for parameter, gradient, velocity in zip(
                 (state.W, state.b), (result.dW, result.db), velocities, strict=True
@@ -153,9 +154,11 @@ class SGD:
                     direction = gradient
                 parameter -= rate * direction
             state.step += 1
+        sums = backend.to_numpy(totals)  # the only wait for the device
+        state.value, state.loss, state.accuracy = sums / state.rows
+        state.learning_rate = state.base_rate * factors[-1]
         if self.schedule == "adaptive":
-            self._adapt(state, totals[0])
-        state.value, state.loss, state.accuracy = totals / state.rows
+            self._adapt(state, sums[0])
         state.passes = state.step / per_epoch
         state.done = state.step >= self.steps
         return state
@@ -186,6 +189,15 @@ class SGD:
         return 1.0
 
 
+def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
+    """The batches of an epoch, uploaded at once."""
+    if batches == [None]:
+        return [None]
+    order = objective.backend.asarray(np.concatenate(batches))  # type: ignore[arg-type]
+    stops = np.cumsum([0, *map(len, batches)])  # type: ignore[arg-type]
+    return [order[start:stop] for start, stop in zip(stops[:-1].tolist(), stops[1:].tolist(), strict=True)]
+
+
 def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     """1 / (largest curvature of the objective), (K,): as fast as is safe for any weights.
 
@@ -206,18 +218,19 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
         x = np.hstack([x, np.ones((len(x), 1))])
     labels = objective.backend.to_numpy(objective.labels)[rows]
     all_weights = None if objective.weights is None else objective.backend.to_numpy(objective.weights)[rows]
-    sums = objective.weight_sums()
-    with single_threaded_blas():
+    sums = objective.backend.to_numpy(objective.weight_sums())
+    start = rng.standard_normal((x.shape[1], c))  # one for all: a model's rate does not depend on its neighbours
+    with single_threaded_blas(), np.errstate(over="ignore", invalid="ignore"):  # infinite features: the trainer reports
         curvature = np.array(
             [
                 _largest_curvature(
                     x, labels, np.ones(len(x)) if all_weights is None else all_weights[:, k] * (n / sums[k]),
-                    c, LOSSES[objective.loss], plan.size, rng.standard_normal((x.shape[1], c)),
+                    c, LOSSES[objective.loss], plan.size, start,
                 )
                 for k in range(objective.n_models)
             ]
         )  # fmt: skip
-    curvature += objective.l2
+    curvature += objective.backend.to_numpy(objective.l2)
     usable = np.isfinite(curvature) & (curvature > 0)
     return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # data of all zeros: any rate will do
 

@@ -1,0 +1,107 @@
+"""Is there a GPU that computes? If not, why not, in words that tell a user what to do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+OLDEST_COMPUTE_CAPABILITY = 75  # Turing; CUDA 13 compiles for nothing older
+
+INSUFFICIENT_DRIVER, NO_DEVICE, NOT_INITIALISED = 35, 100, 3  # cudaError_t
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found: whether a kernel ran, why it did not or where it did, and the device's name."""
+
+    works: bool
+    reason: str
+    device: str = ""
+
+
+def probe(index: int = 0) -> Probe:
+    """Look for GPU `index`: import CuPy, ask the driver, compile a kernel, run it; the answer is remembered."""
+    return _probe(index, os.getpid())
+
+
+@cache
+def _probe(index: int, process: int) -> Probe:
+    installed = sorted({name for d in metadata.distributions() if (name := _cupy_name(d))})
+    if len(installed) > 1:
+        return Probe(
+            False, f"two CuPys are installed ({', '.join(installed)}), which clash: uninstall all, install one"
+        )
+    if find_spec("cupy") is None:
+        return Probe(False, "CuPy is not installed: pip install 'gpusoftmax[cuda13]', or [cuda12] for an older driver")
+    try:
+        import cupy
+    except Exception as error:  # whatever a broken binary raises, the CPU is there
+        return Probe(False, f"CuPy cannot be imported ({type(error).__name__}: {error})")
+    try:
+        return _try_device(cupy, index)
+    except Exception as error:  # the driver, the runtime and the compiler have each their own
+        return Probe(False, _explain(error))
+
+
+def _cupy_name(distribution: metadata.Distribution) -> str:
+    name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+    return name if name == "cupy" or name.startswith("cupy-cuda") or name.startswith("cupy-rocm") else ""
+
+
+def _try_device(cupy: Any, index: int) -> Probe:
+    runtime = cupy.cuda.runtime
+    driver = runtime.driverGetVersion()
+    if driver == 0:
+        return Probe(False, "there is no NVIDIA driver")
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        if error.status == INSUFFICIENT_DRIVER:
+            needed = runtime.runtimeGetVersion()
+            return Probe(
+                False,
+                f"the NVIDIA driver is too old: it supports CUDA {_version(driver)}, CuPy needs {_version(needed)}; "
+                "update the driver, or install gpusoftmax[cuda12]",
+            )
+        if error.status == NO_DEVICE:
+            return Probe(False, "the NVIDIA driver sees no device (is CUDA_VISIBLE_DEVICES empty?)")
+        raise
+    if index >= count:
+        return Probe(False, f"there is no device {index}: the driver sees {count}")
+    properties = runtime.getDeviceProperties(index)
+    name = properties["name"]
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    capability = 10 * properties["major"] + properties["minor"]
+    if capability < OLDEST_COMPUTE_CAPABILITY:
+        return Probe(
+            False,
+            f"{name} has compute capability {capability / 10}, below {OLDEST_COMPUTE_CAPABILITY / 10}: not supported",
+        )
+    from gpusoftmax.cuda.compile import kernel
+
+    with cupy.cuda.Device(index):
+        out = cupy.zeros(32, dtype="int32")
+        kernel("probe.cu", "probe", SCORE=0)((1,), (32,), (out,))
+        if cupy.asnumpy(out).tolist() != list(range(32)):
+            return Probe(False, f"a kernel ran on {name} and gave a wrong result")
+    return Probe(True, f"a kernel compiled and ran on {name}", name)
+
+
+def _explain(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if getattr(error, "status", None) == NOT_INITIALISED:
+        return f"CUDA was started before this process was forked; use the spawn start method ({text})"
+    lowered = text.lower()
+    if "architecture" in lowered:
+        return f"the CUDA compiler no longer supports this device's architecture ({text})"
+    if "nvrtc" in lowered or "could not open source file" in lowered or "cannot open source file" in lowered:
+        return f"the CUDA compiler or its headers are missing: pip install 'gpusoftmax[cuda13]' brings them ({text})"
+    return f"the device does not compute ({text})"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,291 @@
+"""The package as a whole: what importing it costs, what it exports, and which module may import which."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpusoftmax
+
+ROOT = Path(gpusoftmax.__file__).parent
+
+# every module or package, each of which imports earlier ones only; __init__ exempt
+ORDER = [
+    "exceptions",
+    "reference",
+    "validation",
+    "cpu.pool",
+    "cpu.kernels",
+    "cpu.fallback",
+    "cpu.ops",
+    "cuda",
+    "array",
+    "features",
+    "objective",
+    "batches",
+    "gradcheck",
+    "solvers",
+    "trainer",
+    "progress",
+    "estimators",
+    "recipes",
+    "persist",
+    "datasets",
+    "report",
+    "info",
+    "cli",
+    "__main__",
+]
+
+
+def module_name(path: Path) -> str:
+    """The name of a file's module below gpusoftmax: "persist.model"; of a package, its own: "persist"."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+# gpusoftmax/__init__.py and the empty gpusoftmax/cpu/__init__.py have no place in the order
+FILES = {
+    module_name(path): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if module_name(path) != "" and path != ROOT / "cpu" / "__init__.py"
+}
+
+
+def place(name: str) -> int:
+    """Where a module stands in ORDER: by its own name, or by its package's."""
+    return next(i for i, entry in enumerate(ORDER) if name == entry or name.startswith(f"{entry}."))
+
+
+def imports(tree: ast.AST) -> list[str]:
+    """The full names of all modules that a file imports, anywhere in it; of `from a import b`, a.b."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def own_imports(source: str) -> list[str]:
+    """The modules below gpusoftmax that a file imports."""
+    found = []
+    for target in imports(ast.parse(source)):
+        if target.startswith("gpusoftmax."):
+            below = target.removeprefix("gpusoftmax.")
+            while below not in FILES and "." in below:  # from a module, a name
+                below = below.rpartition(".")[0]
+            found.append(below)
+    return found
+
+
+def late_imports(name: str, source: str) -> list[str]:
+    """What the module `name` imports although it comes later, or is the package that the module is in."""
+    package = ORDER[place(name)]
+    return [
+        other
+        for other in own_imports(source)
+        if place(other) > place(name) or (place(other) == place(name) and not other.startswith(f"{package}."))
+    ]
+
+
+def third_parties(tree: ast.AST) -> set[str]:
+    return {name.partition(".")[0] for name in imports(tree)}
+
+
+# imports run one way
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_has_its_place_in_the_order(name: str) -> None:
+    assert any(name == entry or name.startswith(f"{entry}.") for entry in ORDER)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_imports_earlier_ones_only(name: str) -> None:
+    assert late_imports(name, FILES[name].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "late"),
+    [
+        ("array", "from gpusoftmax.features import DenseFeatures", ["features"]),
+        ("array", "def f():\n    import gpusoftmax.estimators", ["estimators"]),
+        ("trainer", "from gpusoftmax import cli", ["cli"]),
+        ("cpu.pool", "from gpusoftmax.cpu.ops import leaf_rows", ["cpu.ops"]),
+        ("persist.atomic", "from gpusoftmax.persist import load_model", ["persist"]),
+        ("persist.model", "from gpusoftmax.persist.atomic import write_atomically", []),
+    ],
+)
+def test_the_rule_tells_late_imports_from_early_ones(name: str, source: str, late: list[str]) -> None:
+    assert late_imports(name, source) == late
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ORDER if entry != "cuda"])
+def test_the_order_lists_no_module_that_is_gone(entry: str) -> None:
+    assert entry in FILES
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("cuda")])
+def test_cupy_is_imported_by_the_gpus_half_alone(name: str) -> None:
+    assert third_parties(ast.parse(FILES[name].read_text(encoding="utf-8"))).isdisjoint({"cupy", "cupyx"})
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("cpu.kernels", "info")])
+def test_numba_is_imported_by_the_kernels_alone(name: str) -> None:
+    assert third_parties(ast.parse(FILES[name].read_text(encoding="utf-8"))).isdisjoint({"numba", "llvmlite"})
+
+
+def test_info_imports_numba_when_it_is_asked_only() -> None:
+    tree = ast.parse(FILES["info"].read_text(encoding="utf-8"))
+    at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "numba" not in third_parties(ast.Module(at_once, []))
+
+
+# what importing costs
+
+
+HEAVY = ["numpy", "numba", "llvmlite", "scipy", "sklearn", "joblib", "safetensors", "threadpoolctl", "cupy"]
+
+
+def loaded(program: str, *arguments: str) -> set[str]:
+    """The top-level modules that a program has loaded when it ends."""
+    report = "import atexit, json, sys; atexit.register(lambda: print('\\n' + json.dumps([*sys.modules])))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", report + program, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded("import gpusoftmax").isdisjoint([*HEAVY, "typer", "rich"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["gradcheck", "--help"]], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded("from gpusoftmax.cli import main; main()", *arguments).isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("program", ["gpusoftmax.BadFileError", "gpusoftmax.__version__", "dir(gpusoftmax)"])
+def test_a_light_name_loads_nothing_heavy(program: str) -> None:
+    assert loaded(f"import gpusoftmax; {program}").isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("name", ["loss_and_gradient", "resolve", "SoftmaxClassifier", "load_cifar10"])
+def test_numba_is_loaded_when_it_is_needed_only(name: str) -> None:
+    assert "numba" not in loaded(f"from gpusoftmax import {name}")
+
+
+def test_the_numpy_back_end_never_loads_numba() -> None:
+    program = """
+import numpy as np
+from gpusoftmax import SoftmaxClassifier
+X = np.random.default_rng(0).standard_normal((20, 3))
+SoftmaxClassifier(backend="numpy", schedule="cosine", max_iter=1).fit(X, np.arange(20) % 2).predict(X)
+"""
+    assert "numba" not in loaded(program)
+
+
+# what is exported
+
+
+def stub_names() -> set[str]:
+    """The public names of __init__.pyi."""
+    names = set()
+    for node in ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.asname for alias in node.names}
+        elif isinstance(node, ast.AnnAssign):
+            names.add(node.target.id)
+    return names
+
+
+def test_the_stub_has_the_names_of_the_package() -> None:
+    assert stub_names() == set(gpusoftmax.__all__)
+
+
+def test_the_stub_names_the_module_that_the_package_takes_a_name_from() -> None:
+    tree = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8"))
+    sources = {
+        alias.name: node.module.removeprefix("gpusoftmax.")
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sources == gpusoftmax._EXPORTS
+
+
+@pytest.mark.parametrize("name", gpusoftmax.__all__)
+def test_every_name_resolves(name: str) -> None:
+    assert getattr(gpusoftmax, name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(gpusoftmax._EXPORTS))
+def test_every_name_is_documented(name: str) -> None:
+    assert (getattr(gpusoftmax, name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", sorted(gpusoftmax._EXPORTS))
+def test_a_name_is_the_one_of_its_module(name: str) -> None:
+    module = importlib.import_module(f"gpusoftmax.{gpusoftmax._EXPORTS[name]}")
+    assert getattr(gpusoftmax, name) is getattr(module, name)
+
+
+def test_no_module_hides_a_name() -> None:
+    # importing gpusoftmax.x binds x in the package, in place of a function of that name
+    assert {name.partition(".")[0] for name in FILES} & set(gpusoftmax.__all__) == set()
+
+
+def test_all_is_sorted_and_without_repetition() -> None:
+    assert gpusoftmax.__all__ == sorted(set(gpusoftmax.__all__))
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert dir(gpusoftmax) == gpusoftmax.__all__
+
+
+def test_a_star_import_brings_the_public_names() -> None:
+    namespace: dict[str, Any] = {}
+    exec("from gpusoftmax import *", namespace)
+    assert set(namespace) - {"__builtins__"} == set(gpusoftmax.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'gpusoftmax' has no attribute 'SoftmaxRegressor'"):
+        gpusoftmax.SoftmaxRegressor  # noqa: B018
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert gpusoftmax.__version__ == version("gpusoftmax")
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert (ROOT / "py.typed").exists()
+
+
+# silence
+
+
+def test_the_library_is_silent_where_logging_is_not_set_up() -> None:
+    # Ctrl-C is logged as a warning, which Python prints itself where no handler is found
+    program = """
+import signal
+import numpy as np
+from gpusoftmax import SoftmaxClassifier
+X = np.random.default_rng(0).standard_normal((20, 3))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+model = SoftmaxClassifier(callbacks=[lambda record: signal.raise_signal(signal.SIGINT)]).fit(X, np.arange(20) % 2)
+assert model.stop_reason_ == "interrupted"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")

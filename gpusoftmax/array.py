@@ -48,7 +48,7 @@ class Operations(Protocol):
         """The losses and correct counts of linear_gradient alone."""
 
     def linear_scores(self, X: Any, W: Any, b: Any) -> Any:
-        """Scores (n, K, c) = x_i W_k + b_k. A row's bits do not depend on which other rows are in the call."""
+        """Scores (n, K, c) = x_i W_k + b_k. A row's bits do not depend on which rows follow it."""
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
         """Scores Z (m, K, c) to s_ik g_ik in place; returns losses (K,) and correct (K,) as linear_gradient does."""
@@ -166,7 +166,9 @@ def resolve(backend: str | Backend = "auto", n_threads: int | None = None, preci
         index = int(name[5:] or 0)
         found = probe(index)
         if not found.works:
-            raise BackendUnavailableError(f"backend={backend!r} cannot be had: {found.reason}; or use backend='auto'")
+            raise BackendUnavailableError(
+                f"backend={backend!r} cannot be had: {found.reason}; use backend='auto' or 'cpu'"
+            )
         return _gpu(index, found, threads, precision)
     if name not in ("auto", "cpu", "numpy"):
         raise ValueError(f"backend={backend!r} is not known; use one of 'auto', 'cpu', 'numpy', 'cuda', 'cuda:<i>'")
@@ -186,12 +188,10 @@ def resolve(backend: str | Backend = "auto", n_threads: int | None = None, preci
 
 
 def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
-    import cupy
+    from gpusoftmax.cuda.ops import open_device
 
-    from gpusoftmax.cuda.ops import CudaOperations
-
-    device = f"{found.device}, cuda:{index}"
-    return Backend(f"cuda:{index}", found.reason, cupy, device, threads, CudaOperations(index, precision), precision)
+    xp, operations = open_device(index, precision)
+    return Backend(f"cuda:{index}", found.reason, xp, f"{found.device}, cuda:{index}", threads, operations, precision)
 
 
 def gpu_of(x: Any) -> int | None:

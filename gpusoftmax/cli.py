@@ -115,7 +115,9 @@ def train(
         raise ValueError(f"{', '.join(given)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
     if recipe is not None and loss is Loss.squared_hinge:
         raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
-    if save is not None and not save.absolute().parent.is_dir():  # before the work, not after it
+    if save is not None and save.is_dir():  # before the work, not after it
+        raise IsADirectoryError(f"--save {save} is a folder; name a file in it")
+    if save is not None and not save.absolute().parent.is_dir():
         raise FileNotFoundError(f"--save {save}: the folder {save.absolute().parent} does not exist; make it first")
     device = resolve(backend, threads)
     loaded = load_dataset(dataset, data)

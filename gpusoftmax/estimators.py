@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_class_weight
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
@@ -39,6 +39,7 @@ from gpusoftmax.validation import (
     check_loss,
     check_n_features,
     check_number,
+    check_random_seed,
     check_sample_weight,
     check_shift_and_scale,
     encode_known_labels,
@@ -200,8 +201,9 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if result.reason == "finished" and solver.open_ended and self.tol > 0:
             warnings.warn(
-                f"the training objective still fell by more than tol={self.tol:g} within the last 5 of max_iter="
-                f"{self.max_iter} passes: increase max_iter or tol, or set scaling='standard'",
+                f"the training objective still fell by more than tol={self.tol:g} within the last "
+                f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol, or set "
+                "scaling='standard'",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -257,8 +259,9 @@ class SoftmaxClassifier(_LinearClassifier):
     max_iter : int
         Passes over the data at most.
     tol : float
-        SGD stops when the training objective has not fallen by this much (nats) in 5 passes. 0: never. The schedules
-        "step" and "cosine" are planned over max_iter passes and take them all.
+        SGD stops when the training objective has not fallen by this much (nats) in 5 passes ("adaptive": in 15, after
+        it has shortened the steps twice). 0: never. The schedules "step" and "cosine" are planned over max_iter passes
+        and take them all.
     batch_size : int, "auto" or "full"
         Rows a step. "auto": 256. More than there are rows: all rows.
     learning_rate : float or "auto"
@@ -404,7 +407,12 @@ def prepare(
     features = DenseFeatures(device.asarray(X), device)
     weights = check_sample_weight(sample_weight, n, 1, features.dtype)
     if estimator.class_weight is not None:
-        per_class = compute_class_weight(estimator.class_weight, classes=classes, y=np.asarray(classes)[labels])
+        per_class = compute_class_weight(
+            estimator.class_weight,
+            classes=classes,
+            y=np.asarray(classes)[labels],
+            sample_weight=None if weights is None else weights[:, 0],
+        )
         product = per_class[labels] if weights is None else weights[:, 0] * per_class[labels]
         weights = check_sample_weight(product, n, 1, features.dtype, "class_weight * sample_weight")
     total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
@@ -466,10 +474,7 @@ def make_solver(estimator: _LinearClassifier, objective: Objective) -> Solver:
     n = objective.features.n
     sizes = {"auto": AUTOMATIC_BATCH, "full": n}
     size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
-    seed = estimator.random_state
-    if not isinstance(seed, int | np.integer):
-        seed = 0 if seed is None else int(check_random_state(seed).randint(2**31))
-    plan = BatchPlan(n, size, seed=int(seed))
+    plan = BatchPlan(n, size, seed=check_random_seed(estimator.random_state))
     schedule = estimator.schedule
     if schedule == "auto":
         schedule = "inverse" if estimator.loss == "hinge" else "adaptive"

@@ -65,13 +65,13 @@ class Bar:
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self.bar = Progress(
             TextColumn("pass {task.fields[passes]}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
+            BarColumn(bar_width=10),
             TimeElapsedColumn(),
-            TextColumn("of at most"),
             TimeRemainingColumn(),
             console=Console(file=stream),
         )

@@ -22,7 +22,6 @@ Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
 
-PATIENCE = 5  # passes without progress after which a fit is over
 DIVERGED = 10.0  # times the loss of zero weights, or of the start: further up than any useful path goes
 
 
@@ -105,6 +104,10 @@ class Solver(Protocol):
     def open_ended(self) -> bool:
         """Whether it may stop as soon as there is no more progress."""
 
+    @property
+    def patience(self) -> int:
+        """Passes without progress after which it may."""
+
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
         """The state at the start."""
 
@@ -152,15 +155,16 @@ Callback = Callable[[Record], Any] | EarlyStopping
 
 
 class _Plateau:
-    """True once no model's value has fallen by tol for `patience` values in a row."""
+    """True once no model's value has fallen by tol in all within the last `patience` values."""
 
     def __init__(self, patience: int, tol: float) -> None:
-        self.patience, self.tol, self.best, self.since = patience, tol, np.inf, 0
+        self.patience, self.tol, self.since = patience, tol, 0
+        self.best: Any = np.inf
 
     def __call__(self, value: Any) -> bool:
-        progress = np.any(np.asarray(value) < np.asarray(self.best) - self.tol)
-        self.best = np.minimum(self.best, value)
-        self.since = 0 if progress else self.since + 1
+        progress = np.asarray(value) < np.asarray(self.best) - self.tol
+        self.best = np.where(progress, value, self.best)  # many small steps add up to progress
+        self.since = 0 if progress.any() else self.since + 1
         return self.since >= self.patience
 
 
@@ -223,7 +227,8 @@ def train(
     W, b : ndarray
         The start, (d, K, c) and (K, c); not changed.
     tol : float
-        Stop when the training objective has not fallen by this much in 5 passes; 0 means run to the end.
+        Stop when the training objective has not fallen by this much in the solver's `patience` passes; 0 means run to
+        the end.
     validation : Objective, optional
         Measured after each pass; the weights with the smallest validation loss are returned.
     callbacks : sequence
@@ -246,7 +251,7 @@ def train(
     history: list[Record] = []
     best, started = _Best(state.W, state.b), time.perf_counter()
     watchers = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
-    plateau = _Plateau(PATIENCE, tol) if tol > 0 else None
+    plateau = _Plateau(solver.patience, tol) if tol > 0 else None
     totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
     reason = ""
 
@@ -262,7 +267,7 @@ def train(
                 totals, rows = totals + state.rows * measured, rows + state.rows
                 limit = DIVERGED * np.maximum(state.start, objective.value_at_zero())
                 if not (np.isfinite(state.value) & (state.value <= limit)).all():
-                    check_finite_features(objective.backend.to_numpy(objective.features.X))
+                    check_finite_features(objective.backend.to_numpy(objective.features.X), "X")
                     raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
                 if state.done or state.passes >= len(history) + 1:
                     now = time.perf_counter()
@@ -296,7 +301,10 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
 
     measured = (None, None)
     if validation is not None:
-        measured = tuple(plain(validation.backend.to_numpy(m)) for m in validation.losses(state.W, state.b))
+        losses, accuracies = map(validation.backend.to_numpy, validation.losses(state.W, state.b))
+        if not np.isfinite(losses).all():
+            check_finite_features(validation.backend.to_numpy(validation.features.X), "validation[0]")
+        measured = (plain(losses), plain(accuracies))
     return Record(
         passes=state.passes,
         step=state.step,

@@ -21,6 +21,14 @@ Array = npt.NDArray[Any]
 READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied
 
 
+def _as_floats(name: str, value: Any) -> Array:
+    """`value` as float64, or an error with its name."""
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}={value!r} is not numeric; pass numbers ({error})") from None
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """`value` if it is one of `choices`."""
     if value not in choices:
@@ -77,7 +85,10 @@ def check_features(X: Any, name: str = "X") -> Array:
     """
     if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
-    array = np.asarray(X)
+    try:
+        array = X if hasattr(X, "__cuda_array_interface__") else np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"{name} is no table of numbers ({error}); pass rows of equal length") from None
     if array.dtype.kind == "c":
         raise ValueError(
             f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
@@ -203,7 +214,10 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise ValueError(f"Input y contains NaN or infinity: y[{row}] is {array[row]}; drop rows without a label")
-    check_classification_targets(array)  # refuses continuous targets
+    try:
+        check_classification_targets(array)
+    except ValueError as error:
+        raise ValueError(f"y holds no classes but continuous values; pass discrete classes ({error})") from None
     classes, codes = np.unique(array, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
@@ -215,6 +229,8 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
 
 def encode_known_labels(y: Any, classes: Array, name: str) -> Array:
     """Indices among `classes` of labels that must all be known, such as those of a validation set."""
+    if y is None:
+        raise ValueError(f"{name} is None; pass one label per row")
     array = np.ravel(np.asarray(y))
     codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
     unknown = classes[codes] != array
@@ -230,7 +246,7 @@ def check_sample_weight(
     """Weights as (n, K), finite and not negative, with a positive sum for every model; None stays None."""
     if weights is None:
         return None
-    array = np.asarray(weights, dtype=np.float64)
+    array = _as_floats(name, weights)
     if array.ndim == 0:
         raise ValueError(f"{name}={weights!r} is one number; pass one weight per row, shape ({n},)")
     check_same_length(name, array, n)
@@ -285,7 +301,7 @@ def check_shift_and_scale(shift: Any, scale: Any, d: int) -> tuple[Array | None,
     def vector(name: str, value: Any) -> Array | None:
         if value is None:
             return None
-        array = np.asarray(value, dtype=np.float64)
+        array = _as_floats(name, value)
         if array.shape not in ((), (d,)):
             raise ValueError(f"{name} has shape {array.shape}; pass a number, or one per feature, shape ({d},)")
         if not np.isfinite(array).all():
@@ -312,6 +328,18 @@ def check_batch_size(value: Any) -> int | str:
     if isinstance(value, str):
         return check_choice("batch_size", value, ("auto", "full"))
     return check_count("batch_size", value)
+
+
+def check_random_seed(random_state: Any) -> int:
+    """A seed from None (0), a whole number, or a RandomState, which moves on."""
+    if random_state is None:
+        return 0
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31))
+    seed = check_count("random_state", random_state, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"random_state={random_state!r} is out of range; it must be less than 2^63")
+    return seed
 
 
 def check_callbacks(callbacks: Any) -> None:

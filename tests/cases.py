@@ -107,7 +107,7 @@ def random_problem(
         weights = (rng.random((n, K)) * 3 * (rng.random((n, K)) < 2 / 3)).astype(computed)
     return Problem(
         X=laid_out(X, layout),
-        labels=rng.integers(0, c, n),
+        labels=rng.integers(0, c, n, dtype=np.int32),
         W=(spread / (size * np.sqrt(d)) * rng.standard_normal((d, K, c))).astype(computed),
         b=(spread * rng.standard_normal((K, c))).astype(computed),
         weights=weights,
@@ -227,7 +227,7 @@ def sha256(*arrays: Array) -> str:
 
 def objective_of(
     X: Array,
-    y: Array,
+    labels: Array,
     backend: Backend,
     *,
     c: int | None = None,
@@ -242,8 +242,8 @@ def objective_of(
     """An Objective as the estimators build it."""
     return Objective(
         DenseFeatures(X, backend, shift, scale),
-        y,
-        int(y.max()) + 1 if c is None else c,
+        labels.astype(np.int32),
+        int(labels.max()) + 1 if c is None else c,
         weights,
         np.broadcast_to(np.asarray(l2, np.float64), (K,)).copy(),
         LOSSES.index(loss),
@@ -260,5 +260,5 @@ def zeros_for(objective: Objective) -> tuple[Array, Array]:
 def blobs(seed: int, *, n: int = 120, d: int = 5, c: int = 3, apart: float = 2.0) -> tuple[Array, Array]:
     """Gaussian clusters, one per class: X (n, d) float32 and y (n,)."""
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, c, n)
+    y = rng.integers(0, c, n, dtype=np.int32)
     return (apart * rng.standard_normal((c, d))[y] + rng.standard_normal((n, d))).astype(np.float32), y

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from gpusoftmax import cli, load_model
+from gpusoftmax import cli, load_model, resolve
 from gpusoftmax.progress import Lines
 
 COMMANDS = ["train", "evaluate", "info", "gradcheck"]
@@ -178,6 +178,18 @@ def test_without_save_there_is_no_model(run: Any) -> None:
     assert run("train", "digits", "--json").json["model"] is None
 
 
+def test_evaluate_obeys_threads_and_back_end(model: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def spy(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return resolve(*arguments)
+
+    monkeypatch.setattr("gpusoftmax.array.resolve", spy)
+    run("evaluate", model, "digits", "--threads", 3, "--backend", "numpy")
+    assert asked == [("numpy", 3)]
+
+
 def test_evaluate_prints_the_accuracies(model: Path, run: Any) -> None:
     result = run("evaluate", model, "digits", "--json").json
     assert f"test {result['test_accuracy']:.2%}\n" in run("evaluate", model, "digits").out
@@ -194,8 +206,9 @@ def test_train_reaches_40_percent_on_cifar10(place: str, cifar10_folder: Path, r
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Ctrl-C is pressed as soon as the first line of progress is on the screen."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
     show = Lines._print
 
     def then_interrupt(self: Lines, record: Any) -> None:
@@ -205,6 +218,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Lines, "_print", then_interrupt)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interrupted")
@@ -423,8 +438,6 @@ def test_gradcheck_documents_the_fields_of_its_records(run: Any) -> None:
 
 
 def test_info_says_who_would_compute(run: Any) -> None:
-    from gpusoftmax import resolve
-
     assert f"back end       {resolve().name} ({resolve().reason})\n" in run("info").out
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import DTYPES, LAYOUTS, random_problem
+from cases import DTYPES, LAYOUTS, random_problem, sha256
 
 pytest.importorskip("numba")
 
 from gpusoftmax.array import resolve
-from gpusoftmax.cpu import fallback, kernels
+from gpusoftmax.cpu import fallback, kernels, ops
 from gpusoftmax.reference import LOSSES
 
 OPS = resolve("cpu", n_threads=2).ops
@@ -48,7 +48,7 @@ def test_kernels_are_compiled_once_for_each_type_of_X(dtype: str, tmp_path: Path
 def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.random.Generator) -> None:
     m, K, c = 50, 3, 7
     Z = (rng.integers(-160, 160, (m, K, c)) / 8).astype(np.float32)  # differences are exact; ties, and margins of 0
-    labels = rng.integers(0, c, m)
+    labels = rng.integers(0, c, m, dtype=np.int32)
     weights = rng.random((m, K)).astype(np.float32) if weighted else np.empty((0, 0), np.float32)
     results = []
     for module in (kernels, fallback):
@@ -58,3 +58,17 @@ def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.ra
     # exp may differ by 2 ulp, sums of 7 terms by 3
     for compiled, plain in zip(*results, strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=16 * np.finfo(np.float32).eps, atol=1e-37)
+
+
+@pytest.mark.parametrize("c", [2, 3, 10])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bits_of_a_rows_scores_do_not_depend_on_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
+) -> None:
+    monkeypatch.setattr(ops, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
+    problem = random_problem(0, dtype=dtype, n=300, d=37, c=c)
+    whole = OPS.linear_scores(problem.X, problem.W, problem.b)
+    calls = [slice(0, 1), slice(5, 6), slice(299, 300), slice(3, 70), slice(100, 233), slice(None, None, -3)]
+    for rows in (*calls, np.random.default_rng(0).permutation(300)):
+        part = OPS.linear_scores(problem.X[rows], problem.W, problem.b)
+        assert sha256(part) == sha256(whole[rows]), rows

@@ -134,7 +134,7 @@ def test_row_loss_equals_the_reference(
 @pytest.mark.parametrize("ahead", [10.0, 17.0, 40.0, 80.0, 1e4])
 def test_a_confident_row_keeps_the_digits_of_its_gradient(backend: Backend, dtype: str, c: int, ahead: float) -> None:
     # one-hot rows: scores are the weights, exactly, and row i is confident of class i
-    X, labels = np.eye(3, dtype=dtype), np.arange(3)
+    X, labels = np.eye(3, dtype=dtype), np.arange(3, dtype=np.int32)
     W = (np.arange(3 * c) % 5 / 8).reshape(3, 1, c).astype(dtype)
     W[labels, 0, labels] = W[labels, 0].max(axis=1) + ahead
     b = np.zeros((1, c), dtype)
@@ -153,7 +153,7 @@ def test_a_margin_of_exactly_zero_is_inactive(backend: Backend, loss: str, c: in
     W = np.full((1, 1, c), -5.0, np.float32)
     W[0, 0, :3] = 2.0, 1.0, 1.5  # of class 0: margin 0 of class 1, 0.5 of class 2
     X, b = np.ones((1, 1), np.float32), np.zeros((1, c), np.float32)
-    losses, _, dW, db = backend.ops.linear_gradient(X, np.zeros(1, np.int64), W, b, None, LOSSES.index(loss))
+    losses, _, dW, db = backend.ops.linear_gradient(X, np.zeros(1, np.int32), W, b, None, LOSSES.index(loss))
     value, slope = (0.5, 1.0) if loss == "hinge" else (0.25, 1.0)
     assert losses.tolist() == [value]
     np.testing.assert_array_equal(dW[0, 0], [-slope, 0.0, slope] + [0.0] * (c - 3))
@@ -163,7 +163,7 @@ def test_a_margin_of_exactly_zero_is_inactive(backend: Backend, loss: str, c: in
 @pytest.mark.parametrize("c", [3, 70])
 def test_of_equal_scores_the_first_is_the_answer(backend: Backend, c: int) -> None:
     X, W, b = np.ones((2, 1), np.float32), np.zeros((1, 1, c), np.float32), np.zeros((1, c), np.float32)
-    _, correct = backend.ops.linear_losses(X, np.array([0, 1]), W, b, None, SOFTMAX)
+    _, correct = backend.ops.linear_losses(X, np.array([0, 1], np.int32), W, b, None, SOFTMAX)
     assert correct.tolist() == [1.0]
 
 
@@ -182,19 +182,19 @@ NON_FINITE = {
 def test_scores_without_an_answer_give_a_non_finite_loss(backend: Backend, c: int, case: str, loss: str) -> None:
     Z = np.zeros((2, 1, c), np.float32)
     Z[1, 0, [0, 1, c - 1]] = NON_FINITE[case]
-    losses, _ = backend.ops.row_loss(Z, np.zeros(2, np.int64), None, LOSSES.index(loss))
+    losses, _ = backend.ops.row_loss(Z, np.zeros(2, np.int32), None, LOSSES.index(loss))
     assert not np.isfinite(losses).any()
 
 
 def test_softmax_with_the_target_at_plus_infinity_has_a_non_finite_loss(backend: Backend) -> None:
     Z = np.array([[[np.inf, 0.0, 1.0]]], np.float32)
-    losses, _ = backend.ops.row_loss(Z, np.zeros(1, np.int64), None, SOFTMAX)
+    losses, _ = backend.ops.row_loss(Z, np.zeros(1, np.int32), None, SOFTMAX)
     assert not np.isfinite(losses).any()
 
 
 def test_a_class_at_minus_infinity_has_no_probability(backend: Backend) -> None:
     Z = np.array([[[1.0, -np.inf, 1.0]]], np.float32)
-    losses, _ = backend.ops.row_loss(Z, np.zeros(1, np.int64), None, SOFTMAX)
+    losses, _ = backend.ops.row_loss(Z, np.zeros(1, np.int32), None, SOFTMAX)
     assert Z[0, 0].tolist() == [-0.5, 0.0, 0.5]
     assert losses[0] == pytest.approx(np.log(2), rel=1e-6)
 
@@ -271,16 +271,14 @@ def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(backend: Ba
 @pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("c", [2, 10, 70])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_bits_of_a_rows_scores_do_not_depend_on_the_other_rows(backend: Backend, dtype: str, c: int) -> None:
+def test_the_bits_of_a_rows_scores_do_not_depend_on_the_rows_after_it(backend: Backend, dtype: str, c: int) -> None:
     problem = random_problem(0, dtype=dtype, n=700, d=37, c=c)
-    X = problem.X
-    whole = backend.ops.linear_scores(X, problem.W, problem.b)
-    calls = [slice(0, 1), slice(5, 6), slice(699, 700), slice(3, 70), slice(100, 233), slice(None, None, -3)]
+    whole = backend.ops.linear_scores(problem.X, problem.W, problem.b)
     for n_threads in (1, 3):
         operations = resolve(backend.name, n_threads).ops
-        for rows in (*calls, np.random.default_rng(0).permutation(700)):
-            part = operations.linear_scores(X[rows], problem.W, problem.b)
-            assert sha256(part) == sha256(whole[rows]), f"{rows}, {n_threads} threads"
+        for m in (1, 2, 5, 63, 64, 65, 233, 699):
+            part = operations.linear_scores(problem.X[:m], problem.W, problem.b)
+            assert sha256(part) == sha256(whole[:m]), f"{m} rows, {n_threads} threads"
 
 
 def blas_threads() -> set[int]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,10 @@ def test_an_exception_of_any_run_is_raised_after_all_runs_have_ended(failing: in
     meeting, ended = threading.Barrier(3), []
 
     def work(run: range) -> None:
-        meeting.wait()  # all three have started
+        meeting.wait(HANGS)  # all three have started
         if run.start == failing:
             raise LookupError(f"run {failing}")
-        sum(range(200_000))  # a while
+        sum(range(3_000_000))  # some 50 ms: longer than the caller takes to get away
         ended.append(run.start)
 
     with pytest.raises(LookupError, match=f"run {failing}"):
@@ -150,13 +151,12 @@ def three_blas_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @blas
 @pytest.mark.usefixtures("three_blas_threads")
 def test_of_overlapping_holders_the_last_one_out_restores_the_setting_of_blas() -> None:
-    first, second = single_threaded_blas(), single_threaded_blas()
-    first.__enter__()
-    second.__enter__()
-    assert blas_threads() == {1}
-    first.__exit__(None, None, None)
-    assert blas_threads() == {1}, "the second is still inside"
-    second.__exit__(None, None, None)
+    with ExitStack() as second:
+        with ExitStack() as first:
+            first.enter_context(single_threaded_blas())
+            second.enter_context(single_threaded_blas())
+            assert blas_threads() == {1}
+        assert blas_threads() == {1}, "the second is still inside"
     assert blas_threads() == {3}
 
 

@@ -20,7 +20,7 @@ from gpusoftmax.cpu import ops
 from gpusoftmax.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, SGDState, sgd
-from gpusoftmax.solvers.sgd import automatic_learning_rate
+from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
 
 PLAN = BatchPlan(n=20, batch_size=8, seed=3)  # three steps an epoch, the last one shorter
 NUMPY = resolve("numpy", n_threads=1)
@@ -155,23 +155,26 @@ def test_the_weights_move_by_the_scheduled_rate(schedule: str) -> None:
 
 
 class ScriptedObjective:
-    """Two models, one stuck at 1, one falling by 0.01 an epoch; the batches of an epoch scatter around its mean."""
+    """A gradient of ones, and values (epochs, K) by script; the batches of an epoch scatter around its mean."""
 
-    n_models = 2
-    features = SimpleNamespace(n=12)
+    backend, features = NUMPY, SimpleNamespace(n=12)
 
-    def __init__(self, plan: BatchPlan) -> None:
-        self.plan, self.calls = plan, 0
+    def __init__(self, plan: BatchPlan, values: Any) -> None:
+        self.plan, self.values, self.calls = plan, np.asarray(values, np.float64), 0
+
+    @property
+    def n_models(self) -> int:
+        return self.values.shape[1]
 
     def weight_sums(self) -> Array:
-        return np.full(2, 12.0)
+        return np.full(self.n_models, 12.0)
 
     def value_and_gradient(self, W: Array, b: Array, rows: Array | None, sums: Array) -> Evaluation:
         epoch, batch = divmod(self.calls, self.plan.steps_per_epoch)
         self.calls += 1
         scatter = 0.5 * (batch - (self.plan.steps_per_epoch - 1) / 2)  # of batches of one size the mean is 0
-        value = np.array([1.0, 1.0 - 0.01 * epoch]) + scatter
-        return Evaluation(value, value, value, np.zeros_like(W), np.zeros_like(b))
+        value = self.values[epoch] + scatter
+        return Evaluation(value, value, value, np.ones_like(W), np.ones_like(b))
 
 
 @pytest.mark.parametrize(
@@ -179,19 +182,47 @@ class ScriptedObjective:
     [BatchPlan(12, 12), BatchPlan(12, 4), BatchPlan(12, 4, replacement=True), BatchPlan(12, 5, replacement=True)],
     ids=["full batch", "minibatches", "with replacement", "with replacement, more rows than there are"],
 )
-def test_adaptive_shortens_the_steps_of_the_stuck_model_only(monkeypatch: pytest.MonkeyPatch, plan: BatchPlan) -> None:
+def test_adaptive_shortens_the_steps_of_a_stuck_model_only(monkeypatch: pytest.MonkeyPatch, plan: BatchPlan) -> None:
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 8)  # an epoch of minibatches is two stretches
-    objective: Any = ScriptedObjective(plan)
-    solver = SGD(plan, 7 * plan.steps_per_epoch, np.array([1.0, 2.0]), tol=1e-4)
-    state = solver.init(objective, np.zeros((1, 2, 3)), np.zeros((2, 3)))
+    epochs = np.arange(13.0)[:, None]
+    # stuck; making progress; making little, which adds up to tol within five epochs
+    objective: Any = ScriptedObjective(plan, 1 - epochs * [0.0, 0.01, 0.00003])
+    solver = SGD(plan, 13 * plan.steps_per_epoch, np.array([1.0, 2.0, 3.0]), tol=1e-4)
+    state = solver.init(objective, np.zeros((1, 3, 2)), np.zeros((3, 2)))
     rates = []
     while not state.done:
         state = solver.step(objective, state)
         if state.step % plan.steps_per_epoch == 0:
             rates.append(state.learning_rate.tolist())
-    # the first epoch sets the mark; after every two without progress the next epoch's rate is a fifth
-    stuck = 1.0 / 5.0 ** np.array([0, 0, 0, 1, 1, 2, 2])
-    np.testing.assert_allclose(rates, np.stack([stuck, np.full(7, 2.0)], axis=1), rtol=1e-14)
+    # the first epoch sets the mark; after every five without progress the next epoch's rate is a fifth
+    expected = np.ones((13, 3)) * [1.0, 2.0, 3.0]
+    expected[6:, 0] /= 5
+    expected[11:, 0] /= 5
+    np.testing.assert_allclose(rates, expected, rtol=1e-14)
+
+
+def test_adaptive_stops_the_momentum_of_a_model_that_got_worse_only() -> None:
+    plan = BatchPlan(12, 12)
+    objective: Any = ScriptedObjective(plan, [[3.0, 3.0], [2.0, 2.0], [1.0, 2.5], [0.5, 2.0]])
+    solver = SGD(plan, 4, 1.0, momentum=0.5, nesterov=False)
+    state = solver.init(objective, np.zeros((1, 2, 3)), np.zeros((2, 3)))
+    moved = []
+    for _ in range(4):
+        before = state.b.copy()
+        state = solver.step(objective, state)
+        moved.append((before - state.b)[:, 0].tolist())
+    # v <- v / 2 + 1; after the third epoch the second model starts anew
+    assert moved == [[1, 1], [1.5, 1.5], [1.75, 1.75], [1.875, 1]]
+
+
+@pytest.mark.parametrize(("schedule", "patience"), [("adaptive", 15), ("constant", 5), ("inverse", 5)])
+def test_a_fit_may_end_once_shorter_steps_were_tried_too(schedule: str, patience: int) -> None:
+    assert SGD(PLAN, 9, schedule=schedule).patience == patience
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_that_are_planned_to_their_end_are_not_cut_short(schedule: str) -> None:
+    assert SGD(PLAN, 9, schedule=schedule).open_ended == (schedule not in ("step", "cosine"))
 
 
 def curvature_of(X: Array, y: Array, s: Array, c: int, loss: str, batch: int) -> float:

@@ -138,7 +138,8 @@ class CpuOperations:
             x = np.zeros((SCORE_BLOCK, d), W.dtype)
             for first in range(start, stop, SCORE_BLOCK):
                 m = min(SCORE_BLOCK, stop - first)
-                # always the same shape: OpenBLAS's bits change with the number of rows in the call
+                # always the same shape: OpenBLAS's bits change with the number of rows in the call (and, in its AVX2
+                # kernel, with a row's place in the block, which is why only whole blocks can be told apart from it)
                 x[:m], x[m:] = X[first : first + m], 0
                 out[first : first + m] = (x @ W_columns)[:m]
                 out[first : first + m] += b_flat
@@ -179,8 +180,9 @@ class CpuOperations:
 
         with single_threaded_blas():
             total, first_moment, second_moment = sum_over_leaves(leaf, -(-n // step), self.n_threads)
-        mean = first_moment / total
-        return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite features: the caller looks for them
+            mean = first_moment / total
+            return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
 
 
 def fused_block(d: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -77,8 +78,8 @@ class CudaOperations:
                 if step <= 128:
                     raise MemoryError(
                         f"the GPU's memory does not hold a pass over {n} rows, even 128 at a time: weights and "
-                        f"gradient of {d} features x {K} models x {c} classes take {2 * W.nbytes / 2**20:.0f} MB beside "
-                        f"X ({error}); use fewer models at a time, or backend='cpu'"
+                        f"gradient of {d} features x {K} models x {c} classes take {2 * W.nbytes / 2**20:.0f} MB "
+                        f"beside X ({error}); use fewer models at a time, or backend='cpu'"
                     ) from error
                 step = max(128, step // 2 // 128 * 128)
                 log.warning("out of GPU memory: trying again with chunks of %d rows", step)
@@ -217,3 +218,10 @@ class CudaOperations:
             mean = first_moment / total
             variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
             return (origin + mean).reshape(d), variance.reshape(d)
+
+
+def open_device(device: int, precision: str) -> tuple[ModuleType, CudaOperations]:
+    """The array module of a GPU, and its operations."""
+    import cupy
+
+    return cupy, CudaOperations(device, precision)

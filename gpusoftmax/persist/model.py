@@ -11,7 +11,7 @@ Tensors: `coef` (c, d), or (1, d) for two classes, and `intercept` (c,) or (1,),
     parameters       JSON: the constructor's
     fitted           JSON: n_iter, stop_reason, backend, feature_names, history
     versions         JSON: of gpusoftmax, numpy, python
-    sha256           of the tensors' names, types, shapes and bytes
+    sha256           of all of the above and of the tensors' names, types, shapes and bytes
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.persist.atomic import write_atomically
 from gpusoftmax.trainer import Record
+from gpusoftmax.validation import check_shift_and_scale
 
 Array = npt.NDArray[Any]
 
@@ -92,8 +93,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "versions": json.dumps(
             {"gpusoftmax": version("gpusoftmax"), "numpy": np.__version__, "python": platform.python_version()}
         ),
-        "sha256": _digest(tensors),
     }
+    metadata["sha256"] = _digest(metadata, tensors)
     write_atomically(Path(path), safetensors.numpy.save(tensors, metadata))
 
 
@@ -130,8 +131,8 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
         except (ValueError, RecursionError) as error:
             raise BadFileError(path, place=f"metadata {key}", reason=str(error), expected="JSON") from error
 
-    if metadata["sha256"] != _digest(tensors):
-        raise BadFileError(path, reason="the tensors do not match their SHA-256", expected="an undamaged file")
+    if metadata["sha256"] != _digest(metadata, tensors):
+        raise BadFileError(path, reason="the content does not match its SHA-256", expected="an undamaged file")
     try:
         return _restore(metadata["estimator"], part("classes"), part("parameters"), part("fitted"), tensors)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -192,8 +193,13 @@ def _restore(
     rows = 1 if len(estimator.classes_) == 2 else len(estimator.classes_)
     if coef.ndim != 2 or coef.shape[0] != rows or coef.shape[1] == 0 or intercept.shape != (rows,):
         raise ValueError(f"coef {coef.shape} and intercept {intercept.shape} for {len(estimator.classes_)} classes")
-    if set(tensors) - {"coef", "intercept", "shift", "scale"}:
-        raise ValueError(f"unknown tensors {sorted(tensors)}")
+    sides = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
+    expected = {"coef", "intercept"} | {
+        name for name, side in zip(("shift", "scale"), sides, strict=True) if side is not None
+    }
+    if set(tensors) != expected:
+        raise ValueError(f"tensors {sorted(tensors)} where {sorted(expected)} were expected")
+    check_shift_and_scale(sides[0], sides[1], coef.shape[1])
     if coef.dtype not in (np.float32, np.float64) or intercept.dtype != coef.dtype:
         raise ValueError(f"coef of {coef.dtype} and intercept of {intercept.dtype}")
     if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
@@ -223,8 +229,10 @@ def _kind_of_scaling(scaling: Any) -> str:
     return "shift and scale given" if isinstance(scaling, tuple) else repr(scaling)
 
 
-def _digest(tensors: dict[str, Array]) -> str:
+def _digest(metadata: dict[str, str], tensors: dict[str, Array]) -> str:
     digest = hashlib.sha256()
+    for key in sorted(metadata.keys() - {"sha256"}):
+        digest.update(f"{key} {len(metadata[key])} {metadata[key]}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())

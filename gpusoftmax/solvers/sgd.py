@@ -23,7 +23,8 @@ Array = npt.NDArray[Any]
 
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
 STRETCH_ROWS = 1 << 16  # rows between two looks at progress, callbacks and Ctrl-C
-ADAPT_AFTER, ADAPT_BY = 2, 5.0  # epochs without progress, and what "adaptive" then divides the learning rate by
+PATIENCE = 5  # epochs without progress: momentum makes the objective swing for a few
+ADAPT_BY, ADAPTATIONS = 5.0, 2  # what "adaptive" then divides the learning rate by; how often before it gives up
 CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is found
 
 
@@ -64,8 +65,9 @@ class SGDState:
     start: Array = field(default_factory=lambda: np.full(1, np.nan))
     batches: tuple[int, list[Array | None]] = (-1, [])  # the plan of the epoch that is under way
     epoch_value: Array | None = None  # sum over the rows of that epoch
-    best_value: Array | None = None  # the smallest mean of an epoch, and how many epochs ago it was
+    best_value: Array | None = None  # the mean of the last epoch that made progress, and how many epochs ago it was
     stale: Array | None = None
+    last_value: Array | None = None
     done: bool = False
 
 
@@ -86,7 +88,8 @@ class SGD:
     nesterov : bool
         Look ahead along the velocity.
     schedule : {"adaptive", "constant", "step", "cosine", "inverse"}
-        "adaptive" divides a model's learning rate by 5 whenever its objective has not fallen by `tol` in two epochs.
+        "adaptive" divides a model's learning rate by 5 whenever its objective has not fallen by `tol` in five epochs,
+        and stops its momentum whenever it rose in one.
         The others are factors, with p the share of the steps done and e the epochs done: 1; 0.1^floor(3 p);
         (1 + cos(pi p)) / 2; 1 / (1 + e).
     tol : float
@@ -110,6 +113,11 @@ class SGD:
     def open_ended(self) -> bool:
         """Whether it may stop as soon as there is no more progress: "step" and "cosine" are planned to their end."""
         return self.schedule not in ("step", "cosine")
+
+    @property
+    def patience(self) -> int:
+        """Passes without progress after which it may stop: "adaptive" tries shorter steps first."""
+        return PATIENCE * (1 + ADAPTATIONS) if self.schedule == "adaptive" else PATIENCE
 
     def init(self, objective: Objective, W: Array, b: Array) -> SGDState:
         """Start at W (d, K, c) and b (K, c), which are copied."""
@@ -164,17 +172,26 @@ class SGD:
         return state
 
     def _adapt(self, state: SGDState, total: Array) -> None:
-        """Shorten the steps of models that make no progress; called after each stretch with its sum of values."""
+        """Shorten the steps of models that make no progress; called after each stretch with its sum of values.
+
+        A model whose objective rose over an epoch first loses its velocity: momentum that has run past the optimum
+        would take many epochs to turn round (restart by function value, O'Donoghue and Candes, 2015).
+        """
         state.epoch_value = total if state.epoch_value is None else state.epoch_value + total
         if state.step % self.plan.steps_per_epoch:
             return
         value, state.epoch_value = state.epoch_value / self.plan.rows_per_epoch, None
-        if state.best_value is None or state.stale is None:
-            state.best_value, state.stale = value, np.zeros(len(value), int)
+        if state.best_value is None or state.stale is None or state.last_value is None:
+            state.best_value, state.last_value, state.stale = value, value, np.zeros(len(value), int)
             return
-        state.stale = np.where(value < state.best_value - self.tol, 0, state.stale + 1)
-        state.best_value = np.minimum(state.best_value, value)
-        stuck = state.stale >= ADAPT_AFTER
+        if state.velocity is not None:
+            for k in np.flatnonzero(value > state.last_value).tolist():
+                state.velocity[0][:, k], state.velocity[1][k] = 0, 0
+        state.last_value = value
+        progress = value < state.best_value - self.tol
+        state.stale = np.where(progress, 0, state.stale + 1)
+        state.best_value = np.where(progress, value, state.best_value)
+        stuck = state.stale >= PATIENCE
         state.base_rate = np.where(stuck, state.base_rate / ADAPT_BY, state.base_rate)
         state.stale[stuck] = 0
 
@@ -191,7 +208,7 @@ class SGD:
 
 def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
     """The batches of an epoch, uploaded at once."""
-    if batches == [None]:
+    if batches[0] is None:
         return [None]
     order = objective.backend.asarray(np.concatenate(batches))  # type: ignore[arg-type]
     stops = np.cumsum([0, *map(len, batches)])  # type: ignore[arg-type]

@@ -1,0 +1,252 @@
+"""Build the text of CUDA kernels with g++ behind cuda_cpu.h, and launch them on the CPU, in an order that a seed sets.
+
+emulated = build(source("row_loss.cu", macros))
+emulated.launch("row_loss", (blocks, 1, 1), (256, 1, 1), [scores.ctypes.data, ...], seed=3)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HEADER = Path(__file__).with_name("cuda_cpu.h")
+CACHE_VARIABLE = "GPUSOFTMAX_EMULATION_CACHE"
+COMPILER = os.environ.get("CXX", "g++")
+# -w: the tests that look for warnings do it with a CUDA compiler
+FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-fvisibility=hidden", "-w", "-g1")
+# without a library: cuda_cpu.h has the handlers
+CHECKS = ("-DEMULATION_CHECKS", "-fsanitize=alignment,bounds,signed-integer-overflow,shift", "-Wl,--as-needed")
+SANITIZERS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fsanitize-sections=cuda_shared",  # redzones around shared memory
+    "-fno-omit-frame-pointer",
+)
+
+MOST_SHARED_BYTES = 227 << 10  # what a block may opt in to on sm_90, the most of all
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+MOST_THREADS = (1024, 1024, 64)
+
+KERNEL = re.compile(r'extern "C" __global__ void\s*(?:__launch_bounds__\(([^)]*)\))?\s*(\w+)\s*\(')
+DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+(?:alignas\(\d+\)\s+|__align__\(\d+\)\s+)?(\w+)\s+(\w+)\s*\[\s*\]\s*;")
+
+# of one argument, in a slot of 8 bytes
+SLOTS = {
+    "int": "i4x",
+    "unsigned": "I4x",
+    "long long": "q",
+    "unsigned long long": "Q",
+    "long": "q",
+    "unsigned long": "Q",
+    "float": "f4x",
+    "double": "d",
+    "bool": "?7x",
+}
+
+
+class EmulationError(RuntimeError):
+    """A launch that CUDA would refuse, or a kernel that does what CUDA leaves undefined."""
+
+
+class BuildError(RuntimeError):
+    """g++ does not compile the text; the message is its own."""
+
+
+def missing() -> str | None:
+    """Why kernels cannot run here, or None."""
+    if sys.platform != "linux":
+        return "kernels are run on the CPU on Linux only"
+    if shutil.which(COMPILER) is None:
+        return f"there is no {COMPILER} to build kernels with"
+    return None
+
+
+class Emulated:
+    """The kernels of one text.
+
+    Attributes
+    ----------
+    parameters : dict of str to list of str
+        Types of each kernel's parameters: "float*", "long long", "unsigned", ..., without const.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        # PyDLL keeps the interpreter's lock: a shared object runs one launch at a time
+        library = ctypes.PyDLL(str(path))
+        library.emulation_parameters.restype = ctypes.c_char_p
+        library.emulation_stacks_size.restype = ctypes.c_size_t
+        self._launch = library.emulation_launch
+        self._launch.restype = ctypes.c_char_p
+        self._launch.argtypes = [
+            ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
+            ctypes.c_uint, ctypes.c_ulonglong, ctypes.c_ulonglong, ctypes.c_void_p,
+        ]  # fmt: skip
+        self._stacks = _stacks(library.emulation_stacks_size())
+        self._dims = (ctypes.c_uint * 3)(), (ctypes.c_uint * 3)()
+        self._index = {name: i for i, name in enumerate(names)}
+        self._most_threads = {name: library.emulation_most_threads(i) for name, i in self._index.items()}
+        self.parameters = {
+            name: [_plain(t) for t in library.emulation_parameters(i).decode().split(";")[:-1]]
+            for name, i in self._index.items()
+        }
+        self._pack = {
+            name: struct.Struct("<" + "".join("Q" if t.endswith("*") else SLOTS[t] for t in types)).pack
+            for name, types in self.parameters.items()
+        }
+
+    def launch(
+        self,
+        name: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        shared_bytes: int = 0,
+        seed: int = 0,
+        *,
+        blocks: tuple[int, int] | None = None,
+    ) -> None:
+        """Run a kernel.
+
+        Parameters
+        ----------
+        grid, block : up to three int
+        args : sequence
+            An address (None: null) for a pointer, an int or a float for a number.
+        seed : int
+            The order of blocks, warps and lanes: 0 forward, 1 reverse, others random.
+        blocks : (first, count), optional
+            Only these blocks of the grid, numbered along x first.
+
+        Raises
+        ------
+        EmulationError
+            Limits of a launch; a barrier that not every thread reaches; a warp operation that not every lane reaches;
+            a misaligned access, an index outside its array, an int that overflows.
+        """
+        which, types = self._index[name], self.parameters[name]
+        if len(args) != len(types):
+            raise EmulationError(f"{name} has {len(types)} parameters, and got {len(args)} arguments")
+        n_blocks = _fill(self._dims[0], grid, MOST_BLOCKS, f"{name}'s grid")
+        n_threads = _fill(self._dims[1], block, MOST_THREADS, f"{name}'s block")
+        if n_threads > self._most_threads[name]:
+            raise EmulationError(f"{name} takes blocks of up to {self._most_threads[name]} threads, not {n_threads}")
+        if not 0 <= shared_bytes <= MOST_SHARED_BYTES:
+            raise EmulationError(f"{name} asks for {shared_bytes} bytes of shared memory")
+        try:
+            slots = self._pack[name](*(0 if a is None else a for a in args))
+        except struct.error as error:
+            raise EmulationError(f"{name}{tuple(types)} got {tuple(args)}: {error}") from error
+        first, count = blocks or (0, n_blocks)
+        problem = self._launch(
+            which, *self._dims, slots, len(slots), shared_bytes, seed, first, count, self._stacks
+        )
+        if problem is not None:
+            raise EmulationError(problem.decode())
+
+
+def build(text: str, *, sanitize: bool = False, optimise: str = "-O1", flags: Sequence[str] = ()) -> Emulated:
+    """The kernels of a CUDA text, ready to run; built once per text and flags.
+
+    With `sanitize`, under AddressSanitizer and UndefinedBehaviorSanitizer: this process must have been started in
+    `sanitizer_environment()`, and ends at the first finding.
+    """
+    if sanitize and "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        raise EmulationError("a sanitized kernel runs only in a process started in sanitizer_environment()")
+    names = [name for _, name in KERNEL.findall(text)]
+    if not names:
+        raise BuildError('the text has no extern "C" __global__ kernel')
+    options = (*FLAGS, *(SANITIZERS if sanitize else CHECKS), optimise, *flags)
+    return _load(_compile(text, options), tuple(names))
+
+
+@cache
+def _load(path: Path, names: tuple[str, ...]) -> Emulated:
+    return Emulated(path, names)
+
+
+def _compile(text: str, options: Sequence[str]) -> Path:
+    header = HEADER.read_bytes()
+    key = hashlib.sha256(repr((text, header, COMPILER, options)).encode()).hexdigest()[:32]
+    target = _folder() / f"{key}.so"
+    if target.exists():
+        return target
+    temporary = target.with_name(f"{key}-{os.getpid()}-{threading.get_ident()}")
+    unit, built = temporary.with_suffix(".cpp"), temporary.with_suffix(".tmp")
+    unit.write_text(_unit(text), encoding="utf-8")
+    try:
+        command = [COMPILER, *options, f"-I{HEADER.parent}", str(unit), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(done.stderr[:8000])
+        os.replace(built, target)
+    finally:
+        unit.unlink(missing_ok=True)
+        built.unlink(missing_ok=True)
+    return target
+
+
+def _unit(text: str) -> str:
+    table = "".join(
+        f'    emulation::describe<{name}>("{name}", {bounds.split(",")[0] or "emulation::MOST_THREADS"}, {name}),\n'
+        for bounds, name in KERNEL.findall(text)
+    )
+    text = DYNAMIC_SHARED.sub(r"\1* \2 = emulation::dynamic_shared<\1>();", text)
+    return f'#include "cuda_cpu.h"\n{text}\nconst emulation::Kernel emulation::kernels[] = {{\n{table}}};\n'
+
+
+@cache
+def _folder() -> Path:
+    """Of what is built: the one that the environment names, or one that goes when this process ends."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        Path(given).mkdir(parents=True, exist_ok=True)
+        return Path(given)
+    global _temporary
+    _temporary = tempfile.TemporaryDirectory(prefix="gpusoftmax-kernels-")
+    return Path(_temporary.name)
+
+
+@cache
+def _stacks(size: int) -> Any:
+    """All fibers' stacks: in common, since one launch runs at a time."""
+    return (ctypes.c_char * size).from_buffer(mmap.mmap(-1, size))
+
+
+def _plain(demangled: str) -> str:
+    return re.sub(r"\bunsigned int\b", "unsigned", demangled.replace(" const", ""))
+
+
+def _fill(target: Any, dims: Sequence[int], most: Sequence[int], what: str) -> int:
+    full = (*dims, 1, 1, 1)[:3]
+    if not 1 <= len(dims) <= 3 or not all(1 <= size <= limit for size, limit in zip(full, most, strict=True)):
+        raise EmulationError(f"{what} {tuple(dims)} is outside (1 .. {most[0]}, 1 .. {most[1]}, 1 .. {most[2]})")
+    target[:] = full
+    return full[0] * full[1] * full[2]
+
+
+def sanitizer_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process that may run kernels built with `sanitize`."""
+    libraries = []
+    for name in ("libasan.so", "libubsan.so"):
+        found = subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        libraries.append(str(Path(found.stdout.strip()).resolve()))
+    return {
+        **environment,
+        "LD_PRELOAD": " ".join(libraries),
+        # Python does not free everything; fibers' frames are no leaks either
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",
+    }

@@ -1,0 +1,474 @@
+// For tests only: the text of a CUDA kernel runs on the CPU, one block at a time, a fiber a thread.
+//
+// Modelled: threadIdx .. gridDim, static and dynamic shared memory (poisoned before each block), __syncthreads,
+// __syncwarp, __shfl_xor_sync, integer atomics. Stricter than a GPU: every thread of the block must reach a barrier, at
+// the same line; every live lane that a warp operation names must reach it, at the same line; a shuffle may not read
+// from a lane that takes no part. Not modelled: weak memory, blocks at the same time, flushed subnormals, timing.
+//
+// The order in which fibers run decides what is found. Stepping all threads round-robin did not notice a deleted
+// __syncthreads(); here each warp runs as far as it can (to the block barrier) before the next one starts. Blocks,
+// warps and lanes go in an order set by `seed`: 0 forward, 1 reverse, others random. Results must agree over seeds.
+//
+// A thread that ends without having waited leaves its fiber to the next one: a kernel without barriers is a plain loop.
+#pragma once
+#include <cxxabi.h>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <typeinfo>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __restrict__
+#define __launch_bounds__(...)
+#define __shared__ static __attribute__((section("cuda_shared")))  // between two symbols of the linker, to be poisoned
+#define __syncthreads() emulation::wait(emulation::AT_BARRIER, 0, __LINE__)
+#define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__)
+#define __shfl_xor_sync(mask, value, lanes) emulation::shuffle(mask, value, emulation::lane() ^ (lanes), __LINE__)
+
+struct Index3 { unsigned x, y, z; };
+static Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+extern "C" {
+extern char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
+#ifdef __SANITIZE_ADDRESS__
+void __asan_unpoison_memory_region(void const volatile*, size_t);
+#endif
+}
+
+namespace emulation {
+constexpr unsigned WARP = 32, MOST_THREADS = 1024, MOST_PARAMETERS = 32;
+constexpr unsigned ALL = 0xffffffffu;
+// Not a power of two: the stacks of a warp's lanes would share one set of the first-level cache.
+constexpr size_t STACK = (64 << 10) + 9 * 64;
+
+// ---- fibers
+
+struct Fiber { void* stack_pointer; };
+
+// Saves what a callee must keep on this stack, and goes on where the other stack was left. (swapcontext does the same
+// and a system call for the signal mask: 20 times slower.)
+extern "C" void emulation_switch(void** from, void* to) __attribute__((visibility("hidden")));
+void fiber_main();
+
+#if defined(__x86_64__) && !defined(EMULATION_UCONTEXT)
+asm(R"(
+.text
+.type emulation_switch, @function
+emulation_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    popq %rcx
+    jmp *%rcx
+.size emulation_switch, .-emulation_switch
+)");
+static void* fresh(char* stack) {  // as emulation_switch would have left it: six registers, then where to go on
+    void** top = reinterpret_cast<void**>((reinterpret_cast<size_t>(stack) + STACK) / 16 * 16);
+    top[-2] = reinterpret_cast<void*>(fiber_main);  // and then the stack is 8 off a multiple of 16, as after a call
+    return top - 8;
+}
+#elif defined(__aarch64__) && !defined(EMULATION_UCONTEXT)
+asm(R"(
+.text
+.type emulation_switch, %function
+emulation_switch:
+    stp x29, x30, [sp, #-160]!
+    stp x19, x20, [sp, #16]
+    stp x21, x22, [sp, #32]
+    stp x23, x24, [sp, #48]
+    stp x25, x26, [sp, #64]
+    stp x27, x28, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x2, sp
+    str x2, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #16]
+    ldp x21, x22, [sp, #32]
+    ldp x23, x24, [sp, #48]
+    ldp x25, x26, [sp, #64]
+    ldp x27, x28, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    ldp x29, x30, [sp], #160
+    ret
+.size emulation_switch, .-emulation_switch
+)");
+static void* fresh(char* stack) {
+    void** top = reinterpret_cast<void**>((reinterpret_cast<size_t>(stack) + STACK) / 16 * 16) - 20;
+    top[1] = reinterpret_cast<void*>(fiber_main);  // x30
+    return top;
+}
+#else
+}  // namespace emulation
+#include <ucontext.h>
+namespace emulation {
+static ucontext_t contexts[MOST_THREADS + 1];  // a fiber's stack pointer is its context
+static unsigned n_contexts = 1;
+extern "C" void emulation_switch(void** from, void* to) {
+    if (*from == nullptr) *from = &contexts[0];  // the scheduler, which has no stack of ours
+    swapcontext(static_cast<ucontext_t*>(*from), static_cast<ucontext_t*>(to));
+}
+static void* fresh(char* stack) {
+    ucontext_t* context = &contexts[n_contexts++ % (MOST_THREADS + 1)];
+    if (n_contexts > MOST_THREADS) n_contexts = 1;
+    getcontext(context);
+    context->uc_stack.ss_sp = stack;
+    context->uc_stack.ss_size = STACK;
+    makecontext(context, fiber_main, 0);
+    return context;
+}
+#endif
+
+enum State { FRESH, RUNNING, AT_WARP, AT_BARRIER, DONE };
+
+struct Thread {
+    State state;
+    int line;           // of the barrier or warp operation at which it waits
+    unsigned mask;      // of the warp operation
+    unsigned together;  // lanes that took part in the last one
+    Fiber* fiber;       // where it waits
+};
+
+static Thread threads[MOST_THREADS];
+static Index3 index_of[MOST_THREADS];
+static unsigned n_threads, current;
+
+static Fiber scheduler, fibers[MOST_THREADS];
+static Fiber* idle[MOST_THREADS];  // fibers without a thread, the next one to be used last
+static unsigned n_fibers, n_idle;
+static char* stacks;  // of all fibers; the caller's, so that shared objects have them in common
+static Fiber* running;
+
+static unsigned turn[WARP], turn_at, turn_end;  // threads of the warp that run before the scheduler looks again
+
+static unsigned long long posted[MOST_THREADS], arrived[MOST_THREADS];  // what shuffles exchange
+
+static char problem[512];  // why this launch failed, or ""
+
+struct Kernel {
+    const char* name;
+    unsigned most_threads;
+    std::string parameters;  // types, separated by ';'
+    void (*call)(const unsigned long long*);
+};
+static const Kernel* kernel;
+static unsigned long long arguments[MOST_PARAMETERS];
+
+static Fiber* take_idle() {
+    if (n_idle > 0) return idle[--n_idle];
+    Fiber* fiber = &fibers[n_fibers];
+    fiber->stack_pointer = fresh(stacks + STACK * n_fibers++);
+    return fiber;
+}
+
+// Makes the next thread of the turn the current one; was it waiting somewhere?
+static bool advance() {
+    current = turn[turn_at++];
+    threadIdx = index_of[current];
+    const bool waited = threads[current].state != FRESH;
+    threads[current].state = RUNNING;
+    return waited;
+}
+
+// To the next thread of the turn, or to the scheduler.
+static void leave() {
+    Fiber *from = running, *to = &scheduler;
+    if (turn_at < turn_end) to = advance() ? threads[current].fiber : take_idle();
+    running = to;
+    emulation_switch(&from->stack_pointer, to->stack_pointer);
+}
+
+void fiber_main() {
+    for (;;) {
+        kernel->call(arguments);
+        threads[current].state = DONE;
+        if (turn_at < turn_end && threads[turn[turn_at]].state == FRESH) {
+            advance();
+            continue;
+        }
+        idle[n_idle++] = running;
+        leave();
+    }
+}
+
+// Ends the launch; does not return to the thread.
+__attribute__((noinline, format(printf, 1, 2))) static void fail(const char* format, ...) {
+    if (problem[0]) return;
+    int used = snprintf(problem, sizeof problem, "%s, block (%u, %u, %u), thread (%u, %u, %u): ", kernel->name, blockIdx.x,
+                        blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+    va_list list;
+    va_start(list, format);
+    vsnprintf(problem + used, sizeof problem - used, format, list);
+    va_end(list);
+    if (running == &scheduler) return;
+    turn_at = turn_end;
+    leave();
+}
+
+__attribute__((noinline)) static void wait(State state, unsigned mask, int line) {
+    Thread& me = threads[current];
+    me.state = state;
+    me.mask = mask;
+    me.line = line;
+    me.fiber = running;
+    leave();
+}
+
+static inline unsigned lane() { return current % WARP; }
+static inline unsigned mask_or_all(unsigned mask = ALL) { return mask; }
+
+template <class T> static T shuffle(unsigned mask, T value, unsigned source, int line) {
+    static_assert(sizeof(T) <= sizeof(posted[0]) && std::is_trivially_copyable<T>::value);
+    std::memcpy(&posted[current], &value, sizeof(T));
+    wait(AT_WARP, mask, line);
+    if (source >= WARP || !(threads[current].together >> source & 1))
+        fail("the shuffle at line %d reads lane %u, which takes no part in it", line, source);
+    std::memcpy(&value, &arrived[current / WARP * WARP + source], sizeof(T));
+    return value;
+}
+
+// ---- the schedule
+
+static unsigned long long random_state;
+static unsigned random_below(unsigned n) {  // splitmix64
+    unsigned long long z = random_state += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return (unsigned)(((z ^ z >> 31) >> 32) * n >> 32);
+}
+
+static void put_in_order(unsigned* things, unsigned n, unsigned seed) {  // things come in ascending order
+    if (seed == 1)
+        for (unsigned i = 0; i < n / 2; i++) std::swap(things[i], things[n - 1 - i]);
+    if (seed > 1)
+        for (unsigned i = n; i > 1; i--) std::swap(things[i - 1], things[random_below(i)]);
+}
+
+// Lets lanes go that wait for each other, all of them being there. Are there any?
+static bool release_warp(unsigned first, unsigned last) {
+    unsigned live = 0, released = 0;
+    for (unsigned i = first; i < last; i++)
+        if (threads[i].state != DONE) live |= 1u << (i - first);
+    for (unsigned i = first; i < last; i++) {
+        const Thread& one = threads[i];
+        if (one.state != AT_WARP) continue;
+        const unsigned wanted = one.mask & live;
+        unsigned there = 0;
+        for (unsigned j = first; j < last; j++)
+            if (threads[j].state == AT_WARP && threads[j].mask == one.mask && threads[j].line == one.line)
+                there |= 1u << (j - first);
+        if (there != wanted) continue;
+        for (unsigned j = first; j < last; j++)
+            if (there >> (j - first) & 1) {
+                threads[j].state = RUNNING;
+                threads[j].together = there;
+                arrived[j] = posted[j];
+            }
+        released |= there;
+    }
+    return released != 0;
+}
+
+static void run_warp(unsigned first, unsigned last, unsigned seed) {
+    for (;;) {
+        turn_at = turn_end = 0;
+        for (unsigned i = first; i < last; i++)
+            if (threads[i].state <= RUNNING) turn[turn_end++] = i;
+        if (turn_end == 0) return;
+        put_in_order(turn, turn_end, seed);
+        running = &scheduler;
+        leave();
+        if (problem[0]) return;
+        unsigned waiting = last;
+        for (unsigned i = first; i < last && waiting == last; i++)
+            if (threads[i].state == AT_WARP) waiting = i;
+        if (waiting < last && !release_warp(first, last)) {
+            threadIdx = index_of[waiting];
+            fail("waits in a warp operation at line %d, which not every live lane that its mask %#x names has reached",
+                 threads[waiting].line, threads[waiting].mask);
+            return;
+        }
+    }
+}
+
+static void run_block(unsigned seed) {
+    const unsigned warps = (n_threads + WARP - 1) / WARP;
+    unsigned order[MOST_THREADS / WARP];
+    for (unsigned i = 0; i < n_threads; i++) threads[i].state = FRESH;
+    for (;;) {
+        for (unsigned w = 0; w < warps; w++) order[w] = w;
+        put_in_order(order, warps, seed);
+        for (unsigned w = 0; w < warps && !problem[0]; w++) {
+            const unsigned first = order[w] * WARP;
+            run_warp(first, first + WARP < n_threads ? first + WARP : n_threads, seed);
+        }
+        if (problem[0]) return;
+        unsigned at_barrier = 0, one = 0;
+        for (unsigned i = 0; i < n_threads; i++)
+            if (threads[i].state == AT_BARRIER) at_barrier++, one = i;
+        if (at_barrier == 0) return;
+        threadIdx = index_of[one];
+        for (unsigned i = 0; i < n_threads; i++)
+            if (threads[i].state != AT_BARRIER || threads[i].line != threads[one].line)
+                return fail("waits at the barrier at line %d, and thread %u never reaches it", threads[one].line, i);
+        for (unsigned i = 0; i < n_threads; i++) threads[i].state = RUNNING;
+    }
+}
+
+// ---- launches
+
+static char* dynamic_memory;  // `extern __shared__` is rewritten to it
+static size_t dynamic_size;
+
+template <class T> static T* dynamic_shared() { return reinterpret_cast<T*>(dynamic_memory); }
+
+// A program error unless written everywhere before it is read; by seed NaN, zero, or anything.
+__attribute__((no_sanitize_address)) static void poison_shared(unsigned seed) {
+    const char with = seed == 0 ? (char)0xff : seed == 1 ? 0 : (char)random_below(256);
+    for (char volatile* p = __start_cuda_shared; p != __stop_cuda_shared; p++) *p = with;  // redzones and all
+    if (dynamic_size) std::memset(dynamic_memory, with, dynamic_size);
+}
+
+static void launch(const unsigned* grid, const unsigned* block, size_t shared_bytes, unsigned seed,
+                   unsigned long long first, unsigned long long count) {
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    running = &scheduler;
+    n_fibers = n_idle = 0;
+    n_threads = block[0] * block[1] * block[2];
+    for (unsigned i = 0; i < n_threads; i++)
+        index_of[i] = {i % block[0], i / block[0] % block[1], i / (block[0] * block[1])};
+    if (shared_bytes != dynamic_size) {
+        std::free(dynamic_memory);
+        dynamic_memory = static_cast<char*>(std::malloc(shared_bytes));
+        dynamic_size = shared_bytes;
+    }
+    random_state = seed;
+    unsigned* order = nullptr;
+    if (seed > 1 && count > 1) {
+        order = static_cast<unsigned*>(std::malloc(count * sizeof(unsigned)));
+        for (unsigned i = 0; i < count; i++) order[i] = i;
+        put_in_order(order, (unsigned)count, seed);
+    }
+    for (unsigned long long i = 0; i < count && !problem[0]; i++) {
+        const unsigned long long at = first + (order ? order[i] : seed == 1 ? count - 1 - i : i);
+        blockIdx = {(unsigned)(at % grid[0]), (unsigned)(at / grid[0] % grid[1]), (unsigned)(at / grid[0] / grid[1])};
+        poison_shared(seed);
+        run_block(seed);
+    }
+    std::free(order);
+}
+
+// ---- what Python sees
+
+template <class T> static T argument(unsigned long long slot) {
+    T value;
+    std::memcpy(&value, &slot, sizeof(T));
+    return value;
+}
+
+template <class... T, size_t... I>
+static void call(void (*function)(T...), const unsigned long long* slots, std::index_sequence<I...>) {
+    function(argument<T>(slots[I])...);
+}
+
+template <class T> static std::string type_name() {
+    char* name = abi::__cxa_demangle(typeid(T).name(), nullptr, nullptr, nullptr);
+    std::string result = name;
+    std::free(name);
+    return result + ";";
+}
+
+template <auto F, class... T> static Kernel describe(const char* name, unsigned most_threads, void (*)(T...)) {
+    static_assert(sizeof...(T) <= MOST_PARAMETERS);
+    return {name, most_threads, (std::string() + ... + type_name<T>()), [](const unsigned long long* slots) {
+                call(F, slots, std::index_sequence_for<T...>());
+            }};
+}
+
+extern const Kernel kernels[];  // build.py writes the table, below the kernels' text
+}  // namespace emulation
+
+#pragma GCC visibility push(default)
+extern "C" {
+size_t emulation_stacks_size() { return emulation::STACK * emulation::MOST_THREADS; }
+const char* emulation_parameters(unsigned which) { return emulation::kernels[which].parameters.c_str(); }
+unsigned emulation_most_threads(unsigned which) { return emulation::kernels[which].most_threads; }
+
+// Runs `count` blocks of the grid from block number `first` on. Returns why the launch failed, or null.
+const char* emulation_launch(unsigned which, const unsigned* grid, const unsigned* block, const char* slots,
+                             size_t slots_size, size_t shared_bytes, unsigned seed, unsigned long long first,
+                             unsigned long long count, char* stacks) {
+    using namespace emulation;
+    problem[0] = 0;
+    kernel = &kernels[which];
+    emulation::stacks = stacks;
+    std::memcpy(arguments, slots, slots_size);
+    launch(grid, block, shared_bytes, seed, first, count);
+#ifdef __SANITIZE_ADDRESS__
+    if (problem[0]) __asan_unpoison_memory_region(stacks, emulation_stacks_size());  // frames that were left
+#endif
+    return problem[0] ? problem : nullptr;
+}
+}
+#pragma GCC visibility pop
+
+// UndefinedBehaviorSanitizer without its library: a misaligned 16-byte load, an index outside an array or an int that
+// overflows ends the launch with a message. A build with the real sanitizers has the library's own handlers.
+#ifdef EMULATION_CHECKS
+struct CodeLocation { const char* file; unsigned line, column; };
+#define EMULATION_HANDLER(name, text)                                                                          \
+    extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_##name(CodeLocation* where, void*, void*) { \
+        emulation::fail("%s, line %u: " text, where->file, where->line);                                       \
+    }
+EMULATION_HANDLER(type_mismatch_v1, "an address that is not aligned for its type")
+EMULATION_HANDLER(out_of_bounds, "an index outside its array")
+EMULATION_HANDLER(add_overflow, "a sum that overflows")
+EMULATION_HANDLER(sub_overflow, "a difference that overflows")
+EMULATION_HANDLER(mul_overflow, "a product that overflows")
+EMULATION_HANDLER(shift_out_of_bounds, "a shift by too much")
+#endif
+
+// ---- CUDA's functions
+
+static inline float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+static inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+static inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
+
+// Float atomics would make sums depend on the order: the library has none.
+template <class T> static inline T atomicMin(T* p, T value) {
+    static_assert(std::is_integral<T>::value);
+    T old = *p;
+    if (value < old) *p = value;
+    return old;
+}
+template <class T> static inline T atomicAdd(T* p, T value) {
+    static_assert(std::is_integral<T>::value);
+    T old = *p;
+    *p += value;
+    return old;
+}

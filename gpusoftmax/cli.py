@@ -219,7 +219,7 @@ def gradcheck(
 ) -> None:
     """Compare analytic gradients on 500 digits with central differences, in float64.
 
-    Fails (exit code 1) where a relative error exceeds 1e-5 and both values exceed 1e-7, kinks of the hinges apart.
+    Fails (exit code 1) where a relative error exceeds 1e-5, tiny values and kinks of the hinges apart.
     """
     from dataclasses import asdict
 
@@ -250,8 +250,8 @@ def gradcheck(
             f"relative error {record.relative_error:.1e}{kink}",
             as_json,
         )
-    # differences of a loss of size 1 carry an error of 1e-11: below 1e-7 they say nothing about a relative error
-    judged = [r.relative_error for r in records if not r.near_kink and abs(r.numeric) + abs(r.analytic) > 1e-7]
+    # differences of a loss of about 10 carry an error of 2e-10: below 1e-4 they say little about a relative error
+    judged = [r.relative_error for r in records if not r.near_kink and abs(r.numeric) + abs(r.analytic) > 1e-4]
     worst = max(judged, default=0.0)
     if as_json:
         print(json.dumps({"loss": loss, "l2": l2, "worst": worst, "records": [asdict(r) for r in records]}))

@@ -282,7 +282,9 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
     gradient = device.xp.array(scores, dtype=dtype, order="C")
     weights = check_sample_weight(sample_weight, n, 1, dtype)
     # on a GPU the kernel itself reports a bad label
-    targets = device.asarray(labels).astype(np.int32) if on_device else check_class_indices(labels, n, c, "labels")
+    targets = (
+        device.asarray(labels).astype(np.int32) if on_device else check_class_indices(labels, n, c, "labels", "logits")
+    )
     s = None if weights is None else device.asarray(weights)
     losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES.index("softmax"))
     total = float(n) if weights is None else float(weights.sum(dtype=np.float64))

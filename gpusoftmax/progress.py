@@ -68,7 +68,7 @@ class Bar:
         from rich.table import Column
 
         self.bar = Progress(
-            TextColumn("pass {task.fields[passes]}"),
+            TextColumn("pass {task.fields[passes]}", table_column=Column(no_wrap=True, min_width=14)),
             TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
             BarColumn(bar_width=10),
             TimeElapsedColumn(),

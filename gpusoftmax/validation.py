@@ -172,12 +172,12 @@ def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
         )
 
 
-def check_class_indices(y: Any, n: int, c: int, name: str = "y") -> Array:
+def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X") -> Array:
     """Labels (n,) as int32 class indices in [0, c)."""
     array = np.asarray(y)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
-    check_same_length(name, array, n)
+    check_same_length(name, array, n, other)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
     wrong = (array < 0) | (array >= c)
@@ -336,10 +336,11 @@ def check_random_seed(random_state: Any) -> int:
         return 0
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31))
-    seed = check_count("random_state", random_state, least=0)
-    if seed >= 2**63:
-        raise ValueError(f"random_state={random_state!r} is out of range; it must be less than 2^63")
-    return seed
+    if isinstance(random_state, bool) or not isinstance(random_state, numbers.Integral):
+        raise ValueError(f"random_state={random_state!r} is not known; pass None, a whole number or a RandomState")
+    if not 0 <= int(random_state) < 2**63:
+        raise ValueError(f"random_state={random_state!r} is out of range; it must be at least 0 and less than 2^63")
+    return int(random_state)
 
 
 def check_callbacks(callbacks: Any) -> None:

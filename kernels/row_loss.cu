@@ -77,9 +77,10 @@ struct Row {
     __device__ __forceinline__ int slots() const { return (c + skip + GROUP * WIDTH - 1) / (GROUP * WIDTH); }
 };
 
-// scores: rows of c, stride elements apart. bias (K, c): added to the scores first, or null. labels (rows / K): class indices; null for PROBABILITIES. weights (rows),
-// or null for all ones. row_losses (rows): unweighted losses, or null. best (rows): with BEST the first column with
-// the largest score. bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
+// scores: rows of c, stride elements apart. bias (K, c): added to the scores first, or null. labels (rows / K): class
+// indices; null for PROBABILITIES. weights (rows), or null for all ones. row_losses (rows): unweighted losses, or null.
+// best (rows): with BEST the first column with the largest score. bad_row: the smallest row whose label is outside
+// [0, c), if smaller than what it holds.
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restrict__ bias,
          const int* __restrict__ labels,
@@ -171,7 +172,8 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         others = reduce<GROUP>(others, Sum(), scratch);
         const real_t e_t = t >= 0 ? exponential(z_t - top) : (real_t)0;
         const real_t total = others + e_t;
-        value = z_t == top ? logarithm_1p(others) : (top - z_t) + logarithm(total);
+        // z_t - top is 0, or NaN where both are infinite
+        value = z_t == top ? logarithm_1p(others) + (z_t - top) : (top - z_t) + logarithm(total);
         factor = weight / total;
         of_target = -others * factor;
     } else {

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from conftest import BACKENDS
 
 import gpusoftmax.cpu
-from gpusoftmax.array import THREADS_VARIABLE, Operations, resolve
+from gpusoftmax import array
+from gpusoftmax.array import THREADS_VARIABLE, Backend, Operations, resolve, resolve_for
 from gpusoftmax.cpu import fallback
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
+from gpusoftmax.cuda.ops import CudaOperations
+from gpusoftmax.cuda.probe import Probe
 from gpusoftmax.exceptions import BackendUnavailableError
 
 needs_numba = pytest.mark.skipif("cpu" not in BACKENDS, reason="Numba is not installed")
@@ -28,7 +33,14 @@ def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(gpusoftmax.cpu, "kernels", raising=False)
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without one, whatever this machine has."""
+    monkeypatch.setattr(array, "probe", lambda index: Probe(False, f"device {index} is made of wood"))
+
+
 @needs_numba
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_compiled_kernels_are_used_where_numba_is_installed(name: str) -> None:
     backend = resolve(name)
@@ -36,9 +48,13 @@ def test_compiled_kernels_are_used_where_numba_is_installed(name: str) -> None:
     assert backend.reason.startswith("compiled kernels")
 
 
-@needs_numba
+@pytest.mark.usefixtures("no_gpu")
 def test_auto_says_why_there_is_no_gpu() -> None:
-    assert "no GPU" in resolve("auto").reason
+    assert resolve("auto").reason.endswith("; no GPU: device 0 is made of wood")
+
+
+def test_who_asks_for_the_cpu_is_told_nothing_about_gpus() -> None:
+    assert "GPU" not in resolve("cpu").reason
 
 
 def test_numpy_is_plain_numpy_although_numba_may_be_installed() -> None:
@@ -46,7 +62,7 @@ def test_numpy_is_plain_numpy_although_numba_may_be_installed() -> None:
     assert (backend.name, backend.ops.kernels) == ("numpy", fallback)
 
 
-@pytest.mark.usefixtures("no_numba")
+@pytest.mark.usefixtures("no_numba", "no_gpu")
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_without_numba_numpy_computes_and_says_why(name: str) -> None:
     backend = resolve(name)
@@ -65,10 +81,48 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: Any) -> None:
         resolve(name)
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:12"])
-def test_a_gpu_that_cannot_be_had_is_an_error_that_says_what_to_do(name: str) -> None:
-    with pytest.raises(BackendUnavailableError, match=f"backend='{name}' cannot be had.*use backend='auto' or 'cpu'"):
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("name", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)])
+def test_a_gpu_that_cannot_be_had_is_an_error_that_says_why_and_what_to_do(name: str, index: int) -> None:
+    message = f"backend='{name}' cannot be had: device {index} is made of wood; use backend='auto' or 'cpu'"
+    with pytest.raises(BackendUnavailableError, match=message):
         resolve(name)
+
+
+@pytest.mark.parametrize("precision", ["single", "", None])
+def test_an_unknown_precision_is_refused_with_the_known_ones(precision: Any) -> None:
+    with pytest.raises(ValueError, match=r"precision=.* is not known; use one of 'highest', 'high', 'medium'"):
+        resolve("numpy", precision=precision)
+
+
+def test_a_backend_survives_pickling(backend: Backend) -> None:
+    again = pickle.loads(pickle.dumps(backend))
+    assert again == backend
+
+
+class OnGpu:
+    """All that is looked at to see where an array is."""
+
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, index: int) -> None:
+        self.device = SimpleNamespace(id=index)
+
+
+@pytest.mark.parametrize("other", [OnGpu(1), np.zeros(3)], ids=["two GPUs", "GPU and host"])
+def test_arrays_on_different_devices_are_refused(other: Any) -> None:
+    with pytest.raises(TypeError, match=r"different devices \(X on cuda:0, y on (cuda:1|the host)\)"):
+        resolve_for("auto", None, X=OnGpu(0), y=other, b=[1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["cpu", "numpy"])
+def test_an_array_on_a_gpu_is_not_moved_to_the_host_unasked(name: str) -> None:
+    with pytest.raises(TypeError, match=f"X on cuda:0, but backend='{name}'; use backend='auto', or X.get()"):
+        resolve_for(name, None, X=OnGpu(0))
+
+
+def test_arrays_on_the_host_and_lists_go_where_one_says() -> None:
+    assert resolve_for("numpy", 3, X=np.zeros(3), y=[1, 2]) == resolve("numpy", 3)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3, np.int64(5)])
@@ -119,7 +173,7 @@ def test_a_bad_setting_in_the_environment_is_refused_by_name(monkeypatch: pytest
 OPERATIONS = [name for name in vars(Operations) if not name.startswith("_")]
 
 
-@pytest.mark.parametrize("operations", [CpuOperations])
+@pytest.mark.parametrize("operations", [CpuOperations, CudaOperations])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_has_the_arguments_of_the_protocol(name: str, operations: type) -> None:
     def arguments(owner: type) -> list[tuple[str, Any, Any]]:
@@ -129,7 +183,7 @@ def test_every_operation_has_the_arguments_of_the_protocol(name: str, operations
     assert arguments(operations) == arguments(Operations)
 
 
-@pytest.mark.parametrize("operations", [CpuOperations])
+@pytest.mark.parametrize("operations", [CpuOperations, CudaOperations])
 def test_a_back_end_has_no_operation_outside_the_protocol(operations: type) -> None:
     public = {name for name, value in vars(operations).items() if not name.startswith("_") and callable(value)}
     assert public == set(OPERATIONS)

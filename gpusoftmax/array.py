@@ -7,6 +7,7 @@ variable: two fits on two devices in two threads do not meet.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -92,12 +93,13 @@ class Backend:
         """The index of the GPU, or None."""
         return int(self.name[5:]) if self.name.startswith("cuda:") else None
 
+    def active(self) -> AbstractContextManager[Any]:
+        """Makes this device the current one. Public functions enter it once; nothing below does again."""
+        return nullcontext() if self.gpu is None else self.xp.cuda.Device(self.gpu)
+
     def asarray(self, x: Any) -> Any:
         """`x` as an array of this device; copied only if it is elsewhere. Torch tensors come by their interfaces."""
-        if self.gpu is None:
-            return np.asarray(x)
-        with self.xp.cuda.Device(self.gpu):
-            return self.xp.asarray(x)
+        return self.xp.asarray(x)
 
     def to_numpy(self, x: Any) -> Array:
         """A device array on the host; waits for it."""
@@ -188,10 +190,11 @@ def resolve(backend: str | Backend = "auto", n_threads: int | None = None, preci
 
 
 def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
-    from gpusoftmax.cuda.ops import open_device
+    from gpusoftmax.cuda.ops import CudaOperations, array_module
 
-    xp, operations = open_device(index, precision)
-    return Backend(f"cuda:{index}", found.reason, xp, f"{found.device}, cuda:{index}", threads, operations, precision)
+    name = f"cuda:{index}"
+    operations = CudaOperations(precision)
+    return Backend(name, found.reason, array_module(), f"{found.device}, {name}", threads, operations, precision)
 
 
 def gpu_of(x: Any) -> int | None:

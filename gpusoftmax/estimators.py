@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_class_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
@@ -182,23 +182,25 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_parameters()
         X = check_features(X) if not _has_columns(X) else X
         validate_data(self, X, skip_check_array=True)  # n_features_in_, feature_names_in_
-        problem = prepare(self, check_features(X), y, sample_weight, validation)
-        solver = make_solver(self, problem.objective)
-        features = problem.objective.features
-        shape = (1, len(problem.classes))
-        callbacks: list[Callback] = list(self.callbacks)
-        if validation is not None and not any(isinstance(c, EarlyStopping) for c in callbacks):
-            callbacks.append(EarlyStopping())
-        result = train(
-            problem.objective,
-            solver,
-            problem.backend.xp.zeros((features.d, *shape), features.dtype),
-            problem.backend.xp.zeros(shape, features.dtype),
-            tol=self.tol if solver.open_ended else 0.0,
-            validation=problem.validation,
-            callbacks=callbacks,
-            progress=progress_display() if self.verbose else None,
-        )
+        device = resolve_for(self.backend, self.n_threads, X=X)
+        with device.active():
+            problem = prepare(self, device, check_features(X), y, sample_weight, validation)
+            solver = make_solver(self, problem.objective)
+            features = problem.objective.features
+            shape = (1, len(problem.classes))
+            callbacks: list[Callback] = list(self.callbacks)
+            if validation is not None and not any(isinstance(c, EarlyStopping) for c in callbacks):
+                callbacks.append(EarlyStopping())
+            result = train(
+                problem.objective,
+                solver,
+                problem.backend.xp.zeros((features.d, *shape), features.dtype),
+                problem.backend.xp.zeros(shape, features.dtype),
+                tol=self.tol if solver.open_ended else 0.0,
+                validation=problem.validation,
+                callbacks=callbacks,
+                progress=progress_display() if self.verbose else None,
+            )
         if result.reason == "finished" and solver.open_ended and self.tol > 0:
             warnings.warn(
                 f"the training objective still fell by more than tol={self.tol:g} within the last "
@@ -207,29 +209,39 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return publish(self, problem, result)
+        with device.active():
+            return publish(self, problem, result)
 
     def decision_function(self, X: Any) -> Array:
-        """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1]."""
-        check_is_fitted(self)
-        if _has_columns(X):
-            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
-        X = check_features(X)
-        check_n_features(X, self.n_features_in_, owner=type(self).__name__)
-        device = resolve(self.backend, self.n_threads)
-        features = DenseFeatures(device.asarray(X), device)
-        W = device.asarray(np.ascontiguousarray(self.coef_.T, dtype=features.dtype)[:, None, :])
-        b = device.asarray(np.ascontiguousarray(self.intercept_, dtype=features.dtype)[None, :])
-        scores = device.to_numpy(device.ops.linear_scores(features.X, W, b))[:, 0]
-        if not np.isfinite(scores).all():
-            check_finite_features(X)
-        return scores[:, 0] if len(self.classes_) == 2 else scores
+        """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1].
+
+        Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
+        """
+        return _where_X_is(X, self._scores(X))
 
     def predict(self, X: Any) -> Array:
         """The label with the largest score for each row, (n,)."""
-        scores = self.decision_function(X)
+        scores = self._scores(X)
         best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        labels = np.asarray(self.classes_[best])
+        return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
+
+    def _scores(self, X: Any) -> Array:
+        """decision_function on the host."""
+        check_is_fitted(self)
+        if _has_columns(X):
+            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        device = resolve_for(self.backend, self.n_threads, X=X)
+        X = check_features(X)
+        check_n_features(X, self.n_features_in_, owner=type(self).__name__)
+        with device.active():
+            features = DenseFeatures(device.asarray(X), device)
+            W = device.asarray(np.ascontiguousarray(self.coef_.T, dtype=features.dtype)[:, None, :])
+            b = device.asarray(np.ascontiguousarray(self.intercept_, dtype=features.dtype)[None, :])
+            scores = device.to_numpy(device.ops.linear_scores(features.X, W, b))[:, 0]
+            if not np.isfinite(scores).all():
+                check_finite_features(device.to_numpy(features.X))
+        return scores[:, 0] if len(self.classes_) == 2 else scores
 
 
 class SoftmaxClassifier(_LinearClassifier):
@@ -314,16 +326,11 @@ class SoftmaxClassifier(_LinearClassifier):
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of predict_proba, (n, c), exact where the probability itself underflows."""
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            return -np.stack([np.logaddexp(0, scores), np.logaddexp(0, -scores)], axis=1)
-        shifted = scores - scores.max(axis=1, keepdims=True)
-        log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return log_probabilities
+        return _where_X_is(X, _log_softmax(self._scores(X)))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
-        return np.exp(self.predict_log_proba(X))
+        return _where_X_is(X, np.exp(_log_softmax(self._scores(X))))
 
 
 class LinearSVMClassifier(_LinearClassifier):
@@ -391,16 +398,40 @@ class LinearSVMClassifier(_LinearClassifier):
 Estimator = SoftmaxClassifier | LinearSVMClassifier
 
 
+def _log_softmax(scores: Array) -> Array:
+    """Log-probabilities (n, c) from scores (n, c), or (n,) for two classes."""
+    if scores.ndim == 1:
+        return -np.stack([np.logaddexp(0, scores), np.logaddexp(0, -scores)], axis=1)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probabilities
+
+
+def _where_X_is(X: Any, result: Array) -> Any:
+    """A host array, moved to the GPU that holds X, if one does."""
+    place = gpu_of(X)
+    if place is None:
+        return result
+    device = resolve(f"cuda:{place}")
+    with device.active():
+        return device.asarray(result)
+
+
 def _has_columns(X: Any) -> bool:
     """A data frame, whose column names scikit-learn records and compares."""
     return hasattr(X, "columns") or hasattr(X, "__dataframe__")
 
 
 def prepare(
-    estimator: _LinearClassifier, X: Array, y: Any, sample_weight: Any, validation: tuple[Any, Any] | None
+    estimator: _LinearClassifier,
+    device: Backend,
+    X: Array,
+    y: Any,
+    sample_weight: Any,
+    validation: tuple[Any, Any] | None,
 ) -> Problem:
-    """Objectives for a checked X, in the estimator's terms."""
-    device = resolve(estimator.backend, estimator.n_threads)
+    """Objectives for a checked X, in the estimator's terms. Labels and weights are looked at on the host."""
+    y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
     log.info("backend %s: %s", device.name, device.reason)
     n, d = X.shape
     classes, labels = encode_labels(y, n)

@@ -215,28 +215,33 @@ def loss_and_gradient(
     """
     device = resolve_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
     on_device = gpu_of(X) is not None  # then the results stay there, too
-    X = check_features(device.asarray(X) if on_device else X)
-    n, d = X.shape
-    dtype = computation_dtype(X.dtype)
-    weights, bias, single = check_coefficients(W, b, d)
-    weights, bias = (device.xp.ascontiguousarray(device.asarray(array), dtype=dtype) for array in (weights, bias))
-    _, K, c = weights.shape
-    y, sample_weight = (device.to_numpy(array) if gpu_of(array) is not None else array for array in (y, sample_weight))
-    s = check_sample_weight(sample_weight, n, K, dtype)
-    shift, scale = (None if side is None else device.asarray(side) for side in check_shift_and_scale(shift, scale, d))
-    objective = Objective(
-        features=DenseFeatures(device.asarray(X), device, shift, scale),
-        labels=device.asarray(check_class_indices(y, n, c)),
-        n_classes=c,
-        weights=None if s is None else device.asarray(s),
-        l2=device.asarray(check_per_model("l2", l2, K)),
-        loss=check_loss(loss),
-        penalize_intercept=check_flag("penalize_intercept", penalize_intercept),
-    )
-    result = objective.value_and_gradient(weights, bias)
-    value = device.to_numpy(result.value)
-    dW, db = (result.dW, result.db) if on_device else (device.to_numpy(result.dW), device.to_numpy(result.db))
-    return (float(value[0]), dW[:, 0], db[0]) if single else (value, dW, db)
+    with device.active():
+        X = check_features(device.asarray(X) if on_device else X)
+        n, d = X.shape
+        dtype = computation_dtype(X.dtype)
+        weights, bias, single = check_coefficients(W, b, d)
+        weights, bias = (device.xp.ascontiguousarray(device.asarray(array), dtype=dtype) for array in (weights, bias))
+        _, K, c = weights.shape
+        y, sample_weight = (
+            device.to_numpy(array) if gpu_of(array) is not None else array for array in (y, sample_weight)
+        )
+        s = check_sample_weight(sample_weight, n, K, dtype)
+        shift, scale = (
+            None if side is None else device.asarray(side) for side in check_shift_and_scale(shift, scale, d)
+        )
+        objective = Objective(
+            features=DenseFeatures(device.asarray(X), device, shift, scale),
+            labels=device.asarray(check_class_indices(y, n, c)),
+            n_classes=c,
+            weights=None if s is None else device.asarray(s),
+            l2=device.asarray(check_per_model("l2", l2, K)),
+            loss=check_loss(loss),
+            penalize_intercept=check_flag("penalize_intercept", penalize_intercept),
+        )
+        result = objective.value_and_gradient(weights, bias)
+        value = device.to_numpy(result.value)
+        dW, db = (result.dW, result.db) if on_device else (device.to_numpy(result.dW), device.to_numpy(result.db))
+        return (float(value[0]), dW[:, 0], db[0]) if single else (value, dW, db)
 
 
 def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
@@ -274,19 +279,22 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
     """
     on_device = gpu_of(logits) is not None
     device = resolve_for("auto" if on_device else "cpu", None, logits=logits, labels=labels)
-    scores = check_features(device.asarray(logits) if on_device else logits, "logits")
-    n, c = scores.shape
-    if c < 2:
-        raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
-    dtype = computation_dtype(scores.dtype)
-    gradient = device.xp.array(scores, dtype=dtype, order="C")
-    weights = check_sample_weight(sample_weight, n, 1, dtype)
-    # on a GPU the kernel itself reports a bad label
-    targets = (
-        device.asarray(labels).astype(np.int32) if on_device else check_class_indices(labels, n, c, "labels", "logits")
-    )
-    s = None if weights is None else device.asarray(weights)
-    losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES.index("softmax"))
-    total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
-    gradient /= dtype(total)
-    return float(device.to_numpy(losses)[0] / total), gradient
+    with device.active():
+        scores = check_features(device.asarray(logits) if on_device else logits, "logits")
+        n, c = scores.shape
+        if c < 2:
+            raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
+        dtype = computation_dtype(scores.dtype)
+        gradient = device.xp.array(scores, dtype=dtype, order="C")
+        weights = check_sample_weight(sample_weight, n, 1, dtype)
+        # on a GPU the kernel itself reports a bad label
+        targets = (
+            device.asarray(labels).astype(np.int32)
+            if on_device
+            else check_class_indices(labels, n, c, "labels", "logits")
+        )
+        s = None if weights is None else device.asarray(weights)
+        losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES.index("softmax"))
+        total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
+        gradient /= dtype(total)
+        return float(device.to_numpy(losses)[0] / total), gradient

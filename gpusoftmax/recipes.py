@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, resolve_for
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier, prepare, publish
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, train
-from gpusoftmax.validation import check_choice, check_count, check_features
+from gpusoftmax.validation import check_choice, check_count, check_features, check_finite_features, check_number
 
 Array = npt.NDArray[Any]
 
@@ -69,24 +69,31 @@ def train_cs231n(
     -----
     Source: https://cs231n.github.io/assignments2021/assignment1/, softmax.ipynb and svm.ipynb.
     """
-    X = check_features(X)
-    device = resolve(backend, n_threads)
-    X = device.asarray(X)
-    mean = device.to_numpy(device.ops.column_moments(X, None)[0])
-    options: dict[str, Any] = {
-        "l2": 2 * reg, "penalize_intercept": True, "scaling": (mean, None),
-        "max_iter": math.ceil(n_iterations * batch_size / len(X)), "tol": 0.0,
-        "batch_size": batch_size, "learning_rate": learning_rate, "momentum": 0.0, "nesterov": False,
-        "schedule": "constant", "random_state": seed, "backend": backend, "n_threads": n_threads,
-    }  # fmt: skip
     check_choice("loss", loss, ("softmax", "hinge"))
-    estimator = SoftmaxClassifier(**options) if loss == "softmax" else LinearSVMClassifier(loss=loss, **options)
-    estimator._check_parameters()
-    estimator.n_features_in_ = X.shape[1]
-    problem = prepare(estimator, X, y, None, None)
-    features = problem.objective.features
-    plan = BatchPlan(features.n, batch_size, replacement=True, seed=check_count("seed", seed, least=0))
-    solver = SGD(plan, check_count("n_iterations", n_iterations), learning_rate, 0.0, False, "constant")
-    start = np.random.default_rng(seed).standard_normal((features.d + 1, 1, len(problem.classes)))
-    start = device.asarray((0.001 * start).astype(features.dtype))
-    return publish(estimator, problem, train(problem.objective, solver, start[:-1], start[-1], progress=progress))
+    check_number("learning_rate", learning_rate, least=0, above=True)
+    check_number("reg", reg, least=0)
+    check_count("n_iterations", n_iterations)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, least=0)
+    X = check_features(X)
+    device = resolve_for(backend, n_threads, X=X)
+    with device.active():
+        X = device.asarray(X)
+        mean = device.to_numpy(device.ops.column_moments(X, None)[0])
+        if not np.isfinite(mean).all():
+            check_finite_features(device.to_numpy(X))
+        options: dict[str, Any] = {
+            "l2": 2 * reg, "penalize_intercept": True, "scaling": (mean, None),
+            "max_iter": math.ceil(n_iterations * batch_size / len(X)), "tol": 0.0,
+            "batch_size": batch_size, "learning_rate": learning_rate, "momentum": 0.0, "nesterov": False,
+            "schedule": "constant", "random_state": seed, "backend": backend, "n_threads": n_threads,
+        }  # fmt: skip
+        estimator = SoftmaxClassifier(**options) if loss == "softmax" else LinearSVMClassifier(loss=loss, **options)
+        estimator.n_features_in_ = X.shape[1]
+        problem = prepare(estimator, device, X, y, None, None)
+        features = problem.objective.features
+        plan = BatchPlan(features.n, batch_size, replacement=True, seed=seed)
+        solver = SGD(plan, n_iterations, learning_rate, 0.0, False, "constant")
+        start = np.random.default_rng(seed).standard_normal((features.d + 1, 1, len(problem.classes)))
+        start = device.asarray((0.001 * start).astype(features.dtype))
+        return publish(estimator, problem, train(problem.objective, solver, start[:-1], start[-1], progress=progress))

@@ -247,9 +247,8 @@ def train(
     ValueError
         The loss became non-finite because X holds NaN or infinity; names the first row and column.
     """
-    state = solver.init(objective, W, b)
+    started = time.perf_counter()
     history: list[Record] = []
-    best, started = _Best(state.W, state.b), time.perf_counter()
     watchers = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
     plateau = _Plateau(solver.patience, tol) if tol > 0 else None
     totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
@@ -259,6 +258,7 @@ def train(
         return TrainResult(W, b, history, reason, state.passes, state.step)
 
     try:
+        state, best = solver.init(objective, W, b), _Best(W, b)
         with _interruptible() as interrupted:
             while not reason:
                 with np.errstate(over="ignore", invalid="ignore"):  # a non-finite loss is reported below

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,14 +14,34 @@ import numpy as np
 import pytest
 
 from gpusoftmax.array import Backend, resolve
+from gpusoftmax.cuda.probe import probe
+from tests.emulation import build, standin
 
 BACKENDS = ["cpu", "numpy"] if find_spec("numba") else ["numpy"]
 CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"
 
 
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    """A GPU: the machine's own, or else CuPy's stand-in, whose kernels run on the CPU."""
+    real = probe().works
+    if not real and (reason := build.missing()):
+        pytest.skip(reason)
+    with nullcontext() if real else standin.installed():
+        yield
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Every back end that this machine has, in turn."""
+    """Every back end of the CPU, in turn."""
+    return resolve(request.param, n_threads=2)
+
+
+@pytest.fixture(params=[*BACKENDS, "cuda"])
+def any_backend(request: pytest.FixtureRequest) -> Backend:
+    """Every back end, in turn; see `gpu` for "cuda"."""
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")
     return resolve(request.param, n_threads=2)
 
 

@@ -109,6 +109,12 @@ def test_a_kink_is_where_the_scaled_features_have_it() -> None:
     }  # fmt: skip
 
 
+def test_a_large_feature_does_not_mark_kinks_that_are_out_of_its_reach() -> None:
+    W, b = np.array([[0.0, -1e-3]]), np.zeros(2)  # the step moves scores by 2, the margin is -199
+    records = gradient_check([[2e5]], [0], W, b, loss="hinge", backend="numpy")
+    assert not any(record.near_kink for record in records)
+
+
 def test_two_zeros_differ_by_nothing() -> None:
     records = kink("hinge", -5.0)  # no margin is active
     assert {(record.numeric, record.analytic, record.relative_error) for record in records} == {(0.0, 0.0, 0.0)}

@@ -1,4 +1,4 @@
-"""What the README and the other pages say to type does what they say. Set-up commands are run by .ci/run, as written."""
+"""What the README says to type does what it says. Set-up commands are run by .ci/run, as written."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pytest
 from cases import DETERMINISTIC, Array, blobs, objective_of, random_problem, sha256, zeros_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
@@ -185,19 +186,19 @@ class ScriptedObjective:
 def test_adaptive_shortens_the_steps_of_a_stuck_model_only(monkeypatch: pytest.MonkeyPatch, plan: BatchPlan) -> None:
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 8)  # an epoch of minibatches is two stretches
     epochs = np.arange(13.0)[:, None]
-    # stuck; making progress; making little, which adds up to tol within five epochs
-    objective: Any = ScriptedObjective(plan, 1 - epochs * [0.0, 0.01, 0.00003])
-    solver = SGD(plan, 13 * plan.steps_per_epoch, np.array([1.0, 2.0, 3.0]), tol=1e-4)
-    state = solver.init(objective, np.zeros((1, 3, 2)), np.zeros((3, 2)))
+    # stuck; making progress; making little, which adds up to tol within five epochs; too little
+    objective: Any = ScriptedObjective(plan, 1 - epochs * [0.0, 0.01, 0.00003, 0.000018])
+    solver = SGD(plan, 13 * plan.steps_per_epoch, np.array([1.0, 2.0, 3.0, 4.0]), tol=1e-4)
+    state = solver.init(objective, np.zeros((1, 4, 2)), np.zeros((4, 2)))
     rates = []
     while not state.done:
         state = solver.step(objective, state)
         if state.step % plan.steps_per_epoch == 0:
             rates.append(state.learning_rate.tolist())
     # the first epoch sets the mark; after every five without progress the next epoch's rate is a fifth
-    expected = np.ones((13, 3)) * [1.0, 2.0, 3.0]
-    expected[6:, 0] /= 5
-    expected[11:, 0] /= 5
+    expected = np.ones((13, 4)) * [1.0, 2.0, 3.0, 4.0]
+    expected[6:, [0, 3]] /= 5
+    expected[11:, 0] /= 5  # the last model has fallen by tol since its mark
     np.testing.assert_allclose(rates, expected, rtol=1e-14)
 
 
@@ -275,6 +276,16 @@ def test_the_automatic_learning_rate_of_a_model_does_not_depend_on_its_neighbour
         for k in range(3)
     ]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+def test_the_automatic_learning_rate_does_not_depend_on_the_threads_of_blas() -> None:
+    problem = random_problem(0, n=1000, d=300, c=10)
+    objective = objective_of(problem.X, problem.labels, NUMPY, c=10)
+    rates = []
+    for n_threads in (1, 2, 3):
+        with threadpool_limits(n_threads, user_api="blas"):
+            rates.append(automatic_learning_rate(objective, BatchPlan(1000, 100))[0])
+    assert rates == rates[:1] * 3
 
 
 @given(

@@ -44,9 +44,8 @@ def chunk_rows(d: int, columns: int) -> int:
 
 @dataclass(frozen=True)
 class CudaOperations:
-    """`precision` of float32 products: "highest", "high" (TF32) or "medium" (bfloat16 operands)."""
+    """Of the current device. `precision` of float32 products: "highest", "high" (TF32), "medium" (bfloat16)."""
 
-    device: int
     precision: str = "highest"
 
     def linear_gradient(
@@ -71,8 +70,7 @@ class CudaOperations:
         step = min(chunk_rows(d, K * c), n)
         while True:
             try:
-                with cupy.cuda.Device(self.device):
-                    return self._visit_chunks(X, labels, W, b, weights, loss, rows, mode, n, step)
+                return self._visit_chunks(X, labels, W, b, weights, loss, rows, mode, n, step)
             except cupy.cuda.memory.OutOfMemoryError as error:
                 cupy.get_default_memory_pool().free_all_blocks()
                 if step <= 128:
@@ -169,59 +167,55 @@ class CudaOperations:
 
         d, K, c = W.shape
         n, q = len(X), K * c
-        with cupy.cuda.Device(self.device):
-            weight_operand = self._operand(W.reshape(d, q), None, 0, d)
-            out = cupy.empty((n, q), dtype=W.dtype)
-            step = chunk_rows(d, q)
-            for first in range(0, n, step):
-                m = min(step, n - first)
-                product(
-                    self._operand(X, None, first, m), weight_operand, out[first : first + m], precision=self.precision
-                )
-            out += b.reshape(1, q)
+        weight_operand = self._operand(W.reshape(d, q), None, 0, d)
+        out = cupy.empty((n, q), dtype=W.dtype)
+        step = chunk_rows(d, q)
+        for first in range(0, n, step):
+            m = min(step, n - first)
+            product(self._operand(X, None, first, m), weight_operand, out[first : first + m], precision=self.precision)
+        out += b.reshape(1, q)
         return out.reshape(n, K, c)
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
         """Waits for the device: the labels of a user's own scores are checked by the kernel, not on the host."""
         import cupy
 
-        with cupy.cuda.Device(self.device):
-            totals = cupy.zeros((Z.shape[1], 2), dtype=np.float64)
-            bad_row = int(cupy.asnumpy(self._row_loss(Z, None, labels, weights, loss, GRADIENT, totals))[0])
-            if bad_row < Z.shape[0] * Z.shape[1]:
-                row, c = bad_row // Z.shape[1], Z.shape[2]
-                raise ValueError(
-                    f"labels[{row}] is {int(cupy.asnumpy(labels[row : row + 1])[0])}, but there are {c} classes; class "
-                    f"indices go from 0 to {c - 1}"
-                )
-            return totals[:, 0], totals[:, 1]
+        totals = cupy.zeros((Z.shape[1], 2), dtype=np.float64)
+        bad_row = int(cupy.asnumpy(self._row_loss(Z, None, labels, weights, loss, GRADIENT, totals))[0])
+        if bad_row < Z.shape[0] * Z.shape[1]:
+            row, c = bad_row // Z.shape[1], Z.shape[2]
+            raise ValueError(
+                f"labels[{row}] is {int(cupy.asnumpy(labels[row : row + 1])[0])}, but there are {c} classes; class "
+                f"indices go from 0 to {c - 1}"
+            )
+        return totals[:, 0], totals[:, 1]
 
     def column_moments(self, X: Any, weights: Any) -> tuple[Any, Any]:
         import cupy
 
         n, d = X.shape
-        with cupy.cuda.Device(self.device):
-            origin = X[0:1].astype(np.float64)  # near the data, so that the difference of squares does not cancel
-            total = cupy.zeros((1, 1), dtype=np.float64)
-            first_moment, second_moment = cupy.zeros((1, d), dtype=np.float64), cupy.zeros((1, d), dtype=np.float64)
-            step = max(1, chunk_rows(d, 1) // 4)  # two float64 chunks at a time
-            for first in range(0, n, step):
-                rows = slice(first, min(first + step, n))
-                x = X[rows].astype(np.float64) - origin
-                s = cupy.ones((len(x), 1), dtype=np.float64)
-                if weights is not None:
-                    s *= weights[rows].reshape(-1, 1)
-                total += s.sum()
-                product(s, x, first_moment, transpose_a=True, beta=1.0)
-                x *= x
-                product(s, x, second_moment, transpose_a=True, beta=1.0)
-            mean = first_moment / total
-            variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
-            return (origin + mean).reshape(d), variance.reshape(d)
+        origin = X[0:1].astype(np.float64)  # near the data, so that the difference of squares does not cancel
+        total = cupy.zeros((1, 1), dtype=np.float64)
+        first_moment, second_moment = cupy.zeros((1, d), dtype=np.float64), cupy.zeros((1, d), dtype=np.float64)
+        step = max(1, chunk_rows(d, 1) // 4)  # two float64 chunks at a time
+        for first in range(0, n, step):
+            rows = slice(first, min(first + step, n))
+            x = X[rows].astype(np.float64) - origin
+            s = cupy.ones((len(x), 1), dtype=np.float64)
+            if weights is not None:
+                s *= weights[rows].reshape(-1, 1)
+            total += s.sum()
+            product(s, x, first_moment, transpose_a=True, beta=1.0)
+            x *= x
+            product(s, x, second_moment, transpose_a=True, beta=1.0)
+        mean = first_moment / total
+        variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
+        return (origin + mean).reshape(d), variance.reshape(d)
 
 
-def open_device(device: int, precision: str) -> tuple[ModuleType, CudaOperations]:
-    """The array module of a GPU, and its operations."""
+def array_module() -> ModuleType:
+    """CuPy, for those who may not import it."""
     import cupy
 
-    return cupy, CudaOperations(device, precision)
+    module: ModuleType = cupy
+    return module

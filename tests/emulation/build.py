@@ -26,7 +26,16 @@ HEADER = Path(__file__).with_name("cuda_cpu.h")
 CACHE_VARIABLE = "GPUSOFTMAX_EMULATION_CACHE"
 COMPILER = os.environ.get("CXX", "g++")
 # -w: the tests that look for warnings do it with a CUDA compiler
-FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-fvisibility=hidden", "-w", "-g1")
+FLAGS = (
+    "-std=c++17",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-w",
+    "-g1",
+)
 # without a library: cuda_cpu.h has the handlers
 CHECKS = ("-DEMULATION_CHECKS", "-fsanitize=alignment,bounds,signed-integer-overflow,shift", "-Wl,--as-needed")
 SANITIZERS = (
@@ -41,7 +50,9 @@ MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_THREADS = (1024, 1024, 64)
 
 KERNEL = re.compile(r'extern "C" __global__ void\s*(?:__launch_bounds__\(([^)]*)\))?\s*(\w+)\s*\(')
-DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+(?:alignas\(\d+\)\s+|__align__\(\d+\)\s+)?(\w+)\s+(\w+)\s*\[\s*\]\s*;")
+DYNAMIC_SHARED = re.compile(
+    r"extern\s+__shared__\s+(?:alignas\(\d+\)\s+|__align__\(\d+\)\s+)?(\w+)\s+(\w+)\s*\[\s*\]\s*;"
+)
 
 # of one argument, in a slot of 8 bytes
 SLOTS = {
@@ -150,9 +161,7 @@ class Emulated:
         except struct.error as error:
             raise EmulationError(f"{name}{tuple(types)} got {tuple(args)}: {error}") from error
         first, count = blocks or (0, n_blocks)
-        problem = self._launch(
-            which, *self._dims, slots, len(slots), shared_bytes, seed, first, count, self._stacks
-        )
+        problem = self._launch(which, *self._dims, slots, len(slots), shared_bytes, seed, first, count, self._stacks)
         if problem is not None:
             raise EmulationError(problem.decode())
 

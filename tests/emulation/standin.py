@@ -1,9 +1,9 @@
 """A stand-in for the few CuPy names that gpusoftmax/cuda uses, over host memory; kernels run by `build`.
 
-It is stricter than CuPy, so that a mistake of the host code shows on a machine without a GPU: its arrays do not mix with
-NumPy's, fresh memory is poisoned, every array lies between guard zones that are looked at after each launch and product,
-and a kernel's arguments are checked in number, pointer type, scalar width, contiguity and device. A name that is not
-here does not exist; tests/test_cuda_standin.py asserts that each one exists in the real CuPy.
+It is stricter than CuPy, so that a mistake of the host code shows on a machine without a GPU: its arrays do not mix
+with NumPy's, fresh memory is poisoned, every array lies between guard zones that are looked at after each launch and
+product, and a kernel's arguments are checked in number, pointer type, scalar width, contiguity and device. A name that
+is not here does not exist; tests/test_cuda_host.py asserts that each one exists in the real CuPy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CUDARuntimeError(RuntimeError):
         self.status = status
 
 
-class CompileException(Exception):
+class CompileException(Exception):  # noqa: N818
     """As cupy.cuda.compiler.CompileException."""
 
 
@@ -258,7 +258,9 @@ class RawKernel:
                 raise StandinError(f"{what} is a {type(arg).__name__}")
             if arg.dtype != TYPES[type_[:-1]]:
                 raise StandinError(f"{what} is of {arg.dtype}")
-            rows_apart = i + 1 < len(self.names) and self.names[i + 1] == "stride" and arg.strides[-1] == arg.dtype.itemsize
+            rows_apart = (
+                i + 1 < len(self.names) and self.names[i + 1] == "stride" and arg.strides[-1] == arg.dtype.itemsize
+            )
             if not arg.flags.c_contiguous and not rows_apart:
                 raise StandinError(f"{what} is not contiguous, which CuPy does not look at")
             return _plain(arg).ctypes.data
@@ -306,7 +308,7 @@ def _to_float(x: Any, compute: int) -> Any:
     return x
 
 
-def gemmEx(  # noqa: N802
+def gemmEx(
     handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int,
     B: int, Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
 ) -> None:  # fmt: skip
@@ -320,9 +322,7 @@ def gemmEx(  # noqa: N802
     scalar = np.dtype(_DATA_TYPES[Ctype])
     import ctypes
 
-    one, other = (
-        np.frombuffer(ctypes.string_at(pointer, scalar.itemsize), scalar)[0] for pointer in (alpha, beta)
-    )
+    one, other = (np.frombuffer(ctypes.string_at(pointer, scalar.itemsize), scalar)[0] for pointer in (alpha, beta))
     a = _to_float(_operand(A, Atype, m if transa else k, lda), computeType)[:, : k if transa else m]
     b = _to_float(_operand(B, Btype, k if transb else n, ldb), computeType)[:, : n if transb else k]
     c = _operand(C, Ctype, n, ldc)[:, :m]

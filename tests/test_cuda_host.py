@@ -1,0 +1,454 @@
+"""The host half of the GPU path: on the machine's GPU, or on CuPy's stand-in with kernels that run on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpusoftmax import (
+    BackendUnavailableError,
+    LinearSVMClassifier,
+    SoftmaxClassifier,
+    load_digits,
+    load_model,
+    loss_and_gradient,
+    reference,
+    resolve,
+    save_model,
+    softmax_cross_entropy,
+)
+from gpusoftmax.cuda import compile, ops, probe
+from gpusoftmax.cuda.blas import product
+from tests.emulation import standin
+
+pytestmark = pytest.mark.usefixtures("gpu")
+
+
+def problem(dtype: Any, n: int = 101, d: int = 12, K: int = 1, c: int = 4) -> dict[str, Any]:
+    """A random problem of features between 0 and 8."""
+    rng = np.random.default_rng(n + d + K + c)
+    return {
+        "X": (8 * rng.random((n, d))).astype(dtype),
+        "y": rng.integers(0, c, n),
+        "W": 0.1 * rng.standard_normal((d, K, c)),
+        "b": rng.standard_normal((K, c)),
+    }
+
+
+def errors(found: Any, expected: Any) -> float:
+    """The largest error of loss, dW and db, each relative to the largest entry of what was expected."""
+    return max(float(np.abs(np.asarray(f) - e).max() / np.abs(e).max()) for f, e in zip(found, expected, strict=True))
+
+
+# products of 12 terms and sums over 101 rows: a few eps of the type of computation
+TOLERANCE = {"float64": 1e-13, "float32": 3e-6, "float16": 3e-6, "uint8": 3e-6}
+
+
+@pytest.mark.parametrize("loss", reference.LOSSES)
+@pytest.mark.parametrize(("K", "c"), [(1, 2), (1, 4), (3, 5), (1, 33), (1, 130)])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_loss_and_gradient_equal_the_reference(loss: str, K: int, c: int, dtype: str) -> None:
+    given = problem(dtype, K=K, c=c)
+    weights = np.random.default_rng(1).random((101, K))
+    options: dict[str, Any] = {"loss": loss, "l2": 0.3, "shift": 4.0, "scale": 2.0, "penalize_intercept": True}
+    found = loss_and_gradient(**given, **options, sample_weight=weights, backend="cuda")
+    expected = reference.loss_and_gradient(**given, **options, weights=weights)
+    if loss == "softmax" or dtype == "float64":  # at a margin of zero a hinge's gradient jumps by one row's share
+        assert errors(found, expected) < TOLERANCE[dtype]
+    else:
+        assert errors(found[:1], expected[:1]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("layout", ["columns first", "every other row", "every other column", "reversed"])
+def test_strided_features_equal_their_copy(layout: str) -> None:
+    given = problem("float32", n=40, d=8)
+    wide = np.repeat(np.repeat(given["X"], 2, axis=0), 2, axis=1)
+    views = {
+        "columns first": np.asfortranarray(given["X"]),
+        "every other row": np.repeat(given["X"], 2, axis=0)[::2],
+        "every other column": wide[::2, ::2],
+        "reversed": given["X"][::-1][::-1, ::-1][:, ::-1],
+    }
+    plain = loss_and_gradient(**given, backend="cuda")
+    strided = loss_and_gradient(**{**given, "X": views[layout]}, backend="cuda")
+    assert errors(strided, plain) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_chunks_are_summed_to_the_whole(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(dtype, n=700)
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)  # chunks of 128 rows
+    found = loss_and_gradient(**given, backend="cuda")
+    assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE[dtype]
+
+
+def test_two_runs_have_the_same_bits() -> None:
+    given = problem("float32", n=700, c=33)
+    first, second = (loss_and_gradient(**given, backend="cuda") for _ in range(2))
+    assert [np.asarray(x).tobytes() for x in first] == [np.asarray(x).tobytes() for x in second]
+
+
+def test_weights_count_as_repeated_rows() -> None:
+    given = problem("float32", n=60)
+    times = np.random.default_rng(0).integers(0, 4, 60)
+    repeated = {**given, "X": np.repeat(given["X"], times, axis=0), "y": np.repeat(given["y"], times)}
+    weighted = loss_and_gradient(**given, sample_weight=times, backend="cuda")
+    assert errors(weighted, loss_and_gradient(**repeated, backend="cuda")) < 1e-5
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("high", 2.0**-11), ("medium", 2.0**-8)])
+def test_a_lower_precision_stays_within_its_bound(precision: str, bound: float) -> None:
+    given = problem("float32", n=300, d=64, c=33)
+    device = resolve("cuda", precision=precision)
+    found, expected = loss_and_gradient(**given, backend=device), reference.loss_and_gradient(**given)
+    # each operand is off by at most `bound`; two of them a product, two products in a row
+    assert 1e-7 < errors(found, expected) < 4 * bound
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("schedule", ["adaptive", "cosine"])
+def test_training_follows_the_cpus_course(loss: str, dtype: str, schedule: str) -> None:
+    digits = load_digits()
+    X = digits.X_train.astype(dtype)
+    validation = (digits.X_validation.astype(dtype), digits.y_validation)
+    cls = SoftmaxClassifier if loss == "softmax" else LinearSVMClassifier
+    curves = []
+    for backend in ("cuda", "cpu"):
+        model = cls(max_iter=3, tol=0, schedule=schedule, scaling="standard", backend=backend)
+        model.fit(X, digits.y_train, validation=validation)
+        curves.append([(r.objective, r.accuracy, r.validation_loss) for r in model.history_])
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+def test_sample_and_class_weights_reach_the_device() -> None:
+    digits = load_digits()
+    weights = np.random.default_rng(0).random(len(digits.y_train))
+    options: dict[str, Any] = {"max_iter": 2, "tol": 0, "class_weight": {3: 5.0}, "batch_size": 300}
+    coefs = [
+        SoftmaxClassifier(**options, backend=name).fit(digits.X_train, digits.y_train, weights).coef_
+        for name in ("cuda", "cpu")
+    ]
+    np.testing.assert_allclose(*coefs, rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_trained_on_a_gpu_is_numpy_and_loads_without_one(tmp_path: Path) -> None:
+    digits = load_digits()
+    model = SoftmaxClassifier(max_iter=1, tol=0, backend="cuda").fit(digits.X_train, digits.y_train)
+    save_model(model, tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors").set_params(backend="cpu")
+    assert type(model.coef_) is np.ndarray
+    np.testing.assert_allclose(
+        loaded.decision_function(digits.X_test), model.decision_function(digits.X_test), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_arrays_on_the_device_stay_there() -> None:
+    xp, given = resolve("cuda").xp, problem("float32", n=30)
+    on_device = {name: xp.asarray(x) for name, x in given.items()}
+    loss, dW, db = loss_and_gradient(**on_device)
+    assert (type(dW), type(db), type(loss)) == (xp.ndarray, xp.ndarray, np.ndarray)
+    assert errors((loss, dW.get(), db.get()), reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
+
+
+def test_scores_on_the_device_give_a_gradient_there() -> None:
+    xp = resolve("cuda").xp
+    Z, y = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32), np.arange(20) % 5
+    loss, gradient = softmax_cross_entropy(xp.asarray(Z), xp.asarray(y))
+    losses, expected = reference.row_loss(Z, y, "softmax")
+    assert abs(loss - losses.mean()) < 1e-6
+    np.testing.assert_allclose(gradient.get(), expected / 20, atol=1e-7)
+
+
+def test_a_bad_label_on_the_device_is_reported_with_its_row() -> None:
+    xp = resolve("cuda").xp
+    labels = np.array([0, 1, 7, 2, -1])
+    with pytest.raises(ValueError, match=r"labels\[2\] is 7, but there are 3 classes"):
+        softmax_cross_entropy(xp.zeros((5, 3), dtype=np.float32), xp.asarray(labels))
+
+
+@pytest.mark.parametrize("name", ["y", "W", "b"])
+def test_arrays_on_different_devices_are_a_type_error(name: str) -> None:
+    xp, given = resolve("cuda").xp, problem("float32")
+    with pytest.raises(TypeError, match=f"{name} on the host"):
+        loss_and_gradient(**{k: v if k == name else xp.asarray(v) for k, v in given.items()})
+
+
+def test_arrays_elsewhere_than_the_backend_are_a_type_error() -> None:
+    xp, given = resolve("cuda").xp, problem("float32")
+    with pytest.raises(TypeError, match="cuda:0, but backend='cpu'"):
+        loss_and_gradient(**{k: xp.asarray(v) for k, v in given.items()}, backend="cpu")
+
+
+def test_the_backend_survives_pickling_and_cloning() -> None:
+    import pickle
+
+    from sklearn.base import clone
+
+    device = resolve("cuda", precision="high")
+    again = pickle.loads(pickle.dumps(device))
+    assert (again.name, again.precision) == (device.name, "high")
+    assert clone(SoftmaxClassifier(backend=device)).backend.name == device.name
+
+
+def test_a_step_does_not_wait_for_the_device() -> None:
+    if resolve("cuda").xp.ndarray is not standin.ndarray:
+        pytest.skip("counted by the stand-in")
+    digits = load_digits()
+    counts = []
+    for batch_size in (600, 60):  # 2 steps an epoch, and 20
+        before = standin.state.synchronisations
+        SoftmaxClassifier(max_iter=2, tol=0, batch_size=batch_size, backend="cuda").fit(digits.X_train, digits.y_train)
+        counts.append(standin.state.synchronisations - before)
+    assert counts[0] == counts[1]
+
+
+@pytest.fixture
+def machine(gpu: None) -> Any:
+    """The stand-in's machine, where the GPU is one."""
+    if resolve("cuda").xp.ndarray is not standin.ndarray:
+        pytest.skip("needs a machine that can be made to fail")
+    return standin.state
+
+
+def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    given = problem("float32", n=4000, c=33)
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 33 * 4000)
+    machine.limit = sum(memory.size for memory in machine.alive) + given["X"].nbytes + 400_000
+    found = loss_and_gradient(**given, backend="cuda")
+    assert "trying again with chunks of" in caplog.text
+    assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
+
+
+def test_what_does_not_fit_at_all_is_said_with_its_size(machine: Any) -> None:
+    given = problem("float32", n=4000, c=33)
+    machine.limit = sum(memory.size for memory in machine.alive) + given["X"].nbytes + 25_000
+    with pytest.raises(MemoryError, match="even 128 at a time"):
+        loss_and_gradient(**given, backend="cuda")
+
+
+def test_memory_is_freed_after_an_exception(machine: Any) -> None:
+    given = problem("float32", n=4000, c=33)
+    before = sum(memory.size for memory in machine.alive)
+    machine.limit = before + given["X"].nbytes + 25_000
+    with pytest.raises(MemoryError):
+        loss_and_gradient(**given, backend="cuda")
+    assert sum(memory.size for memory in machine.alive) == before
+
+
+def test_another_device_computes_on_its_own_memory(machine: Any) -> None:
+    given = problem("float32")
+    found = loss_and_gradient(**given, backend="cuda:1")
+    assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
+
+
+def test_a_device_that_is_not_there_is_named(machine: Any) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"backend='cuda:7' cannot be had: there is no device 7"):
+        resolve("cuda:7")
+
+
+@pytest.mark.usefixtures("machine")
+def test_auto_takes_a_gpu_that_computes() -> None:
+    assert resolve("auto").name == "cuda:0"
+
+
+def faults() -> dict[str, Any]:
+    """How to break a machine, and what is to be said about it."""
+
+    def runtime(**changes: Any) -> Any:
+        def apply(cupy: Any, patch: pytest.MonkeyPatch) -> None:
+            for name, value in changes.items():
+                patch.setattr(cupy.cuda.runtime, name, value)
+
+        return apply
+
+    def status(number: int) -> Any:
+        def fail() -> None:
+            raise standin.CUDARuntimeError(number)
+
+        return fail
+
+    def compiler(message: str, error: Any = standin.CompileException) -> Any:
+        def apply(cupy: Any, patch: pytest.MonkeyPatch) -> None:
+            def fail(**options: Any) -> None:
+                raise error(message)
+
+            patch.setattr(cupy, "RawModule", fail)
+
+        return apply
+
+    def wrong_result(cupy: Any, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(standin.RawKernel, "__call__", lambda self, grid, block, args: None)
+
+    def two_installed(cupy: Any, patch: pytest.MonkeyPatch) -> None:
+        both = [SimpleNamespace(metadata={"Name": name}) for name in ("cupy-cuda12x", "numpy", "cupy_cuda13x")]
+        patch.setattr(probe.metadata, "distributions", lambda: both)
+
+    def not_installed(cupy: Any, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(probe, "find_spec", lambda name: None)
+
+    def broken(cupy: Any, patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(sys.modules, "cupy", None)
+        patch.setattr(probe, "find_spec", lambda name: "found")
+
+    old = {"name": "Quadro K2000", "major": 3, "minor": 0}
+    return {
+        "not installed": (not_installed, r"CuPy is not installed: pip install 'gpusoftmax\[cuda13\]'"),
+        "two installed": (two_installed, r"two CuPys are installed \(cupy-cuda12x, cupy-cuda13x\)"),
+        "broken": (broken, "CuPy cannot be imported"),
+        "no driver": (runtime(driverGetVersion=lambda: 0), "there is no NVIDIA driver"),
+        "driver too old": (
+            runtime(driverGetVersion=lambda: 12020, getDeviceCount=status(35)),
+            r"too old: it supports CUDA 12.2, CuPy needs 13.0",
+        ),
+        "no device": (runtime(getDeviceCount=status(100)), "the NVIDIA driver sees no device"),
+        "forked": (runtime(getDeviceCount=status(3)), "before this process was forked; use the spawn"),
+        "something else": (runtime(getDeviceCount=status(999)), "the device does not compute .*999"),
+        "too old a device": (runtime(getDeviceProperties=lambda i: old), "Quadro K2000 has compute capability 3.0"),
+        "architecture dropped": (
+            compiler("nvrtc: error: invalid value for --gpu-architecture (-arch)"),
+            "does not compile on this machine|no longer supports this device's architecture",
+        ),
+        "no compiler": (compiler("libnvrtc.so.13: cannot open", OSError), "compiler or its headers are missing"),
+        "no headers": (
+            compiler('cannot open source file "cuda.h"', RuntimeError), "compiler or its headers are missing"
+        ),
+        "wrong result": (wrong_result, "gave a wrong result"),
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("fault", faults())
+def test_each_reason_for_no_gpu_is_told_apart(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cupy
+
+    breaking, words = faults()[fault]
+    breaking(cupy, monkeypatch)
+    probe._probe.cache_clear()
+    compile._compiled.cache_clear()
+    with pytest.raises(BackendUnavailableError, match=words):
+        resolve("cuda")
+    assert resolve("auto").name != "cuda:0"
+    assert "; no GPU: " in resolve("auto").reason
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_mistake_in_a_kernel_is_shown_as_the_compiler_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cupy
+
+    from gpusoftmax.cuda.compile import kernel
+
+    def fail(self: Any, name: str) -> None:
+        raise standin.CompileException("row_loss.cu(12): error: expected a ';'")
+
+    monkeypatch.setattr(cupy.RawModule, "get_function", fail)
+    with pytest.raises(RuntimeError, match=r"row_loss.cu \(LOSS=0\) does not compile[^$]*row_loss.cu\(12\)"):
+        kernel("row_loss.cu", "row_loss", LOSS=0)
+
+
+@pytest.mark.usefixtures("machine")
+class TestStandin:
+    """The stand-in notices what CuPy lets pass."""
+
+    def test_arrays_do_not_mix_with_numpys(self) -> None:
+        with pytest.raises(TypeError, match="mix"):
+            standin.asarray([1.0]) + np.ones(1)
+
+    def test_an_argument_too_few(self) -> None:
+        import cupy
+
+        module = cupy.RawModule(code='extern "C" __global__ void f(int* x, int n) { x[0] = n; }')
+        with pytest.raises(standin.StandinError, match="2 parameters, and got 1"):
+            module.get_function("f")((1,), (1,), (standin.full(1, 0, np.int32),))
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ((np.zeros(4, np.int32), np.int32(1)), "is a ndarray"),
+            ((standin.full(4, 0, np.int64), np.int32(1)), "int64"),
+            ((standin.full((4, 4), 0, np.int32)[:, 1], np.int32(1)), "not contiguous"),
+            ((standin.full(4, 0, np.int32), 1), "taken as they are"),
+            ((standin.full(4, 0, np.int32), np.int64(1)), "taken as they are"),
+        ],
+        ids=["host memory", "another type", "a strided view", "a Python number", "a wider number"],
+    )
+    def test_an_argument_that_cupy_takes_as_it_is(self, arguments: Any, words: str) -> None:
+        import cupy
+
+        module = cupy.RawModule(code='extern "C" __global__ void f(int* x, int n) { x[0] = n; }')
+        with pytest.raises(standin.StandinError, match=words):
+            module.get_function("f")((1,), (1,), arguments)
+
+    def test_a_write_outside_an_array(self) -> None:
+        import cupy
+
+        module = cupy.RawModule(code='extern "C" __global__ void f(int* x, int n) { x[n] = 1; }')
+        with pytest.raises(standin.StandinError, match="outside an array"):
+            module.get_function("f")((1,), (1,), (standin.full(4, 0, np.int32), np.int32(4)))
+
+    def test_fresh_memory_is_poisoned(self) -> None:
+        import cupy
+
+        assert np.isnan(cupy.empty(3, dtype=np.float32).get()).all()
+
+    def test_a_product_beyond_an_array(self) -> None:
+        import cupy
+
+        a, b, out = (cupy.zeros(shape, dtype=np.float32) for shape in ((2, 3), (3, 4), (2, 4)))
+        with pytest.raises(standin.StandinError, match="not one array's"):
+            product(SimpleNamespace(shape=(9, 3), dtype=a.dtype, data=a.data), b, cupy.zeros((9, 4), dtype=a.dtype))
+        product(a, b, out)
+
+
+@pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
+def test_every_name_of_the_standin_is_one_of_cupys() -> None:
+    program = """
+import cupy, json
+from cupy_backends.cuda.libs import cublas
+import sys
+missing = []
+for path in json.loads(sys.argv[1]):
+    owner = cublas if path[0] == "cublas" else cupy
+    for name in path[1:] if path[0] == "cublas" else path:
+        if not hasattr(owner, name):
+            missing.append(path)
+            break
+        owner = getattr(owner, name)
+print(json.dumps(missing))
+"""
+    names = standin._names()
+    paths: list[list[str]] = [["cublas", name] for name in vars(standin.cublas)]
+
+    def walk(path: list[str], value: Any) -> None:
+        paths.append(path)
+        if isinstance(value, SimpleNamespace):
+            for name, inner in vars(value).items():
+                walk([*path, name], inner)
+
+    for name, value in names.items():
+        walk([name], value)
+    paths += [["ndarray", name] for name in vars(standin.ndarray) if not name.startswith("_")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(paths)], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert json.loads(done.stdout) == []
+
+
+def test_predictions_are_where_the_features_are() -> None:
+    xp, digits = resolve("cuda").xp, load_digits()
+    X = xp.asarray(digits.X_train)
+    model = SoftmaxClassifier(max_iter=2, tol=0).fit(X, xp.asarray(digits.y_train))
+    host = SoftmaxClassifier(max_iter=2, tol=0, backend="cuda").fit(digits.X_train, digits.y_train)
+    for method in ("predict", "predict_proba", "decision_function"):
+        found = getattr(model, method)(X)
+        assert type(found) is xp.ndarray
+        np.testing.assert_array_equal(found.get(), getattr(host, method)(digits.X_train))

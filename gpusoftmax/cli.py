@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from enum import StrEnum
@@ -263,6 +264,7 @@ def main() -> None:
     """The entry point: a user's error is one line on the standard error, not a traceback."""
     from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
 
+    logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
     try:
         app()
     except (ValueError, TypeError, OSError, BackendUnavailableError, DivergenceError) as error:

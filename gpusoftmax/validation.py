@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def _as_floats(name: str, value: Any) -> Array:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}={value!r} is not numeric; pass numbers ({error})") from None
+        raise TypeError(f"{name}={reprlib.repr(value)} is not numeric; pass numbers ({error})") from None
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
@@ -211,6 +212,8 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
     check_same_length("y", array, n)
     if array.dtype.kind == "c":
         raise ValueError(f"y has dtype {array.dtype}. Complex data not supported")
+    if array.dtype.kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
+        array = array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise ValueError(f"Input y contains NaN or infinity: y[{row}] is {array[row]}; drop rows without a label")
@@ -319,14 +322,18 @@ def check_shift_and_scale(shift: Any, scale: Any, d: int) -> tuple[Array | None,
 def check_learning_rate(value: Any) -> float | str:
     """ "auto" or a positive number."""
     if isinstance(value, str):
-        return check_choice("learning_rate", value, ("auto",))
+        if value != "auto":
+            raise ValueError(f"learning_rate={value!r} is not known; use 'auto' or a positive number")
+        return value
     return check_number("learning_rate", value, least=0, above=True)
 
 
 def check_batch_size(value: Any) -> int | str:
     """ "auto", "full" or a positive whole number."""
     if isinstance(value, str):
-        return check_choice("batch_size", value, ("auto", "full"))
+        if value not in ("auto", "full"):
+            raise ValueError(f"batch_size={value!r} is not known; use 'auto', 'full' or a positive whole number")
+        return value
     return check_count("batch_size", value)
 
 

@@ -207,7 +207,7 @@ def test_what_the_objective_leaves_open_does_not_show(
     for shift_W, shift_b in ((0.0, 0.0), (over_W, over_b)):
         estimator = SoftmaxClassifier(**parameters)
         result = TrainResult(W + shift_W, b + shift_b, [], "finished", 0.0, 0)
-        models.append(publish(estimator, prepare(estimator, X, y, None, None), result))
+        models.append(publish(estimator, prepare(estimator, resolve("cpu"), X, y, None, None), result))
     np.testing.assert_allclose(models[1].coef_, models[0].coef_, atol=1e-14)
     if "fit_intercept" not in parameters and "penalize_intercept" not in parameters:
         np.testing.assert_allclose(models[1].intercept_, models[0].intercept_, atol=1e-13)
@@ -215,7 +215,7 @@ def test_what_the_objective_leaves_open_does_not_show(
 
 def test_a_penalised_intercept_is_published_as_it_is(small: tuple[Any, Any]) -> None:
     estimator = SoftmaxClassifier(l2=0.1, penalize_intercept=True)
-    problem = prepare(estimator, *small, None, None)
+    problem = prepare(estimator, resolve("cpu"), *small, None, None)
     result = TrainResult(np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], "finished", 0.0, 0)
     assert publish(estimator, problem, result).intercept_.tolist() == [1.0, -1.0, 5.0]
 
@@ -760,12 +760,12 @@ def test_n_threads_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
 def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, small: tuple[Any, Any]) -> None:
     used = []
 
-    def spy(backend: Any, n_threads: Any) -> Any:
+    def spy(backend: Any, n_threads: Any, **arrays: Any) -> Any:
         used.append(resolve(backend, n_threads).n_threads)
         return resolve(backend, n_threads)
 
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
-    monkeypatch.setattr("gpusoftmax.estimators.resolve", spy)
+    monkeypatch.setattr("gpusoftmax.estimators.resolve_for", spy)
     SoftmaxClassifier(**SHORT).fit(*small).predict(small[0])
     assert used == [3, 3]
 

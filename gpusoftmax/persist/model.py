@@ -43,7 +43,9 @@ FORMAT, FORMAT_VERSION = "gpusoftmax-model", 1
 ESTIMATORS = {cls.__name__: cls for cls in (SoftmaxClassifier, LinearSVMClassifier)}
 MOST_HEADER = 64 << 20  # bytes; 100,000 class names and feature names are 4 MB
 KEYS = {"format", "format_version", "estimator", "objective", "classes", "parameters", "fitted", "versions", "sha256"}
-LABEL_KINDS = {"b": "bool", "i": "int64", "u": "uint64", "f": "float64", "U": "str"}
+LABEL_TYPES = {"bool", "str", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
 
 
 def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | Path) -> None:
@@ -244,15 +246,17 @@ def _encode_classes(classes: Array) -> dict[str, Any]:
     array = np.asarray(classes)
     if array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
         array = array.astype(str)
-    if array.dtype.kind not in LABEL_KINDS:
+    kind = "str" if array.dtype.kind == "U" else array.dtype.name
+    if kind not in LABEL_TYPES:
         raise TypeError(f"labels of dtype {array.dtype} cannot be stored; use integers, floats, booleans or strings")
-    return {"dtype": LABEL_KINDS[array.dtype.kind], "values": array.tolist()}
+    return {"dtype": kind, "values": array.tolist()}
 
 
 def _decode_classes(classes: dict[str, Any]) -> Array:
-    array = np.array(classes["values"], dtype={"str": np.str_}.get(classes["dtype"], classes["dtype"]))
-    known = classes["dtype"] in LABEL_KINDS.values()
-    if not known or array.ndim != 1 or len(array) < 2 or not (array[:-1] < array[1:]).all():
+    if classes["dtype"] not in LABEL_TYPES:
+        raise ValueError(f"classes of dtype {classes['dtype']!r}")
+    array = np.array(classes["values"], dtype=classes["dtype"])
+    if array.ndim != 1 or len(array) < 2 or not (array[:-1] < array[1:]).all():
         raise ValueError("classes are not at least two sorted, distinct labels")
     return array
 

@@ -216,15 +216,19 @@ def _unit(text: str) -> str:
     return f'#include "cuda_cpu.h"\n{text}\nconst emulation::Kernel emulation::kernels[] = {{\n{table}}};\n'
 
 
-@cache
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
+_one_at_a_time = threading.Lock()  # two threads that build at first would make two folders
+
+
 def _folder() -> Path:
     """Of what is built: the one that the environment names, or one that goes when this process ends."""
     if given := os.environ.get(CACHE_VARIABLE):
         Path(given).mkdir(parents=True, exist_ok=True)
         return Path(given)
-    global _temporary
-    _temporary = tempfile.TemporaryDirectory(prefix="gpusoftmax-kernels-")
-    return Path(_temporary.name)
+    with _one_at_a_time:
+        if not _temporary:
+            _temporary.append(tempfile.TemporaryDirectory(prefix="gpusoftmax-kernels-"))
+        return Path(_temporary[0].name)
 
 
 @cache

@@ -265,9 +265,9 @@ from gpusoftmax.progress import Lines
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 pressed, update = [], Lines.update
 def wait(self, *arguments):
-    update(self, *arguments)
     handler = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, lambda *a: (pressed.append(True), handler(*a)))
+    signal.signal(signal.SIGINT, lambda *a: (pressed.append(True), handler(*a)))  # before the line that is waited for
+    update(self, *arguments)
     while not pressed:
         time.sleep(0.01)
 Lines.update = wait

@@ -197,7 +197,9 @@ def _compile(text: str, options: Sequence[str]) -> Path:
     unit.write_text(_unit(text), encoding="utf-8")
     try:
         command = [COMPILER, *options, f"-I{HEADER.parent}", str(unit), "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        # without the sanitizers' LD_PRELOAD: the compiler would run under it, too
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise BuildError(done.stderr[:8000])
         os.replace(built, target)
@@ -213,7 +215,10 @@ def _unit(text: str) -> str:
         for bounds, name in KERNEL.findall(text)
     )
     text = DYNAMIC_SHARED.sub(r"\1* \2 = emulation::dynamic_shared<\1>();", text)
-    return f'#include "cuda_cpu.h"\n{text}\nconst emulation::Kernel emulation::kernels[] = {{\n{table}}};\n'
+    return (
+        f'#include "cuda_cpu.h"\n#line 1 "kernel.cu"\n{text}\n'
+        f"const emulation::Kernel emulation::kernels[] = {{\n{table}}};\n"
+    )
 
 
 _temporary: list[tempfile.TemporaryDirectory[str]] = []

@@ -220,7 +220,7 @@ def loss_and_gradient(
         n, d = X.shape
         dtype = computation_dtype(X.dtype)
         weights, bias, single = check_coefficients(W, b, d)
-        weights, bias = (device.xp.ascontiguousarray(device.asarray(array), dtype=dtype) for array in (weights, bias))
+        weights, bias = (device.xp.array(device.asarray(array), dtype=dtype, order="C") for array in (weights, bias))
         _, K, c = weights.shape
         y, sample_weight = (
             device.to_numpy(array) if gpu_of(array) is not None else array for array in (y, sample_weight)

@@ -187,7 +187,7 @@ def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X
         raise ValueError(
             f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}"
         )
-    return np.ascontiguousarray(array, dtype=np.int32)
+    return np.array(array, dtype=np.int32)  # a copy: for a read-only array kernels would compile anew
 
 
 def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
@@ -262,7 +262,7 @@ def check_sample_weight(
         raise ValueError(f"{name}[{row}] is {table[row, k]}; weights must be finite and not negative")
     if not (table.sum(axis=0) > 0).all():
         raise ValueError(f"{name} sums to zero; at least one row needs a positive weight")
-    return np.ascontiguousarray(table, dtype=dtype)
+    return np.array(table, dtype=dtype, order="C")  # a copy: for a read-only array kernels would compile anew
 
 
 def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:

@@ -228,7 +228,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     curvature, at most trace(H) / B, and l2 comes on top.
     """
     n, c = objective.features.n, objective.n_classes
-    rng = np.random.Generator(np.random.Philox(key=[plan.seed, 2**63]))  # an epoch no plan reaches
+    rng = np.random.Generator(np.random.Philox(key=np.array([plan.seed, 2**63], np.uint64)))  # an epoch no plan reaches
     rows = np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False))
     x = objective.features.sample(rows)
     if objective.fit_intercept:

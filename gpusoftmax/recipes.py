@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from gpusoftmax.array import Backend, resolve_for
 from gpusoftmax.batches import BatchPlan
-from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier, prepare, publish
+from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.fitting import prepare, publish
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, train
 from gpusoftmax.validation import check_choice, check_count, check_features, check_finite_features, check_number

@@ -29,7 +29,7 @@ from gpusoftmax import (
     reference,
     resolve,
 )
-from gpusoftmax.estimators import prepare, publish
+from gpusoftmax.fitting import prepare, publish
 from gpusoftmax.trainer import TrainResult
 
 # Full batches at a constant rate are gradient descent with momentum 0.9: along curvature m the error falls by

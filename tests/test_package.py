@@ -35,6 +35,7 @@ ORDER = [
     "solvers",
     "trainer",
     "progress",
+    "fitting",
     "estimators",
     "recipes",
     "persist",

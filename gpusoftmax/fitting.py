@@ -1,0 +1,177 @@
+"""From an estimator and a user's data to a solver and an objective, and from a solution to fitted attributes.
+
+`prepare` turns what the user passed into objectives, `make_solver` picks the solver, `trainer.train` runs it, and
+`publish` writes the attributes, in raw feature space. Estimators do little else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import compute_class_weight
+
+from gpusoftmax.array import Backend, gpu_of
+from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features import DenseFeatures
+from gpusoftmax.objective import Objective
+from gpusoftmax.solvers.sgd import SGD
+from gpusoftmax.trainer import Solver, TrainResult
+from gpusoftmax.validation import (
+    check_features,
+    check_finite_features,
+    check_loss,
+    check_n_features,
+    check_random_seed,
+    check_sample_weight,
+    check_shift_and_scale,
+    encode_known_labels,
+    encode_labels,
+)
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What `prepare` makes of a user's data: objectives over scaled features, and the labels' names."""
+
+    objective: Objective
+    validation: Objective | None
+    classes: Array
+    backend: Backend
+
+
+def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
+    """The l2 of our mean objective that equals scikit-learn's C.
+
+    C multiplies a sum of losses, so l2 = 1 / (C S), S the sum of the weights. With two classes scikit-learn has one
+    vector w where we have two, -w/2 and w/2, whose squares add up to half as much: l2 = 2 / (C S). C = inf: no penalty.
+    """
+    return (2.0 if n_classes == 2 else 1.0) / (C * weight_sum)
+
+
+def prepare(
+    estimator: Any,
+    device: Backend,
+    X: Array,
+    y: Any,
+    sample_weight: Any,
+    validation: tuple[Any, Any] | None,
+) -> Problem:
+    """Objectives for a checked X, in the estimator's terms. Labels and weights are looked at on the host."""
+    y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
+    log.info("backend %s: %s", device.name, device.reason)
+    n, d = X.shape
+    classes, labels = encode_labels(y, n)
+    features = DenseFeatures(device.asarray(X), device)
+    weights = check_sample_weight(sample_weight, n, 1, features.dtype)
+    if estimator.class_weight is not None:
+        per_class = compute_class_weight(
+            estimator.class_weight,
+            classes=classes,
+            y=np.asarray(classes)[labels],
+            sample_weight=None if weights is None else weights[:, 0],
+        )
+        product = per_class[labels] if weights is None else weights[:, 0] * per_class[labels]
+        weights = check_sample_weight(product, n, 1, features.dtype, "class_weight * sample_weight")
+    total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
+    C = 1.0 if estimator.C is None else estimator.C
+    l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
+    weights = None if weights is None else device.asarray(weights)
+    shift, scale = (None if side is None else device.asarray(side) for side in _scaling(estimator, features, weights))
+    features = DenseFeatures(features.X, device, shift, scale)
+
+    def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
+        return Objective(
+            of, device.asarray(indices), len(classes), s, device.asarray(np.array([l2])), check_loss(estimator.loss),
+            estimator.fit_intercept, estimator.penalize_intercept,
+        )  # fmt: skip
+
+    held_out = None
+    if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
+        Xv = check_features(validation[0], "validation[0]")
+        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
+        codes = encode_known_labels(validation[1], classes, "validation[1]")
+        if len(codes) != len(Xv):
+            raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
+        Xv = Xv.astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
+        held_out = objective(DenseFeatures(device.asarray(Xv), device, shift, scale), codes, None)
+    return Problem(objective(features, labels, weights), held_out, classes, device)
+
+
+def _scaling(estimator: Any, features: DenseFeatures, weights: Array | None) -> tuple[Array | None, Array | None]:
+    """Shift and scale in which to solve.
+
+    A free intercept absorbs any shift, so that centring the features changes the course but not the optimum; without
+    it SGD would crawl on raw pixels, whose mean is their largest direction by far.
+    """
+    if isinstance(estimator.scaling, tuple):
+        given_shift, given_scale = estimator.scaling
+        shift, scale = check_shift_and_scale(given_shift, given_scale, features.d)
+        if estimator.penalize_intercept or not estimator.fit_intercept:
+            return shift, scale
+    else:
+        scale = None
+    free = estimator.fit_intercept and not estimator.penalize_intercept
+    if not (free or estimator.scaling == "standard"):
+        return None, scale
+    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
+    mean, variance = map(features.backend.to_numpy, moments)
+    if not np.isfinite(mean).all():
+        check_finite_features(features.backend.to_numpy(features.X))
+    if isinstance(estimator.scaling, str):
+        return check_shift_and_scale(mean, np.sqrt(variance), features.d)
+    return mean, scale
+
+
+def make_solver(estimator: Any, objective: Objective) -> Solver:
+    """The solver that the estimator's parameters ask for."""
+    n = objective.features.n
+    sizes = {"auto": AUTOMATIC_BATCH, "full": n}
+    size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+    plan = BatchPlan(n, size, seed=check_random_seed(estimator.random_state))
+    schedule = estimator.schedule
+    if schedule == "auto":
+        schedule = "inverse" if estimator.loss == "hinge" else "adaptive"
+    return SGD(
+        plan,
+        steps=plan.steps_per_epoch * int(estimator.max_iter),
+        learning_rate=estimator.learning_rate,
+        momentum=float(estimator.momentum),
+        nesterov=bool(estimator.nesterov),
+        schedule=schedule,
+        tol=float(estimator.tol),
+    )
+
+
+def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
+    """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
+    objective = problem.objective
+    W, b = objective.features.fold(result.W, result.b)
+    W, b = problem.backend.to_numpy(W)[:, 0], problem.backend.to_numpy(b)[0]
+    if objective.fit_intercept and not objective.penalize_intercept:
+        b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
+    if float(objective.l2[0]) == 0:
+        W = W - W.mean(axis=1, keepdims=True)
+    if len(problem.classes) == 2:
+        W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
+    estimator.classes_ = problem.classes
+    estimator.coef_ = np.ascontiguousarray(W.T)
+    estimator.intercept_ = np.ascontiguousarray(b)
+    estimator.n_iter_ = math.ceil(result.passes)
+    estimator.history_ = result.history
+    estimator.loss_curve_ = [float(record.objective) for record in result.history]
+    estimator.stop_reason_ = result.reason
+    estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
+    return estimator

@@ -94,7 +94,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "over n rows"
             )
         if self.C is not None and (np.ndim(self.C) or self.C != math.inf):
-            check_number("C", self.C, least=0, above=True)
+            check_number("C", self.C, least=0, above=True, words="C must be greater than 0; math.inf means no penalty")
         if self.l2 is not None:
             check_number("l2", self.l2, least=0)
         for name in ("fit_intercept", "penalize_intercept", "nesterov"):
@@ -127,9 +127,9 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         sample_weight : array-like, (n,), optional
             Not negative; weight k equals the row k times.
         validation : (X, y), optional
-            Data of the user's own, measured after each pass. Training then stops early, once the loss on it has not
-            fallen for 10 passes (pass an `EarlyStopping` in `callbacks` to change that), and the weights with the
-            smallest validation loss are kept.
+            Data of the user's own, measured after each pass: the weights with the smallest loss on it are kept, and
+            training stops early, once that loss has not fallen for 10 passes (pass an `EarlyStopping` in `callbacks`
+            to change that; the schedules "step" and "cosine", which are planned over max_iter, run to their end).
 
         Returns
         -------
@@ -152,7 +152,11 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             features = problem.objective.features
             shape = (1, len(problem.classes))
             callbacks: list[Callback] = list(self.callbacks)
-            if validation is not None and not any(isinstance(c, EarlyStopping) for c in callbacks):
+            if (
+                validation is not None
+                and solver.open_ended
+                and not any(isinstance(c, EarlyStopping) for c in callbacks)
+            ):
                 callbacks.append(EarlyStopping())
             result = train(
                 problem.objective,

@@ -87,13 +87,14 @@ def prepare(
     C = 1.0 if estimator.C is None else estimator.C
     l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
     weights = None if weights is None else device.asarray(weights)
-    shift, scale = (None if side is None else device.asarray(side) for side in _scaling(estimator, features, weights))
+    coordinates = _coordinates(estimator, features, weights, l2)
+    shift, scale, factors = (None if side is None else device.asarray(side) for side in coordinates)
     features = DenseFeatures(features.X, device, shift, scale)
 
     def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
         return Objective(
             of, device.asarray(indices), len(classes), s, device.asarray(np.array([l2])), check_loss(estimator.loss),
-            estimator.fit_intercept, estimator.penalize_intercept,
+            estimator.fit_intercept, estimator.penalize_intercept, factors,
         )  # fmt: skip
 
     held_out = None
@@ -110,29 +111,38 @@ def prepare(
     return Problem(objective(features, labels, weights), held_out, classes, device)
 
 
-def _scaling(estimator: Any, features: DenseFeatures, weights: Array | None) -> tuple[Array | None, Array | None]:
-    """Shift and scale in which to solve.
+def _coordinates(
+    estimator: Any, features: DenseFeatures, weights: Array | None, l2: float
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Shift and scale (d,) in which to solve, and the factors of the penalty there.
 
-    A free intercept absorbs any shift, so that centring the features changes the course but not the optimum; without
-    it SGD would crawl on raw pixels, whose mean is their largest direction by far.
+    The objective is the user's, the course is not. A free intercept absorbs any shift, so features are centred: without
+    that SGD would crawl on raw pixels, whose mean is their largest direction by far. And where the learning rate is
+    ours to choose, each feature is divided by t_p = sqrt(variance + 2 l2), which makes all curvatures along single
+    features about equal (Jacobi's preconditioner): without it columns of very different sizes would never converge. A
+    penalty on W is then one on the new weights t W, with factors 1 / t^2.
     """
-    if isinstance(estimator.scaling, tuple):
-        given_shift, given_scale = estimator.scaling
-        shift, scale = check_shift_and_scale(given_shift, given_scale, features.d)
-        if estimator.penalize_intercept or not estimator.fit_intercept:
-            return shift, scale
-    else:
-        scale = None
+    given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
+    shift, scale = check_shift_and_scale(given[0], given[1], features.d)
     free = estimator.fit_intercept and not estimator.penalize_intercept
-    if not (free or estimator.scaling == "standard"):
-        return None, scale
+    ours = estimator.learning_rate == "auto"
+    if not (free or ours or estimator.scaling == "standard"):
+        return shift, scale, None
     moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
     mean, variance = map(features.backend.to_numpy, moments)
     if not np.isfinite(mean).all():
         check_finite_features(features.backend.to_numpy(features.X))
     if isinstance(estimator.scaling, str):
-        return check_shift_and_scale(mean, np.sqrt(variance), features.d)
-    return mean, scale
+        shift, scale = check_shift_and_scale(mean, np.sqrt(variance), features.d)
+    if free:
+        shift = mean
+    if not ours:
+        return shift, scale, None
+    size = variance + (mean - (0.0 if shift is None else shift)) ** 2
+    user_scale = np.ones(features.d) if scale is None else scale
+    t = np.sqrt(size / user_scale**2 + 2 * l2)
+    t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
+    return shift, user_scale * t, 1 / t**2
 
 
 def make_solver(estimator: Any, objective: Objective) -> Solver:

@@ -34,7 +34,8 @@ class GradientRecord:
     numeric, analytic : float
         (f(w + h) - f(w - h)) / (2 h), and what loss_and_gradient says.
     relative_error : float
-        |numeric - analytic| / (|numeric| + |analytic|); 0 where both are 0.
+        |numeric - analytic| / (|numeric| + |analytic|); 0 where the two differ by no more than the rounding error of a
+        difference of losses, 2 eps |f| / h.
     near_kink : bool
         A hinge's margin changes sign within the step, so that the two may rightly differ.
     """
@@ -130,7 +131,8 @@ def gradient_check(
         below = value()[k]
         values[index] = old
         numeric, analytic = float(above - below) / (2 * h), float(gradient[index])
-        size = abs(numeric) + abs(analytic)
+        size, difference = abs(numeric) + abs(analytic), abs(numeric - analytic)
+        noise = 2 * np.finfo(np.float64).eps * abs(float(above)) / h
         reach = h * np.abs(folded[:, index[0]]) if name == "W" else np.full(len(X), h)
         place = tuple(int(i) for i in index)
         records.append(
@@ -138,7 +140,7 @@ def gradient_check(
                 coordinate=(name, *(place[:-2] + place[-1:] if single else place)),
                 numeric=numeric,
                 analytic=analytic,
-                relative_error=abs(numeric - analytic) / size if size else 0.0,
+                relative_error=difference / size if difference > noise else 0.0,
                 near_kink=loss != "softmax" and _crosses_a_kink(scores[:, k], labels, j, reach),
             )
         )

@@ -65,6 +65,8 @@ class Objective:
         Index in reference.LOSSES.
     fit_intercept, penalize_intercept : bool
         Without an intercept db is zero.
+    penalty_factors : ndarray of float64, (d,), optional
+        r: the penalty is (l2 / 2) sum_p r_p ||W_p||^2. For solving in coordinates other than those of the penalty.
     """
 
     features: DenseFeatures
@@ -75,6 +77,7 @@ class Objective:
     loss: int
     fit_intercept: bool = True
     penalize_intercept: bool = False
+    penalty_factors: Array | None = None
 
     @property
     def backend(self) -> Backend:
@@ -98,11 +101,15 @@ class Objective:
 
     def penalty(self, W: Array, b: Array) -> Array:
         """(l2_k / 2) ||W_k||^2, (K,) float64, with b in the norm if the intercept is penalised."""
-        norm = (W * W).sum(axis=(0, 2), dtype=np.float64)
+        norm = (W * self._penalised(W)).sum(axis=(0, 2), dtype=np.float64)
         if self.penalize_intercept:
             norm += (b * b).sum(axis=1, dtype=np.float64)
         penalty: Array = 0.5 * self.l2 * norm
         return penalty
+
+    def _penalised(self, W: Array) -> Array:
+        """r W."""
+        return W if self.penalty_factors is None else self.penalty_factors.astype(W.dtype)[:, None, None] * W
 
     @np.errstate(over="ignore", invalid="ignore")  # a non-finite loss is the report
     def value_and_gradient(
@@ -126,7 +133,7 @@ class Objective:
         db *= factor
         dW = features.unfold(dW, db)
         l2 = self.l2.astype(features.dtype)[:, None]
-        dW += l2 * W
+        dW += l2 * self._penalised(W)
         if not self.fit_intercept:
             db[:] = 0
         elif self.penalize_intercept:

@@ -77,8 +77,9 @@ class TrainResult:
         or if training was interrupted or diverged; else the last.
     history : list of Record
         One per pass.
-    reason : {"converged", "finished", "callback", "interrupted", "diverged"}
-        Why it ended: no more progress; all steps done; a callback said so; Ctrl-C; the loss ran away.
+    reason : {"converged", "finished", "early_stopping", "callback", "interrupted", "diverged"}
+        Why it ended: no more progress; all steps done; no more progress on the validation set; a callback said so;
+        Ctrl-C; the loss ran away.
     passes : float
         Reads of the data.
     step : int
@@ -277,8 +278,10 @@ def train(
                     monitored = record.objective if validation is None else record.validation_loss
                     best.offer(np.atleast_1d(monitored), state.W, state.b)
                     log.debug("%s", record)
-                    if any([watch(record) for watch in watchers]):  # every one is told, whoever says stop
-                        reason = "callback"
+                    stops = [watch(record) for watch in watchers]  # every one is told, whoever says stop
+                    if any(stops):
+                        first = callbacks[[bool(stop) for stop in stops].index(True)]
+                        reason = "early_stopping" if isinstance(first, EarlyStopping) else "callback"
                     elif plateau is not None and plateau(record.objective):
                         reason = "converged"
                 if progress is not None:
@@ -323,6 +326,6 @@ def _advice(state: Any) -> str:
     rate = ", ".join(f"{r:.3g}" for r in np.unique(state.learning_rate))
     return (
         f"the loss ran away to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the steps "
-        "are too long for features of this size. Use learning_rate='auto', or a learning_rate ten times smaller; "
-        "scaling='standard' makes features comparable"
+        "are too long for features of this size, or the penalty is out of proportion. Use a learning_rate ten times "
+        "smaller (or 'auto', if it was given), a larger C, or scaling='standard'"
     )

@@ -43,7 +43,14 @@ def check_loss(loss: Any) -> int:
 
 
 def check_number(
-    name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, above: bool = False, below: bool = False
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: bool = False,
+    below: bool = False,
+    words: str = "",
 ) -> float:
     """A finite real number in [least, most]; `above` and `below` exclude the ends."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -57,7 +64,7 @@ def check_number(
         low = "" if least == -math.inf else f"{'greater than' if above else 'at least'} {least:g}"
         high = "" if most == math.inf else f"{'less than' if below else 'at most'} {most:g}"
         wanted = " and ".join(filter(None, (low, high))) or "finite"
-        raise ValueError(f"{name}={value!r} is out of range; it must be finite and {wanted}")
+        raise ValueError(f"{name}={value!r} is out of range; {words or f'it must be finite and {wanted}'}")
     return number
 
 
@@ -221,7 +228,13 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
         check_classification_targets(array)
     except ValueError as error:
         raise ValueError(f"y holds no classes but continuous values; pass discrete classes ({error})") from None
-    classes, codes = np.unique(array, return_inverse=True)
+    try:
+        classes, codes = np.unique(array, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in array})
+        raise TypeError(
+            f"y mixes labels of types {', '.join(kinds)}; pass labels of one type (y.astype(str))"
+        ) from None
     if len(classes) < 2:
         raise ValueError(
             f"y holds 1 class, {classes[0]!r}; this classifier can't train when only one class is present: pass rows "

@@ -535,7 +535,7 @@ def test_training_stops_when_the_validation_loss_has_not_fallen(
     losses = [record.validation_loss for record in model.history_]
     # slow steps: the loss falls by more than 1e-4 a pass until close to its minimum, then rises for good
     progress = [i for i in range(1, len(losses)) if losses[i] < min(losses[:i]) - 1e-4]
-    assert (model.stop_reason_, model.n_iter_ - 1 - progress[-1]) == ("callback", patience)
+    assert (model.stop_reason_, model.n_iter_ - 1 - progress[-1]) == ("early_stopping", patience)
 
 
 def test_one_early_stopping_object_serves_many_fits(overfitting: dict[str, Any]) -> None:
@@ -691,7 +691,7 @@ def test_a_second_ctrl_c_quits_at_once(ctrl_c: Any, small: tuple[Any, Any]) -> N
 
 
 def test_a_learning_rate_that_is_too_large_is_an_error_with_advice(small: tuple[Any, Any]) -> None:
-    with pytest.raises(DivergenceError, match=r"learning_rate=.*Use learning_rate='auto'") as caught:
+    with pytest.raises(DivergenceError, match=r"learning_rate=.*Use a learning_rate ten times smaller") as caught:
         SoftmaxClassifier(learning_rate=1e6).fit(*small)
     assert caught.value.result.reason == "diverged"
 

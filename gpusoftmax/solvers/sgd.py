@@ -247,7 +247,9 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
                 for k in range(objective.n_models)
             ]
         )  # fmt: skip
-    curvature += objective.backend.to_numpy(objective.l2)
+    factors = objective.penalty_factors
+    largest_factor = 1.0 if factors is None else objective.backend.to_numpy(factors).max()
+    curvature += objective.backend.to_numpy(objective.l2) * largest_factor
     usable = np.isfinite(curvature) & (curvature > 0)
     return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # data of all zeros: any rate will do
 

@@ -97,8 +97,7 @@ def _gather() -> list[Variant]:
             (NAMES[kind], NAMES[target]),
             (("SOURCE", kind), ("TARGET", target), ("WIDTH", width)),
             f"WIDTH={width}",
-            min(16, width * ITEM_SIZE[kind]),
-            min(16, width * ITEM_SIZE[target]),
+            *((min(16, 4 * ITEM_SIZE[kind]), min(16, 4 * ITEM_SIZE[target])) if width == 4 else (0, 0)),
         )
         for kind in NAMES
         for target in SCORE_KINDS
@@ -119,7 +118,7 @@ TABLES = {
         [Variant("reduce.cu", (NAMES[kind],), (("SCORE", kind),)) for kind in (FLOAT32, FLOAT64)],
     ),
     "gather.cu": Table("WIDTH 1·4", ("source", "target"), _gather()),
-    "probe.cu": Table("", ("kernel",), [Variant("probe.cu", ("probe",), (("SCORE", FLOAT32),), store=4)]),
+    "probe.cu": Table("", ("kernel",), [Variant("probe.cu", ("probe",), (("SCORE", FLOAT32),))]),
 }
 VARIANTS = [variant for table in TABLES.values() for variant in table.variants]
 
@@ -136,7 +135,7 @@ class Facts:
     registers: int
     spilled: int  # bytes: stores and loads
     stack: int
-    loads: Counter[int] = field(default_factory=Counter)  # bytes: how many
+    loads: Counter[int] = field(default_factory=Counter)  # bytes: how many; not looked at where no width is asked for
     stores: Counter[int] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -200,16 +199,12 @@ def cubin(text: str, arch: int) -> tuple[bytes, str]:
 def compiled(variant: Variant, arch: int) -> dict[str, Facts]:
     """Facts about each kernel of a variant, in the order of the text."""
     code, log = cubin(variant.text, arch)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        command = [str(_file_of("nvidia-cuda-nvdisasm", NVDISASM)), "-c", file.name]
-        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = _listing(code) if variant.load or variant.store else ""  # which takes longer than the compilation
     sections = dict(re.findall(r"\.section\s+\.text\.(\w+),(.*?)(?=\.section\s+\.text\.|\Z)", listing, re.S))
     logs = {part.split("'")[1]: part for part in log.split("Compiling entry function ")[1:]}
     facts = {}
     for name in KERNEL.findall(variant.text):
-        instructions, part = sections[name], logs[name]
+        instructions, part = sections.get(name, ""), logs[name]
         stack, stored, loaded = re.search(  # type: ignore[union-attr]
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
         ).groups()
@@ -222,6 +217,14 @@ def compiled(variant: Variant, arch: int) -> dict[str, Facts]:
             Counter(map(_width, re.findall(r"\bSTG\.[\w.]+", instructions))),
         )
     return facts
+
+
+def _listing(code: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [str(_file_of("nvidia-cuda-nvdisasm", NVDISASM)), "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _width(instruction: str) -> int:

@@ -262,6 +262,12 @@ def _cell(facts: dict[str, Facts]) -> str:
     return "·".join(str(fact) for fact in facts.values())
 
 
+def _least_wide(results: list[dict[str, Facts]], what: str) -> str:
+    """The fewest 16-byte loads or stores of any kernel that was made for them."""
+    counts = [getattr(fact, f"{what}s") for facts in results for fact in facts.values()]
+    return str(min(sum(n for size, n in c.items() if size >= 16) for c in counts)) if counts else "-"
+
+
 def render(results: dict[tuple[Variant, int], dict[str, Facts]]) -> str:
     """Markdown of all tables."""
     lines = [f"NVRTC {nvrtc_version()}.", ""]
@@ -272,13 +278,14 @@ def render(results: dict[tuple[Variant, int], dict[str, Facts]]) -> str:
         lines += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
         for row in dict.fromkeys(variant.row for variant in table.variants):
             variants = [variant for variant in table.variants if variant.row == row]
-            every = [fact for v in variants for arch in ARCHITECTURES for fact in results[v, arch].values()]
-            loads, stores = (
-                min(sum(n for size, n in getattr(fact, what).items() if size >= 16) for fact in every)
-                for what in ("loads", "stores")
-            )
+            wide = [
+                _least_wide(
+                    [results[v, arch] for v in variants for arch in ARCHITECTURES if getattr(v, what) == 16], what
+                )
+                for what in ("load", "store")
+            ]
             cells = ["·".join(_cell(results[variant, arch]) for variant in variants) for arch in ARCHITECTURES]
-            lines.append(f"| {' | '.join([*row, f'{loads}, {stores}', *cells])} |")
+            lines.append(f"| {' | '.join([*row, ', '.join(wide), *cells])} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -259,7 +259,10 @@ def sanitizer_environment(environment: Mapping[str, str] = os.environ) -> dict[s
     libraries = []
     for name in ("libasan.so", "libubsan.so"):
         found = subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-        libraries.append(str(Path(found.stdout.strip()).resolve()))
+        library = Path(found.stdout.strip()).resolve()
+        if not library.exists():
+            raise EmulationError(f"{COMPILER} has no {name}")
+        libraries.append(str(library))
     return {
         **environment,
         "LD_PRELOAD": " ".join(libraries),

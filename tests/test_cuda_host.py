@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import Problem, answer, assert_within, random_problem, score_bound
 
 from gpusoftmax import (
     BackendUnavailableError,
@@ -89,6 +92,83 @@ def test_chunks_are_summed_to_the_whole(dtype: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ops, "CHUNK_BYTES", 1)  # chunks of 128 rows
     found = loss_and_gradient(**given, backend="cuda")
     assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE[dtype]
+
+
+def on_device(problem: Problem) -> list[Any]:
+    """The arguments of Operations.linear_gradient."""
+    asarray = resolve("cuda").xp.asarray
+    return [x if x is None or isinstance(x, int) else asarray(x) for x in (*problem.arguments, problem.rows)]
+
+
+def assert_gradient_is_right(problem: Problem, arguments: list[Any]) -> None:
+    found = resolve("cuda").ops.linear_gradient(*arguments)
+    expected, allowed = answer(problem)
+    for name, x in zip(("losses", "correct", "dW", "db"), found, strict=True):
+        assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
+
+
+# more rows than a block of reduce.cu sums, in one chunk; and many chunks of 128 rows
+CHUNKS = pytest.mark.parametrize(("n", "chunk_bytes"), [(9000, ops.CHUNK_BYTES), (700, 1)], ids=["blocks", "chunks"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@CHUNKS
+def test_sums_per_model_over_blocks_and_chunks_of_rows(
+    n: int, chunk_bytes: int, weighted: bool, picked: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", chunk_bytes)
+    problem = random_problem(n, dtype=dtype, n=n, d=5, c=3, K=3, weighted=weighted, n_rows=n if picked else None)
+    assert_gradient_is_right(problem, on_device(problem))
+
+
+@CHUNKS
+def test_scores_and_losses_over_blocks_and_chunks_of_rows(
+    n: int, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", chunk_bytes)
+    problem = random_problem(n, dtype="uint8", n=n, d=5, c=3, K=3, weighted=True)
+    *arguments, _ = on_device(problem)
+    X, _, W, b, _, _ = arguments
+    scores = resolve("cuda").ops.linear_scores(X, W, b)
+    assert_within(scores.get(), reference.scores(problem.X, problem.W, problem.b), score_bound(problem), "scores")
+    expected, allowed = answer(problem)
+    for name, x in zip(("losses", "correct"), resolve("cuda").ops.linear_losses(*arguments), strict=True):
+        assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
+
+
+# how many columns there are, and which 8 of them are the features, in which rows
+VIEWS = {
+    "columns of an even width": (12, np.s_[:, 1:9]),
+    "columns of an odd width": (13, np.s_[:, :8]),
+    "every other column": (16, np.s_[:, ::2]),
+    "every other row": (8, np.s_[::2]),
+    "rows backwards": (8, np.s_[::-1]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
+@pytest.mark.parametrize(("width", "view"), VIEWS.values(), ids=VIEWS)
+def test_a_view_on_the_device_is_its_values(width: int, view: Any, picked: bool, dtype: str) -> None:
+    wide = random_problem(0, dtype=dtype, n=60, d=width).X
+    problem = random_problem(1, dtype=dtype, n=len(wide[view]), d=8, n_rows=50 if picked else None)
+    problem = replace(problem, X=wide[view])
+    X = resolve("cuda").xp.asarray(wide)[view]
+    assert_gradient_is_right(problem, [X, *on_device(problem)[1:]])
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_moments_far_from_zero_over_chunks_of_rows(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
+    xp, rng = resolve("cuda").xp, np.random.default_rng(0)
+    X, weights = 1e6 + rng.standard_normal((500, 3)), rng.random(500)
+    mean, variance = resolve("cuda").ops.column_moments(xp.asarray(X), xp.asarray(weights) if weighted else None)
+    s = weights if weighted else np.ones(500)
+    center = np.average(X, axis=0, weights=s)
+    np.testing.assert_allclose(mean.get(), center, rtol=1e-14)
+    np.testing.assert_allclose(variance.get(), np.average((X - center) ** 2, axis=0, weights=s), rtol=1e-9)
 
 
 def test_two_runs_have_the_same_bits() -> None:
@@ -176,6 +256,13 @@ def test_a_bad_label_on_the_device_is_reported_with_its_row() -> None:
         softmax_cross_entropy(xp.zeros((5, 3), dtype=np.float32), xp.asarray(labels))
 
 
+def test_a_bad_label_is_found_under_any_number_of_models() -> None:
+    xp = resolve("cuda").xp
+    labels = np.array([0, 1, 2, 9, 0], np.int32)
+    with pytest.raises(ValueError, match=r"labels\[3\] is 9, but there are 4 classes"):
+        resolve("cuda").ops.row_loss(xp.zeros((5, 3, 4), dtype=np.float32), xp.asarray(labels), None, 0)
+
+
 @pytest.mark.parametrize("name", ["y", "W", "b"])
 def test_arrays_on_different_devices_are_a_type_error(name: str) -> None:
     xp, given = resolve("cuda").xp, problem("float32")
@@ -213,11 +300,38 @@ def test_a_step_does_not_wait_for_the_device() -> None:
 
 
 @pytest.fixture
-def machine(gpu: None) -> Any:
+def machine(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The stand-in's machine, where the GPU is one."""
     if resolve("cuda").xp.ndarray is not standin.ndarray:
         pytest.skip("needs a machine that can be made to fail")
+    import cupy
+
+    tries = count(1)
+
+    def memory_pool() -> Any:  # emptied after each failure: a test of what never gives up is to fail, not to hang
+        assert next(tries) < 20, "out of memory again and again"
+        return SimpleNamespace(free_all_blocks=lambda: None)
+
+    monkeypatch.setattr(cupy, "get_default_memory_pool", memory_pool)
     return standin.state
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("precision", "rounded"), [("highest", 1 + 2**-9 + 2**-12), ("high", 1 + 2**-9), ("medium", 1.0)]
+)
+def test_every_product_of_features_is_in_the_precision_asked_for(precision: str, rounded: float) -> None:
+    device = resolve("cuda", precision=precision)
+    xp, n, d = device.xp, 40, 8
+    X = xp.full((n, d), 1 + 2**-9 + 2**-12, dtype=np.float32)  # all other operands are exact in bfloat16
+    labels, zeros, b = xp.zeros(n, dtype=np.int32), xp.zeros((d, 1, 2), dtype=np.float32), xp.zeros((1, 2), np.float32)
+    ones = xp.ones((d, 1, 2), dtype=np.float32)
+    ones[:, :, 0] = 0.0
+    _, _, dW, _ = device.ops.linear_gradient(X, labels, zeros, b, None, 0)
+    assert np.array_equal(dW.get(), np.broadcast_to([-n / 2 * rounded, n / 2 * rounded], (d, 1, 2)))
+    assert np.array_equal(device.ops.linear_scores(X, ones, b).get(), np.broadcast_to([0, d * rounded], (n, 1, 2)))
+    losses, _ = device.ops.linear_losses(X, labels, ones, b, None, 0)
+    np.testing.assert_allclose(losses.get(), n * np.log1p(np.exp(d * rounded)), rtol=1e-6)
 
 
 def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -225,7 +339,7 @@ def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.M
     monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 33 * 4000)
     machine.limit = sum(memory.size for memory in machine.alive) + given["X"].nbytes + 400_000
     found = loss_and_gradient(**given, backend="cuda")
-    assert "trying again with chunks of" in caplog.text
+    assert "trying again with chunks of 1920 rows" in caplog.text  # half of 3968, in 128s
     assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
 
 
@@ -249,6 +363,20 @@ def test_another_device_computes_on_its_own_memory(machine: Any) -> None:
     given = problem("float32")
     found = loss_and_gradient(**given, backend="cuda:1")
     assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_each_device_has_its_own_compiled_kernels() -> None:
+    import cupy
+
+    from gpusoftmax.cuda.compile import kernel
+
+    found = []
+    for index in (0, 1, 0):
+        with cupy.cuda.Device(index):
+            found.append(kernel("probe.cu", "probe", SCORE=0))
+    assert found[0] is found[2]
+    assert found[0] is not found[1]
 
 
 def test_a_device_that_is_not_there_is_named(machine: Any) -> None:

@@ -466,6 +466,18 @@ def test_a_bad_label_is_reported_and_its_row_left_alone(case: Case, rng: np.rand
     assert run_row_loss(case, Z, labels, bad_row=1).bad_row == 1  # what an earlier chunk found
 
 
+@pytest.mark.parametrize("kind", SCORE_KINDS, ids=NAMES.get)
+def test_the_chosen_variant_holds_every_row_wherever_it_starts(kind: int) -> None:
+    size = STORED[kind].itemsize
+    width = 16 // size
+    for c in boundaries(kind):
+        for stride in range(c, c + width):
+            for skip in range(width):
+                bucket = choose(kind, c, stride, skip * size)
+                before = max((skip + row * stride) % bucket.width for row in range(width))
+                assert bucket.most == 0 or before + c <= bucket.most, (c, stride, skip, bucket)
+
+
 # ---- reduce.cu
 
 
@@ -602,6 +614,14 @@ def test_floats_are_narrowed_to_the_nearest_and_ties_to_even(kind: int) -> None:
     number = ~np.isnan(X)
     assert narrow[number].tobytes() == expected[number].tobytes()
     assert np.all(np.isnan(narrow[~number].astype(np.float32)))
+
+
+@pytest.mark.parametrize("kind", [FLOAT16, BFLOAT16], ids=NAMES.get)
+def test_every_nan_stays_one_when_it_is_narrowed(kind: int) -> None:
+    bits = [0x7F800001, 0x7F80FFFF, 0x7FBFFFFF, 0x7FC00000, 0x7FFFFFFF]  # rounded as numbers: infinity, or -0
+    X = np.array([bits, [b | 0x80000000 for b in bits]], np.uint32).view(np.float32)
+    narrow = run_gather(X, kind, 1, m=2, stride=5)
+    assert np.all(np.isnan(narrow.astype(np.float32)))
 
 
 # ---- beyond 2^31

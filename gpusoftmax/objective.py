@@ -53,7 +53,7 @@ class Objective:
     ----------
     features : DenseFeatures
         X, its shift and its scale.
-    labels : ndarray of int64, (n,)
+    labels : ndarray of int32, (n,)
         Class indices.
     n_classes : int
         c.

@@ -56,11 +56,8 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a number")
     number = float(value)
-    if not math.isfinite(number) or number < least or number > most or (above and number == least):
-        fits = False
-    else:
-        fits = not (below and number == most)
-    if not fits:
+    excluded = (above and number == least) or (below and number == most)
+    if not math.isfinite(number) or not least <= number <= most or excluded:
         low = "" if least == -math.inf else f"{'greater than' if above else 'at least'} {least:g}"
         high = "" if most == math.inf else f"{'less than' if below else 'at most'} {most:g}"
         wanted = " and ".join(filter(None, (low, high))) or "finite"

@@ -37,14 +37,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return resolve(request.param, n_threads=2)
 
 
-@pytest.fixture(params=[*BACKENDS, "cuda"])
-def any_backend(request: pytest.FixtureRequest) -> Backend:
-    """Every back end, in turn; see `gpu` for "cuda"."""
-    if request.param == "cuda":
-        request.getfixturevalue("gpu")
-    return resolve(request.param, n_threads=2)
-
-
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Seeded, so that a failure can be repeated."""

@@ -103,7 +103,7 @@ class CpuOperations:
                 block_rows: Any = slice(first, min(first + BLAS_BLOCK, stop))
                 if rows is not None:
                     block_rows = rows[block_rows]
-                x = as_computed(X[block_rows], W.dtype)
+                x = np.ascontiguousarray(X[block_rows], dtype=W.dtype)  # no copy where it is so already
                 Z = x @ W_columns
                 Z += b_flat
                 m = len(Z)
@@ -138,8 +138,8 @@ class CpuOperations:
             x = np.zeros((SCORE_BLOCK, d), W.dtype)
             for first in range(start, stop, SCORE_BLOCK):
                 m = min(SCORE_BLOCK, stop - first)
-                # always the same shape: OpenBLAS's bits change with the number of rows in the call (and, in its AVX2
-                # kernel, with a row's place in the block, which is why only whole blocks can be told apart from it)
+                # always the same shape: OpenBLAS's bits change with the number of rows in the call. (In its AVX2 kernel
+                # they change with a row's place in the block, too: only rows after a row leave its bits alone.)
                 x[:m], x[m:] = X[first : first + m], 0
                 out[first : first + m] = (x @ W_columns)[:m]
                 out[first : first + m] += b_flat
@@ -188,11 +188,6 @@ class CpuOperations:
 def fused_block(d: int) -> int:
     """Rows of X that a fused kernel holds as floats; a multiple of its 4 rows at a time."""
     return max(8, min(256, CACHE_FLOATS // max(d, 1) // 4 * 4))
-
-
-def as_computed(x: Array, dtype: npt.DTypeLike) -> Array:
-    """A block of rows in the type of computation and with unit stride; no copy where it is so already."""
-    return np.ascontiguousarray(x, dtype=dtype)
 
 
 def _source(X: Array) -> tuple[int, int, int, int, Any]:

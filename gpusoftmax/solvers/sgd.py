@@ -46,6 +46,8 @@ class SGDState:
         Means over the rows of the last stretch, each taken before the update that the row caused.
     learning_rate : ndarray of float64, (K,)
         Of the last step.
+    start : ndarray of float64, (K,)
+        The value of the first minibatch, at the weights that training began with.
     done : bool
         All steps are done.
     """

@@ -233,6 +233,20 @@ def test_a_model_trained_on_a_gpu_is_numpy_and_loads_without_one(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize("as_object", [False, True], ids=["name", "Backend"])
+def test_a_model_trained_on_a_gpu_predicts_where_there_is_none(
+    as_object: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = load_digits()
+    backend = resolve("cuda") if as_object else "cuda:0"
+    model = SoftmaxClassifier(max_iter=1, tol=0, backend=backend).fit(digits.X_train, digits.y_train)
+    save_model(model, tmp_path / "m.safetensors")
+    monkeypatch.setattr("gpusoftmax.array.probe", lambda index: probe.Probe(False, "there is no NVIDIA driver"))
+    loaded = load_model(tmp_path / "m.safetensors")
+    np.testing.assert_allclose(loaded.coef_ @ digits.X_test.T, model.coef_ @ digits.X_test.T)
+    assert loaded.predict(digits.X_test).shape == digits.y_test.shape
+
+
 def test_arrays_on_the_device_stay_there() -> None:
     xp, given = resolve("cuda").xp, problem("float32", n=30)
     on_device = {name: xp.asarray(x) for name, x in given.items()}

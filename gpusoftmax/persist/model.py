@@ -54,7 +54,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     Parameters
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
-        Fitted. Its callbacks are not saved, and of a RandomState only that there was one.
+        Fitted. Its callbacks are not saved, of a RandomState only that there was one, and a back end on a GPU as
+        "auto", so that the model predicts on a machine without one.
     path : path-like
         Where to; ".safetensors" by custom.
 
@@ -269,14 +270,16 @@ def _encode_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> di
             continue
         if isinstance(value, np.generic):
             value = value.item()
+        if isinstance(value, Backend):
+            value = value.name
+        if name == "backend" and str(value).startswith("cuda"):
+            value = "auto"  # who trained is in `fitted`; the machine that loads may have no GPU
         if name == "scaling" and isinstance(value, tuple):
             value = {"tensors": [side is not None for side in value]}
         elif name == "class_weight" and isinstance(value, dict):
             value = {"pairs": [[getattr(k, "item", lambda k=k: k)(), float(v)] for k, v in value.items()]}
         elif name == "random_state" and not isinstance(value, int | None):
             value = None
-        elif isinstance(value, Backend):
-            value = value.name
         elif value == math.inf:
             value = {"infinite": True}
         encoded[name] = value

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
+from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
-from gpusoftmax.validation import check_choice, check_count
+from gpusoftmax.validation import check_choice, check_count, check_features
 
 Array = npt.NDArray[Any]
 
@@ -29,10 +30,10 @@ THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
 class Operations(Protocol):
     """The fused operations that every back end has, with the same names and arguments.
 
-    Arrays are the device's own. X (n, d) is float64, float32, float16 or uint8, with any strides; W (d, K, c) and b
-    (K, c) are float64 for float64 X, else float32; labels (n,) int32 in [0, c); weights (n, K) in the type of W, or
-    None for all ones; loss is an index in reference.LOSSES. Sums are over rows, not means; losses and correct counts
-    are float64. Nothing is checked here.
+    Arrays are the device's own. X (n, d) is float64, float32, float16, bfloat16 (as bits in uint16) or uint8, with any
+    strides; W (d, K, c) and b (K, c) are float64 for float64 X, else float32; labels (n,) int32 in [0, c); weights
+    (n, K) in the type of W, or None for all ones; loss is an index in reference.LOSSES. Sums are over rows, not means;
+    losses and correct counts are float64. Nothing is checked here.
     """
 
     def linear_gradient(
@@ -51,11 +52,20 @@ class Operations(Protocol):
     def linear_scores(self, X: Any, W: Any, b: Any) -> Any:
         """Scores (n, K, c) = x_i W_k + b_k. A row's bits do not depend on which rows follow it."""
 
+    def linear_probabilities(self, X: Any, W: Any, b: Any) -> Any:
+        """The softmax of each row's scores, (n, K, c)."""
+
+    def linear_best(self, X: Any, W: Any, b: Any) -> Any:
+        """The first column with the largest score, (n, K) int32; -1 where there is none: NaN or infinite scores."""
+
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
         """Scores Z (m, K, c) to s_ik g_ik in place; returns losses (K,) and correct (K,) as linear_gradient does."""
 
     def column_moments(self, X: Any, weights: Any) -> tuple[Any, Any]:
         """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None."""
+
+    def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
+        """Memory that linear_gradient takes at most for n rows of a type, its results included: bytes above X and W."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +108,26 @@ class Backend:
         return nullcontext() if self.gpu is None else self.xp.cuda.Device(self.gpu)
 
     def asarray(self, x: Any) -> Any:
-        """`x` as an array of this device; copied only if it is elsewhere. Torch tensors come by their interfaces."""
-        return self.xp.asarray(x)
+        """`x` as an array of this device; copied only if it is elsewhere. Tensors of PyTorch and JAX are taken over.
+
+        Raises
+        ------
+        MemoryError
+            The GPU does not hold it; says how much is missing.
+        """
+        if self.gpu is None:
+            return np.asarray(x)
+        from gpusoftmax.cuda.memory import upload
+
+        return upload(x)
+
+    def features(self, X: Any, name: str = "X") -> Any:
+        """A user's X on this device, checked (`validation.check_features`) where it is before it is moved."""
+        return self.asarray(check_features(X, name, np.asarray if gpu_of(X) is None else self.asarray))
 
     def to_numpy(self, x: Any) -> Array:
         """A device array on the host; waits for it."""
-        return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(x))
+        return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(self.asarray(x)))
 
     def synchronize(self) -> None:
         """Wait for all that was queued on the current stream."""
@@ -198,12 +222,11 @@ def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
 
 
 def gpu_of(x: Any) -> int | None:
-    """The GPU that holds x, or None for what is on the host."""
-    if not hasattr(x, "__cuda_array_interface__"):
+    """The GPU that holds x, or None for what is on the host: arrays tell by DLPack (NumPy, CuPy, PyTorch, JAX)."""
+    if not hasattr(x, "__dlpack_device__"):
         return None
-    device = getattr(x, "device", None)
-    index = getattr(device, "id", getattr(device, "index", None))  # CuPy's name, and PyTorch's
-    return 0 if index is None else int(index)
+    kind, index = x.__dlpack_device__()
+    return int(index) if int(kind) in ON_CUDA else None
 
 
 def resolve_for(backend: str | Backend, n_threads: int | None, **arrays: Any) -> Backend:
@@ -214,11 +237,7 @@ def resolve_for(backend: str | Backend, n_threads: int | None, **arrays: Any) ->
     TypeError
         The arrays are on different devices, or elsewhere than `backend` says. Lists and numbers are nowhere yet.
     """
-    places = {
-        name: gpu_of(x)
-        for name, x in arrays.items()
-        if isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__")
-    }
+    places = {name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__")}
     if all(place is None for place in places.values()):
         return resolve(backend, n_threads)
 

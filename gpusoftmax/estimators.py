@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
-from gpusoftmax.features import DenseFeatures
+from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.fitting import make_solver, prepare, publish
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.sgd import SCHEDULES
@@ -24,7 +24,6 @@ from gpusoftmax.validation import (
     check_callbacks,
     check_choice,
     check_count,
-    check_features,
     check_finite_features,
     check_flag,
     check_learning_rate,
@@ -121,7 +120,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like, (n, d)
-            float64, float32, float16 and uint8 are read in place and never copied or scaled in memory.
+            float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory.
         y : array-like, (n,)
             Labels of any type, of at least two classes.
         sample_weight : array-like, (n,), optional
@@ -143,13 +142,13 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             The learning rate is too large; says what to change.
         """
         self._check_parameters()
-        X = check_features(X) if not _has_columns(X) else X
-        validate_data(self, X, skip_check_array=True)  # n_features_in_, feature_names_in_
         device = resolve_for(self.backend, self.n_threads, X=X)
         with device.active():
-            problem = prepare(self, device, check_features(X), y, sample_weight, validation)
+            features = device.features(X)
+            validate_data(self, X if _has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
+            problem = prepare(self, device, features, y, sample_weight, validation)
             solver = make_solver(self, problem.objective)
-            features = problem.objective.features
+            d, dtype = features.shape[1], problem.objective.features.dtype
             shape = (1, len(problem.classes))
             callbacks: list[Callback] = list(self.callbacks)
             if (
@@ -161,8 +160,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             result = train(
                 problem.objective,
                 solver,
-                problem.backend.xp.zeros((features.d, *shape), features.dtype),
-                problem.backend.xp.zeros(shape, features.dtype),
+                device.xp.zeros((d, *shape), dtype),
+                device.xp.zeros(shape, dtype),
                 tol=self.tol if solver.open_ended else 0.0,
                 validation=problem.validation,
                 callbacks=callbacks,
@@ -184,31 +183,39 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
         """
-        return _where_X_is(X, self._scores(X))
+        scores = self._outputs(X, "linear_scores")
+        return _where_X_is(X, scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
 
     def predict(self, X: Any) -> Array:
         """The label with the largest score for each row, (n,)."""
-        scores = self._scores(X)
-        best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        best = self._outputs(X, "linear_best")
+        if (best < 0).any():  # scores beyond the largest number of their type: infinite, but one of them the largest
+            best = self._outputs(X, "linear_scores").argmax(axis=1)
         labels = np.asarray(self.classes_[best])
         return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
 
-    def _scores(self, X: Any) -> Array:
-        """decision_function on the host."""
+    def _outputs(self, X: Any, operation: str) -> Array:
+        """One of the operations linear_scores, linear_best and linear_probabilities on X, as an array on the host.
+
+        Two classes have two columns here, too; the first one's weights are zero.
+        """
         check_is_fitted(self)
         if _has_columns(X):
             validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
         device = resolve_for(self.backend, self.n_threads, X=X)
-        X = check_features(X)
-        check_n_features(X, self.n_features_in_, owner=type(self).__name__)
+        coef, intercept = self.coef_, self.intercept_
+        if len(self.classes_) == 2:
+            coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
         with device.active():
-            features = DenseFeatures(device.asarray(X), device)
-            W = device.asarray(np.ascontiguousarray(self.coef_.T, dtype=features.dtype)[:, None, :])
-            b = device.asarray(np.ascontiguousarray(self.intercept_, dtype=features.dtype)[None, :])
-            scores = device.to_numpy(device.ops.linear_scores(features.X, W, b))[:, 0]
-            if not np.isfinite(scores).all():
-                check_finite_features(device.to_numpy(features.X))
-        return scores[:, 0] if len(self.classes_) == 2 else scores
+            X = device.features(X)
+            check_n_features(X, self.n_features_in_, owner=type(self).__name__)
+            dtype = computation_dtype(X.dtype)
+            W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
+            b = device.asarray(np.ascontiguousarray(intercept, dtype=dtype)[None, :])
+            outputs = device.to_numpy(getattr(device.ops, operation)(X, W, b))[:, 0]
+            if not np.isfinite(outputs).all() or (operation == "linear_best" and (outputs < 0).any()):
+                check_finite_features(device.to_numpy(X))
+        return outputs
 
 
 class SoftmaxClassifier(_LinearClassifier):
@@ -293,11 +300,11 @@ class SoftmaxClassifier(_LinearClassifier):
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of predict_proba, (n, c), exact where the probability itself underflows."""
-        return _where_X_is(X, _log_softmax(self._scores(X)))
+        return _where_X_is(X, _log_softmax(self._outputs(X, "linear_scores")))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
-        return _where_X_is(X, np.exp(_log_softmax(self._scores(X))))
+        return _where_X_is(X, self._outputs(X, "linear_probabilities"))
 
 
 class LinearSVMClassifier(_LinearClassifier):
@@ -366,9 +373,7 @@ Estimator = SoftmaxClassifier | LinearSVMClassifier
 
 
 def _log_softmax(scores: Array) -> Array:
-    """Log-probabilities (n, c) from scores (n, c), or (n,) for two classes."""
-    if scores.ndim == 1:
-        return -np.stack([np.logaddexp(0, scores), np.logaddexp(0, -scores)], axis=1)
+    """Log-probabilities (n, c) from scores (n, c)."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return log_probabilities

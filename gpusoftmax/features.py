@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu.ops import computation_dtype
+from gpusoftmax.dtypes import computation_dtype, widen
 
 Array = npt.NDArray[Any]
 
@@ -64,7 +64,7 @@ class DenseFeatures:
     def sample(self, rows: Array) -> Array:
         """Scaled features of some rows, float64 on the host."""
         to_numpy = self.backend.to_numpy
-        x = to_numpy(self.X[self.backend.asarray(rows)]).astype(np.float64)
+        x = widen(to_numpy(self.X[self.backend.asarray(rows)]))
         if self.shift is not None:
             x -= to_numpy(self.shift)
         if self.scale is not None:

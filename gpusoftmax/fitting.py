@@ -17,12 +17,12 @@ from sklearn.utils import compute_class_weight
 
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.batches import BatchPlan
+from gpusoftmax.dtypes import from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Solver, TrainResult
 from gpusoftmax.validation import (
-    check_features,
     check_finite_features,
     check_loss,
     check_n_features,
@@ -67,12 +67,13 @@ def prepare(
     sample_weight: Any,
     validation: tuple[Any, Any] | None,
 ) -> Problem:
-    """Objectives for a checked X, in the estimator's terms. Labels and weights are looked at on the host."""
+    """Objectives for X, checked and on the device, in the estimator's terms. Labels and weights are looked at on the
+    host."""
     y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
     log.info("backend %s: %s", device.name, device.reason)
     n, d = X.shape
     classes, labels = encode_labels(y, n)
-    features = DenseFeatures(device.asarray(X), device)
+    features = DenseFeatures(X, device)
     weights = check_sample_weight(sample_weight, n, 1, features.dtype)
     if estimator.class_weight is not None:
         per_class = compute_class_weight(
@@ -87,6 +88,11 @@ def prepare(
     C = 1.0 if estimator.C is None else estimator.C
     l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
     weights = None if weights is None else device.asarray(weights)
+    log.info(
+        "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
+        X.nbytes / 2**20, device.ops.pass_bytes(X.dtype, n, d, 1, len(classes)) / 2**20,
+        d * len(classes) * np.dtype(features.dtype).itemsize / 2**20,
+    )  # fmt: skip
     coordinates = _coordinates(estimator, features, weights, l2)
     shift, scale, factors = (None if side is None else device.asarray(side) for side in coordinates)
     features = DenseFeatures(features.X, device, shift, scale)
@@ -101,13 +107,13 @@ def prepare(
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
-        Xv = check_features(validation[0], "validation[0]")
+        Xv = device.features(validation[0], "validation[0]")
         check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
         codes = encode_known_labels(validation[1], classes, "validation[1]")
         if len(codes) != len(Xv):
             raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
-        Xv = Xv.astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
-        held_out = objective(DenseFeatures(device.asarray(Xv), device, shift, scale), codes, None)
+        Xv = from_bits(Xv).astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
+        held_out = objective(DenseFeatures(Xv, device, shift, scale), codes, None)
     return Problem(objective(features, labels, weights), held_out, classes, device)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend
+from gpusoftmax.dtypes import widen
 from gpusoftmax.objective import loss_and_gradient
 from gpusoftmax.validation import (
     check_coefficients,
@@ -101,7 +102,7 @@ def gradient_check(
     """
     n_checks, h = check_count("n_checks", n_checks), check_number("h", h, least=0, above=True)
     check_loss(loss)
-    X = check_features(X).astype(np.float64)
+    X = widen(check_features(X))
     weights, bias, single = check_coefficients(W, b, X.shape[1])
     weights, bias = np.array(weights, np.float64), np.array(bias, np.float64)
     weights, bias = weights.copy(), bias.copy()  # they are written to below, and may be the caller's own

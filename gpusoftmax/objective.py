@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.array import Backend, gpu_of, resolve_for
-from gpusoftmax.cpu.ops import computation_dtype
+from gpusoftmax.dtypes import computation_dtype, from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.validation import (
     check_class_indices,
     check_coefficients,
-    check_features,
     check_flag,
     check_loss,
     check_per_model,
@@ -178,7 +177,7 @@ def loss_and_gradient(
     Parameters
     ----------
     X : array-like, (n, d)
-        float64, float32, float16 and uint8 are read in place; NaN and infinity give a non-finite loss.
+        float64, float32, float16, bfloat16 and uint8 are read in place; NaN and infinity give a non-finite loss.
     y : array-like of int, (n,)
         Class indices in [0, c).
     W : array-like, (d, c) or (d, K, c)
@@ -223,10 +222,10 @@ def loss_and_gradient(
     device = resolve_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
     on_device = gpu_of(X) is not None  # then the results stay there, too
     with device.active():
-        X = check_features(device.asarray(X) if on_device else X)
+        X = device.features(X)
         n, d = X.shape
         dtype = computation_dtype(X.dtype)
-        weights, bias, single = check_coefficients(W, b, d)
+        weights, bias, single = check_coefficients(W, b, d, device.asarray if on_device else np.asarray)
         weights, bias = (device.xp.array(device.asarray(array), dtype=dtype, order="C") for array in (weights, bias))
         _, K, c = weights.shape
         y, sample_weight = (
@@ -237,7 +236,7 @@ def loss_and_gradient(
             None if side is None else device.asarray(side) for side in check_shift_and_scale(shift, scale, d)
         )
         objective = Objective(
-            features=DenseFeatures(device.asarray(X), device, shift, scale),
+            features=DenseFeatures(X, device, shift, scale),
             labels=device.asarray(check_class_indices(y, n, c)),
             n_classes=c,
             weights=None if s is None else device.asarray(s),
@@ -287,7 +286,7 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
     on_device = gpu_of(logits) is not None
     device = resolve_for("auto" if on_device else "cpu", None, logits=logits, labels=labels)
     with device.active():
-        scores = check_features(device.asarray(logits) if on_device else logits, "logits")
+        scores = from_bits(device.features(logits, "logits"))
         n, c = scores.shape
         if c < 2:
             raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")

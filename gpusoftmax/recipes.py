@@ -14,7 +14,7 @@ from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.fitting import prepare, publish
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, train
-from gpusoftmax.validation import check_choice, check_count, check_features, check_finite_features, check_number
+from gpusoftmax.validation import check_choice, check_count, check_finite_features, check_number
 
 Array = npt.NDArray[Any]
 
@@ -76,10 +76,9 @@ def train_cs231n(
     check_count("n_iterations", n_iterations)
     check_count("batch_size", batch_size)
     check_count("seed", seed, least=0)
-    X = check_features(X)
     device = resolve_for(backend, n_threads, X=X)
     with device.active():
-        X = device.asarray(X)
+        X = device.features(X)
         mean = device.to_numpy(device.ops.column_moments(X, None)[0])
         if not np.isfinite(mean).all():
             check_finite_features(device.to_numpy(X))

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax.dtypes import BFLOAT16, widen
 from gpusoftmax.reference import LOSSES
 
 Array = npt.NDArray[Any]
 
-READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied
+READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16
 
 
 def _as_floats(name: str, value: Any) -> Array:
@@ -81,19 +83,25 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_features(X: Any, name: str = "X") -> Array:
-    """X as a 2-D NumPy array of a type that the kernels read; a view wherever the type allows it.
+def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
+    """X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
 
-    float64, float32, float16 and uint8 stay as they are, whatever their strides. Booleans are seen as uint8; other
+    `asarray` makes an array of it: NumPy's, or that of the device that holds X. float64, float32, float16, bfloat16
+    (of PyTorch, JAX or ml_dtypes) and uint8 stay as they are, whatever their strides. Booleans are seen as uint8; other
     integers of up to 16 bits become float32, wider ones float64 (exactly, up to 2^53); object arrays of numbers
     become float64, as in scikit-learn. NaN and infinity are not looked for: that would be a second read of the data.
     """
     if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
+    tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
+    half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # unknown to NumPy: its bits are taken
     try:
-        array = X if hasattr(X, "__cuda_array_interface__") else np.asarray(X)
+        array = asarray(X if tensor is None else tensor.view(sys.modules["torch"].int16) if half else tensor)
     except ValueError as error:
         raise ValueError(f"{name} is no table of numbers ({error}); pass rows of equal length") from None
+    half = half or array.dtype.name == "bfloat16"  # of ml_dtypes, and so of JAX
+    if half:
+        array = array.view(BFLOAT16)
     if array.dtype.kind == "c":
         raise ValueError(
             f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
@@ -117,7 +125,7 @@ def check_features(X: Any, name: str = "X") -> Array:
         raise ValueError(
             f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: {name} is empty"
         )
-    return _readable(array)
+    return array if half else _readable(array)
 
 
 def _readable(array: Array) -> Array:
@@ -154,13 +162,14 @@ def check_n_features(X: Array, expected: int, name: str = "X", owner: str = "the
 
 def check_finite_features(X: Array, name: str = "X") -> None:
     """Raise for the first NaN or infinity of X, by row and column; called once a loss or score came out non-finite."""
-    if X.dtype.kind != "f":
+    if X.dtype.kind != "f" and X.dtype != BFLOAT16:
         return
     for start in range(0, len(X), 1024):
-        finite = np.isfinite(X[start : start + 1024])
+        x = widen(X[start : start + 1024])
+        finite = np.isfinite(x)
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
-            value = X[start + row, column]
+            value = x[row, column]
             kind = "NaN" if np.isnan(value) else "infinity"
             raise ValueError(
                 f"Input {name} contains {kind}: {name}[{start + row}, {column}] is {value}; impute or drop it first "
@@ -288,9 +297,9 @@ def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
     return table
 
 
-def check_coefficients(W: Any, b: Any, d: int) -> tuple[Any, Any, bool]:
+def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = np.asarray) -> tuple[Any, Any, bool]:
     """W as (d, K, c), b as (K, c); and whether a single model came without its axis, as (d, c) and (c,)."""
-    weights, bias = (x if hasattr(x, "__cuda_array_interface__") else np.asarray(x) for x in (W, b))
+    weights, bias = asarray(W), asarray(b)
     for name, array in (("W", weights), ("b", bias)):
         if array.dtype.kind not in "fiu":
             raise TypeError(f"{name} has dtype {array.dtype}; pass real numbers")

@@ -18,6 +18,7 @@
 //
 // Macros: SCORE (kind), LOSS (0 softmax, 1 hinge, 2 squared hinge), MODE (GRADIENT, LOSSES, PROBABILITIES), GROUP, ITEMS,
 //         WIDTH (elements a load: 1, or 16 bytes' worth), THREADS, BEST (1: find each row's arg max, too).
+// Without labels nothing is a target: PROBABILITIES in place of the scores, or LOSSES for the arg max alone.
 // Launch: THREADS threads; THREADS / GROUP rows a block; grid (ceil(rows / that)): a function of the shape alone.
 // Bytes moved a row: c read, c written (LOSSES: none; ITEMS = 0: c read again), in SCORE's size; 4 to 12 more.
 
@@ -27,6 +28,7 @@
 #define SOFTMAX 0
 #define HINGE 1
 #define SQUARED_HINGE 2
+#define NOWHERE 0xffffffffu
 
 typedef Kind<SCORE>::stored stored_t;
 typedef Kind<SCORE>::computed real_t;
@@ -78,9 +80,9 @@ struct Row {
 };
 
 // scores: rows of c, stride elements apart. bias (K, c): added to the scores first, or null. labels (rows / K): class
-// indices; null for PROBABILITIES. weights (rows), or null for all ones. row_losses (rows): unweighted losses, or null.
-// best (rows): with BEST the first column with the largest score. bad_row: the smallest row whose label is outside
-// [0, c), if smaller than what it holds.
+// indices, or null. weights (rows), or null for all ones. row_losses (rows): unweighted losses, or null. best (rows): with
+// BEST the first column with the largest score; without labels -1 for a row whose softmax is undefined (NaN or +inf
+// in it). bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restrict__ bias,
          const int* __restrict__ labels,
@@ -105,30 +107,36 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
 
     int t = -1;
     bool bad = false;
-    if (MODE != PROBABILITIES) {
+    if (labels != nullptr) {
         t = labels[K == 1 ? r : r / K];
         bad = t < 0 || t >= c;
         if (bad) t = 0;
     }
-    // read by all before anybody stores: there is a reduction, and in it a barrier, in between
+    // read by all before anybody stores: a barrier stands in between
     const real_t z_t = t >= 0 ? row.biased(widen(first[t]), t) : (real_t)NEGATIVE_INFINITY;
     real_t held[HELD][WIDTH];
 
     real_t top = (real_t)NEGATIVE_INFINITY, others = 0;
+    unsigned place = NOWHERE;  // of this thread's first largest score, then of the row's
     if constexpr (ITEMS > 0) {
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             row.load(i, held[i]);
 #pragma unroll
-            for (int e = 0; e < WIDTH; e++) top = larger(top, held[i][e]);
+            for (int e = 0; e < WIDTH; e++) {
+                if (BEST && held[i][e] > top) place = (unsigned)(row.column(i) + e);
+                top = larger(top, held[i][e]);
+            }
         }
-        top = reduce<GROUP>(top, Largest(), scratch);
     } else {
         for (int i = 0; i < n_slots; i++) {
             row.load(i, held[0]);
             real_t above = top;
 #pragma unroll
-            for (int e = 0; e < WIDTH; e++) above = larger(above, held[0][e]);
+            for (int e = 0; e < WIDTH; e++) {
+                if (BEST && held[0][e] > above) place = (unsigned)(row.column(i) + e);
+                above = larger(above, held[0][e]);
+            }
             if (LOSS == SOFTMAX) {
                 if (above > top) others *= exponential(top - above);  // exp(-inf) = 0 the first time
                 top = above;
@@ -139,21 +147,13 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
             }
             top = above;
         }
-        real_t mine = top;
-        top = reduce<GROUP>(top, Largest(), scratch);
-        if (LOSS == SOFTMAX && mine != top) others *= exponential(mine - top);
     }
-
-    if constexpr (BEST) {  // before the exponentials take the scores' registers
-        unsigned place = 0xffffffffu;
-        for (int i = 0; i < n_slots; i++) {
-            if constexpr (ITEMS == 0) row.load(i, held[0]);
-#pragma unroll
-            for (int e = 0; e < WIDTH; e++)
-                if (held[ITEMS > 0 ? i : 0][e] == top) place = smaller(place, (unsigned)(row.column(i) + e));
-        }
-        place = reduce<GROUP>(place, Smallest(), index_scratch);
-        if (present && row.lane == 0) best[r] = place < (unsigned)c ? (int)place : 0;  // no score equals a NaN
+    const real_t mine = top;
+    top = reduce<GROUP>(top, Largest(), scratch);
+    if (ITEMS == 0 && LOSS == SOFTMAX && mine != top) others *= exponential(mine - top);
+    if (BEST) {
+        place = reduce<GROUP>(mine == top ? place : NOWHERE, Smallest(), index_scratch);
+        place = place == NOWHERE ? 0 : place;  // all scores are -inf or NaN
     }
 
     real_t value, factor, of_target;  // the loss; what multiplies the others' gradients; the target's own gradient
@@ -176,6 +176,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         value = z_t == top ? logarithm_1p(others) + (z_t - top) : (top - z_t) + logarithm(total);
         factor = weight / total;
         of_target = -others * factor;
+        if (labels == nullptr && !(total >= 1)) place = NOWHERE;  // the largest score itself contributes 1
     } else {
         real_t loss = 0, slope = 0;
         for (int i = 0; i < n_slots; i++) {
@@ -194,8 +195,10 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         of_target = -slope * weight;
     }
 
+    if (GROUP <= 32) __syncwarp();  // a reduction in a warp orders no memory; in a block it holds a barrier
     if (!present) return;
     if (row.lane == 0) {
+        if (BEST) best[r] = (int)place;
         if (row_losses != nullptr) row_losses[r] = bad ? (real_t)NOT_A_NUMBER : value;
         if (bad) atomicMin(bad_row, (unsigned long long)r);
     }

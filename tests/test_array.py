@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import sys
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,10 +102,11 @@ def test_a_backend_survives_pickling(backend: Backend) -> None:
 class OnGpu:
     """All that is looked at to see where an array is."""
 
-    __cuda_array_interface__: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, index: int) -> None:
-        self.device = SimpleNamespace(id=index)
+        self.index = index
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.index  # kDLCUDA
 
 
 @pytest.mark.parametrize("other", [OnGpu(1), np.zeros(3)], ids=["two GPUs", "GPU and host"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,9 +134,25 @@ def test_scores_and_losses_over_blocks_and_chunks_of_rows(
     X, _, W, b, _, _ = arguments
     scores = resolve("cuda").ops.linear_scores(X, W, b)
     assert_within(scores.get(), reference.scores(problem.X, problem.W, problem.b), score_bound(problem), "scores")
+    true = reference.scores(problem.X, problem.W, problem.b)
+    assert np.array_equal(resolve("cuda").ops.linear_best(X, W, b).get(), true.argmax(axis=2))
+    powers = np.exp(true - true.max(axis=2, keepdims=True))
+    probabilities = resolve("cuda").ops.linear_probabilities(X, W, b).get()
+    np.testing.assert_allclose(probabilities, powers / powers.sum(axis=2, keepdims=True), rtol=1e-5)
     expected, allowed = answer(problem)
     for name, x in zip(("losses", "correct"), resolve("cuda").ops.linear_losses(*arguments), strict=True):
         assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
+
+
+@pytest.mark.parametrize("c", [3, 40, 2000, 20_000], ids=["lanes", "warp", "block", "online"])
+@pytest.mark.parametrize(("score", "best"), [(np.nan, -1), (np.inf, -1), (-np.inf, 0)])
+def test_a_row_without_a_largest_score_has_no_best_column(c: int, score: float, best: int) -> None:
+    device = resolve("cuda")
+    X = device.asarray(np.ones((1, 1), np.float32))
+    W, b = np.zeros((1, 1, c), np.float32), np.zeros((1, c), np.float32)
+    b[0, 1] = score
+    found = device.ops.linear_best(X, device.asarray(W), device.asarray(b)).get()
+    assert found.tolist() == [[best]]
 
 
 # how many columns there are, and which of them are the features, in which rows
@@ -325,7 +342,7 @@ def machine(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def memory_pool() -> Any:  # emptied after each failure: a test of what never gives up is to fail, not to hang
         assert next(tries) < 20, "out of memory again and again"
-        return SimpleNamespace(free_all_blocks=lambda: None)
+        return SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0)
 
     monkeypatch.setattr(cupy, "get_default_memory_pool", memory_pool)
     return standin.state
@@ -361,8 +378,118 @@ def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.M
 def test_what_does_not_fit_at_all_is_said_with_its_size(machine: Any) -> None:
     given = problem("float32", n=4000, c=33)
     machine.limit = sum(memory.size for memory in machine.alive) + given["X"].nbytes + 25_000
-    with pytest.raises(MemoryError, match="even 128 at a time"):
+    message = r"at 128 rows a time, (.*) kB of the GPU's memory, and (.*) kB is free: (.*) kB is missing"
+    with pytest.raises(MemoryError, match=message) as caught:
         loss_and_gradient(**given, backend="cuda")
+    needed, free, missing = map(float, re.search(message, str(caught.value)).groups())  # type: ignore[union-attr]
+    assert missing == pytest.approx(needed - free, abs=0.11)
+    assert 0 < free < needed
+
+
+def test_features_that_do_not_fit_are_said_with_what_is_missing(machine: Any) -> None:
+    given = problem("float32", n=60_000, c=3)
+    machine.limit = sum(memory.size for memory in machine.alive) + 2**20
+    with pytest.raises(MemoryError, match=r"60000 x 12 float32 takes 2\.7 MB .* 1\.0 MB is free: 1\.\d MB is missing"):
+        loss_and_gradient(**given, backend="cuda")
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "uint8"])
+def test_the_memory_of_a_pass_is_known_beforehand(
+    dtype: str, precision: str, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 64 * 2000)
+    n, d, K, c = 5000, 64, 2, 33
+    device = resolve("cuda", precision=precision)
+    computed = np.float64 if dtype == "float64" else np.float32
+    X, labels = device.xp.ones((n, d), dtype=dtype), device.xp.zeros(n, dtype=np.int32)
+    W, b = device.xp.zeros((d, K, c), dtype=computed), device.xp.zeros((K, c), dtype=computed)
+    before = sum(memory.size for memory in machine.alive)
+    machine.peak = 0
+    device.ops.linear_gradient(X, labels, W, b, None, 0)
+    predicted = device.ops.pass_bytes(X.dtype, n, d, K, c)
+    assert 0.9 * predicted < machine.peak - before <= predicted
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_fit_says_its_memory_beforehand(caplog: Any) -> None:
+    given = problem("uint8", n=300, c=3)
+    with caplog.at_level("INFO", "gpusoftmax"):
+        SoftmaxClassifier(max_iter=1, tol=0, backend="cuda").fit(given["X"], given["y"])
+    assert re.search(r"memory: X takes 0\.0 MB; a pass over it at most 0\.\d MB more, and weights", caplog.text)
+
+
+def test_losses_alone_take_no_memory_for_a_gradient(machine: Any) -> None:
+    device, d = resolve("cuda"), 5000
+    X, labels = device.xp.ones((4, d), dtype=np.float32), device.xp.zeros(4, dtype=np.int32)
+    W, b = device.xp.zeros((d, 1, 10), dtype=np.float32), device.xp.zeros((1, 10), dtype=np.float32)
+    before = sum(memory.size for memory in machine.alive)
+    machine.peak = 0
+    device.ops.linear_losses(X, labels, W, b, None, 0)
+    assert machine.peak - before < W.nbytes / 2
+
+
+class Tensor:
+    """What gpusoftmax asks of a PyTorch tensor on a GPU: NumPy cannot read it, and while it wants a gradient nobody."""
+
+    __module__ = "torch"
+
+    def __init__(self, array: Any, dtype: str, wants_gradient: bool = True) -> None:
+        self.array, self.dtype, self.wants_gradient = array, dtype, wants_gradient
+
+    def detach(self) -> Tensor:
+        return Tensor(self.array, self.dtype, False)
+
+    def view(self, dtype: str) -> Tensor:
+        return Tensor(self.array.view(dtype), f"torch.{dtype}", self.wants_gradient)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, stream: int) -> Any:
+        assert stream == standin.state.stream, "the consumer's stream is to wait for the producer's"
+        if self.wants_gradient or self.dtype == "torch.bfloat16":
+            raise BufferError(f"cannot export {self.dtype}")
+        return self.array
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+@pytest.mark.usefixtures("machine")
+def test_torch_tensors_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem("float32")
+    expected = loss_and_gradient(**given, backend="cpu")
+    device = resolve("cuda")
+    given = {name: Tensor(device.asarray(x), f"torch.{x.dtype}") for name, x in given.items()}
+    X = given["X"].array
+    loss, dW, _ = loss_and_gradient(**given)
+    assert isinstance(dW, device.xp.ndarray)
+    assert loss == pytest.approx(expected[0], rel=1e-6)
+    assert device.asarray(given["X"]).data.ptr == X.data.ptr
+    model = SoftmaxClassifier(max_iter=2, tol=0).fit(given["X"], given["y"])
+    assert "cuda:0" in model.backend_
+    assert isinstance(model.predict(given["X"]), device.xp.ndarray)
+
+
+@pytest.mark.usefixtures("machine")
+def test_bfloat16_tensors_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(int16="int16"))  # type: ignore[misc]
+    given = problem("float32")
+    bits = (given["X"].view(np.uint32) >> 16).astype(np.uint16)
+    given["X"] = (bits.astype(np.uint32) << 16).view(np.float32)
+    expected = loss_and_gradient(**given, backend="cpu")
+    device = resolve("cuda")
+    given = {name: device.asarray(x) for name, x in given.items()} | {
+        "X": Tensor(device.asarray(bits), "torch.bfloat16")
+    }
+    loss, dW, db = loss_and_gradient(**given)
+    assert loss == pytest.approx(expected[0], rel=1e-6)
+    np.testing.assert_allclose(dW.get(), expected[1], atol=1e-5)
+    np.testing.assert_allclose(db.get(), expected[2], atol=1e-6)
+    logits = Tensor(device.asarray(bits[:, :4]), "torch.bfloat16")
+    expected = softmax_cross_entropy((bits[:, :4].astype(np.uint32) << 16).view(np.float32), given["y"].get())
+    assert softmax_cross_entropy(logits, given["y"])[0] == pytest.approx(expected[0], rel=1e-6)
 
 
 def test_memory_is_freed_after_an_exception(machine: Any) -> None:

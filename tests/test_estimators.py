@@ -892,6 +892,7 @@ def test_the_log_says_who_computes_and_why_it_ended(small: tuple[Any, Any], capl
         SoftmaxClassifier(backend="numpy", **SHORT).fit(*small)
     assert [record.getMessage().split(",")[0] for record in caplog.records] == [
         "backend numpy: asked for",
+        "memory: X takes 0.0 MB; a pass over it at most 0.0 MB more",
         "finished after 4.00 passes",
     ]
 

@@ -20,6 +20,7 @@ ROOT = Path(gpusoftmax.__file__).parent
 # every module or package, each of which imports earlier ones only; __init__ exempt
 ORDER = [
     "exceptions",
+    "dtypes",
     "reference",
     "validation",
     "cpu.pool",

@@ -1,8 +1,9 @@
 """Serial Numba kernels that release the GIL: the loss of a block of scores, and the fused visit of a leaf.
 
 Features are read through an address and two byte strides, and specialised by the type of a `marker` scalar, so that
-read-only, memory-mapped and sliced arrays share one compilation. float16, which Numba lacks, comes as its bits in
-uint16. Kernels are cached on disk (`cache=True`), so they must stay free of closures over other jitted functions.
+read-only, memory-mapped and sliced arrays share one compilation. float16 and bfloat16, which Numba lacks, come as
+their bits in uint16 and int16. Kernels are cached on disk (`cache=True`), so they must stay free of closures over other
+jitted functions.
 
 Compile options: `contract` and `reassoc` let products fuse and row sums vectorise. Never `fastmath=True`: it makes
 the result undefined for the NaN and infinite scores that must come out as a non-finite loss.
@@ -62,6 +63,8 @@ def _feature(raw):
 def _overload_feature(raw):
     if raw == types.uint16:
         return lambda raw: _half_to_float(raw)
+    if raw == types.int16:
+        return lambda raw: _float_from_bits(np.int32(raw) << 16)
     return lambda raw: raw
 
 

@@ -5,7 +5,11 @@ Names and arguments are those of `array.Operations`, which documents them once f
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.cpu.pool import Partial, for_each, single_threaded_blas, sum_over_leaves
+from gpusoftmax.dtypes import BFLOAT16, computation_dtype, widen
 
 Array = npt.NDArray[Any]
 
@@ -32,11 +37,6 @@ def leaf_rows(d: int, columns: int) -> int:
     Enough features to outweigh the handling of a leaf, and enough rows to outweigh a gradient of d x columns.
     """
     return max(LEAF_ELEMENTS // max(d, 1), 4 * columns, 64)
-
-
-def computation_dtype(dtype: npt.DTypeLike) -> type[np.floating[Any]]:
-    """float64 for float64 features, float32 for everything narrower."""
-    return np.float64 if np.dtype(dtype) == np.float64 else np.float32
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class CpuOperations:
                 block_rows: Any = slice(first, min(first + BLAS_BLOCK, stop))
                 if rows is not None:
                     block_rows = rows[block_rows]
-                x = np.ascontiguousarray(X[block_rows], dtype=W.dtype)  # no copy where it is so already
+                x = widen(X[block_rows], W.dtype)
                 Z = x @ W_columns
                 Z += b_flat
                 m = len(Z)
@@ -119,13 +119,46 @@ class CpuOperations:
             losses, correct, dW, db = sum_over_leaves(leaf, n_leaves, self.n_threads)
         return losses, correct, np.ascontiguousarray(dW.T) if fused else dW, db
 
+    def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
+        q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
+        n_leaves = -(-n // leaf_rows(d, q))
+        threads = min(self.n_threads, n_leaves)
+        partials = threads * (2 + math.ceil(math.log2(n_leaves // threads + 1)))  # one a level, and a product's
+        block = fused_block(d) if self._fused(q) else BLAS_BLOCK
+        return (partials * (d + 1) * q + threads * block * (d + q)) * size
+
     def linear_scores(self, X: Array, W: Array, b: Array) -> Array:
+        out = np.empty((len(X), *W.shape[1:]), W.dtype)
+        self._for_scores(X, W, b, partial(operator.setitem, out))
+        return out
+
+    def linear_probabilities(self, X: Array, W: Array, b: Array) -> Array:
+        out = np.empty((len(X), *W.shape[1:]), W.dtype)
+
+        def finish(rows: slice, Z: Array) -> None:
+            Z -= Z.max(axis=2, keepdims=True)
+            np.exp(Z, out=Z)
+            np.divide(Z, Z.sum(axis=2, keepdims=True), out=out[rows])
+
+        self._for_scores(X, W, b, finish)
+        return out
+
+    def linear_best(self, X: Array, W: Array, b: Array) -> Array:
+        out = np.empty((len(X), W.shape[1]), np.int32)
+
+        def finish(rows: slice, Z: Array) -> None:
+            out[rows] = np.where(np.isfinite(Z.max(axis=2)), Z.argmax(axis=2), -1)
+
+        self._for_scores(X, W, b, finish)
+        return out
+
+    def _for_scores(self, X: Array, W: Array, b: Array, finish: Callable[[slice, Array], None]) -> None:
+        """`finish(rows, scores (m, K, c))` for each block of rows, from any thread; it may overwrite the scores."""
         d, K, c = W.shape
         n, q = len(X), K * c
-        out = np.empty((n, q), W.dtype)
         step = -(-leaf_rows(d, q) // SCORE_BLOCK) * SCORE_BLOCK
         if fused := self._fused(q):
-            source, block = _source(X), fused_block(d)
+            block = fused_block(d)
             W_rows, b_flat = np.ascontiguousarray(W.reshape(d, q).T), b.reshape(q)
         else:
             W_columns, b_flat = W.reshape(d, q), b.reshape(q)
@@ -133,20 +166,24 @@ class CpuOperations:
         def work(run: range) -> None:
             start, stop = run.start * step, min(run.stop * step, n)
             if fused:
-                self.kernels.leaf_scores(*source, start, stop, W_rows, b_flat, block, out)
+                Z = np.empty((step, q), W.dtype)
+                for first in range(start, stop, step):
+                    m = min(step, stop - first)
+                    self.kernels.leaf_scores(*_source(X[first : first + m]), 0, m, W_rows, b_flat, block, Z)
+                    finish(slice(first, first + m), Z[:m].reshape(m, K, c))
                 return
             x = np.zeros((SCORE_BLOCK, d), W.dtype)
             for first in range(start, stop, SCORE_BLOCK):
                 m = min(SCORE_BLOCK, stop - first)
                 # always the same shape: OpenBLAS's bits change with the number of rows in the call. (In its AVX2 kernel
                 # they change with a row's place in the block, too: only rows after a row leave its bits alone.)
-                x[:m], x[m:] = X[first : first + m], 0
-                out[first : first + m] = (x @ W_columns)[:m]
-                out[first : first + m] += b_flat
+                x[:m], x[m:] = widen(X[first : first + m], W.dtype), 0
+                Z = (x @ W_columns)[:m]
+                Z += b_flat
+                finish(slice(first, first + m), Z.reshape(m, K, c))
 
         with single_threaded_blas():
             for_each(work, -(-n // step), self.n_threads)
-        return out.reshape(n, K, c)
 
     def row_loss(self, Z: Array, labels: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
         m, K, c = Z.shape
@@ -165,13 +202,13 @@ class CpuOperations:
     def column_moments(self, X: Array, weights: Array | None) -> tuple[Array, Array]:
         n, d = X.shape
         step, block = leaf_rows(d, 1), fused_block(d)
-        origin = X[0].astype(np.float64)  # near the data, so that the difference of squares below does not cancel
+        origin = widen(X[0])  # near the data, so that the difference of squares below does not cancel
 
         def leaf(index: int) -> Partial:
             total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
             for first in range(index * step, min((index + 1) * step, n), block):
                 rows = slice(first, min(first + block, (index + 1) * step, n))
-                x = X[rows] - origin
+                x = widen(X[rows]) - origin
                 s = np.ones(len(x)) if weights is None else weights[rows].astype(np.float64)
                 total += s.sum()
                 first_moment += s @ x
@@ -192,5 +229,5 @@ def fused_block(d: int) -> int:
 
 def _source(X: Array) -> tuple[int, int, int, int, Any]:
     """X as the fused kernels take it: address, two strides and item size in bytes, a scalar that carries the type."""
-    bits = np.uint16 if X.dtype == np.float16 else X.dtype.type  # Numba has no float16
+    bits = {np.dtype(np.float16): np.uint16, BFLOAT16: np.int16}.get(X.dtype, X.dtype.type)  # Numba lacks both
     return X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, bits(0)

@@ -3,13 +3,14 @@
 Names and arguments are those of `array.Operations`, which documents them once for every back end. Everything is queued
 on the caller's current stream, and nothing here waits for the device but what says so.
 
-Peak memory above X: the weights and the gradient, 2 d K c numbers, and one chunk of scores (and of converted features,
-where X is not in the type of the product): CHUNK_BYTES each.
+Peak memory above X and the weights: the gradient, d K c numbers, and one chunk of scores (and of converted features,
+where X is not in the type of the product), CHUNK_BYTES each: `pass_bytes` says it beforehand.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,20 +20,27 @@ import numpy as np
 from gpusoftmax.cuda import buckets
 from gpusoftmax.cuda.blas import product
 from gpusoftmax.cuda.compile import kernel
+from gpusoftmax.cuda.memory import shortage
+from gpusoftmax.dtypes import BFLOAT16, computation_dtype
 
 log = logging.getLogger("gpusoftmax")
 
 CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1000 classes
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK
 SUM_THREADS = 256
-GRADIENT, LOSSES = 0, 1  # row_loss.cu's modes
+GRADIENT, LOSSES, PROBABILITIES = range(3)  # row_loss.cu's modes
+SOFTMAX = 0
+NO_BAD_ROW = 2**64 - 1
+NOTHING = np.uint64(0)  # a null pointer
+SMALLEST_CHUNK = 128  # rows
+ROUNDING_BYTES = 1 << 15  # of some twenty allocations
 
 KINDS = {
     np.dtype(np.float32): buckets.FLOAT32,
     np.dtype(np.float16): buckets.FLOAT16,
     np.dtype(np.float64): buckets.FLOAT64,
     np.dtype(np.uint8): buckets.UINT8,
-    np.dtype(np.uint16): buckets.BFLOAT16,  # as bits
+    BFLOAT16: buckets.BFLOAT16,
 }
 
 
@@ -62,25 +70,48 @@ class CudaOperations:
     def _visit(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any, mode: int
     ) -> tuple[Any, Any, Any]:
-        """Totals (K, 2), dW (d, K c) and db (1, K c), summed chunk by chunk; a chunk that does not fit is halved."""
+        """Totals (K, 2), dW (d, K c) and db (1, K c), summed chunk by chunk; without dW and db in mode LOSSES."""
+        n = len(X) if rows is None else len(rows)
+
+        def visit(step: int) -> tuple[Any, Any, Any]:
+            return self._visit_chunks(X, labels, W, b, weights, loss, rows, mode, n, step)
+
+        return self._in_chunks_that_fit(visit, X, n, W, W.nbytes + b.nbytes if mode == GRADIENT else 0)
+
+    def _in_chunks_that_fit(self, visit: Callable[[int], Any], X: Any, n: int, W: Any, result_bytes: int) -> Any:
+        """`visit(rows of a chunk)` for n rows; a chunk that does not fit in the GPU's memory is halved."""
         import cupy
 
         d, K, c = W.shape
-        n = len(X) if rows is None else len(rows)
         step = min(chunk_rows(d, K * c), n)
         while True:
             try:
-                return self._visit_chunks(X, labels, W, b, weights, loss, rows, mode, n, step)
+                return visit(step)
             except cupy.cuda.memory.OutOfMemoryError as error:
                 cupy.get_default_memory_pool().free_all_blocks()
-                if step <= 128:
-                    raise MemoryError(
-                        f"the GPU's memory does not hold a pass over {n} rows, even 128 at a time: weights and "
-                        f"gradient of {d} features x {K} models x {c} classes take {2 * W.nbytes / 2**20:.0f} MB "
-                        f"beside X ({error}); use fewer models at a time, or backend='cpu'"
+                if step <= SMALLEST_CHUNK:
+                    raise shortage(
+                        result_bytes + self._chunk_bytes(X.dtype, step, d, K, c),
+                        f"beside X and the weights, a pass over {n} rows of {d} features for {K} x {c} scores a row "
+                        f"takes, at {step} rows a time,",
+                        "use fewer models at a time, or backend='cpu'",
                     ) from error
-                step = max(128, step // 2 // 128 * 128)
+                step = max(SMALLEST_CHUNK, step // 2 // SMALLEST_CHUNK * SMALLEST_CHUNK)
                 log.warning("out of GPU memory: trying again with chunks of %d rows", step)
+
+    def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
+        gradient = (d + 1) * K * c * np.dtype(computation_dtype(dtype)).itemsize
+        return gradient + self._chunk_bytes(dtype, min(chunk_rows(d, K * c), n), d, K, c)
+
+    def _chunk_bytes(self, dtype: Any, step: int, d: int, K: int, c: int) -> int:
+        """Of a chunk of `step` rows: scores, losses and best columns, and what is converted for the products."""
+        q, computed, operand = K * c, np.dtype(computation_dtype(dtype)), self._operand_type(dtype)
+        scores = step * q * computed.itemsize
+        rows = step * (K * (computed.itemsize + 4) + computed.itemsize) + -(-step // ROWS_A_SUM) * K * 16
+        converted = 0 if operand == dtype else step * d * operand.itemsize
+        if operand != computed:  # the weights and the scores' gradients in bfloat16
+            converted += (d + step) * q * operand.itemsize
+        return scores + rows + converted + ROUNDING_BYTES
 
     def _visit_chunks(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any, mode: int, n: int, step: int
@@ -91,97 +122,129 @@ class CudaOperations:
         q, dtype = K * c, W.dtype
         weight_operand = self._operand(W.reshape(d, q), None, 0, d)
         totals = cupy.zeros((K, 2), dtype=np.float64)
-        dW, db = cupy.zeros((d, q), dtype=dtype), cupy.zeros((1, q), dtype=dtype)
+        dW = db = None
+        if mode == GRADIENT:
+            dW, db = cupy.zeros((d, q), dtype=dtype), cupy.zeros((1, q), dtype=dtype)
         scores, ones = cupy.empty((step, q), dtype=dtype), cupy.ones((step, 1), dtype=dtype)
-        for first in range(0, n, step):
+
+        def visit(first: int) -> None:  # a function, so that nothing of a chunk outlives it
             m = min(step, n - first)
             picked = slice(first, first + m) if rows is None else rows[first : first + m]
             x = self._operand(X, rows, first, m)
             Z = scores[:m]
             product(x, weight_operand, Z, precision=self.precision)
             t, s = labels[picked], None if weights is None else weights[picked]
-            self._row_loss(Z.reshape(m, K, c), b, t, s, loss, mode, totals)
+            losses, best, _ = self._row_loss(Z.reshape(m, K, c), b, t, s, loss, mode)
+            self._add_up(losses, best, t, s, totals)
             if mode == GRADIENT:
                 product(x, self._operand(Z, None, 0, m), dW, transpose_a=True, beta=1.0, precision=self.precision)
                 product(ones[:m], Z, db, transpose_a=True, beta=1.0)
+
+        for first in range(0, n, step):
+            visit(first)
         return totals, dW, db
 
     def _operand(self, X: Any, rows: Any, first: int, m: int) -> Any:
         """Rows [first, first + m) of X, or those that `rows` names there, in the type of the product, contiguous."""
-        import cupy
+        return _converted(X, rows, first, m, self._operand_type(X.dtype))
 
-        d, size = X.shape[1], X.dtype.itemsize
-        narrow = np.uint16 if self.precision == "medium" else np.float32
-        target: np.dtype[Any] = np.dtype(np.float64 if X.dtype == np.float64 else narrow)
-        if rows is None and target == X.dtype and X.flags.c_contiguous:
-            return X[first : first + m]
-        if X.strides[1] != size or X.strides[0] % size:
-            X = cupy.ascontiguousarray(X)
-        stride = X.strides[0] // size
-        out = cupy.empty((m, d), dtype=target)
-        wide = d % 4 == 0 and stride % 4 == 0 and X.data.ptr % (4 * size) == 0
-        width = 4 if wide else 1
-        gather = kernel("gather.cu", "gather", SOURCE=KINDS[X.dtype], TARGET=KINDS[target], WIDTH=width)
-        indices = np.uint64(0) if rows is None else rows[first : first + m]
-        gather(
-            (-(-m * d // (256 * width)),),
-            (256,),
-            (X, np.int64(stride), indices, np.int64(first), np.uint32(m), np.uint32(d), out),
-        )
-        return out
+    def _operand_type(self, dtype: Any) -> np.dtype[Any]:
+        """In which type numbers of `dtype` are multiplied."""
+        if dtype == np.float64:
+            return np.dtype(np.float64)
+        return BFLOAT16 if self.precision == "medium" else np.dtype(np.float32)
 
-    def _row_loss(self, Z: Any, b: Any, labels: Any, weights: Any, loss: int, mode: int, totals: Any) -> Any:
-        """Z (m, K, c), C-contiguous, to weighted gradients in place; adds to totals (K, 2); -> the first bad row."""
+    def _row_loss(
+        self, Z: Any, b: Any, labels: Any, weights: Any, loss: int, mode: int, best: bool = True
+    ) -> tuple[Any, Any, Any]:
+        """Z (m, K, c), C-contiguous, to weighted gradients or to probabilities in place.
+
+        -> losses (m K,), best columns (m K,) if asked for, and the first bad row (1,).
+        """
         import cupy
 
         m, K, c = Z.shape
         rows = m * K
         kind = KINDS[Z.dtype]
         bucket = buckets.choose(kind, c, c, Z.data.ptr)
-        losses, best = cupy.empty(rows, dtype=Z.dtype), cupy.empty(rows, dtype=np.int32)
-        bad_row = cupy.full(1, 2**64 - 1, dtype=np.uint64)
-        nothing = np.uint64(0)  # a null pointer
-        row_loss = kernel("row_loss.cu", "row_loss", SCORE=kind, LOSS=loss, MODE=mode, BEST=1, **bucket.macros())
+        losses = cupy.empty(rows, dtype=Z.dtype)
+        columns = cupy.empty(rows, dtype=np.int32) if best else NOTHING
+        bad_row = cupy.full(1, NO_BAD_ROW, dtype=np.uint64)
+        row_loss = kernel(
+            "row_loss.cu", "row_loss", SCORE=kind, LOSS=loss, MODE=mode, BEST=int(best), **bucket.macros()
+        )
         row_loss(
             (-(-rows // bucket.rows),),
             (bucket.threads,),
             (
-                Z, np.int64(c), nothing if b is None else b, labels, nothing if weights is None else weights,
-                np.int64(rows), np.int32(c), np.int32(K), losses, best, bad_row,
+                Z, np.int64(c), _or_nothing(b), _or_nothing(labels), _or_nothing(weights),
+                np.int64(rows), np.int32(c), np.int32(K), losses, columns, bad_row,
             ),
         )  # fmt: skip
-        blocks = -(-m // ROWS_A_SUM)
+        return losses, columns, bad_row
+
+    def _add_up(self, losses: Any, best: Any, labels: Any, weights: Any, totals: Any) -> None:
+        """Adds weighted losses and correct counts of rows (m K,) to totals (K, 2), in a fixed order."""
+        import cupy
+
+        m, K = len(labels), len(totals)
+        kind, blocks = KINDS[losses.dtype], -(-m // ROWS_A_SUM)
         partials = cupy.empty((blocks, K, 2), dtype=np.float64)
         sum_rows = kernel("reduce.cu", "sum_rows", SCORE=kind)
-        sum_rows(
-            (blocks, K),
-            (SUM_THREADS,),
-            (losses, best, labels, nothing if weights is None else weights, np.int64(m), partials),
-        )
+        sum_rows((blocks, K), (SUM_THREADS,), (losses, best, labels, _or_nothing(weights), np.int64(m), partials))
         add_partials = kernel("reduce.cu", "add_partials", SCORE=kind)
         add_partials((K,), (SUM_THREADS,), (partials, np.int32(blocks), totals))
-        return bad_row
 
     def linear_scores(self, X: Any, W: Any, b: Any) -> Any:
+        def finish(Z: Any, out: Any) -> None:
+            Z += b
+
+        return self._scores(X, W, finish, W.shape[1:], W.dtype)
+
+    def linear_probabilities(self, X: Any, W: Any, b: Any) -> Any:
+        def finish(Z: Any, out: Any) -> None:
+            self._row_loss(Z, b, None, None, SOFTMAX, PROBABILITIES, best=False)
+
+        return self._scores(X, W, finish, W.shape[1:], W.dtype)
+
+    def linear_best(self, X: Any, W: Any, b: Any) -> Any:
+        def finish(Z: Any, out: Any) -> None:
+            out[...] = self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)[1].reshape(out.shape)
+
+        return self._scores(X, W, finish, W.shape[1:2], np.dtype(np.int32))
+
+    def _scores(self, X: Any, W: Any, finish: Callable[[Any, Any], None], shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array (n, *shape), filled chunk by chunk: `finish` gets scores (m, K, c) without b, and its rows.
+
+        Where the result has the scores' shape they are made in it.
+        """
         import cupy
 
         d, K, c = W.shape
         n, q = len(X), K * c
-        weight_operand = self._operand(W.reshape(d, q), None, 0, d)
-        out = cupy.empty((n, q), dtype=W.dtype)
-        step = chunk_rows(d, q)
-        for first in range(0, n, step):
-            m = min(step, n - first)
-            product(self._operand(X, None, first, m), weight_operand, out[first : first + m], precision=self.precision)
-        out += b.reshape(1, q)
-        return out.reshape(n, K, c)
+
+        def visit(step: int) -> Any:
+            weight_operand = self._operand(W.reshape(d, q), None, 0, d)
+            out = cupy.empty((n, *shape), dtype=dtype)
+            scores = None if shape == (K, c) else cupy.empty((step, K, c), dtype=W.dtype)
+            for first in range(0, n, step):
+                m = min(step, n - first)
+                rows = out[first : first + m]
+                Z = rows if scores is None else scores[:m]
+                product(self._operand(X, None, first, m), weight_operand, Z.reshape(m, q), precision=self.precision)
+                finish(Z, rows)
+            return out
+
+        return self._in_chunks_that_fit(visit, X, n, W, n * int(np.prod(shape)) * dtype.itemsize)
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
         """Waits for the device: the labels of a user's own scores are checked by the kernel, not on the host."""
         import cupy
 
         totals = cupy.zeros((Z.shape[1], 2), dtype=np.float64)
-        bad_row = int(cupy.asnumpy(self._row_loss(Z, None, labels, weights, loss, GRADIENT, totals))[0])
+        losses, best, first_bad = self._row_loss(Z, None, labels, weights, loss, GRADIENT)
+        self._add_up(losses, best, labels, weights, totals)
+        bad_row = int(cupy.asnumpy(first_bad)[0])
         if bad_row < Z.shape[0] * Z.shape[1]:
             row, c = bad_row // Z.shape[1], Z.shape[2]
             raise ValueError(
@@ -194,13 +257,14 @@ class CudaOperations:
         import cupy
 
         n, d = X.shape
-        origin = X[0:1].astype(np.float64)  # near the data, so that the difference of squares does not cancel
+        double = np.dtype(np.float64)
+        origin = _converted(X, None, 0, 1, double)  # near the data, so that the difference of squares does not cancel
         total = cupy.zeros((1, 1), dtype=np.float64)
         first_moment, second_moment = cupy.zeros((1, d), dtype=np.float64), cupy.zeros((1, d), dtype=np.float64)
         step = max(1, chunk_rows(d, 1) // 4)  # two float64 chunks at a time
         for first in range(0, n, step):
             rows = slice(first, min(first + step, n))
-            x = X[rows].astype(np.float64) - origin
+            x = _converted(X, None, first, rows.stop - first, double) - origin
             s = cupy.ones((len(x), 1), dtype=np.float64)
             if weights is not None:
                 s *= weights[rows].reshape(-1, 1)
@@ -211,6 +275,37 @@ class CudaOperations:
         mean = first_moment / total
         variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
         return (origin + mean).reshape(d), variance.reshape(d)
+
+
+def _or_nothing(x: Any) -> Any:
+    """A null pointer for None."""
+    return NOTHING if x is None else x
+
+
+def _converted(X: Any, rows: Any, first: int, m: int, target: np.dtype[Any]) -> Any:
+    """Rows [first, first + m) of X, or those that `rows` names there, in type `target` and contiguous."""
+    import cupy
+
+    d, size = X.shape[1], X.dtype.itemsize
+    if rows is None and target == X.dtype and X.flags.c_contiguous:
+        return X[first : first + m]
+    if X.strides[1] != size or X.strides[0] % size:
+        X = cupy.ascontiguousarray(X[first : first + m] if rows is None else X[rows[first : first + m]])
+        rows, first = None, 0
+        if target == X.dtype:
+            return X
+    stride = X.strides[0] // size
+    out = cupy.empty((m, d), dtype=target)
+    wide = d % 4 == 0 and stride % 4 == 0 and X.data.ptr % (4 * size) == 0
+    width = 4 if wide else 1
+    gather = kernel("gather.cu", "gather", SOURCE=KINDS[X.dtype], TARGET=KINDS[target], WIDTH=width)
+    indices = NOTHING if rows is None else rows[first : first + m]
+    gather(
+        (-(-m * d // (256 * width)),),
+        (256,),
+        (X, np.int64(stride), indices, np.int64(first), np.uint32(m), np.uint32(d), out),
+    )
+    return out
 
 
 def array_module() -> ModuleType:

@@ -55,9 +55,11 @@ class _State:
     def __init__(self) -> None:
         self.device, self.devices = 0, 2
         self.limit: int | None = None  # bytes of device memory
+        self.stream = 7  # the current one's address
         self.seed = 0  # the order in which threads run
         self.optimise = "-O2"
         self.alive: weakref.WeakSet[_Memory] = weakref.WeakSet()
+        self.peak = 0  # bytes of device memory
         self.launches: list[str] = []
         self.synchronisations = 0
 
@@ -65,11 +67,17 @@ class _State:
 state = _State()
 
 
+def _used() -> int:
+    """Bytes of device memory."""
+    return sum(memory.size for memory in state.alive)
+
+
 class _Memory:
     """Bytes between guard zones; aligned as CuPy's pool aligns."""
 
     def __init__(self, size: int) -> None:
-        used = sum(memory.size for memory in state.alive)
+        used = _used()
+        state.peak = max(state.peak, used + size)
         if state.limit is not None and used + size > state.limit:
             raise OutOfMemoryError(f"Out of memory allocating {size} bytes (allocated so far: {used} bytes)")
         self.size, self.device = size, state.device
@@ -181,6 +189,13 @@ class ndarray:  # noqa: N801
             raise StandinError("this reshape copies")
         return ndarray(reshaped, self._memory)
 
+    def view(self, dtype: Any) -> ndarray:
+        """The same bytes as another type of the same size."""
+        return ndarray(self._host.view(dtype), self._memory)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self._memory.device
+
     def sum(self, axis: Any = None, dtype: Any = None) -> ndarray:
         """As in NumPy."""
         return ndarray._from(self._host.sum(axis=axis, dtype=dtype))
@@ -207,7 +222,7 @@ def _in_place(name: str) -> Any:
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul"):
+for _name in ("add", "sub", "mul", "truediv", "matmul", "lshift"):
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
     setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
     setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
@@ -377,6 +392,14 @@ def array(x: Any, dtype: Any = None, order: str = "K") -> ndarray:
     return ndarray._from(np.array(host, dtype=dtype, order=order))
 
 
+def from_dlpack(x: Any) -> ndarray:
+    """Another library's tensor, whose memory is shared: only what exports itself is taken."""
+    if not x.__dlpack_device__()[0] == 2:
+        raise BufferError("the array is not on a GPU")
+    shared = x.__dlpack__(stream=state.stream)
+    return ndarray(shared._host, shared._memory)
+
+
 def asnumpy(x: Any) -> Any:
     """To the host."""
     return x.get() if isinstance(x, ndarray) else np.asarray(x)
@@ -402,10 +425,11 @@ def _names() -> dict[str, Any]:
         getDevice=lambda: state.device,
         getDeviceCount=lambda: state.devices,
         getDeviceProperties=lambda index: {"name": b"Stand-in", "major": 9, "minor": 0},
+        memGetInfo=lambda: (max(0, (state.limit or 1 << 40) - _used()), state.limit or 1 << 40),
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
     )
-    stream = SimpleNamespace(synchronize=lambda: None)
+    stream = SimpleNamespace(synchronize=lambda: None, ptr=state.stream)
     cuda = SimpleNamespace(
         Device=Device,
         runtime=runtime,
@@ -426,10 +450,11 @@ def _names() -> dict[str, Any]:
         "zeros": _filled(0),
         "ones": _filled(1),
         "full": full,
+        "from_dlpack": from_dlpack,
         "zeros_like": lambda x: _filled(0)(x.shape, x.dtype),
         "stack": lambda arrays: ndarray._from(np.stack([_plain(x) for x in arrays])),
         "maximum": lambda x, y: ndarray._from(np.maximum(_plain(x), _plain(y))),
-        "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None),
+        "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0),
     }
 
 

@@ -1,0 +1,50 @@
+"""A GPU's memory: what is free, arrays moved into it, and what to say when they do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ON_CUDA = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
+
+
+def free_bytes() -> int:
+    """Bytes that the current device can still give: the driver's, and those that CuPy's pool keeps for later."""
+    import cupy
+
+    return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+
+def shortage(needed: int, what: str, remedy: str) -> MemoryError:
+    """An error that says how much is missing."""
+    free = free_bytes()
+    return MemoryError(
+        f"{what} {_size(needed)} of the GPU's memory, and {_size(free)} is free: {_size(max(needed - free, 0))} is "
+        f"missing; {remedy}"
+    )
+
+
+def _size(n_bytes: int) -> str:
+    for unit, name in ((2**30, "GB"), (2**20, "MB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.1f} {name}"
+    return f"{n_bytes / 2**10:.1f} kB"
+
+
+def upload(x: Any) -> Any:
+    """`x` on the current device: as it is if it is there, tensors of other libraries (PyTorch, JAX) without a copy.
+
+    Raises
+    ------
+    MemoryError
+        It does not fit; says how much is missing.
+    """
+    import cupy
+
+    if isinstance(x, cupy.ndarray) or not hasattr(x, "__dlpack_device__") or x.__dlpack_device__()[0] not in ON_CUDA:
+        try:
+            return cupy.asarray(x)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            cupy.get_default_memory_pool().free_all_blocks()
+            what = f"an array of {x.shape[0]} x {x.size // max(x.shape[0], 1)} {x.dtype} takes"
+            raise shortage(x.nbytes, what, "pass float16 or uint8 features, fewer rows, or backend='cpu'") from error
+    return cupy.from_dlpack(x.detach() if hasattr(x, "detach") else x)  # PyTorch exports nothing that wants a gradient

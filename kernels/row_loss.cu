@@ -80,9 +80,9 @@ struct Row {
 };
 
 // scores: rows of c, stride elements apart. bias (K, c): added to the scores first, or null. labels (rows / K): class
-// indices, or null. weights (rows), or null for all ones. row_losses (rows): unweighted losses, or null. best (rows): with
-// BEST the first column with the largest score; without labels -1 for a row whose softmax is undefined (NaN or +inf
-// in it). bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
+// indices, or null (but for GRADIENT). weights (rows), or null for all ones. row_losses (rows): unweighted losses, or
+// null. best (rows): with BEST the first column with the largest score; without labels -1 for a row whose softmax is
+// undefined (NaN or +inf in it). bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restrict__ bias,
          const int* __restrict__ labels,
@@ -107,7 +107,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
 
     int t = -1;
     bool bad = false;
-    if (labels != nullptr) {
+    if (MODE == GRADIENT || labels != nullptr) {
         t = labels[K == 1 ? r : r / K];
         bad = t < 0 || t >= c;
         if (bad) t = 0;
@@ -117,17 +117,15 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
     real_t held[HELD][WIDTH];
 
     real_t top = (real_t)NEGATIVE_INFINITY, others = 0;
-    unsigned place = NOWHERE;  // of this thread's first largest score, then of the row's
+    unsigned place = NOWHERE;  // of this thread's first largest score
     if constexpr (ITEMS > 0) {
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
             row.load(i, held[i]);
 #pragma unroll
-            for (int e = 0; e < WIDTH; e++) {
-                if (BEST && held[i][e] > top) place = (unsigned)(row.column(i) + e);
-                top = larger(top, held[i][e]);
-            }
+            for (int e = 0; e < WIDTH; e++) top = larger(top, held[i][e]);
         }
+        top = reduce<GROUP>(top, Largest(), scratch);
     } else {
         for (int i = 0; i < n_slots; i++) {
             row.load(i, held[0]);
@@ -147,13 +145,22 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
             }
             top = above;
         }
+        real_t mine = top;
+        top = reduce<GROUP>(top, Largest(), scratch);
+        if (LOSS == SOFTMAX && mine != top) others *= exponential(mine - top);
+        if (mine != top) place = NOWHERE;
     }
-    const real_t mine = top;
-    top = reduce<GROUP>(top, Largest(), scratch);
-    if (ITEMS == 0 && LOSS == SOFTMAX && mine != top) others *= exponential(mine - top);
-    if (BEST) {
-        place = reduce<GROUP>(mine == top ? place : NOWHERE, Smallest(), index_scratch);
-        place = place == NOWHERE ? 0 : place;  // all scores are -inf or NaN
+
+    if constexpr (BEST) {  // now: the exponentials take the scores' registers
+        if constexpr (ITEMS > 0) {
+#pragma unroll
+            for (int i = 0; i < ITEMS; i++)
+#pragma unroll
+                for (int e = 0; e < WIDTH; e++)
+                    if (held[i][e] == top) place = smaller(place, (unsigned)(row.column(i) + e));
+        }
+        place = reduce<GROUP>(place, Smallest(), index_scratch);
+        if (present && row.lane == 0) best[r] = place < (unsigned)c ? (int)place : 0;  // all scores are -inf or NaN
     }
 
     real_t value, factor, of_target;  // the loss; what multiplies the others' gradients; the target's own gradient
@@ -176,7 +183,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         value = z_t == top ? logarithm_1p(others) + (z_t - top) : (top - z_t) + logarithm(total);
         factor = weight / total;
         of_target = -others * factor;
-        if (labels == nullptr && !(total >= 1)) place = NOWHERE;  // the largest score itself contributes 1
+        if (BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;  // the top itself is 1
     } else {
         real_t loss = 0, slope = 0;
         for (int i = 0; i < n_slots; i++) {
@@ -198,7 +205,6 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
     if (GROUP <= 32) __syncwarp();  // a reduction in a warp orders no memory; in a block it holds a barrier
     if (!present) return;
     if (row.lane == 0) {
-        if (BEST) best[r] = (int)place;
         if (row_losses != nullptr) row_losses[r] = bad ? (real_t)NOT_A_NUMBER : value;
         if (bad) atomicMin(bad_row, (unsigned long long)r);
     }

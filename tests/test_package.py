@@ -24,6 +24,8 @@ ORDER = [
     "reference",
     "validation",
     "cpu.pool",
+    "cpu.packed",
+    "cpu.tiles",
     "cpu.kernels",
     "cpu.fallback",
     "cpu.ops",

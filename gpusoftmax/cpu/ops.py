@@ -1,4 +1,4 @@
-"""The operations of the CPU: sums over row leaves, by fused kernels for few columns, by BLAS blocks for many.
+"""The operations of the CPU: sums over row leaves, by register tiles for few columns, by BLAS blocks for many.
 
 Names and arguments are those of `array.Operations`, which documents them once for every back end.
 """
@@ -16,27 +16,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.pool import Partial, for_each, single_threaded_blas, sum_over_leaves
-from gpusoftmax.dtypes import BFLOAT16, computation_dtype, widen
+from gpusoftmax.cpu.packed import scorer, visit
+from gpusoftmax.cpu.pool import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
+from gpusoftmax.dtypes import computation_dtype, widen
 
 Array = npt.NDArray[Any]
 
-FEW_COLUMNS = 64  # up to here one fused visit of a block is faster than two products
-LEAF_ELEMENTS = 1 << 21  # features a leaf: 682 rows of CIFAR-10, 0.5 ms of work, enough leaves for 16 cores
+FEW_COLUMNS = 64  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows a product: 430 of 480 GFLOP/s at 768 x 1000
 SCORE_BLOCK = 64  # rows a product in prediction, where a short block is padded to its full length
-CACHE_FLOATS = 1 << 16  # a fused block's float copy: 256 KB, in the second-level cache
+CACHE_FLOATS = 1 << 16  # of a block's float copy: 512 KB, in the second-level cache
 
-NO_ROWS = np.empty(0, np.int64)
 NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
-
-
-def leaf_rows(d: int, columns: int) -> int:
-    """Rows of a leaf: a function of the shape alone, never of the machine.
-
-    Enough features to outweigh the handling of a leaf, and enough rows to outweigh a gradient of d x columns.
-    """
-    return max(LEAF_ELEMENTS // max(d, 1), 4 * columns, 64)
 
 
 @dataclass(frozen=True)
@@ -46,8 +37,8 @@ class CpuOperations:
     n_threads: int
     kernels: ModuleType
 
-    def _fused(self, columns: int) -> bool:
-        return columns <= FEW_COLUMNS and hasattr(self.kernels, "leaf_gradient")
+    def _tiled(self, columns: int) -> bool:
+        return columns <= FEW_COLUMNS and hasattr(self.kernels, "visit_leaves")
 
     def linear_gradient(
         self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
@@ -73,30 +64,19 @@ class CpuOperations:
         rows: Array | None,
         with_gradient: bool,
     ) -> tuple[Array, Array, Array, Array]:
-        """Losses, correct, dW (d, K*c), db (K*c) of all rows, or of `rows`."""
-        d, K, c = W.shape
+        """Losses, correct, dW (d, K*c), db (K*c) of all rows, or of `rows`; without a gradient dW is empty."""
         n = len(X) if rows is None else len(rows)
+        if self._tiled(W.shape[1] * W.shape[2]):
+            return visit(self.kernels, X, labels, W, b, weights, loss, rows, with_gradient, self.n_threads)
+        d, K, c = W.shape
         step = leaf_rows(d, K * c)
-        n_leaves = -(-n // step)
         s = NO_WEIGHTS[W.dtype.type] if weights is None else weights
-        if fused := self._fused(K * c):
-            source, block = _source(X), fused_block(d)
-            picked = NO_ROWS if rows is None else rows
-            W_rows, b_flat = np.ascontiguousarray(W.reshape(d, K * c).T), b.reshape(K * c)
-        else:
-            W_columns, b_flat = W.reshape(d, K * c), b.reshape(K * c)
+        W_columns, b_flat = W.reshape(d, K * c), b.reshape(K * c)
 
         def leaf(index: int) -> Partial:
             start, stop = index * step, min((index + 1) * step, n)
             losses, correct = np.zeros(K), np.zeros(K)
             db = np.zeros(K * c, W.dtype)
-            if fused:
-                dW = np.zeros((K * c, d) if with_gradient else (0, 0), W.dtype)
-                self.kernels.leaf_gradient(
-                    *source, start, stop, picked, labels, s, W_rows, b_flat, K, loss, block,
-                    losses, correct, dW, db, with_gradient,
-                )  # fmt: skip
-                return losses, correct, dW, db
             dW = np.zeros((d, K * c) if with_gradient else (0, 0), W.dtype)
             product = np.empty_like(dW)
             for first in range(start, stop, BLAS_BLOCK):
@@ -116,16 +96,16 @@ class CpuOperations:
             return losses, correct, dW, db
 
         with single_threaded_blas():
-            losses, correct, dW, db = sum_over_leaves(leaf, n_leaves, self.n_threads)
-        return losses, correct, np.ascontiguousarray(dW.T) if fused else dW, db
+            losses, correct, dW, db = sum_over_leaves(leaf, -(-n // step), self.n_threads)
+        return losses, correct, dW, db
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
         n_leaves = -(-n // leaf_rows(d, q))
         threads = min(self.n_threads, n_leaves)
         partials = threads * (2 + math.ceil(math.log2(n_leaves // threads + 1)))  # one a level, and a product's
-        block = fused_block(d) if self._fused(q) else BLAS_BLOCK
-        return (partials * (d + 1) * q + threads * block * (d + q)) * size
+        block = 0 if self._tiled(q) else BLAS_BLOCK * (d + q)
+        return (partials * (d + 1) * q + threads * block) * size
 
     def linear_scores(self, X: Array, W: Array, b: Array) -> Array:
         out = np.empty((len(X), *W.shape[1:]), W.dtype)
@@ -157,21 +137,23 @@ class CpuOperations:
         d, K, c = W.shape
         n, q = len(X), K * c
         step = -(-leaf_rows(d, q) // SCORE_BLOCK) * SCORE_BLOCK
-        if fused := self._fused(q):
-            block = fused_block(d)
-            W_rows, b_flat = np.ascontiguousarray(W.reshape(d, q).T), b.reshape(q)
-        else:
-            W_columns, b_flat = W.reshape(d, q), b.reshape(q)
+        if self._tiled(q):
+            score = scorer(self.kernels, X, W, b)
 
-        def work(run: range) -> None:
-            start, stop = run.start * step, min(run.stop * step, n)
-            if fused:
-                Z = np.empty((step, q), W.dtype)
+            def work(run: range) -> None:
+                start, stop = run.start * step, min(run.stop * step, n)
+                Z = np.empty((step, K, c), W.dtype)
                 for first in range(start, stop, step):
-                    m = min(step, stop - first)
-                    self.kernels.leaf_scores(*_source(X[first : first + m]), 0, m, W_rows, b_flat, block, Z)
-                    finish(slice(first, first + m), Z[:m].reshape(m, K, c))
-                return
+                    rows = slice(first, min(first + step, stop))
+                    score(rows, Z)
+                    finish(rows, Z[: rows.stop - first])
+
+            for_each(work, -(-n // step), self.n_threads)
+            return
+        W_columns, b_flat = W.reshape(d, q), b.reshape(q)
+
+        def multiply(run: range) -> None:
+            start, stop = run.start * step, min(run.stop * step, n)
             x = np.zeros((SCORE_BLOCK, d), W.dtype)
             for first in range(start, stop, SCORE_BLOCK):
                 m = min(SCORE_BLOCK, stop - first)
@@ -183,7 +165,7 @@ class CpuOperations:
                 finish(slice(first, first + m), Z.reshape(m, K, c))
 
         with single_threaded_blas():
-            for_each(work, -(-n // step), self.n_threads)
+            for_each(multiply, -(-n // step), self.n_threads)
 
     def row_loss(self, Z: Array, labels: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
         m, K, c = Z.shape
@@ -201,7 +183,7 @@ class CpuOperations:
 
     def column_moments(self, X: Array, weights: Array | None) -> tuple[Array, Array]:
         n, d = X.shape
-        step, block = leaf_rows(d, 1), fused_block(d)
+        step, block = leaf_rows(d, 1), max(8, min(256, CACHE_FLOATS // d))
         origin = widen(X[0])  # near the data, so that the difference of squares below does not cancel
 
         def leaf(index: int) -> Partial:
@@ -220,14 +202,3 @@ class CpuOperations:
         with np.errstate(over="ignore", invalid="ignore"):  # infinite features: the caller looks for them
             mean = first_moment / total
             return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
-
-
-def fused_block(d: int) -> int:
-    """Rows of X that a fused kernel holds as floats; a multiple of its 4 rows at a time."""
-    return max(8, min(256, CACHE_FLOATS // max(d, 1) // 4 * 4))
-
-
-def _source(X: Array) -> tuple[int, int, int, int, Any]:
-    """X as the fused kernels take it: address, two strides and item size in bytes, a scalar that carries the type."""
-    bits = {np.dtype(np.float16): np.uint16, BFLOAT16: np.int16}.get(X.dtype, X.dtype.type)  # Numba lacks both
-    return X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, bits(0)

@@ -1,0 +1,534 @@
+"""Register tiles: the innermost loops, written as LLVM vector operations by Numba intrinsics.
+
+A compiler that is handed plain loops does not find this blocking: they came out 2 to 4 times slower. LLVM lowers the
+same operations to AVX-512, AVX2 or NEON; only the tiles' shape follows the processor, as Numba sees it (NUMBA_CPU_NAME
+and NUMBA_CPU_FEATURES are respected).
+
+Layouts. A *block* is BLOCK rows. Features come in *slabs* of S = 2 vectors: slab s holds features [s S - lead,
+(s + 1) S - lead), where `lead` < S puts the slabs' starts on vector boundaries of the user's memory. W and dW are
+packed as (slabs, q, S), zero where a slab reaches beyond the features: both are streams without gaps. Scores are
+(q, BLOCK), rows side by side: the row loss works on as many of them at once as a vector holds.
+
+    score_tiles      acc[i, j] (a vector)  +=  x_i W_j             over some slabs
+    row_sums         z[j, i]                =  b_j + sum acc[i, j]
+    loss_rows        z[:, i]               <-  s_i * gradient of the loss of row i; losses, correct, db added up
+    gradient_tiles   dW[:, j]              +=  sum_i z[j, i] x_i    over some slabs
+
+All pointers are addresses (int64): arrays that are read-only, mapped or sliced share one compilation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+SIZES = {types.float32: 4, types.float64: 8, types.uint8: 1, types.uint16: 2, types.int16: 2}
+
+BLOCK = 16  # rows that are visited while they are in the second-level cache
+SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The vectors that Numba compiles for.
+
+    Attributes
+    ----------
+    name : str
+        Of the instruction set.
+    vector : int
+        Bytes of a vector.
+    registers : int
+        How many vectors the processor holds.
+    halves : bool
+        It converts float16 by itself.
+    """
+
+    name: str
+    vector: int
+    registers: int
+    halves: bool
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile at most."""
+        return 10 if self.registers == 32 else 5
+
+    def rows(self, columns: int) -> int:
+        """Rows of a score tile: accumulators, a vector of each row and one of the weights fit the registers."""
+        return 4 if 4 * columns + 5 <= self.registers else 2
+
+
+def _machine() -> Machine:
+    triple, _, listed = cpu_target.target_context.codegen().magic_tuple()
+    features = set(listed.split(","))
+    if triple.startswith(("aarch64", "arm64")):
+        return Machine("NEON", 16, 32, True)
+    halves = "+f16c" in features
+    if {"+avx512f", "+avx512bw", "+avx512vl"} <= features:
+        return Machine("AVX-512", 64, 32, halves)
+    if {"+avx2", "+fma"} <= features:
+        return Machine("AVX2", 32, 16, halves)
+    return Machine("128-bit vectors", 16, 16, halves)
+
+
+MACHINE = _machine()
+SLAB_BYTES = 2 * MACHINE.vector  # of a slab in the type of computation
+
+
+class V:
+    """A vector, number or mask with operators: the builder's calls, so that formulas read as formulas."""
+
+    def __init__(self, b: Any, value: Any) -> None:
+        self.b, self.value = b, value
+
+    def _other(self, other: Any) -> Any:
+        return other.value if isinstance(other, V) else _constant(self.value.type, other)
+
+    def _call(self, name: str, *operands: Any) -> V:
+        kind = self.value.type
+        suffix = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
+        suffix += "f32" if _element(kind) == ir.FloatType() else "f64"
+        function = ir.FunctionType(kind, [kind] * (1 + len(operands)))
+        found = cgutils.get_or_insert_function(self.b.module, function, f"llvm.{name}.{suffix}")
+        return V(self.b, self.b.call(found, [self.value, *map(self._other, operands)]))
+
+    def __add__(self, other: Any) -> V:
+        return V(self.b, self.b.fadd(self.value, self._other(other)))
+
+    def __sub__(self, other: Any) -> V:
+        return V(self.b, self.b.fsub(self.value, self._other(other)))
+
+    def __mul__(self, other: Any) -> V:
+        return V(self.b, self.b.fmul(self.value, self._other(other)))
+
+    def __truediv__(self, other: Any) -> V:
+        return V(self.b, self.b.fdiv(self.value, self._other(other)))
+
+    def __neg__(self) -> V:
+        return V(self.b, self.b.fneg(self.value))
+
+    def __gt__(self, other: Any) -> V:
+        return V(self.b, self.b.fcmp_ordered(">", self.value, self._other(other)))
+
+    def __lt__(self, other: Any) -> V:
+        return V(self.b, self.b.fcmp_ordered("<", self.value, self._other(other)))
+
+    def same(self, other: Any) -> V:
+        """A mask of equal numbers; a NaN equals nothing."""
+        return V(self.b, self.b.fcmp_ordered("==", self.value, self._other(other)))
+
+    def fma(self, factor: Any, addend: Any) -> V:
+        """self * factor + addend, rounded once."""
+        return self._call("fma", factor, addend)
+
+    def floor(self) -> V:
+        """The next integer below."""
+        return self._call("floor")
+
+    def where(self, mask: V, other: Any) -> V:
+        """self where the mask holds, else other."""
+        return V(self.b, self.b.select(mask.value, self.value, self._other(other)))
+
+
+def _element(kind: Any) -> Any:
+    return kind.element if isinstance(kind, ir.VectorType) else kind
+
+
+def _like(kind: Any, element: Any) -> Any:
+    """A vector as long as `kind`, or a scalar as it is, of another element type."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def _constant(kind: Any, x: Any) -> Any:
+    """The number x, in every element."""
+    return ir.Constant(kind, [x] * kind.count if isinstance(kind, ir.VectorType) else x)
+
+
+def exponential(x: V) -> V:
+    """exp(x) for x <= 0 or NaN. float32: within 1 ulp, 0 below -87.3, NaN kept; float64: the C library's."""
+    b, kind = x.b, x.value.type
+    if _element(kind) != ir.FloatType():
+        return x._call("exp")
+    whole = _like(kind, I32)
+    k = (x * 1.44269504 + 0.5).floor()
+    k = k.where(k > -126.0, -126.0)
+    r = k.fma(-0.693359375, x)  # ln 2 in two parts: in one it is off by 33 ulp at -87
+    r = k.fma(2.12194440e-4, r)
+    p = V(b, _constant(kind, 1.9875691500e-4))  # minimax on [-ln 2 / 2, ln 2 / 2], Cephes' coefficients
+    for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = p.fma(r, coefficient)
+    p = (p * r).fma(r, r) + 1.0
+    exponent = b.add(b.fptosi(k.value, whole), _constant(whole, 127))
+    scaled = p * V(b, b.bitcast(b.shl(exponent, _constant(whole, 23)), kind))
+    return V(b, _constant(kind, 0.0)).where(x < -87.3, scaled)
+
+
+def logarithm(x: V) -> V:
+    """log(x) for x >= 1, infinity or NaN, which come out as they are. float32: within 1 ulp (Cephes' logf)."""
+    b, kind = x.b, x.value.type
+    if _element(kind) != ir.FloatType():
+        return x._call("log")
+    whole = _like(kind, I32)
+    # x = (1 + f) 2^e with 1 + f in [sqrt(1/2), sqrt(2))
+    shifted = b.sub(b.bitcast(x.value, whole), _constant(whole, 0x3F3504F3))
+    e = V(b, b.sitofp(b.ashr(shifted, _constant(whole, 23)), kind))
+    fraction = b.add(b.and_(shifted, _constant(whole, 0x007FFFFF)), _constant(whole, 0x3F3504F3))
+    f = V(b, b.bitcast(fraction, kind)) - 1.0
+    p = V(b, _constant(kind, 7.0376836292e-2))
+    for coefficient in (
+        -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
+        -2.4999993993e-1, 3.3333331174e-1,
+    ):  # fmt: skip
+        p = p.fma(f, coefficient)
+    square = f * f
+    y = e.fma(-2.12194440e-4, p * f * square)
+    y = square.fma(-0.5, y)
+    return e.fma(0.693359375, f + y).where(x < float("inf"), x)
+
+
+def logarithm_1p(x: V) -> V:
+    """log(1 + x) for x >= 0 with the relative error of x, which is tiny for a confident row."""
+    u = x + 1.0
+    return logarithm(u) + (x - (u - 1.0)) / u
+
+
+def _splat(b: Any, x: Any, kind: Any) -> Any:
+    """The scalar value x in every element of a vector."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    lanes = _constant(ir.VectorType(I32, kind.count), 0)
+    return b.shuffle_vector(b.insert_element(undefined, x, I32(0)), undefined, lanes)
+
+
+def _load(b: Any, address: Any, kind: Any, align: int) -> Any:
+    loaded = b.load(b.inttoptr(address, kind.as_pointer()))
+    loaded.align = align
+    return loaded
+
+
+def _store(b: Any, value: Any, address: Any, align: int) -> None:
+    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
+
+
+def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
+    """A vector of features at `address`, of the type of `marker` (its bits), in the type of computation."""
+    lanes = MACHINE.vector // SIZES[computed]
+    vector = ir.VectorType(FLOATS[computed], lanes)
+    if marker == computed:
+        return _load(b, address, vector, SIZES[marker])
+    if marker == types.uint8:
+        return b.uitofp(_load(b, address, ir.VectorType(I8, lanes), 1), vector)
+    raw = _load(b, address, ir.VectorType(I16, lanes), 2)
+    if marker == types.uint16 and MACHINE.halves:  # float16
+        return b.fpext(b.bitcast(raw, ir.VectorType(ir.HalfType(), lanes)), vector)
+    wide = ir.VectorType(I32, lanes)
+    bits = b.zext(raw, wide)
+    if marker == types.int16:  # bfloat16
+        return b.bitcast(b.shl(bits, _constant(wide, 16)), vector)
+    # float16 without the instruction: exponent and mantissa moved, then times 2^112, right for subnormals too
+    magnitude = b.shl(b.and_(bits, _constant(wide, 0x7FFF)), _constant(wide, 13))
+    special = b.icmp_signed(">=", magnitude, _constant(wide, 0x7C00 << 13))
+    infinite = b.bitcast(b.or_(magnitude, _constant(wide, 0x7F800000)), vector)
+    finite = b.fmul(b.bitcast(magnitude, vector), ir.Constant(vector, [2.0**112] * lanes))
+    sign = b.shl(b.and_(bits, _constant(wide, 0x8000)), _constant(wide, 16))
+    return b.bitcast(b.or_(b.bitcast(b.select(special, infinite, finite), wide), sign), vector)
+
+
+def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
+    return V(b, x).fma(V(b, y), V(b, z)).value
+
+
+def _for_each_count(b: Any, count: Any, emit: Any) -> None:
+    """`emit(1)`, `emit(2)`, ... behind a switch over the number of columns of a tile."""
+    end = b.append_basic_block("end")
+    switch = b.switch(count, end)
+    for n in range(1, MACHINE.columns + 1):
+        case = b.append_basic_block(f"columns{n}")
+        switch.add_case(I64(n), case)
+        b.position_at_end(case)
+        emit(n)
+        b.branch(end)
+    b.position_at_end(end)
+
+
+def _loop(b: Any, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
+    """body(index, carried values) -> new values, for index from start (below stop) in steps; -> the last values."""
+    before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
+    b.branch(loop)
+    b.position_at_end(loop)
+    index = b.phi(I64)
+    phis = [b.phi(value.type) for value in carried]
+    new = body(index, list(phis))
+    following = b.add(index, I64(step))
+    b.cbranch(b.icmp_signed("<", following, stop), loop, after)
+    for phi, first, nxt in zip([index, *phis], [start, *carried], [following, *new], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(nxt, b.block)
+    b.position_at_end(after)
+    return new
+
+
+def _start(b: Any, fresh: Any, addresses: list[Any], vector: Any) -> list[Any]:
+    """The vectors at some addresses, or zeros where `fresh` is not 0."""
+    read, after, before = b.append_basic_block("read"), b.append_basic_block("started"), b.block
+    b.cbranch(b.icmp_signed("!=", fresh, I64(0)), after, read)
+    b.position_at_end(read)
+    loaded = [_load(b, address, vector, MACHINE.vector) for address in addresses]
+    b.branch(after)
+    b.position_at_end(after)
+    started = []
+    for value in loaded:
+        phi = b.phi(vector)
+        phi.add_incoming(value, read)
+        phi.add_incoming(ir.Constant(vector, [0.0] * vector.count), before)
+        started.append(phi)
+    return started
+
+
+@intrinsic
+def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, marker, computed):
+    """acc[i, j] (+)= x_i W_j over n_slabs >= 1 slabs, for the BLOCK rows of `table` and `count` columns.
+
+    table: addresses of rows; offset: bytes from there to the first slab; W: address of the first slab's first column in
+    the packed (slabs, q, S); acc: vectors (BLOCK, count).
+    """
+    lanes, size, item = MACHINE.vector // SIZES[computed], SIZES[computed], SIZES[marker]
+
+    def emit(context, b, signature, args):
+        table, offset, W, acc, n_slabs, q, count, fresh = args[:8]
+        vector = ir.VectorType(FLOATS[computed], lanes)
+        column = 2 * lanes * size  # bytes of a slab's column
+
+        def tile(n: int) -> None:
+            rows = MACHINE.rows(n)
+
+            def group(i: Any, _: list[Any]) -> list[Any]:
+                at = b.add(table, b.mul(i, I64(8)))
+                x = [b.add(_load(b, b.add(at, I64(8 * r)), I64, 8), offset) for r in range(rows)]
+                first = b.add(acc, b.mul(i, I64(n * MACHINE.vector)))
+                places = [b.add(first, I64((r * n + j) * MACHINE.vector)) for r in range(rows) for j in range(n)]
+
+                def slab(s: Any, sums: list[Any]) -> list[Any]:
+                    w = b.add(W, b.mul(s, b.mul(q, I64(column))))
+                    for t in range(2):
+                        at = b.add(b.mul(s, I64(2 * lanes * item)), I64(t * lanes * item))
+                        xs = [_features(b, b.add(x[r], at), marker, computed) for r in range(rows)]
+                        for j in range(n):
+                            wj = _load(b, b.add(w, I64(j * column + t * MACHINE.vector)), vector, MACHINE.vector)
+                            for r in range(rows):
+                                sums[r * n + j] = _fma(b, xs[r], wj, sums[r * n + j])
+                    return sums
+
+                sums = _loop(b, I64(0), n_slabs, 1, _start(b, fresh, places, vector), slab)
+                for place, value in zip(places, sums, strict=True):
+                    _store(b, value, place, MACHINE.vector)
+                return []
+
+            _loop(b, I64(0), I64(BLOCK), rows, [], group)
+
+        _for_each_count(b, count, tile)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8, marker, computed), emit
+
+
+@intrinsic
+def row_sums(typing, acc, stride, bias, z, computed):
+    """z[i] = bias + the sum of the vector at acc + i stride, for i < BLOCK: a transposition that adds."""
+    lanes, size = MACHINE.vector // SIZES[computed], SIZES[computed]
+
+    def emit(context, b, signature, args):
+        acc, stride, bias, z = args[:4]
+        vector = ir.VectorType(FLOATS[computed], lanes)
+        every = _splat(b, bias, vector)
+        for part in range(0, BLOCK, lanes):
+            vectors = [
+                _load(b, b.add(acc, b.mul(stride, I64(i))), vector, MACHINE.vector) for i in range(part, part + lanes)
+            ]
+            width = 1
+            while len(vectors) > 1:  # each vector's runs of `width` neighbours belong to one row each
+                runs = range(0, lanes, 2 * width)
+                order = [h + k for base in runs for h in (0, lanes) for k in range(base, base + width)]
+                left = ir.Constant(ir.VectorType(I32, lanes), order)
+                right = ir.Constant(ir.VectorType(I32, lanes), [k + width for k in order])
+                vectors = [
+                    b.fadd(b.shuffle_vector(u, v, left), b.shuffle_vector(u, v, right))
+                    for u, v in zip(vectors[::2], vectors[1::2], strict=True)
+                ]
+                width *= 2
+            _store(b, b.fadd(vectors[0], every), b.add(z, I64(part * size)), size)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, computed, types.int64, computed), emit
+
+
+@intrinsic
+def gradient_tiles(typing, table, offset, z, dW, n_rows, n_slabs, q, count, fresh, ahead, marker, computed):
+    """dW[:, j] (+)= sum_i z[j, i] x_i over n_slabs slabs, for n_rows >= 1 rows of `table` and `count` columns.
+
+    table, offset: as in score_tiles; z: the first column's scores; dW: address of the first slab's first column.
+    ahead: bytes from a row's address in the table to that of the row to be prefetched, or 0.
+    """
+    lanes, size, item = MACHINE.vector // SIZES[computed], SIZES[computed], SIZES[marker]
+
+    def emit(context, b, signature, args):
+        table, offset, z, dW, n_rows, n_slabs, q, count, fresh, ahead = args[:10]
+        vector = ir.VectorType(FLOATS[computed], lanes)
+        column, slab_bytes = 2 * lanes * size, 2 * lanes * item
+        prefetch = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32]), "llvm.prefetch.p0"
+        )
+
+        def tile(n: int) -> None:
+            def slab(s: Any, _: list[Any]) -> list[Any]:
+                out = b.add(dW, b.mul(s, b.mul(q, I64(column))))
+                places = [b.add(out, I64(j * column + t * MACHINE.vector)) for j in range(n) for t in range(2)]
+                here = b.add(offset, b.mul(s, I64(slab_bytes)))
+
+                def row(i: Any, sums: list[Any]) -> list[Any]:
+                    entry = b.add(table, b.mul(i, I64(8)))
+                    x = b.add(_load(b, entry, I64, 8), here)
+                    later = b.add(_load(b, b.add(entry, ahead), I64, 8), here)
+                    for line in range(max(1, slab_bytes // 64)):
+                        at = b.inttoptr(b.add(later, I64(64 * line)), I8.as_pointer())
+                        b.call(prefetch, [at, I32(0), I32(2), I32(1)])
+                    xs = [_features(b, b.add(x, I64(t * lanes * item)), marker, computed) for t in range(2)]
+                    weights = b.add(z, b.mul(i, I64(size)))
+                    for j in range(n):
+                        weight = _load(b, b.add(weights, I64(j * BLOCK * size)), FLOATS[computed], size)
+                        every = _splat(b, weight, vector)
+                        for t in range(2):
+                            sums[2 * j + t] = _fma(b, xs[t], every, sums[2 * j + t])
+                    return sums
+
+                sums = _loop(b, I64(0), n_rows, 1, _start(b, fresh, places, vector), row)
+                for place, value in zip(places, sums, strict=True):
+                    _store(b, value, place, MACHINE.vector)
+                return []
+
+            _loop(b, I64(0), n_slabs, 1, [], slab)
+
+        _for_each_count(b, count, tile)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10, marker, computed), emit
+
+
+@intrinsic
+def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
+    """Scores z (c, BLOCK) of one model to s_i * gradient of the loss of row i, in place; see reference.row_loss_loops.
+
+    labels (BLOCK,) int32 and weights s (BLOCK,); losses, correct (BLOCK,) float64 and db (c, BLOCK) are added to, row
+    by row: s_i loss_i, s_i where the first largest score is the label's, s_i g_i.
+    """
+    lanes, size = MACHINE.vector // SIZES[computed], SIZES[computed]
+
+    def emit(context, b, signature, args):
+        z, labels, s, c, loss, losses, correct, db = args[:8]
+        element = FLOATS[computed]
+        vector, whole = ir.VectorType(element, lanes), ir.VectorType(I32, lanes)
+        zero, lowest = V(b, _constant(vector, 0.0)), V(b, _constant(vector, float("-inf")))
+
+        def place(base: Any, j: Any, part: int) -> Any:
+            return b.add(base, b.add(b.mul(j, I64(BLOCK * size)), I64(part * size)))
+
+        def each_column(part: int, carried: list[V], body: Any) -> list[V]:
+            """body(scores, is it the label's?, where they are, carried) for each column."""
+            label = _load(b, b.add(labels, I64(4 * part)), whole, 4)
+
+            def column(j: Any, values: list[Any]) -> list[Any]:
+                target = V(b, b.icmp_signed("==", _splat(b, b.trunc(j, I32), whole), label))
+                at = place(z, j, part)
+                scores = V(b, _load(b, at, vector, size))
+                return [v.value for v in body(scores, target, at, j, [V(b, value) for value in values])]
+
+            return [V(b, value) for value in _loop(b, I64(0), c, 1, [v.value for v in carried], column)]
+
+        def finish(part: int, value: V, right: V, weight: V) -> None:
+            for at, x in ((losses, value * weight), (correct, right)):
+                for half in range(0, lanes, 8):  # 8 doubles at a time at most
+                    n = min(8, lanes)
+                    picked = ir.Constant(ir.VectorType(I32, n), list(range(half, half + n)))
+                    piece = b.shuffle_vector(x.value, ir.Constant(vector, ir.Undefined), picked)
+                    wide = ir.VectorType(ir.DoubleType(), n)
+                    piece = piece if size == 8 else b.fpext(piece, wide)
+                    place = b.add(at, I64(8 * (part + half)))
+                    _store(b, b.fadd(_load(b, place, wide, 8), piece), place, 8)
+
+        def store(gradient: V, at: Any, j: Any, part: int) -> None:
+            _store(b, gradient.value, at, size)
+            sums = place(db, j, part)
+            _store(b, b.fadd(_load(b, sums, vector, size), gradient.value), sums, size)
+
+        def rows(part: int, kind: int) -> None:
+            weight = V(b, _load(b, b.add(s, I64(part * size)), vector, size))
+
+            def look(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
+                top, z_t, first = carried  # first: 1 where the first of the largest scores is the label's
+                above = x > top
+                return [x.where(above, top), x.where(target, z_t), (zero + 1.0).where(target, 0.0).where(above, first)]
+
+            top, z_t, first = each_column(part, [lowest, lowest, zero], look)
+            right = weight * first
+            if kind == SOFTMAX:
+
+                def power(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
+                    others, e_t = carried
+                    e = exponential(x - top)
+                    _store(b, e.value, at, size)
+                    return [others + zero.where(target, e), e.where(target, e_t)]
+
+                others, e_t = each_column(part, [zero, zero], power)
+                total = others + e_t
+                factor = weight / total
+                # z_t - top is 0, or NaN where both are infinite
+                value = (logarithm_1p(others) + (z_t - top)).where(z_t.same(top), (top - z_t) + logarithm(total))
+
+                def gradient(e: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
+                    store((-(others * factor)).where(target, e * factor), at, j, part)
+                    return []
+
+                each_column(part, [], gradient)
+            else:
+
+                def margins(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
+                    loss, slope = carried
+                    margin = (x - z_t) + 1.0
+                    margin = zero.where(target, zero.where(margin < 0.0, margin))  # a NaN stays
+                    if kind == SQUARED_HINGE:
+                        loss, g = margin.fma(margin, loss), margin + margin
+                    else:
+                        loss, g = loss + margin, (zero + 1.0).where(margin > 0.0, margin)
+                    _store(b, g.value, at, size)
+                    return [loss, slope + g]
+
+                value, slope = each_column(part, [zero, zero], margins)
+
+                def gradient(g: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
+                    store((-slope).where(target, g) * weight, at, j, part)
+                    return []
+
+                each_column(part, [], gradient)
+            finish(part, value, right, weight)
+
+        end = b.append_basic_block("end")
+        switch = b.switch(loss, end)
+        for kind in (SOFTMAX, HINGE, SQUARED_HINGE):
+            case = b.append_basic_block(f"loss{kind}")
+            switch.add_case(I64(kind), case)
+            b.position_at_end(case)
+            for part in range(0, BLOCK, lanes):
+                rows(part, kind)
+            b.branch(end)
+        b.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8, computed), emit

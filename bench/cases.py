@@ -92,7 +92,7 @@ class Prepared:
     Attributes
     ----------
     call : callable
-        Does `units` units of work, on the first `rows` rows (None: on all), and waits for the result.
+        Visits the first `rows` rows (None: all) once, in one unit of work or an epoch of steps; waits for the result.
     read : callable
         A result in the layout of `truth.py`.
     note : str
@@ -105,14 +105,13 @@ class Prepared:
     read: Callable[[Any], tuple[Any, ...]]
     note: str = ""
     rows: int | None = None
-    units: int = 1
     gpu: bool = False
 
 
 def make(case: Case) -> Problem:
     """Data with outliers, so that a kernel that is wrong about large scores cannot pass.
 
-    Scores are of size 1, and of size 100 in one row of a thousand, where exp overflows without the row's maximum.
+    Scores are of size 1, and some 100 in one row of a thousand, where exp overflows without the row's maximum.
     """
     rng = np.random.default_rng(0)
     n, d, K, c = case.n, case.d, case.K, case.c
@@ -120,7 +119,8 @@ def make(case: Case) -> Problem:
     if case.dtype == "uint8":
         W *= 1 / (128 * np.sqrt(d))
         X = rng.integers(0, 256, (n, d), dtype=np.uint8)
-        X[::1000] = 255 * (W[:, 0, 0] > 0)  # as large a score of the first class as pixels can give
+        X[:, 0], W[0, :, 0] = 0, 0.5  # a pixel that is white in the outliers alone, where the first class scores 127
+        X[::1000, 0] = 255
     else:
         W *= 1 / np.sqrt(d)
         X = np.empty((n, d), case.dtype)

@@ -16,6 +16,7 @@ import numpy as np
 
 from bench import frameworks, peers
 from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
+from bench.truth import Answer
 from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, reference, resolve
 from gpusoftmax.array import Backend
 from gpusoftmax.batches import BatchPlan
@@ -78,9 +79,10 @@ def _our_gradient(problem: Problem, backend: Backend) -> Prepared:
             backend.synchronize()
             return result
 
-    return Prepared(
-        call, lambda result: tuple(map(backend.to_numpy, (result.value, result.dW, result.db))), gpu=bool(backend.gpu)
-    )
+    def read(result: Any) -> Answer:
+        return tuple(map(backend.to_numpy, (result.value, result.dW, result.db)))
+
+    return Prepared(call, read, gpu=backend.gpu is not None)
 
 
 def _our_steps(problem: Problem, backend: Backend) -> Prepared:
@@ -101,7 +103,10 @@ def _our_steps(problem: Problem, backend: Backend) -> Prepared:
             backend.synchronize()
             return state
 
-    return Prepared(call, lambda state: tuple(map(backend.to_numpy, (state.W, state.b))), units=plan.steps_per_epoch)
+    def read(state: Any) -> Answer:
+        return tuple(map(backend.to_numpy, (state.W, state.b)))
+
+    return Prepared(call, read, gpu=backend.gpu is not None)
 
 
 def _our_predictions(problem: Problem, backend: Backend) -> Prepared:
@@ -112,7 +117,7 @@ def _our_predictions(problem: Problem, backend: Backend) -> Prepared:
     model.classes_, model.n_features_in_ = np.arange(problem.case.c), problem.case.d
     model.coef_, model.intercept_ = np.ascontiguousarray(problem.W[:, 0].T), problem.b[0]
     X = backend.asarray(problem.X)
-    return Prepared(lambda: model.predict(X), lambda result: (backend.to_numpy(result),))
+    return Prepared(lambda: model.predict(X), lambda result: (backend.to_numpy(result),), gpu=backend.gpu is not None)
 
 
 def _reference(problem: Problem) -> Prepared:

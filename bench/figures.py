@@ -232,7 +232,8 @@ def _scaling(found: Found) -> dict[str, dict[str, list[tuple[int, float]]]]:
         if result["case"].startswith("scaling-") and "milliseconds" in result:
             group = " ".join([AXES[parts[0]], *parts[2:]])
             lines = groups.setdefault(group, {})
-            lines.setdefault(result["contender"], []).append((int(parts[1]), result["rows_per_second"]))
+            size = found["cases"][result["case"]]["n"] if parts[0] == "n" else int(parts[1])  # --quick has fewer rows
+            lines.setdefault(result["contender"], []).append((size, result["rows_per_second"]))
     return groups
 
 

@@ -104,7 +104,7 @@ def _torch(problem: Problem, device: str, compiled: bool) -> Prepared:
             wait()
             return W, b
 
-        return Prepared(epoch, read, units=plan.steps_per_epoch, **options)
+        return Prepared(epoch, read, **options)
 
     def call() -> Any:
         torch.set_num_threads(threads)
@@ -190,7 +190,6 @@ def jax_jit(problem: Problem) -> Prepared:
             epoch,
             lambda r: (np.asarray(r[0]).T, np.asarray(r[1])),
             conversion_note(problem),
-            units=plan.steps_per_epoch,
             gpu=gpu,
         )
     if case.work == "predict":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,9 +33,14 @@ AVX2_LIMITS = {
 def avx2_environment(environment: dict[str, str]) -> dict[str, str]:
     """The environment in which everybody keeps to AVX2: ourselves, NumPy and its BLAS, PyTorch and JAX."""
     limited = {name: value for name, value in environment.items() if name not in HALVING} | AVX2_LIMITS
-    if "XLA_FLAGS" in environment and AVX2_LIMITS["XLA_FLAGS"] not in environment["XLA_FLAGS"]:
-        limited["XLA_FLAGS"] = f"{environment['XLA_FLAGS']} {AVX2_LIMITS['XLA_FLAGS']}"
-    return limited | {"NPY_DISABLE_CPU_FEATURES": " ".join(_numpy_beyond_avx2())}
+    others = [flag for flag in environment.get("XLA_FLAGS", "").split() if flag != AVX2_LIMITS["XLA_FLAGS"]]
+    limited["XLA_FLAGS"] = " ".join([*others, AVX2_LIMITS["XLA_FLAGS"]])
+    # PyTorch takes code that it compiled for AVX-512 from its cache whatever the limit, and with wrong results
+    cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_avx2"
+    return limited | {
+        "NPY_DISABLE_CPU_FEATURES": " ".join(_numpy_beyond_avx2()),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+    }
 
 
 def _numpy_beyond_avx2() -> list[str]:

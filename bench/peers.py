@@ -91,7 +91,7 @@ def _by_hand(problem: Problem, xp: Any, wait: Callable[[], Any], to_numpy: Calla
                 wait()
             return W, b
 
-        return Prepared(epoch, lambda r: tuple(map(to_numpy, r)), conversion_note(problem), units=plan.steps_per_epoch)
+        return Prepared(epoch, lambda r: tuple(map(to_numpy, r)), conversion_note(problem))
 
     def predict() -> Any:
         return ((X @ W + b).reshape(n, K, c).argmax(axis=2),)

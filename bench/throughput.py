@@ -15,6 +15,7 @@ import csv
 import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -263,6 +264,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds has to be at least 1")
+    if options.avx2 and platform.machine().lower() not in ("x86_64", "amd64"):
+        parser.error(f"--avx2 is for x86 processors; this one is {platform.machine()}")
     try:
         options.cases = [case.quick() if options.quick else case for case in cases.choose(options.case)]
         options.contenders = contenders.choose(options.contender)

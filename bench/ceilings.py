@@ -36,7 +36,7 @@ def measure(available: int, quick: bool = False) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(0)
     left, right = rng.random((2, side, side), dtype=np.float32)
     product = np.empty_like(left)
-    found = {}
+    found: dict[str, float] = {}
     for threads, suffix in ((1, "_1"), (available, "")):
         sources, targets = np.array_split(source, threads), np.array_split(target, threads)
         with ThreadPoolExecutor(threads) as pool, threadpool_limits(1, "blas"):
@@ -82,7 +82,11 @@ def _gpu(rounds: int) -> dict[str, float]:
         square = xp.ones((8192, 8192), np.float32)
 
         def timed(work: Callable[[], Any]) -> float:
-            return _best(lambda: (work(), backend.synchronize()), rounds)
+            def waited_for() -> None:
+                work()
+                backend.synchronize()
+
+            return _best(waited_for, rounds)
 
         found = {
             "read": source.nbytes / timed(lambda: xp.dot(source, source)),

@@ -16,7 +16,7 @@ import numpy as np
 from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
 from bench.peers import conversion_note, rows_of
 from bench.truth import Answer
-from gpusoftmax.array import available_threads
+from gpusoftmax.array import default_threads
 from gpusoftmax.batches import BatchPlan
 
 # ---- PyTorch
@@ -56,7 +56,7 @@ def _torch(problem: Problem, device: str, compiled: bool) -> Prepared:
     # (K c, d), as nn.Linear has it: with (d, K c) the gradient takes four times as long where classes are few
     W = torch.from_numpy(problem.W.reshape(d, K * c).T.copy()).to(device)
     b = torch.from_numpy(problem.b.reshape(K * c).copy()).to(device)
-    threads = case.threads or available_threads()
+    threads = case.threads or default_threads()
 
     def losses_of(X: Any, y: Any, W: Any, b: Any) -> Any:
         Z = torch.nn.functional.linear(X, W, b)
@@ -153,7 +153,7 @@ def jax_jit(problem: Problem) -> Prepared:
 
     case = problem.case
     n, d, K, c = case.n, case.d, case.K, case.c
-    if case.threads not in (None, available_threads()):
+    if case.threads not in (None, default_threads()):
         raise NotForThisError("its threads are fixed when it starts")
     X, y = jnp.asarray(problem.X, jnp.float32), jnp.asarray(problem.y.astype(np.int32))
     # (K c, d): with (d, K c) the gradient takes four times as long where classes are few

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
 from bench.truth import Answer
-from gpusoftmax.array import available_threads
+from gpusoftmax.array import default_threads
 from gpusoftmax.batches import BatchPlan
 
 CONVERTED = "X as float32, converted outside the clock"
@@ -145,7 +145,7 @@ def sklearn(problem: Problem) -> Prepared:
     stacked = [np.vstack([problem.W[:, k], problem.b[k]]).T for k in range(case.K)]
     coefficients = [np.asfortranarray(array) for array in stacked]  # (c, d + 1), as its solvers hold them
     # its solvers pass 1; for few scores that is faster, since BLAS's idle threads are in the way of its others
-    threads = (case.threads or available_threads()) if case.n * case.c > MANY_SCORES else 1
+    threads = (case.threads or default_threads()) if case.n * case.c > MANY_SCORES else 1
 
     def call() -> Any:
         with limit():

@@ -28,11 +28,11 @@ from bench import cases, ceilings, contenders, machine, memory
 from bench.cases import Case, NotForThisError, Prepared, Problem
 from bench.contenders import Contender
 from bench.truth import Truth, truth
-from gpusoftmax.array import available_threads
+from gpusoftmax.array import default_threads
 
 EXAMPLES = """examples:
   python -m bench.throughput --list
-  python -m bench.throughput --quick --case cifar --out /tmp/look
+  python -m bench.throughput --quick --case cifar --out look
   python -m bench.throughput --case 'scaling-threads*' --contender numba --contender torch
   python -m bench.throughput --avx2 --out bench/results --label avx2      what a laptop's vectors would do
   python -m bench.compare before.json after.json
@@ -186,7 +186,7 @@ def in_words(case: Case) -> str:
     size = f"{case.n} x {case.d} x {case.c} {case.dtype}"
     models = f", {case.K} models" if case.K > 1 else ""
     work = {"gradient": "value and gradient", "predict": "predict", "step": f"a step of {case.batch} rows"}[case.work]
-    threads = f", {case.threads} threads" if case.threads else ""
+    threads = f", {case.threads} thread{'s' * (case.threads > 1)}" if case.threads else ""
     return f"{case.name}: {work}, {size}{models}{threads}"
 
 
@@ -302,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, reason in absent.items():
         print(f"absent: {name}: {reason}", file=sys.stderr)
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    limits = ceilings.measure(available_threads(), options.quick)
+    limits = ceilings.measure(default_threads(), options.quick)
     found: Result = {
         "format": 1,
         "machine": machine.facts(),
@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join([in_words(case), HEADER, *map(row, results)]), end="\n\n", flush=True)
         write(found, options.out, stem)  # after each case: an interrupted run keeps what it has
     # a ceiling that somebody else's work had lowered would have flattered everybody
-    found["ceilings"] = ceilings.higher(limits, ceilings.measure(available_threads(), options.quick))
+    found["ceilings"] = ceilings.higher(limits, ceilings.measure(default_threads(), options.quick))
     by_name = {case.name: case for case in options.cases}
     found["results"] = [with_share(r, by_name[r["case"]], found["ceilings"]) for r in found["results"]]
     write(found, options.out, stem)

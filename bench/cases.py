@@ -1,0 +1,188 @@
+"""What is measured: the cases by name, what each moves and computes, and its data.
+
+A case counts what the problem itself needs, whoever solves it:
+
+    work       unit that is timed                       flops              bytes
+    gradient   one value and gradient over all rows     4 n d K c          X once
+    step       one minibatch step of B rows             4 B d K c          the B rows once
+    predict    the arg max of the scores of all rows    2 n d K c          X once
+
+X in the type in which it is given. W, the gradient and the labels are left out: they are small beside X in all cases
+but the wide ones, which arithmetic bounds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+QUICK_ELEMENTS = 3_000_000  # features of a case under --quick
+MOMENTUM = 0.9  # of minibatch steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """n rows of d features in dtype, c classes, K models; `threads` None means all of the machine."""
+
+    name: str
+    n: int
+    d: int
+    c: int
+    dtype: str = "float32"
+    K: int = 1
+    work: str = "gradient"
+    batch: int = 0
+    threads: int | None = None
+    memory: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the unit that is timed."""
+        return min(self.batch, self.n) if self.work == "step" else self.n
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a unit."""
+        return (2.0 if self.work == "predict" else 4.0) * self.rows * self.d * self.K * self.c
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of X that a unit has to read."""
+        return float(self.rows * self.d * np.dtype(self.dtype).itemsize)
+
+    def quick(self) -> Case:
+        """The same with few rows, for trying things out."""
+        return replace(self, n=max(min(self.n, 64), min(self.n, QUICK_ELEMENTS // self.d)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case's data: X (n, d), y (n,) int64, W (d, K, c) and b (K, c) float32, l2 (K,); rate is of minibatch steps."""
+
+    case: Case
+    X: Array
+    y: Array
+    W: Array
+    b: Array
+    l2: Array
+    rate: float
+
+    def first(self, rows: int) -> Problem:
+        """The first rows alone."""
+        n = min(rows, self.case.n)
+        return replace(self, case=replace(self.case, n=n), X=self.X[:n], y=self.y[:n])
+
+
+class NotForThisError(Exception):
+    """A contender cannot do a case; the text says why."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender ready for a case.
+
+    Attributes
+    ----------
+    call : callable
+        Visits the first `rows` rows (None: all) once, in one unit of work or an epoch of steps; waits for the result.
+    read : callable
+        A result in the layout of `truth.py`.
+    note : str
+        What a reader of its time has to know.
+    gpu : bool
+        Where it computes, and so which ceilings it has.
+    """
+
+    call: Callable[[], Any]
+    read: Callable[[Any], tuple[Any, ...]]
+    note: str = ""
+    rows: int | None = None
+    gpu: bool = False
+
+
+def make(case: Case) -> Problem:
+    """Data with outliers, so that a kernel that is wrong about large scores cannot pass.
+
+    Scores are of size 1, and some 100 in one row of a thousand, where exp overflows without the row's maximum.
+    """
+    rng = np.random.default_rng(0)
+    n, d, K, c = case.n, case.d, case.K, case.c
+    W = rng.standard_normal((d, K, c), dtype=np.float32)
+    if case.dtype == "uint8":
+        W *= 1 / (128 * np.sqrt(d))
+        X = rng.integers(0, 256, (n, d), dtype=np.uint8)
+        X[:, 0], W[0, :, 0] = 0, 0.5  # a pixel that is white in the outliers alone, where the first class scores 127
+        X[::1000, 0] = 255
+    else:
+        W *= 1 / np.sqrt(d)
+        X = np.empty((n, d), case.dtype)
+        for start in range(0, n, 1 << 14):  # by blocks: float32 numbers for all of a float16 X would double the memory
+            X[start : start + (1 << 14)] = rng.standard_normal((min(1 << 14, n - start), d), dtype=np.float32)
+        X[::1000] *= np.asarray(100, case.dtype)
+    y = rng.integers(0, c, n)
+    # a quarter of 1 / (mean squared norm of a row): far from diverging, and far from standing still
+    sample = X[: 1 << 12].astype(np.float64)
+    rate = 0.25 / max(float(np.einsum("ip,ip->i", sample, sample).mean()), 1.0)
+    b = (0.1 * rng.standard_normal((K, c))).astype(np.float32)
+    return Problem(case, X, y, W, b, 1e-3 * np.arange(1.0, K + 1), rate)
+
+
+def thread_counts(available: int) -> list[int]:
+    """1, 2, 4, ... and all."""
+    powers = [1 << i for i in range(available.bit_length()) if 1 << i < available]
+    return [*powers, available]
+
+
+def all_cases(available: int | None = None) -> list[Case]:
+    """Every case, in the order in which they run; thread counts follow the machine's processors."""
+    available = available or os.cpu_count() or 1
+    cifar = {"n": 49000, "d": 3072, "c": 10}
+    cases = [
+        Case("cifar-f32", **cifar),
+        Case("cifar-u8", **cifar, dtype="uint8"),
+        Case("cifar-f16", **cifar, dtype="float16"),
+        Case("digits", 1797, 64, 10),
+        Case("mnist", 60000, 784, 10),
+        Case("probe", 100_000, 768, 1000, memory=True),
+        Case("wide", 20_000, 512, 5000, memory=True),
+        Case("tall", 2_000_000, 32, 5),
+        *(Case(f"models-{K}", **cifar, dtype="uint8", K=K) for K in (1, 4, 16)),
+        *(Case(f"minibatch-{batch}", **cifar, work="step", batch=batch) for batch in (200, 4096)),
+        Case("predict-cifar", **cifar, work="predict"),
+        Case("predict-cifar-u8", **cifar, dtype="uint8", work="predict"),
+        Case("predict-probe", 100_000, 768, 1000, work="predict"),
+        *(Case(f"scaling-n-{n}", n, 512, 10) for n in (200, 2000, 20_000, 200_000)),
+        *(Case(f"scaling-d-{d}", 20_000, d, 10) for d in (32, 500, 2048, 8192)),
+        *(Case(f"scaling-c-{c}", 20_000, 512, c) for c in (2, 10, 64, 65, 100, 1000)),
+        *(Case(f"scaling-models-{K}", 20_000, 512, 10, K=K) for K in (1, 2, 4, 8, 16, 64)),
+    ]
+    for threads in thread_counts(available):
+        cases.append(Case(f"scaling-threads-{threads}-cifar", **cifar, threads=threads))
+        cases.append(Case(f"scaling-threads-{threads}-probe", 100_000, 768, 1000, threads=threads))
+    return cases
+
+
+def choose(patterns: list[str] | None) -> list[Case]:
+    """Cases whose name starts with one of the patterns or matches it (`*`); all of them without patterns.
+
+    Raises
+    ------
+    ValueError
+        A pattern fits no case.
+    """
+    cases = all_cases()
+    if not patterns:
+        return cases
+    fits = {p: [case for case in cases if case.name.startswith(p) or fnmatch(case.name, p)] for p in patterns}
+    if unknown := [pattern for pattern, found in fits.items() if not found]:
+        raise ValueError(f"--case {unknown[0]!r} fits no case; `--list` names them")
+    chosen = {case.name for found in fits.values() for case in found}
+    return [case for case in cases if case.name in chosen]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.cpu.ops import CpuOperations
+from gpusoftmax.cpu.packed import Descent
 from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
 from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
@@ -60,6 +61,25 @@ class Operations(Protocol):
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
         """Scores Z (m, K, c) to s_ik g_ik in place; returns losses (K,) and correct (K,) as linear_gradient does."""
+
+    def sgd_steps(
+        self,
+        X: Any,
+        labels: Any,
+        W: Any,
+        b: Any,
+        weights: Any,
+        loss: int,
+        velocity: Any,
+        batches: Any,
+        descent: Descent,
+    ) -> tuple[Any, Any] | None:
+        """Steps of SGD in one call, where they are so short that a call for each would count; else None, and no step.
+
+        W, b and velocity (a pair like them, or None) are updated in place, once for each of the batches (row indices,
+        or None: all rows). Returns totals (3, K), the values, losses and accuracies of
+        `Objective.value_and_gradient`, each times the batch's rows, and the values (K,) of the first step.
+        """
 
     def column_moments(self, X: Any, weights: Any) -> tuple[Any, Any]:
         """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None."""

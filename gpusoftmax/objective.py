@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.array import Backend, gpu_of, resolve_for
+from gpusoftmax.cpu.packed import Descent
 from gpusoftmax.dtypes import computation_dtype, from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.reference import LOSSES
@@ -139,6 +140,28 @@ class Objective:
             db += l2 * b
         loss = losses * share
         return Evaluation(loss + self.penalty(W, b), loss, correct * share, dW, db)
+
+    def sgd_steps(
+        self, W: Array, b: Array, velocity: Any, batches: list[Any], sums: Array, rates: Array, momentum: Array,
+        nesterov: bool,
+    ) -> Any:  # fmt: skip
+        """Steps of SGD in one call, if the back end has that for this shape; see `array.Operations.sgd_steps`."""
+        features = self.features
+        descent = Descent(
+            features.shift,
+            features.scale,
+            self.penalty_factors,
+            self.l2,
+            sums,
+            rates,
+            momentum,
+            nesterov,
+            self.fit_intercept,
+            self.penalize_intercept,
+        )
+        return self.backend.ops.sgd_steps(
+            features.X, self.labels, W, b, self.weights, self.loss, velocity, batches, descent
+        )
 
     def losses(self, W: Array, b: Array) -> tuple[Array, Array]:
         """Mean loss (K,), without penalty, and accuracy (K,), weighted by s."""

@@ -112,8 +112,9 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         bad = t < 0 || t >= c;
         if (bad) t = 0;
     }
-    // read by all before anybody stores: a barrier stands in between
+    // read by all before anybody stores: a block's reductions hold a barrier, a warp's order no memory
     const real_t z_t = t >= 0 ? row.biased(widen(first[t]), t) : (real_t)NEGATIVE_INFINITY;
+    if (GROUP <= 32) __syncwarp();
     real_t held[HELD][WIDTH];
 
     real_t top = (real_t)NEGATIVE_INFINITY, others = 0;
@@ -183,7 +184,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         value = z_t == top ? logarithm_1p(others) + (z_t - top) : (top - z_t) + logarithm(total);
         factor = weight / total;
         of_target = -others * factor;
-        if (BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;  // the top itself is 1
+        if (MODE != GRADIENT && BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;
     } else {
         real_t loss = 0, slope = 0;
         for (int i = 0; i < n_slots; i++) {
@@ -202,7 +203,6 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         of_target = -slope * weight;
     }
 
-    if (GROUP <= 32) __syncwarp();  // a reduction in a warp orders no memory; in a block it holds a barrier
     if (!present) return;
     if (row.lane == 0) {
         if (row_losses != nullptr) row_losses[r] = bad ? (real_t)NOT_A_NUMBER : value;

@@ -170,6 +170,9 @@ class ScriptedObjective:
     def weight_sums(self) -> Array:
         return np.full(self.n_models, 12.0)
 
+    def sgd_steps(self, *arguments: Any) -> None:
+        """It has no steps in one call."""
+
     def value_and_gradient(self, W: Array, b: Array, rows: Array | None, sums: Array) -> Evaluation:
         epoch, batch = divmod(self.calls, self.plan.steps_per_epoch)
         self.calls += 1

@@ -94,6 +94,16 @@ def _overload_feature(raw):
     return lambda raw: raw
 
 
+@intrinsic
+def _as(typing, number, like):
+    """A float64 as the type of `like`."""
+
+    def emit(context, builder, signature, args):
+        return context.cast(builder, args[0], types.float64, like)
+
+    return like(types.float64, like), emit
+
+
 @register_jitable
 def _aligned(n_bytes):
     return (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
@@ -365,6 +375,101 @@ def score_rows(
         for i in range(m):
             for j in range(q):
                 results[i, j] = scores[j, i]
+
+
+@register_jitable
+def _fold(W, b, shift, scale, W_folded, b_folded):
+    """W' = W / scale and b' = b - shift W': the weights of the features as they are; packed, `scale` inverted.
+
+    In float64: for pixels around 120 the two terms of b' are far larger than their difference.
+    """
+    n_slabs, q, width = W.shape
+    for j in range(q):
+        moved = 0.0
+        for slab in range(n_slabs):
+            w, out, of, by = W[slab, j], W_folded[slab, j], shift[slab], scale[slab]
+            for t in range(width):
+                out[t] = w[t] * by[t]
+                moved += of[t] * np.float64(out[t])
+        b_folded[j] = b[j] - moved
+
+
+@register_jitable
+def _descend(W, G, velocity, j, shift, scale, factors, db, share, l2, rate, momentum, nesterov):
+    """One step of column j, in place; -> the sum of factors W^2 before it. velocity (0 slabs): none."""
+    n_slabs, _, width = W.shape
+    has_velocity = len(velocity) > 0
+    norm = 0.0
+    for slab in range(n_slabs):
+        w, g, of, by, r = W[slab, j], G[slab, j], shift[slab], scale[slab], factors[slab]
+        if has_velocity:
+            v = velocity[slab, j]
+            for t in range(width):
+                penalised = r[t] * w[t]
+                norm += np.float64(penalised) * np.float64(w[t])
+                gradient = (g[t] * share - _as(of[t], db) * db) * by[t] + l2 * penalised
+                v[t] = momentum * v[t] + gradient
+                w[t] -= rate * (gradient + momentum * v[t] if nesterov else v[t])
+        else:
+            for t in range(width):
+                penalised = r[t] * w[t]
+                norm += np.float64(penalised) * np.float64(w[t])
+                w[t] -= rate * ((g[t] * share - _as(of[t], db) * db) * by[t] + l2 * penalised)
+    return norm
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def sgd_steps(
+    address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
+    starts, n, sums, l2, rates, momentum, nesterov, fit_intercept, penalize_intercept,
+    W, b, velocity, velocity_b, shift, scale, factors, W_folded, b_folded, scratch, partial,
+    totals, first_values, marker, computed,
+):  # fmt: skip
+    """Steps of SGD, one after another, each on rows that fit a leaf; see solvers.SGD, which says what a step is.
+
+    Step i visits the rows [starts[i], starts[i + 1]) of `rows`; all rows where that is 0. Weights, velocity, the
+    features' shift (float64), inverse scale and the penalty's factors are packed. velocity (0 slabs): no momentum.
+    rates (steps, K); momentum, l2, sums of weights (K). totals (3, K): values, losses and accuracies of the steps,
+    times their rows, are added up. first_values (K): of the first step.
+    """
+    c = q // K
+    parts = partial_parts(q, K, size, n_slabs)
+    losses = carray(_pointer(partial, np.float64(0)), (K,))
+    correct = carray(_pointer(partial + parts[1], np.float64(0)), (K,))
+    db = carray(_pointer(partial + parts[2], computed), (q,))
+    G = carray(_pointer(partial + parts[3], computed), (n_slabs, q, 2 * VECTOR // size))
+    has_velocity = len(velocity) > 0
+    for step in range(len(rates)):
+        start, stop = starts[step], starts[step + 1]
+        _fold(W, b, shift, scale, W_folded, b_folded)
+        _leaf(
+            address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights,
+            last_row, start, stop, W_folded.ctypes.data, b_folded.ctypes.data, scratch, partial, True, marker, computed,
+        )  # fmt: skip
+        for k in range(K):
+            share = n / ((stop - start) * sums[k])
+            rate, strength, inertia = rates[step, k], l2[k], momentum[k]
+            norm = 0.0
+            for j in range(k * c, (k + 1) * c):
+                slope = db[j] * share
+                norm += _descend(
+                    W, G, velocity, j, shift, scale, factors, _as(slope, computed), _as(share, computed),
+                    _as(strength, computed), rate, inertia, nesterov,
+                )  # fmt: skip
+                if penalize_intercept:
+                    norm += b[j] * b[j]
+                    slope += strength * b[j]
+                if fit_intercept:
+                    if has_velocity:
+                        velocity_b[j] = inertia * velocity_b[j] + slope
+                        slope = slope + inertia * velocity_b[j] if nesterov else velocity_b[j]
+                    b[j] -= rate * slope
+            value = losses[k] * share + 0.5 * strength * norm
+            if step == 0:
+                first_values[k] = value
+            totals[0, k] += (stop - start) * value
+            totals[1, k] += (stop - start) * losses[k] * share
+            totals[2, k] += (stop - start) * correct[k] * share
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)

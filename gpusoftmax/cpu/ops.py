@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.packed import scorer, visit
+from gpusoftmax.cpu.packed import Descent, scorer, sgd_steps, visit
 from gpusoftmax.cpu.pool import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
 
@@ -98,6 +98,24 @@ class CpuOperations:
         with single_threaded_blas():
             losses, correct, dW, db = sum_over_leaves(leaf, -(-n // step), self.n_threads)
         return losses, correct, dW, db
+
+    def sgd_steps(
+        self,
+        X: Array,
+        labels: Array,
+        W: Array,
+        b: Array,
+        weights: Array | None,
+        loss: int,
+        velocity: tuple[Array, Array] | None,
+        batches: list[Array | None],
+        descent: Descent,
+    ) -> tuple[Array, Array] | None:
+        d, K, c = W.shape
+        longest = max(len(X) if batch is None else len(batch) for batch in batches)
+        if not self._tiled(K * c) or longest > leaf_rows(d, K * c):
+            return None
+        return sgd_steps(self.kernels, X, labels, W, b, weights, loss, velocity, batches, descent)
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize

@@ -197,3 +197,86 @@ def scorer(kernels: ModuleType, X: Array, W: Array, b: Array) -> Callable[[slice
         buffers.give(scratch)
 
     return score
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What steps of SGD need to know beside X, labels, weights and loss; see `solvers.SGD`.
+
+    Attributes
+    ----------
+    shift, scale : ndarray of float64, (d,), or None
+        Of the features.
+    factors : ndarray of float64, (d,), or None
+        Of the penalty.
+    l2, sums : ndarray of float64, (K,)
+        Penalties, and sums of all rows' weights.
+    rates : ndarray, (steps, K)
+    momentum : ndarray, (K,)
+    nesterov, fit_intercept, penalize_intercept : bool
+    """
+
+    shift: Array | None
+    scale: Array | None
+    factors: Array | None
+    l2: Array
+    sums: Array
+    rates: Array
+    momentum: Array
+    nesterov: bool
+    fit_intercept: bool
+    penalize_intercept: bool
+
+
+def sgd_steps(
+    kernels: ModuleType,
+    X: Array,
+    labels: Array,
+    W: Array,
+    b: Array,
+    weights: Array | None,
+    loss: int,
+    velocity: tuple[Array, Array] | None,
+    batches: list[Array | None],
+    descent: Descent,
+) -> tuple[Array, Array]:
+    """One step for each batch, each no longer than a leaf; W, b and velocity are updated in place.
+
+    -> totals (3, K): values, losses and accuracies, each times the batch's rows; and the first step's values (K,).
+    """
+    d, K, c = W.shape
+    q, size, n = K * c, W.itemsize, len(X)
+    width = 2 * kernels.VECTOR // size
+    view = View.of(X, width)
+
+    def vector(x: Array | None, neutral: float, dtype: Any = W.dtype) -> Array:  # one number a feature
+        column = np.full(d, neutral) if x is None else x
+        return view.pack(column.astype(dtype)[:, None], width)[:, 0]
+
+    inverse = None if descent.scale is None else 1 / descent.scale
+    packed = view.pack(W.reshape(d, q), width)
+    bias = np.ascontiguousarray(b.reshape(q))
+    moving = view.pack(velocity[0].reshape(d, q), width) if velocity else np.empty((0, q, width), W.dtype)
+    moving_bias = np.ascontiguousarray(velocity[1].reshape(q)) if velocity else np.empty(0, W.dtype)
+    rows: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]
+    lengths = [n if batch is None else len(batch) for batch in batches]
+    starts = np.cumsum([0, *lengths])
+    totals, first = np.zeros((3, K)), np.zeros(K)
+    scratch = view.scratch(kernels, q, K, size)
+    sums = buffers.take(kernels.partial_parts(q, K, size, view.n_slabs)[-1])
+    folded = aligned(packed.nbytes).view(W.dtype).reshape(packed.shape)
+    addresses = [0 if x is None else x.ctypes.data for x in (rows, labels, weights)]
+    kernels.sgd_steps(
+        *view.arguments, q, K, size, loss, *addresses, int(starts[-1]), starts, n, descent.sums, descent.l2,
+        descent.rates, descent.momentum, descent.nesterov, descent.fit_intercept, descent.penalize_intercept,
+        packed, bias, moving, moving_bias, vector(descent.shift, 0.0, np.float64), vector(inverse, 1.0),
+        vector(descent.factors, 1.0), folded, np.empty_like(bias), scratch.ctypes.data, sums.ctypes.data, totals, first,
+        view.marker, W.dtype.type(0),
+    )  # fmt: skip
+    buffers.give(scratch)
+    buffers.give(sums)
+    W[...], b[...] = view.unpack(packed).reshape(W.shape), bias.reshape(b.shape)
+    if velocity:
+        velocity[0][...] = view.unpack(moving).reshape(W.shape)
+        velocity[1][...] = moving_bias.reshape(b.shape)
+    return totals, first

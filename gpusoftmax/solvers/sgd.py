@@ -141,17 +141,39 @@ class SGD:
             state.batches = (epoch, _on_device(self.plan.epoch(epoch), objective))
         backend, K = objective.backend, objective.n_models
         factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
-        rates = backend.asarray((factors[:, None] * state.base_rate).astype(state.W.dtype)[:, :, None])
-        momentum = backend.asarray(np.broadcast_to(np.asarray(self.momentum, state.W.dtype), (K,))[:, None].copy())
-        totals = backend.xp.zeros((3, K))
-        state.rows = 0
-        for rate, rows in zip(rates, state.batches[1][first:stop], strict=True):
+        rates = (factors[:, None] * state.base_rate).astype(state.W.dtype)
+        momentum = np.broadcast_to(np.asarray(self.momentum, state.W.dtype), (K,)).copy()
+        batches = state.batches[1][first:stop]
+        visited = [objective.features.n if rows is None else len(rows) for rows in batches]
+        result = objective.sgd_steps(
+            state.W, state.b, state.velocity, batches, state.weight_sums, rates, momentum, self.nesterov
+        )
+        if result is None:
+            result = self._steps(objective, state, batches, backend.asarray(rates), backend.asarray(momentum))
+        totals, first_values = result
+        if state.step == 0:
+            state.start = backend.to_numpy(first_values)
+        state.step, state.rows = state.step + len(batches), sum(visited)
+        sums = backend.to_numpy(totals)  # the only wait for the device
+        state.value, state.loss, state.accuracy = sums / state.rows
+        state.learning_rate = state.base_rate * factors[-1]
+        if self.schedule == "adaptive":
+            self._adapt(state, sums[0])
+        state.passes = state.step / per_epoch
+        state.done = state.step >= self.steps
+        return state
+
+    def _steps(
+        self, objective: Objective, state: SGDState, batches: list[Any], rates: Any, momentum: Any
+    ) -> tuple[Any, Any]:
+        """As `array.Operations.sgd_steps`, one by one; nothing is waited for."""
+        xp, momentum = objective.backend.xp, momentum[:, None]
+        totals, first_values = xp.zeros((3, objective.n_models)), None
+        for rate, rows in zip(rates, batches, strict=True):
             result = objective.value_and_gradient(state.W, state.b, rows, state.weight_sums)
-            if state.step == 0:
-                state.start = backend.to_numpy(result.value)
+            first_values = result.value if first_values is None else first_values
             visited = objective.features.n if rows is None else len(rows)
-            totals += visited * backend.xp.stack([result.value, result.loss, result.accuracy])
-            state.rows += visited
+            totals += visited * xp.stack([result.value, result.loss, result.accuracy])
             velocities = state.velocity or (result.dW, result.db)
             for parameter, gradient, velocity in zip(
                 (state.W, state.b), (result.dW, result.db), velocities, strict=True
@@ -162,16 +184,8 @@ class SGD:
                     direction = gradient + momentum * velocity if self.nesterov else velocity
                 else:
                     direction = gradient
-                parameter -= rate * direction
-            state.step += 1
-        sums = backend.to_numpy(totals)  # the only wait for the device
-        state.value, state.loss, state.accuracy = sums / state.rows
-        state.learning_rate = state.base_rate * factors[-1]
-        if self.schedule == "adaptive":
-            self._adapt(state, sums[0])
-        state.passes = state.step / per_epoch
-        state.done = state.step >= self.steps
-        return state
+                parameter -= rate[:, None] * direction
+        return totals, first_values
 
     def _adapt(self, state: SGDState, total: Array) -> None:
         """Shorten the steps of models that make no progress; called after each stretch with its sum of values.

@@ -203,7 +203,7 @@ MUTANTS = [
     Mutant("squared hinge's factor 2 lost for the target", ROW_LOSS, "(margin > 0 ? (real_t)1 : margin) : 2 * margin;", "(margin > 0 ? (real_t)1 : margin) : margin;", "legal_scores and lanes-squared_hinge"),
     Mutant("target's gradient without its weight", ROW_LOSS, "of_target = -slope * weight;", "of_target = -slope;", HINGES),
     Mutant("the last of equal scores is the best", ROW_LOSS, "place = smaller(place, (unsigned)(row.column(i) + e));", "place = (unsigned)(row.column(i) + e);", "equal_scores and lanes"),
-    Mutant("NaN has a best column", ROW_LOSS, "if (BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;", "", "without_a_largest"),
+    Mutant("NaN has a best column", ROW_LOSS, "if (MODE != GRADIENT && BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;", "", "without_a_largest"),
     Mutant("each thread's best is the row's", ROW_LOSS, "if (mine != top) place = NOWHERE;", "", "equal_scores and online"),
     Mutant("the last of equal scores is the best online", ROW_LOSS, "if (BEST && held[0][e] > above)", "if (BEST && held[0][e] >= above)", "equal_scores and online"),
     Mutant("a bad label is not reported", ROW_LOSS, "if (bad) atomicMin(bad_row, (unsigned long long)r);", "", BAD),

@@ -32,8 +32,16 @@ def gpu() -> Iterator[None]:
 
 
 @pytest.fixture(params=BACKENDS)
+def cpu_backend(request: pytest.FixtureRequest) -> Backend:
+    """Every back end of the CPU, in turn: for what only they have, as leaves and threads."""
+    return resolve(request.param, n_threads=2)
+
+
+@pytest.fixture(params=[*BACKENDS, "cuda"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Every back end of the CPU, in turn."""
+    """Every back end, in turn."""
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")
     return resolve(request.param, n_threads=2)
 
 

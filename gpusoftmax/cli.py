@@ -265,7 +265,7 @@ def main() -> None:
     logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
     try:
         app()
-    except (ValueError, TypeError, OSError, BackendUnavailableError, DivergenceError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, BackendUnavailableError, DivergenceError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

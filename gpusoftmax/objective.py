@@ -24,6 +24,7 @@ from gpusoftmax.validation import (
     check_class_indices,
     check_coefficients,
     check_flag,
+    check_index_array,
     check_loss,
     check_per_model,
     check_sample_weight,
@@ -315,13 +316,15 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
             raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
         dtype = computation_dtype(scores.dtype)
         gradient = device.xp.array(scores, dtype=dtype, order="C")
+        if gpu_of(sample_weight) is not None:
+            sample_weight = device.to_numpy(sample_weight)
         weights = check_sample_weight(sample_weight, n, 1, dtype)
-        # on a GPU the kernel itself reports a bad label
-        targets = (
-            device.asarray(labels).astype(np.int32)
-            if on_device
-            else check_class_indices(labels, n, c, "labels", "logits")
-        )
+        if on_device:
+            targets = device.asarray(labels)
+            check_index_array(targets, n, c, "labels", "logits")
+            targets = targets.astype(np.int32)  # the kernel itself reports one that is no class
+        else:
+            targets = check_class_indices(labels, n, c, "labels", "logits")
         s = None if weights is None else device.asarray(weights)
         losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES.index("softmax"))
         total = float(n) if weights is None else float(weights.sum(dtype=np.float64))

@@ -189,11 +189,7 @@ def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
 def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X") -> Array:
     """Labels (n,) as int32 class indices in [0, c)."""
     array = np.asarray(y)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
-    check_same_length(name, array, n, other)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
+    check_index_array(array, n, c, name, other)
     wrong = (array < 0) | (array >= c)
     if wrong.any():
         row = int(wrong.argmax())
@@ -201,6 +197,15 @@ def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X
             f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}"
         )
     return np.array(array, dtype=np.int32)  # a copy: for a read-only array kernels would compile anew
+
+
+def check_index_array(array: Any, n: int, c: int, name: str = "y", other: str = "X") -> None:
+    """Integers, one per row of X. Of an array on a GPU that is all that can be seen without waiting."""
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
+    check_same_length(name, array, n, other)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
 
 
 def encode_labels(y: Any, n: int) -> tuple[Array, Array]:

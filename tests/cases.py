@@ -7,7 +7,7 @@ well determined (confident rows, exact data) and wide only where it is not (huge
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gpusoftmax import reference
 from gpusoftmax.array import Backend
 from gpusoftmax.features import DenseFeatures
-from gpusoftmax.objective import Objective
+from gpusoftmax.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
 
 Array = npt.NDArray[Any]
@@ -225,6 +225,34 @@ def sha256(*arrays: Array) -> str:
     return digest.hexdigest()
 
 
+class HostedOperations:
+    """Operations of a back end for tests that hold NumPy arrays: arguments go to its device, and results come back."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        backend, operation = self._backend, getattr(self._backend.ops, name)
+
+        def call(*arguments: Any) -> Any:
+            with backend.active():
+                # unlike asarray, array keeps Fortran's order
+                moved = [backend.xp.array(x) if isinstance(x, np.ndarray) else x for x in arguments]
+                results = operation(*moved)
+                if name == "row_loss":  # in place
+                    arguments[0][...] = backend.to_numpy(moved[0])
+                if isinstance(results, tuple):
+                    return tuple(map(backend.to_numpy, results))
+                return backend.to_numpy(results)
+
+        return call
+
+
+def hosted(backend: Backend) -> Backend:
+    """The back end, with operations that take and return NumPy arrays."""
+    return backend if backend.gpu is None else replace(backend, ops=HostedOperations(backend))
+
+
 def objective_of(
     X: Array,
     labels: Array,
@@ -239,22 +267,44 @@ def objective_of(
     scale: Array | None = None,
     **flags: bool,
 ) -> Objective:
-    """An Objective as the estimators build it."""
+    """An Objective as the estimators build it, on the back end's device."""
+    X, y, s, penalties, shift, scale = (
+        None if array is None else backend.asarray(array)
+        for array in (
+            X, labels.astype(np.int32), weights, np.broadcast_to(np.asarray(l2, np.float64), (K,)).copy(), shift, scale
+        )
+    )  # fmt: skip
     return Objective(
         DenseFeatures(X, backend, shift, scale),
-        labels.astype(np.int32),
+        y,
         int(labels.max()) + 1 if c is None else c,
-        weights,
-        np.broadcast_to(np.asarray(l2, np.float64), (K,)).copy(),
+        s,
+        penalties,
         LOSSES.index(loss),
         **flags,
     )
 
 
 def zeros_for(objective: Objective) -> tuple[Array, Array]:
-    """W (d, K, c) and b (K, c) of zeros in the type of computation."""
+    """W (d, K, c) and b (K, c) of zeros in the type of computation, on the objective's device."""
     K, c, features = objective.n_models, objective.n_classes, objective.features
-    return np.zeros((features.d, K, c), features.dtype), np.zeros((K, c), features.dtype)
+    asarray = objective.backend.asarray
+    return asarray(np.zeros((features.d, K, c), features.dtype)), asarray(np.zeros((K, c), features.dtype))
+
+
+def evaluated(objective: Objective, W: Any, b: Any, rows: Any = None) -> Evaluation:
+    """value_and_gradient of NumPy arrays or the device's own, as NumPy arrays."""
+    backend = objective.backend
+    rows = None if rows is None else backend.asarray(rows)
+    return on_host(objective.value_and_gradient(backend.asarray(W), backend.asarray(b), rows), backend)
+
+
+def on_host(record: Any, backend: Backend) -> Any:
+    """A dataclass with its arrays as NumPy's."""
+    if backend.gpu is None:
+        return record
+    arrays = {name: x for name, x in vars(record).items() if isinstance(x, backend.xp.ndarray)}
+    return replace(record, **{name: backend.to_numpy(x) for name, x in arrays.items()})
 
 
 def blobs(seed: int, *, n: int = 120, d: int = 5, c: int = 3, apart: float = 2.0) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.cuda.probe import probe
+from gpusoftmax.cuda.probe import Probe, probe
 from tests.emulation import build, standin
 
 BACKENDS = ["cpu", "numpy"] if find_spec("numba") else ["numpy"]
@@ -32,9 +32,26 @@ def gpu() -> Iterator[None]:
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Every back end of the CPU, in turn."""
+def cpu_backend(request: pytest.FixtureRequest) -> Backend:
+    """Every back end of the CPU, in turn: for what only they have, as leaves and threads."""
     return resolve(request.param, n_threads=2)
+
+
+@pytest.fixture(params=[*BACKENDS, "cuda"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every back end, in turn."""
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")
+    return resolve(request.param, n_threads=2)
+
+
+@pytest.fixture(params=["CPU", "GPU"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What backend="auto" takes: each kind of device, in turn."""
+    if request.param == "GPU":
+        request.getfixturevalue("gpu")
+    else:
+        monkeypatch.setattr("gpusoftmax.array.probe", lambda index: Probe(False, "this test is of the CPU"))
 
 
 @pytest.fixture

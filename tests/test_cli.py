@@ -22,6 +22,8 @@ from gpusoftmax.progress import Lines
 COMMANDS = ["train", "evaluate", "info", "gradcheck"]
 SPLITS = ["train_accuracy", "validation_accuracy", "test_accuracy"]
 
+on_each_device = pytest.mark.usefixtures("device")  # on the CPU and on a GPU: "auto" takes it
+
 
 class Result(NamedTuple):
     """What a command left."""
@@ -72,17 +74,20 @@ def documented_keys(command: str) -> set[str]:
 # train
 
 
+@on_each_device
 def test_train_reaches_95_percent_on_digits(run: Any) -> None:
     # 96.7% was measured; 95% is 5 of 300 rows less
     assert run("train", "digits", "--json").json["test_accuracy"] >= 0.95
 
 
+@on_each_device
 def test_train_prints_what_it_puts_into_json(run: Any) -> None:
     measured = run("train", "digits", "--json").json
     words = "  ".join(f"{split} {measured[f'{split}_accuracy']:.2%}" for split in ("train", "validation", "test"))
     assert f"accuracy  {words}\n" in run("train", "digits").out
 
 
+@on_each_device
 @pytest.mark.parametrize(
     ("loss", "estimator"),
     [("softmax", "SoftmaxClassifier"), ("hinge", "LinearSVMClassifier"), ("squared_hinge", "LinearSVMClassifier")],
@@ -101,10 +106,12 @@ def test_train_says_what_data_and_device_it_uses(run: Any) -> None:
     ]
 
 
+@on_each_device
 def test_train_shows_progress_on_the_standard_error(run: Any) -> None:
     assert re.findall(r"pass (\d+) of 10 ", run("train", "digits").err) == ["1", "10"]
 
 
+@on_each_device
 def test_quiet_shows_no_progress(run: Any) -> None:
     assert run("train", "digits", "--quiet").err == ""
 
@@ -152,11 +159,13 @@ def test_results_do_not_depend_on_the_number_of_threads(run: Any) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@on_each_device
 def test_the_seed_decides(run: Any) -> None:
     losses = [run("train", "digits", "--json", "--seed", seed).json["loss"] for seed in (1, 1, 2)]
     assert (losses[0] == losses[1], losses[1] == losses[2]) == (True, False)
 
 
+@on_each_device
 def test_a_saved_model_evaluates_to_the_same_accuracies(tmp_path: Path, run: Any) -> None:
     path = tmp_path / "m.safetensors"
     trained = run("train", "digits", "--json", "--save", path).json
@@ -222,24 +231,28 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
     signal.signal(signal.SIGINT, before)
 
 
+@on_each_device
 @pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize("extra", [[], ["--recipe", "cs231n"]], ids=["", "recipe"])
 def test_ctrl_c_while_training_exits_with_130(extra: list[str], run: Any) -> None:
     assert run("train", "digits", *extra).code == 130
 
 
+@on_each_device
 @pytest.mark.usefixtures("interrupted")
 def test_ctrl_c_while_training_still_reports(run: Any) -> None:
     out = run("train", "digits").out
     assert re.search(r"after 1 passes in [\d.]+ s \(interrupted\)\naccuracy  train \d", out)
 
 
+@on_each_device
 @pytest.mark.usefixtures("interrupted")
 def test_ctrl_c_while_training_still_saves(tmp_path: Path, run: Any) -> None:
     run("train", "digits", "--save", tmp_path / "m.safetensors")
     assert load_model(tmp_path / "m.safetensors").stop_reason_ == "interrupted"
 
 
+@on_each_device
 @pytest.mark.usefixtures("interrupted")
 def test_ctrl_c_while_training_still_prints_json(run: Any) -> None:
     result = run("train", "digits", "--json").json
@@ -282,6 +295,67 @@ main()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert (process.returncode, "Traceback" in err, load_model(path).stop_reason_) == (130, False, "interrupted")
+
+
+# on a GPU
+
+
+@pytest.mark.usefixtures("gpu")
+def test_train_says_which_gpu_it_uses_and_why(run: Any) -> None:
+    gpu = resolve("cuda", 1)
+    line = run("train", "digits", "--threads", 1, "--backend", "cuda").out.splitlines()[1]
+    assert line == f"device  {gpu.device}, 1 threads (cuda:0: {gpu.reason})"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_json_of_a_training_on_a_gpu_names_it(run: Any) -> None:
+    assert run("train", "digits", "--epochs", 1, "--backend", "cuda", "--json").json["backend"] == "cuda:0"
+
+
+@pytest.mark.usefixtures("gpu", "interrupted")  # after a pass: it is long
+def test_a_recipe_trains_on_a_gpu(run: Any) -> None:
+    result = run("train", "digits", "--recipe", "cs231n", "--backend", "cuda", "--json").json
+    assert (result["backend"], result["recipe"], result["passes"] > 0) == ("cuda:0", "cs231n", True)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_evaluate_on_a_gpu_measures_what_the_cpu_does(model: Path, run: Any) -> None:
+    found, expected = (run("evaluate", model, "digits", "--backend", name, "--json").json for name in ("cuda", "cpu"))
+    assert found == expected
+
+
+@pytest.mark.usefixtures("gpu")
+def test_gradcheck_obeys_the_back_end(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpusoftmax.cuda.ops import CudaOperations
+
+    calls: list[Any] = []
+    gradient = CudaOperations.linear_gradient
+    monkeypatch.setattr(CudaOperations, "linear_gradient", lambda *arguments: calls.append(1) or gradient(*arguments))
+    run("gradcheck", "--backend", "cuda", "--checks", 3)
+    assert len(calls) == 1 + 2 * 3
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_without_enough_memory_is_an_error_in_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise MemoryError("the GPU's memory does not hold a pass")
+
+    monkeypatch.setattr("gpusoftmax.cuda.ops.CudaOperations.linear_gradient", full)
+    result = run("train", "digits", "--backend", "cuda", "--quiet")
+    assert (result.code, result.err) == (1, "error: the GPU's memory does not hold a pass\n")
+
+
+GPU_FAILURES = {
+    "learning rate too large": (["--backend", "cuda", "--learning-rate", "1e9"], "ran away .*ten times smaller"),
+    "no such device": (["--backend", "cuda:99"], "backend='cuda:99' cannot be had: there is no device 99"),
+}
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("options", "words"), GPU_FAILURES.values(), ids=GPU_FAILURES)
+def test_a_users_error_on_a_gpu_is_one_line(options: list[str], words: str, run: Any) -> None:
+    result = run("train", "digits", "--quiet", *options)
+    assert (result.code, bool(re.fullmatch(f"error: .*{words}.*\n", result.err))) == (1, True), result.err
 
 
 # what is refused, and how
@@ -391,6 +465,7 @@ def test_save_into_no_folder_fails_before_the_data_are_read(
     assert read == []
 
 
+@on_each_device
 def test_a_model_of_other_features_is_an_error(tmp_path: Path, run: Any) -> None:
     from gpusoftmax import SoftmaxClassifier, save_model
 
@@ -402,6 +477,7 @@ def test_a_model_of_other_features_is_an_error(tmp_path: Path, run: Any) -> None
 # gradcheck and info
 
 
+@on_each_device
 @pytest.mark.parametrize("l2", [0, 0.1])
 @pytest.mark.parametrize("loss", ["softmax", "hinge", "squared_hinge"])
 def test_gradcheck_finds_every_gradient_right(loss: str, l2: float, run: Any) -> None:
@@ -437,6 +513,7 @@ def test_gradcheck_documents_the_fields_of_its_records(run: Any) -> None:
     assert set(record) == set(listed[1].split(", "))
 
 
+@on_each_device
 def test_info_says_who_would_compute(run: Any) -> None:
     assert f"back end       {resolve().name} ({resolve().reason})\n" in run("info").out
 

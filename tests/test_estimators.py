@@ -32,6 +32,10 @@ from gpusoftmax import (
 from gpusoftmax.fitting import prepare, publish
 from gpusoftmax.trainer import TrainResult
 
+# every test runs on the CPU and on a GPU: "auto" takes it
+pytestmark = pytest.mark.usefixtures("device")
+cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is the CPU's own, and long trainings
+
 # Full batches at a constant rate are gradient descent with momentum 0.9: along curvature m the error falls by
 # exp(-10 m / L) a pass, at least. On the data below l2 / L is above 2e-3, so 1500 passes leave exp(-30) = 1e-13.
 CONVERGED = {"batch_size": "full", "schedule": "constant", "tol": 0.0, "max_iter": 1500}
@@ -88,6 +92,7 @@ def per_class(model: Any) -> tuple[Any, Any]:
 # the optimum
 
 
+@cpu_only
 @pytest.mark.parametrize(
     ("class_weight", "weighted"),
     [
@@ -114,6 +119,7 @@ def test_the_optimum_is_that_of_logistic_regression(
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
 
 
+@cpu_only
 @pytest.mark.parametrize("load", [load_iris, load_wine])
 @pytest.mark.parametrize("batch_size", ["auto", "full", 32])
 def test_a_fit_that_says_converged_is_near_the_optimum(load: Any, batch_size: Any) -> None:
@@ -143,6 +149,7 @@ SETTINGS = {
 }
 
 
+@cpu_only
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(("cls", "loss"), [(SoftmaxClassifier, "softmax"), (LinearSVMClassifier, "squared_hinge")])
@@ -273,6 +280,7 @@ def test_an_integer_weight_equals_repeated_rows_step_by_step(
     np.testing.assert_allclose(weighted.intercept_, repeated.intercept_, atol=1e-5)
 
 
+@cpu_only
 def test_an_integer_weight_equals_repeated_rows_at_the_optimum(
     small: tuple[Any, Any], rng: np.random.Generator
 ) -> None:
@@ -283,6 +291,7 @@ def test_an_integer_weight_equals_repeated_rows_at_the_optimum(
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
 
 
+@cpu_only
 def test_balanced_classes_count_weights_as_repeated_rows(small: tuple[Any, Any], rng: np.random.Generator) -> None:
     X, y = small
     times = rng.integers(1, 4, len(y)) + 3 * (y == 0)
@@ -325,6 +334,7 @@ def test_coef_belongs_to_raw_features(scaling: Any, classes: int, small: tuple[A
     np.testing.assert_allclose(model.decision_function(X), scores[:, 0] if classes == 2 else scores, atol=1e-11)
 
 
+@cpu_only
 def test_standard_scaling_equals_standardised_data(small: tuple[Any, Any]) -> None:
     X, y = 10 * small[0] + 100, small[1]
     folded = SoftmaxClassifier(scaling="standard", **CONVERGED).fit(X, y)
@@ -378,6 +388,7 @@ def test_features_may_be_mapped_from_a_file(tmp_path: Path, small: tuple[Any, An
     np.testing.assert_array_equal(model.coef_, SoftmaxClassifier(**SHORT).fit(*small).coef_)
 
 
+@cpu_only
 @pytest.mark.parametrize("batch_size", ["auto", "full"])
 def test_features_are_not_copied(batch_size: Any, rng: np.random.Generator) -> None:
     X = rng.integers(0, 256, (100_000, 256), dtype=np.uint8)
@@ -493,6 +504,7 @@ def test_log_probabilities_of_scores_of_ten_thousand_are_those_scores(
     np.testing.assert_allclose(model.predict_log_proba(X), expected, rtol=4 * np.finfo(dtype).eps)
 
 
+@cpu_only
 @pytest.mark.parametrize("method", ["predict_proba", "predict_log_proba"])
 def test_an_svm_has_no_probabilities(method: str) -> None:
     assert not hasattr(LinearSVMClassifier(), method)
@@ -611,19 +623,6 @@ def test_backend_says_who_computed_and_why(small: tuple[Any, Any]) -> None:
     assert model.backend_ == "numpy: asked for"
 
 
-def test_a_backend_object_may_be_passed(backend: Any, small: tuple[Any, Any]) -> None:
-    model = SoftmaxClassifier(backend=backend, **SHORT).fit(*small)
-    assert model.backend_ == f"{backend.name}: {backend.reason}"
-
-
-@pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
-def test_back_ends_agree(cls: Any, parameters: Any, backend: Any, small: tuple[Any, Any]) -> None:
-    settings = {"schedule": "constant", "learning_rate": 0.1, "max_iter": 20, "tol": 0.0, **parameters}
-    model = cls(backend=backend, **settings).fit(*small)
-    # 20 steps in float64, in another order of summation; a hinge's kink could only be met by accident
-    np.testing.assert_allclose(model.coef_, cls(backend="numpy", **settings).fit(*small).coef_, atol=1e-12)
-
-
 def test_max_iter_without_convergence_warns_of_it_by_name(small: tuple[Any, Any]) -> None:
     with pytest.warns(ConvergenceWarning, match=r"max_iter=3 passes: increase max_iter or tol, or set scaling"):
         SoftmaxClassifier(max_iter=3).fit(*small)
@@ -732,6 +731,7 @@ def several_leaves() -> tuple[Any, Any]:
     return X, X[:, 0] // 64
 
 
+@cpu_only
 @pytest.mark.parametrize("name", ["cpu", "numpy"])
 def test_the_number_of_threads_does_not_change_a_bit(name: str, several_leaves: tuple[Any, Any]) -> None:
     settings = {"backend": name, "scaling": "standard", "batch_size": "full", "schedule": "cosine", "max_iter": 2}
@@ -739,6 +739,7 @@ def test_the_number_of_threads_does_not_change_a_bit(name: str, several_leaves: 
     assert len({bits(model) for model in models}) == 1
 
 
+@cpu_only
 @pytest.mark.parametrize("name", ["cpu", "numpy"])
 def test_the_number_of_threads_does_not_change_a_prediction(name: str, several_leaves: tuple[Any, Any]) -> None:
     X, y = several_leaves
@@ -747,16 +748,19 @@ def test_the_number_of_threads_does_not_change_a_prediction(name: str, several_l
     assert len(set(scores)) == 1
 
 
+@cpu_only
 def test_the_environment_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
     assert resolve().n_threads == 3
 
 
+@cpu_only
 def test_n_threads_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
     assert resolve(n_threads=2).n_threads == 2
 
 
+@cpu_only
 def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, small: tuple[Any, Any]) -> None:
     used = []
 
@@ -781,6 +785,7 @@ EVERY_PARAMETER = {
 }  # fmt: skip
 
 
+@cpu_only
 @pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
 def test_parameters_come_back_as_they_were_passed(cls: Any) -> None:
     parameters = cls(**EVERY_PARAMETER).get_params()
@@ -897,5 +902,6 @@ def test_the_log_says_who_computes_and_why_it_ended(small: tuple[Any, Any], capl
     ]
 
 
+@cpu_only
 def test_the_two_estimators_take_the_same_parameters() -> None:
     assert list(SoftmaxClassifier().get_params()) == list(LinearSVMClassifier().get_params())

@@ -42,20 +42,20 @@ def test_right_gradients_pass(backend: Any, problem: tuple[Any, ...], options: s
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_right_gradients_of_several_models_pass(rng: np.random.Generator, loss: str) -> None:
+def test_right_gradients_of_several_models_pass(backend: Any, rng: np.random.Generator, loss: str) -> None:
     X, y = rng.standard_normal((12, D)), rng.integers(0, C, 12)
     W, b = rng.standard_normal((D, K, C)), rng.standard_normal((K, C))
-    records = gradient_check(X, y, W, b, n_checks=10**6, loss=loss, l2=[0.1, 0.2], backend="numpy")
+    records = gradient_check(X, y, W, b, n_checks=10**6, loss=loss, l2=[0.1, 0.2], backend=backend)
     assert {record.coordinate[0]: len(record.coordinate) for record in records} == {"W": 4, "b": 3}
     assert len({record.coordinate for record in records}) == len(records) == D * K * C + K * C
     assert max(record.relative_error for record in records) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
-def test_narrow_features_are_checked_in_float64(rng: np.random.Generator, dtype: str) -> None:
+def test_narrow_features_are_checked_in_float64(backend: Any, rng: np.random.Generator, dtype: str) -> None:
     X = rng.integers(0, 9, (12, D)).astype(dtype)
     W, b = rng.standard_normal((D, C)).astype(np.float32), np.zeros(C, np.float32)
-    records = gradient_check(X, rng.integers(0, C, 12), W, b, backend="numpy")
+    records = gradient_check(X, rng.integers(0, C, 12), W, b, backend=backend)
     assert max(record.relative_error for record in records) < 1e-6
 
 

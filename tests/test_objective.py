@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DETERMINISTIC, DTYPES, LAYOUTS, assert_within, objective_of, random_problem, sha256
+from cases import DETERMINISTIC, DTYPES, LAYOUTS, assert_within, evaluated, objective_of, random_problem, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import reference
-from gpusoftmax.array import Backend
+from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.objective import loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.reference import LOSSES
@@ -186,9 +186,9 @@ def test_the_gradient_of_a_minibatch_is_unbiased(backend: Backend, loss: str, c:
         problem.X, problem.labels, backend, c=c, K=2, loss=loss, l2=[0.1, 0.2], weights=problem.weights,
         shift=np.full(D, 0.5), scale=np.full(D, 2.0), penalize_intercept=True,
     )  # fmt: skip
-    whole = objective.value_and_gradient(problem.W, problem.b)
+    whole = evaluated(objective, problem.W, problem.b)
     batches = BatchPlan(50, 8).epoch(0)  # the last one is shorter
-    parts = [objective.value_and_gradient(problem.W, problem.b, rows) for rows in batches]
+    parts = [evaluated(objective, problem.W, problem.b, rows) for rows in batches]
     for name in ("value", "loss", "accuracy", "dW", "db"):
         mean = sum(len(rows) / 50 * getattr(part, name) for rows, part in zip(batches, parts, strict=True))
         assert_close(mean, getattr(whole, name), np.float32)
@@ -200,7 +200,7 @@ def test_an_evaluation_holds_the_loss_without_penalty_and_the_weighted_accuracy(
     objective = objective_of(
         problem.X, problem.labels, backend, c=3, K=2, loss=loss, l2=[3.0, 5.0], weights=problem.weights
     )
-    result = objective.value_and_gradient(problem.W, problem.b)
+    result = evaluated(objective, problem.W, problem.b)
     without, _, _ = reference.loss_and_gradient(
         problem.X, problem.labels, problem.W, problem.b, loss=loss, weights=problem.weights
     )
@@ -208,15 +208,16 @@ def test_an_evaluation_holds_the_loss_without_penalty_and_the_weighted_accuracy(
     accuracy = [np.average(right[:, k], weights=problem.weights[:, k]) for k in range(2)]
     assert_close(result.loss, without, np.float32)
     np.testing.assert_allclose(result.accuracy, accuracy, rtol=1e-6)
-    for found, expected in zip(objective.losses(problem.W, problem.b), (result.loss, result.accuracy), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
+    alone = objective.losses(backend.asarray(problem.W), backend.asarray(problem.b))
+    for found, expected in zip(alone, (result.loss, result.accuracy), strict=True):
+        np.testing.assert_allclose(backend.to_numpy(found), expected, rtol=1e-14)
 
 
 def test_without_an_intercept_only_its_gradient_is_gone(backend: Backend) -> None:
     problem = random_problem(0, n=20, d=D, c=3)
     arguments, shift = (problem.X, problem.labels, backend), np.ones(D)
-    fitted = objective_of(*arguments, c=3, shift=shift).value_and_gradient(problem.W, problem.b)
-    fixed = objective_of(*arguments, c=3, shift=shift, fit_intercept=False).value_and_gradient(problem.W, problem.b)
+    fitted = evaluated(objective_of(*arguments, c=3, shift=shift), problem.W, problem.b)
+    fixed = evaluated(objective_of(*arguments, c=3, shift=shift, fit_intercept=False), problem.W, problem.b)
     assert not fixed.db.any()
     assert sha256(fixed.dW, fixed.value) == sha256(fitted.dW, fitted.value)
 
@@ -230,6 +231,24 @@ def test_what_the_caller_passes_is_left_as_it_is(backend: Backend) -> None:
     assert sha256(*arrays, problem.weights, shift, scale) == before
 
 
+@pytest.fixture(params=["host", "GPU"])
+def cross_entropy(request: pytest.FixtureRequest) -> Any:
+    """softmax_cross_entropy of NumPy arrays, or of theirs on a GPU; the gradient comes back as NumPy's."""
+    if request.param == "host":
+        return softmax_cross_entropy
+    request.getfixturevalue("gpu")
+    device = resolve("cuda")
+
+    def on_gpu(logits: Any, labels: Any, sample_weight: Any = None) -> tuple[float, Any]:
+        weights = None if sample_weight is None else device.asarray(sample_weight)
+        loss, gradient = softmax_cross_entropy(
+            device.xp.array(logits), device.asarray(labels), sample_weight=weights
+        )  # array keeps Fortran's order
+        return loss, device.to_numpy(gradient)
+
+    return on_gpu
+
+
 @given(
     n=st.integers(1, 30),
     c=st.sampled_from([2, 3, 10, 300]),
@@ -240,13 +259,13 @@ def test_what_the_caller_passes_is_left_as_it_is(backend: Backend) -> None:
 )
 @settings(DETERMINISTIC, max_examples=100)
 def test_softmax_cross_entropy_is_its_equation(
-    n: int, c: int, dtype: str, spread: float, weighted: bool, seed: int
+    cross_entropy: Any, n: int, c: int, dtype: str, spread: float, weighted: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = (spread * rng.standard_normal((n, c))).astype(dtype), rng.integers(0, c, n)
     before = logits.copy()
     s = rng.random(n) if weighted else np.ones(n)
-    loss, gradient = softmax_cross_entropy(logits, labels, sample_weight=s if weighted else None)
+    loss, gradient = cross_entropy(logits, labels, sample_weight=s if weighted else None)
     expected_loss, expected = reference.row_loss(logits, labels, "softmax")
     eps, tiny = float(np.finfo(computed(dtype)).eps), float(np.finfo(computed(dtype)).tiny)
     # the difference to the largest score is rounded, and exp with it; beyond 110 float32 has nothing left
@@ -258,8 +277,8 @@ def test_softmax_cross_entropy_is_its_equation(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_softmax_cross_entropy_keeps_the_digits_of_a_confident_row(dtype: str) -> None:
-    loss, gradient = softmax_cross_entropy(np.array([[17.0, 0.0], [0.0, 40.0]], dtype), [0, 1])
+def test_softmax_cross_entropy_keeps_the_digits_of_a_confident_row(cross_entropy: Any, dtype: str) -> None:
+    loss, gradient = cross_entropy(np.array([[17.0, 0.0], [0.0, 40.0]], dtype), [0, 1])
     p = np.exp([-17.0, -40.0]) / (1 + np.exp([-17.0, -40.0]))
     rounding = 8 * float(np.finfo(dtype).eps)
     np.testing.assert_allclose(gradient, [[-p[0] / 2, p[0] / 2], [p[1] / 2, -p[1] / 2]], rtol=rounding)
@@ -267,11 +286,38 @@ def test_softmax_cross_entropy_keeps_the_digits_of_a_confident_row(dtype: str) -
 
 
 @pytest.mark.parametrize("row", [[np.nan, 0.0], [0.0, np.nan], [0.0, np.inf], [np.inf, 0.0], [-np.inf, 0.0]], ids=str)
-def test_softmax_cross_entropy_without_an_answer_is_not_finite(row: list[float]) -> None:
-    assert not np.isfinite(softmax_cross_entropy([[1.0, 2.0], row], [0, 0])[0])
+def test_softmax_cross_entropy_without_an_answer_is_not_finite(cross_entropy: Any, row: list[float]) -> None:
+    assert not np.isfinite(cross_entropy([[1.0, 2.0], row], [0, 0])[0])
 
 
-def test_softmax_cross_entropy_allows_minus_infinity_off_the_target() -> None:
-    loss, gradient = softmax_cross_entropy([[0.0, -np.inf, 0.0]], [2])
+def test_softmax_cross_entropy_allows_minus_infinity_off_the_target(cross_entropy: Any) -> None:
+    loss, gradient = cross_entropy([[0.0, -np.inf, 0.0]], [2])
     assert loss == pytest.approx(np.log(2))
     assert gradient.tolist() == [[0.5, 0.0, -0.5]]
+
+
+@pytest.mark.parametrize("container", ["lists", "Fortran"])
+def test_logits_may_be_in_any_order(cross_entropy: Any, container: str, rng: np.random.Generator) -> None:
+    logits, labels = rng.standard_normal((6, 4)), np.arange(6) % 4
+    given = logits.tolist() if container == "lists" else np.asfortranarray(logits)
+    losses, expected = reference.row_loss(logits.astype(np.float64), labels, "softmax")
+    loss, gradient = cross_entropy(given, labels)
+    assert loss == pytest.approx(losses.mean(), rel=1e-14)
+    np.testing.assert_allclose(gradient, expected / 6, rtol=1e-13, atol=1e-16)
+
+
+BAD_LABELS = {
+    "too few": (np.zeros(3, int), ValueError, "labels has length 3 but logits has 4 rows"),
+    "a column": (np.zeros((4, 1), int), ValueError, r"labels has shape \(4, 1\)"),
+    "not whole": (np.zeros(4), TypeError, "labels has dtype float64; pass integers from 0 to 2"),
+    "no such class": (np.array([0, 1, 3, 4]), ValueError, r"labels\[2\] is 3, but there are 3 classes"),
+    "negative": (np.array([0, 1, 2, -1]), ValueError, r"labels\[3\] is -1, but there are 3 classes"),
+}
+
+
+@pytest.mark.parametrize(("labels", "error", "words"), BAD_LABELS.values(), ids=BAD_LABELS)
+def test_softmax_cross_entropy_refuses_labels_that_are_none(
+    cross_entropy: Any, labels: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        cross_entropy(np.zeros((4, 3)), labels)

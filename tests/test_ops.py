@@ -15,6 +15,7 @@ from cases import (
     Problem,
     answer,
     assert_within,
+    hosted,
     problems,
     random_problem,
     row_answer,
@@ -30,15 +31,23 @@ from gpusoftmax.array import Backend, resolve
 from gpusoftmax.cpu import fallback, ops
 from gpusoftmax.cpu.ops import CpuOperations, leaf_rows
 from gpusoftmax.cpu.pool import single_threaded_blas
+from gpusoftmax.cuda import ops as cuda_ops
 from gpusoftmax.reference import LOSSES
 
 SOFTMAX = LOSSES.index("softmax")
 
 
 @pytest.fixture
+def backend(backend: Backend) -> Backend:
+    """Every back end in turn; its operations take and return NumPy arrays."""
+    return hosted(backend)
+
+
+@pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves of 64 rows, or of four times the columns."""
+    """Leaves of 64 rows, or of four times the columns; on a GPU, chunks of 128 (column_moments: 32)."""
     monkeypatch.setattr(ops, "LEAF_ELEMENTS", 1)
+    monkeypatch.setattr(cuda_ops, "CHUNK_BYTES", 1)
 
 
 def assert_gradient_is_right(backend: Backend, problem: Problem) -> None:
@@ -58,7 +67,7 @@ def test_linear_gradient_equals_the_reference(backend: Backend, problem: Problem
     assert_gradient_is_right(backend, problem)
 
 
-# n, d, c, K at, and next to, the lengths in which rows are visited
+# n, d, c, K at, and next to, the lengths in which rows are visited; the leaves' stand for a GPU's chunks of 128, too
 BOUNDARIES = [
     *[pytest.param(n, 3, 3, 1, 1, id=f"leaf of 64, n={n}") for n in (63, 64, 65, 127, 128, 129, 64 * 5 + 1)],
     *[pytest.param(n, 3, 70, 1, 1, id=f"leaf of 280, many columns, n={n}") for n in (279, 280, 281, 561)],
@@ -78,6 +87,7 @@ def test_linear_gradient_is_right_next_to_every_boundary(
 ) -> None:
     if leaf_elements is not None:
         monkeypatch.setattr(ops, "LEAF_ELEMENTS", leaf_elements)
+        monkeypatch.setattr(cuda_ops, "CHUNK_BYTES", 1)
     rows = n if picked else None
     assert_gradient_is_right(backend, random_problem(n, n=n, d=d, c=c, K=K, weighted=True, n_rows=rows))
 
@@ -242,24 +252,24 @@ def test_the_variance_of_a_constant_column_is_zero(backend: Backend) -> None:
 @pytest.mark.parametrize("c", [5, 70])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_the_gradient_has_the_same_bits_for_any_number_of_threads(
-    backend: Backend, dtype: str, c: int, picked: bool
+    cpu_backend: Backend, dtype: str, c: int, picked: bool
 ) -> None:
     n = 9 * leaf_rows(7, c) + 17
     problem = random_problem(0, dtype=dtype, n=n, d=7, c=c, weighted=picked, n_rows=n if picked else None)
 
     def digest(n_threads: int) -> str:
-        return sha256(*resolve(backend.name, n_threads).ops.linear_gradient(*problem.arguments, problem.rows))
+        return sha256(*resolve(cpu_backend.name, n_threads).ops.linear_gradient(*problem.arguments, problem.rows))
 
     assert {digest(n_threads) for n_threads in (1, 2, 3, 7)} == {digest(1)}
 
 
 @pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("operation", ["row_loss", "column_moments"])
-def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(backend: Backend, operation: str) -> None:
+def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(cpu_backend: Backend, operation: str) -> None:
     problem = random_problem(0, n=64 * 9 + 17, d=7, weighted=True)
 
     def digest(n_threads: int) -> str:
-        operations = resolve(backend.name, n_threads).ops
+        operations = resolve(cpu_backend.name, n_threads).ops
         if operation == "column_moments":
             return sha256(*operations.column_moments(problem.X, problem.weights[:, 0]))
         Z = problem.X[:, None, :].copy()
@@ -271,11 +281,11 @@ def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(backend: Ba
 @pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("c", [2, 10, 70])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_bits_of_a_rows_scores_do_not_depend_on_the_rows_after_it(backend: Backend, dtype: str, c: int) -> None:
+def test_the_bits_of_a_rows_scores_do_not_depend_on_the_rows_after_it(cpu_backend: Backend, dtype: str, c: int) -> None:
     problem = random_problem(0, dtype=dtype, n=700, d=37, c=c)
-    whole = backend.ops.linear_scores(problem.X, problem.W, problem.b)
+    whole = cpu_backend.ops.linear_scores(problem.X, problem.W, problem.b)
     for n_threads in (1, 3):
-        operations = resolve(backend.name, n_threads).ops
+        operations = resolve(cpu_backend.name, n_threads).ops
         for m in (1, 2, 5, 63, 64, 65, 233, 699):
             part = operations.linear_scores(problem.X[:m], problem.W, problem.b)
             assert sha256(part) == sha256(whole[:m]), f"{m} rows, {n_threads} threads"
@@ -339,14 +349,14 @@ def test_overlapping_calls_leave_the_callers_setting_of_blas() -> None:
 
 @pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("c", [5, 70])
-def test_calls_from_several_threads_do_not_disturb_each_other(backend: Backend, c: int) -> None:
+def test_calls_from_several_threads_do_not_disturb_each_other(cpu_backend: Backend, c: int) -> None:
     tasks = [random_problem(seed, n=3 * leaf_rows(7, c), d=7, c=c) for seed in range(4)]
-    alone = [sha256(*backend.ops.linear_gradient(*task.arguments)) for task in tasks]
+    alone = [sha256(*cpu_backend.ops.linear_gradient(*task.arguments)) for task in tasks]
     meeting = threading.Barrier(4)
 
     def call(task: Problem) -> list[str]:
         meeting.wait(60)
-        return [sha256(*backend.ops.linear_gradient(*task.arguments)) for _ in range(10)]
+        return [sha256(*cpu_backend.ops.linear_gradient(*task.arguments)) for _ in range(10)]
 
     with ThreadPoolExecutor(4) as callers:
         assert list(callers.map(call, tasks)) == [[digest] * 10 for digest in alone]

@@ -200,8 +200,8 @@ assert bits(2) == expected, "in the parent"
 
 @forks
 @pytest.mark.parametrize("before", ["used", "unused"])
-def test_operations_work_in_a_forked_child(backend: Any, before: str) -> None:
-    done = run_script(FORK, backend.name, before)
+def test_operations_work_in_a_forked_child(cpu_backend: Any, before: str) -> None:
+    done = run_script(FORK, cpu_backend.name, before)
     assert done.returncode == 0, done.stderr
 
 

@@ -24,6 +24,10 @@ N, D, CLASSES = 120, 48, 10
 LEARNING_RATE, REG = 1e-7, 2.5e4  # the course's, and the defaults
 LOSSES = ["softmax", "hinge"]
 
+# every test runs on the CPU and on a GPU: "auto" takes it
+pytestmark = pytest.mark.usefixtures("device")
+cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is the CPU's own, and long trainings
+
 
 @pytest.fixture
 def pixels(rng: np.random.Generator) -> tuple[Any, Any]:
@@ -114,6 +118,7 @@ def test_settings_are_the_callers_to_change(pixels: tuple[Any, Any]) -> None:
     assert (model.learning_rate, model.l2, model.history_[-1].step, model.batch_size) == (1e-6, 20.0, 7, 50)
 
 
+@cpu_only
 @pytest.mark.parametrize("loss", LOSSES)
 def test_it_learns_raw_pixels(loss: str, pixels: tuple[Any, Any]) -> None:
     X, y = pixels
@@ -194,6 +199,7 @@ def cifar10(cifar10_folder: Path) -> Any:
     return load_cifar10(cifar10_folder)
 
 
+@cpu_only
 @pytest.mark.parametrize(("loss", "least"), [("softmax", 0.325), ("hinge", 0.355)])
 def test_mean_test_accuracy_over_five_seeds(loss: str, least: float, cifar10: Any) -> None:
     # 33.0% and 36.4% were measured; a mean of five seeds on 10000 images has a standard error below half a point
@@ -201,12 +207,14 @@ def test_mean_test_accuracy_over_five_seeds(loss: str, least: float, cifar10: An
     assert np.mean([model.score(cifar10.X_test, cifar10.y_test) for model in models]) >= least
 
 
+@cpu_only
 def test_the_loss_of_zero_weights_is_ln_10(cifar10: Any) -> None:
     X, y = cifar10.X_train, cifar10.y_train
     loss, _, _ = loss_and_gradient(X, y, np.zeros((3072, 10)), np.zeros(10), shift=X[:1000].mean(axis=0))
     assert abs(loss - math.log(10)) < 1e-6  # each row's loss is ln 10 to float32's 1e-7, whatever its pixels
 
 
+@cpu_only
 def test_the_loss_of_tiny_weights_is_near_ln_10(cifar10: Any, rng: np.random.Generator) -> None:
     X, y = cifar10.X_train, cifar10.y_train
     W = 1e-4 * rng.standard_normal((3072, 10))

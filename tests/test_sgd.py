@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DETERMINISTIC, Array, blobs, objective_of, random_problem, sha256, zeros_for
+from cases import DETERMINISTIC, Array, blobs, evaluated, objective_of, on_host, random_problem, sha256, zeros_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -28,11 +28,13 @@ NUMPY = resolve("numpy", n_threads=1)
 
 
 def run(solver: SGD, objective: Objective, W: Array, b: Array) -> SGDState:
-    """All steps."""
-    state = solver.init(objective, W, b)
+    """All steps, from and to NumPy arrays."""
+    backend = objective.backend
+    state = solver.init(objective, backend.asarray(W), backend.asarray(b))
     while not state.done:
         state = solver.step(objective, state)
-    return state
+    arrived: SGDState = on_host(state, backend)
+    return arrived
 
 
 def written_out(
@@ -89,9 +91,9 @@ def test_models_side_by_side_equal_single_models_to_rounding(backend: Backend, l
         np.testing.assert_allclose(together.b[[k]], alone.b, rtol=0, atol=1e-12)
 
 
-def test_how_often_one_looks_does_not_change_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_often_one_looks_does_not_change_the_weights(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs(0)
-    objective = objective_of(X, y, NUMPY)
+    objective = objective_of(X, y, backend)
     solver = SGD(BatchPlan(120, 16), 20)
     long = run(solver, objective, *zeros_for(objective))
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 1)
@@ -99,27 +101,27 @@ def test_how_often_one_looks_does_not_change_the_weights(monkeypatch: pytest.Mon
     assert sha256(long.W, long.b) == sha256(short.W, short.b)
 
 
-def test_a_stretch_reports_means_over_its_rows_before_their_updates() -> None:
+def test_a_stretch_reports_means_over_its_rows_before_their_updates(backend: Backend) -> None:
     X, y = blobs(0, n=20)
-    objective = objective_of(X, y, NUMPY, l2=0.1)
-    W, b = zeros_for(objective)
-    state = SGD(PLAN, 3, 0.1, 0.0).step(objective, SGD(PLAN, 3, 0.1, 0.0).init(objective, W, b))
+    objective = objective_of(X, y, backend, l2=0.1)
+    state = SGD(PLAN, 3, 0.1, 0.0).step(objective, SGD(PLAN, 3, 0.1, 0.0).init(objective, *zeros_for(objective)))
+    W, b = map(backend.to_numpy, zeros_for(objective))
     expected = np.zeros(3)
     for rows in PLAN.epoch(0):
-        result = objective.value_and_gradient(W, b, rows)
+        result = evaluated(objective, W, b, rows)
         expected += len(rows) * np.array([result.value[0], result.loss[0], result.accuracy[0]]) / 20
         W, b = W - np.float32(0.1) * result.dW, b - np.float32(0.1) * result.db
     assert state.rows == 20
     np.testing.assert_allclose([state.value[0], state.loss[0], state.accuracy[0]], expected, rtol=1e-6)
 
 
-def test_the_start_is_copied() -> None:
+def test_the_start_is_copied(backend: Backend) -> None:
     X, y = blobs(0)
-    objective = objective_of(X, y, NUMPY)
+    objective = objective_of(X, y, backend)
     W, b = zeros_for(objective)
     run(SGD(BatchPlan(120, 16), 5), objective, W, b)
-    assert not W.any()
-    assert not b.any()
+    assert not backend.to_numpy(W).any()
+    assert not backend.to_numpy(b).any()
 
 
 FACTORS = {
@@ -142,33 +144,33 @@ def test_a_schedule_multiplies_the_learning_rate(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("schedule", ["step", "constant"])
-def test_the_weights_move_by_the_scheduled_rate(schedule: str) -> None:
+def test_the_weights_move_by_the_scheduled_rate(backend: Backend, schedule: str) -> None:
     X, y = blobs(0)
-    objective = objective_of(X, y, NUMPY)
+    objective = objective_of(X, y, backend)
     solver = SGD(BatchPlan(120, 120), 3, 0.5, 0.0, schedule=schedule)
     state = solver.init(objective, *zeros_for(objective))
     state = solver.step(objective, state)
     before = state.W.copy()
-    gradient = objective.value_and_gradient(state.W, state.b).dW
+    gradient = evaluated(objective, state.W, state.b).dW
     state = solver.step(objective, state)
     factor = 0.1 if schedule == "step" else 1.0
-    np.testing.assert_allclose(before - state.W, 0.5 * factor * gradient, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(backend.to_numpy(before - state.W), 0.5 * factor * gradient, rtol=1e-4, atol=1e-7)
 
 
 class ScriptedObjective:
     """A gradient of ones, and values (epochs, K) by script; the batches of an epoch scatter around its mean."""
 
-    backend, features = NUMPY, SimpleNamespace(n=12)
+    features = SimpleNamespace(n=12)
 
-    def __init__(self, plan: BatchPlan, values: Any) -> None:
-        self.plan, self.values, self.calls = plan, np.asarray(values, np.float64), 0
+    def __init__(self, backend: Backend, plan: BatchPlan, values: Any) -> None:
+        self.backend, self.plan, self.values, self.calls = backend, plan, np.asarray(values, np.float64), 0
 
     @property
     def n_models(self) -> int:
         return self.values.shape[1]
 
     def weight_sums(self) -> Array:
-        return np.full(self.n_models, 12.0)
+        return self.backend.xp.full(self.n_models, 12.0)
 
     def sgd_steps(self, *arguments: Any) -> None:
         """It has no steps in one call."""
@@ -177,8 +179,12 @@ class ScriptedObjective:
         epoch, batch = divmod(self.calls, self.plan.steps_per_epoch)
         self.calls += 1
         scatter = 0.5 * (batch - (self.plan.steps_per_epoch - 1) / 2)  # of batches of one size the mean is 0
-        value = self.values[epoch] + scatter
-        return Evaluation(value, value, value, np.ones_like(W), np.ones_like(b))
+        value = self.backend.asarray(self.values[epoch] + scatter)
+        return Evaluation(value, value, value, self.backend.xp.ones(W.shape), self.backend.xp.ones(b.shape))
+
+    def start(self) -> tuple[Array, Array]:
+        """W and b of zeros, of two classes."""
+        return self.backend.xp.zeros((1, self.n_models, 2)), self.backend.xp.zeros((self.n_models, 2))
 
 
 @pytest.mark.parametrize(
@@ -186,13 +192,15 @@ class ScriptedObjective:
     [BatchPlan(12, 12), BatchPlan(12, 4), BatchPlan(12, 4, replacement=True), BatchPlan(12, 5, replacement=True)],
     ids=["full batch", "minibatches", "with replacement", "with replacement, more rows than there are"],
 )
-def test_adaptive_shortens_the_steps_of_a_stuck_model_only(monkeypatch: pytest.MonkeyPatch, plan: BatchPlan) -> None:
+def test_adaptive_shortens_the_steps_of_a_stuck_model_only(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, plan: BatchPlan
+) -> None:
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 8)  # an epoch of minibatches is two stretches
     epochs = np.arange(13.0)[:, None]
     # stuck; making progress; making little, which adds up to tol within five epochs; too little
-    objective: Any = ScriptedObjective(plan, 1 - epochs * [0.0, 0.01, 0.00003, 0.000018])
+    objective: Any = ScriptedObjective(backend, plan, 1 - epochs * [0.0, 0.01, 0.00003, 0.000018])
     solver = SGD(plan, 13 * plan.steps_per_epoch, np.array([1.0, 2.0, 3.0, 4.0]), tol=1e-4)
-    state = solver.init(objective, np.zeros((1, 4, 2)), np.zeros((4, 2)))
+    state = solver.init(objective, *objective.start())
     rates = []
     while not state.done:
         state = solver.step(objective, state)
@@ -206,16 +214,16 @@ def test_adaptive_shortens_the_steps_of_a_stuck_model_only(monkeypatch: pytest.M
     np.testing.assert_allclose(rates, expected, rtol=1e-14)
 
 
-def test_adaptive_stops_the_momentum_of_a_model_that_got_worse_only() -> None:
+def test_adaptive_stops_the_momentum_of_a_model_that_got_worse_only(backend: Backend) -> None:
     plan = BatchPlan(12, 12)
-    objective: Any = ScriptedObjective(plan, [[3.0, 3.0], [2.0, 2.0], [1.0, 2.5], [0.5, 2.0]])
+    objective: Any = ScriptedObjective(backend, plan, [[3.0, 3.0], [2.0, 2.0], [1.0, 2.5], [0.5, 2.0]])
     solver = SGD(plan, 4, 1.0, momentum=0.5, nesterov=False)
-    state = solver.init(objective, np.zeros((1, 2, 3)), np.zeros((2, 3)))
+    state = solver.init(objective, *objective.start())
     moved = []
     for _ in range(4):
         before = state.b.copy()
         state = solver.step(objective, state)
-        moved.append((before - state.b)[:, 0].tolist())
+        moved.append(backend.to_numpy(before - state.b)[:, 0].tolist())
     # v <- v / 2 + 1; after the third epoch the second model starts anew
     assert moved == [[1, 1], [1.5, 1.5], [1.75, 1.75], [1.875, 1]]
 
@@ -248,20 +256,22 @@ def curvature_of(X: Array, y: Array, s: Array, c: int, loss: str, batch: int) ->
 
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
 @pytest.mark.parametrize("batch_size", [60, 7])
-def test_the_automatic_learning_rate_is_one_over_the_largest_curvature(loss: str, batch_size: int) -> None:
+def test_the_automatic_learning_rate_is_one_over_the_largest_curvature(
+    backend: Backend, loss: str, batch_size: int
+) -> None:
     problem = random_problem(0, dtype="float64", n=60, d=4, c=3, weighted=True)
     X, y, s = problem.X * [3.0, 1.0, 1.0, 0.5], problem.labels, problem.weights
-    objective = objective_of(X, y, NUMPY, c=3, loss=loss, l2=0.7, weights=s)
+    objective = objective_of(X, y, backend, c=3, loss=loss, l2=0.7, weights=s)
     rate = automatic_learning_rate(objective, BatchPlan(60, batch_size))
     # power iteration stops when it gains less than 1e-3
     assert rate[0] == pytest.approx(1 / (curvature_of(X, y, s[:, 0], 3, loss, batch_size) + 0.7), rel=0.01)
 
 
-def test_the_automatic_learning_rate_is_that_of_the_scaled_features() -> None:
+def test_the_automatic_learning_rate_is_that_of_the_scaled_features(backend: Backend) -> None:
     problem = random_problem(0, dtype="float64", n=60, d=4, c=3)
     shift, scale = np.array([5.0, 0.0, -3.0, 1.0]), np.array([2.0, 1.0, 0.1, 1.0])
-    folded = objective_of(problem.X * scale + shift, problem.labels, NUMPY, c=3, shift=shift, scale=scale)
-    explicit = objective_of(problem.X, problem.labels, NUMPY, c=3)
+    folded = objective_of(problem.X * scale + shift, problem.labels, backend, c=3, shift=shift, scale=scale)
+    explicit = objective_of(problem.X, problem.labels, backend, c=3)
     plan = BatchPlan(60, 60)
     np.testing.assert_allclose(
         automatic_learning_rate(folded, plan), automatic_learning_rate(explicit, plan), rtol=1e-10
@@ -269,14 +279,14 @@ def test_the_automatic_learning_rate_is_that_of_the_scaled_features() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_automatic_learning_rate_of_a_model_does_not_depend_on_its_neighbours(loss: str) -> None:
+def test_the_automatic_learning_rate_of_a_model_does_not_depend_on_its_neighbours(backend: Backend, loss: str) -> None:
     problem = random_problem(0, dtype="float64", n=60, d=4, c=3, K=3, weighted=True)
     X, y, weights, l2 = problem.X, problem.labels, problem.weights, np.array([0.0, 0.1, 1.0])
     options: dict[str, Any] = {"c": 3, "loss": loss}
     plan = BatchPlan(60, 60)
-    together = automatic_learning_rate(objective_of(X, y, NUMPY, K=3, l2=l2, weights=weights, **options), plan)
+    together = automatic_learning_rate(objective_of(X, y, backend, K=3, l2=l2, weights=weights, **options), plan)
     alone = [
-        automatic_learning_rate(objective_of(X, y, NUMPY, l2=l2[k], weights=weights[:, [k]], **options), plan)[0]
+        automatic_learning_rate(objective_of(X, y, backend, l2=l2[k], weights=weights[:, [k]], **options), plan)[0]
         for k in range(3)
     ]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
@@ -305,15 +315,24 @@ def test_the_automatic_learning_rate_does_not_depend_on_the_threads_of_blas() ->
 )
 @settings(DETERMINISTIC, max_examples=150)
 def test_gradient_descent_at_the_automatic_rate_never_increases_the_objective(
-    n: int, d: int, c: int, loss: str, size: float, offset: float, l2: float, weighted: bool, seed: int
+    backend: Backend,
+    n: int,
+    d: int,
+    c: int,
+    loss: str,
+    size: float,
+    offset: float,
+    l2: float,
+    weighted: bool,
+    seed: int,
 ) -> None:
     problem = random_problem(seed, dtype="float64", n=n, d=d, c=c, weighted=weighted, size=size)
     if problem.weights is not None:
         problem.weights[0] = 1.0
     X = (problem.X + offset * size) * np.random.default_rng(seed).random(d)  # columns of several sizes
-    objective = objective_of(X, problem.labels, NUMPY, c=c, loss=loss, l2=l2, weights=problem.weights)
+    objective = objective_of(X, problem.labels, backend, c=c, loss=loss, l2=l2, weights=problem.weights)
     solver = SGD(BatchPlan(n, n), 20, momentum=0.0, schedule="constant")
-    state = solver.init(objective, problem.W, problem.b)
+    state = solver.init(objective, backend.asarray(problem.W), backend.asarray(problem.b))
     values = [solver.step(objective, state).value[0] for _ in range(20)]
     rounding = 1e-12 * values[0]
     assert (np.diff(values) <= rounding).all()
@@ -352,9 +371,9 @@ def test_on_raw_pixels_the_automatic_rate_does_not_diverge(backend: Backend, los
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_features_of_all_zeros_leave_the_weights_at_zero(loss: str, fit_intercept: bool) -> None:
+def test_features_of_all_zeros_leave_the_weights_at_zero(backend: Backend, loss: str, fit_intercept: bool) -> None:
     objective = objective_of(
-        np.zeros((30, 4), np.float32), np.arange(30) % 3, NUMPY, loss=loss, fit_intercept=fit_intercept
+        np.zeros((30, 4), np.float32), np.arange(30) % 3, backend, loss=loss, fit_intercept=fit_intercept
     )
     state = run(SGD(BatchPlan(30, 8), 12), objective, *zeros_for(objective))
     assert not state.W.any()
@@ -365,7 +384,7 @@ def test_features_of_all_zeros_leave_the_weights_at_zero(loss: str, fit_intercep
 @pytest.mark.parametrize("c", [5, 70])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
+    cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
 ) -> None:
     monkeypatch.setattr(ops, "LEAF_ELEMENTS", 1)  # leaves of 64 rows for 5 classes, of 280 for 70
     n = 20 * c + 13
@@ -373,7 +392,7 @@ def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
 
     def digest(n_threads: int) -> str:
         objective = objective_of(
-            problem.X, problem.labels, resolve(backend.name, n_threads), c=c, l2=0.01, weights=problem.weights,
+            problem.X, problem.labels, resolve(cpu_backend.name, n_threads), c=c, l2=0.01, weights=problem.weights,
             shift=np.full(9, 0.5), scale=np.full(9, 2.0),
         )  # fmt: skip
         plan = BatchPlan(n, 1000 if c == 70 else 90)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Array, blobs, objective_of, zeros_for
+from cases import Array, blobs, evaluated, objective_of, on_host, zeros_for
 
-from gpusoftmax.array import resolve
+from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective import Objective
@@ -25,7 +25,14 @@ from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.trainer import EarlyStopping, Record, TrainResult, train
 
 NUMPY = resolve("numpy", n_threads=1)
-OBJECTIVE = objective_of(np.eye(3, dtype=np.float32), np.arange(3), NUMPY)  # value at zero: ln 3
+
+
+def three_rows(backend: Backend, K: int = 1) -> Objective:
+    """Of three classes: its value at zero is ln 3."""
+    return objective_of(np.eye(3, dtype=np.float32), np.arange(3), backend, K=K)
+
+
+OBJECTIVE = three_rows(NUMPY)
 
 
 class Script:
@@ -58,24 +65,23 @@ class Script:
         return state
 
 
-def follow(values: Any, objective: Objective = OBJECTIVE, **options: Any) -> TrainResult:
-    """Train by script."""
+def follow(values: Any, backend: Backend = NUMPY, **options: Any) -> TrainResult:
+    """Train by script; the result is of NumPy arrays."""
     solver = Script(values)
-    K = solver.values.shape[1]
-    if K > 1:
-        objective = objective_of(objective.features.X, objective.labels, NUMPY, K=K)
-    return train(objective, solver, *zeros_for(objective), **options)
+    objective = three_rows(backend, K=solver.values.shape[1])
+    result: TrainResult = on_host(train(objective, solver, *zeros_for(objective), **options), backend)
+    return result
 
 
-def validation_of(losses: Any) -> Any:
+def validation_of(losses: Any, backend: Backend = NUMPY) -> Any:
     """A validation set on which the weights of step t have losses[t - 1]."""
     table = np.asarray(losses, np.float64).reshape(len(losses), -1)
 
     def measure(W: Array, b: Array) -> tuple[Array, Array]:
-        values = table[int(W[0, 0, 0]) - 1]
-        return values, values / 8
+        values = table[int(backend.to_numpy(W)[0, 0, 0]) - 1]
+        return backend.asarray(values), backend.asarray(values / 8)
 
-    return SimpleNamespace(losses=measure, backend=NUMPY)
+    return SimpleNamespace(losses=measure, backend=backend)
 
 
 def steps_of(result: TrainResult) -> list[int]:
@@ -85,17 +91,17 @@ def steps_of(result: TrainResult) -> list[int]:
     return [int(step) for step in result.W[0, :, 0]]
 
 
-def test_the_history_is_what_was_measured() -> None:
+def test_the_history_is_what_was_measured(backend: Backend) -> None:
     X, y = blobs(0, n=100)
-    objective = objective_of(X[:80], y[:80], NUMPY, c=3, l2=0.1)
-    validation = objective_of(X[80:], y[80:], NUMPY, c=3, l2=0.1)
+    objective = objective_of(X[:80], y[:80], backend, c=3, l2=0.1)
+    validation = objective_of(X[80:], y[80:], backend, c=3, l2=0.1)
     solver = SGD(BatchPlan(80, 80), 4, 0.2, schedule="inverse")
     state = solver.init(objective, *zeros_for(objective))
     expected = []
     for step in range(1, 5):
-        before = objective.value_and_gradient(state.W, state.b)
+        before = evaluated(objective, state.W, state.b)
         state = solver.step(objective, state)
-        loss, accuracy = validation.losses(state.W, state.b)
+        loss, accuracy = map(backend.to_numpy, validation.losses(state.W, state.b))
         expected.append(
             [step, step, before.value[0], before.loss[0], before.accuracy[0], loss[0], accuracy[0], 0.2 / step]
         )
@@ -124,16 +130,20 @@ def test_a_record_of_one_model_holds_numbers_and_none_without_validation() -> No
     assert type(record["objective"]) is float
 
 
-def test_a_record_of_several_models_holds_arrays() -> None:
-    record = follow([[3.0, 4.0], [1.0, 2.0]], validation=validation_of([[5.0, 6.0], [7.0, 8.0]])).history[1]
+def test_a_record_of_several_models_holds_arrays(backend: Backend) -> None:
+    record = follow(
+        [[3.0, 4.0], [1.0, 2.0]], backend, validation=validation_of([[5.0, 6.0], [7.0, 8.0]], backend)
+    ).history[1]
     for name, expected in [("objective", [1, 2]), ("loss", [0.5, 1]), ("accuracy", [0.25, 0.5]),
                            ("learning_rate", [0.25, 0.25]), ("validation_loss", [7, 8])]:  # fmt: skip
         np.testing.assert_array_equal(getattr(record, name), expected, err_msg=name)
 
 
-def test_a_record_is_the_mean_over_a_pass_of_several_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_the_mean_over_a_pass_of_several_stretches(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     X, y = blobs(0, n=50)
-    objective = objective_of(X, y, NUMPY, l2=0.1)
+    objective = objective_of(X, y, backend, l2=0.1)
     solver = SGD(BatchPlan(50, 8), 14)  # two passes; the last batch of each is shorter
     whole = train(objective, solver, *zeros_for(objective)).history
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 16)
@@ -143,22 +153,22 @@ def test_a_record_is_the_mean_over_a_pass_of_several_stretches(monkeypatch: pyte
         np.testing.assert_allclose([getattr(r, name) for r in parts], [getattr(r, name) for r in whole], rtol=1e-12)
 
 
-def test_a_fit_that_ends_within_a_pass_records_what_it_has() -> None:
+def test_a_fit_that_ends_within_a_pass_records_what_it_has(backend: Backend) -> None:
     X, y = blobs(0, n=50)
-    objective = objective_of(X, y, NUMPY)
+    objective = objective_of(X, y, backend)
     result = train(objective, SGD(BatchPlan(50, 10), 7), *zeros_for(objective))
     assert [(record.passes, record.step) for record in result.history] == [(1.0, 5), (1.4, 7)]
     assert (result.reason, result.passes, result.step) == ("finished", 1.4, 7)
 
 
-def test_a_finished_fit_returns_the_last_weights() -> None:
-    result = follow([1.0, 0.5, 0.9])
+def test_a_finished_fit_returns_the_last_weights(backend: Backend) -> None:
+    result = follow([1.0, 0.5, 0.9], backend)
     assert (result.reason, steps_of(result), len(result.history)) == ("finished", [3], 3)
 
 
-def test_with_a_validation_set_each_models_best_weights_are_returned() -> None:
-    validation = validation_of([[3.0, 5.0], [1.0, 4.0], [2.0, 3.0], [1.5, 3.5]])
-    result = follow(np.ones((4, 2)), validation=validation)
+def test_with_a_validation_set_each_models_best_weights_are_returned(backend: Backend) -> None:
+    validation = validation_of([[3.0, 5.0], [1.0, 4.0], [2.0, 3.0], [1.5, 3.5]], backend)
+    result = follow(np.ones((4, 2)), backend, validation=validation)
     assert (result.reason, steps_of(result)) == ("finished", [2, 3])
 
 
@@ -204,9 +214,10 @@ def test_every_callback_is_told_whoever_says_stop() -> None:
     assert told == [1, 2, 3]
 
 
-def test_early_stopping_waits_patience_passes_and_the_best_weights_are_returned() -> None:
+def test_early_stopping_waits_patience_passes_and_the_best_weights_are_returned(backend: Backend) -> None:
     losses = [5.0, 3.0, 2.0, 2.5, 1.95, 2.4, 9.0, 9.0]  # 1.95 is better by less than tol
-    result = follow([1.0] * 8, validation=validation_of(losses), callbacks=[EarlyStopping(patience=3, tol=0.1)])
+    stop = EarlyStopping(patience=3, tol=0.1)
+    result = follow([1.0] * 8, backend, validation=validation_of(losses, backend), callbacks=[stop])
     assert (result.reason, result.passes, steps_of(result)) == ("early_stopping", 6, [5])
 
 
@@ -221,19 +232,19 @@ def test_early_stopping_without_a_validation_set_is_an_error_that_says_so() -> N
         follow([1.0] * 8, callbacks=[EarlyStopping()])
 
 
-def test_divergence_keeps_the_best_weights_and_the_history() -> None:
+def test_divergence_keeps_the_best_weights_and_the_history(backend: Backend) -> None:
     with pytest.raises(DivergenceError) as caught:
-        follow([1.0, 0.5, 0.7, np.nan])
-    result = caught.value.result
+        follow([1.0, 0.5, 0.7, np.nan], backend)
+    result = on_host(caught.value.result, backend)
     assert (result.reason, steps_of(result), result.step) == ("diverged", [2], 4)
     assert [record.objective for record in result.history] == [1.0, 0.5, 0.7]
 
 
 @pytest.mark.parametrize("first", [np.nan, np.inf])
-def test_divergence_in_the_first_pass_keeps_the_start(first: float) -> None:
+def test_divergence_in_the_first_pass_keeps_the_start(backend: Backend, first: float) -> None:
     with pytest.raises(DivergenceError) as caught:
-        follow([first])
-    assert steps_of(caught.value.result) == [0]
+        follow([first], backend)
+    assert steps_of(on_host(caught.value.result, backend)) == [0]
 
 
 @pytest.mark.parametrize("K", [1, 2])
@@ -253,33 +264,33 @@ def test_a_start_below_the_loss_of_zero_weights_is_measured_by_that() -> None:
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e3, 1e6])  # at the last one float32 overflows within a pass
-def test_too_long_steps_raise_divergence_with_finite_weights_and_advice(rate: float) -> None:
+def test_too_long_steps_raise_divergence_with_finite_weights_and_advice(backend: Backend, rate: float) -> None:
     X, y = blobs(0, apart=0.5)  # they overlap: no weights, however large, have a loss of 0
-    objective = objective_of(X, y, NUMPY, loss="squared_hinge")
+    objective = objective_of(X, y, backend, loss="squared_hinge")
     with pytest.raises(DivergenceError, match=r"learning_rate=1.*learning_rate ten times smaller") as caught:
         train(objective, SGD(BatchPlan(120, 16), 800, rate, schedule="constant"), *zeros_for(objective))
-    result = caught.value.result
+    result = on_host(caught.value.result, backend)
     assert np.isfinite(result.W).all()
     assert np.isfinite(result.b).all()
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
-def test_bad_features_are_named_by_row_and_column(dtype: str, value: float, kind: str) -> None:
+def test_bad_features_are_named_by_row_and_column(backend: Backend, dtype: str, value: float, kind: str) -> None:
     X, y = blobs(0)
     X = X.astype(dtype)
     X[77, 3] = X[90, 1] = value
-    objective = objective_of(X, y, NUMPY)
+    objective = objective_of(X, y, backend)
     with pytest.raises(ValueError, match=rf"Input X contains {kind}: X\[77, 3\] is {value}"):
         train(objective, SGD(BatchPlan(120, 16), 80), *zeros_for(objective))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_bad_features_for_validation_are_named_by_row_and_column(loss: str) -> None:
+def test_bad_features_for_validation_are_named_by_row_and_column(backend: Backend, loss: str) -> None:
     X, y = blobs(0)
     bad = X.copy()
     bad[77, 3] = np.nan
-    objective, validation = objective_of(X, y, NUMPY, loss=loss), objective_of(bad, y, NUMPY, loss=loss)
+    objective, validation = objective_of(X, y, backend, loss=loss), objective_of(bad, y, backend, loss=loss)
     with pytest.raises(ValueError, match=r"validation\[0\]\[77, 3\] is nan"):
         train(objective, SGD(BatchPlan(120, 16), 80), *zeros_for(objective), validation=validation)
 
@@ -304,8 +315,8 @@ def press(times: int, at_step: int) -> Callable[[Record], None]:
 
 
 @pytest.mark.usefixtures("default_handler")
-def test_ctrl_c_ends_training_with_the_best_weights() -> None:
-    result = follow([3.0, 1.0, 2.0, 2.0, 2.0], callbacks=[press(1, at_step=4)])
+def test_ctrl_c_ends_training_with_the_best_weights(backend: Backend) -> None:
+    result = follow([3.0, 1.0, 2.0, 2.0, 2.0], backend, callbacks=[press(1, at_step=4)])
     assert (result.reason, result.passes, steps_of(result)) == ("interrupted", 4, [2])
 
 
@@ -361,10 +372,12 @@ class Watch:
         self.closed += 1
 
 
-def test_progress_is_told_after_each_stretch_and_closed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_told_after_each_stretch_and_closed_at_the_end(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 30)
     X, y = blobs(0)
-    objective, progress = objective_of(X, y, NUMPY), Watch()
+    objective, progress = objective_of(X, y, backend), Watch()
     train(objective, SGD(BatchPlan(120, 30), 8), *zeros_for(objective), progress=progress)
     assert [passes for passes, _, _ in progress.updates] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
     assert {total for _, total, _ in progress.updates} == {2.0}
@@ -399,8 +412,9 @@ def test_progress_is_closed_whatever_happens(solver: Script, callbacks: list[Any
     assert progress.closed == 1
 
 
-def test_the_start_is_left_as_it_is() -> None:
-    W, b = zeros_for(OBJECTIVE)
-    train(OBJECTIVE, SGD(BatchPlan(3, 3), 5), W, b)
-    assert not W.any()
-    assert not b.any()
+def test_the_start_is_left_as_it_is(backend: Backend) -> None:
+    objective = three_rows(backend)
+    W, b = zeros_for(objective)
+    train(objective, SGD(BatchPlan(3, 3), 5), W, b)
+    assert not backend.to_numpy(W).any()
+    assert not backend.to_numpy(b).any()

@@ -106,17 +106,19 @@ class ndarray:  # noqa: N801
         self._host, self._memory = host, memory
 
     @classmethod
-    def _new(cls, shape: Any, dtype: Any) -> ndarray:
+    def _new(cls, shape: Any, dtype: Any, order: Any = "C") -> ndarray:
         shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
         dtype = np.dtype(dtype)
         memory = _Memory(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         bytes_ = memory.raw[memory.start : memory.start + memory.size]
-        return cls(bytes_.view(dtype).reshape(shape), memory)
+        return cls(bytes_.view(dtype).reshape(shape, order=order), memory)
 
     @classmethod
-    def _from(cls, host: Any) -> ndarray:
+    def _from(cls, host: Any, order: str = "C") -> ndarray:
+        """A copy; CuPy's results are C-contiguous, unless they keep ("K") the order of a Fortran-contiguous array."""
         host = np.asarray(host)
-        array = cls._new(host.shape, host.dtype)
+        kept = "F" if order == "K" and host.flags.fnc else "C"
+        array = cls._new(host.shape, host.dtype, kept)
         array._host[...] = host
         return array
 
@@ -176,7 +178,7 @@ class ndarray:  # noqa: N801
 
     def astype(self, dtype: Any) -> ndarray:
         """As in NumPy; always a copy."""
-        return ndarray._from(self._host.astype(dtype))
+        return ndarray._from(self._host.astype(dtype), "K")
 
     def copy(self) -> ndarray:
         """As in NumPy."""
@@ -389,7 +391,7 @@ def ascontiguousarray(x: Any, dtype: Any = None) -> ndarray:
 def array(x: Any, dtype: Any = None, order: str = "K") -> ndarray:
     """A new device array."""
     host = _plain(x) if isinstance(x, ndarray) else x
-    return ndarray._from(np.array(host, dtype=dtype, order=order))
+    return ndarray._from(np.array(host, dtype=dtype, order=order), order)
 
 
 def from_dlpack(x: Any) -> ndarray:

@@ -35,7 +35,7 @@ class Course(NamedTuple):
 @pytest.fixture
 def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Course]:
     """Trains, and says what each step visited and measured."""
-    honest = Objective.value_and_gradient
+    honest, honest_steps = Objective.value_and_gradient, Objective.sgd_steps
     steps: list[tuple[list[int], float]] = []
 
     def spy(objective: Objective, W: Any, b: Any, rows: Any, sums: Any) -> Any:
@@ -43,12 +43,25 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Course]:
         steps.append((to_numpy(rows).tolist(), float(to_numpy(result.value)[0])))
         return result
 
+    def spy_on_steps(
+        objective: Objective, W: Any, b: Any, velocity: Any, batches: Any, sums: Any, rates: Any, *options: Any
+    ) -> Any:
+        sums_of_steps, first = 0.0, None
+        for i, rows in enumerate(batches):  # one at a time, so that each one's value is seen
+            result = honest_steps(objective, W, b, velocity, [rows], sums, rates[i : i + 1], *options)
+            if result is None:
+                return None  # steps are taken by value_and_gradient
+            steps.append((rows.tolist(), float(result[0][0, 0] / len(rows))))
+            sums_of_steps, first = sums_of_steps + result[0], result[1] if first is None else first
+        return sums_of_steps, first
+
     def run(train: Callable[[str], Any], backend: str) -> Course:
         steps.clear()
         model = train(backend)
         return Course([rows for rows, _ in steps], [value for _, value in steps], model)
 
     monkeypatch.setattr(Objective, "value_and_gradient", spy)
+    monkeypatch.setattr(Objective, "sgd_steps", spy_on_steps)
     return run
 
 

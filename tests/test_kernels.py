@@ -11,7 +11,7 @@ from cases import DTYPES, LAYOUTS, random_problem, sha256
 pytest.importorskip("numba")
 
 from gpusoftmax.array import resolve
-from gpusoftmax.cpu import fallback, kernels, ops
+from gpusoftmax.cpu import fallback, kernels, pool
 from gpusoftmax.reference import LOSSES
 
 OPS = resolve("cpu", n_threads=2).ops
@@ -36,7 +36,7 @@ def test_kernels_are_compiled_once_for_each_type_of_X(dtype: str, tmp_path: Path
             X = np.load(tmp_path / "X.npy", mmap_mode="r")
         OPS.linear_gradient(X, *problem.arguments[1:])
         OPS.linear_scores(X, problem.W, problem.b)
-        return len(kernels.leaf_gradient.signatures), len(kernels.leaf_scores.signatures)
+        return len(kernels.visit_leaves.signatures), len(kernels.score_rows.signatures)
 
     compiled = call("C")
     for layout in (*LAYOUTS, "memory-mapped"):
@@ -65,7 +65,7 @@ def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.ra
 def test_the_bits_of_a_rows_scores_do_not_depend_on_its_neighbours(
     monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
 ) -> None:
-    monkeypatch.setattr(ops, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
+    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     problem = random_problem(0, dtype=dtype, n=300, d=37, c=c)
     whole = OPS.linear_scores(problem.X, problem.W, problem.b)
     calls = [slice(0, 1), slice(5, 6), slice(299, 300), slice(3, 70), slice(100, 233), slice(None, None, -3)]

@@ -178,10 +178,10 @@ FORK = """
 import os, signal, sys
 import numpy as np
 from gpusoftmax.array import resolve
-from gpusoftmax.cpu import ops
+from gpusoftmax.cpu import pool
 
 rng = np.random.default_rng(0)
-ops.LEAF_ELEMENTS = 1  # leaves of 64 rows
+pool.LEAF_ELEMENTS = 1  # leaves of 64 rows
 X, y = rng.standard_normal((300, 33)).astype(np.float32), rng.integers(0, 3, 300)
 W, b = rng.standard_normal((33, 1, 3)).astype(np.float32), np.zeros((1, 3), np.float32)
 

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
-from gpusoftmax.cpu import ops
+from gpusoftmax.cpu import pool
 from gpusoftmax.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, SGDState, sgd
@@ -386,7 +386,7 @@ def test_features_of_all_zeros_leave_the_weights_at_zero(backend: Backend, loss:
 def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
 ) -> None:
-    monkeypatch.setattr(ops, "LEAF_ELEMENTS", 1)  # leaves of 64 rows for 5 classes, of 280 for 70
+    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows for 5 classes, of 280 for 70
     n = 20 * c + 13
     problem = random_problem(0, dtype=dtype, n=n, d=9, c=c, weighted=True)
 

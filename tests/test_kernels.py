@@ -36,7 +36,7 @@ def test_kernels_are_compiled_once_for_each_type_of_X(dtype: str, tmp_path: Path
             X = np.load(tmp_path / "X.npy", mmap_mode="r")
         OPS.linear_gradient(X, *problem.arguments[1:])
         OPS.linear_scores(X, problem.W, problem.b)
-        return len(kernels.visit_leaves.signatures), len(kernels.score_rows.signatures)
+        return len(kernels.visit.signatures), len(kernels.row_loss.signatures)
 
     compiled = call("C")
     for layout in (*LAYOUTS, "memory-mapped"):
@@ -53,7 +53,7 @@ def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.ra
     results = []
     for module in (kernels, fallback):
         z, losses, correct = Z.copy(), np.ones(K), np.ones(K)  # not zeros: both are to be added to
-        module.row_loss(z, labels, weights, LOSSES.index(loss), losses, correct)
+        module.row_loss(z, labels, weights, LOSSES.index(loss), losses, correct, module.SOURCE)
         results.append((z, losses, correct))
     # exp may differ by 2 ulp, sums of 7 terms by 3
     for compiled, plain in zip(*results, strict=True):

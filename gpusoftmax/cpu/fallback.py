@@ -10,9 +10,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
+SOURCE = None  # nothing is cached
 
 
-def row_loss(Z: Array, labels: Array, weights: Array, loss: int, losses: Array, correct: Array) -> None:
+def row_loss(Z: Array, labels: Array, weights: Array, loss: int, losses: Array, correct: Array, source: None) -> None:
     """As kernels.row_loss, whose docstring holds here too."""
     m, K, c = Z.shape
     z = Z.reshape(m * K, c)

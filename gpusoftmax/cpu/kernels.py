@@ -11,12 +11,23 @@ the result undefined for the NaN and infinite scores that must come out as a non
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import (
+    NativeValue,
+    intrinsic,
+    models,
+    overload,
+    register_jitable,
+    register_model,
+    typeof_impl,
+    unbox,
+)
 
 from gpusoftmax.cpu.tiles import (
     BLOCK,
@@ -33,6 +44,39 @@ from gpusoftmax.cpu.tiles import (
 )
 
 FAST = {"contract", "reassoc"}
+
+
+class Source:
+    """An argument whose type names the text of kernels and tiles, so that Numba's cache on disk tells versions apart.
+
+    The cache looks at this file's date and length alone: after a change of tiles.py it would run the old tiles on new
+    scratches, and so it did; and dates in a wheel are all the same.
+    """
+
+
+class _SourceType(types.Opaque):
+    def __init__(self):
+        digest = hashlib.sha256()
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(path.read_bytes())
+        super().__init__(f"Source({digest.hexdigest()[:16]})")
+
+
+_SOURCE_TYPE = _SourceType()
+SOURCE = Source()
+register_model(_SourceType)(models.OpaqueModel)
+
+
+@typeof_impl.register(Source)
+def _typeof_source(value, context):
+    return _SOURCE_TYPE
+
+
+@unbox(_SourceType)
+def _unbox_source(kind, value, context):
+    return NativeValue(context.context.get_dummy_value())
+
+
 VECTOR, COLUMNS = MACHINE.vector, MACHINE.columns
 CHUNK = 8
 ALIGNMENT = 64  # bytes: of our buffers, and of the parts of a scratch
@@ -47,6 +91,27 @@ def _pointer(typing, address, marker):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(marker)(types.int64, marker), emit
+
+
+@intrinsic
+def _peek(typing, address, like):
+    """The number of the type of `like` at the address."""
+
+    def emit(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], context.get_value_type(like).as_pointer()))
+
+    return like(types.int64, like), emit
+
+
+@intrinsic
+def _poke(typing, address, value):
+    """The number is written to the address."""
+
+    def emit(context, builder, signature, args):
+        builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), emit
 
 
 @intrinsic
@@ -167,7 +232,7 @@ def _copy_features(table, copies, column_stride, marker, d, lead, first, last, w
                 x[p + shift] = _feature(raw[p])
         else:
             for p in range(d):
-                x[p] = _feature(carray(_pointer(rows[i] + p * column_stride, marker), (1,))[0])
+                x[p] = _feature(_peek(rows[i] + p * column_stride, marker))
 
 
 @register_jitable
@@ -185,8 +250,23 @@ def _look_up(address, row_stride, rows, first, m, last, table):
     for i in range(2 * BLOCK):
         number = first + min(i, m - 1) if i < BLOCK else min(first + i, last - 1)
         if rows:
-            number = carray(_pointer(rows + 8 * number, np.int64(0)), (1,))[0]
+            number = _peek(rows + 8 * number, np.int64(0))
         at[i] = address + number * row_stride
+
+
+@register_jitable
+def _look_up_labels(rows, labels, weights, first, m, K, size, label, weight, computed):
+    """Labels (BLOCK,) and weights (K, BLOCK) of the rows of _look_up; 0 for those that are repeated."""
+    for i in range(BLOCK):
+        number = first + min(i, m - 1)
+        if rows:
+            number = _peek(rows + 8 * number, np.int64(0))
+        _poke(label + 4 * i, _peek(labels + 4 * number, np.int32(0)))
+        for k in range(K):
+            s = _as(1.0 if i < m else 0.0, computed)
+            if weights and i < m:
+                s = _peek(weights + size * (number * K + k), computed)
+            _poke(weight + size * (k * BLOCK + i), s)
 
 
 @register_jitable
@@ -253,11 +333,19 @@ def _block_gradient(table, copies, m, column_stride, d, n_slabs, lead, size, ite
 
 
 @register_jitable
+def _sum(x):
+    total = x[0]
+    for i in range(1, len(x)):
+        total += x[i]
+    return total
+
+
+@register_jitable
 def _leaf(
     address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
-    start, stop, W, bias, scratch, out, with_gradient, marker, computed,
+    start, stop, W, bias, scratch, out, scores, with_gradient, marker, computed,
 ):  # fmt: skip
-    """Sums over the rows [start, stop), in the parts of `out`."""
+    """Sums over the rows [start, stop), in the parts of `out`; or, if `scores` (rows, q) is not 0, scores alone."""
     c = q // K
     first, last = direct_slabs(d, n_slabs, lead, column_stride == 0, size)
     parts = scratch_parts(q, K, size, n_slabs - (last - first))
@@ -266,28 +354,24 @@ def _leaf(
     losses = carray(_pointer(scratch + parts[5], np.float64(0)), (K, BLOCK))
     correct = carray(_pointer(scratch + parts[6], np.float64(0)), (K, BLOCK))
     db = carray(_pointer(scratch + parts[7], computed), (q, BLOCK))
-    losses[:], correct[:], db[:] = 0, 0, 0
-    t = carray(_pointer(label, np.int32(0)), (BLOCK,))
-    s = carray(_pointer(weight, computed), (K, BLOCK))
+    for i in range(BLOCK):  # loops: a slice that is assigned to takes half a second to compile
+        for k in range(K):
+            losses[k, i], correct[k, i] = 0, 0
+        for j in range(q):
+            db[j, i] = 0
     out_parts = partial_parts(q, K, size, n_slabs)
     for row in range(start, stop, BLOCK):
         m = min(BLOCK, stop - row)
         _look_up(address, row_stride, rows, row, m, last_row, table)
-        for i in range(BLOCK):
-            number = row + min(i, m - 1)
-            if rows:
-                number = carray(_pointer(rows + 8 * number, np.int64(0)), (1,))[0]
-            t[i] = carray(_pointer(labels + 4 * number, np.int32(0)), (1,))[0]
-            for k in range(K):
-                if i >= m:
-                    s[k, i] = 0  # a repeated row
-                elif weights:
-                    s[k, i] = carray(_pointer(weights + size * (number * K + k), computed), (1,))[0]
-                else:
-                    s[k, i] = 1
         _block_scores(
             table, copies, copied, column_stride, d, n_slabs, lead, size, item, q, W, bias, acc, z, marker, computed
         )
+        if scores:
+            for i in range(m):
+                for j in range(q):
+                    _poke(scores + ((row + i) * q + j) * size, _peek(z + (j * BLOCK + i) * size, computed))
+            continue
+        _look_up_labels(rows, labels, weights, row, m, K, size, label, weight, computed)
         for k in range(K):
             loss_rows(
                 z + k * c * BLOCK * size, label, weight + k * BLOCK * size, c, loss, losses.ctypes.data + k * BLOCK * 8,
@@ -299,13 +383,15 @@ def _leaf(
                 table, copies, m, column_stride, d, n_slabs, lead, size, item, q, z, out + out_parts[3], fresh,
                 marker, computed,
             )  # fmt: skip
+    if scores:
+        return
     sums = carray(_pointer(out, np.float64(0)), (K,))
     hits = carray(_pointer(out + out_parts[1], np.float64(0)), (K,))
     bias_sums = carray(_pointer(out + out_parts[2], computed), (q,))
     for k in range(K):
-        sums[k], hits[k] = losses[k].sum(), correct[k].sum()
+        sums[k], hits[k] = _sum(losses[k]), _sum(correct[k])
     for j in range(q):
-        bias_sums[j] = db[j].sum()
+        bias_sums[j] = _sum(db[j])
 
 
 @register_jitable
@@ -322,59 +408,6 @@ def _add_partial(into, other, q, K, size, n_slabs, with_gradient, computed):
         u, v = carray(_pointer(a, computed), (length,)), carray(_pointer(b, computed), (length,))
         for k in range(length):
             u[k] += v[k]
-
-
-@njit(nogil=True, cache=True)
-def visit_leaves(
-    address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
-    first_leaf, last_leaf, step, W, bias, scratch, partials, nodes, with_gradient, marker, computed,
-):  # fmt: skip
-    """Sums over the leaves [first_leaf, last_leaf) along the fixed tree (pool.TreeSum), as far as it goes within them.
-
-    X is at `address`, features `column_stride` bytes apart, or 0: side by side. Rows are those of `rows` (an address of
-    int64 indices) if it is not 0; there are last_row of them, `step` to a leaf. Each node of the tree that is left is
-    in its part of `partials`, in order; its level and index are written to nodes (int64, pairs). Returns their number.
-    """
-    length = partial_parts(q, K, size, n_slabs)[4]
-    places = carray(_pointer(nodes, np.int64(0)), (128,))
-    n = 0
-    for leaf in range(first_leaf, last_leaf):
-        _leaf(
-            address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights,
-            last_row, leaf * step, min((leaf + 1) * step, last_row), W, bias, scratch, partials + n * length,
-            with_gradient, marker, computed,
-        )  # fmt: skip
-        level, index = 0, leaf
-        while n > 0 and places[2 * n - 2] == level and places[2 * n - 1] == index - 1 and index % 2 == 1:
-            _add_partial(
-                partials + (n - 1) * length, partials + n * length, q, K, size, n_slabs, with_gradient, computed
-            )
-            n, level, index = n - 1, level + 1, index // 2
-        places[2 * n], places[2 * n + 1] = level, index
-        n += 1
-    return n
-
-
-@njit(nogil=True, cache=True)
-def score_rows(
-    address, row_stride, column_stride, item, lead, d, n_slabs, q, size, n, W, bias, scratch, out, marker, computed
-):
-    """Scores of n rows into out (n, q); a row's bits do not depend on its neighbours."""
-    first, last = direct_slabs(d, n_slabs, lead, column_stride == 0, size)
-    parts = scratch_parts(q, 1, size, n_slabs - (last - first))
-    table, acc, z, copied = scratch + parts[0], scratch + parts[3], scratch + parts[4], scratch + parts[8]
-    scores = carray(_pointer(z, computed), (q, BLOCK))
-    for row in range(0, n, BLOCK):
-        m = min(BLOCK, n - row)
-        _look_up(address, row_stride, 0, row, m, n, table)
-        _block_scores(
-            table, scratch + 2 * BLOCK * 8, copied, column_stride, d, n_slabs, lead, size, item, q, W, bias, acc, z,
-            marker, computed,
-        )  # fmt: skip
-        results = carray(_pointer(out + row * q * size, computed), (m, q))
-        for i in range(m):
-            for j in range(q):
-                results[i, j] = scores[j, i]
 
 
 @register_jitable
@@ -418,58 +451,98 @@ def _descend(W, G, velocity, j, shift, scale, factors, db, share, l2, rate, mome
     return norm
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def sgd_steps(
-    address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
-    starts, n, sums, l2, rates, momentum, nesterov, fit_intercept, penalize_intercept,
-    W, b, velocity, velocity_b, shift, scale, factors, W_folded, b_folded, scratch, partial,
-    totals, first_values, marker, computed,
+@register_jitable
+def _step(
+    W, b, velocity, velocity_b, shift, scale, factors, partial, m, n, K, size, sums, l2, rates, momentum,
+    nesterov, fit_intercept, penalize_intercept, totals, computed,
 ):  # fmt: skip
-    """Steps of SGD, one after another, each on rows that fit a leaf; see solvers.SGD, which says what a step is.
-
-    Step i visits the rows [starts[i], starts[i + 1]) of `rows`; all rows where that is 0. Weights, velocity, the
-    features' shift (float64), inverse scale and the penalty's factors are packed. velocity (0 slabs): no momentum.
-    rates (steps, K); momentum, l2, sums of weights (K). totals (3, K): values, losses and accuracies of the steps,
-    times their rows, are added up. first_values (K): of the first step.
-    """
+    """One step of SGD with the sums over m of n rows in `partial`; totals: m times values, losses, accuracies more."""
+    n_slabs, q, width = W.shape
     c = q // K
     parts = partial_parts(q, K, size, n_slabs)
     losses = carray(_pointer(partial, np.float64(0)), (K,))
     correct = carray(_pointer(partial + parts[1], np.float64(0)), (K,))
     db = carray(_pointer(partial + parts[2], computed), (q,))
-    G = carray(_pointer(partial + parts[3], computed), (n_slabs, q, 2 * VECTOR // size))
-    has_velocity = len(velocity) > 0
-    for step in range(len(rates)):
-        start, stop = starts[step], starts[step + 1]
-        _fold(W, b, shift, scale, W_folded, b_folded)
+    G = carray(_pointer(partial + parts[3], computed), (n_slabs, q, width))
+    for k in range(K):
+        share = n / (m * sums[k])
+        rate, strength, inertia = rates[k], l2[k], momentum[k]
+        norm = 0.0
+        for j in range(k * c, (k + 1) * c):
+            slope = db[j] * share
+            norm += _descend(
+                W, G, velocity, j, shift, scale, factors, _as(slope, computed), _as(share, computed),
+                _as(strength, computed), rate, inertia, nesterov,
+            )  # fmt: skip
+            if penalize_intercept:
+                norm += b[j] * b[j]
+                slope += strength * b[j]
+            if fit_intercept:
+                if len(velocity) > 0:
+                    velocity_b[j] = inertia * velocity_b[j] + slope
+                    slope = slope + inertia * velocity_b[j] if nesterov else velocity_b[j]
+                b[j] -= rate * slope
+        totals[0, k] += m * (losses[k] * share + 0.5 * strength * norm)
+        totals[1, k] += m * losses[k] * share
+        totals[2, k] += m * correct[k] * share
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def visit(
+    address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, bounds,
+    first, last, W, b, scratch, partials, nodes, scores, with_gradient,
+    n, velocity, velocity_b, shift, scale, factors, sums, l2, rates, momentum, nesterov, fit_intercept,
+    penalize_intercept, W_folded, b_folded, totals, marker, computed, source,
+):  # fmt: skip
+    """Visit rows of X, part after part: part i is rows [bounds[i], bounds[i + 1]), `first` <= i < `last`.
+
+    X is at `address`, features `column_stride` bytes apart, or 0: side by side. Rows are those of `rows` (an address of
+    int64 indices) if it is not 0. W (slabs, q, S) is packed, b (q). One function for all that is done with rows, since
+    the tiles in it take seconds to compile:
+
+    * scores (an address, (rows, q)) is not 0: nothing but scores. Returns 0.
+    * rates is empty: parts are leaves, summed along the fixed tree (pool.TreeSum) as far as it goes within them. Each
+      node that is left is in its part of `partials`, in order; its level and index are written to nodes (int64, pairs).
+      Returns their number.
+    * rates (steps, K) is not empty: parts are the batches of as many steps of SGD, which change W, b and velocity (0
+      slabs: none); see solvers.SGD. There are n rows in all, whose weights add up to sums (K). The features' shift
+      (float64), inverse scale and the penalty's factors are packed. momentum, l2 (K). totals (3, K): values, losses
+      and accuracies of the steps, times their rows, are added up; totals[:, K:] get those of the first step. Returns 0.
+    """
+    length = partial_parts(q, K, size, n_slabs)[4]
+    stepping = len(rates) > 0
+    count = 0
+    for part in range(first, last):
+        start, stop = bounds[part], bounds[part + 1]
+        W_address, b_address = W.ctypes.data, b.ctypes.data
+        if stepping:
+            _fold(W, b, shift, scale, W_folded, b_folded)
+            W_address, b_address = W_folded.ctypes.data, b_folded.ctypes.data
         _leaf(
             address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights,
-            last_row, start, stop, W_folded.ctypes.data, b_folded.ctypes.data, scratch, partial, True, marker, computed,
+            bounds[-1], start, stop, W_address, b_address, scratch, partials + count * length, scores, with_gradient,
+            marker, computed,
         )  # fmt: skip
-        for k in range(K):
-            share = n / ((stop - start) * sums[k])
-            rate, strength, inertia = rates[step, k], l2[k], momentum[k]
-            norm = 0.0
-            for j in range(k * c, (k + 1) * c):
-                slope = db[j] * share
-                norm += _descend(
-                    W, G, velocity, j, shift, scale, factors, _as(slope, computed), _as(share, computed),
-                    _as(strength, computed), rate, inertia, nesterov,
+        if stepping:
+            _step(
+                W, b, velocity, velocity_b, shift, scale, factors, partials, stop - start, n, K, size, sums, l2,
+                rates[part], momentum, nesterov, fit_intercept, penalize_intercept, totals, computed,
+            )  # fmt: skip
+            if part == first:
+                for i in range(3):
+                    for k in range(K):
+                        totals[i, K + k] = totals[i, k]
+        elif not scores:
+            level, index = 0, part
+            while count > 0 and nodes[count - 1, 0] == level and index % 2 == 1 and nodes[count - 1, 1] == index - 1:
+                _add_partial(
+                    partials + (count - 1) * length, partials + count * length, q, K, size, n_slabs, with_gradient,
+                    computed,
                 )  # fmt: skip
-                if penalize_intercept:
-                    norm += b[j] * b[j]
-                    slope += strength * b[j]
-                if fit_intercept:
-                    if has_velocity:
-                        velocity_b[j] = inertia * velocity_b[j] + slope
-                        slope = slope + inertia * velocity_b[j] if nesterov else velocity_b[j]
-                    b[j] -= rate * slope
-            value = losses[k] * share + 0.5 * strength * norm
-            if step == 0:
-                first_values[k] = value
-            totals[0, k] += (stop - start) * value
-            totals[1, k] += (stop - start) * losses[k] * share
-            totals[2, k] += (stop - start) * correct[k] * share
+                count, level, index = count - 1, level + 1, index // 2
+            nodes[count, 0], nodes[count, 1] = level, index
+            count += 1
+    return count
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -517,7 +590,7 @@ def _hinge_row(z, t, squared):
 
 
 @njit(nogil=True, cache=True)
-def row_loss(Z, labels, weights, loss, losses, correct):
+def row_loss(Z, labels, weights, loss, losses, correct, source):
     """Scores to weighted loss gradients, in place, for rows of many classes.
 
     Z (m, K, c) scores -> s_ik * gradient of the loss of row i under model k. labels (m,) int32 in [0, c);

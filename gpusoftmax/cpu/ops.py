@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.packed import Descent, scorer, sgd_steps, visit
+from gpusoftmax.cpu.packed import Descent, scorer, sgd_steps, sums_over_rows
 from gpusoftmax.cpu.pool import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
 
@@ -38,7 +38,7 @@ class CpuOperations:
     kernels: ModuleType
 
     def _tiled(self, columns: int) -> bool:
-        return columns <= FEW_COLUMNS and hasattr(self.kernels, "visit_leaves")
+        return columns <= FEW_COLUMNS and hasattr(self.kernels, "visit")
 
     def linear_gradient(
         self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
@@ -67,7 +67,7 @@ class CpuOperations:
         """Losses, correct, dW (d, K*c), db (K*c) of all rows, or of `rows`; without a gradient dW is empty."""
         n = len(X) if rows is None else len(rows)
         if self._tiled(W.shape[1] * W.shape[2]):
-            return visit(self.kernels, X, labels, W, b, weights, loss, rows, with_gradient, self.n_threads)
+            return sums_over_rows(self.kernels, X, labels, W, b, weights, loss, rows, with_gradient, self.n_threads)
         d, K, c = W.shape
         step = leaf_rows(d, K * c)
         s = NO_WEIGHTS[W.dtype.type] if weights is None else weights
@@ -88,7 +88,13 @@ class CpuOperations:
                 Z += b_flat
                 m = len(Z)
                 self.kernels.row_loss(
-                    Z.reshape(m, K, c), labels[block_rows], s[block_rows] if len(s) else s, loss, losses, correct
+                    Z.reshape(m, K, c),
+                    labels[block_rows],
+                    s[block_rows] if len(s) else s,
+                    loss,
+                    losses,
+                    correct,
+                    self.kernels.SOURCE,
                 )
                 if with_gradient:
                     db += Z.sum(axis=0)
@@ -193,7 +199,9 @@ class CpuOperations:
         def leaf(index: int) -> Partial:
             part = slice(index * step, (index + 1) * step)
             losses, correct = np.zeros(K), np.zeros(K)
-            self.kernels.row_loss(Z[part], labels[part], s[part] if len(s) else s, loss, losses, correct)
+            self.kernels.row_loss(
+                Z[part], labels[part], s[part] if len(s) else s, loss, losses, correct, self.kernels.SOURCE
+            )
             return losses, correct
 
         losses, correct = sum_over_leaves(leaf, -(-m // step), self.n_threads)

@@ -33,6 +33,11 @@ def aligned(n_bytes: int) -> Array:
     return raw[start : start + n_bytes]
 
 
+def aligned_like(x: Array) -> Array:
+    """An aligned array of the same shape and type."""
+    return aligned(x.nbytes).view(x.dtype).reshape(x.shape)
+
+
 class Buffers:
     """Buffers that are kept between passes. Any thread may take one; who took it gives it back."""
 
@@ -104,14 +109,6 @@ class View:
         """The kernels' first arguments."""
         return self.address, self.row_stride, self.column_stride, self.item, self.lead, self.d, self.n_slabs
 
-    def scratch(self, kernels: ModuleType, q: int, K: int, size: int) -> Array:
-        """Memory for one thread's visit."""
-        first, last = kernels.direct_slabs(self.d, self.n_slabs, self.lead, self.column_stride == 0, size)
-        *_, features, length = kernels.scratch_parts(q, K, size, self.n_slabs - (last - first))
-        scratch = buffers.take(length)
-        scratch[features:length] = 0
-        return scratch
-
     def pack(self, W: Array, width: int) -> Array:
         """W (d, q) in slabs (n_slabs, q, width), zero beyond the features."""
         q = W.shape[1]
@@ -127,7 +124,66 @@ class View:
         return packed.transpose(0, 2, 1).reshape(n_slabs * width, q)[self.lead : self.lead + self.d].copy()
 
 
-def visit(
+class Tiles:
+    """X, W and b laid out for passes by register tiles. `kernels` is the module of that name."""
+
+    def __init__(self, kernels: ModuleType, X: Array, W: Array, b: Array) -> None:
+        self.kernels, self.dtype = kernels, W.dtype
+        d, self.K, c = W.shape
+        self.q, self.width = self.K * c, 2 * kernels.VECTOR // W.itemsize
+        self.view = View.of(X, self.width)
+        self.W = self.view.pack(W.reshape(d, self.q), self.width)
+        self.b = np.ascontiguousarray(b.reshape(self.q))
+        self.parts = kernels.partial_parts(self.q, self.K, W.itemsize, self.view.n_slabs)
+
+    def visit(
+        self,
+        bounds: Array,
+        parts: range,
+        scratch: Array,
+        partials: Array,
+        *,
+        loss: int = 0,
+        rows: Array | None = None,
+        labels: Array | None = None,
+        weights: Array | None = None,
+        nodes: Array | None = None,
+        scores: int = 0,
+        with_gradient: bool = True,
+        steps: tuple[Any, ...] | None = None,
+    ) -> int:
+        """`kernels.visit`, with nothing for what is not given."""
+        none, no_slabs = np.empty(0, self.dtype), np.empty((0, self.q, self.width), self.dtype)
+        if steps is None:
+            steps = (
+                0, no_slabs, none, np.empty((0, self.width)), no_slabs[:, 0], no_slabs[:, 0], np.empty(0), np.empty(0),
+                none.reshape(0, self.K), none, False, False, False, no_slabs, none, np.empty((0, 0)),
+            )  # fmt: skip
+        addresses = [0 if x is None else x.ctypes.data for x in (rows, labels, weights)]
+        nodes = np.empty((0, 2), np.int64) if nodes is None else nodes
+        count: int = self.kernels.visit(
+            *self.view.arguments, self.q, self.K, self.dtype.itemsize, loss, *addresses, bounds, parts.start,
+            parts.stop, self.W, self.b, scratch.ctypes.data, partials.ctypes.data, nodes, scores, with_gradient, *steps,
+            self.view.marker, self.dtype.type(0), self.kernels.SOURCE,
+        )  # fmt: skip
+        return count
+
+    def scratch(self) -> Array:
+        """Memory for one thread's visit."""
+        view, size = self.view, self.dtype.itemsize
+        first, last = self.kernels.direct_slabs(view.d, view.n_slabs, view.lead, view.column_stride == 0, size)
+        *_, copied, length = self.kernels.scratch_parts(self.q, self.K, size, view.n_slabs - (last - first))
+        scratch = buffers.take(length)
+        scratch[copied:length] = 0
+        return scratch
+
+    def vector(self, x: Array | None, neutral: float, dtype: Any) -> Array:
+        """One number a feature, packed (n_slabs, width); `neutral` for each if there are none."""
+        column = np.full(self.view.d, neutral) if x is None else x
+        return self.view.pack(column.astype(dtype)[:, None], self.width)[:, 0]
+
+
+def sums_over_rows(
     kernels: ModuleType,
     X: Array,
     labels: Array,
@@ -140,39 +196,34 @@ def visit(
     n_threads: int,
 ) -> tuple[Array, Array, Array, Array]:
     """Losses (K,), correct (K,), dW (d, K c), empty without a gradient, and db (K c,), summed over rows."""
-    d, K, c = W.shape
-    q, size, n = K * c, W.itemsize, len(X) if rows is None else len(rows)
-    width = 2 * kernels.VECTOR // size
-    view = View.of(X, width)
-    packed, bias = view.pack(W.reshape(d, q), width), np.ascontiguousarray(b.reshape(q))
-    step = leaf_rows(d, q)
-    n_leaves = -(-n // step)
-    parts = kernels.partial_parts(q, K, size, view.n_slabs if with_gradient else 0)
-    addresses = [0 if x is None else x.ctypes.data for x in (rows, labels, weights)]
+    tiles = Tiles(kernels, X, W, b)
+    K, q, size, parts, dtype = tiles.K, tiles.q, W.itemsize, tiles.parts, W.dtype
+    n = len(X) if rows is None else len(rows)
+    bounds = np.append(np.arange(0, n, leaf_rows(W.shape[0], q)), n)
+    n_leaves = len(bounds) - 1
     taken: list[Array] = []
 
     def run(leaves: range) -> TreeSum:
-        scratch = view.scratch(kernels, q, K, size)
-        sums = buffers.take((2 * len(leaves).bit_length() + 1) * parts[-1])
+        scratch, sums = tiles.scratch(), buffers.take((2 * len(leaves).bit_length() + 1) * parts[-1])
         taken.extend((scratch, sums))
         nodes = np.empty((64, 2), np.int64)
-        count = kernels.visit_leaves(
-            *view.arguments, q, K, size, loss, *addresses, n, leaves.start, leaves.stop, step,
-            packed.ctypes.data, bias.ctypes.data, scratch.ctypes.data, sums.ctypes.data, nodes.ctypes.data,
-            with_gradient, view.marker, W.dtype.type(0),
+        count = tiles.visit(
+            bounds, leaves, scratch, sums, loss=loss, rows=rows, labels=labels, weights=weights, nodes=nodes,
+            with_gradient=with_gradient,
         )  # fmt: skip
         tree = TreeSum()
         for i, (level, index) in enumerate(nodes[:count].tolist()):
             node = sums[i * parts[-1] : (i + 1) * parts[-1]]
             tree.nodes[level, index] = (
                 node[: 8 * K].view(np.float64), node[parts[1] : parts[1] + 8 * K].view(np.float64),
-                node[parts[2] : parts[2] + q * size].view(W.dtype), node[parts[3] :].view(W.dtype),
+                node[parts[2] : parts[2] + q * size].view(dtype),
+                node[parts[3] : None if with_gradient else parts[3]].view(dtype),
             )  # fmt: skip
         return tree
 
     try:
         losses, correct, db, dW = sum_of_trees(for_each(run, n_leaves, n_threads), n_leaves)
-        gradient = view.unpack(dW.reshape(-1, q, width)) if with_gradient else np.empty((0, q), W.dtype)
+        gradient = tiles.view.unpack(dW.reshape(-1, q, tiles.width)) if with_gradient else np.empty((0, q), dtype)
         return losses.copy(), correct.copy(), gradient, db.copy()
     finally:
         for buffer in taken:
@@ -181,19 +232,14 @@ def visit(
 
 def scorer(kernels: ModuleType, X: Array, W: Array, b: Array) -> Callable[[slice, Array], None]:
     """A function that writes the scores of some rows of X into an array (at least as many rows, K, c)."""
-    d, K, c = W.shape
-    q, size = K * c, W.itemsize
-    width = 2 * kernels.VECTOR // size
-    view = View.of(X, width)
-    packed, bias = view.pack(W.reshape(d, q), width), np.ascontiguousarray(b.reshape(q))
+    tiles = Tiles(kernels, X, W, b)
+    item = W.shape[1] * W.shape[2] * W.itemsize
 
     def score(rows: slice, out: Array) -> None:
-        scratch = view.scratch(kernels, q, 1, size)
-        address, *others = view.arguments
-        kernels.score_rows(
-            address + rows.start * view.row_stride, *others, q, size, rows.stop - rows.start, packed.ctypes.data,
-            bias.ctypes.data, scratch.ctypes.data, out.ctypes.data, view.marker, W.dtype.type(0),
-        )  # fmt: skip
+        scratch = tiles.scratch()
+        bounds = np.array([rows.start, rows.stop])
+        # the kernel writes row i at the i-th row from the address
+        tiles.visit(bounds, range(1), scratch, scratch, scores=out.ctypes.data - rows.start * item)
         buffers.give(scratch)
 
     return score
@@ -244,39 +290,32 @@ def sgd_steps(
 
     -> totals (3, K): values, losses and accuracies, each times the batch's rows; and the first step's values (K,).
     """
-    d, K, c = W.shape
-    q, size, n = K * c, W.itemsize, len(X)
-    width = 2 * kernels.VECTOR // size
-    view = View.of(X, width)
-
-    def vector(x: Array | None, neutral: float, dtype: Any = W.dtype) -> Array:  # one number a feature
-        column = np.full(d, neutral) if x is None else x
-        return view.pack(column.astype(dtype)[:, None], width)[:, 0]
-
-    inverse = None if descent.scale is None else 1 / descent.scale
-    packed = view.pack(W.reshape(d, q), width)
-    bias = np.ascontiguousarray(b.reshape(q))
-    moving = view.pack(velocity[0].reshape(d, q), width) if velocity else np.empty((0, q, width), W.dtype)
-    moving_bias = np.ascontiguousarray(velocity[1].reshape(q)) if velocity else np.empty(0, W.dtype)
+    tiles = Tiles(kernels, X, W, b)
+    d, K, _ = W.shape
+    q, n, dtype = tiles.q, len(X), W.dtype
+    # a copy each: W is updated in its packed form
+    moving = tiles.view.pack(velocity[0].reshape(d, q), tiles.width) if velocity else tiles.W[:0]
+    moving_bias = velocity[1].reshape(q).copy() if velocity else tiles.b[:0]
+    tiles.b = tiles.b.copy()
     rows: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]
-    lengths = [n if batch is None else len(batch) for batch in batches]
-    starts = np.cumsum([0, *lengths])
-    totals, first = np.zeros((3, K)), np.zeros(K)
-    scratch = view.scratch(kernels, q, K, size)
-    sums = buffers.take(kernels.partial_parts(q, K, size, view.n_slabs)[-1])
-    folded = aligned(packed.nbytes).view(W.dtype).reshape(packed.shape)
-    addresses = [0 if x is None else x.ctypes.data for x in (rows, labels, weights)]
-    kernels.sgd_steps(
-        *view.arguments, q, K, size, loss, *addresses, int(starts[-1]), starts, n, descent.sums, descent.l2,
-        descent.rates, descent.momentum, descent.nesterov, descent.fit_intercept, descent.penalize_intercept,
-        packed, bias, moving, moving_bias, vector(descent.shift, 0.0, np.float64), vector(inverse, 1.0),
-        vector(descent.factors, 1.0), folded, np.empty_like(bias), scratch.ctypes.data, sums.ctypes.data, totals, first,
-        view.marker, W.dtype.type(0),
+    bounds = np.cumsum([0, *(n if batch is None else len(batch) for batch in batches)])
+    totals = np.zeros((3, 2 * K))
+    inverse = None if descent.scale is None else 1 / descent.scale
+    scratch, sums = tiles.scratch(), buffers.take(tiles.parts[-1])
+    steps = (
+        n, moving, moving_bias, tiles.vector(descent.shift, 0.0, np.float64), tiles.vector(inverse, 1.0, dtype),
+        tiles.vector(descent.factors, 1.0, dtype), descent.sums, descent.l2, descent.rates, descent.momentum,
+        descent.nesterov, descent.fit_intercept, descent.penalize_intercept, aligned_like(tiles.W),
+        np.empty_like(tiles.b), totals,
     )  # fmt: skip
+    tiles.visit(
+        bounds, range(len(batches)), scratch, sums, loss=loss, rows=rows, labels=labels, weights=weights, steps=steps
+    )
     buffers.give(scratch)
     buffers.give(sums)
-    W[...], b[...] = view.unpack(packed).reshape(W.shape), bias.reshape(b.shape)
+    W[...], b[...] = tiles.view.unpack(tiles.W).reshape(W.shape), tiles.b.reshape(b.shape)
     if velocity:
-        velocity[0][...] = view.unpack(moving).reshape(W.shape)
+        velocity[0][...] = tiles.view.unpack(moving).reshape(W.shape)
         velocity[1][...] = moving_bias.reshape(b.shape)
-    return totals, first
+    first = totals[0, K:] / (n if batches[0] is None else len(batches[0]))
+    return totals[:, :K], first

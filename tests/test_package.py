@@ -24,6 +24,7 @@ ORDER = [
     "reference",
     "validation",
     "cpu.pool",
+    "cpu.blas",
     "cpu.packed",
     "cpu.tiles",
     "cpu.kernels",

@@ -39,6 +39,8 @@ from gpusoftmax.cpu.tiles import (
     exponential,
     gradient_tiles,
     loss_rows,
+    row_maximum,
+    row_powers,
     row_sums,
     score_tiles,
 )
@@ -545,51 +547,57 @@ def visit(
     return count
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def _softmax_row(z, t):
-    """Scores z (c,) of one row to the gradient of its loss, in place; -> loss. See reference.row_loss_loops."""
-    top = z[0]
-    for j in range(1, len(z)):
-        top = max(top, z[j])
+@register_jitable
+def _softmax_row(z, t, s):
+    """Scores z (c,) of one row to s times the gradient of its loss, in place; see reference.row_loss_loops.
+
+    Returns the loss, and whether the first largest score is the target's.
+    """
+    zero = z.dtype.type(0)
+    address = z.ctypes.data
+    top = row_maximum(address, len(z), zero)
     z_t = z[t]
-    others = z.dtype.type(0)
+    first = z_t == top
+    if first:
+        for j in range(t):
+            first &= z[j] != top
+    z[t] = -np.inf  # kept apart from the sum
+    others = row_powers(address, len(z), top, zero)
+    e_t = _exp(z_t - top)
+    factor = s / (others + e_t)
     for j in range(len(z)):
-        z[j] = _exp(z[j] - top)
-    e_t = z[t]
-    z[t] = 0
-    for j in range(len(z)):
-        others += z[j]
-    q = 1 / (others + e_t)
-    for j in range(len(z)):
-        z[j] *= q
-    z[t] = -others * q
+        z[j] *= factor
+    z[t] = -others * factor
     if z_t == top:
-        return math.log1p(others) + (z_t - top)  # the difference is 0, or NaN where both are infinite
-    return (top - z_t) + math.log(others + e_t)
+        return math.log1p(others) + (z_t - top), first  # the difference is 0, or NaN where both are infinite
+    return (top - z_t) + math.log(others + e_t), first
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def _hinge_row(z, t, squared):
+@register_jitable
+def _hinge_row(z, t, s, squared):
     """As _softmax_row, for the Weston-Watkins hinge or its square."""
     z_t = z[t]
     zero = z.dtype.type(0)
     loss, slope = zero, zero
+    first = True
     for j in range(len(z)):
+        first &= z[j] <= z_t if j >= t else z[j] < z_t
         margin = z[j] - z_t + 1
         if margin <= 0 or j == t:
             margin = zero
         if squared:
             loss += margin * margin
-            z[j] = margin + margin
+            margin += margin
         else:
             loss += margin
-            z[j] = 1 if margin > 0 else margin  # a NaN margin stays NaN
-        slope += z[j]
-    z[t] = -slope
-    return loss
+            margin = 1 if margin > 0 else margin  # a NaN margin stays NaN
+        slope += margin
+        z[j] = margin * s
+    z[t] = -slope * s
+    return loss, first
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def row_loss(Z, labels, weights, loss, losses, correct, source):
     """Scores to weighted loss gradients, in place, for rows of many classes.
 
@@ -598,20 +606,11 @@ def row_loss(Z, labels, weights, loss, losses, correct, source):
     increased by s_ik * loss and by s_ik where the largest score is the target's (the first of equals).
     """
     for i in range(Z.shape[0]):
-        t = labels[i]
         for k in range(Z.shape[1]):
-            z = Z[i, k]
-            best = 0
-            for j in range(1, len(z)):
-                if z[j] > z[best]:
-                    best = j
-            value = _softmax_row(z, t) if loss == SOFTMAX else _hinge_row(z, t, loss == SQUARED_HINGE)
-            if len(weights):
-                s = weights[i, k]
-                losses[k] += s * value
-                correct[k] += s if best == t else 0.0
-                for j in range(len(z)):
-                    z[j] *= s
+            s = weights[i, k] if len(weights) else Z.dtype.type(1)
+            if loss == SOFTMAX:
+                value, first = _softmax_row(Z[i, k], labels[i], s)
             else:
-                losses[k] += value
-                correct[k] += 1.0 if best == t else 0.0
+                value, first = _hinge_row(Z[i, k], labels[i], s, loss == SQUARED_HINGE)
+            losses[k] += s * value
+            correct[k] += s if first else 0.0

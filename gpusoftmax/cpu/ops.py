@@ -16,18 +16,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import Descent, scorer, sgd_steps, sums_over_rows
 from gpusoftmax.cpu.pool import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
 
 Array = npt.NDArray[Any]
 
-FEW_COLUMNS = 64  # up to here register tiles are faster than two products
+FEW_COLUMNS = 128  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows a product: 430 of 480 GFLOP/s at 768 x 1000
+LARGE_GRADIENT = 8 << 20  # bytes from which on threads share a gradient's columns, instead of having one each
+TILE_COLUMNS = 512  # that a thread multiplies at a time then
+SCORE_BYTES = 32 << 20  # of the scores of a block then
 SCORE_BLOCK = 64  # rows a product in prediction, where a short block is padded to its full length
 CACHE_FLOATS = 1 << 16  # of a block's float copy: 512 KB, in the second-level cache
 
 NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
+
+
+def _picked(rows: Array | None, first: int, stop: int) -> Any:
+    """The index of some rows: a slice where all rows are visited in order."""
+    return slice(first, stop) if rows is None else rows[first:stop]
 
 
 @dataclass(frozen=True)
@@ -68,42 +77,87 @@ class CpuOperations:
         n = len(X) if rows is None else len(rows)
         if self._tiled(W.shape[1] * W.shape[2]):
             return sums_over_rows(self.kernels, X, labels, W, b, weights, loss, rows, with_gradient, self.n_threads)
+        if W.nbytes > LARGE_GRADIENT:
+            return self._visit_columns(X, labels, W, b, weights, loss, rows, with_gradient)
         d, K, c = W.shape
-        step = leaf_rows(d, K * c)
-        s = NO_WEIGHTS[W.dtype.type] if weights is None else weights
-        W_columns, b_flat = W.reshape(d, K * c), b.reshape(K * c)
+        q, step = K * c, leaf_rows(d, K * c)
+        W_columns, b_flat = W.reshape(d, q), b.reshape(q)
 
         def leaf(index: int) -> Partial:
             start, stop = index * step, min((index + 1) * step, n)
-            losses, correct = np.zeros(K), np.zeros(K)
-            db = np.zeros(K * c, W.dtype)
-            dW = np.zeros((d, K * c) if with_gradient else (0, 0), W.dtype)
-            product = np.empty_like(dW)
+            losses, correct, db = np.zeros(K), np.zeros(K), np.zeros(q, W.dtype)
+            dW = np.zeros((d, q) if with_gradient else (0, 0), W.dtype)
+            scores = np.empty((min(BLAS_BLOCK, stop - start), q), W.dtype)
             for first in range(start, stop, BLAS_BLOCK):
-                block_rows: Any = slice(first, min(first + BLAS_BLOCK, stop))
-                if rows is not None:
-                    block_rows = rows[block_rows]
-                x = widen(X[block_rows], W.dtype)
-                Z = x @ W_columns
+                picked = _picked(rows, first, min(first + BLAS_BLOCK, stop))
+                x = widen(X[picked], W.dtype)
+                Z = scores[: len(x)]
+                product(x, W_columns, Z)
                 Z += b_flat
-                m = len(Z)
-                self.kernels.row_loss(
-                    Z.reshape(m, K, c),
-                    labels[block_rows],
-                    s[block_rows] if len(s) else s,
-                    loss,
-                    losses,
-                    correct,
-                    self.kernels.SOURCE,
-                )
+                self._row_loss(Z.reshape(-1, K, c), labels[picked], weights, picked, loss, losses, correct)
                 if with_gradient:
                     db += Z.sum(axis=0)
-                    dW += np.matmul(x.T, Z, out=product)
+                    product(x, Z, dW, transpose_a=True, beta=1.0)
             return losses, correct, dW, db
 
         with single_threaded_blas():
             losses, correct, dW, db = sum_over_leaves(leaf, -(-n // step), self.n_threads)
         return losses, correct, dW, db
+
+    def _visit_columns(
+        self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None,
+        with_gradient: bool,
+    ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+        """As _visit, where the gradient is too large for a copy a leaf: threads share a block's columns."""
+        n, (d, K, c) = len(X) if rows is None else len(rows), W.shape
+        q = K * c
+        W_columns, b_flat = W.reshape(d, q), b.reshape(q)
+        losses, correct, db = np.zeros(K), np.zeros(K), np.zeros(q, W.dtype)
+        dW = np.zeros((d, q) if with_gradient else (0, 0), W.dtype)
+        block = max(64, min(BLAS_BLOCK, SCORE_BYTES // (q * W.itemsize) // 64 * 64))
+        scores = np.empty((min(block, n), q), W.dtype)
+        tiles = [slice(first, min(first + TILE_COLUMNS, q)) for first in range(0, q, TILE_COLUMNS)]
+
+        def visit_block(first: int) -> None:
+            picked = _picked(rows, first, min(first + block, n))
+            x, t, s = widen(X[picked], W.dtype), labels[picked], None if weights is None else weights[picked]
+            Z = scores[: len(x)]
+            runs = [slice(i, min(i + SCORE_BLOCK, len(x))) for i in range(0, len(x), SCORE_BLOCK)]
+            sums = np.zeros((len(runs), 2, K))
+
+            def multiply(run: range) -> None:
+                for tile in tiles[run.start : run.stop]:
+                    product(x, W_columns[:, tile], Z[:, tile])
+                    Z[:, tile] += b_flat[tile]
+
+            def lose(run: range) -> None:
+                for i in run:
+                    part = Z[runs[i]].reshape(-1, K, c)
+                    self._row_loss(part, t[runs[i]], s, runs[i], loss, sums[i, 0], sums[i, 1])
+
+            def accumulate(run: range) -> None:
+                for tile in tiles[run.start : run.stop]:
+                    db[tile] += Z[:, tile].sum(axis=0)
+                    product(x, Z[:, tile], dW[:, tile], transpose_a=True, beta=1.0)
+
+            for_each(multiply, len(tiles), self.n_threads)
+            for_each(lose, len(runs), self.n_threads)
+            if with_gradient:
+                for_each(accumulate, len(tiles), self.n_threads)
+            losses[:] += sums[:, 0].sum(axis=0)
+            correct[:] += sums[:, 1].sum(axis=0)
+
+        with single_threaded_blas():
+            for first in range(0, n, block):
+                visit_block(first)
+        return losses, correct, dW, db
+
+    def _row_loss(
+        self, Z: Array, labels: Array, weights: Array | None, picked: Any, loss: int, losses: Array, correct: Array
+    ) -> None:
+        """`kernels.row_loss` with the weights of the rows `picked`."""
+        s = NO_WEIGHTS[Z.dtype.type] if weights is None else weights[picked]
+        self.kernels.row_loss(Z, labels, s, loss, losses, correct, self.kernels.SOURCE)
 
     def sgd_steps(
         self,
@@ -125,11 +179,14 @@ class CpuOperations:
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
+        gradient = (d + 1) * q * size
+        if not self._tiled(q) and gradient > LARGE_GRADIENT:
+            return gradient + SCORE_BYTES
         n_leaves = -(-n // leaf_rows(d, q))
         threads = min(self.n_threads, n_leaves)
-        partials = threads * (2 + math.ceil(math.log2(n_leaves // threads + 1)))  # one a level, and a product's
-        block = 0 if self._tiled(q) else BLAS_BLOCK * (d + q)
-        return (partials * (d + 1) * q + threads * block) * size
+        partials = threads * (1 + math.ceil(math.log2(n_leaves // threads + 1)))  # one a level of the tree
+        block = 0 if self._tiled(q) else BLAS_BLOCK * (d + q) * size
+        return partials * gradient + threads * block
 
     def linear_scores(self, X: Array, W: Array, b: Array) -> Array:
         out = np.empty((len(X), *W.shape[1:]), W.dtype)
@@ -194,14 +251,11 @@ class CpuOperations:
     def row_loss(self, Z: Array, labels: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
         m, K, c = Z.shape
         step = leaf_rows(c, K)
-        s = NO_WEIGHTS[Z.dtype.type] if weights is None else weights
 
         def leaf(index: int) -> Partial:
             part = slice(index * step, (index + 1) * step)
             losses, correct = np.zeros(K), np.zeros(K)
-            self.kernels.row_loss(
-                Z[part], labels[part], s[part] if len(s) else s, loss, losses, correct, self.kernels.SOURCE
-            )
+            self._row_loss(Z[part], labels[part], weights, part, loss, losses, correct)
             return losses, correct
 
         losses, correct = sum_over_leaves(leaf, -(-m // step), self.n_threads)

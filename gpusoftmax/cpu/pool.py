@@ -53,7 +53,7 @@ def leaf_rows(d: int, columns: int) -> int:
 
     Enough features to outweigh the handling of a leaf, and enough rows to outweigh a gradient of d x columns.
     """
-    rows = max(LEAF_ELEMENTS // max(d, 1), 4 * columns, 64)
+    rows = max(LEAF_ELEMENTS // max(d, 1), 2 * columns, 64)
     return -(-rows // LEAF_MULTIPLE) * LEAF_MULTIPLE
 
 
@@ -156,6 +156,8 @@ class _SingleThreadedBlas:
         with self.lock:
             if self.inside == 0:
                 if self.controller is None:  # 190 us a time, so it is kept
+                    import scipy.linalg.cython_blas  # noqa: F401 - brings a BLAS of its own, which is to be held, too
+
                     self.controller = ThreadpoolController()
                 self.limiter = self.controller.limit(limits=1, user_api="blas")
             self.inside += 1

@@ -558,3 +558,72 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8, computed), emit
+
+
+def _row_loop(b: Any, z: Any, c: Any, element: Any, carried: V, body: Any) -> V:
+    """body(scores, carried) over a row of c numbers, a vector at a time, the last one masked: -inf beyond the row.
+
+    body returns what replaces the scores (None: they stay), and the new carried vector.
+    """
+    lanes = carried.value.type.count
+    vector, size = carried.value.type, 4 if element == ir.FloatType() else 8
+    masks, whole = ir.VectorType(I1, lanes), ir.VectorType(I64, lanes)
+    suffix = f"v{lanes}f{8 * size}.p0"
+    load = ir.FunctionType(vector, [vector.as_pointer(), I32, masks, vector])
+    store = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), I32, masks])
+    load = cgutils.get_or_insert_function(b.module, load, f"llvm.masked.load.{suffix}")
+    store = cgutils.get_or_insert_function(b.module, store, f"llvm.masked.store.{suffix}")
+    numbers = ir.Constant(whole, list(range(lanes)))
+    lowest = _constant(vector, float("-inf"))
+
+    def step(j: Any, values: list[Any]) -> list[Any]:
+        place = b.inttoptr(b.add(z, b.mul(j, I64(size))), vector.as_pointer())
+        mask = b.icmp_signed("<", numbers, _splat(b, b.sub(c, j), whole))
+        x = b.call(load, [place, I32(size), mask, lowest])
+        replaced, new = body(V(b, x), V(b, values[0]))
+        if replaced is not None:
+            b.call(store, [replaced.value, place, I32(size), mask])
+        return [new.value]
+
+    return V(b, _loop(b, I64(0), c, lanes, [carried.value], step)[0])
+
+
+def _reduced(b: Any, name: str, x: V, *start: Any) -> Any:
+    """llvm.vector.reduce.<name>, in an order that depends on the vector's length alone."""
+    kind = x.value.type
+    suffix = f"v{kind.count}{'f32' if kind.element == ir.FloatType() else 'f64'}"
+    function = ir.FunctionType(kind.element, [*(kind.element for _ in start), kind])
+    found = cgutils.get_or_insert_function(b.module, function, f"llvm.vector.reduce.{name}.{suffix}")
+    return b.call(found, [*start, x.value], fastmath=("reassoc",) if start else ())
+
+
+@intrinsic
+def row_maximum(typing, z, c, computed):
+    """The largest of the c scores at the address z; NaN counts as nothing."""
+    element, lanes = FLOATS[computed], MACHINE.vector // SIZES[computed]
+
+    def emit(context, b, signature, args):
+        lowest = V(b, _constant(ir.VectorType(element, lanes), float("-inf")))
+        top = _row_loop(b, args[0], args[1], element, lowest, lambda x, top: (None, x.where(x > top, top)))
+        return _reduced(b, "fmax", top)
+
+    return computed(types.int64, types.int64, computed), emit
+
+
+@intrinsic
+def row_powers(typing, z, c, top, computed):
+    """The c scores at the address z become exp(z - top); -> their sum."""
+    element, lanes = FLOATS[computed], MACHINE.vector // SIZES[computed]
+
+    def emit(context, b, signature, args):
+        vector = ir.VectorType(element, lanes)
+        every = V(b, _splat(b, args[2], vector))
+
+        def powers(x: V, total: V) -> tuple[V, V]:
+            e = exponential(x - every)
+            return e, total + e
+
+        total = _row_loop(b, args[0], args[1], element, V(b, _constant(vector, 0.0)), powers)
+        return _reduced(b, "fadd", total, ir.Constant(element, 0.0))
+
+    return computed(types.int64, types.int64, computed, computed), emit

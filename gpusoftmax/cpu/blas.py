@@ -1,0 +1,43 @@
+"""Matrix products by SciPy's BLAS, for what NumPy's `@` cannot say: into a part of an array, and added to it."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@cache
+def _gemm(name: str) -> Any:
+    """sgemm or dgemm, as SciPy exports them to compiled code; called without the GIL."""
+    from scipy.linalg import cython_blas
+
+    capsule = cython_blas.__pyx_capi__[name]
+    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 13)(get_pointer(capsule, get_name(capsule)))
+
+
+def product(a: Array, b: Array, out: Array, *, transpose_a: bool = False, beta: float = 0.0) -> None:
+    """out = a b + beta out, or a' b + beta out. Rows of each are contiguous, and may be apart; all of one type.
+
+    As `cuda.blas.product`. With beta = 0 what was in `out` does not matter.
+    """
+    m, n = out.shape
+    k = a.shape[0] if transpose_a else a.shape[1]
+    number = ctypes.c_float if out.dtype == np.float32 else ctypes.c_double
+    size = out.itemsize
+    whole = [
+        ctypes.byref(ctypes.c_int(x)) for x in (n, m, k, *(max(x.strides[0] // size, x.shape[1]) for x in (b, a, out)))
+    ]
+    # BLAS counts columns first: a row-major (m, n) is its (n, m), so out' = b' a'
+    _gemm("sgemm" if number is ctypes.c_float else "dgemm")(
+        b"N", b"T" if transpose_a else b"N", *whole[:3], ctypes.byref(number(1.0)),
+        b.ctypes.data, whole[3], a.ctypes.data, whole[4], ctypes.byref(number(beta)), out.ctypes.data, whole[5],
+    )  # fmt: skip

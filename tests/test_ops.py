@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.cpu import fallback, pool
+from gpusoftmax.cpu import fallback, ops, pool
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.pool import leaf_rows, single_threaded_blas
 from gpusoftmax.cuda import ops as cuda_ops
@@ -70,14 +71,43 @@ def test_linear_gradient_equals_the_reference(backend: Backend, problem: Problem
 # n, d, c, K at, and next to, the lengths in which rows are visited; the leaves' stand for a GPU's chunks of 128, too
 BOUNDARIES = [
     *[pytest.param(n, 3, 3, 1, 1, id=f"leaf of 64, n={n}") for n in (63, 64, 65, 127, 128, 129, 64 * 5 + 1)],
-    *[pytest.param(n, 3, 70, 1, 1, id=f"leaf of 280, many columns, n={n}") for n in (279, 280, 281, 561)],
-    *[pytest.param(n, 2, 3, 1, None, id=f"fused block of 256, n={n}") for n in (255, 256, 257, 513)],
-    *[pytest.param(n, 3000, 2, 1, None, id=f"fused block of 20, n={n}") for n in (19, 20, 21, 41)],
-    *[pytest.param(n, 9000, 2, 1, None, id=f"smallest fused block, n={n}") for n in (7, 8, 9)],
-    *[pytest.param(n, 3, 65, 1, None, id=f"BLAS block of 512, n={n}") for n in (511, 512, 513, 1025)],
-    *[pytest.param(9, 3, c, 1, None, id=f"few columns or many, c={c}") for c in (63, 64, 65)],
-    *[pytest.param(9, 3, c, 2, None, id=f"few columns or many, two models, c={c}") for c in (32, 33)],
+    *[pytest.param(n, 3, 120, 1, 1, id=f"leaf of 64, many columns, n={n}") for n in (63, 64, 65, 129)],
+    *[pytest.param(n, 40, 3, 1, None, id=f"block of 16 rows, n={n}") for n in (1, 15, 16, 17, 33)],
+    *[pytest.param(9, d, 3, 1, None, id=f"slabs of 8, 16 or 32, d={d}") for d in (7, 8, 9, 15, 17, 31, 32, 33, 63, 65)],
+    *[pytest.param(9, d, 3, 1, None, id=f"chunks of 8 slabs, d={d}") for d in (64, 65, 128, 129, 255, 256, 257, 513)],
+    *[pytest.param(9, 3, c, 1, None, id=f"columns of a tile, c={c}") for c in (2, 4, 5, 6, 9, 10, 11, 20, 21, 30)],
+    *[pytest.param(n, 3, 120, 1, None, id=f"BLAS block of 512, n={n}") for n in (511, 512, 513, 1025)],
+    *[pytest.param(9, 3, c, 1, None, id=f"few columns or many, c={c}") for c in (111, 112, 113)],
+    *[pytest.param(9, 3, c, 2, None, id=f"few columns or many, two models, c={c}") for c in (56, 57)],
 ]
+
+
+@pytest.mark.parametrize("offset", range(1, 17))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_start_anywhere_are_read_right(cpu_backend: Backend, dtype: str, offset: int) -> None:
+    """Long rows whose length is a multiple of a vector: slabs are laid so that they begin where vectors do."""
+    problem = random_problem(offset, dtype=dtype, n=21, d=1024, c=3, weighted=True, n_rows=30)
+    memory = np.empty(problem.X.size + 64, problem.X.dtype)
+    start = -(memory.ctypes.data // memory.itemsize) % 64 + offset
+    X = memory[start : start + problem.X.size].reshape(problem.X.shape)
+    X[...] = problem.X
+    assert_gradient_is_right(cpu_backend, replace(problem, X=X))
+    assert_gradient_is_right(cpu_backend, replace(problem, X=X, rows=None))
+
+
+@pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
+@pytest.mark.parametrize("columns", [1, 3, 64])
+def test_threads_that_share_the_columns_of_a_gradient_give_the_same(
+    cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, columns: int, picked: bool
+) -> None:
+    monkeypatch.setattr(ops, "LARGE_GRADIENT", 0)
+    monkeypatch.setattr(ops, "TILE_COLUMNS", columns)
+    monkeypatch.setattr(ops, "SCORE_BYTES", 1)  # 64 rows at a time
+    problem = random_problem(1, n=150, d=7, c=57, K=2, weighted=True, n_rows=170 if picked else None)
+    operations = [resolve(cpu_backend.name, n_threads).ops for n_threads in (1, 2, 7)]
+    for operation in operations:
+        assert_gradient_is_right(replace(cpu_backend, ops=operation), problem)
+    assert len({sha256(*operation.linear_gradient(*problem.arguments, problem.rows)) for operation in operations}) == 1
 
 
 @pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
@@ -254,7 +284,7 @@ def test_the_variance_of_a_constant_column_is_zero(backend: Backend) -> None:
 def test_the_gradient_has_the_same_bits_for_any_number_of_threads(
     cpu_backend: Backend, dtype: str, c: int, picked: bool
 ) -> None:
-    n = 9 * leaf_rows(7, c) + 17
+    n = 9 * leaf_rows(7) + 17
     problem = random_problem(0, dtype=dtype, n=n, d=7, c=c, weighted=picked, n_rows=n if picked else None)
 
     def digest(n_threads: int) -> str:
@@ -350,7 +380,7 @@ def test_overlapping_calls_leave_the_callers_setting_of_blas() -> None:
 @pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("c", [5, 70])
 def test_calls_from_several_threads_do_not_disturb_each_other(cpu_backend: Backend, c: int) -> None:
-    tasks = [random_problem(seed, n=3 * leaf_rows(7, c), d=7, c=c) for seed in range(4)]
+    tasks = [random_problem(seed, n=3 * leaf_rows(7), d=7, c=c) for seed in range(4)]
     alone = [sha256(*cpu_backend.ops.linear_gradient(*task.arguments)) for task in tasks]
     meeting = threading.Barrier(4)
 

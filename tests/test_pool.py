@@ -208,7 +208,7 @@ def test_operations_work_in_a_forked_child(cpu_backend: Any, before: str) -> Non
 FORK_INSIDE = """
 import os, signal
 from threadpoolctl import threadpool_info, threadpool_limits
-import numpy
+import numpy, scipy.linalg.cython_blas
 from gpusoftmax.cpu.pool import single_threaded_blas
 
 def setting():

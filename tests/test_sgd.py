@@ -400,3 +400,53 @@ def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
         return sha256(state.W, state.b, state.value)
 
     assert {digest(n_threads) for n_threads in (1, 2, 3, 7)} == {digest(1)}
+
+
+@pytest.mark.skipif(not hasattr(resolve("cpu").ops.kernels, "visit"), reason="Numba is not installed")
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("flags", [{}, {"penalize_intercept": True}, {"fit_intercept": False}], ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_steps_in_one_call_are_the_steps_one_by_one(
+    dtype: str, flags: dict[str, bool], loss: str, nesterov: bool, momentum: float
+) -> None:
+    K, d, plan = 2, 37, BatchPlan(50, 20)
+    problem = random_problem(0, dtype=dtype, n=50, d=d, c=3, K=K, weighted=True, size=100.0)
+    rng = np.random.default_rng(1)
+    objective = objective_of(
+        problem.X, problem.labels, resolve("cpu", 1), c=3, K=K, loss=loss, l2=[0.1, 0.5], weights=problem.weights,
+        shift=rng.normal(100, 20, d), scale=rng.uniform(50, 100, d), **flags,
+    )  # fmt: skip
+    objective = replace(objective, penalty_factors=rng.uniform(0.5, 2, d))
+    solver = SGD(plan, 9, np.array([0.005, 0.01]), momentum, nesterov, "constant")
+    rates, inertia = np.full((3, K), [0.005, 0.01], problem.W.dtype), np.full(K, momentum, problem.W.dtype)
+    states = [solver.init(objective, problem.W, problem.b) for _ in range(2)]
+    for epoch in range(3):
+        state, batches = states[0], plan.epoch(epoch)
+        one_by_one = solver._steps(objective, state, batches, rates, inertia)
+        state = states[1]
+        together = objective.sgd_steps(
+            state.W, state.b, state.velocity, batches, state.weight_sums, rates, inertia, nesterov
+        )
+        rtol = 1e-9 if dtype == "float64" else 1e-4
+        for found, expected in zip(together, one_by_one, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=rtol)
+    for name in ("W", "b", "velocity"):
+        found, expected = (getattr(state, name) for state in states)
+        if expected is not None:
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.skipif(not hasattr(resolve("cpu").ops.kernels, "visit"), reason="Numba is not installed")
+def test_a_batch_longer_than_a_leaf_is_no_step_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
+    X, y = blobs(0, n=200)
+    objective = objective_of(X, y, resolve("cpu", 2), c=3)
+    W, b = zeros_for(objective)
+    rates, sums = np.ones((1, 1), np.float32), np.full(1, 200.0)
+    assert objective.sgd_steps(W, b, None, [np.arange(65)], sums, rates, rates[0], False) is None
+    assert not W.any()
+    assert objective.sgd_steps(W, b, None, [np.arange(64)], sums, rates, rates[0], False) is not None
+    assert W.any()

@@ -23,9 +23,9 @@ from gpusoftmax.dtypes import computation_dtype, widen
 
 Array = npt.NDArray[Any]
 
-FEW_COLUMNS = 128  # up to here register tiles are faster than two products
+FEW_COLUMNS = 112  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows a product: 430 of 480 GFLOP/s at 768 x 1000
-LARGE_GRADIENT = 8 << 20  # bytes from which on threads share a gradient's columns, instead of having one each
+LARGE_GRADIENT = 32 << 20  # bytes from which on threads share a gradient's columns, instead of having one each
 TILE_COLUMNS = 512  # that a thread multiplies at a time then
 SCORE_BYTES = 32 << 20  # of the scores of a block then
 SCORE_BLOCK = 64  # rows a product in prediction, where a short block is padded to its full length
@@ -80,7 +80,7 @@ class CpuOperations:
         if W.nbytes > LARGE_GRADIENT:
             return self._visit_columns(X, labels, W, b, weights, loss, rows, with_gradient)
         d, K, c = W.shape
-        q, step = K * c, leaf_rows(d, K * c)
+        q, step = K * c, leaf_rows(d)
         W_columns, b_flat = W.reshape(d, q), b.reshape(q)
 
         def leaf(index: int) -> Partial:
@@ -173,7 +173,7 @@ class CpuOperations:
     ) -> tuple[Array, Array] | None:
         d, K, c = W.shape
         longest = max(len(X) if batch is None else len(batch) for batch in batches)
-        if not self._tiled(K * c) or longest > leaf_rows(d, K * c):
+        if not self._tiled(K * c) or longest > leaf_rows(d):
             return None
         return sgd_steps(self.kernels, X, labels, W, b, weights, loss, velocity, batches, descent)
 
@@ -182,7 +182,7 @@ class CpuOperations:
         gradient = (d + 1) * q * size
         if not self._tiled(q) and gradient > LARGE_GRADIENT:
             return gradient + SCORE_BYTES
-        n_leaves = -(-n // leaf_rows(d, q))
+        n_leaves = -(-n // leaf_rows(d))
         threads = min(self.n_threads, n_leaves)
         partials = threads * (1 + math.ceil(math.log2(n_leaves // threads + 1)))  # one a level of the tree
         block = 0 if self._tiled(q) else BLAS_BLOCK * (d + q) * size
@@ -217,7 +217,7 @@ class CpuOperations:
         """`finish(rows, scores (m, K, c))` for each block of rows, from any thread; it may overwrite the scores."""
         d, K, c = W.shape
         n, q = len(X), K * c
-        step = -(-leaf_rows(d, q) // SCORE_BLOCK) * SCORE_BLOCK
+        step = -(-leaf_rows(d) // SCORE_BLOCK) * SCORE_BLOCK
         if self._tiled(q):
             score = scorer(self.kernels, X, W, b)
 
@@ -250,7 +250,7 @@ class CpuOperations:
 
     def row_loss(self, Z: Array, labels: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
         m, K, c = Z.shape
-        step = leaf_rows(c, K)
+        step = leaf_rows(c)
 
         def leaf(index: int) -> Partial:
             part = slice(index * step, (index + 1) * step)
@@ -263,7 +263,7 @@ class CpuOperations:
 
     def column_moments(self, X: Array, weights: Array | None) -> tuple[Array, Array]:
         n, d = X.shape
-        step, block = leaf_rows(d, 1), max(8, min(256, CACHE_FLOATS // d))
+        step, block = leaf_rows(d), max(8, min(256, CACHE_FLOATS // d))
         origin = widen(X[0])  # near the data, so that the difference of squares below does not cancel
 
         def leaf(index: int) -> Partial:

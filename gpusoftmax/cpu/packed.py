@@ -199,7 +199,7 @@ def sums_over_rows(
     tiles = Tiles(kernels, X, W, b)
     K, q, size, parts, dtype = tiles.K, tiles.q, W.itemsize, tiles.parts, W.dtype
     n = len(X) if rows is None else len(rows)
-    bounds = np.append(np.arange(0, n, leaf_rows(W.shape[0], q)), n)
+    bounds = np.append(np.arange(0, n, leaf_rows(W.shape[0])), n)
     n_leaves = len(bounds) - 1
     taken: list[Array] = []
 

@@ -27,6 +27,7 @@ Partial = tuple[Array, ...]  # sums over some rows, in arrays that their holder 
 MOST_THREADS = 1024  # of the shared pool; a thread is started only when no idle one is left
 
 LEAF_ELEMENTS = 1 << 21  # features a leaf: 688 rows of CIFAR-10, 0.4 ms of work, enough leaves for 16 cores
+LEAF_ROWS = 2048  # at most
 LEAF_MULTIPLE = 16  # rows that a kernel takes at a time
 
 _lock = threading.Lock()
@@ -48,12 +49,12 @@ def _shared_executor() -> ThreadPoolExecutor:
         return _executor
 
 
-def leaf_rows(d: int, columns: int) -> int:
+def leaf_rows(d: int) -> int:
     """Rows of a leaf: a function of the shape alone, never of the machine.
 
-    Enough features to outweigh the handling of a leaf, and enough rows to outweigh a gradient of d x columns.
+    Enough features to outweigh the addition of a leaf's gradient, and few enough rows to share them out fairly.
     """
-    rows = max(LEAF_ELEMENTS // max(d, 1), 2 * columns, 64)
+    rows = min(max(LEAF_ELEMENTS // max(d, 1), 64), LEAF_ROWS)
     return -(-rows // LEAF_MULTIPLE) * LEAF_MULTIPLE
 
 

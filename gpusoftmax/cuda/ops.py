@@ -99,8 +99,10 @@ class CudaOperations:
                 step = max(SMALLEST_CHUNK, step // 2 // SMALLEST_CHUNK * SMALLEST_CHUNK)
                 log.warning("out of GPU memory: trying again with chunks of %d rows", step)
 
-    def sgd_steps(self, *arguments: Any) -> None:
-        return None  # each of them is a launch or two anyway
+    def sgd_steps(
+        self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, velocity: Any, batches: Any, descent: Any
+    ) -> None:
+        return None  # a step is some launches either way
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         gradient = (d + 1) * K * c * np.dtype(computation_dtype(dtype)).itemsize

@@ -85,9 +85,9 @@ BOUNDARIES = [
 @pytest.mark.parametrize("offset", range(1, 17))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_that_start_anywhere_are_read_right(cpu_backend: Backend, dtype: str, offset: int) -> None:
-    """Long rows whose length is a multiple of a vector: slabs are laid so that they begin where vectors do."""
+    """Whether vectors begin on a line of the cache or cross one."""
     problem = random_problem(offset, dtype=dtype, n=21, d=1024, c=3, weighted=True, n_rows=30)
-    memory = np.empty(problem.X.size + 64, problem.X.dtype)
+    memory = np.empty(problem.X.size + 128, problem.X.dtype)
     start = -(memory.ctypes.data // memory.itemsize) % 64 + offset
     X = memory[start : start + problem.X.size].reshape(problem.X.shape)
     X[...] = problem.X

@@ -37,6 +37,7 @@ from gpusoftmax.cpu.tiles import (
     SQUARED_HINGE,
     V,
     exponential,
+    fetch_rows,
     gradient_tiles,
     loss_rows,
     row_maximum,
@@ -206,32 +207,26 @@ def partial_parts(q, K, size, n_slabs):
 
 
 @register_jitable
-def direct_slabs(d, n_slabs, lead, contiguous, size):
-    """The slabs [first, last) that are read where they are; the others reach beyond the features, or are strided."""
-    if not contiguous:
-        return 0, 0
-    first = 1 if lead else 0
-    return first, max(first, (lead + d) // (2 * VECTOR // size))
+def direct_slabs(d, contiguous, size):
+    """How many slabs, from the first on, are read where they are: full ones, of features that lie side by side."""
+    return d // (2 * VECTOR // size) if contiguous else 0
 
 
 @register_jitable
-def _copy_features(table, copies, column_stride, marker, d, lead, first, last, width, size, out, computed, row_floats):
-    """The features of slabs [0, first) and [last, ...) of BLOCK rows, converted, to out (BLOCK, row_floats), which is
-    zero elsewhere and stays so; the table `copies` gets the addresses."""
+def _copy_features(table, copies, column_stride, marker, d, first, size, out, computed, row_floats):
+    """The features from `first` on of BLOCK rows, converted, to out (BLOCK, row_floats), which stays zero elsewhere.
+
+    The table `copies` gets the addresses.
+    """
     rows = carray(_pointer(table, np.int64(0)), (BLOCK,))
     places = carray(_pointer(copies, np.int64(0)), (BLOCK,))
     for i in range(BLOCK):
         places[i] = out + i * row_floats * size
         x = carray(_pointer(out, computed), (BLOCK, row_floats))[i]
-        head = min(d, max(first * width - lead, 0))  # features before the direct slabs
-        tail = min(d, max(last * width - lead, head))  # the first one after them
-        shift = lead - (last - first) * width
         if column_stride == 0:
             raw = carray(_pointer(rows[i], marker), (d,))
-            for p in range(head):
-                x[p + lead] = _feature(raw[p])
-            for p in range(tail, d):
-                x[p + shift] = _feature(raw[p])
+            for p in range(first, d):
+                x[p - first] = _feature(raw[p])
         else:
             for p in range(d):
                 x[p] = _feature(_peek(rows[i] + p * column_stride, marker))
@@ -272,15 +267,21 @@ def _look_up_labels(rows, labels, weights, first, m, K, size, label, weight, com
 
 
 @register_jitable
-def _add_scores(table, offset, slab, n_slabs, item, q, size, W, acc, fresh, marker, computed):
-    """acc += the part of the scores that n_slabs slabs from `slab` on give; `offset`: bytes from a row to the first."""
+def _add_scores(table, offset, n_slabs, item, q, size, W, acc, fresh, ahead, marker, computed):
+    """acc += the part of the scores that n_slabs slabs give, which begin `offset` bytes after the rows of `table`.
+
+    ahead: from a row's place in the table to that of the row to be fetched meanwhile, if it is not 0.
+    """
     width = 2 * VECTOR // size
     for chunk in range(0, n_slabs, CHUNK):
+        at, slabs = offset + chunk * width * item, min(CHUNK, n_slabs - chunk)
+        if ahead:
+            fetch_rows(table + ahead, at, slabs * width * item)
         for index in range((q + COLUMNS - 1) // COLUMNS):
             j, count = _group(index, q)
             score_tiles(
-                table, offset + chunk * width * item, W + ((slab + chunk) * q + j) * width * size,
-                acc + j * BLOCK * VECTOR, min(CHUNK, n_slabs - chunk), q, count, fresh, marker, computed,
+                table, at, W + (chunk * q + j) * width * size, acc + j * BLOCK * VECTOR, slabs, q, count, fresh,
+                marker, computed,
             )  # fmt: skip
         fresh = 0
     return fresh
@@ -288,21 +289,17 @@ def _add_scores(table, offset, slab, n_slabs, item, q, size, W, acc, fresh, mark
 
 @register_jitable
 def _block_scores(
-    table, copies, copied, column_stride, d, n_slabs, lead, size, item, q, W, bias, acc, z, marker, computed
+    table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, ahead, marker, computed
 ):
     """Scores z (q, BLOCK) of the rows in `table`. Features outside the direct slabs are copied first, to `copied`."""
     width = 2 * VECTOR // size
-    first, last = direct_slabs(d, n_slabs, lead, column_stride == 0, size)
-    others = n_slabs - (last - first)
+    direct = direct_slabs(d, column_stride == 0, size)
+    others = n_slabs - direct
     if others:
-        _copy_features(
-            table, copies, column_stride, marker, d, lead, first, last, width, size, copied, computed, others * width
-        )
-    fresh = _add_scores(
-        table, (first * width - lead) * item, first, last - first, item, q, size, W, acc, 1, marker, computed
-    )
-    fresh = _add_scores(copies, 0, 0, first, size, q, size, W, acc, fresh, computed, computed)
-    _add_scores(copies, first * width * size, last, n_slabs - last, size, q, size, W, acc, fresh, computed, computed)
+        _copy_features(table, copies, column_stride, marker, d, direct * width, size, copied, computed, others * width)
+    fresh = _add_scores(table, 0, direct, item, q, size, W, acc, 1, ahead, marker, computed)
+    rest = W + direct * q * width * size
+    _add_scores(copies, 0, others, size, q, size, rest, acc, fresh, 0, computed, computed)
     b = carray(_pointer(bias, computed), (q,))
     for index in range((q + COLUMNS - 1) // COLUMNS):
         j, count = _group(index, q)
@@ -311,27 +308,19 @@ def _block_scores(
 
 
 @register_jitable
-def _block_gradient(table, copies, m, column_stride, d, n_slabs, lead, size, item, q, z, dW, fresh, marker, computed):
+def _block_gradient(table, copies, m, column_stride, d, n_slabs, size, item, q, z, dW, fresh, marker, computed):
     """dW += z x over the first m rows of a block whose scores have just been made into gradients."""
-    width = 2 * VECTOR // size
-    column = width * size
-    first, last = direct_slabs(d, n_slabs, lead, column_stride == 0, size)
+    column = 2 * VECTOR
+    direct = direct_slabs(d, column_stride == 0, size)
     for index in range((q + COLUMNS - 1) // COLUMNS):
         j, count = _group(index, q)
         scores, out = z + j * BLOCK * size, dW + j * column
         ahead = PREFETCH if index == 0 else 0
-        if last > first:
-            gradient_tiles(
-                table, (first * width - lead) * item, scores, out + first * q * column,
-                m, last - first, q, count, fresh, ahead, marker, computed,
-            )  # fmt: skip
-        if first > 0:
-            gradient_tiles(copies, 0, scores, out, m, first, q, count, fresh, 0, computed, computed)
-        if n_slabs > last:
-            gradient_tiles(
-                copies, first * column, scores, out + last * q * column,
-                m, n_slabs - last, q, count, fresh, 0, computed, computed,
-            )  # fmt: skip
+        if direct:
+            gradient_tiles(table, 0, scores, out, m, direct, q, count, fresh, ahead, marker, computed)
+        if n_slabs > direct:
+            rest = out + direct * q * column
+            gradient_tiles(copies, 0, scores, rest, m, n_slabs - direct, q, count, fresh, 0, computed, computed)
 
 
 @register_jitable
@@ -344,13 +333,12 @@ def _sum(x):
 
 @register_jitable
 def _leaf(
-    address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
+    address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
     start, stop, W, bias, scratch, out, scores, with_gradient, marker, computed,
 ):  # fmt: skip
     """Sums over the rows [start, stop), in the parts of `out`; or, if `scores` (rows, q) is not 0, scores alone."""
     c = q // K
-    first, last = direct_slabs(d, n_slabs, lead, column_stride == 0, size)
-    parts = scratch_parts(q, K, size, n_slabs - (last - first))
+    parts = scratch_parts(q, K, size, n_slabs - direct_slabs(d, column_stride == 0, size))
     table, label, weight, acc = scratch + parts[0], scratch + parts[1], scratch + parts[2], scratch + parts[3]
     z, copied, copies = scratch + parts[4], scratch + parts[8], scratch + 2 * BLOCK * 8
     losses = carray(_pointer(scratch + parts[5], np.float64(0)), (K, BLOCK))
@@ -365,8 +353,9 @@ def _leaf(
     for row in range(start, stop, BLOCK):
         m = min(BLOCK, stop - row)
         _look_up(address, row_stride, rows, row, m, last_row, table)
+        ahead = 0 if with_gradient else PREFETCH  # else gradient_tiles fetch
         _block_scores(
-            table, copies, copied, column_stride, d, n_slabs, lead, size, item, q, W, bias, acc, z, marker, computed
+            table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, ahead, marker, computed
         )
         if scores:
             for i in range(m):
@@ -382,7 +371,7 @@ def _leaf(
         if with_gradient:
             fresh = 1 if row == start else 0
             _block_gradient(
-                table, copies, m, column_stride, d, n_slabs, lead, size, item, q, z, out + out_parts[3], fresh,
+                table, copies, m, column_stride, d, n_slabs, size, item, q, z, out + out_parts[3], fresh,
                 marker, computed,
             )  # fmt: skip
     if scores:
@@ -491,7 +480,7 @@ def _step(
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def visit(
-    address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights, bounds,
+    address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights, bounds,
     first, last, W, b, scratch, partials, nodes, scores, with_gradient,
     n, velocity, velocity_b, shift, scale, factors, sums, l2, rates, momentum, nesterov, fit_intercept,
     penalize_intercept, W_folded, b_folded, totals, marker, computed, source,
@@ -521,7 +510,7 @@ def visit(
             _fold(W, b, shift, scale, W_folded, b_folded)
             W_address, b_address = W_folded.ctypes.data, b_folded.ctypes.data
         _leaf(
-            address, row_stride, column_stride, item, lead, d, n_slabs, q, K, size, loss, rows, labels, weights,
+            address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights,
             bounds[-1], start, stop, W_address, b_address, scratch, partials + count * length, scores, with_gradient,
             marker, computed,
         )  # fmt: skip

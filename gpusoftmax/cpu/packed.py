@@ -20,7 +20,6 @@ from gpusoftmax.dtypes import BFLOAT16
 Array = npt.NDArray[Any]
 
 ALIGNMENT = 64  # bytes: a line of the cache, and the longest vector
-LONG = 16  # slabs from which on it pays to put the slabs' starts on vector boundaries: two more slabs are copied
 KEPT_BYTES = 64 << 20  # of buffers that wait for the next pass: fresh pages cost more than what is written to them
 
 MARKERS = {np.dtype(np.float16): np.uint16(0), BFLOAT16: np.int16(0)}  # Numba lacks both
@@ -73,8 +72,6 @@ class View:
         Kept alive.
     address, row_stride, column_stride, item : int
         Bytes; column_stride is 0 where features lie side by side.
-    lead : int
-        Elements between the first slab's start and the first feature.
     d, n_slabs : int
     marker : scalar
         Carries the type.
@@ -85,7 +82,6 @@ class View:
     row_stride: int
     column_stride: int
     item: int
-    lead: int
     d: int
     n_slabs: int
     marker: Any
@@ -93,27 +89,21 @@ class View:
     @classmethod
     def of(cls, X: Array, width: int) -> View:
         """`width`: features of a slab, two vectors."""
-        d, item, vector = X.shape[1], X.itemsize, width // 2 * X.itemsize
-        address, (row_stride, column_stride) = X.ctypes.data, X.strides
-        side_by_side = column_stride == item or d == 1
-        off = address % vector
-        lead = 0
-        if off and off % item == 0 and row_stride % vector == 0 and side_by_side and d >= LONG * width:
-            lead = width - (vector - off) // item
+        d, (row_stride, column_stride) = X.shape[1], X.strides
+        stride = 0 if column_stride == X.itemsize or d == 1 else column_stride
         marker = MARKERS.get(X.dtype, X.dtype.type(0))
-        n_slabs = -(-(lead + d) // width)
-        return cls(X, address, row_stride, 0 if side_by_side else column_stride, item, lead, d, n_slabs, marker)
+        return cls(X, X.ctypes.data, row_stride, stride, X.itemsize, d, -(-d // width), marker)
 
     @property
     def arguments(self) -> tuple[int, ...]:
         """The kernels' first arguments."""
-        return self.address, self.row_stride, self.column_stride, self.item, self.lead, self.d, self.n_slabs
+        return self.address, self.row_stride, self.column_stride, self.item, self.d, self.n_slabs
 
     def pack(self, W: Array, width: int) -> Array:
         """W (d, q) in slabs (n_slabs, q, width), zero beyond the features."""
         q = W.shape[1]
         padded = np.zeros((self.n_slabs * width, q), W.dtype)
-        padded[self.lead : self.lead + self.d] = W
+        padded[: self.d] = W
         packed = aligned(padded.nbytes).view(W.dtype).reshape(self.n_slabs, q, width)
         packed[...] = padded.reshape(self.n_slabs, width, q).transpose(0, 2, 1)
         return packed
@@ -121,7 +111,7 @@ class View:
     def unpack(self, packed: Array) -> Array:
         """The reverse, (d, q), copied."""
         n_slabs, q, width = packed.shape
-        return packed.transpose(0, 2, 1).reshape(n_slabs * width, q)[self.lead : self.lead + self.d].copy()
+        return packed.transpose(0, 2, 1).reshape(n_slabs * width, q)[: self.d].copy()
 
 
 class Tiles:
@@ -171,8 +161,8 @@ class Tiles:
     def scratch(self) -> Array:
         """Memory for one thread's visit."""
         view, size = self.view, self.dtype.itemsize
-        first, last = self.kernels.direct_slabs(view.d, view.n_slabs, view.lead, view.column_stride == 0, size)
-        *_, copied, length = self.kernels.scratch_parts(self.q, self.K, size, view.n_slabs - (last - first))
+        others = view.n_slabs - self.kernels.direct_slabs(view.d, view.column_stride == 0, size)
+        *_, copied, length = self.kernels.scratch_parts(self.q, self.K, size, others)
         scratch = buffers.take(length)
         scratch[copied:length] = 0
         return scratch
@@ -239,7 +229,7 @@ def scorer(kernels: ModuleType, X: Array, W: Array, b: Array) -> Callable[[slice
         scratch = tiles.scratch()
         bounds = np.array([rows.start, rows.stop])
         # the kernel writes row i at the i-th row from the address
-        tiles.visit(bounds, range(1), scratch, scratch, scores=out.ctypes.data - rows.start * item)
+        tiles.visit(bounds, range(1), scratch, scratch, with_gradient=False, scores=out.ctypes.data - rows.start * item)
         buffers.give(scratch)
 
     return score

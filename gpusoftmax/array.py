@@ -51,7 +51,7 @@ class Operations(Protocol):
         """The losses and correct counts of linear_gradient alone."""
 
     def linear_scores(self, X: Any, W: Any, b: Any) -> Any:
-        """Scores (n, K, c) = x_i W_k + b_k. A row's bits do not depend on which rows follow it."""
+        """Scores (n, K, c) = x_i W_k + b_k. On the CPU a row's bits do not depend on which rows follow it."""
 
     def linear_probabilities(self, X: Any, W: Any, b: Any) -> Any:
         """The softmax of each row's scores, (n, K, c)."""

@@ -26,6 +26,7 @@ ORDER = [
     "cpu.pool",
     "cpu.blas",
     "cpu.packed",
+    "cpu.vectors",
     "cpu.tiles",
     "cpu.kernels",
     "cpu.fallback",
@@ -146,7 +147,9 @@ def test_cupy_is_imported_by_the_gpus_half_alone(name: str) -> None:
     assert third_parties(ast.parse(FILES[name].read_text(encoding="utf-8"))).isdisjoint({"cupy", "cupyx"})
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in ("cpu.tiles", "cpu.kernels", "info")])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in ("cpu.vectors", "cpu.tiles", "cpu.kernels", "info")]
+)
 def test_numba_is_imported_by_the_kernels_alone(name: str) -> None:
     assert third_parties(ast.parse(FILES[name].read_text(encoding="utf-8"))).isdisjoint({"numba", "llvmlite"})
 

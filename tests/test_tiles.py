@@ -16,7 +16,7 @@ numba = pytest.importorskip("numba")
 from numba import types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
-from gpusoftmax.cpu import tiles  # noqa: E402
+from gpusoftmax.cpu import tiles, vectors  # noqa: E402
 
 HASWELL = "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
 
@@ -26,7 +26,7 @@ def compiled(function: Any) -> Any:
 
     @intrinsic
     def apply(typing: Any, x: Any) -> Any:
-        return x(x), lambda context, b, signature, args: function(tiles.V(b, args[0])).value
+        return x(x), lambda context, b, signature, args: function(vectors.V(b, args[0])).value
 
     @numba.njit
     def loop(x: Any) -> Any:
@@ -45,32 +45,32 @@ def units_off(found: Any, expected: Any) -> float:
 
 def test_exp_is_right_to_about_a_unit_of_the_last_place() -> None:
     x = -np.concatenate([np.linspace(0, 87.3, 1_000_001), np.geomspace(1e-30, 1, 1001)]).astype(np.float32)
-    assert units_off(compiled(tiles.exponential)(x), np.exp(x.astype(np.float64))) <= 1.05
+    assert units_off(compiled(vectors.exponential)(x), np.exp(x.astype(np.float64))) <= 1.05
 
 
 def test_exp_of_what_is_no_ordinary_score() -> None:
     x = np.array([0.0, -87.4, -1e4, -np.inf, np.nan], np.float32)
-    np.testing.assert_array_equal(compiled(tiles.exponential)(x), np.array([1, 0, 0, 0, np.nan], np.float32))
+    np.testing.assert_array_equal(compiled(vectors.exponential)(x), np.array([1, 0, 0, 0, np.nan], np.float32))
 
 
 def test_log_is_right_to_a_unit_of_the_last_place() -> None:
     x = np.concatenate([np.linspace(1, 4, 1_000_001), np.geomspace(4, 3e38, 100_001)]).astype(np.float32)[1:]
-    assert units_off(compiled(tiles.logarithm)(x), np.log(x.astype(np.float64))) <= 1.0
+    assert units_off(compiled(vectors.logarithm)(x), np.log(x.astype(np.float64))) <= 1.0
 
 
 def test_log1p_keeps_the_digits_of_a_confident_row() -> None:
     x = np.concatenate([np.geomspace(1e-37, 1e6, 1_000_001), np.linspace(0.3, 3, 100_001)]).astype(np.float32)
-    assert units_off(compiled(tiles.logarithm_1p)(x), np.log1p(x.astype(np.float64))) <= 2.0
+    assert units_off(compiled(vectors.logarithm_1p)(x), np.log1p(x.astype(np.float64))) <= 2.0
 
 
-@pytest.mark.parametrize("function", [tiles.logarithm, tiles.logarithm_1p])
+@pytest.mark.parametrize("function", [vectors.logarithm, vectors.logarithm_1p])
 def test_log_of_what_is_no_ordinary_sum_is_no_number(function: Any) -> None:
     assert not np.isfinite(compiled(function)(np.array([np.inf, np.nan], np.float32))).any()
 
 
 def test_tiles_fit_the_registers() -> None:
     for name, vector, registers in (("AVX-512", 64, 32), ("AVX2", 32, 16), ("NEON", 16, 32), ("other", 16, 16)):
-        machine = tiles.Machine(name, vector, registers, True, True)
+        machine = vectors.Machine(name, vector, registers, True, True)
         assert 2 * machine.columns + 2 + 1 <= registers  # a gradient tile: two vectors of features, one weight
         for columns in range(1, machine.columns + 1):
             rows = machine.rows(columns)
@@ -82,10 +82,10 @@ SCRIPT = """
 import sys
 import numpy as np
 from gpusoftmax import resolve
-from gpusoftmax.cpu import kernels, tiles
+from gpusoftmax.cpu import kernels, vectors
 
 name, most = sys.argv[1:3]
-assert tiles.MACHINE.name == name, tiles.MACHINE
+assert vectors.MACHINE.name == name, vectors.MACHINE
 rng = np.random.default_rng(0)
 for dtype in sys.argv[3:]:
     for n, d, c, K in ((37, 100, 11, 1), (21, 1024, 3, 2), (16, 5, 2, 1)):
@@ -104,7 +104,7 @@ for text in kernels.visit.inspect_asm().values():
 """
 
 
-@pytest.mark.skipif(not tiles.MACHINE.name.startswith("AVX"), reason="stands in for processors of the same family")
+@pytest.mark.skipif(not vectors.MACHINE.name.startswith("AVX"), reason="stands in for processors of the same family")
 @pytest.mark.parametrize(
     ("cpu", "features", "name", "registers"),
     [("haswell", HASWELL, "AVX2", "ymm"), ("x86-64", "+sse2", "128-bit vectors", "xmm")],

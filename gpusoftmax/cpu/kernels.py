@@ -31,12 +31,8 @@ from numba.extending import (
 
 from gpusoftmax.cpu.tiles import (
     BLOCK,
-    FLOATS,
-    MACHINE,
     SOFTMAX,
     SQUARED_HINGE,
-    V,
-    exponential,
     fetch_rows,
     gradient_tiles,
     loss_rows,
@@ -45,6 +41,7 @@ from gpusoftmax.cpu.tiles import (
     row_sums,
     score_tiles,
 )
+from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential
 
 FAST = {"contract", "reassoc"}
 

@@ -20,224 +20,37 @@ All pointers are addresses (int64): arrays that are read-only, mapped or sliced 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-SIZES = {types.float32: 4, types.float64: 8, types.uint8: 1, types.uint16: 2, types.int16: 2}
+from gpusoftmax.cpu.vectors import (
+    FLOATS,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    MACHINE,
+    SIZES,
+    V,
+    constant,
+    exponential,
+    load,
+    logarithm,
+    logarithm_1p,
+    loop,
+    outlined,
+    splat,
+    store,
+)
 
 LINE = 64  # bytes of a line of the cache
 BLOCK = 16  # rows that are visited while they are in the second-level cache
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The vectors that Numba compiles for.
-
-    Attributes
-    ----------
-    name : str
-        Of the instruction set.
-    vector : int
-        Bytes of a vector.
-    registers : int
-        How many vectors the processor holds.
-    fused : bool
-        It multiplies and adds with one rounding.
-    halves : bool
-        It converts float16 by itself.
-    """
-
-    name: str
-    vector: int
-    registers: int
-    fused: bool
-    halves: bool
-
-    @property
-    def columns(self) -> int:
-        """Columns of a tile at most."""
-        return 10 if self.registers == 32 else 5
-
-    def rows(self, columns: int) -> int:
-        """Rows of a score tile: accumulators, a vector of each row and one of the weights fit the registers."""
-        return 4 if 4 * columns + 5 <= self.registers else 2
-
-
-def _machine() -> Machine:
-    triple, _, listed = cpu_target.target_context.codegen().magic_tuple()
-    features = set(listed.split(","))
-    if triple.startswith(("aarch64", "arm64")):
-        return Machine("NEON", 16, 32, True, True)
-    halves = "+f16c" in features
-    if {"+avx512f", "+avx512bw", "+avx512vl"} <= features:
-        return Machine("AVX-512", 64, 32, True, halves)
-    if {"+avx2", "+fma"} <= features:
-        return Machine("AVX2", 32, 16, True, halves)
-    return Machine("128-bit vectors", 16, 16, "+fma" in features, halves)
-
-
-MACHINE = _machine()
-SLAB_BYTES = 2 * MACHINE.vector  # of a slab in the type of computation
-
-
-class V:
-    """A vector, number or mask with operators: the builder's calls, so that formulas read as formulas."""
-
-    def __init__(self, b: Any, value: Any) -> None:
-        self.b, self.value = b, value
-
-    def _other(self, other: Any) -> Any:
-        return other.value if isinstance(other, V) else _constant(self.value.type, other)
-
-    def _call(self, name: str, *operands: Any) -> V:
-        kind = self.value.type
-        suffix = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
-        suffix += "f32" if _element(kind) == ir.FloatType() else "f64"
-        function = ir.FunctionType(kind, [kind] * (1 + len(operands)))
-        found = cgutils.get_or_insert_function(self.b.module, function, f"llvm.{name}.{suffix}")
-        return V(self.b, self.b.call(found, [self.value, *map(self._other, operands)]))
-
-    def __add__(self, other: Any) -> V:
-        return V(self.b, self.b.fadd(self.value, self._other(other)))
-
-    def __sub__(self, other: Any) -> V:
-        return V(self.b, self.b.fsub(self.value, self._other(other)))
-
-    def __mul__(self, other: Any) -> V:
-        return V(self.b, self.b.fmul(self.value, self._other(other)))
-
-    def __truediv__(self, other: Any) -> V:
-        return V(self.b, self.b.fdiv(self.value, self._other(other)))
-
-    def __neg__(self) -> V:
-        return V(self.b, self.b.fneg(self.value))
-
-    def __gt__(self, other: Any) -> V:
-        return V(self.b, self.b.fcmp_ordered(">", self.value, self._other(other)))
-
-    def __lt__(self, other: Any) -> V:
-        return V(self.b, self.b.fcmp_ordered("<", self.value, self._other(other)))
-
-    def same(self, other: Any) -> V:
-        """A mask of equal numbers; a NaN equals nothing."""
-        return V(self.b, self.b.fcmp_ordered("==", self.value, self._other(other)))
-
-    def fma(self, factor: Any, addend: Any) -> V:
-        """self * factor + addend, rounded once where the processor can: elsewhere that would be a function call."""
-        return self._call("fma", factor, addend) if MACHINE.fused else self * factor + addend
-
-    def floor(self) -> V:
-        """The next integer below."""
-        return self._call("floor")
-
-    def where(self, mask: V, other: Any) -> V:
-        """self where the mask holds, else other."""
-        return V(self.b, self.b.select(mask.value, self.value, self._other(other)))
-
-
-def _element(kind: Any) -> Any:
-    return kind.element if isinstance(kind, ir.VectorType) else kind
-
-
-def _like(kind: Any, element: Any) -> Any:
-    """A vector as long as `kind`, or a scalar as it is, of another element type."""
-    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
-
-
-def _constant(kind: Any, x: Any) -> Any:
-    """The number x, in every element."""
-    return ir.Constant(kind, [x] * kind.count if isinstance(kind, ir.VectorType) else x)
-
-
-def exponential(x: V) -> V:
-    """exp(x) for x <= 0 or NaN. float32: within 1.05 ulp, 0 below -87.3, NaN kept; float64: the C library's."""
-    b, kind = x.b, x.value.type
-    if _element(kind) != ir.FloatType():
-        return x._call("exp")
-    whole = _like(kind, I32)
-    k = (x * 1.44269504 + 0.5).floor()
-    k = k.where(k > -126.0, -126.0)
-    r = k.fma(-0.693359375, x)  # ln 2 in two parts: in one it is off by 33 ulp at -87
-    r = k.fma(2.12194440e-4, r)
-    p = V(b, _constant(kind, 1.9875691500e-4))  # minimax on [-ln 2 / 2, ln 2 / 2], Cephes' coefficients
-    for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = p.fma(r, coefficient)
-    p = (p * r).fma(r, r) + 1.0
-    exponent = b.add(b.fptosi(k.value, whole), _constant(whole, 127))
-    scaled = p * V(b, b.bitcast(b.shl(exponent, _constant(whole, 23)), kind))
-    return V(b, _constant(kind, 0.0)).where(x < -87.3, scaled)
-
-
-def logarithm(x: V) -> V:
-    """log(x) for x >= 1, infinity or NaN, which come out as they are. float32: within 1 ulp (Cephes' logf)."""
-    b, kind = x.b, x.value.type
-    if _element(kind) != ir.FloatType():
-        return x._call("log")
-    whole = _like(kind, I32)
-    # x = (1 + f) 2^e with 1 + f in [sqrt(1/2), sqrt(2))
-    shifted = b.sub(b.bitcast(x.value, whole), _constant(whole, 0x3F3504F3))
-    e = V(b, b.sitofp(b.ashr(shifted, _constant(whole, 23)), kind))
-    fraction = b.add(b.and_(shifted, _constant(whole, 0x007FFFFF)), _constant(whole, 0x3F3504F3))
-    f = V(b, b.bitcast(fraction, kind)) - 1.0
-    p = V(b, _constant(kind, 7.0376836292e-2))
-    for coefficient in (
-        -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
-        -2.4999993993e-1, 3.3333331174e-1,
-    ):  # fmt: skip
-        p = p.fma(f, coefficient)
-    square = f * f
-    y = e.fma(-2.12194440e-4, p * f * square)
-    y = square.fma(-0.5, y)
-    return e.fma(0.693359375, f + y).where(x < float("inf"), x)
-
-
-def logarithm_1p(x: V) -> V:
-    """log(1 + x) for x >= 0 with the relative error of x, which is tiny for a confident row."""
-    u = x + 1.0
-    return logarithm(u) + (x - (u - 1.0)) / u
-
-
-def _splat(b: Any, x: Any, kind: Any) -> Any:
-    """The scalar value x in every element of a vector."""
-    undefined = ir.Constant(kind, ir.Undefined)
-    lanes = _constant(ir.VectorType(I32, kind.count), 0)
-    return b.shuffle_vector(b.insert_element(undefined, x, I32(0)), undefined, lanes)
-
-
-def _outlined(name: str, b: Any, arguments: Any, body: Any) -> Any:
-    """A call of a function of its own, made by body(builder, arguments) where the module has none of that name yet.
-
-    Inlined at each of its places of use the same text would be compiled several times: 2 s instead of 5.
-    """
-    function = b.module.globals.get(name)
-    if function is None:
-        kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-        function = ir.Function(b.module, kind, name)
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        inside = ir.IRBuilder(function.append_basic_block("entry"))
-        body(inside, function.args)
-        inside.ret_void()
-    return b.call(function, arguments)
-
-
-def _load(b: Any, address: Any, kind: Any, align: int) -> Any:
-    loaded = b.load(b.inttoptr(address, kind.as_pointer()))
-    loaded.align = align
-    return loaded
-
-
-def _store(b: Any, value: Any, address: Any, align: int) -> None:
-    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
 
 
 def _prefetch(b: Any, address: Any) -> None:
@@ -252,22 +65,22 @@ def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
     lanes = MACHINE.vector // SIZES[computed]
     vector = ir.VectorType(FLOATS[computed], lanes)
     if marker == computed:
-        return _load(b, address, vector, SIZES[marker])
+        return load(b, address, vector, SIZES[marker])
     if marker == types.uint8:
-        return b.uitofp(_load(b, address, ir.VectorType(I8, lanes), 1), vector)
-    raw = _load(b, address, ir.VectorType(I16, lanes), 2)
+        return b.uitofp(load(b, address, ir.VectorType(I8, lanes), 1), vector)
+    raw = load(b, address, ir.VectorType(I16, lanes), 2)
     if marker == types.uint16 and MACHINE.halves:  # float16
         return b.fpext(b.bitcast(raw, ir.VectorType(ir.HalfType(), lanes)), vector)
     wide = ir.VectorType(I32, lanes)
     bits = b.zext(raw, wide)
     if marker == types.int16:  # bfloat16
-        return b.bitcast(b.shl(bits, _constant(wide, 16)), vector)
+        return b.bitcast(b.shl(bits, constant(wide, 16)), vector)
     # float16 without the instruction: exponent and mantissa moved, then times 2^112, right for subnormals too
-    magnitude = b.shl(b.and_(bits, _constant(wide, 0x7FFF)), _constant(wide, 13))
-    special = b.icmp_signed(">=", magnitude, _constant(wide, 0x7C00 << 13))
-    infinite = b.bitcast(b.or_(magnitude, _constant(wide, 0x7F800000)), vector)
+    magnitude = b.shl(b.and_(bits, constant(wide, 0x7FFF)), constant(wide, 13))
+    special = b.icmp_signed(">=", magnitude, constant(wide, 0x7C00 << 13))
+    infinite = b.bitcast(b.or_(magnitude, constant(wide, 0x7F800000)), vector)
     finite = b.fmul(b.bitcast(magnitude, vector), ir.Constant(vector, [2.0**112] * lanes))
-    sign = b.shl(b.and_(bits, _constant(wide, 0x8000)), _constant(wide, 16))
+    sign = b.shl(b.and_(bits, constant(wide, 0x8000)), constant(wide, 16))
     return b.bitcast(b.or_(b.bitcast(b.select(special, infinite, finite), wide), sign), vector)
 
 
@@ -288,29 +101,12 @@ def _for_each_count(b: Any, count: Any, emit: Any) -> None:
     b.position_at_end(end)
 
 
-def _loop(b: Any, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
-    """body(index, carried values) -> new values, for index from start (below stop) in steps; -> the last values."""
-    before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
-    b.branch(loop)
-    b.position_at_end(loop)
-    index = b.phi(I64)
-    phis = [b.phi(value.type) for value in carried]
-    new = body(index, list(phis))
-    following = b.add(index, I64(step))
-    b.cbranch(b.icmp_signed("<", following, stop), loop, after)
-    for phi, first, nxt in zip([index, *phis], [start, *carried], [following, *new], strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(nxt, b.block)
-    b.position_at_end(after)
-    return new
-
-
 def _start(b: Any, fresh: Any, addresses: list[Any], vector: Any) -> list[Any]:
     """The vectors at some addresses, or zeros where `fresh` is not 0."""
     read, after, before = b.append_basic_block("read"), b.append_basic_block("started"), b.block
     b.cbranch(b.icmp_signed("!=", fresh, I64(0)), after, read)
     b.position_at_end(read)
-    loaded = [_load(b, address, vector, MACHINE.vector) for address in addresses]
+    loaded = [load(b, address, vector, MACHINE.vector) for address in addresses]
     b.branch(after)
     b.position_at_end(after)
     started = []
@@ -341,7 +137,7 @@ def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, marker,
 
             def group(i: Any, _: list[Any]) -> list[Any]:
                 at = b.add(table, b.mul(i, I64(8)))
-                x = [b.add(_load(b, b.add(at, I64(8 * r)), I64, 8), offset) for r in range(rows)]
+                x = [b.add(load(b, b.add(at, I64(8 * r)), I64, 8), offset) for r in range(rows)]
                 first = b.add(acc, b.mul(i, I64(n * MACHINE.vector)))
                 places = [b.add(first, I64((r * n + j) * MACHINE.vector)) for r in range(rows) for j in range(n)]
 
@@ -351,22 +147,22 @@ def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, marker,
                         at = b.add(b.mul(s, I64(2 * lanes * item)), I64(t * lanes * item))
                         xs = [_features(b, b.add(x[r], at), marker, computed) for r in range(rows)]
                         for j in range(n):
-                            wj = _load(b, b.add(w, I64(j * column + t * MACHINE.vector)), vector, MACHINE.vector)
+                            wj = load(b, b.add(w, I64(j * column + t * MACHINE.vector)), vector, MACHINE.vector)
                             for r in range(rows):
                                 sums[r * n + j] = _fma(b, xs[r], wj, sums[r * n + j])
                     return sums
 
-                sums = _loop(b, I64(0), n_slabs, 1, _start(b, fresh, places, vector), slab)
+                sums = loop(b, I64(0), n_slabs, 1, _start(b, fresh, places, vector), slab)
                 for place, value in zip(places, sums, strict=True):
-                    _store(b, value, place, MACHINE.vector)
+                    store(b, value, place, MACHINE.vector)
                 return []
 
-            _loop(b, I64(0), I64(BLOCK), rows, [], group)
+            loop(b, I64(0), I64(BLOCK), rows, [], group)
 
         _for_each_count(b, count, tile)
 
     def emit(context, b, signature, args):
-        _outlined(f"score_tiles_{marker}_{computed}", b, args[:8], body)
+        outlined(f"score_tiles_{marker}_{computed}", b, args[:8], body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8, marker, computed), emit
@@ -380,19 +176,19 @@ def fetch_rows(typing, table, offset, n_bytes):
         table, offset, n_bytes = args
 
         def row(i: Any, _: list[Any]) -> list[Any]:
-            start = b.add(_load(b, b.add(table, b.mul(i, I64(8))), I64, 8), offset)
+            start = b.add(load(b, b.add(table, b.mul(i, I64(8))), I64, 8), offset)
 
             def line(at: Any, _: list[Any]) -> list[Any]:
                 _prefetch(b, b.add(start, at))
                 return []
 
-            _loop(b, I64(0), n_bytes, LINE, [], line)
+            loop(b, I64(0), n_bytes, LINE, [], line)
             return []
 
-        _loop(b, I64(0), I64(BLOCK), 1, [], row)
+        loop(b, I64(0), I64(BLOCK), 1, [], row)
 
     def emit(context, b, signature, args):
-        _outlined("fetch_rows", b, args, body)
+        outlined("fetch_rows", b, args, body)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), emit
@@ -406,10 +202,10 @@ def row_sums(typing, acc, stride, bias, z, computed):
     def emit(context, b, signature, args):
         acc, stride, bias, z = args[:4]
         vector = ir.VectorType(FLOATS[computed], lanes)
-        every = _splat(b, bias, vector)
+        every = splat(b, bias, vector)
         for part in range(0, BLOCK, lanes):
             vectors = [
-                _load(b, b.add(acc, b.mul(stride, I64(i))), vector, MACHINE.vector) for i in range(part, part + lanes)
+                load(b, b.add(acc, b.mul(stride, I64(i))), vector, MACHINE.vector) for i in range(part, part + lanes)
             ]
             width = 1
             while len(vectors) > 1:  # each vector's runs of `width` neighbours belong to one row each
@@ -422,7 +218,7 @@ def row_sums(typing, acc, stride, bias, z, computed):
                     for u, v in zip(vectors[::2], vectors[1::2], strict=True)
                 ]
                 width *= 2
-            _store(b, b.fadd(vectors[0], every), b.add(z, I64(part * size)), size)
+            store(b, b.fadd(vectors[0], every), b.add(z, I64(part * size)), size)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, computed, types.int64, computed), emit
@@ -450,30 +246,30 @@ def gradient_tiles(typing, table, offset, z, dW, n_rows, n_slabs, q, count, fres
 
                 def row(i: Any, sums: list[Any]) -> list[Any]:
                     entry = b.add(table, b.mul(i, I64(8)))
-                    x = b.add(_load(b, entry, I64, 8), here)
-                    later = b.add(_load(b, b.add(entry, ahead), I64, 8), here)
+                    x = b.add(load(b, entry, I64, 8), here)
+                    later = b.add(load(b, b.add(entry, ahead), I64, 8), here)
                     for line in range(max(1, slab_bytes // LINE)):
                         _prefetch(b, b.add(later, I64(LINE * line)))
                     xs = [_features(b, b.add(x, I64(t * lanes * item)), marker, computed) for t in range(2)]
                     weights = b.add(z, b.mul(i, I64(size)))
                     for j in range(n):
-                        weight = _load(b, b.add(weights, I64(j * BLOCK * size)), FLOATS[computed], size)
-                        every = _splat(b, weight, vector)
+                        weight = load(b, b.add(weights, I64(j * BLOCK * size)), FLOATS[computed], size)
+                        every = splat(b, weight, vector)
                         for t in range(2):
                             sums[2 * j + t] = _fma(b, xs[t], every, sums[2 * j + t])
                     return sums
 
-                sums = _loop(b, I64(0), n_rows, 1, _start(b, fresh, places, vector), row)
+                sums = loop(b, I64(0), n_rows, 1, _start(b, fresh, places, vector), row)
                 for place, value in zip(places, sums, strict=True):
-                    _store(b, value, place, MACHINE.vector)
+                    store(b, value, place, MACHINE.vector)
                 return []
 
-            _loop(b, I64(0), n_slabs, 1, [], slab)
+            loop(b, I64(0), n_slabs, 1, [], slab)
 
         _for_each_count(b, count, tile)
 
     def emit(context, b, signature, args):
-        _outlined(f"gradient_tiles_{marker}_{computed}", b, args[:10], body)
+        outlined(f"gradient_tiles_{marker}_{computed}", b, args[:10], body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10, marker, computed), emit
@@ -492,22 +288,22 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
         z, labels, s, c, loss, losses, correct, db = args
         element = FLOATS[computed]
         vector, whole = ir.VectorType(element, lanes), ir.VectorType(I32, lanes)
-        zero, lowest = V(b, _constant(vector, 0.0)), V(b, _constant(vector, float("-inf")))
+        zero, lowest = V(b, constant(vector, 0.0)), V(b, constant(vector, float("-inf")))
 
         def place(base: Any, j: Any, part: int) -> Any:
             return b.add(base, b.add(b.mul(j, I64(BLOCK * size)), I64(part * size)))
 
         def each_column(part: int, carried: list[V], body: Any) -> list[V]:
             """body(scores, is it the label's?, where they are, carried) for each column."""
-            label = _load(b, b.add(labels, I64(4 * part)), whole, 4)
+            label = load(b, b.add(labels, I64(4 * part)), whole, 4)
 
             def column(j: Any, values: list[Any]) -> list[Any]:
-                target = V(b, b.icmp_signed("==", _splat(b, b.trunc(j, I32), whole), label))
+                target = V(b, b.icmp_signed("==", splat(b, b.trunc(j, I32), whole), label))
                 at = place(z, j, part)
-                scores = V(b, _load(b, at, vector, size))
+                scores = V(b, load(b, at, vector, size))
                 return [v.value for v in body(scores, target, at, j, [V(b, value) for value in values])]
 
-            return [V(b, value) for value in _loop(b, I64(0), c, 1, [v.value for v in carried], column)]
+            return [V(b, value) for value in loop(b, I64(0), c, 1, [v.value for v in carried], column)]
 
         def finish(part: int, value: V, right: V, weight: V) -> None:
             for at, x in ((losses, value * weight), (correct, right)):
@@ -518,15 +314,15 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
                     wide = ir.VectorType(ir.DoubleType(), n)
                     piece = piece if size == 8 else b.fpext(piece, wide)
                     place = b.add(at, I64(8 * (part + half)))
-                    _store(b, b.fadd(_load(b, place, wide, 8), piece), place, 8)
+                    store(b, b.fadd(load(b, place, wide, 8), piece), place, 8)
 
-        def store(gradient: V, at: Any, j: Any, part: int) -> None:
-            _store(b, gradient.value, at, size)
+        def keep(gradient: V, at: Any, j: Any, part: int) -> None:
+            store(b, gradient.value, at, size)
             sums = place(db, j, part)
-            _store(b, b.fadd(_load(b, sums, vector, size), gradient.value), sums, size)
+            store(b, b.fadd(load(b, sums, vector, size), gradient.value), sums, size)
 
         def rows(part: int, kind: int) -> None:
-            weight = V(b, _load(b, b.add(s, I64(part * size)), vector, size))
+            weight = V(b, load(b, b.add(s, I64(part * size)), vector, size))
 
             def look(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
                 top, z_t, first = carried  # first: 1 where the first of the largest scores is the label's
@@ -540,7 +336,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
                 def power(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
                     others, e_t = carried
                     e = exponential(x - top)
-                    _store(b, e.value, at, size)
+                    store(b, e.value, at, size)
                     return [others + zero.where(target, e), e.where(target, e_t)]
 
                 others, e_t = each_column(part, [zero, zero], power)
@@ -550,7 +346,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
                 value = (logarithm_1p(others) + (z_t - top)).where(z_t.same(top), (top - z_t) + logarithm(total))
 
                 def gradient(e: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
-                    store((-(others * factor)).where(target, e * factor), at, j, part)
+                    keep((-(others * factor)).where(target, e * factor), at, j, part)
                     return []
 
                 each_column(part, [], gradient)
@@ -564,13 +360,13 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
                         loss, g = margin.fma(margin, loss), margin + margin
                     else:
                         loss, g = loss + margin, (zero + 1.0).where(margin > 0.0, margin)
-                    _store(b, g.value, at, size)
+                    store(b, g.value, at, size)
                     return [loss, slope + g]
 
                 value, slope = each_column(part, [zero, zero], margins)
 
                 def gradient(g: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
-                    store((-slope).where(target, g) * weight, at, j, part)
+                    keep((-slope).where(target, g) * weight, at, j, part)
                     return []
 
                 each_column(part, [], gradient)
@@ -588,7 +384,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
         b.position_at_end(end)
 
     def emit(context, b, signature, args):
-        _outlined(f"loss_rows_{computed}", b, args[:8], body)
+        outlined(f"loss_rows_{computed}", b, args[:8], body)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8, computed), emit
@@ -603,23 +399,23 @@ def _row_loop(b: Any, z: Any, c: Any, element: Any, carried: V, body: Any) -> V:
     vector, size = carried.value.type, 4 if element == ir.FloatType() else 8
     masks, whole = ir.VectorType(I1, lanes), ir.VectorType(I64, lanes)
     suffix = f"v{lanes}f{8 * size}.p0"
-    load = ir.FunctionType(vector, [vector.as_pointer(), I32, masks, vector])
-    store = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), I32, masks])
-    load = cgutils.get_or_insert_function(b.module, load, f"llvm.masked.load.{suffix}")
-    store = cgutils.get_or_insert_function(b.module, store, f"llvm.masked.store.{suffix}")
+    masked_load = ir.FunctionType(vector, [vector.as_pointer(), I32, masks, vector])
+    masked_store = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), I32, masks])
+    masked_load = cgutils.get_or_insert_function(b.module, masked_load, f"llvm.masked.load.{suffix}")
+    masked_store = cgutils.get_or_insert_function(b.module, masked_store, f"llvm.masked.store.{suffix}")
     numbers = ir.Constant(whole, list(range(lanes)))
-    lowest = _constant(vector, float("-inf"))
+    lowest = constant(vector, float("-inf"))
 
     def step(j: Any, values: list[Any]) -> list[Any]:
         place = b.inttoptr(b.add(z, b.mul(j, I64(size))), vector.as_pointer())
-        mask = b.icmp_signed("<", numbers, _splat(b, b.sub(c, j), whole))
-        x = b.call(load, [place, I32(size), mask, lowest])
+        mask = b.icmp_signed("<", numbers, splat(b, b.sub(c, j), whole))
+        x = b.call(masked_load, [place, I32(size), mask, lowest])
         replaced, new = body(V(b, x), V(b, values[0]))
         if replaced is not None:
-            b.call(store, [replaced.value, place, I32(size), mask])
+            b.call(masked_store, [replaced.value, place, I32(size), mask])
         return [new.value]
 
-    return V(b, _loop(b, I64(0), c, lanes, [carried.value], step)[0])
+    return V(b, loop(b, I64(0), c, lanes, [carried.value], step)[0])
 
 
 def _reduced(b: Any, name: str, x: V, *start: Any) -> Any:
@@ -637,7 +433,7 @@ def row_maximum(typing, z, c, computed):
     element, lanes = FLOATS[computed], MACHINE.vector // SIZES[computed]
 
     def emit(context, b, signature, args):
-        lowest = V(b, _constant(ir.VectorType(element, lanes), float("-inf")))
+        lowest = V(b, constant(ir.VectorType(element, lanes), float("-inf")))
         top = _row_loop(b, args[0], args[1], element, lowest, lambda x, top: (None, x.where(x > top, top)))
         return _reduced(b, "fmax", top)
 
@@ -651,13 +447,13 @@ def row_powers(typing, z, c, top, computed):
 
     def emit(context, b, signature, args):
         vector = ir.VectorType(element, lanes)
-        every = V(b, _splat(b, args[2], vector))
+        every = V(b, splat(b, args[2], vector))
 
         def powers(x: V, total: V) -> tuple[V, V]:
             e = exponential(x - every)
             return e, total + e
 
-        total = _row_loop(b, args[0], args[1], element, V(b, _constant(vector, 0.0)), powers)
+        total = _row_loop(b, args[0], args[1], element, V(b, constant(vector, 0.0)), powers)
         return _reduced(b, "fadd", total, ir.Constant(element, 0.0))
 
     return computed(types.int64, types.int64, computed, computed), emit

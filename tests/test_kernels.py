@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,25 @@ def test_the_bits_of_a_rows_scores_do_not_depend_on_its_neighbours(
     for rows in (*calls, np.random.default_rng(0).permutation(300)):
         part = OPS.linear_scores(problem.X[rows], problem.W, problem.b)
         assert sha256(part) == sha256(whole[rows]), rows
+
+
+def test_weights_labels_and_rows_may_lie_anyhow() -> None:
+    problem = random_problem(0, n=40, d=5, c=3, K=2, weighted=True, n_rows=30)
+    scattered = replace(
+        problem,
+        labels=np.repeat(problem.labels, 2)[::2],
+        weights=np.broadcast_to(problem.weights[:, :1], (40, 2)),
+        rows=np.repeat(problem.rows, 3)[::3],
+    )
+    tidy = replace(problem, weights=np.ascontiguousarray(scattered.weights))
+    expected = OPS.linear_gradient(*tidy.arguments, tidy.rows)
+    assert sha256(*OPS.linear_gradient(*scattered.arguments, scattered.rows)) == sha256(*expected)
+
+
+def test_read_only_intercepts_are_not_compiled_anew() -> None:
+    problem = random_problem(0)
+    OPS.linear_gradient(*problem.arguments)
+    compiled = len(kernels.visit.signatures)
+    problem.b.setflags(write=False)
+    OPS.linear_gradient(*problem.arguments)
+    assert len(kernels.visit.signatures) == compiled

@@ -123,7 +123,7 @@ class Tiles:
         self.q, self.width = self.K * c, 2 * kernels.VECTOR // W.itemsize
         self.view = View.of(X, self.width)
         self.W = self.view.pack(W.reshape(d, self.q), self.width)
-        self.b = np.ascontiguousarray(b.reshape(self.q))
+        self.b = b.reshape(self.q).copy()  # a read-only one would be another type, and compiled anew
         self.parts = kernels.partial_parts(self.q, self.K, W.itemsize, self.view.n_slabs)
 
     def visit(
@@ -149,7 +149,8 @@ class Tiles:
                 0, no_slabs, none, np.empty((0, self.width)), no_slabs[:, 0], no_slabs[:, 0], np.empty(0), np.empty(0),
                 none.reshape(0, self.K), none, False, False, False, no_slabs, none, np.empty((0, 0)),
             )  # fmt: skip
-        addresses = [0 if x is None else x.ctypes.data for x in (rows, labels, weights)]
+        given = [None if x is None else np.ascontiguousarray(x) for x in (rows, labels, weights)]
+        addresses = [0 if x is None else x.ctypes.data for x in given]
         nodes = np.empty((0, 2), np.int64) if nodes is None else nodes
         count: int = self.kernels.visit(
             *self.view.arguments, self.q, self.K, self.dtype.itemsize, loss, *addresses, bounds, parts.start,
@@ -283,10 +284,8 @@ def sgd_steps(
     tiles = Tiles(kernels, X, W, b)
     d, K, _ = W.shape
     q, n, dtype = tiles.q, len(X), W.dtype
-    # a copy each: W is updated in its packed form
     moving = tiles.view.pack(velocity[0].reshape(d, q), tiles.width) if velocity else tiles.W[:0]
     moving_bias = velocity[1].reshape(q).copy() if velocity else tiles.b[:0]
-    tiles.b = tiles.b.copy()
     rows: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]
     bounds = np.cumsum([0, *(n if batch is None else len(batch) for batch in batches)])
     totals = np.zeros((3, 2 * K))

@@ -230,11 +230,23 @@ def _copy_features(table, copies, column_stride, marker, d, first, size, out, co
 
 
 @register_jitable
+def _groups(q):
+    """Into how many groups q columns fall, each as wide as a tile at most."""
+    return (q + COLUMNS - 1) // COLUMNS
+
+
+@register_jitable
 def _group(index, q):
     """The first column and the number of columns of a group: all of them nearly equal, and no wider than a tile."""
-    n = (q + COLUMNS - 1) // COLUMNS
+    n = _groups(q)
     base, extra = q // n, q % n
     return index * base + min(index, extra), base + (1 if index < extra else 0)
+
+
+@register_jitable
+def _row(rows, i):
+    """The i-th row that is visited: an index from `rows`, or i itself where that is 0."""
+    return _peek(rows + 8 * i, np.int64(0)) if rows else i
 
 
 @register_jitable
@@ -243,18 +255,14 @@ def _look_up(address, row_stride, rows, first, m, last, table):
     at = carray(_pointer(table, np.int64(0)), (2 * BLOCK,))
     for i in range(2 * BLOCK):
         number = first + min(i, m - 1) if i < BLOCK else min(first + i, last - 1)
-        if rows:
-            number = _peek(rows + 8 * number, np.int64(0))
-        at[i] = address + number * row_stride
+        at[i] = address + _row(rows, number) * row_stride
 
 
 @register_jitable
 def _look_up_labels(rows, labels, weights, first, m, K, size, label, weight, computed):
     """Labels (BLOCK,) and weights (K, BLOCK) of the rows of _look_up; 0 for those that are repeated."""
     for i in range(BLOCK):
-        number = first + min(i, m - 1)
-        if rows:
-            number = _peek(rows + 8 * number, np.int64(0))
+        number = _row(rows, first + min(i, m - 1))
         _poke(label + 4 * i, _peek(labels + 4 * number, np.int32(0)))
         for k in range(K):
             s = _as(1.0 if i < m else 0.0, computed)
@@ -274,7 +282,7 @@ def _add_scores(table, offset, n_slabs, item, q, size, W, acc, fresh, ahead, mar
         at, slabs = offset + chunk * width * item, min(CHUNK, n_slabs - chunk)
         if ahead:
             fetch_rows(table + ahead, at, slabs * width * item)
-        for index in range((q + COLUMNS - 1) // COLUMNS):
+        for index in range(_groups(q)):
             j, count = _group(index, q)
             score_tiles(
                 table, at, W + (chunk * q + j) * width * size, acc + j * BLOCK * VECTOR, slabs, q, count, fresh,
@@ -298,7 +306,7 @@ def _block_scores(
     rest = W + direct * q * width * size
     _add_scores(copies, 0, others, size, q, size, rest, acc, fresh, 0, computed, computed)
     b = carray(_pointer(bias, computed), (q,))
-    for index in range((q + COLUMNS - 1) // COLUMNS):
+    for index in range(_groups(q)):
         j, count = _group(index, q)
         for k in range(count):
             row_sums(acc + (j * BLOCK + k) * VECTOR, count * VECTOR, b[j + k], z + (j + k) * BLOCK * size, computed)
@@ -309,7 +317,7 @@ def _block_gradient(table, copies, m, column_stride, d, n_slabs, size, item, q, 
     """dW += z x over the first m rows of a block whose scores have just been made into gradients."""
     column = 2 * VECTOR
     direct = direct_slabs(d, column_stride == 0, size)
-    for index in range((q + COLUMNS - 1) // COLUMNS):
+    for index in range(_groups(q)):
         j, count = _group(index, q)
         scores, out = z + j * BLOCK * size, dW + j * column
         ahead = PREFETCH if index == 0 else 0

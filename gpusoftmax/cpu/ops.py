@@ -41,7 +41,7 @@ def _picked(rows: Array | None, first: int, stop: int) -> Any:
 
 @dataclass(frozen=True)
 class CpuOperations:
-    """`kernels` is the module that holds row_loss and, if it is compiled, the fused leaf kernels."""
+    """`kernels` is the module that holds row_loss and, if it is compiled, the visit of rows by register tiles."""
 
     n_threads: int
     kernels: ModuleType
@@ -180,7 +180,7 @@ class CpuOperations:
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
         gradient = (d + 1) * q * size
-        if not self._tiled(q) and gradient > LARGE_GRADIENT:
+        if not self._tiled(q) and d * q * size > LARGE_GRADIENT:  # as _visit decides
             return gradient + SCORE_BYTES
         n_leaves = -(-n // leaf_rows(d))
         threads = min(self.n_threads, n_leaves)

@@ -1,6 +1,6 @@
 """Passes over X by register tiles: X where it is, weights and gradients in packed slabs, buffers on boundaries.
 
-The layouts are described in tiles.py. `kernels` is that module, or what has its functions.
+The layouts are described in tiles.py.
 """
 
 from __future__ import annotations

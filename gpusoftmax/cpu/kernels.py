@@ -33,7 +33,6 @@ from gpusoftmax.cpu.tiles import (
     BLOCK,
     SOFTMAX,
     SQUARED_HINGE,
-    fetch_rows,
     gradient_tiles,
     loss_rows,
     row_maximum,
@@ -275,34 +274,30 @@ def _look_up_labels(rows, labels, weights, first, m, K, size, label, weight, com
 def _add_scores(table, offset, n_slabs, item, q, size, W, acc, fresh, ahead, marker, computed):
     """acc += the part of the scores that n_slabs slabs give, which begin `offset` bytes after the rows of `table`.
 
-    ahead: from a row's place in the table to that of the row to be fetched meanwhile, if it is not 0.
+    ahead: from a row's place in the table to that of the row to be fetched meanwhile, or 0.
     """
     width = 2 * VECTOR // size
     for chunk in range(0, n_slabs, CHUNK):
         at, slabs = offset + chunk * width * item, min(CHUNK, n_slabs - chunk)
-        if ahead:
-            fetch_rows(table + ahead, at, slabs * width * item)
         for index in range(_groups(q)):
             j, count = _group(index, q)
             score_tiles(
                 table, at, W + (chunk * q + j) * width * size, acc + j * BLOCK * VECTOR, slabs, q, count, fresh,
-                marker, computed,
+                ahead if index == 0 else 0, marker, computed,
             )  # fmt: skip
         fresh = 0
     return fresh
 
 
 @register_jitable
-def _block_scores(
-    table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, ahead, marker, computed
-):
+def _block_scores(table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, marker, computed):
     """Scores z (q, BLOCK) of the rows in `table`. Features outside the direct slabs are copied first, to `copied`."""
     width = 2 * VECTOR // size
     direct = direct_slabs(d, column_stride == 0, size)
     others = n_slabs - direct
     if others:
         _copy_features(table, copies, column_stride, marker, d, direct * width, size, copied, computed, others * width)
-    fresh = _add_scores(table, 0, direct, item, q, size, W, acc, 1, ahead, marker, computed)
+    fresh = _add_scores(table, 0, direct, item, q, size, W, acc, 1, PREFETCH, marker, computed)
     rest = W + direct * q * width * size
     _add_scores(copies, 0, others, size, q, size, rest, acc, fresh, 0, computed, computed)
     b = carray(_pointer(bias, computed), (q,))
@@ -358,9 +353,8 @@ def _leaf(
     for row in range(start, stop, BLOCK):
         m = min(BLOCK, stop - row)
         _look_up(address, row_stride, rows, row, m, last_row, table)
-        ahead = 0 if with_gradient else PREFETCH  # else gradient_tiles fetch
         _block_scores(
-            table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, ahead, marker, computed
+            table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, marker, computed
         )
         if scores:
             for i in range(m):

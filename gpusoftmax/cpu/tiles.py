@@ -53,11 +53,12 @@ BLOCK = 16  # rows that are visited while they are in the second-level cache
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
 
 
-def _prefetch(b: Any, address: Any) -> None:
-    """Fetch a line of memory into the second-level cache."""
+def _fetch(b: Any, address: Any, n_bytes: int) -> None:
+    """Ask for bytes of memory in the second-level cache."""
     function = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     prefetch = cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0")
-    b.call(prefetch, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(2), I32(1)])
+    for line in range(0, n_bytes, LINE):
+        b.call(prefetch, [b.inttoptr(b.add(address, I64(line)), I8.as_pointer()), I32(0), I32(2), I32(1)])
 
 
 def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
@@ -119,32 +120,37 @@ def _start(b: Any, fresh: Any, addresses: list[Any], vector: Any) -> list[Any]:
 
 
 @intrinsic
-def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, marker, computed):
+def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, ahead, marker, computed):
     """acc[i, j] (+)= x_i W_j over n_slabs >= 1 slabs, for the BLOCK rows of `table` and `count` columns.
 
     table: addresses of rows; offset: bytes from there to the first slab; W: address of the first slab's first column in
-    the packed (slabs, q, S); acc: vectors (BLOCK, count).
+    the packed (slabs, q, S); acc: vectors (BLOCK, count); ahead: bytes from a row's address in the table to that of the
+    row to be fetched meanwhile, or 0.
     """
     lanes, size, item = MACHINE.vector // SIZES[computed], SIZES[computed], SIZES[marker]
 
     def body(b, args):
-        table, offset, W, acc, n_slabs, q, count, fresh = args
+        table, offset, W, acc, n_slabs, q, count, fresh, ahead = args
         vector = ir.VectorType(FLOATS[computed], lanes)
-        column = 2 * lanes * size  # bytes of a slab's column
+        column, slab_bytes = 2 * lanes * size, 2 * lanes * item
 
         def tile(n: int) -> None:
             rows = MACHINE.rows(n)
 
             def group(i: Any, _: list[Any]) -> list[Any]:
                 at = b.add(table, b.mul(i, I64(8)))
-                x = [b.add(load(b, b.add(at, I64(8 * r)), I64, 8), offset) for r in range(rows)]
+                entries = [b.add(at, I64(8 * r)) for r in range(rows)]
+                x = [b.add(load(b, entry, I64, 8), offset) for entry in entries]
+                later = [b.add(load(b, b.add(entry, ahead), I64, 8), offset) for entry in entries]
                 first = b.add(acc, b.mul(i, I64(n * MACHINE.vector)))
                 places = [b.add(first, I64((r * n + j) * MACHINE.vector)) for r in range(rows) for j in range(n)]
 
                 def slab(s: Any, sums: list[Any]) -> list[Any]:
-                    w = b.add(W, b.mul(s, b.mul(q, I64(column))))
+                    w, here = b.add(W, b.mul(s, b.mul(q, I64(column)))), b.mul(s, I64(slab_bytes))
+                    for row in later:
+                        _fetch(b, b.add(row, here), slab_bytes)
                     for t in range(2):
-                        at = b.add(b.mul(s, I64(2 * lanes * item)), I64(t * lanes * item))
+                        at = b.add(here, I64(t * lanes * item))
                         xs = [_features(b, b.add(x[r], at), marker, computed) for r in range(rows)]
                         for j in range(n):
                             wj = load(b, b.add(w, I64(j * column + t * MACHINE.vector)), vector, MACHINE.vector)
@@ -162,36 +168,10 @@ def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, marker,
         _for_each_count(b, count, tile)
 
     def emit(context, b, signature, args):
-        outlined(f"score_tiles_{marker}_{computed}", b, args[:8], body)
+        outlined(f"score_tiles_{marker}_{computed}", b, args[:9], body)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8, marker, computed), emit
-
-
-@intrinsic
-def fetch_rows(typing, table, offset, n_bytes):
-    """Fetch n_bytes of each of the BLOCK rows of `table`, from `offset` on, into the second-level cache."""
-
-    def body(b, args):
-        table, offset, n_bytes = args
-
-        def row(i: Any, _: list[Any]) -> list[Any]:
-            start = b.add(load(b, b.add(table, b.mul(i, I64(8))), I64, 8), offset)
-
-            def line(at: Any, _: list[Any]) -> list[Any]:
-                _prefetch(b, b.add(start, at))
-                return []
-
-            loop(b, I64(0), n_bytes, LINE, [], line)
-            return []
-
-        loop(b, I64(0), I64(BLOCK), 1, [], row)
-
-    def emit(context, b, signature, args):
-        outlined("fetch_rows", b, args, body)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), emit
+    return types.void(*[types.int64] * 9, marker, computed), emit
 
 
 @intrinsic
@@ -248,8 +228,7 @@ def gradient_tiles(typing, table, offset, z, dW, n_rows, n_slabs, q, count, fres
                     entry = b.add(table, b.mul(i, I64(8)))
                     x = b.add(load(b, entry, I64, 8), here)
                     later = b.add(load(b, b.add(entry, ahead), I64, 8), here)
-                    for line in range(max(1, slab_bytes // LINE)):
-                        _prefetch(b, b.add(later, I64(LINE * line)))
+                    _fetch(b, later, slab_bytes)
                     xs = [_features(b, b.add(x, I64(t * lanes * item)), marker, computed) for t in range(2)]
                     weights = b.add(z, b.mul(i, I64(size)))
                     for j in range(n):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Sequence
@@ -100,7 +101,9 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_flag(name, getattr(self, name))
         if self.penalize_intercept and not self.fit_intercept:
             raise ValueError("penalize_intercept=True needs fit_intercept=True: there is no intercept to penalise")
-        check_choice("solver", self.solver, ("sgd",))
+        check_choice("solver", self.solver, ("sgd", "lbfgs"))
+        if self.solver == "lbfgs":
+            self._check_for_lbfgs()
         check_choice("schedule", self.schedule, ("auto", *SCHEDULES))
         check_count("max_iter", self.max_iter)
         check_number("tol", self.tol, least=0)
@@ -113,6 +116,21 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_choice("scaling", self.scaling, ("standard",))
         elif self.scaling is not None and not (isinstance(self.scaling, tuple) and len(self.scaling) == 2):
             raise ValueError(f"scaling={self.scaling!r} is not known; pass None, 'standard' or a pair (shift, scale)")
+
+    def _check_for_lbfgs(self) -> None:
+        """What only SGD can do is refused, rather than ignored."""
+        if self.loss == "hinge":
+            raise ValueError(
+                "loss='hinge' has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or solver='sgd'"
+            )
+        parameters = inspect.signature(type(self)).parameters
+        for name in ("batch_size", "learning_rate", "momentum", "nesterov", "schedule"):
+            value, default = getattr(self, name), parameters[name].default
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r} is for solver='sgd'; solver='lbfgs' reads all rows in each step and finds its "
+                    f"own steps: leave {name} at {default!r}"
+                )
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: tuple[Any, Any] | None = None) -> Self:
         """Fit to data.
@@ -167,7 +185,19 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 callbacks=callbacks,
                 progress=progress_display() if self.verbose else None,
             )
-        if result.reason == "finished" and solver.open_ended and self.tol > 0:
+        if self.solver == "lbfgs" and result.reason in ("finished", "precision") and self.tol > 0:
+            left = float(result.gradient_norm[0])  # type: ignore[index]
+            advice = (
+                f"rounding in {np.dtype(dtype).name} allows no further progress: pass X in float64, or a larger tol"
+                if result.reason == "precision"
+                else f"max_iter={self.max_iter} passes are done: increase max_iter or tol"
+            )
+            warnings.warn(
+                f"the largest entry of the gradient is {left:.2g}, not tol={self.tol:g} yet; {advice}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        elif result.reason == "finished" and solver.open_ended and self.tol > 0:
             warnings.warn(
                 f"the training objective still fell by more than tol={self.tol:g} within the last "
                 f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol, or set "
@@ -241,10 +271,14 @@ class SoftmaxClassifier(_LinearClassifier):
         rows. X itself is not changed, and the penalty acts on the weights of the scaled features.
     class_weight : dict, "balanced", optional
         Multiplies sample_weight, as in scikit-learn.
-    solver : {"sgd"}
+    solver : {"sgd", "lbfgs"}
+        "lbfgs" finds the exact optimum of the full batch, often in ten passes, see `solvers.LBFGS`; "sgd" takes
+        minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone.
     max_iter : int
         Passes over the data at most.
     tol : float
+        L-BFGS stops when no entry of the gradient of the mean objective, in the coordinates of the scaled and, with a
+        free intercept, centred features, is larger (scikit-learn's tol: the same, not centred).
         SGD stops when the training objective has not fallen by this much (nats) in 5 passes ("adaptive": in 15, after
         it has shortened the steps twice). 0: never. The schedules "step" and "cosine" are planned over max_iter passes
         and take them all.
@@ -276,7 +310,7 @@ class SoftmaxClassifier(_LinearClassifier):
     intercept_ : ndarray, (c,) or (1,)
         Centred over the classes where the objective leaves that open.
     n_iter_ : int
-        Passes over the data.
+        Passes over the data, the sample that L-BFGS's preconditioner is made from included.
     loss_curve_ : list of float
         Training objective, pass by pass.
     history_ : list of Record

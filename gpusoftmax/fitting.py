@@ -20,6 +20,7 @@ from gpusoftmax.batches import BatchPlan
 from gpusoftmax.dtypes import from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
+from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Solver, TrainResult
 from gpusoftmax.validation import (
@@ -123,7 +124,7 @@ def _coordinates(
     """Shift and scale (d,) in which to solve, and the factors of the penalty there.
 
     The objective is the user's, the course is not. A free intercept absorbs any shift, so features are centred: without
-    that SGD would crawl on raw pixels, whose mean is their largest direction by far. And where the learning rate is
+    that SGD would crawl on raw pixels, whose mean is their largest direction by far. And where SGD's learning rate is
     ours to choose, each feature is divided by t_p = sqrt(variance + 2 l2), which makes all curvatures along single
     features about equal (Jacobi's preconditioner): without it columns of very different sizes would never converge. A
     penalty on W is then one on the new weights t W, with factors 1 / t^2.
@@ -131,7 +132,7 @@ def _coordinates(
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     shift, scale = check_shift_and_scale(given[0], given[1], features.d)
     free = estimator.fit_intercept and not estimator.penalize_intercept
-    ours = estimator.learning_rate == "auto"
+    ours = estimator.solver == "sgd" and estimator.learning_rate == "auto"
     if not (free or ours or estimator.scaling == "standard"):
         return shift, scale, None
     moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
@@ -153,10 +154,12 @@ def _coordinates(
 
 def make_solver(estimator: Any, objective: Objective) -> Solver:
     """The solver that the estimator's parameters ask for."""
-    n = objective.features.n
+    n, seed = objective.features.n, check_random_seed(estimator.random_state)
+    if estimator.solver == "lbfgs":
+        return LBFGS(int(estimator.max_iter), float(estimator.tol), seed)
     sizes = {"auto": AUTOMATIC_BATCH, "full": n}
     size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
-    plan = BatchPlan(n, size, seed=check_random_seed(estimator.random_state))
+    plan = BatchPlan(n, size, seed=seed)
     schedule = estimator.schedule
     if schedule == "auto":
         schedule = "inverse" if estimator.loss == "hinge" else "adaptive"

@@ -77,13 +77,15 @@ class TrainResult:
         or if training was interrupted or diverged; else the last.
     history : list of Record
         One per pass.
-    reason : {"converged", "finished", "early_stopping", "callback", "interrupted", "diverged"}
-        Why it ended: no more progress; all steps done; no more progress on the validation set; a callback said so;
-        Ctrl-C; the loss ran away.
+    reason : {"converged", "precision", "finished", "early_stopping", "callback", "interrupted", "diverged"}
+        Why it ended: no more progress (SGD), or the gradient within tol (L-BFGS); only rounding left, short of tol; all
+        steps done; no more progress on the validation set; a callback said so; Ctrl-C; the loss ran away.
     passes : float
         Reads of the data.
     step : int
         Solver steps.
+    gradient_norm : ndarray of float64, (K,), or None
+        The largest absolute entry of the gradient at the last weights, where the solver measures it.
     """
 
     W: Array
@@ -92,10 +94,11 @@ class TrainResult:
     reason: str
     passes: float
     step: int
+    gradient_norm: Array | None = None
 
 
 class Solver(Protocol):
-    """What the loop asks of a solver; a state has the attributes of SGDState but its velocity."""
+    """What the loop asks of a solver; a state has the attributes of LBFGSState but its models."""
 
     @property
     def passes(self) -> float:
@@ -256,7 +259,7 @@ def train(
     reason = ""
 
     def result(reason: str, W: Array, b: Array) -> TrainResult:
-        return TrainResult(W, b, history, reason, state.passes, state.step)
+        return TrainResult(W, b, history, reason, state.passes, state.step, state.gradient_norm)
 
     try:
         state, best = solver.init(objective, W, b), _Best(W, b)
@@ -270,7 +273,7 @@ def train(
                 if not (np.isfinite(state.value) & (state.value <= limit)).all():
                     check_finite_features(objective.backend.to_numpy(objective.features.X), "X")
                     raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
-                if state.done or state.passes >= len(history) + 1:
+                if state.reason or state.passes >= len(history) + 1:
                     now = time.perf_counter()
                     record = _record(state, totals / rows, rows / (now - pass_started), now - started, validation)
                     history.append(record)
@@ -288,8 +291,7 @@ def train(
                     progress.update(state.passes, solver.passes, history[-1] if history else None)
                 if not reason and interrupted():
                     reason = "interrupted"
-                if not reason and state.done:
-                    reason = "finished"
+                reason = reason or state.reason
     finally:
         if progress is not None:
             progress.close()

@@ -39,6 +39,7 @@ cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is 
 # Full batches at a constant rate are gradient descent with momentum 0.9: along curvature m the error falls by
 # exp(-10 m / L) a pass, at least. On the data below l2 / L is above 2e-3, so 1500 passes leave exp(-30) = 1e-13.
 CONVERGED = {"batch_size": "full", "schedule": "constant", "tol": 0.0, "max_iter": 1500}
+SOLVERS = {"sgd": CONVERGED, "lbfgs": {"solver": "lbfgs", "tol": 1e-10}}
 # a handful of passes, where it does not matter how good the model is
 SHORT = {"schedule": "cosine", "max_iter": 4}
 
@@ -105,12 +106,13 @@ def per_class(model: Any) -> tuple[Any, Any]:
 )
 @pytest.mark.parametrize("C", [0.1, 1.0])
 @pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_optimum_is_that_of_logistic_regression(
-    classes: int, C: float, class_weight: Any, weighted: bool, rng: np.random.Generator
+    solver: str, classes: int, C: float, class_weight: Any, weighted: bool, rng: np.random.Generator
 ) -> None:
     X, y = iris(classes)
     weights = rng.integers(1, 4, len(y)).astype(float) if weighted else None
-    ours = SoftmaxClassifier(C=C, class_weight=class_weight, **CONVERGED).fit(X, y, weights)
+    ours = SoftmaxClassifier(C=C, class_weight=class_weight, **SOLVERS[solver]).fit(X, y, weights)
     theirs = LogisticRegression(C=C, class_weight=class_weight, solver="newton-cholesky", tol=1e-10).fit(X, y, weights)
     # they stop at a gradient of 1e-10; divided by the least curvature, above 1e-3, that is 1e-7
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
@@ -136,6 +138,41 @@ def test_a_fit_that_says_converged_is_near_the_optimum(load: Any, batch_size: An
     assert objective(ours) - objective(theirs) < 1e-3
 
 
+@cpu_only
+def test_ten_classes_of_digits_are_those_of_logistic_regression() -> None:
+    digits = load_digits()
+    X, y = digits.X_train.astype(np.float64), digits.y_train
+    weights = np.random.default_rng(0).random(len(y))
+    ours = SoftmaxClassifier(class_weight="balanced", solver="lbfgs", tol=1e-8).fit(X, y, weights)
+    theirs = LogisticRegression(class_weight="balanced", tol=1e-8, max_iter=10_000).fit(X, y, weights)
+    assert ours.stop_reason_ == "converged"
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tol", "words"), [("float32", 1e-12, "float64"), ("float64", 1e-9, "max_iter")])
+def test_a_warning_says_how_far_the_gradient_is_and_what_helps(
+    dtype: str, tol: float, words: str, small: tuple[Any, Any]
+) -> None:
+    X, y = small
+    model = SoftmaxClassifier(solver="lbfgs", tol=tol, max_iter=60 if dtype == "float32" else 2)
+    with pytest.warns(ConvergenceWarning, match=rf"largest entry of the gradient is .* not tol={tol:g} yet.*{words}"):
+        model.fit(X.astype(dtype), y)
+
+
+def test_the_exact_solver_has_no_use_for_a_loss_without_curvature(small: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r"loss='hinge' has no curvature.*squared_hinge.*solver='sgd'"):
+        LinearSVMClassifier(loss="hinge", solver="lbfgs").fit(*small)
+
+
+def test_the_exact_solver_measures_a_validation_set_and_obeys_callbacks(small: tuple[Any, Any]) -> None:
+    seen = []
+    model = SoftmaxClassifier(solver="lbfgs", tol=0.0, callbacks=[lambda record: seen.append(record) or len(seen) == 3])
+    model.fit(*small, validation=small)
+    assert (model.stop_reason_, model.history_, len(seen)) == ("callback", seen, 3)
+    assert seen[-1].validation_loss == pytest.approx(seen[-1].loss, rel=1e-6)
+
+
 SETTINGS = {
     "default": {},
     "l2": {"l2": 0.05},
@@ -153,11 +190,12 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(("cls", "loss"), [(SoftmaxClassifier, "softmax"), (LinearSVMClassifier, "squared_hinge")])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_converged_fit_is_stationary_for_the_documented_objective(
-    cls: Any, loss: str, classes: int, settings: Any, small: tuple[Any, Any]
+    solver: str, cls: Any, loss: str, classes: int, settings: Any, small: tuple[Any, Any]
 ) -> None:
     X, y = small[0], small[1] % classes
-    model = cls(**settings, **CONVERGED).fit(X, y)
+    model = cls(**settings, **SOLVERS[solver]).fit(X, y)
     weights = np.where(y == 0, settings.get("class_weight", {0: 1.0})[0], 1.0)
     l2 = settings.get("l2", (2 if classes == 2 else 1) / weights.sum())
     scaling = settings.get("scaling")
@@ -860,9 +898,16 @@ def not_for_us(estimator: Any, check: Any) -> bool:
 
 def scikit_learns_checks() -> list[Any]:
     """Every check of scikit-learn's for every estimator."""
-    estimators = [SoftmaxClassifier(), LinearSVMClassifier(), LinearSVMClassifier(loss="hinge")]
+    estimators = [
+        SoftmaxClassifier(),
+        SoftmaxClassifier(solver="lbfgs"),
+        LinearSVMClassifier(),
+        LinearSVMClassifier(loss="hinge"),
+    ]
     return [
-        pytest.param(estimator, check, id=f"{getattr(check, 'func', check).__name__}-{estimator.loss}")
+        pytest.param(
+            estimator, check, id=f"{getattr(check, 'func', check).__name__}-{estimator.loss}-{estimator.solver}"
+        )
         for one in estimators
         for estimator, check in estimator_checks_generator(one)
         if not not_for_us(estimator, check)

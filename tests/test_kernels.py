@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +14,30 @@ from cases import DTYPES, LAYOUTS, random_problem, sha256
 
 pytest.importorskip("numba")
 
+from gpusoftmax import loss_and_gradient
 from gpusoftmax.array import resolve
 from gpusoftmax.cpu import fallback, kernels, pool
 from gpusoftmax.reference import LOSSES
 
 OPS = resolve("cpu", n_threads=2).ops
+
+GRADIENT = """
+import logging, numpy as np
+logging.basicConfig(format="%(message)s")
+from gpusoftmax import loss_and_gradient
+X = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
+value, dW, db = loss_and_gradient(X, [0, 1, 2, 0], np.eye(3), np.zeros(3), backend="cpu")
+from gpusoftmax.cpu.kernels import visit
+print(value.hex(), sum(visit.stats.cache_misses.values()), sum(visit.stats.cache_hits.values()))
+"""
+
+
+def start(code: str, cache: Path | None) -> subprocess.Popen[str]:
+    """A Python process of its own, which keeps compiled kernels in `cache`."""
+    environment = os.environ | ({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)})
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.mark.parametrize("layout", ["C", "every other"])
@@ -95,3 +117,20 @@ def test_read_only_intercepts_are_not_compiled_anew() -> None:
     problem.b.setflags(write=False)
     OPS.linear_gradient(*problem.arguments)
     assert len(kernels.visit.signatures) == compiled
+
+
+def test_first_calls_of_several_processes_share_a_cache(tmp_path: Path) -> None:
+    racing = [start(GRADIENT, tmp_path) for _ in range(2)]
+    values = {process.communicate()[0].split()[0] for process in racing}
+    later, errors = start(GRADIENT, tmp_path).communicate()
+    value, misses, hits = later.split()
+    assert (values, misses, int(hits) > 0, errors) == ({value}, "0", True, "")
+
+
+def test_without_a_place_for_compiled_kernels_they_still_run() -> None:
+    no_place = "from numba.core.caching import CacheImpl; CacheImpl._locator_classes = []"
+    output, errors = start(no_place + GRADIENT, None).communicate()
+    value, _, _ = loss_and_gradient(
+        np.arange(12, dtype=np.float32).reshape(4, 3) / 8, [0, 1, 2, 0], np.eye(3), np.zeros(3), backend="cpu"
+    )
+    assert (output.split()[0], "NUMBA_CACHE_DIR" in errors) == (value.hex(), True), errors

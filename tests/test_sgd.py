@@ -31,7 +31,7 @@ def run(solver: SGD, objective: Objective, W: Array, b: Array) -> SGDState:
     """All steps, from and to NumPy arrays."""
     backend = objective.backend
     state = solver.init(objective, backend.asarray(W), backend.asarray(b))
-    while not state.done:
+    while not state.reason:
         state = solver.step(objective, state)
     arrived: SGDState = on_host(state, backend)
     return arrived
@@ -202,7 +202,7 @@ def test_adaptive_shortens_the_steps_of_a_stuck_model_only(
     solver = SGD(plan, 13 * plan.steps_per_epoch, np.array([1.0, 2.0, 3.0, 4.0]), tol=1e-4)
     state = solver.init(objective, *objective.start())
     rates = []
-    while not state.done:
+    while not state.reason:
         state = solver.step(objective, state)
         if state.step % plan.steps_per_epoch == 0:
             rates.append(state.learning_rate.tolist())

@@ -50,7 +50,7 @@ class Script:
 
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
         return SimpleNamespace(
-            W=W.copy(), b=b.copy(), step=0, passes=0.0, rows=10, done=False, start=self.values[0],
+            W=W.copy(), b=b.copy(), step=0, passes=0.0, rows=10, reason="", gradient_norm=None, start=self.values[0],
             value=None, loss=None, accuracy=None, learning_rate=np.full(self.values.shape[1], 0.25),
         )  # fmt: skip
 
@@ -61,7 +61,7 @@ class Script:
         state.passes += 1.0
         state.W += 1
         state.b += 1
-        state.done = state.step == len(self.values)
+        state.reason = "finished" if state.step == len(self.values) else ""
         return state
 
 

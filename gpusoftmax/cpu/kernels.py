@@ -12,6 +12,7 @@ the result undefined for the NaN and infinite scores that must come out as a non
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from pathlib import Path
 
@@ -42,7 +43,21 @@ from gpusoftmax.cpu.tiles import (
 )
 from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential
 
+log = logging.getLogger("gpusoftmax")
+
 FAST = {"contract", "reassoc"}
+
+
+def _compiled(function):
+    """`njit`, kept on disk wherever there is a place for it: beside this file, in the user's cache, NUMBA_CACHE_DIR."""
+    try:
+        return njit(nogil=True, cache=True, fastmath=FAST)(function)
+    except RuntimeError as error:  # package and home are read-only, as in many containers
+        log.warning(
+            "compiled kernels cannot be kept, so that each process compiles them anew, for some seconds; set "
+            "NUMBA_CACHE_DIR to a folder that can be written to (%s)", error,
+        )  # fmt: skip
+        return njit(nogil=True, fastmath=FAST)(function)
 
 
 class Source:
@@ -477,7 +492,7 @@ def _step(
         totals[2, k] += m * correct[k] * share
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@_compiled
 def visit(
     address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights, bounds,
     first, last, W, b, scratch, partials, nodes, scores, with_gradient,
@@ -585,7 +600,7 @@ def _hinge_row(z, t, s, squared):
     return loss, first
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@_compiled
 def row_loss(Z, labels, weights, loss, losses, correct, source):
     """Scores to weighted loss gradients, in place, for rows of many classes.
 

@@ -1,5 +1,6 @@
 """Solvers share one shape: `init(objective, W, b) -> state` and `step(objective, state) -> state`; see `trainer`."""
 
+from gpusoftmax.solvers.lbfgs import LBFGS, LBFGSState
 from gpusoftmax.solvers.sgd import SGD, SGDState
 
-__all__ = ["SGD", "SGDState"]
+__all__ = ["LBFGS", "SGD", "LBFGSState", "SGDState"]

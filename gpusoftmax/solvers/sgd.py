@@ -48,8 +48,8 @@ class SGDState:
         Of the last step.
     start : ndarray of float64, (K,)
         The value of the first minibatch, at the weights that training began with.
-    done : bool
-        All steps are done.
+    reason : str
+        "finished" once all steps are done.
     """
 
     W: Array
@@ -70,7 +70,8 @@ class SGDState:
     best_value: Array | None = None  # the mean of the last epoch that made progress, and how many epochs ago it was
     stale: Array | None = None
     last_value: Array | None = None
-    done: bool = False
+    reason: str = ""
+    gradient_norm: Array | None = None  # never measured: it would take a read of its own
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class SGD:
         if self.schedule == "adaptive":
             self._adapt(state, sums[0])
         state.passes = state.step / per_epoch
-        state.done = state.step >= self.steps
+        state.reason = "finished" if state.step >= self.steps else ""
         return state
 
     def _steps(

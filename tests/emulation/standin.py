@@ -130,6 +130,7 @@ class ndarray:  # noqa: N801
             raise TypeError(f"{ufunc.__name__} of a device array and a NumPy array")
         return ndarray._from(ufunc(*[_plain(x) for x in inputs]))
 
+    T = property(lambda self: ndarray(self._host.T, self._memory))
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
     strides = property(lambda self: self._host.strides)
@@ -201,6 +202,13 @@ class ndarray:  # noqa: N801
     def sum(self, axis: Any = None, dtype: Any = None) -> ndarray:
         """As in NumPy."""
         return ndarray._from(self._host.sum(axis=axis, dtype=dtype))
+
+    def max(self, axis: Any = None) -> ndarray:
+        """As in NumPy."""
+        return ndarray._from(self._host.max(axis=axis))
+
+    def __abs__(self) -> ndarray:
+        return ndarray._from(abs(self._host))
 
 
 def _binary(name: str) -> Any:
@@ -454,6 +462,10 @@ def _names() -> dict[str, Any]:
         "full": full,
         "from_dlpack": from_dlpack,
         "zeros_like": lambda x: _filled(0)(x.shape, x.dtype),
+        "empty_like": lambda x: ndarray._new(x.shape, x.dtype),
+        "concatenate": lambda arrays: ndarray._from(np.concatenate([_plain(x) for x in arrays])),
+        "where": lambda chosen, x, y: ndarray._from(np.where(chosen._host, _plain(x), _plain(y))),
+        "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
         "stack": lambda arrays: ndarray._from(np.stack([_plain(x) for x in arrays])),
         "maximum": lambda x, y: ndarray._from(np.maximum(_plain(x), _plain(y))),
         "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0),

@@ -1,0 +1,283 @@
+"""L-BFGS with a Gram matrix as its initial metric: the exact optimum in some ten reads of the data, for K models.
+
+    direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) over H_0 = gamma M^-1
+    gamma = s't / t'M^-1 t of the last pair of steps s and differences of gradients t;  M: see `curvature`
+
+Each step reads X once, at the trial points of all models: one that is accepted starts its next direction, one that is
+refused is tried again nearer by, and models that have arrived leave the arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.cpu.pool import single_threaded_blas
+from gpusoftmax.objective import Objective
+from gpusoftmax.solvers.curvature import Preconditioner, precondition
+
+Array = npt.NDArray[Any]
+
+MEMORY = 10  # pairs
+SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)
+STALLED = 6  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
+
+
+@dataclass
+class _Models:
+    """The models that are still on their way, side by side; each number is (K,), each point (d + 1, K, c)."""
+
+    numbers: Array  # which of all models
+    objective: Objective
+    preconditioner: Preconditioner
+    x: Any
+    g: Any
+    metric_g: Any  # M^-1 g
+    direction: Any
+    length: Array
+    slope: Array
+    value: Array
+    smallest: Array  # of the gradient's norms so far
+    stalled: Array
+    pairs: list[tuple[Any, Any, Any, Array]] = field(
+        default_factory=list
+    )  # s, t, M^-1 t, 1 / s't (0: not this model's)
+    gamma: Array = field(default_factory=lambda: np.ones(1))
+
+    def keep(self, kept: Array) -> None:
+        """Only the models with a True remain."""
+        backend, chosen = self.objective.backend, np.flatnonzero(kept)
+        index = backend.asarray(chosen)
+
+        def of(array: Any, axis: int = 1) -> Any:
+            return backend.xp.take(array, index, axis=axis)
+
+        weights = self.objective.weights
+        self.objective = replace(
+            self.objective, l2=of(self.objective.l2, 0), weights=None if weights is None else of(weights)
+        )
+        self.preconditioner = self.preconditioner.of(chosen.tolist())
+        for name in ("x", "g", "metric_g", "direction"):
+            setattr(self, name, of(getattr(self, name)))
+        self.pairs = [(of(s), of(t), of(metric_t), rho[kept]) for s, t, metric_t, rho in self.pairs]
+        for name in ("numbers", "length", "slope", "value", "smallest", "stalled", "gamma"):
+            setattr(self, name, getattr(self, name)[kept])
+
+
+@dataclass
+class LBFGSState:
+    """Where L-BFGS stands.
+
+    Attributes
+    ----------
+    W, b : ndarray
+        The best points so far: weights (d, K, c), intercepts (K, c).
+    step : int
+        Reads of X.
+    passes : float
+        The same, and the sample's rows / n.
+    rows : int
+        Read by the last step.
+    value, loss, accuracy : ndarray of float64, (K,)
+        At W and b.
+    gradient_norm : ndarray of float64, (K,)
+        The largest absolute entry of the gradient there.
+    learning_rate : ndarray of float64, (K,)
+        The last step's length in units of L-BFGS's own.
+    start : ndarray of float64, (K,)
+        The value that training began with.
+    reasons : list of str
+        Per model: "" on its way, "converged" (gradient_norm <= tol) or "precision" (only rounding is left).
+    reason : str
+        Not empty at the end: "finished" if reads ran out, "precision" if that ended any model, else "converged".
+    """
+
+    W: Array
+    b: Array
+    models: _Models
+    value: Array
+    loss: Array
+    accuracy: Array
+    gradient_norm: Array
+    learning_rate: Array
+    start: Array
+    reasons: list[str]
+    passes: float
+    step: int = 0
+    rows: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Preconditioned L-BFGS on the full batch.
+
+    Attributes
+    ----------
+    max_passes : int
+        Reads of X at most.
+    tol : float
+        A model has converged when no entry of the gradient of its mean objective, in the coordinates of the scaled
+        features, is larger.
+    seed : int
+        Draws the preconditioner's sample.
+    """
+
+    max_passes: int
+    tol: float
+    seed: int = 0
+    open_ended = False  # it stops by itself
+    patience = 1
+
+    @property
+    def passes(self) -> float:
+        """Reads of the data at most."""
+        return float(self.max_passes)
+
+    def init(self, objective: Objective, W: Array, b: Array) -> LBFGSState:
+        """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
+        K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
+        metric = precondition(objective, self.seed)
+        x = objective.backend.xp.concatenate([W, b[None]])
+        ones, infinite = np.ones(K), np.full(K, np.inf)
+        models = _Models(
+            np.arange(K), objective, metric, x, None, None, None, ones, nothing.copy(),
+            np.full(K, np.finfo(np.float64).max), infinite.copy(), np.zeros(K, int), gamma=ones.copy(),
+        )  # fmt: skip
+        return LBFGSState(
+            W.copy(), b.copy(), models, nothing.copy(), nothing.copy(), nothing.copy(), infinite.copy(), ones.copy(),
+            nothing.copy(), [""] * K, metric.rows / objective.features.n,
+        )  # fmt: skip
+
+    def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
+        """One read of X: the trial points of all models that are on their way."""
+        models = state.models
+        with single_threaded_blas():
+            self._step(state, models)
+        state.step, state.passes, state.rows = state.step + 1, state.passes + 1, objective.features.n
+        if all(state.reasons):
+            state.reason = "precision" if "precision" in state.reasons else "converged"
+        elif state.step >= self.max_passes:
+            state.reason = "finished"
+        return state
+
+    def _step(self, state: LBFGSState, models: _Models) -> None:
+        objective, first = models.objective, models.direction is None
+        backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
+        trial = models.x if first else models.x - _per_model(models.length, models, objective) * models.direction
+        found = objective.value_and_gradient(trial[:-1], trial[-1])
+        g = backend.xp.concatenate([found.dW, found.db[None]])
+        value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
+        if first:
+            accepted = np.ones(len(value), bool)
+            state.start, models.g = value.copy(), g
+            models.metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
+        else:
+            allowed = models.value - SUFFICIENT * models.length * models.slope + eps * np.abs(models.value)
+            accepted = value <= allowed  # never where it is NaN
+            self._remember(models, trial, g, accepted, backend)
+            slope = _dot(g, models.direction, backend)
+            shorter = _shorter(models.length, models.value, models.slope, value, slope)
+            given_up = ~accepted & (models.length * models.slope < eps * np.abs(models.value))
+            models.length = np.where(accepted, models.length, shorter)
+        size = backend.to_numpy(abs(g).max(axis=(0, 2))).astype(np.float64)
+        norm = np.where(accepted, size, state.gradient_norm[models.numbers])
+        better = (value < models.value - eps * np.abs(models.value)) | (norm < 0.9 * models.smallest)
+        models.stalled = np.where(accepted, np.where(better, 0, models.stalled + 1), models.stalled)
+        models.smallest = np.minimum(models.smallest, norm)
+        self._publish(state, models, trial, accepted, value, loss, accuracy, norm)
+        if first:
+            given_up = np.zeros(len(value), bool)
+        models.value = np.where(accepted, value, models.value)
+        if not np.isfinite(models.value).all():
+            return  # the start itself: the trainer reports it
+        self._turn(models, trial, g, accepted, backend)
+        arrived = norm <= self.tol
+        over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
+        for k in np.flatnonzero(over).tolist():
+            state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision"
+        if over.any() and not over.all():
+            models.keep(~over)
+
+    def _remember(self, models: _Models, trial: Any, g: Any, accepted: Array, backend: Any) -> None:
+        """The pair of the accepted steps; where curvature is not positive beyond rounding, none."""
+        if not accepted.any():
+            return
+        metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
+        s, t, metric_t = trial - models.x, g - models.g, metric_g - models.metric_g
+        models.metric_g = _chosen(accepted, metric_g, models.metric_g, backend)
+        st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
+        usable = accepted & (st > 1e-10 * np.sqrt(ss * tt))
+        rho = np.divide(1.0, st, out=np.zeros_like(st), where=usable)
+        if usable.any():
+            models.pairs = [*models.pairs, (s, t, metric_t, rho)][-MEMORY:]
+            size = _dot(t, metric_t, backend)
+            models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
+
+    def _publish(
+        self, state: LBFGSState, models: _Models, trial: Any, accepted: Array, value: Array, loss: Array,
+        accuracy: Array, norm: Array,
+    ) -> None:  # fmt: skip
+        """What an accepted trial changes in the state."""
+        for k in np.flatnonzero(accepted).tolist():
+            number = models.numbers[k]
+            state.W[:, number], state.b[number] = trial[:-1, k], trial[-1, k]
+            state.value[number], state.loss[number], state.accuracy[number] = value[k], loss[k], accuracy[k]
+            state.gradient_norm[number], state.learning_rate[number] = norm[k], models.length[k]
+
+    def _turn(self, models: _Models, trial: Any, g: Any, accepted: Array, backend: Any) -> None:
+        """New directions from the accepted points; those refused keep point and direction."""
+        if not accepted.any():
+            return
+        first = models.direction is None
+        models.x, models.g = _chosen(accepted, trial, models.x, backend), _chosen(accepted, g, models.g, backend)
+        direction = self._direction(models, backend)
+        models.direction = direction if first else _chosen(accepted, direction, models.direction, backend)
+        slope = _dot(models.g, models.direction, backend)
+        models.slope = np.where(accepted, slope, models.slope)
+        models.length = np.where(accepted, 1.0, models.length)
+
+    def _direction(self, models: _Models, backend: Any) -> Any:
+        """H g, by the two loops. M^-1 is applied to g alone, once a step: what the first loop takes off is known."""
+        objective, q, r = models.objective, models.g.copy(), models.metric_g.copy()
+        shares = []
+        for s, t, metric_t, rho in reversed(models.pairs):
+            share = rho * _dot(s, q, backend)
+            shares.append(share)
+            factor = _per_model(share, models, objective)
+            q -= factor * t
+            r -= factor * metric_t
+        r *= _per_model(models.gamma, models, objective)
+        for (s, t, _, rho), share in zip(models.pairs, reversed(shares), strict=True):
+            r += _per_model(share - rho * _dot(t, r, backend), models, objective) * s
+        return r
+
+
+def _per_model(numbers: Array, models: _Models, objective: Objective) -> Any:
+    """(K,) as (1, K, 1) on the device, to multiply points with."""
+    return objective.backend.asarray(numbers.astype(models.x.dtype)[None, :, None])
+
+
+def _chosen(models: Array, new: Any, old: Any, backend: Any) -> Any:
+    """`new` for some of the models, `old` for the others."""
+    return new if models.all() else backend.xp.where(backend.asarray(models)[None, :, None], new, old)
+
+
+def _dot(u: Any, v: Any, backend: Any) -> Array:
+    """Inner products per model, (K,) float64 on the host."""
+    return np.asarray(backend.to_numpy((u * v).sum(axis=(0, 2), dtype=np.float64)))
+
+
+def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:
+    """Where the cubic through both ends has its minimum, kept within a tenth and a half of the refused step.
+
+    Along x - a direction the objective falls by `slope` at 0 and by `trial_slope` at `length`.
+    """
+    with np.errstate(all="ignore"):  # a trial that overflowed: a tenth
+        theta = 3 * (value - trial) / length - slope - trial_slope
+        root = np.sqrt(np.maximum(theta**2 - slope * trial_slope, 0))
+        share = 1 - (-trial_slope + root - theta) / (-trial_slope + slope + 2 * root)
+    return length * np.clip(np.where(np.isfinite(share), share, 0.1), 0.1, 0.5)

@@ -1,0 +1,138 @@
+"""Preconditioners are the inverse of the curvature they name, whatever form they take."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Array, objective_of
+
+from gpusoftmax.array import Backend, resolve
+from gpusoftmax.solvers import curvature
+from gpusoftmax.solvers.curvature import precondition
+
+NUMPY = resolve("numpy", n_threads=1)
+SHAPES = {"cholesky": (40, 6), "low rank": (7, 20)}
+INTERCEPTS = {
+    "free": {},
+    "penalised": {"penalize_intercept": True},
+    "none": {"fit_intercept": False},
+}
+
+
+def written_out(X: Array, share: Array, l2: float, kappa: float, intercept: str) -> Array:
+    """kappa sum_i share_i [x_i, 1][x_i, 1]' + l2 diag(1, ..., 1, 0 or 1), inverted; zero for an intercept held at 0."""
+    d = X.shape[1]
+    rows = np.hstack([X, np.ones((len(X), 1))])
+    M = kappa * rows.T @ (share[:, None] * rows) + l2 * np.eye(d + 1)
+    if intercept == "free":
+        M[d, d] -= l2
+    if intercept == "none":
+        inverse = np.zeros((d + 1, d + 1))
+        inverse[:d, :d] = np.linalg.inv(M[:d, :d])
+        return inverse
+    return np.linalg.inv(M)
+
+
+@pytest.mark.parametrize("intercept", INTERCEPTS)
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_it_inverts_the_curvature_at_equal_probabilities(
+    kind: str, intercept: str, weighted: bool, loss: str, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    n, d = SHAPES[kind]
+    c, l2 = 3, np.array([0.5, 0.02])
+    X, shift, scale = rng.standard_normal((n, d)) + 1, rng.standard_normal(d), rng.random(d) + 0.5
+    weights = rng.random((n, 2)) if weighted else None
+    objective = objective_of(
+        X, rng.integers(0, c, n), NUMPY, c=c, K=2, loss=loss, l2=l2, weights=weights, shift=shift, scale=scale,
+        **INTERCEPTS[intercept],
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, "gpusoftmax"):
+        metric = precondition(objective, seed=0)
+    assert f"preconditioner: {kind}, from {n} of {n} rows" in caplog.text
+    g = rng.standard_normal((d + 1, 2, c))
+    found = metric.apply(g, np.empty_like(g))
+    for k in range(2):
+        share = np.full(n, 1 / n) if weights is None else weights[:, k] / weights[:, k].sum()
+        kappa = 1 / c if loss == "softmax" else 4.0
+        inverse = written_out((X - shift) / scale, share, l2[k], kappa, intercept)
+        # float64, and a condition of some hundreds
+        np.testing.assert_allclose(found[:, k], inverse @ g[:, k], rtol=1e-9, atol=1e-9 * np.abs(inverse).max())
+
+
+def test_it_may_be_applied_in_place(rng: np.random.Generator) -> None:
+    objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=2, l2=0.1)
+    metric, g = precondition(objective, seed=0), rng.standard_normal((5, 2, 3))
+    expected = metric.apply(g, np.empty_like(g))
+    np.testing.assert_array_equal(metric.apply(g, g), expected)
+
+
+def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curvature, "FULL_FEATURES", 2)
+    monkeypatch.setattr(curvature, "LOW_RANK_ELEMENTS", 100)  # 25 rows of 4 features, fewer than are worth while
+    X = rng.standard_normal((300, 4))
+    metric = precondition(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
+    assert [type(inverse) for inverse in metric.inverses] == [curvature.Diagonal]
+    assert metric.rows == 25
+
+
+def test_a_part_of_the_models_keeps_its_own(rng: np.random.Generator) -> None:
+    objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=3, l2=[0.1, 1.0, 10.0])
+    metric, g = precondition(objective, seed=0), rng.standard_normal((5, 3, 3))
+    whole = metric.apply(g, np.empty_like(g))
+    part = metric.of([2, 0]).apply(g[:, [2, 0]], np.empty((5, 2, 3)))
+    np.testing.assert_array_equal(part, whole[:, [2, 0]])
+
+
+def test_models_alike_share_a_factor(rng: np.random.Generator) -> None:
+    objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=3, l2=[0.1, 0.1, 1.0])
+    first, second, third = precondition(objective, seed=0).inverses
+    assert first is second
+    assert second is not third
+
+
+@pytest.mark.parametrize("columns", ["constant", "repeated", "of very different sizes"])
+def test_it_is_finite_and_positive_definite_whatever_the_columns(
+    columns: str, rng: np.random.Generator, backend: Backend
+) -> None:
+    X = rng.standard_normal((50, 6)).astype(np.float32)
+    if columns == "constant":
+        X[:] = 1
+    elif columns == "repeated":
+        X[:, 1:] = X[:, :1]
+    else:
+        X *= 10.0 ** np.arange(-6, 6, 2, dtype=np.float32)
+    metric = precondition(objective_of(X, rng.integers(0, 3, 50), backend, c=3, l2=0.0), seed=0)  # no penalty
+    for g in rng.standard_normal((5, 7, 1, 3)).astype(np.float32):
+        moved: Any = backend.asarray(g)
+        found = backend.to_numpy(metric.apply(moved, backend.xp.empty_like(moved)))
+        assert float((g * found).sum(dtype=np.float64)) > 0
+
+
+def test_the_gram_matrix_has_the_same_bits_at_any_thread_count(rng: np.random.Generator) -> None:
+    a = rng.standard_normal((70, 1000)).astype(np.float32)
+    grams = [curvature._gram(a, threads) for threads in (1, 2, 7)]
+    np.testing.assert_allclose(np.tril(grams[0]), np.tril(a.T @ a), rtol=1e-4, atol=1e-4)
+    assert len({np.tril(gram).tobytes() for gram in grams}) == 1
+
+
+def test_a_model_whose_rows_all_weigh_nothing_in_the_sample_has_the_unweighted_one(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curvature, "SMALLEST_SAMPLE", 1)
+    X, weights = rng.standard_normal((40, 2)), np.zeros((40, 1))
+    labels = rng.integers(0, 3, 40)
+    sampled = precondition(objective_of(X, labels, NUMPY, c=3, l2=0.1, weights=np.ones((40, 1))), seed=0)
+    assert sampled.rows == 4
+    weights[[i for i in range(40) if i not in _rows_of_the_sample(40, 4)]] = 1
+    unweighted = precondition(objective_of(X, labels, NUMPY, c=3, l2=0.1, weights=weights), seed=0)
+    np.testing.assert_array_equal(unweighted.inverses[0].R, sampled.inverses[0].R)  # type: ignore[attr-defined]
+
+
+def _rows_of_the_sample(n: int, size: int) -> list[int]:
+    rng = np.random.Generator(np.random.Philox(key=np.array([0, 2**63 + 1], np.uint64)))
+    return rng.choice(n, size, replace=False).tolist()

@@ -1,0 +1,222 @@
+"""L-BFGS: it arrives where the gradient vanishes, for each model as if alone, and says how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Array, blobs, evaluated, objective_of, on_host, random_problem, sha256, zeros_for
+
+from gpusoftmax import reference
+from gpusoftmax.array import Backend, resolve
+from gpusoftmax.objective import Objective
+from gpusoftmax.solvers import LBFGS, LBFGSState
+
+NUMPY = resolve("numpy", n_threads=1)
+
+
+def run(solver: LBFGS, objective: Objective, start: tuple[Any, Any] | None = None) -> LBFGSState:
+    """To the end, as NumPy arrays."""
+    state = solver.init(objective, *(zeros_for(objective) if start is None else start))
+    while not state.reason:
+        state = solver.step(objective, state)
+    arrived: LBFGSState = on_host(state, objective.backend)
+    return arrived
+
+
+def gradient_at(X: Array, y: Array, state: LBFGSState, **options: Any) -> float:
+    """The largest entry of the float64 gradient of the specification."""
+    _, dW, db = reference.loss_and_gradient(
+        X.astype(np.float64), y, state.W.astype(np.float64), state.b.astype(np.float64), **options
+    )
+    return float(max(np.abs(dW).max(), np.abs(db).max()))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+@pytest.mark.parametrize("penalize_intercept", [False, True])
+def test_the_gradient_vanishes_where_it_ends(backend: Backend, loss: str, penalize_intercept: bool) -> None:
+    X, y = blobs(0, n=150, d=6, c=4)
+    X = X.astype(np.float64)
+    objective = objective_of(X, y, backend, loss=loss, l2=0.01, penalize_intercept=penalize_intercept)
+    state = run(LBFGS(200, tol=1e-9), objective)
+    assert (state.reason, state.reasons) == ("converged", ["converged"])
+    found = gradient_at(X, y, state, l2=0.01, loss=loss, penalize_intercept=penalize_intercept)
+    assert found <= 1e-9 + 1e-13  # the sum over 150 rows rounds
+
+
+def test_without_an_intercept_it_stays_zero(backend: Backend) -> None:
+    X, y = blobs(1, n=100, d=4)
+    state = run(LBFGS(200, tol=1e-6), objective_of(X, y, backend, l2=0.1, fit_intercept=False))
+    assert state.reason == "converged"
+    assert not state.b.any()
+
+
+def test_features_of_very_different_sizes_cost_no_more_passes() -> None:
+    X, y = blobs(2, n=300, d=5, apart=0.7)
+    sizes = 10.0 ** np.arange(-2, 3)
+    plain = run(LBFGS(300, tol=1e-5), objective_of(X.astype(np.float64), y, NUMPY))
+    # no penalty, which would tell the two apart
+    uneven = run(LBFGS(300, tol=1e-5 * sizes.min()), objective_of(X * sizes, y, NUMPY))
+    assert plain.reason == uneven.reason == "converged"
+    assert uneven.step <= 1.5 * plain.step
+    np.testing.assert_allclose(uneven.value, plain.value, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d", "passes", "near"), [(400, 5, 10, 1e-5), (12, 40, 20, 1e-3)])
+def test_few_passes_suffice(n: int, d: int, passes: int, near: float) -> None:
+    """Plain L-BFGS needs three times as many; fewer rows than features are separable, where scores have far to go."""
+    X, y = blobs(3, n=n, d=d, apart=1.0)
+    objective = objective_of(X, y, NUMPY, l2=0.05)
+    optimum = run(LBFGS(500, tol=1e-9), objective_of(X.astype(np.float64), y, NUMPY, l2=0.05)).value[0]
+    state = run(LBFGS(passes, tol=0.0), objective)
+    assert state.value[0] <= optimum * (1 + near)
+
+
+def test_models_side_by_side_arrive_where_each_arrives_alone(backend: Backend) -> None:
+    X, y = blobs(4, n=90, d=4)
+    X = X.astype(np.float64)
+    l2, weights = np.array([1.0, 0.1, 0.003]), np.random.default_rng(0).integers(0, 3, (90, 3)).astype(np.float64)
+    together = run(LBFGS(200, tol=1e-8), objective_of(X, y, backend, K=3, l2=l2, weights=weights))
+    assert together.reasons == ["converged"] * 3
+    for k in range(3):
+        alone = run(LBFGS(200, tol=1e-8), objective_of(X, y, backend, l2=l2[k], weights=weights[:, k : k + 1]))
+        # strongly convex: both are within tol * sqrt(numbers) / l2 of the optimum
+        np.testing.assert_allclose(together.W[:, k], alone.W[:, 0], atol=2 * 1e-8 * 4 / l2[k])
+        np.testing.assert_allclose(together.value[k], alone.value[0], rtol=1e-12)
+
+
+def test_models_that_have_arrived_are_not_visited_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = blobs(5, n=90, d=4)
+    seen = []
+    evaluate = Objective.value_and_gradient
+
+    def spy(self: Objective, W: Array, b: Array, *rest: Any) -> Any:
+        seen.append(W.shape[1])
+        return evaluate(self, W, b, *rest)
+
+    monkeypatch.setattr(Objective, "value_and_gradient", spy)
+    run(LBFGS(200, tol=1e-6), objective_of(X.astype(np.float64), y, NUMPY, K=3, l2=[10.0, 1e-2, 1e-4]))
+    assert seen[0] == 3
+    assert seen[-1] == 1
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_it_never_goes_up(backend: Backend) -> None:
+    problem = random_problem(6, n=60, d=100, c=3, size=30.0)
+    objective = objective_of(problem.X, problem.labels, backend, l2=1e-6)  # separable: scores grow, steps are refused
+    solver, values = LBFGS(60, tol=1e-7), []
+    state = solver.init(objective, *zeros_for(objective))
+    while not state.reason:
+        state = solver.step(objective, state)
+        values.append(float(state.value[0]))
+    eps = float(np.finfo(np.float32).eps)
+    assert all(later <= earlier * (1 + eps) for earlier, later in pairwise(values))
+    assert values[-1] < 0.01 * values[0]
+
+
+def test_a_step_that_is_too_long_is_tried_again_nearer_by() -> None:
+    X, y = blobs(7, n=60, d=3)
+    objective = objective_of(X.astype(np.float64), y, NUMPY, l2=0.01)
+    solver = LBFGS(100, tol=1e-9)
+    state = solver.step(objective, solver.init(objective, *zeros_for(objective)))
+    state.models.direction *= 1e3
+    state.models.slope *= 1e3
+    before = state.value.copy()
+    state = solver.step(objective, state)
+    assert state.value == before  # refused: the point stays
+    assert 0.1 <= state.models.length[0] <= 0.5
+    while not state.reason:
+        state = solver.step(objective, state)
+    assert state.reason == "converged"
+
+
+def test_an_overflowing_step_is_refused_too() -> None:
+    X, y = blobs(7, n=60, d=3)
+    objective = objective_of(X, y, NUMPY, l2=0.01)
+    solver = LBFGS(100, tol=1e-5)
+    state = solver.step(objective, solver.init(objective, *zeros_for(objective)))
+    state.models.direction *= 1e38
+    with np.errstate(over="ignore", invalid="ignore"):
+        state = solver.step(objective, state)
+    assert state.models.length[0] == 0.1
+    assert np.isfinite(state.value[0])
+
+
+def test_at_the_optimum_one_read_is_enough(backend: Backend) -> None:
+    X, y = blobs(8)
+    objective = objective_of(X, y, backend, l2=0.1)
+    first = run(LBFGS(100, tol=1e-5), objective)
+    again = run(LBFGS(100, tol=1e-5), objective, (backend.asarray(first.W), backend.asarray(first.b)))
+    assert (again.step, again.reason) == (1, "converged")
+    assert sha256(again.W, again.b) == sha256(first.W, first.b)
+
+
+def test_with_nothing_left_but_rounding_it_stops_and_says_so(backend: Backend) -> None:
+    X, y = blobs(9, n=200, d=5)
+    objective = objective_of(X, y, backend, l2=0.01)
+    state = run(LBFGS(1000, tol=0.0), objective)
+    assert state.reason == "precision"
+    assert state.step < 60
+    # each entry is a mean over the rows of terms of size |x| <= 10, rounded to float32
+    assert state.gradient_norm[0] < 100 * np.finfo(np.float32).eps
+
+
+def test_reads_that_run_out_end_it() -> None:
+    X, y = blobs(10)
+    state = run(LBFGS(3, tol=0.0), objective_of(X, y, NUMPY, l2=1e-4))
+    assert (state.reason, state.reasons, state.step) == ("finished", [""], 3)
+
+
+def test_what_it_reports_is_of_the_weights_it_holds(backend: Backend) -> None:
+    X, y = blobs(11)
+    objective = objective_of(X, y, backend, K=2, l2=[0.1, 0.01])
+    solver = LBFGS(5, tol=0.0)
+    state = solver.init(objective, *zeros_for(objective))
+    while not state.reason:
+        state = solver.step(objective, state)
+        expected = evaluated(objective, state.W, state.b)
+        for name in ("value", "loss", "accuracy"):
+            np.testing.assert_allclose(getattr(state, name), getattr(expected, name), rtol=1e-6)
+        largest = np.maximum(np.abs(expected.dW).max(axis=(0, 2)), np.abs(expected.db).max(axis=1))
+        np.testing.assert_allclose(state.gradient_norm, largest, rtol=1e-2, atol=1e-6)
+
+
+def test_passes_count_the_sample_of_the_preconditioner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpusoftmax.solvers.curvature.SMALLEST_SAMPLE", 10)
+    X, y = blobs(12, n=100, d=3)
+    state = run(LBFGS(2, tol=0.0), objective_of(X, y, NUMPY, l2=0.1))
+    assert state.passes == pytest.approx(2.1)
+
+
+@pytest.mark.parametrize("c", [3, 120], ids=["tiles", "blocks"])
+def test_the_bits_do_not_depend_on_the_number_of_threads(c: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpusoftmax.cpu.pool.LEAF_ELEMENTS", 1)
+    rng = np.random.default_rng(13)
+    X, y = rng.integers(0, 256, (700, 300), dtype=np.uint8), rng.integers(0, c, 700)
+    digests = set()
+    for threads in (1, 2, 7):
+        objective = objective_of(X, y, resolve("cpu", threads), c=c, l2=1.0, shift=np.full(300, 128.0))
+        state = run(LBFGS(6, tol=0.0), objective)
+        digests.add(sha256(state.W, state.b, state.value))
+    assert len(digests) == 1
+
+
+def test_two_runs_have_the_same_bits(backend: Backend) -> None:
+    X, y = blobs(14)
+    objective = objective_of(X, y, backend, l2=0.01)
+    first, second = (run(LBFGS(10, tol=0.0, seed=3), objective) for _ in range(2))
+    assert sha256(first.W, first.b) == sha256(second.W, second.b)
+
+
+def test_weights_count_rows() -> None:
+    X, y = blobs(15, n=60, d=3)
+    X = X.astype(np.float64)
+    times = np.random.default_rng(0).integers(1, 4, 60)
+    weighted = objective_of(X, y, NUMPY, l2=0.1, weights=times[:, None].astype(np.float64))
+    repeated = objective_of(np.repeat(X, times, axis=0), np.repeat(y, times), NUMPY, l2=0.1)
+    one, other = (run(LBFGS(200, tol=1e-10), replace(objective)) for objective in (weighted, repeated))
+    np.testing.assert_allclose(one.W, other.W, atol=1e-8)
+    np.testing.assert_allclose(one.value, other.value, rtol=1e-12)

@@ -77,7 +77,7 @@ def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, mo
     X = rng.standard_normal((300, 4))
     metric = precondition(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
     assert [type(inverse) for inverse in metric.inverses] == [curvature.Diagonal]
-    assert metric.rows == 25
+    assert metric.rows == 32
 
 
 def test_a_part_of_the_models_keeps_its_own(rng: np.random.Generator) -> None:

@@ -144,7 +144,7 @@ def test_ten_classes_of_digits_are_those_of_logistic_regression() -> None:
     X, y = digits.X_train.astype(np.float64), digits.y_train
     weights = np.random.default_rng(0).random(len(y))
     ours = SoftmaxClassifier(class_weight="balanced", solver="lbfgs", tol=1e-8).fit(X, y, weights)
-    theirs = LogisticRegression(class_weight="balanced", tol=1e-8, max_iter=10_000).fit(X, y, weights)
+    theirs = LogisticRegression(class_weight="balanced", solver="newton-cholesky", tol=1e-8).fit(X, y, weights)
     assert ours.stop_reason_ == "converged"
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-4)
@@ -158,6 +158,16 @@ def test_a_warning_says_how_far_the_gradient_is_and_what_helps(
     model = SoftmaxClassifier(solver="lbfgs", tol=tol, max_iter=60 if dtype == "float32" else 2)
     with pytest.warns(ConvergenceWarning, match=rf"largest entry of the gradient is .* not tol={tol:g} yet.*{words}"):
         model.fit(X.astype(dtype), y)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("d", [3, 50], ids=["few features", "more than rows"])
+def test_the_exact_solver_names_a_number_that_is_not_finite(bad: float, d: int, rng: np.random.Generator) -> None:
+    X, y = rng.standard_normal((20, d)), np.arange(20) % 3
+    X[7, 2] = bad
+    for parameters in ({}, {"penalize_intercept": True}):
+        with pytest.raises(ValueError, match=r"X\[7, 2\] is (nan|inf)"):
+            SoftmaxClassifier(solver="lbfgs", **parameters).fit(X, y)
 
 
 def test_the_exact_solver_has_no_use_for_a_loss_without_curvature(small: tuple[Any, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import Array, blobs, evaluated, objective_of, on_host, random_problem, sha256, zeros_for
 
-from gpusoftmax import reference
+from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
@@ -113,7 +114,7 @@ def test_it_never_goes_up(backend: Backend) -> None:
         state = solver.step(objective, state)
         values.append(float(state.value[0]))
     eps = float(np.finfo(np.float32).eps)
-    assert all(later <= earlier * (1 + eps) for earlier, later in pairwise(values))
+    assert all(later <= earlier * (1 + 16 * eps) for earlier, later in pairwise(values))
     assert values[-1] < 0.01 * values[0]
 
 
@@ -220,3 +221,20 @@ def test_weights_count_rows() -> None:
     one, other = (run(LBFGS(200, tol=1e-10), replace(objective)) for objective in (weighted, repeated))
     np.testing.assert_allclose(one.W, other.W, atol=1e-8)
     np.testing.assert_allclose(one.value, other.value, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("C", "optimum"), [(1e-2, 1.607079), (3e-4, 1.711579), (1e-4, 1.763991)])
+def test_cifar10_is_solved_in_few_reads(C: float, optimum: float, cifar10_folder: Path) -> None:
+    data = load_cifar10(cifar10_folder)
+    backend = resolve("cpu")
+    mean, _ = backend.ops.column_moments(data.X_train, None)
+    objective = objective_of(
+        data.X_train, data.y_train, backend, c=10, l2=1 / (C * 49000), shift=mean, scale=np.full(3072, 64.0)
+    )
+    solver = LBFGS(18, tol=0.0)
+    state, values = solver.init(objective, *zeros_for(objective)), []
+    while not state.reason:
+        state = solver.step(objective, state)
+        values.append((state.passes, state.value[0]))
+    assert min(passes for passes, value in values if value <= optimum * (1 + 1e-4)) <= 12
+    assert min(passes for passes, value in values if value <= optimum * (1 + 1e-6)) <= 18

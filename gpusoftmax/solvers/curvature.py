@@ -18,7 +18,8 @@ Rows are centred before the product: correcting an uncentred product makes Chole
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,10 +37,10 @@ log = logging.getLogger("gpusoftmax")
 FULL_FEATURES = 8192  # d up to which d x d matrices are made: 256 MB in float32
 SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its numbers
-SMALLEST_LOW_RANK = 32  # below that, the diagonal
+SMALLEST_LOW_RANK = 32  # with fewer, the diagonal
 ROWS = 512  # of the sample that are looked at at a time
 TILE = 256  # columns of the Gram matrix that one thread makes at a time
-CURVATURES = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
+CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
 
 
 class Inverse(Protocol):
@@ -124,10 +125,11 @@ class Preconditioner:
 
     def of(self, models: list[int]) -> Preconditioner:
         """The same for some of the models."""
-        chosen = [[parts[k] for k in models] if parts else [] for parts in (self.inverses, self.centres)]
-        return Preconditioner(*chosen, self.kappa, self.fit_intercept, self.penalize_intercept, self.rows)
+        centres = [self.centres[k] for k in models] if self.centres else []
+        return replace(self, inverses=[self.inverses[k] for k in models], centres=centres)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
 def precondition(objective: Objective, seed: int) -> Preconditioner:
     """The preconditioner that fits the objective's shape, from a sample that `seed` draws; logged."""
     features, backend = objective.features, objective.backend
@@ -135,12 +137,10 @@ def precondition(objective: Objective, seed: int) -> Preconditioner:
     kappa = CURVATURES[LOSSES[objective.loss]](objective.n_classes)
     full = d <= FULL_FEATURES and n >= d
     wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
-    size = min(n, wanted)
+    size = min(n, wanted if full else max(wanted, SMALLEST_LOW_RANK))
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 2**63 + 1], np.uint64)))  # an epoch no plan reaches
     rows = np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n)
-    kind = "cholesky" if full else "low rank" if size >= min(n, SMALLEST_LOW_RANK) else "diagonal"
-    if kind == "diagonal":
-        rows = rows[: max(1, size)]
+    kind = "cholesky" if full else "low rank" if wanted >= size else "diagonal"
     s = None if objective.weights is None else backend.to_numpy(objective.weights)[rows].astype(np.float64)
     l2, factors = backend.to_numpy(objective.l2), objective.penalty_factors
     penalty = np.ones(d) if factors is None else backend.to_numpy(factors)
@@ -179,13 +179,15 @@ def _rows(objective: Objective, rows: Array, share: Array, kappa: float) -> tupl
         x = features.sample(rows[of])
         return np.hstack([x, np.ones((len(x), 1))]) if objective.penalize_intercept else x
 
-    mean, raw = 0.0, 0.0
+    d = features.d + objective.penalize_intercept
+    mean, raw = np.zeros(d), np.zeros(d)
     for of in blocks:
         x = block(of)
-        mean, raw = mean + share[of] @ x, raw + kappa * (share[of] @ (x * x))
+        mean += share[of] @ x
+        raw += kappa * (share[of] @ (x * x))
     free = objective.fit_intercept and not objective.penalize_intercept
     centre = mean if free else np.zeros_like(mean)
-    a = np.empty((len(rows), len(centre)), features.dtype)
+    a: Array = np.empty((len(rows), d), features.dtype)
     for of in blocks:
         np.multiply(np.sqrt(kappa * share[of])[:, None], block(of) - centre, out=a[of], casting="same_kind")
     return a, centre, raw
@@ -200,6 +202,8 @@ def _factor(kind: str, a: Array, raw: Array, penalty: Array, backend: Any) -> In
     dtype, eps = a.dtype, float(np.finfo(a.dtype).eps)
     squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
     diagonal = squares + penalty
+    if not np.isfinite(diagonal).all():  # so will the first gradient be
+        return Diagonal(backend.asarray(np.ones((len(diagonal), 1), dtype)))
     dead = diagonal <= (8 * eps) ** 2 * raw  # a constant column, without a penalty
     diagonal = np.where(dead, np.where(raw > 0, raw, 1.0), diagonal)
     root = np.sqrt(diagonal)

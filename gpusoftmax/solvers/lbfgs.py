@@ -23,7 +23,9 @@ Array = npt.NDArray[Any]
 
 MEMORY = 10  # pairs
 SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)
-STALLED = 6  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
+ROUNDINGS = 16  # by as many units in the last place values of the same point may differ
+SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
+STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
 
 
 @dataclass
@@ -42,9 +44,8 @@ class _Models:
     value: Array
     smallest: Array  # of the gradient's norms so far
     stalled: Array
-    pairs: list[tuple[Any, Any, Any, Array]] = field(
-        default_factory=list
-    )  # s, t, M^-1 t, 1 / s't (0: not this model's)
+    # s, t, M^-1 t, and 1 / s't, or 0 for a model that has no such pair
+    pairs: list[tuple[Any, Any, Any, Array]] = field(default_factory=list)
     gamma: Array = field(default_factory=lambda: np.ones(1))
 
     def keep(self, kept: Array) -> None:
@@ -141,11 +142,11 @@ class LBFGS:
         """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
         K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
         metric = precondition(objective, self.seed)
-        x = objective.backend.xp.concatenate([W, b[None]])
-        ones, infinite = np.ones(K), np.full(K, np.inf)
-        models = _Models(
-            np.arange(K), objective, metric, x, None, None, None, ones, nothing.copy(),
-            np.full(K, np.finfo(np.float64).max), infinite.copy(), np.zeros(K, int), gamma=ones.copy(),
+        x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
+        ones, infinite, largest = np.ones(K), np.full(K, np.inf), np.full(K, 1e300)
+        models = _Models(  # a first trial that goes nowhere, from the largest of all values, is always accepted
+            np.arange(K), objective, metric, x, zeros_like(x), zeros_like(x), zeros_like(x), ones, np.zeros(K),
+            largest, infinite.copy(), np.zeros(K, int), gamma=ones.copy(),
         )  # fmt: skip
         return LBFGSState(
             W.copy(), b.copy(), models, nothing.copy(), nothing.copy(), nothing.copy(), infinite.copy(), ones.copy(),
@@ -165,36 +166,28 @@ class LBFGS:
         return state
 
     def _step(self, state: LBFGSState, models: _Models) -> None:
-        objective, first = models.objective, models.direction is None
+        objective = models.objective
         backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
-        trial = models.x if first else models.x - _per_model(models.length, models, objective) * models.direction
+        trial = models.x - _per_model(models.length, models) * models.direction
         found = objective.value_and_gradient(trial[:-1], trial[-1])
         g = backend.xp.concatenate([found.dW, found.db[None]])
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
-        if first:
-            accepted = np.ones(len(value), bool)
-            state.start, models.g = value.copy(), g
-            models.metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
-        else:
-            allowed = models.value - SUFFICIENT * models.length * models.slope + eps * np.abs(models.value)
-            accepted = value <= allowed  # never where it is NaN
-            self._remember(models, trial, g, accepted, backend)
-            slope = _dot(g, models.direction, backend)
-            shorter = _shorter(models.length, models.value, models.slope, value, slope)
-            given_up = ~accepted & (models.length * models.slope < eps * np.abs(models.value))
-            models.length = np.where(accepted, models.length, shorter)
+        if state.step == 0:
+            state.start = value.copy()
+        accepted, given_up = _judge(models, value, _dot(g, models.direction, backend), eps)
         size = backend.to_numpy(abs(g).max(axis=(0, 2))).astype(np.float64)
         norm = np.where(accepted, size, state.gradient_norm[models.numbers])
-        better = (value < models.value - eps * np.abs(models.value)) | (norm < 0.9 * models.smallest)
+        for k in np.flatnonzero(accepted).tolist():
+            number = models.numbers[k]
+            state.W[:, number], state.b[number] = trial[:-1, k], trial[-1, k]
+            state.value[number], state.loss[number], state.accuracy[number] = value[k], loss[k], accuracy[k]
+            state.gradient_norm[number], state.learning_rate[number] = norm[k], models.length[k]
+        better = (value < models.value - eps * abs(models.value)) | (norm < 0.9 * models.smallest)
         models.stalled = np.where(accepted, np.where(better, 0, models.stalled + 1), models.stalled)
         models.smallest = np.minimum(models.smallest, norm)
-        self._publish(state, models, trial, accepted, value, loss, accuracy, norm)
-        if first:
-            given_up = np.zeros(len(value), bool)
         models.value = np.where(accepted, value, models.value)
-        if not np.isfinite(models.value).all():
-            return  # the start itself: the trainer reports it
-        self._turn(models, trial, g, accepted, backend)
+        if accepted.any():
+            _turn(models, trial, g, accepted)
         arrived = norm <= self.tol
         over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
         for k in np.flatnonzero(over).tolist():
@@ -202,63 +195,65 @@ class LBFGS:
         if over.any() and not over.all():
             models.keep(~over)
 
-    def _remember(self, models: _Models, trial: Any, g: Any, accepted: Array, backend: Any) -> None:
-        """The pair of the accepted steps; where curvature is not positive beyond rounding, none."""
-        if not accepted.any():
-            return
-        metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
-        s, t, metric_t = trial - models.x, g - models.g, metric_g - models.metric_g
-        models.metric_g = _chosen(accepted, metric_g, models.metric_g, backend)
-        st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
-        usable = accepted & (st > 1e-10 * np.sqrt(ss * tt))
+
+def _judge(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:
+    """Which trials are accepted (Armijo), and which models have nothing left to try; the lengths of the others shrink.
+
+    Where what a step promises is lost in the value's rounding, the slopes decide (Hager and Zhang, 2005).
+    """
+    promised, noise = models.length * models.slope, eps * abs(models.value)
+    flat = promised <= ROUNDINGS * noise
+    accepted = value <= models.value - SUFFICIENT * promised + noise  # never where it is NaN
+    accepted |= flat & (abs(slope) < models.slope) & np.isfinite(value)
+    given_up = ~accepted & flat & (models.length < SHORTEST)
+    shorter = _shorter(models.length, models.value, models.slope, value, slope)
+    models.length = np.where(accepted, models.length, shorter)
+    return accepted, given_up
+
+
+def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
+    """Pairs and new directions from the accepted points; models that were refused keep point and direction.
+
+    Where curvature along a step is not positive beyond rounding, it leaves no pair.
+    """
+    backend = models.objective.backend
+    metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
+    s, t, metric_t = trial - models.x, g - models.g, metric_g - models.metric_g
+    st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
+    usable = accepted & (st > 1e-10 * np.sqrt(ss * tt))
+    if usable.any():
         rho = np.divide(1.0, st, out=np.zeros_like(st), where=usable)
-        if usable.any():
-            models.pairs = [*models.pairs, (s, t, metric_t, rho)][-MEMORY:]
-            size = _dot(t, metric_t, backend)
-            models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
-
-    def _publish(
-        self, state: LBFGSState, models: _Models, trial: Any, accepted: Array, value: Array, loss: Array,
-        accuracy: Array, norm: Array,
-    ) -> None:  # fmt: skip
-        """What an accepted trial changes in the state."""
-        for k in np.flatnonzero(accepted).tolist():
-            number = models.numbers[k]
-            state.W[:, number], state.b[number] = trial[:-1, k], trial[-1, k]
-            state.value[number], state.loss[number], state.accuracy[number] = value[k], loss[k], accuracy[k]
-            state.gradient_norm[number], state.learning_rate[number] = norm[k], models.length[k]
-
-    def _turn(self, models: _Models, trial: Any, g: Any, accepted: Array, backend: Any) -> None:
-        """New directions from the accepted points; those refused keep point and direction."""
-        if not accepted.any():
-            return
-        first = models.direction is None
-        models.x, models.g = _chosen(accepted, trial, models.x, backend), _chosen(accepted, g, models.g, backend)
-        direction = self._direction(models, backend)
-        models.direction = direction if first else _chosen(accepted, direction, models.direction, backend)
-        slope = _dot(models.g, models.direction, backend)
-        models.slope = np.where(accepted, slope, models.slope)
-        models.length = np.where(accepted, 1.0, models.length)
-
-    def _direction(self, models: _Models, backend: Any) -> Any:
-        """H g, by the two loops. M^-1 is applied to g alone, once a step: what the first loop takes off is known."""
-        objective, q, r = models.objective, models.g.copy(), models.metric_g.copy()
-        shares = []
-        for s, t, metric_t, rho in reversed(models.pairs):
-            share = rho * _dot(s, q, backend)
-            shares.append(share)
-            factor = _per_model(share, models, objective)
-            q -= factor * t
-            r -= factor * metric_t
-        r *= _per_model(models.gamma, models, objective)
-        for (s, t, _, rho), share in zip(models.pairs, reversed(shares), strict=True):
-            r += _per_model(share - rho * _dot(t, r, backend), models, objective) * s
-        return r
+        models.pairs = [*models.pairs, (s, t, metric_t, rho)][-MEMORY:]
+        size = _dot(t, metric_t, backend)
+        models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
+    models.x, models.g, models.metric_g = (
+        _chosen(accepted, new, old, backend)
+        for new, old in ((trial, models.x), (g, models.g), (metric_g, models.metric_g))
+    )
+    models.direction = _chosen(accepted, _direction(models), models.direction, backend)
+    models.slope = np.where(accepted, _dot(models.g, models.direction, backend), models.slope)
+    models.length = np.where(accepted, 1.0, models.length)
 
 
-def _per_model(numbers: Array, models: _Models, objective: Objective) -> Any:
+def _direction(models: _Models) -> Any:
+    """H g, by the two loops. M^-1 is applied to g alone, once a step: what the first loop takes off is known."""
+    backend, q, r = models.objective.backend, models.g.copy(), models.metric_g.copy()
+    shares = []
+    for s, t, metric_t, rho in reversed(models.pairs):
+        share = rho * _dot(s, q, backend)
+        shares.append(share)
+        factor = _per_model(share, models)
+        q -= factor * t
+        r -= factor * metric_t
+    r *= _per_model(models.gamma, models)
+    for (s, t, _, rho), share in zip(models.pairs, reversed(shares), strict=True):
+        r += _per_model(share - rho * _dot(t, r, backend), models) * s
+    return r
+
+
+def _per_model(numbers: Array, models: _Models) -> Any:
     """(K,) as (1, K, 1) on the device, to multiply points with."""
-    return objective.backend.asarray(numbers.astype(models.x.dtype)[None, :, None])
+    return models.objective.backend.asarray(numbers.astype(models.x.dtype)[None, :, None])
 
 
 def _chosen(models: Array, new: Any, old: Any, backend: Any) -> Any:

@@ -19,7 +19,7 @@ from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.fitting import make_solver, prepare, publish
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.sgd import SCHEDULES
-from gpusoftmax.trainer import Callback, EarlyStopping, train
+from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
 from gpusoftmax.validation import (
     check_batch_size,
     check_callbacks,
@@ -185,28 +185,33 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 callbacks=callbacks,
                 progress=progress_display() if self.verbose else None,
             )
-        if self.solver == "lbfgs" and result.reason in ("finished", "precision") and self.tol > 0:
-            left = float(result.gradient_norm[0])  # type: ignore[index]
-            advice = (
-                f"rounding in {np.dtype(dtype).name} allows no further progress: pass X in float64, or a larger tol"
-                if result.reason == "precision"
-                else f"max_iter={self.max_iter} passes are done: increase max_iter or tol"
-            )
-            warnings.warn(
-                f"the largest entry of the gradient is {left:.2g}, not tol={self.tol:g} yet; {advice}",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        elif result.reason == "finished" and solver.open_ended and self.tol > 0:
-            warnings.warn(
-                f"the training objective still fell by more than tol={self.tol:g} within the last "
-                f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol, or set "
-                "scaling='standard'",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        if missed := self._missed(result, solver, dtype):
+            warnings.warn(missed, ConvergenceWarning, stacklevel=2)
         with device.active():
             return publish(self, problem, result)
+
+    def _missed(self, result: TrainResult, solver: Solver, dtype: Any) -> str:
+        """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
+        if self.tol == 0:
+            return ""
+        if self.solver == "sgd":
+            if result.reason != "finished" or not solver.open_ended:
+                return ""
+            return (
+                f"the training objective still fell by more than tol={self.tol:g} within the last "
+                f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol, or set "
+                "scaling='standard'"
+            )
+        if result.gradient_norm is None or result.reason not in ("finished", "precision"):
+            return ""
+        advice = f"max_iter={self.max_iter} passes are done: increase max_iter or tol"
+        if result.reason == "precision":
+            better = "" if dtype == np.float64 else "pass X in float64, "
+            advice = (
+                f"rounding in {np.dtype(dtype).name} allows no further progress: {better}set scaling='standard', or "
+                "pass a larger tol"
+            )
+        return f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={self.tol:g} yet; {advice}"
 
     def decision_function(self, X: Any) -> Array:
         """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1].

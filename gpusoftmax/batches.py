@@ -14,6 +14,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+NO_EPOCH = 1 << 63  # numbers of streams from here on belong to no epoch
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """Random numbers of an epoch, or of another use of the same seed; streams are independent of each other."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """Minibatches of n rows.
@@ -54,7 +62,7 @@ class BatchPlan:
     def epoch(self, index: int) -> list[Array | None]:
         """The batches of one epoch: int64 row indices, or None for all rows. A last, shorter batch is kept."""
         steps, size = self.steps_per_epoch, self.size
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        rng = generator(self.seed, index)
         if self.replacement:
             return list(rng.integers(0, self.n, (steps, size)))
         if size == self.n:

@@ -299,6 +299,15 @@ def evaluated(objective: Objective, W: Any, b: Any, rows: Any = None) -> Evaluat
     return on_host(objective.value_and_gradient(backend.asarray(W), backend.asarray(b), rows), backend)
 
 
+def run(solver: Any, objective: Objective, W: Any = None, b: Any = None) -> Any:
+    """A solver's state at its end, from W and b or from zeros, as NumPy arrays."""
+    start = zeros_for(objective) if W is None else map(objective.backend.asarray, (W, b))
+    state = solver.init(objective, *start)
+    while not state.reason:
+        state = solver.step(objective, state)
+    return on_host(state, objective.backend)
+
+
 def on_host(record: Any, backend: Backend) -> Any:
     """A dataclass with its arrays as NumPy's."""
     if backend.gpu is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import Array, blobs, evaluated, objective_of, on_host, random_problem, sha256, zeros_for
+from cases import Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
 
 from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, resolve
@@ -17,15 +16,6 @@ from gpusoftmax.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
 
 NUMPY = resolve("numpy", n_threads=1)
-
-
-def run(solver: LBFGS, objective: Objective, start: tuple[Any, Any] | None = None) -> LBFGSState:
-    """To the end, as NumPy arrays."""
-    state = solver.init(objective, *(zeros_for(objective) if start is None else start))
-    while not state.reason:
-        state = solver.step(objective, state)
-    arrived: LBFGSState = on_host(state, objective.backend)
-    return arrived
 
 
 def gradient_at(X: Array, y: Array, state: LBFGSState, **options: Any) -> float:
@@ -68,7 +58,7 @@ def test_features_of_very_different_sizes_cost_no_more_passes() -> None:
 
 @pytest.mark.parametrize(("n", "d", "passes", "near"), [(400, 5, 10, 1e-5), (12, 40, 20, 1e-3)])
 def test_few_passes_suffice(n: int, d: int, passes: int, near: float) -> None:
-    """Plain L-BFGS needs three times as many; fewer rows than features are separable, where scores have far to go."""
+    """Fewer rows than features are separable: scores have far to go."""
     X, y = blobs(3, n=n, d=d, apart=1.0)
     objective = objective_of(X, y, NUMPY, l2=0.05)
     optimum = run(LBFGS(500, tol=1e-9), objective_of(X.astype(np.float64), y, NUMPY, l2=0.05)).value[0]
@@ -150,7 +140,7 @@ def test_at_the_optimum_one_read_is_enough(backend: Backend) -> None:
     X, y = blobs(8)
     objective = objective_of(X, y, backend, l2=0.1)
     first = run(LBFGS(100, tol=1e-5), objective)
-    again = run(LBFGS(100, tol=1e-5), objective, (backend.asarray(first.W), backend.asarray(first.b)))
+    again = run(LBFGS(100, tol=1e-5), objective, first.W, first.b)
     assert (again.step, again.reason) == (1, "converged")
     assert sha256(again.W, again.b) == sha256(first.W, first.b)
 
@@ -218,7 +208,7 @@ def test_weights_count_rows() -> None:
     times = np.random.default_rng(0).integers(1, 4, 60)
     weighted = objective_of(X, y, NUMPY, l2=0.1, weights=times[:, None].astype(np.float64))
     repeated = objective_of(np.repeat(X, times, axis=0), np.repeat(y, times), NUMPY, l2=0.1)
-    one, other = (run(LBFGS(200, tol=1e-10), replace(objective)) for objective in (weighted, repeated))
+    one, other = (run(LBFGS(200, tol=1e-10), objective) for objective in (weighted, repeated))
     np.testing.assert_allclose(one.W, other.W, atol=1e-8)
     np.testing.assert_allclose(one.value, other.value, rtol=1e-12)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DETERMINISTIC, Array, blobs, evaluated, objective_of, on_host, random_problem, sha256, zeros_for
+from cases import DETERMINISTIC, Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -18,23 +18,13 @@ from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.cpu import pool
-from gpusoftmax.objective import Evaluation, Objective
+from gpusoftmax.objective import Evaluation
 from gpusoftmax.reference import LOSSES
-from gpusoftmax.solvers import SGD, SGDState, sgd
+from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
 
 PLAN = BatchPlan(n=20, batch_size=8, seed=3)  # three steps an epoch, the last one shorter
 NUMPY = resolve("numpy", n_threads=1)
-
-
-def run(solver: SGD, objective: Objective, W: Array, b: Array) -> SGDState:
-    """All steps, from and to NumPy arrays."""
-    backend = objective.backend
-    state = solver.init(objective, backend.asarray(W), backend.asarray(b))
-    while not state.reason:
-        state = solver.step(objective, state)
-    arrived: SGDState = on_host(state, backend)
-    return arrived
 
 
 def written_out(

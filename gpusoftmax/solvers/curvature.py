@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
+from gpusoftmax.batches import NO_EPOCH, generator
 from gpusoftmax.cpu.pool import for_each, single_threaded_blas
 from gpusoftmax.objective import Objective
 from gpusoftmax.reference import LOSSES
@@ -138,8 +139,7 @@ def precondition(objective: Objective, seed: int) -> Preconditioner:
     full = d <= FULL_FEATURES and n >= d
     wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
     size = min(n, wanted if full else max(wanted, SMALLEST_LOW_RANK))
-    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 2**63 + 1], np.uint64)))  # an epoch no plan reaches
-    rows = np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n)
+    rows = np.sort(generator(seed, NO_EPOCH + 1).choice(n, size, replace=False)) if size < n else np.arange(n)
     kind = "cholesky" if full else "low rank" if wanted >= size else "diagonal"
     s = None if objective.weights is None else backend.to_numpy(objective.weights)[rows].astype(np.float64)
     l2, factors = backend.to_numpy(objective.l2), objective.penalty_factors
@@ -148,22 +148,21 @@ def precondition(objective: Objective, seed: int) -> Preconditioner:
         penalty = np.append(penalty, 1.0)
     free = objective.fit_intercept and not objective.penalize_intercept
     log.info("preconditioner: %s, from %d of %d rows", kind, len(rows), n)
-    inverses, centres, known = list[Inverse](), [], dict[Any, Any]()
+    inverses, centres, last = list[Inverse](), list[Any](), None
     with single_threaded_blas():
         for k in range(objective.n_models):
             weights = np.ones(len(rows)) if s is None else s[:, k]
             if weights.sum() == 0:  # none of this model's rows is in the sample
                 weights = np.ones(len(rows))
             share = weights / weights.sum()
-            key = l2[k], share.tobytes()  # models with the same penalty and weights share a factor
-            if key not in known:
-                known.clear()  # of the last model only: a factor may be large
-                a, centre, raw = _rows(objective, rows, share, kappa)
-                known[key] = _factor(kind, a, raw, l2[k] * penalty, backend), backend.asarray(centre.astype(dtype))
-            inverse, centre = known[key]
+            key = l2[k], share.tobytes()  # neighbours with the same penalty and weights share a factor
+            if key != last:
+                a, mean, raw = _rows(objective, rows, share, kappa)
+                inverse = _factor(kind, a, raw, l2[k] * penalty, backend)
+                centre, last = backend.asarray(mean.astype(dtype)[:, None]), key
             inverses.append(inverse)
             if free:
-                centres.append(centre[:, None])
+                centres.append(centre)
     return Preconditioner(inverses, centres, kappa, objective.fit_intercept, objective.penalize_intercept, len(rows))
 
 

@@ -44,9 +44,9 @@ class _Models:
     value: Array
     smallest: Array  # of the gradient's norms so far
     stalled: Array
+    gamma: Array
     # s, t, M^-1 t, and 1 / s't, or 0 for a model that has no such pair
     pairs: list[tuple[Any, Any, Any, Array]] = field(default_factory=list)
-    gamma: Array = field(default_factory=lambda: np.ones(1))
 
     def keep(self, kept: Array) -> None:
         """Only the models with a True remain."""
@@ -143,15 +143,34 @@ class LBFGS:
         K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
         metric = precondition(objective, self.seed)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
-        ones, infinite, largest = np.ones(K), np.full(K, np.inf), np.full(K, 1e300)
-        models = _Models(  # a first trial that goes nowhere, from the largest of all values, is always accepted
-            np.arange(K), objective, metric, x, zeros_like(x), zeros_like(x), zeros_like(x), ones, np.zeros(K),
-            largest, infinite.copy(), np.zeros(K, int), gamma=ones.copy(),
-        )  # fmt: skip
+        models = _Models(  # a first trial that goes nowhere, from a value above all others, is always accepted
+            np.arange(K),
+            objective,
+            metric,
+            x,
+            g=zeros_like(x),
+            metric_g=zeros_like(x),
+            direction=zeros_like(x),
+            length=np.ones(K),
+            slope=np.zeros(K),
+            value=np.full(K, 1e300),
+            smallest=np.full(K, np.inf),
+            stalled=np.zeros(K, int),
+            gamma=np.ones(K),
+        )
         return LBFGSState(
-            W.copy(), b.copy(), models, nothing.copy(), nothing.copy(), nothing.copy(), infinite.copy(), ones.copy(),
-            nothing.copy(), [""] * K, metric.rows / objective.features.n,
-        )  # fmt: skip
+            W.copy(),
+            b.copy(),
+            models,
+            value=nothing.copy(),
+            loss=nothing.copy(),
+            accuracy=nothing.copy(),
+            gradient_norm=np.full(K, np.inf),
+            learning_rate=np.ones(K),
+            start=nothing,
+            reasons=[""] * K,
+            passes=metric.rows / objective.features.n,
+        )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """One read of X: the trial points of all models that are on their way."""

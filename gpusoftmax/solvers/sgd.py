@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.batches import BatchPlan
+from gpusoftmax.batches import NO_EPOCH, BatchPlan, generator
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
 from gpusoftmax.reference import LOSSES
@@ -245,7 +245,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     curvature, at most trace(H) / B, and l2 comes on top.
     """
     n, c = objective.features.n, objective.n_classes
-    rng = np.random.Generator(np.random.Philox(key=np.array([plan.seed, 2**63], np.uint64)))  # an epoch no plan reaches
+    rng = generator(plan.seed, NO_EPOCH)
     rows = np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False))
     x = objective.features.sample(rows)
     if objective.fit_intercept:

@@ -1,16 +1,18 @@
 """Approximate inverses of the objective's Hessian, from a sample of the rows: what preconditions L-BFGS.
 
-At equal probabilities the Hessian of the mean softmax loss with respect to one class's weights is G / c, with G the
-weighted Gram matrix of the features, and classes do not couple beyond a shift. So
+The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i, with C_i (c, c) the loss's curvature in the scores
+of row i: diag(p_i) - p_i p_i' for softmax. Three approximations, the first of which needs no point:
 
-    M_k = kappa G_k + l2_k diag(r),     G_k = (1 / S_k) sum_i s_ik (x_i - m_k)(x_i - m_k)'
+    Gram        kappa G for each class, G = (1 / S) sum_i s_i (x_i - m)(x_i - m)', kappa = 1 / c for softmax and 4 for
+                the squared hinge: at equal probabilities it is exact, up to a shift that all classes share
+    class-wise  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j
+    joint       all of it, ((d + 1) c)^2 numbers, where d c is small
 
-kappa = 1 / c for softmax and 4 for the squared hinge. A free intercept absorbs the mean m_k: in the coordinates
-b + m'W it does not couple with W, and its own curvature is kappa. A penalised one is one more feature that is 1.
+each with + l2 diag(r). A free intercept absorbs the mean m (of the rows, or weighted by s_i C_ijj): in the coordinates
+b + m'W it does not couple with W. A penalised one is one more feature that is 1.
 
-    Cholesky    d up to FULL_FEATURES, n >= d: the triangular inverse, d^2 numbers
-    LowRank     n < d, or d too large for that: eigenvectors of the sample, d m numbers
-    Diagonal    neither fits
+Where a model is confident, few rows have any curvature left. The last two draw row i with a probability proportional to
+its curvature, and weigh it with the inverse of that, which leaves the expectation as it is.
 
 Rows are centred before the product: correcting an uncentred product makes Cholesky fail at weak penalties.
 """
@@ -24,12 +26,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 from gpusoftmax.batches import NO_EPOCH, generator
 from gpusoftmax.cpu.pool import for_each, single_threaded_blas
 from gpusoftmax.objective import Objective
 from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers.factors import Cholesky, Inverse, Rows, cholesky
 
 Array = npt.NDArray[Any]
 
@@ -39,208 +41,367 @@ FULL_FEATURES = 8192  # d up to which d x d matrices are made: 256 MB in float32
 SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its numbers
 SMALLEST_LOW_RANK = 32  # with fewer, the diagonal
-ROWS = 512  # of the sample that are looked at at a time
-TILE = 256  # columns of the Gram matrix that one thread makes at a time
-CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
+BLOCK = 512  # rows of the sample that are looked at at a time
+JOINT = 2000  # (d + 1) c up to which the joint matrix is made
+CLASS_WISE_ELEMENTS = 1 << 27  # numbers of all classes' factors at most
+CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
+CALL = 5e6  # operations that take as long as what a read of X costs besides its products
+GRAM_CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
 
 
-class Inverse(Protocol):
+class Metric(Protocol):
     """M^-1 of one model."""
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v for v (d, c)."""
+        """M^-1 v for v (d + 1, c), the intercepts' part in the last row."""
 
 
 @dataclass(frozen=True)
-class Cholesky:
-    """M^-1 = R' R with R (d, d), the inverse of M's Cholesky factor: positive definite whatever the rounding."""
+class Shared:
+    """One inverse for all classes that v has; `centre` (d, 1) is m, None without a free intercept."""
 
-    R: Any
+    inverse: Inverse
+    centre: Any
+    kappa: float
+    penalised: bool
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
-        return self.R.T @ (self.R @ v)
+        if self.penalised:
+            return self.inverse.solve(v)
+        solution = 0 * v
+        if self.centre is None:
+            solution[:-1] = self.inverse.solve(v[:-1])
+        else:
+            solution[:-1] = self.inverse.solve(v[:-1] - self.centre * v[-1:])
+            solution[-1:] = v[-1:] / self.kappa - self.centre.T @ solution[:-1]
+        return solution
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """M^-1 = D^-1/2 (I - V diag(shrink) V') D^-1/2, V (d, m) orthonormal, D the penalty's diagonal."""
+class ClassWise:
+    """An inverse for each class."""
 
-    root: Any
-    V: Any
-    shrink: Any
+    classes: list[Shared]
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
-        u = v / self.root
-        return (u - self.V @ (self.shrink * (self.V.T @ u))) / self.root
+        solution = 0 * v
+        for j, metric in enumerate(self.classes):
+            solution[:, j : j + 1] = metric.solve(v[:, j : j + 1])
+        return solution
 
 
 @dataclass(frozen=True)
-class Diagonal:
-    """M^-1 = 1 / diagonal."""
+class Joint:
+    """One inverse over all numbers of a model, class after class within a feature."""
 
-    diagonal: Any
+    inverse: Inverse
+    centre: Any
+    penalised: bool
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
-        return v / self.diagonal
+        d = v.shape[0] - 1
+        if self.penalised:
+            return self.inverse.solve(v.reshape(-1, 1)).reshape(v.shape)
+        solution = 0 * v
+        if self.centre is None:
+            solution[:-1] = self.inverse.solve(v[:-1].reshape(-1, 1)).reshape(d, -1)
+        else:
+            moved = v.copy()
+            moved[:-1] -= self.centre * v[-1:]
+            solution[:] = self.inverse.solve(moved.reshape(-1, 1)).reshape(v.shape)
+            solution[-1:] -= self.centre.T @ solution[:-1]
+        return solution
 
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """M^-1 over K models, with the intercepts.
+    """M^-1 over K models.
 
     Attributes
     ----------
-    inverses : list of Inverse, one a model
-    centres : list of (d, 1), one a model
-        Means m_k of the sample, if there is a free intercept.
-    kappa : float
-    fit_intercept, penalize_intercept : bool
+    metrics : list of Metric, one a model
     rows : int
         Of the sample that was read.
     """
 
-    inverses: list[Inverse]
-    centres: list[Any]
-    kappa: float
-    fit_intercept: bool
-    penalize_intercept: bool
+    metrics: list[Metric]
     rows: int
 
     def apply(self, g: Any, out: Any) -> Any:
         """M^-1 g, both (d + 1, K, c) with the intercepts' part in the last row; -> out."""
-        for k, inverse in enumerate(self.inverses):
-            v = g[:, k]
-            if self.penalize_intercept:
-                out[:, k] = inverse.solve(v)
-            elif self.fit_intercept:
-                w = inverse.solve(v[:-1] - self.centres[k] * v[-1:])
-                out[:-1, k] = w
-                out[-1:, k] = v[-1:] / self.kappa - self.centres[k].T @ w
-            else:
-                out[:-1, k] = inverse.solve(v[:-1])
-                out[-1:, k] = 0
+        for k, metric in enumerate(self.metrics):
+            out[:, k] = metric.solve(g[:, k])
         return out
 
     def of(self, models: list[int]) -> Preconditioner:
         """The same for some of the models."""
-        centres = [self.centres[k] for k in models] if self.centres else []
-        return replace(self, inverses=[self.inverses[k] for k in models], centres=centres)
+        return replace(self, metrics=[self.metrics[k] for k in models])
+
+    def with_metric(self, k: int, metric: Metric) -> Preconditioner:
+        """The same with another metric for model k."""
+        return replace(self, metrics=[*self.metrics[:k], metric, *self.metrics[k + 1 :]])
+
+
+# ---- without a point
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
 def precondition(objective: Objective, seed: int) -> Preconditioner:
-    """The preconditioner that fits the objective's shape, from a sample that `seed` draws; logged."""
+    """Gram matrices, in the form that fits the objective's shape, from a sample that `seed` draws; logged."""
     features, backend = objective.features, objective.backend
     n, d, dtype = features.n, features.d, features.dtype
-    kappa = CURVATURES[LOSSES[objective.loss]](objective.n_classes)
+    kappa = GRAM_CURVATURES[LOSSES[objective.loss]](objective.n_classes)
     full = d <= FULL_FEATURES and n >= d
     wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
-    size = min(n, wanted if full else max(wanted, SMALLEST_LOW_RANK))
-    rows = np.sort(generator(seed, NO_EPOCH + 1).choice(n, size, replace=False)) if size < n else np.arange(n)
-    kind = "cholesky" if full else "low rank" if wanted >= size else "diagonal"
-    s = None if objective.weights is None else backend.to_numpy(objective.weights)[rows].astype(np.float64)
-    l2, factors = backend.to_numpy(objective.l2), objective.penalty_factors
-    penalty = np.ones(d) if factors is None else backend.to_numpy(factors)
-    if objective.penalize_intercept:
-        penalty = np.append(penalty, 1.0)
-    free = objective.fit_intercept and not objective.penalize_intercept
-    log.info("preconditioner: %s, from %d of %d rows", kind, len(rows), n)
-    inverses, centres, last = list[Inverse](), list[Any](), None
+    chosen = _uniform(n, wanted if full else max(wanted, SMALLEST_LOW_RANK), generator(seed, NO_EPOCH + 1))
+    kind = "cholesky" if full else "low rank" if wanted >= len(chosen) else "diagonal"
+    penalty, l2 = _penalty(objective), backend.to_numpy(objective.l2)
+    log.info("preconditioner: %s, from %d of %d rows", kind, len(chosen), n)
+    metrics, last, rows, centre = list[Metric](), (b"", 0.0), None, None
     with single_threaded_blas():
         for k in range(objective.n_models):
-            weights = np.ones(len(rows)) if s is None else s[:, k]
-            if weights.sum() == 0:  # none of this model's rows is in the sample
-                weights = np.ones(len(rows))
-            share = weights / weights.sum()
-            key = l2[k], share.tobytes()  # neighbours with the same penalty and weights share a factor
+            share = _shares(objective, k, chosen)
+            key = share.tobytes(), l2[k]  # neighbours with the same weights share a product, and with l2 a factor
+            if rows is None or key[0] != last[0]:
+                a, mean, raw = _centred(objective, chosen, share, kappa)
+                rows = Rows(kind, a, raw, backend, backend.n_threads)
+                centre = backend.asarray(mean.astype(dtype)[:, None]) if _is_free(objective) else None
             if key != last:
-                a, mean, raw = _rows(objective, rows, share, kappa)
-                inverse = _factor(kind, a, raw, l2[k] * penalty, backend)
-                centre, last = backend.asarray(mean.astype(dtype)[:, None]), key
-            inverses.append(inverse)
-            if free:
-                centres.append(centre)
-    return Preconditioner(inverses, centres, kappa, objective.fit_intercept, objective.penalize_intercept, len(rows))
+                metric = Shared(rows.inverse(l2[k] * penalty), centre, kappa, objective.penalize_intercept)
+            metrics.append(metric)
+            last = key
+    return Preconditioner(metrics, len(chosen))
 
 
-def _rows(objective: Objective, rows: Array, share: Array, kappa: float) -> tuple[Array, Array, Array]:
+def _uniform(n: int, size: int, rng: np.random.Generator) -> Array:
+    """Row numbers in order: so many of n without repetition, or all."""
+    return np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n)
+
+
+def _is_free(objective: Objective) -> bool:
+    """Whether there is an intercept without a penalty."""
+    return objective.fit_intercept and not objective.penalize_intercept
+
+
+def _penalty(objective: Objective) -> Array:
+    """diag(r): (d,), or (d + 1,) with a penalised intercept."""
+    factors = objective.penalty_factors
+    penalty = np.ones(objective.features.d) if factors is None else objective.backend.to_numpy(factors)
+    return np.append(penalty, 1.0) if objective.penalize_intercept else penalty
+
+
+def _shares(objective: Objective, k: int, rows: Array) -> Array:
+    """s_i / S over some rows (float64, their sum 1); equal ones where none of model k's weights is positive there."""
+    if objective.weights is None:
+        return np.full(len(rows), 1 / len(rows))
+    s = objective.backend.to_numpy(objective.weights)[rows, k].astype(np.float64)
+    return s / s.sum() if s.sum() > 0 else np.full(len(rows), 1 / len(rows))
+
+
+def _centred(objective: Objective, rows: Array, share: Array, kappa: float) -> tuple[Array, Array, Array]:
     """a (m, d): sqrt(kappa share_i) (x_i - centre), with a'a = kappa G; centre (d,); the diagonal of a'a uncentred.
 
     Block by block, since fresh memory for all rows in float64 costs more than the arithmetic.
     """
-    features = objective.features
-    blocks = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
-
-    def block(of: slice) -> Array:
-        x = features.sample(rows[of])
-        return np.hstack([x, np.ones((len(x), 1))]) if objective.penalize_intercept else x
-
-    d = features.d + objective.penalize_intercept
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
+    d = objective.features.d + objective.penalize_intercept
     mean, raw = np.zeros(d), np.zeros(d)
     for of in blocks:
-        x = block(of)
+        x = _block(objective, rows[of])
         mean += share[of] @ x
         raw += kappa * (share[of] @ (x * x))
-    free = objective.fit_intercept and not objective.penalize_intercept
-    centre = mean if free else np.zeros_like(mean)
-    a: Array = np.empty((len(rows), d), features.dtype)
+    centre = mean if _is_free(objective) else np.zeros_like(mean)
+    a: Array = np.empty((len(rows), d), objective.features.dtype)
     for of in blocks:
-        np.multiply(np.sqrt(kappa * share[of])[:, None], block(of) - centre, out=a[of], casting="same_kind")
+        x = _block(objective, rows[of])
+        np.multiply(np.sqrt(kappa * share[of])[:, None], x - centre, out=a[of], casting="same_kind")
     return a, centre, raw
 
 
-def _factor(kind: str, a: Array, raw: Array, penalty: Array, backend: Any) -> Inverse:
-    """The inverse of a'a + diag(penalty), on the device; `raw` is that of `_rows`, and `a` is overwritten.
+def _block(objective: Objective, rows: Array) -> Array:
+    """Scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
+    x = objective.features.sample(rows)
+    return np.hstack([x, np.ones((len(x), 1))]) if objective.penalize_intercept else x
 
-    What is too small for the type counts as rounding, feature by feature, so that columns may be of any sizes: there
-    the curvature is taken to be larger, or a direction without any would be followed for ever.
+
+# ---- at a point
+
+
+def refresh_cost(objective: Objective) -> float:
+    """What `refresh` of one model would take, in reads of X by that model; inf where there is nothing to gain."""
+    n, d, c = objective.features.n, objective.features.d, objective.n_classes
+    read = 4.0 * n * d * c + CALL
+    if (d + 1) * c <= JOINT:
+        size = (d + 1) * c
+        return (_joint_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read
+    m = _class_rows(objective)
+    if c * d * min(d, m) > CLASS_WISE_ELEMENTS:
+        return float("inf")
+    factor = m * d**2 + 2 / 3 * d**3 if m >= d else 2 * m**2 * d + 9 * m**3
+    return (c * (factor + CALL / 10) + CALL) / read
+
+
+def _joint_rows(objective: Objective) -> int:
+    return min(objective.features.n, max(512, 4 * objective.features.d))
+
+
+def _class_rows(objective: Objective) -> int:
+    return min(objective.features.n, SAMPLE_PER_FEATURE * objective.features.d)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> tuple[Metric, int]:
+    """The joint or the class-wise metric of model k at its point (d + 1, c), and how many rows were looked at.
+
+    `times` tells the refreshes of a solve apart: each draws its own rows.
     """
-    dtype, eps = a.dtype, float(np.finfo(a.dtype).eps)
-    squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
-    diagonal = squares + penalty
-    if not np.isfinite(diagonal).all():  # so will the first gradient be
-        return Diagonal(backend.asarray(np.ones((len(diagonal), 1), dtype)))
-    dead = diagonal <= (8 * eps) ** 2 * raw  # a constant column, without a penalty
-    diagonal = np.where(dead, np.where(raw > 0, raw, 1.0), diagonal)
-    root = np.sqrt(diagonal)
-    if kind == "low rank":
-        root = np.sqrt(np.maximum(penalty, 8 * eps * len(root) * diagonal))  # I - V V' loses what is below
-        a /= root.astype(dtype)
-        values, U = linalg.eigh((a @ a.T).astype(np.float64))
-        kept = values > 8 * eps * max(float(values[-1]), 1.0)
-        V = a.T @ (U[:, kept] / np.sqrt(values[kept]))
-        shrink = values[kept] / (1 + values[kept])
-        return LowRank(*(backend.asarray(part.astype(dtype)) for part in (root[:, None], V, shrink[:, None])))
-    if kind == "cholesky":
-        a /= root.astype(dtype)
-        potrf, trtri = linalg.get_lapack_funcs(("potrf", "trtri"), dtype=dtype)
-        for jitter in 8 * eps * 10.0 ** np.arange(6):  # rounding may leave the product indefinite by some eps
-            M = _gram(a, backend.n_threads)
-            M[np.diag_indices(len(M))] += np.where(dead, 1.0, penalty / diagonal + jitter).astype(dtype)
-            # LAPACK's upper triangle is our lower one: column after column, so that it works in place
-            U, failed = potrf(M.T, lower=0, clean=1, overwrite_a=1)
-            if not failed:
-                R = trtri(U, lower=0, overwrite_c=1)[0].T
-                R /= root.astype(dtype)
-                return Cholesky(backend.asarray(R))
-        log.info("preconditioner: Cholesky failed; the diagonal instead")
-    return Diagonal(backend.asarray(diagonal.astype(dtype)[:, None]))
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    d, dtype = features.d, features.dtype
+    rng = generator(seed, NO_EPOCH + 2 + times)
+    rows = _uniform(features.n, max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), rng)
+    x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
+    penalty = float(backend.to_numpy(objective.l2)[k]) * _penalty(objective)
+    free, penalised = _is_free(objective), objective.penalize_intercept
+    with single_threaded_blas():
+        if (d + 1) * c <= JOINT:
+            chosen, scale = _important(curvature.total(), _joint_rows(objective), rng)
+            if free:
+                x = np.hstack([x, np.ones((len(x), 1), dtype)])
+                penalty = np.append(penalty, 0.0)
+            inverse = _joint_inverse(x[chosen], curvature.of(chosen, scale), np.repeat(penalty, c), backend)
+            log.info("preconditioner: joint, from %d of %d rows", len(chosen), features.n)
+            metric: Metric = Joint(inverse, backend.asarray(centre.astype(dtype)[:, None]) if free else None, penalised)
+            return metric, len(rows)
+        size, seeds = _class_rows(objective), rng.integers(1 << 62, size=c)
+        classes: list[Any] = [None] * c
+
+        def work(run: range) -> None:
+            for j in run:
+                weights = curvature.diagonal(j)
+                chosen, scale = _important(weights, size, np.random.default_rng(seeds[j]))
+                share = (weights[chosen] * scale).astype(np.float64)
+                classes[j] = _class_metric(objective, x[chosen], share, penalty, centre)
+
+        for_each(work, c, backend.n_threads)
+    log.info("preconditioner: class-wise, from at most %d of %d rows a class", size, features.n)
+    return ClassWise(classes), len(rows)
 
 
-def _gram(a: Array, n_threads: int) -> Array:
-    """The lower triangle of a'a (d, d), in tiles of columns: the same bits for any number of threads."""
-    d = a.shape[1]
-    gram = np.zeros((d, d), a.dtype)
-    n_tiles = -(-d // TILE)
+@dataclass(frozen=True)
+class Curvature:
+    """C_i of some rows, times their share of the weights.
+
+    Softmax: diag(p) - pp'. Squared hinge, with a_j = 1 for the classes j != y whose margin is violated and A of them:
+    2 (diag(a) + A e_y e_y' - a e_y' - e_y a').
+    """
+
+    share: Array  # (m,)
+    p: Array  # (m, c): probabilities, or a
+    target: Array | None  # (m, c): one-hot labels of the hinge
+
+    def pair(self, j: int, k: int) -> Array:
+        """(m,): entry j, k of each row."""
+        p, t = self.p, self.target
+        if t is None:
+            return self.share * p[:, j] * ((1.0 if j == k else 0.0) - p[:, k])
+        if j == k:
+            return self.diagonal(j)
+        return -2 * self.share * (p[:, j] * t[:, k] + p[:, k] * t[:, j])
+
+    def diagonal(self, j: int) -> Array:
+        """(m,): entry j, j."""
+        p, t = self.p[:, j], self.target
+        return self.share * (p * (1 - p) if t is None else 2 * (p + self.p.sum(axis=1) * t[:, j]))
+
+    def total(self) -> Array:
+        """(m,): the trace."""
+        total: Array = sum(self.diagonal(j) for j in range(self.p.shape[1]))
+        return total
+
+    def of(self, rows: Array, scale: Array) -> Curvature:
+        """The same for some rows, each counted `scale` times."""
+        return Curvature(self.share[rows] * scale, self.p[rows], None if self.target is None else self.target[rows])
+
+
+def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, Curvature, Array]:
+    """Features of the rows less their mean, with a column of ones if the intercept is penalised; C; that mean.
+
+    The mean is 0 without a free intercept.
+    """
+    share = _shares(objective, k, rows)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
+    d = objective.features.d + objective.penalize_intercept
+    free, softmax = _is_free(objective), LOSSES[objective.loss] == "softmax"
+    x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
+    p = np.empty((len(rows), objective.n_classes))
+    labels = objective.backend.to_numpy(objective.labels)[rows]
+    target = None if softmax else np.equal.outer(labels, np.arange(objective.n_classes)).astype(np.float64)
+    for of in blocks if free else []:
+        centre += share[of] @ _block(objective, rows[of])
+    for of in blocks:
+        block = _block(objective, rows[of])
+        z = block @ point[:d] + (0 if objective.penalize_intercept else point[-1])
+        x[of] = block - centre
+        if target is None:
+            p[of] = np.exp(z - z.max(axis=1, keepdims=True))
+            p[of] /= p[of].sum(axis=1, keepdims=True)
+        else:
+            own = (z * target[of]).sum(axis=1, keepdims=True)
+            p[of] = (z - own + 1 > 0) & (target[of] == 0)
+    return x, Curvature(share, p, target), centre
+
+
+def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """About `size` rows, drawn with probabilities proportional to their weights, and the inverse of these."""
+    total = weights.sum()
+    if not total > 0:
+        return np.arange(0), np.empty(0)
+    probability = np.minimum(1.0, size / total * weights) if len(weights) > size else (weights > 0).astype(np.float64)
+    chosen = np.flatnonzero(rng.random(len(weights)) < probability)
+    return chosen, 1 / probability[chosen]
+
+
+def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> Shared:
+    """The metric of one class from its rows x, less `centre`, and their curvatures."""
+    backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
+    free = _is_free(objective) and kappa > 0
+    mean = share @ x.astype(np.float64) / kappa if free else np.zeros(x.shape[1])
+    x = (x - mean.astype(dtype)) * np.sqrt(share).astype(dtype)[:, None]
+    kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
+    inverse = Rows(kind, x, share @ x.astype(np.float64) ** 2, backend, 1).inverse(penalty)
+    moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if _is_free(objective) else None
+    return Shared(inverse, moved, kappa or 1.0, objective.penalize_intercept)
+
+
+def _joint_inverse(x: Array, curvature: Curvature, penalty: Array, backend: Any) -> Inverse:
+    """Of sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c) with the classes of a feature side by side."""
+    d, c = x.shape[1], curvature.p.shape[1]
+    M = np.zeros((d, c, d, c), x.dtype)
+    pairs = [(j, k) for j in range(c) for k in range(j + 1)]
 
     def work(run: range) -> None:
-        for i in run:  # long and short columns take turns, so that runs are about equal
-            start = TILE * (i // 2 if i % 2 == 0 else n_tiles - 1 - i // 2)
-            tile = slice(start, min(start + TILE, d))
-            np.matmul(a[:, start:].T, a[:, tile], out=gram[start:, tile])
+        for j, k in (pairs[i] for i in run):
+            product = (x * curvature.pair(j, k)[:, None].astype(x.dtype)).T @ x
+            M[:, j, :, k] = product
+            M[:, k, :, j] = product
 
-    for_each(work, n_tiles, n_threads)
-    return gram
+    for_each(work, len(pairs), backend.n_threads)
+    # all classes together have no curvature but the penalty's: theirs is that of a class, so that rounding stays small
+    for p in range(d):
+        M[p, :, p, :] += np.trace(M[p, :, p, :]) / c**2
+    M = M.reshape(d * c, d * c)
+    scale = np.diagonal(M) + penalty
+    scale = np.sqrt(np.where(scale > 0, scale, 1.0)).astype(x.dtype)
+    M /= scale[:, None]
+    M /= scale
+    R = cholesky(M, penalty / scale.astype(np.float64) ** 2)
+    if R is None:
+        log.info("preconditioner: Cholesky failed; the diagonal instead")
+        from gpusoftmax.solvers.factors import Diagonal
+
+        return Diagonal(backend.asarray((scale**2)[:, None]))
+    R /= scale
+    return Cholesky(backend.asarray(R))

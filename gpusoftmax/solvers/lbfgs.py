@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
-from gpusoftmax.solvers.curvature import Preconditioner, precondition
+from gpusoftmax.solvers.curvature import Preconditioner, precondition, refresh, refresh_cost
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,7 @@ MEMORY = 10  # pairs
 SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)
 ROUNDINGS = 16  # by as many units in the last place values of the same point may differ
 SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
+FIRST, PATIENCE = 8, 1.0
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
 
 
@@ -45,6 +46,9 @@ class _Models:
     smallest: Array  # of the gradient's norms so far
     stalled: Array
     gamma: Array
+    since: Array  # steps with the metric that it has
+    refreshes: Array
+    cost: float  # of a refresh, in reads
     # s, t, M^-1 t, and 1 / s't, or 0 for a model that has no such pair
     pairs: list[tuple[Any, Any, Any, Array]] = field(default_factory=list)
 
@@ -64,7 +68,7 @@ class _Models:
         for name in ("x", "g", "metric_g", "direction"):
             setattr(self, name, of(getattr(self, name)))
         self.pairs = [(of(s), of(t), of(metric_t), rho[kept]) for s, t, metric_t, rho in self.pairs]
-        for name in ("numbers", "length", "slope", "value", "smallest", "stalled", "gamma"):
+        for name in ("numbers", "length", "slope", "value", "smallest", "stalled", "gamma", "since", "refreshes"):
             setattr(self, name, getattr(self, name)[kept])
 
 
@@ -157,6 +161,9 @@ class LBFGS:
             smallest=np.full(K, np.inf),
             stalled=np.zeros(K, int),
             gamma=np.ones(K),
+            since=np.zeros(K, int),
+            refreshes=np.zeros(K, int),
+            cost=refresh_cost(objective),
         )
         return LBFGSState(
             W.copy(),
@@ -206,6 +213,7 @@ class LBFGS:
         models.smallest = np.minimum(models.smallest, norm)
         models.value = np.where(accepted, value, models.value)
         if accepted.any():
+            state.passes += _refresh(models, trial, accepted, self.seed) / objective.features.n
             _turn(models, trial, g, accepted)
         arrived = norm <= self.tol
         over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
@@ -236,6 +244,7 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
     Where curvature along a step is not positive beyond rounding, it leaves no pair.
     """
     backend = models.objective.backend
+    models.since = models.since + accepted
     metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
     s, t, metric_t = trial - models.x, g - models.g, metric_g - models.metric_g
     st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
@@ -252,6 +261,23 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
     models.direction = _chosen(accepted, _direction(models), models.direction, backend)
     models.slope = np.where(accepted, _dot(models.g, models.direction, backend), models.slope)
     models.length = np.where(accepted, 1.0, models.length)
+
+
+def _refresh(models: _Models, trial: Any, accepted: Array, seed: int) -> int:
+    """New metrics at the trial points of models that have not arrived with the old one; the rows that this read.
+
+    It comes after as many steps as it costs, and twice as many each time.
+    """
+    rows = 0
+    due = accepted & (models.since >= np.maximum(FIRST, PATIENCE * models.cost) * 2.0**models.refreshes)
+    for k in np.flatnonzero(due).tolist():
+        metric, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
+        models.preconditioner = models.preconditioner.with_metric(k, metric)
+        models.metric_g[:, k] = metric.solve(models.g[:, k])
+        models.pairs = [(s, t, metric_t, np.where(np.arange(len(rho)) == k, 0.0, rho)) for s, t, metric_t, rho in models.pairs]
+        models.since[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
+        rows += read
+    return rows
 
 
 def _direction(models: _Models) -> Any:

@@ -1,0 +1,143 @@
+"""The problems that solvers race on: real ones, and ones that are hard for some of them.
+
+Each is scikit-learn's objective, at one C: (1 / n) sum_i loss_i + ||W||^2 / (2 C n), the intercept free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem by name; `make` draws or loads its data."""
+
+    name: str
+    words: str
+    C: float
+    make: Callable[[Path | None], tuple[Array, Array, Any]]
+
+    def problem(self, data: Path | None) -> Problem:
+        """The data; ValueError if they are not there."""
+        X, y, scaling = self.make(data)
+        return Problem(self, X, y, scaling)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """X (n, d) as a user has it, labels y (n,) from 0, and the shift and scale in which the penalty is meant."""
+
+    case: Case
+    X: Array
+    y: Array
+    scaling: Any
+
+    @property
+    def n_classes(self) -> int:
+        """c."""
+        return int(self.y.max()) + 1
+
+    @property
+    def l2(self) -> float:
+        """The penalty on the mean loss."""
+        return 1.0 / (self.case.C * len(self.y))
+
+    def scaled(self) -> Array:
+        """What a peer needs that folds no scaling: float64 if X is, else float32."""
+        if self.scaling is None:
+            return self.X
+        shift, scale = self.scaling
+        return ((self.X.astype(np.float64) - shift) / scale).astype(np.float32)
+
+    def first(self, rows: int) -> Problem:
+        """The first rows alone."""
+        return replace(self, X=self.X[:rows], y=self.y[:rows])
+
+
+def cifar10(folder: Path | None) -> tuple[Array, Array, Any]:
+    """The course's 49000 training images, uint8; minus the mean image and / 64."""
+    from gpusoftmax import load_cifar10
+
+    if folder is None:
+        raise ValueError("CIFAR-10 needs --data DIR")
+    found = load_cifar10(folder)
+    return found.X_train, found.y_train, (found.X_train.mean(axis=0), np.full(found.X_train.shape[1], 64.0))
+
+
+def digits(folder: Path | None) -> tuple[Array, Array, Any]:
+    """scikit-learn's 1797 images of 64 pixels from 0 to 1: separable, so that a weak penalty means confidence."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return found.data / 16, found.target, None
+
+
+def embeddings(folder: Path | None, n: int = 100_000, d: int = 768, c: int = 100) -> tuple[Array, Array, Any]:
+    """Class means and noise, rows of length about 1; 10% of the labels are wrong."""
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((c, d)).astype(np.float32)
+    y = rng.integers(0, c, n)
+    X = 0.2 * means[y] + rng.standard_normal((n, d), dtype=np.float32)
+    X /= np.sqrt(np.float32(d))
+    wrong = rng.random(n) < 0.1
+    return X, np.where(wrong, rng.integers(0, c, n), y), None
+
+
+def separable(folder: Path | None) -> tuple[Array, Array, Any]:
+    """Ten classes far apart."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 10, 5000)
+    X = 2 * rng.standard_normal((10, 100))[y] + rng.standard_normal((5000, 100))
+    return X.astype(np.float32), y, None
+
+
+def unscaled(folder: Path | None) -> tuple[Array, Array, Any]:
+    """Columns whose sizes go from a thousandth to a thousand, with offsets, as tables of measurements have."""
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 5, 20_000)
+    X = rng.standard_normal((5, 50))[y] * 0.4 + rng.standard_normal((20_000, 50)) + 3 * rng.standard_normal(50)
+    return X * np.logspace(-3, 3, 50), y, None
+
+
+def wide(folder: Path | None) -> tuple[Array, Array, Any]:
+    """Fewer rows than features."""
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 10, 500)
+    X = 0.1 * rng.standard_normal((10, 5000))[y] + rng.standard_normal((500, 5000))
+    return X.astype(np.float32), y, None
+
+
+CASES = (
+    *(Case(f"cifar10-{C:.0e}".replace("-0", "-"), f"CIFAR-10, C = {C:g}", C, cifar10) for C in (1e-2, 3e-4, 1e-4)),
+    *(Case(f"digits-{C}", f"digits, 1797 x 64, 10 classes, C = {C}", C, digits) for C in (1, 100)),
+    Case("probe", "embeddings, 100000 x 768, 100 classes, C = 1", 1.0, embeddings),
+    Case("separable", "separable, 5000 x 100, 10 classes, C = 100", 100.0, separable),
+    Case("unscaled", "columns of very different sizes, 20000 x 50, 5 classes, C = 1", 1.0, unscaled),
+    Case("wide", "fewer rows than features, 500 x 5000, 10 classes, C = 0.01", 0.01, wide),
+)
+
+
+def choose(names: list[str] | None) -> list[Case]:
+    """Cases by the start of their names or by pattern; all of them without any.
+
+    Raises
+    ------
+    ValueError
+        A name fits no case.
+    """
+    chosen: list[Case] = []
+    for name in names or ["*"]:
+        found = [case for case in CASES if case.name.startswith(name) or fnmatch(case.name, name)]
+        if not found:
+            raise ValueError(f"--case {name!r} fits no case; there are {', '.join(case.name for case in CASES)}")
+        chosen += [case for case in found if case not in chosen]
+    return chosen

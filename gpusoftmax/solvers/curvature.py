@@ -31,7 +31,7 @@ from gpusoftmax.batches import NO_EPOCH, generator
 from gpusoftmax.cpu.pool import for_each, single_threaded_blas
 from gpusoftmax.objective import Objective
 from gpusoftmax.reference import LOSSES
-from gpusoftmax.solvers.factors import Cholesky, Inverse, Rows, cholesky
+from gpusoftmax.solvers.factors import Cholesky, Diagonal, Inverse, Rows, cholesky
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +45,7 @@ BLOCK = 512  # rows of the sample that are looked at at a time
 JOINT = 2000  # (d + 1) c up to which the joint matrix is made
 CLASS_WISE_ELEMENTS = 1 << 27  # numbers of all classes' factors at most
 CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
-CALL = 5e6  # operations that take as long as what a read of X costs besides its products
+CALL = 2e7  # operations that take as long as what a read of X costs besides its products
 GRAM_CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
 
 
@@ -240,8 +240,8 @@ def refresh_cost(objective: Objective) -> float:
     m = _class_rows(objective)
     if c * d * min(d, m) > CLASS_WISE_ELEMENTS:
         return float("inf")
-    factor = m * d**2 + 2 / 3 * d**3 if m >= d else 2 * m**2 * d + 9 * m**3
-    return (c * (factor + CALL / 10) + CALL) / read
+    factor = m * d**2 + 3.0 * d**3 if m >= d else 2.0 * m**2 * d + 9.0 * m**3
+    return c * (factor + CALL / 10) / read
 
 
 def _joint_rows(objective: Objective) -> int:
@@ -368,10 +368,11 @@ def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, 
     """The metric of one class from its rows x, less `centre`, and their curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
     free = _is_free(objective) and kappa > 0
-    mean = share @ x.astype(np.float64) / kappa if free else np.zeros(x.shape[1])
-    x = (x - mean.astype(dtype)) * np.sqrt(share).astype(dtype)[:, None]
+    mean = share.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
+    raw = share.astype(dtype) @ (x * x)
+    x = (x - mean) * np.sqrt(share).astype(dtype)[:, None]
     kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
-    inverse = Rows(kind, x, share @ x.astype(np.float64) ** 2, backend, 1).inverse(penalty)
+    inverse = Rows(kind, x, raw, backend, 1).inverse(penalty)
     moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if _is_free(objective) else None
     return Shared(inverse, moved, kappa or 1.0, objective.penalize_intercept)
 
@@ -400,8 +401,6 @@ def _joint_inverse(x: Array, curvature: Curvature, penalty: Array, backend: Any)
     R = cholesky(M, penalty / scale.astype(np.float64) ** 2)
     if R is None:
         log.info("preconditioner: Cholesky failed; the diagonal instead")
-        from gpusoftmax.solvers.factors import Diagonal
-
         return Diagonal(backend.asarray((scale**2)[:, None]))
     R /= scale
     return Cholesky(backend.asarray(R))

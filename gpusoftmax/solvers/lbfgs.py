@@ -4,7 +4,11 @@
     gamma = s't / t'M^-1 t of the last pair of steps s and differences of gradients t;  M: see `curvature`
 
 Each step reads X once, at the trial points of all models: one that is accepted starts its next direction, one that is
-refused is tried again nearer by, and models that have arrived leave the arrays.
+refused is tried again nearer by, and models that have arrived leave the arrays. Where the first metric is slow, as for
+confident models, it is taken anew at the point reached.
+
+Scores are not kept for a search along a refused step: one or two steps of a whole solve are refused, the second trial
+was then always accepted, and its read yields the gradient, which is needed anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ MEMORY = 10  # pairs
 SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)
 ROUNDINGS = 16  # by as many units in the last place values of the same point may differ
 SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
-FIRST, PATIENCE = 8, 1.0
+REFRESH_AFTER = 8  # steps with a metric, at least, before a new one
+REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes most of the time
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
 
 
@@ -264,17 +269,18 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
 
 
 def _refresh(models: _Models, trial: Any, accepted: Array, seed: int) -> int:
-    """New metrics at the trial points of models that have not arrived with the old one; the rows that this read.
+    """New metrics, at the trial points, for models that are slow with their old one; the rows that were read for it.
 
-    It comes after as many steps as it costs, and twice as many each time.
+    Each time it takes twice as many steps until the next. Pairs belong to a metric and go with it.
     """
     rows = 0
-    due = accepted & (models.since >= np.maximum(FIRST, PATIENCE * models.cost) * 2.0**models.refreshes)
-    for k in np.flatnonzero(due).tolist():
+    wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.cost) * 2.0**models.refreshes
+    for k in np.flatnonzero(accepted & (models.since + 1 >= wait)).tolist():
         metric, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
         models.preconditioner = models.preconditioner.with_metric(k, metric)
         models.metric_g[:, k] = metric.solve(models.g[:, k])
-        models.pairs = [(s, t, metric_t, np.where(np.arange(len(rho)) == k, 0.0, rho)) for s, t, metric_t, rho in models.pairs]
+        for _, _, _, rho in models.pairs:
+            rho[k] = 0.0
         models.since[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
         rows += read
     return rows

@@ -13,6 +13,7 @@ _EXPORTS = {
     "BadFileError": "exceptions",
     "DivergenceError": "exceptions",
     "EarlyStopping": "trainer",
+    "FitReport": "certificate",
     "GradientRecord": "gradcheck",
     "LinearSVMClassifier": "estimators",
     "Record": "trainer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
-from gpusoftmax.fitting import make_solver, prepare, publish
+from gpusoftmax.fitting import changed_for_sgd, make_solver, prepare, publish, solver_of, start_weights
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.sgd import SCHEDULES
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
@@ -50,7 +49,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         penalize_intercept: bool = False,
         scaling: Any = None,
         class_weight: Any = None,
-        solver: str = "sgd",
+        solver: str = "auto",
         max_iter: int = 1000,
         tol: float = 1e-4,
         batch_size: int | str = "auto",
@@ -58,6 +57,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         momentum: float = 0.9,
         nesterov: bool = True,
         schedule: str = "auto",
+        warm_start: bool = False,
         random_state: Any = None,
         backend: str | Backend = "auto",
         n_threads: int | None = None,
@@ -79,6 +79,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.momentum = momentum
         self.nesterov = nesterov
         self.schedule = schedule
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
         self.n_threads = n_threads
@@ -97,11 +98,11 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_number("C", self.C, least=0, above=True, words="C must be greater than 0; math.inf means no penalty")
         if self.l2 is not None:
             check_number("l2", self.l2, least=0)
-        for name in ("fit_intercept", "penalize_intercept", "nesterov"):
+        for name in ("fit_intercept", "penalize_intercept", "nesterov", "warm_start"):
             check_flag(name, getattr(self, name))
         if self.penalize_intercept and not self.fit_intercept:
             raise ValueError("penalize_intercept=True needs fit_intercept=True: there is no intercept to penalise")
-        check_choice("solver", self.solver, ("sgd", "lbfgs"))
+        check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"))
         if self.solver == "lbfgs":
             self._check_for_lbfgs()
         check_choice("schedule", self.schedule, ("auto", *SCHEDULES))
@@ -123,16 +124,21 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 "loss='hinge' has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or solver='sgd'"
             )
-        parameters = inspect.signature(type(self)).parameters
-        for name in ("batch_size", "learning_rate", "momentum", "nesterov", "schedule"):
-            value, default = getattr(self, name), parameters[name].default
-            if value != default:
-                raise ValueError(
-                    f"{name}={value!r} is for solver='sgd'; solver='lbfgs' reads all rows in each step and finds its "
-                    f"own steps: leave {name} at {default!r}"
-                )
+        for name in changed_for_sgd(self):
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} is for solver='sgd'; solver='lbfgs' reads all rows in each step and "
+                f"finds its own steps: leave {name} at its default"
+            )
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: tuple[Any, Any] | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        validation: tuple[Any, Any] | None = None,
+        start_from: Any = None,
+    ) -> Self:
         """Fit to data.
 
         Parameters
@@ -147,6 +153,11 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Data of the user's own, measured after each pass: the weights with the smallest loss on it are kept, and
             training stops early, once that loss has not fallen for 10 passes (pass an `EarlyStopping` in `callbacks`
             to change that; the schedules "step" and "cosine", which are planned over max_iter, run to their end).
+            L-BFGS, whose passes are few, runs to its end unless an `EarlyStopping` is passed.
+        start_from : fitted classifier, optional
+            Training starts from its coef_ and intercept_ (any classifier's with scikit-learn's attributes), such as
+            those of a neighbouring C, which saves passes; same classes, same features. Default: from zero, or with
+            warm_start=True from the model as it is.
 
         Returns
         -------
@@ -166,8 +177,9 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             validate_data(self, X if _has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
             problem = prepare(self, device, features, y, sample_weight, validation)
             solver = make_solver(self, problem.objective)
-            d, dtype = features.shape[1], problem.objective.features.dtype
-            shape = (1, len(problem.classes))
+            if start_from is None and self.warm_start and hasattr(self, "coef_"):
+                start_from = self
+            start = start_weights(start_from, problem)
             callbacks: list[Callback] = list(self.callbacks)
             if (
                 validation is not None
@@ -178,14 +190,13 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             result = train(
                 problem.objective,
                 solver,
-                device.xp.zeros((d, *shape), dtype),
-                device.xp.zeros(shape, dtype),
+                *start,
                 tol=self.tol if solver.open_ended else 0.0,
                 validation=problem.validation,
                 callbacks=callbacks,
                 progress=progress_display() if self.verbose else None,
             )
-        if missed := self._missed(result, solver, dtype):
+        if missed := self._missed(result, solver, problem.objective.features.dtype):
             warnings.warn(missed, ConvergenceWarning, stacklevel=2)
         with device.active():
             return publish(self, problem, result)
@@ -194,7 +205,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
         if self.tol == 0:
             return ""
-        if self.solver == "sgd":
+        if solver_of(self) == "sgd":
             if result.reason != "finished" or not solver.open_ended:
                 return ""
             return (
@@ -276,9 +287,11 @@ class SoftmaxClassifier(_LinearClassifier):
         rows. X itself is not changed, and the penalty acts on the weights of the scaled features.
     class_weight : dict, "balanced", optional
         Multiplies sample_weight, as in scikit-learn.
-    solver : {"sgd", "lbfgs"}
+    solver : {"auto", "lbfgs", "sgd"}
         "lbfgs" finds the exact optimum of the full batch, often in ten passes, see `solvers.LBFGS`; "sgd" takes
-        minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone.
+        minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone:
+        "auto" takes "sgd" where one of them is not at its default, and for loss "hinge", which has no curvature;
+        else "lbfgs".
     max_iter : int
         Passes over the data at most.
     tol : float
@@ -296,8 +309,10 @@ class SoftmaxClassifier(_LinearClassifier):
     nesterov : bool
     schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}
         Of the learning rate, see `solvers.SGD`. "auto": "adaptive".
+    warm_start : bool
+        Fitting again starts from the weights that the model has, which have to be of the same classes and features.
     random_state : int, RandomState, optional
-        Of the order of the rows. None: 0, so that two runs are equal.
+        Of the order of the rows, and of samples. None: 0, so that two runs are equal.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
         CPU threads; the result has the same bits for any number. Default: GPUSOFTMAX_NUM_THREADS, else all.
@@ -315,12 +330,14 @@ class SoftmaxClassifier(_LinearClassifier):
     intercept_ : ndarray, (c,) or (1,)
         Centred over the classes where the objective leaves that open.
     n_iter_ : int
-        Passes over the data, the sample that L-BFGS's preconditioner is made from included.
+        Passes over the data; the rows that L-BFGS's preconditioners are made from are counted in fit_report_.passes.
     loss_curve_ : list of float
         Training objective, pass by pass.
     history_ : list of Record
     stop_reason_ : str
         See `trainer.TrainResult`.
+    fit_report_ : FitReport
+        How the fit ended: reads, gradient, and for L-BFGS a bound on how far the objective is above its optimum.
     backend_ : str
         Who computed, and why.
     n_features_in_, feature_names_in_
@@ -370,7 +387,7 @@ class LinearSVMClassifier(_LinearClassifier):
         penalize_intercept: bool = False,
         scaling: Any = None,
         class_weight: Any = None,
-        solver: str = "sgd",
+        solver: str = "auto",
         max_iter: int = 1000,
         tol: float = 1e-4,
         batch_size: int | str = "auto",
@@ -378,6 +395,7 @@ class LinearSVMClassifier(_LinearClassifier):
         momentum: float = 0.9,
         nesterov: bool = True,
         schedule: str = "auto",
+        warm_start: bool = False,
         random_state: Any = None,
         backend: str | Backend = "auto",
         n_threads: int | None = None,
@@ -400,6 +418,7 @@ class LinearSVMClassifier(_LinearClassifier):
             momentum=momentum,
             nesterov=nesterov,
             schedule=schedule,
+            warm_start=warm_start,
             random_state=random_state,
             backend=backend,
             n_threads=n_threads,

@@ -6,17 +6,21 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils import compute_class_weight
+from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.batches import BatchPlan
+from gpusoftmax.certificate import FitReport, certify
 from gpusoftmax.dtypes import from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
@@ -38,6 +42,7 @@ Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
 
+ONLY_FOR_SGD = ("batch_size", "learning_rate", "momentum", "nesterov", "schedule")
 AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
 
 
@@ -49,6 +54,19 @@ class Problem:
     validation: Objective | None
     classes: Array
     backend: Backend
+
+
+def changed_for_sgd(estimator: Any) -> list[str]:
+    """Parameters that only SGD has a use for, and that are not at their defaults."""
+    parameters = inspect.signature(type(estimator)).parameters
+    return [name for name in ONLY_FOR_SGD if getattr(estimator, name) != parameters[name].default]
+
+
+def solver_of(estimator: Any) -> str:
+    """The solver's name, "lbfgs" or "sgd": what solver="auto" means for this estimator."""
+    if estimator.solver != "auto":
+        return str(estimator.solver)
+    return "sgd" if estimator.loss == "hinge" or changed_for_sgd(estimator) else "lbfgs"
 
 
 def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
@@ -132,7 +150,7 @@ def _coordinates(
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     shift, scale = check_shift_and_scale(given[0], given[1], features.d)
     free = estimator.fit_intercept and not estimator.penalize_intercept
-    ours = estimator.solver == "sgd" and estimator.learning_rate == "auto"
+    ours = solver_of(estimator) == "sgd" and estimator.learning_rate == "auto"
     if not (free or ours or estimator.scaling == "standard"):
         return shift, scale, None
     moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
@@ -155,7 +173,7 @@ def _coordinates(
 def make_solver(estimator: Any, objective: Objective) -> Solver:
     """The solver that the estimator's parameters ask for."""
     n, seed = objective.features.n, check_random_seed(estimator.random_state)
-    if estimator.solver == "lbfgs":
+    if solver_of(estimator) == "lbfgs":
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed)
     sizes = {"auto": AUTOMATIC_BATCH, "full": n}
     size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
@@ -174,6 +192,44 @@ def make_solver(estimator: Any, objective: Objective) -> Solver:
     )
 
 
+def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
+    """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates: a fitted model's, or zeros without one.
+
+    Raises
+    ------
+    ValueError
+        The model knows other classes, or another number of features.
+    """
+    features, c = problem.objective.features, len(problem.classes)
+    xp, asarray = problem.backend.xp, problem.backend.asarray
+    if model is None:
+        return xp.zeros((features.d, 1, c), features.dtype), xp.zeros((1, c), features.dtype)
+    check_is_fitted(model)
+    known = np.asarray(model.classes_)
+    if known.shape != problem.classes.shape or (known != problem.classes).any():
+        raise ValueError(
+            f"y has the classes {reprlib.repr(problem.classes.tolist())}, but the model that training is to start from "
+            f"has {reprlib.repr(known.tolist())}; fit from zero instead (without start_from, warm_start=False)"
+        )
+    if model.coef_.shape[1] != features.d:
+        raise ValueError(
+            f"X has {features.d} features, but the model that training is to start from has {model.coef_.shape[1]}; "
+            "fit from zero instead (without start_from, warm_start=False)"
+        )
+    coef, b = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+    if c == 2:
+        coef, b = np.vstack([-coef, coef]) / 2, np.append(-b, b) / 2
+    if not problem.objective.fit_intercept:
+        b = np.zeros(c)
+    elif features.shift is not None:
+        b = b + coef @ problem.backend.to_numpy(features.shift)
+    W = coef.T if features.scale is None else coef.T * problem.backend.to_numpy(features.scale)[:, None]
+    return (
+        asarray(np.ascontiguousarray(W[:, None], features.dtype)),
+        asarray(np.ascontiguousarray(b[None], features.dtype)),
+    )
+
+
 def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
     objective = problem.objective
@@ -188,9 +244,31 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     estimator.classes_ = problem.classes
     estimator.coef_ = np.ascontiguousarray(W.T)
     estimator.intercept_ = np.ascontiguousarray(b)
-    estimator.n_iter_ = math.ceil(result.passes)
+    exact = result.gradient_norm is not None
+    estimator.n_iter_ = result.step if exact else math.ceil(result.passes)
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
     estimator.stop_reason_ = result.reason
+    estimator.fit_report_ = _report(estimator, objective, result)
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
     return estimator
+
+
+def _report(estimator: Any, objective: Objective, result: TrainResult) -> FitReport:
+    """How the fit ended, with the certificate of a solver that goes to the optimum."""
+    exact = result.gradient_norm is not None
+    found = certify(objective, result.W, result.b)[0] if exact else None
+    last = float(result.history[-1].objective) if result.history else math.nan  # interrupted within the first pass
+    return FitReport(
+        solver="lbfgs" if exact else "sgd",
+        reason=result.reason,
+        n_iter=estimator.n_iter_,
+        passes=result.passes,
+        seconds=result.seconds,
+        objective=found.objective if found else last,
+        tol=float(estimator.tol),
+        gradient_norm=found.gradient_norm if found else None,
+        intercept_gradient_norm=found.intercept_gradient_norm if found else None,
+        bound=found.bound if found else None,
+        why_no_bound=found.why_no_bound if found else "SGD does not go to the optimum",
+    )

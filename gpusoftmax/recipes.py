@@ -86,7 +86,7 @@ def train_cs231n(
             "l2": 2 * reg, "penalize_intercept": True, "scaling": (mean, None),
             "max_iter": math.ceil(n_iterations * batch_size / len(X)), "tol": 0.0,
             "batch_size": batch_size, "learning_rate": learning_rate, "momentum": 0.0, "nesterov": False,
-            "schedule": "constant", "random_state": seed, "backend": backend, "n_threads": n_threads,
+            "schedule": "constant", "solver": "sgd", "random_state": seed, "backend": backend, "n_threads": n_threads,
         }  # fmt: skip
         estimator = SoftmaxClassifier(**options) if loss == "softmax" else LinearSVMClassifier(loss=loss, **options)
         estimator.n_features_in_ = X.shape[1]

@@ -86,6 +86,8 @@ class TrainResult:
         Solver steps.
     gradient_norm : ndarray of float64, (K,), or None
         The largest absolute entry of the gradient at the last weights, where the solver measures it.
+    seconds : float
+        From the solver's start to its end.
     """
 
     W: Array
@@ -95,6 +97,7 @@ class TrainResult:
     passes: float
     step: int
     gradient_norm: Array | None = None
+    seconds: float = 0.0
 
 
 class Solver(Protocol):
@@ -259,7 +262,8 @@ def train(
     reason = ""
 
     def result(reason: str, W: Array, b: Array) -> TrainResult:
-        return TrainResult(W, b, history, reason, state.passes, state.step, state.gradient_norm)
+        seconds = time.perf_counter() - started
+        return TrainResult(W, b, history, reason, state.passes, state.step, state.gradient_norm, seconds)
 
     try:
         state, best = solver.init(objective, W, b), _Best(W, b)

@@ -671,9 +671,16 @@ def test_backend_says_who_computed_and_why(small: tuple[Any, Any]) -> None:
     assert model.backend_ == "numpy: asked for"
 
 
-def test_max_iter_without_convergence_warns_of_it_by_name(small: tuple[Any, Any]) -> None:
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=3 passes: increase max_iter or tol, or set scaling"):
-        SoftmaxClassifier(max_iter=3).fit(*small)
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        ("sgd", r"max_iter=3 passes: increase max_iter or tol, or set scaling"),
+        ("lbfgs", r"not tol=1e-09 yet; max_iter=3 passes are done: increase max_iter or tol"),
+    ],
+)
+def test_max_iter_without_convergence_warns_of_it_by_name(solver: str, message: str, small: tuple[Any, Any]) -> None:
+    with pytest.warns(ConvergenceWarning, match=message):
+        SoftmaxClassifier(solver=solver, max_iter=3, tol=1e-9).fit(*small)
 
 
 def test_the_convergence_warning_points_at_the_users_line(small: tuple[Any, Any]) -> None:
@@ -703,8 +710,81 @@ def test_an_open_schedule_stops_after_passes_without_progress(
     assert SoftmaxClassifier(schedule=schedule, max_iter=30, tol=10.0).fit(*small).n_iter_ == 1 + patience
 
 
-def test_a_callback_stops_by_returning_true(small: tuple[Any, Any]) -> None:
-    assert SoftmaxClassifier(callbacks=[lambda record: record.passes >= 3]).fit(*small).n_iter_ == 3
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_callback_stops_by_returning_true(solver: str, small: tuple[Any, Any]) -> None:
+    model = SoftmaxClassifier(solver=solver, callbacks=[lambda record: record.step >= 3]).fit(*small)
+    assert (model.stop_reason_, model.history_[-1].step) == ("callback", 3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "solver"),
+    [
+        ({}, "lbfgs"), ({"batch_size": 7}, "sgd"), ({"momentum": 0.5}, "sgd"), ({"schedule": "cosine"}, "sgd"),
+        ({"loss": "hinge"}, "sgd"), ({"loss": "squared_hinge"}, "lbfgs"), ({"solver": "sgd"}, "sgd"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_automatic_solver_is_the_exact_one_unless_only_sgd_will_do(
+    parameters: Any, solver: str, small: tuple[Any, Any]
+) -> None:
+    cls = LinearSVMClassifier if "loss" in parameters else SoftmaxClassifier
+    assert cls(max_iter=40, tol=0.0, **parameters).fit(*small).fit_report_.solver == solver
+
+
+# ---- where training starts
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scaling", [None, "standard"])
+def test_training_that_starts_at_the_optimum_stays_there(classes: int, scaling: Any) -> None:
+    X, y = iris(classes)
+    X = 3 * X + 5
+    settings = {"C": 0.5, "scaling": scaling, "tol": 1e-7}
+    first = SoftmaxClassifier(**settings).fit(X, y)
+    again = SoftmaxClassifier(**settings).fit(X, y, start_from=first)
+    assert first.n_iter_ > 1
+    assert again.n_iter_ == 1
+    np.testing.assert_allclose(again.coef_, first.coef_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(again.intercept_, first.intercept_, rtol=1e-9, atol=1e-12)
+
+
+def test_a_model_of_scikit_learn_is_a_start_too() -> None:
+    X, y = iris(3)
+    theirs = LogisticRegression(C=0.5, tol=1e-9, max_iter=1000).fit(X, y)
+    assert SoftmaxClassifier(C=0.5, tol=1e-5).fit(X, y, start_from=theirs).n_iter_ == 1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_warm_start_goes_on_from_the_models_own_weights(solver: str) -> None:
+    X, y = iris(3)
+    model = SoftmaxClassifier(warm_start=True, **SOLVERS[solver] | {"tol": 0.0, "max_iter": 4}).fit(X, y)
+    before = model.loss_curve_[-1]
+    assert model.fit(X, y).loss_curve_[0] <= before * (1 + 1e-12)
+    assert model.set_params(warm_start=False).fit(X, y).loss_curve_[0] == pytest.approx(np.log(3))
+
+
+def test_a_warm_start_without_an_intercept_drops_it() -> None:
+    X, y = iris(3)
+    first = SoftmaxClassifier().fit(X + 2, y)
+    again = SoftmaxClassifier(fit_intercept=False).fit(X + 2, y, start_from=first)
+    assert not again.intercept_.any()
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "message"),
+    [
+        (2, [0, 1, 2], r"X has 2 features, but the model .* has 4; fit from zero"),
+        (4, [0, 1, 5], r"y has the classes \[0, 1, 5\], but the model .* has \[0, 1, 2\]"),
+        (4, [0, 1, 1], r"y has the classes \[0, 1\], but"),
+    ],
+)
+def test_a_start_of_another_shape_is_refused_and_the_model_stays(columns: int, names: list[int], message: str) -> None:
+    X, y = iris(3)
+    model = SoftmaxClassifier(warm_start=True).fit(X, y)
+    before = model.coef_.copy()
+    with pytest.raises(ValueError, match=message):
+        SoftmaxClassifier().fit(X[:, :columns], np.array(names)[y], start_from=model)
+    np.testing.assert_array_equal(model.coef_, before)
 
 
 def test_every_callback_is_told_of_every_pass(small: tuple[Any, Any]) -> None:
@@ -715,11 +795,11 @@ def test_every_callback_is_told_of_every_pass(small: tuple[Any, Any]) -> None:
         lambda record: told[1].append(record.passes),
     ]
     SoftmaxClassifier(callbacks=callbacks).fit(*small)
-    assert told == [[1, 2, 3], [1, 2, 3]]
+    assert told == [[2, 3], [2, 3]]  # the first read of so few rows makes the preconditioner
 
 
 def test_ctrl_c_ends_training_and_is_the_stop_reason(ctrl_c: Any, small: tuple[Any, Any]) -> None:
-    model = SoftmaxClassifier(callbacks=[lambda record: record.passes == 3 and ctrl_c(record)]).fit(*small)
+    model = SoftmaxClassifier(callbacks=[lambda record: record.step == 3 and ctrl_c(record)]).fit(*small)
     assert (model.stop_reason_, model.n_iter_) == ("interrupted", 3)
 
 
@@ -828,7 +908,7 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
 EVERY_PARAMETER = {
     "C": 2.0, "fit_intercept": False, "penalize_intercept": False, "scaling": (None, 2.0), "class_weight": {0: 2.0},
     "solver": "sgd", "max_iter": 3, "tol": 0.0, "batch_size": 8, "learning_rate": 0.01, "momentum": 0.5,
-    "nesterov": False, "schedule": "constant", "random_state": 5, "backend": "numpy", "n_threads": 1,
+    "nesterov": False, "schedule": "constant", "random_state": 5, "warm_start": True, "backend": "numpy", "n_threads": 1,
     "callbacks": (), "verbose": 0, "l2": None,
 }  # fmt: skip
 

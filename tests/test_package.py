@@ -35,6 +35,7 @@ ORDER = [
     "array",
     "features",
     "objective",
+    "certificate",
     "batches",
     "gradcheck",
     "solvers",

@@ -102,16 +102,15 @@ class Joint:
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
-        d = v.shape[0] - 1
+        d, v = v.shape[0] - 1, v.copy()  # of one piece
         if self.penalised:
             return self.inverse.solve(v.reshape(-1, 1)).reshape(v.shape)
         solution = 0 * v
         if self.centre is None:
             solution[:-1] = self.inverse.solve(v[:-1].reshape(-1, 1)).reshape(d, -1)
         else:
-            moved = v.copy()
-            moved[:-1] -= self.centre * v[-1:]
-            solution[:] = self.inverse.solve(moved.reshape(-1, 1)).reshape(v.shape)
+            v[:-1] -= self.centre * v[-1:]
+            solution[:] = self.inverse.solve(v.reshape(-1, 1)).reshape(v.shape)
             solution[-1:] -= self.centre.T @ solution[:-1]
         return solution
 

@@ -1,8 +1,8 @@
 """Inverses of kappa X'X + penalty, in the form that the shape allows, from the rows of a sample.
 
-    Cholesky    R with M^-1 = R'R, the inverse of M's triangular factor: d^2 numbers, n >= d
-    LowRank     eigenvectors of the sample: d m numbers, where rows are few
-    Diagonal    neither fits
+Cholesky    R with M^-1 = R'R, the inverse of M's triangular factor: d^2 numbers, n >= d
+LowRank     eigenvectors of the sample: d m numbers, where rows are few
+Diagonal    neither fits
 """
 
 from __future__ import annotations

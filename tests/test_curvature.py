@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from cases import Array, objective_of
 
-from gpusoftmax.array import Backend, resolve
 from gpusoftmax import reference
+from gpusoftmax.array import Backend, resolve
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers import curvature
 from gpusoftmax.solvers.curvature import ClassWise, Joint, Shared, precondition, refresh, refresh_cost

@@ -30,7 +30,7 @@ def test_the_diagonal_form_is_the_diagonal(rng: np.random.Generator) -> None:
     a, v = rng.standard_normal((7, 3)), rng.standard_normal((3, 2))
     inverse = Rows("diagonal", a.copy(), np.ones(3), NUMPY, 1).inverse(np.array([0.0, 1.0, 2.0]))
     assert isinstance(inverse, Diagonal)
-    np.testing.assert_allclose(inverse.solve(v), v / ((a**2).sum(axis=0) + [0, 1, 2])[:, None])
+    np.testing.assert_allclose(inverse.solve(v), v / ((a**2).sum(axis=0) + np.arange(3))[:, None])
 
 
 def test_the_factor_of_a_matrix_that_is_not_positive_is_none() -> None:

@@ -317,8 +317,7 @@ class Curvature:
 
     def total(self) -> Array:
         """(m,): the trace."""
-        total: Array = sum(self.diagonal(j) for j in range(self.p.shape[1]))
-        return total
+        return np.sum([self.diagonal(j) for j in range(self.p.shape[1])], axis=0)
 
     def of(self, rows: Array, scale: Array) -> Curvature:
         """The same for some rows, each counted `scale` times."""
@@ -379,7 +378,7 @@ def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, 
 def _joint_inverse(x: Array, curvature: Curvature, penalty: Array, backend: Any) -> Inverse:
     """Of sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c) with the classes of a feature side by side."""
     d, c = x.shape[1], curvature.p.shape[1]
-    M = np.zeros((d, c, d, c), x.dtype)
+    M: Array = np.zeros((d, c, d, c), x.dtype)
     pairs = [(j, k) for j in range(c) for k in range(j + 1)]
 
     def work(run: range) -> None:

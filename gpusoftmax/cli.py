@@ -32,6 +32,14 @@ class Loss(StrEnum):
     squared_hinge = "squared_hinge"
 
 
+class SolverName(StrEnum):
+    """What --solver takes."""
+
+    auto = "auto"
+    lbfgs = "lbfgs"
+    sgd = "sgd"
+
+
 class Recipe(StrEnum):
     """What --recipe takes."""
 
@@ -66,11 +74,18 @@ def _show(text: str, as_json: bool) -> None:
 
     gpusoftmax train cifar10 --data ~/data --save model.safetensors
 
+    gpusoftmax train cifar10 --data ~/data --C 0.001
+
     gpusoftmax train cifar10 --data ~/data --recipe cs231n --loss hinge --seed 1
 
-    JSON keys: dataset, estimator, recipe, train_accuracy, validation_accuracy, test_accuracy, loss (the last training
-    objective, nats for softmax), passes, stop_reason, seconds (training alone), backend, reason, threads, seed, model
-    (path or null)."""
+    gpusoftmax train digits --epochs 20 --batch-size 64
+
+    JSON keys: dataset, estimator, recipe, C, l2 (both null with a recipe), path (a list of C, l2, objective,
+    validation_loss, validation_accuracy, passes: how C was chosen; empty if it was given), edge (smallest or largest if
+    the best C is at the end of what was tried, else empty), train_accuracy, validation_accuracy, test_accuracy, loss
+    (the last training objective, nats for softmax), passes, stop_reason, fit_report (solver, reason, n_iter, passes,
+    seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound), seconds (choosing and
+    training), backend, reason, threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -82,10 +97,18 @@ def train(
     ] = None,
     C: Annotated[
         float | None,
-        typer.Option("--C", help="inverse strength of the penalty, as in scikit-learn", show_default="1"),
+        typer.Option(
+            "--C",
+            help="inverse strength of the penalty, as in scikit-learn",
+            show_default="chosen on the validation rows; with SGD 1",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes over the data", show_default="10")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step", show_default="256")] = None,
+    solver: Annotated[
+        SolverName,
+        typer.Option(help="lbfgs: the exact optimum; sgd: minibatches; auto: sgd for the hinge and with its options"),
+    ] = SolverName.auto,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="of SGD", show_default="from the largest curvature")
     ] = None,
@@ -98,20 +121,30 @@ def train(
 ) -> None:
     """Train on a data set and print the accuracy on its training, validation and test rows.
 
-    By default: softmax, features standardised (by folding: the data stay as they are), SGD with Nesterov momentum over
-    10 passes, the learning rate found from the data and lowered along a cosine, the weights with the smallest
-    validation loss kept.
+    By default: softmax, features standardised (by folding: the data stay as they are), the exact optimum for the
+    training rows, at the C with the smallest loss on the validation rows. With SGD (--solver sgd, --loss hinge, or any
+    of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and lowered along
+    a cosine, the weights with the smallest validation loss kept.
     """
+    from dataclasses import asdict
+
     from gpusoftmax.array import resolve
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+    from gpusoftmax.fitting import l2_from_C
     from gpusoftmax.persist import save_model
     from gpusoftmax.progress import progress_display
     from gpusoftmax.recipes import train_cs231n
-    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words
+    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, penalty_in_words, step_in_words
+    from gpusoftmax.search import Choice, choose_C
 
-    fixed = {"--C": C, "--epochs": epochs, "--batch-size": batch_size, "--learning-rate": learning_rate}
-    given = [name for name, value in fixed.items() if value is not None]
+    for_sgd = {"--epochs": epochs, "--batch-size": batch_size, "--learning-rate": learning_rate}
+    given = [name for name, value in for_sgd.items() if value is not None]
+    if solver is SolverName.lbfgs and given:
+        raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
+    if solver is SolverName.auto:
+        solver = SolverName.sgd if given or loss is Loss.hinge else SolverName.lbfgs
+    given += ["--C"] if C is not None else []
     if recipe is not None and given:
         raise ValueError(f"{', '.join(given)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
     if recipe is not None and loss is Loss.squared_hinge:
@@ -125,30 +158,48 @@ def train(
     _show(f"data    {dataset_in_words(loaded)}", as_json)
     _show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     started = time.perf_counter()
+    choice: Choice | None = None
+    training, validation = (loaded.X_train, loaded.y_train), (loaded.X_validation, loaded.y_validation)
+    cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+    model = cls(
+        C=C, loss=str(loss), scaling="standard", solver=str(solver), random_state=seed, backend=device,
+        verbose=0 if quiet else 1,
+    )  # fmt: skip
     if recipe is not None:
-        model = train_cs231n(
-            loaded.X_train, loaded.y_train, loss=str(loss), seed=seed, backend=device,
-            progress=None if quiet else progress_display(),
-        )  # fmt: skip
+        progress = None if quiet else progress_display()
+        model = train_cs231n(*training, loss=str(loss), seed=seed, backend=device, progress=progress)
+    elif solver is SolverName.sgd:
+        model.set_params(
+            schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
+            learning_rate="auto" if learning_rate is None else learning_rate,
+        ).fit(*training, validation=validation)  # fmt: skip
     else:
-        cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
-        model = cls(
-            C=C, loss=str(loss), scaling="standard", schedule="cosine", max_iter=epochs or 10,
-            batch_size=batch_size or "auto", learning_rate="auto" if learning_rate is None else learning_rate,
-            random_state=seed, backend=device, verbose=0 if quiet else 1,
-        ).fit(loaded.X_train, loaded.y_train, validation=(loaded.X_validation, loaded.y_validation))  # fmt: skip
+        if C is None:
+            choice = choose_C(model, *training, validation, on_step=lambda step: _show(step_in_words(step), as_json))
+            model.set_params(C=choice.C)
+        model.fit(*training)
     seconds = time.perf_counter() - started
     measured = accuracies(model, loaded)
     if save is not None:
         save_model(model, save)
+    l2 = None
+    if recipe is None:
+        n, c = len(loaded.y_train), len(model.classes_)
+        l2 = l2_from_C(model.C or 1.0, n, c)
+        _show(penalty_in_words(l2, n, c, choice), as_json)
     interrupted = " (interrupted)" if model.stop_reason_ == "interrupted" else ""
     _show(f"loss    {model.loss_curve_[-1]:.4f} after {model.n_iter_} passes in {seconds:.2f} s{interrupted}", as_json)
+    if model.fit_report_.bound is not None:
+        _show(f"fit     {model.fit_report_}".replace("\n", "\n        "), as_json)
     _show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     if save is not None:
         _show(f"saved   {save}", as_json)
     if as_json:
         result: dict[str, Any] = {
-            "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe, **measured,
+            "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe,
+            "C": None if l2 is None else model.C or 1.0, "l2": l2,
+            "path": [] if choice is None else [asdict(step) for step in choice.path],
+            "edge": "" if choice is None else choice.edge, **measured, "fit_report": model.fit_report_.as_dict(),
             "loss": model.loss_curve_[-1], "passes": model.history_[-1].passes, "stop_reason": model.stop_reason_,
             "seconds": seconds, "backend": device.name, "reason": device.reason, "threads": device.n_threads,
             "seed": seed, "model": None if save is None else str(save),

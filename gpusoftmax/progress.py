@@ -13,10 +13,10 @@ from gpusoftmax.trainer import Progress, Record
 SECONDS_BETWEEN_LINES = 2.0
 
 
-def progress_display(stream: TextIO | None = None) -> Progress:
-    """What suits the stream (default: the standard error)."""
+def progress_display(stream: TextIO | None = None, brief: bool = False) -> Progress:
+    """What suits the stream (default: the standard error); brief: for one of many trainings, leaves little behind."""
     stream = sys.stderr if stream is None else stream
-    return Bar(stream) if stream.isatty() else Lines(stream)
+    return Bar(stream, brief) if stream.isatty() else Lines(stream, brief)
 
 
 def describe(record: Record) -> str:
@@ -35,10 +35,11 @@ def describe(record: Record) -> str:
 
 
 class Lines:
-    """A line for the first pass, then every two seconds, and for the last."""
+    """A line for the first pass, then every two seconds, and for the last; brief: every two seconds alone."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.printed, self.total = stream, 0.0, 0.0
+    def __init__(self, stream: TextIO, brief: bool = False) -> None:
+        self.stream, self.brief, self.total = stream, brief, 0.0
+        self.printed = time.monotonic() if brief else 0.0
         self.last: Record | None = None
         self.shown: Record | None = None
 
@@ -50,19 +51,23 @@ class Lines:
 
     def close(self) -> None:
         """See trainer.Progress."""
-        if self.last is not None and self.last is not self.shown:
+        if not self.brief and self.last is not None and self.last is not self.shown:
             self._print(self.last)
 
     def _print(self, record: Record) -> None:
         self.shown, self.printed = record, time.monotonic()
         speed = f"{record.rows_per_second:,.0f} rows/s"
-        print(f"pass {record.passes:g} of {self.total:g}  {describe(record)}  {speed}", file=self.stream, flush=True)
+        print(
+            f"pass {round(record.passes, 1):g} of {self.total:g}  {describe(record)}  {speed}",
+            file=self.stream,
+            flush=True,
+        )
 
 
 class Bar:
-    """A bar with the time that is left, should all passes be needed."""
+    """A bar with the time that is left, should all passes be needed; brief: it goes when it is done."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, brief: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.table import Column
@@ -74,6 +79,7 @@ class Bar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(file=stream),
+            transient=brief,
         )
         self.task = self.bar.add_task("starting", total=None, passes="0")
         self.bar.start()

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpusoftmax.datasets import Dataset
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.search import Choice, Step
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,3 +33,27 @@ def dataset_in_words(dataset: Dataset) -> str:
     rows = ", ".join(f"{len(getattr(dataset, f'y_{split}'))} {split}" for split in SPLITS)
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
     return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes"
+
+
+def step_in_words(step: Step) -> str:
+    """One line for a person: a C that was tried."""
+    return (
+        f"C = {step.C:<7g} validation loss {step.validation_loss:.4f}  accuracy {step.validation_accuracy:.2%}  "
+        f"({step.passes:.0f} passes)"
+    )
+
+
+def penalty_in_words(l2: float, n: int, n_classes: int, choice: Choice | None = None) -> str:
+    """The penalty in the terms of others, for a mean over n rows; how it was chosen, if it was."""
+    C = (2.0 if n_classes == 2 else 1.0) / (l2 * n)
+    chosen = ""
+    if choice is not None:
+        chosen = ", the smallest validation loss"
+        if choice.edge:
+            chosen += f"; it is the {choice.edge} that was tried, so the best may lie beyond it: try others with --C"
+    return (
+        f"penalty C = {C:g} (scikit-learn, cuML){chosen}\n"
+        f"        l2 = {l2:.4g} on the mean loss: SGDClassifier's alpha, glmnet's lambda on standardised features,\n"
+        f"        weight_decay, and twice cs231n's reg ({l2 / 2:.4g}), these two with the intercept in the norm;\n"
+        f"        on the sum of {n} losses: {l2 * n:.4g} (CLIP, with 1/2) or {l2 * n / 2:.4g} (linear_eval, without)"
+    )

@@ -43,6 +43,7 @@ ORDER = [
     "progress",
     "fitting",
     "estimators",
+    "search",
     "recipes",
     "persist",
     "datasets",

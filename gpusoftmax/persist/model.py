@@ -31,6 +31,7 @@ import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend
+from gpusoftmax.certificate import FitReport
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.persist.atomic import write_atomically
@@ -83,6 +84,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "stop_reason": estimator.stop_reason_,
         "backend": estimator.backend_,
         "feature_names": None if names is None else [str(name) for name in names],
+        **({"fit_report": estimator.fit_report_.as_dict()} if hasattr(estimator, "fit_report_") else {}),
         "history": [record.as_dict() for record in estimator.history_],
     }
     metadata = {
@@ -215,6 +217,8 @@ def _restore(
             raise ValueError(f"{len(estimator.feature_names_in_)} feature names for {coef.shape[1]} features")
     estimator.n_iter_ = int(fitted["n_iter"])
     estimator.stop_reason_, estimator.backend_ = str(fitted["stop_reason"]), str(fitted["backend"])
+    if "fit_report" in fitted:  # files from before there was one
+        estimator.fit_report_ = FitReport(**fitted["fit_report"])
     estimator.history_ = [Record(**record) for record in fitted["history"]]
     estimator.loss_curve_ = [float(record.objective) for record in estimator.history_]
     return estimator

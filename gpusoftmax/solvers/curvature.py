@@ -147,32 +147,58 @@ class Preconditioner:
 # ---- without a point
 
 
-@np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
+class GramSample:
+    """Rows that `seed` draws, in the form that fits the objective's shape; what all penalties share is made once.
+
+    Parameters
+    ----------
+    objective : Objective
+        Its weights and penalties may change later, its features may not.
+    seed : int
+        Draws the rows.
+    """
+
+    def __init__(self, objective: Objective, seed: int) -> None:
+        n, d = objective.features.n, objective.features.d
+        full = d <= FULL_FEATURES and n >= d
+        wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
+        size = wanted if full else max(wanted, SMALLEST_LOW_RANK)
+        self.chosen = _uniform(n, size, generator(seed, NO_EPOCH + 1))
+        self.kind = "cholesky" if full else "low rank" if wanted >= len(self.chosen) else "diagonal"
+        self._products: tuple[bytes, Rows, Any] | None = None  # of the last shares of the weights
+
+    @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
+    def precondition(self, objective: Objective) -> Preconditioner:
+        """The inverses of kappa G_k + l2_k diag(r); logged."""
+        backend, n_rows = objective.backend, len(self.chosen)
+        kappa = GRAM_CURVATURES[LOSSES[objective.loss]](objective.n_classes)
+        penalty, l2 = _penalty(objective), backend.to_numpy(objective.l2)
+        log.info("preconditioner: %s, from %d of %d rows", self.kind, n_rows, objective.features.n)
+        metrics, last = list[Metric](), None
+        with single_threaded_blas():
+            for k in range(objective.n_models):
+                share = _shares(objective, k, self.chosen)
+                key = share.tobytes(), l2[k]
+                if key != last:  # neighbours with the same weights and l2 share an inverse
+                    rows, centre = self._rows(objective, share, kappa)
+                    metric = Shared(rows.inverse(l2[k] * penalty), centre, kappa, objective.penalize_intercept)
+                metrics.append(metric)
+                last = key
+        return Preconditioner(metrics, n_rows)
+
+    def _rows(self, objective: Objective, share: Array, kappa: float) -> tuple[Rows, Any]:
+        """The rows with these shares of the weights, and their centre on the device."""
+        key, backend = share.tobytes(), objective.backend
+        if self._products is None or self._products[0] != key:
+            a, mean, raw = _centred(objective, self.chosen, share, kappa)
+            centre = backend.asarray(mean.astype(a.dtype)[:, None]) if _is_free(objective) else None
+            self._products = key, Rows(self.kind, a, raw, backend, backend.n_threads), centre
+        return self._products[1:]
+
+
 def precondition(objective: Objective, seed: int) -> Preconditioner:
-    """Gram matrices, in the form that fits the objective's shape, from a sample that `seed` draws; logged."""
-    features, backend = objective.features, objective.backend
-    n, d, dtype = features.n, features.d, features.dtype
-    kappa = GRAM_CURVATURES[LOSSES[objective.loss]](objective.n_classes)
-    full = d <= FULL_FEATURES and n >= d
-    wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
-    chosen = _uniform(n, wanted if full else max(wanted, SMALLEST_LOW_RANK), generator(seed, NO_EPOCH + 1))
-    kind = "cholesky" if full else "low rank" if wanted >= len(chosen) else "diagonal"
-    penalty, l2 = _penalty(objective), backend.to_numpy(objective.l2)
-    log.info("preconditioner: %s, from %d of %d rows", kind, len(chosen), n)
-    metrics, last, rows, centre = list[Metric](), (b"", 0.0), None, None
-    with single_threaded_blas():
-        for k in range(objective.n_models):
-            share = _shares(objective, k, chosen)
-            key = share.tobytes(), l2[k]  # neighbours with the same weights share a product, and with l2 a factor
-            if rows is None or key[0] != last[0]:
-                a, mean, raw = _centred(objective, chosen, share, kappa)
-                rows = Rows(kind, a, raw, backend, backend.n_threads)
-                centre = backend.asarray(mean.astype(dtype)[:, None]) if _is_free(objective) else None
-            if key != last:
-                metric = Shared(rows.inverse(l2[k] * penalty), centre, kappa, objective.penalize_intercept)
-            metrics.append(metric)
-            last = key
-    return Preconditioner(metrics, len(chosen))
+    """Of a sample that is used once."""
+    return GramSample(objective, seed).precondition(objective)
 
 
 def _uniform(n: int, size: int, rng: np.random.Generator) -> Array:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
-from gpusoftmax.solvers.curvature import Preconditioner, precondition, refresh, refresh_cost
+from gpusoftmax.solvers.curvature import GramSample, Preconditioner, refresh, refresh_cost
 
 Array = npt.NDArray[Any]
 
@@ -133,12 +133,15 @@ class LBFGS:
         A model has converged when no entry of the gradient of its mean objective, in the coordinates of the scaled
         features, is larger.
     seed : int
-        Draws the preconditioner's sample.
+        Draws the preconditioners' samples.
+    sample : GramSample, optional
+        Of an earlier solve over the same features, whose work is then not done again.
     """
 
     max_passes: int
     tol: float
     seed: int = 0
+    sample: GramSample | None = None
     open_ended = False  # it stops by itself
     patience = 1
 
@@ -150,7 +153,7 @@ class LBFGS:
     def init(self, objective: Objective, W: Array, b: Array) -> LBFGSState:
         """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
         K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
-        metric = precondition(objective, self.seed)
+        metric = (self.sample or GramSample(objective, self.seed)).precondition(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
         models = _Models(  # a first trial that goes nowhere, from a value above all others, is always accepted
             np.arange(K),
@@ -181,7 +184,7 @@ class LBFGS:
             learning_rate=np.ones(K),
             start=nothing,
             reasons=[""] * K,
-            passes=metric.rows / objective.features.n,
+            passes=0.0 if self.sample else metric.rows / objective.features.n,
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:

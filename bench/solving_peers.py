@@ -1,44 +1,86 @@
-"""Who races: our solvers through the estimator, and the solvers of others, each traced without slowing it down.
+"""Who races: our solver through the estimator, and the solvers of others, traced without slowing them down.
 
-A runner solves a problem and tells a Trace what its objective is at which time. The trace ends it, by raising
-EnoughError, when the goal is reached or the time is up.
+A runner shows a Trace where it is; the trace measures the objective there while the clock stands still, and ends the
+run, by raising EnoughError, when the goal is reached or the time is up. What solvers say of themselves does not count:
+where rows are certain, losses in float32 are wrong by percents in some of them.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+from bench.cases import NotForThisError
 from bench.solving_cases import Problem
-from gpusoftmax import SoftmaxClassifier
+from gpusoftmax import SoftmaxClassifier, reference, resolve
+from gpusoftmax.features import DenseFeatures
+from gpusoftmax.objective import Objective
 
-LADDER = [1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 452, 640, 905, 1280, 2560, 5120]
+# iterations of those that tell nothing while they work; each is a fit of its own
+LADDER = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 452, 640, 905, 1280, 2560, 5120)
 ADAM_RATES, ADAM_BATCH = (3e-4, 3e-3), 1024
+SMALL = 20_000_000  # features up to which the objective is measured in float64
+MOST_HESSIAN = 2e9  # bytes
 
 
 class EnoughError(Exception):
     """The goal is reached, or the time is up."""
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Measures the objective of a problem."""
+
+    problem: Problem
+
+    @cached_property
+    def objective(self) -> Objective:
+        """Over the features as peers see them."""
+        problem, device = self.problem, resolve("cpu")
+        X = problem.scaled()
+        X = X.astype(np.float64) if X.size <= SMALL else X
+        return Objective(
+            DenseFeatures(X, device), problem.y.astype(np.int32), problem.n_classes, None, np.array([problem.l2]),
+            reference.LOSSES.index("softmax"),
+        )  # fmt: skip
+
+    def __call__(self, W: Any, b: Any) -> float:
+        """f at W (c, d) and b (c,) of the scaled features."""
+        dtype = self.objective.features.dtype
+        W, b = np.ascontiguousarray(W.T[:, None], dtype), np.ascontiguousarray(b[None], dtype)
+        return float((self.objective.losses(W, b)[0] + self.objective.penalty(W, b))[0])
+
+
 @dataclass
 class Trace:
-    """What a solver told: seconds since it started, reads of X, objective; pauses do not count."""
+    """Where a solver was: seconds since it started, reads of X, objective; what is done while paused does not count."""
 
+    judge: Judge
     goal: float
     budget: float
     points: list[tuple[float, float, float]] = field(default_factory=list)
+    last: tuple[Any, Any] | None = None
     started: float = field(default_factory=time.perf_counter)
 
+    def show(self, reads: float, W: Any, b: Any, seconds: float | None = None) -> None:
+        """A point W (c, d), b (c,); ends the run at the goal, or when the time is up."""
+        with self.paused():
+            seconds = time.perf_counter() - self.started if seconds is None else seconds
+            self.last = np.array(W, np.float64), np.array(b, np.float64)
+            value = self.judge(*self.last)
+        self.add(reads, value, seconds)
+
     def add(self, reads: float, value: float, seconds: float | None = None) -> None:
-        """A point; ends the run at the goal, or when the time is up."""
-        self.points.append((time.perf_counter() - self.started if seconds is None else seconds, reads, float(value)))
+        """A point whose objective is known."""
+        self.points.append((time.perf_counter() - self.started if seconds is None else seconds, reads, value))
         if value <= self.goal or self.points[-1][0] > self.budget:
             raise EnoughError
 
@@ -50,15 +92,15 @@ class Trace:
         self.started += time.perf_counter() - before
 
 
-Runner = Callable[[Problem, Trace], tuple[Any, Any] | None]  # gives back W (c, d) and b, where there are any
+Runner = Callable[[Problem, Trace], None]
 
 
-def ours(problem: Problem, trace: Trace) -> tuple[Any, Any]:
-    """The estimator, checks and preparation included, on X as it is."""
+def ours(problem: Problem, trace: Trace) -> None:
+    """The estimator on X as it is, checks and preparation included; its own objective is the judge's."""
 
     def watch(record: Any) -> bool:
         try:
-            trace.add(record.passes, record.objective)
+            trace.add(record.passes, float(record.objective))
         except EnoughError:
             return True
         return False
@@ -67,77 +109,76 @@ def ours(problem: Problem, trace: Trace) -> tuple[Any, Any]:
         C=problem.case.C, scaling=problem.scaling, solver="lbfgs", tol=0.0, max_iter=5000, callbacks=[watch]
     )
     model.fit(problem.X, problem.y)
-    scale = 1 if problem.scaling is None else problem.scaling[1]
-    shift = 0 if problem.scaling is None else problem.scaling[0]
-    return model.coef_ * scale, model.intercept_ + model.coef_ @ np.broadcast_to(shift, problem.X.shape[1])
+    shift, scale = (0.0, 1.0) if problem.scaling is None else problem.scaling
+    coef = model.coef_.astype(np.float64)
+    trace.last = coef * scale, model.intercept_ + coef @ np.broadcast_to(shift, problem.X.shape[1])
 
 
 def scikit(solver: str) -> Runner:
-    """One of scikit-learn's solvers that call LinearModelLoss, which tells the objective and counts the reads."""
+    """One of scikit-learn's solvers that call LinearModelLoss, which is where they can be watched.
 
-    def run(problem: Problem, trace: Trace) -> tuple[Any, Any] | None:
+    A value or a gradient alone counts as half a read, as if both had been made in one, which flatters them.
+    """
+    reads = {
+        "loss_gradient": 1.0, "loss": 0.5, "gradient": 0.5, "gradient_hessian": 1.0, "gradient_hessian_product": 0.5,
+    }  # fmt: skip
+
+    def run(problem: Problem, trace: Trace) -> None:
         from sklearn.linear_model import LogisticRegression
         from sklearn.linear_model._linear_loss import LinearModelLoss
 
-        X = problem.scaled()
-        reads = 0.0
+        size = problem.X.shape[1] * problem.n_classes
+        if solver == "newton-cholesky" and 8.0 * size**2 > MOST_HESSIAN:
+            raise NotForThisError(f"its Hessian would take {8e-9 * size**2:.0f} GB")
+        X, done = problem.scaled(), 0.0
 
-        def spied(method: str, cost: float, tells: bool) -> Any:
+        def watched(method: str) -> Any:
             original = getattr(LinearModelLoss, method)
 
-            def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-                nonlocal reads
-                result = original(self, *args, **kwargs)
-                reads += cost
-                if method == "gradient_hessian_product":
-                    gradient, product = result
+            def call(self: Any, coef: Any, *args: Any, **kwargs: Any) -> Any:
+                nonlocal done
+                result = original(self, coef, *args, **kwargs)
+                done += reads[method]
+                if method in ("loss_gradient", "loss"):
+                    trace.show(done, *self.weight_intercept(coef))
+                if method != "gradient_hessian_product":
+                    return result
+                gradient, product = result
 
-                    def counted(s: Any) -> Any:
-                        nonlocal reads
-                        reads += 1
-                        return product(s)
+                def counted(s: Any) -> Any:
+                    nonlocal done
+                    done += 1
+                    return product(s)
 
-                    return gradient, counted
-                if tells:
-                    trace.add(reads, result[0] if isinstance(result, tuple) else result)
-                return result
+                return gradient, counted
 
             return mock.patch.object(LinearModelLoss, method, call)
 
-        # reads as if each were made once for value and gradient, which flatters them
         model = LogisticRegression(C=problem.case.C, solver=solver, tol=1e-12, max_iter=100_000)
         trace.started = time.perf_counter()
-        with (
-            spied("loss_gradient", 1, True),
-            spied("loss", 0.5, True),
-            spied("gradient", 0.5, False),
-            spied("gradient_hessian", 1, False),
-            spied("gradient_hessian_product", 0.5, False),
-        ):
+        patches = [watched(method) for method in reads]
+        for patch in patches:
+            patch.start()
+        try:
             model.fit(X, problem.y)
-        return model.coef_, model.intercept_
+        finally:
+            for patch in patches:
+                patch.stop()
 
     return run
 
 
 def laddered(estimator: Callable[[Problem, int], Any]) -> Runner:
-    """For who tells nothing while it works: a fresh fit for each number of iterations, the time of that fit alone."""
+    """For who tells nothing while it works: a fresh fit for each number of iterations, and the time of that fit."""
 
-    def run(problem: Problem, trace: Trace) -> tuple[Any, Any]:
-        X, best = problem.scaled(), None
+    def run(problem: Problem, trace: Trace) -> None:
+        X = problem.scaled()
         for iterations in LADDER:
             model = estimator(problem, iterations)
             started = time.perf_counter()
             model.fit(X, problem.y)
             seconds = time.perf_counter() - started
-            best = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
-            value = objective(X, problem, *best)
-            try:
-                trace.add(iterations, value, seconds)
-            except EnoughError:
-                break
-        assert best is not None
-        return best
+            trace.show(iterations, model.coef_, model.intercept_, seconds)
 
     return run
 
@@ -171,7 +212,7 @@ def _torch(problem: Problem) -> Any:
     return torch, W, b, loss
 
 
-def torch_lbfgs(problem: Problem, trace: Trace) -> tuple[Any, Any]:
+def torch_lbfgs(problem: Problem, trace: Trace) -> None:
     """PyTorch's L-BFGS with its line search, on the full batch."""
     torch, W, b, loss = _torch(problem)
     solver = torch.optim.LBFGS(
@@ -186,22 +227,21 @@ def torch_lbfgs(problem: Problem, trace: Trace) -> tuple[Any, Any]:
         value = loss()
         value.backward()
         reads += 1
-        trace.add(reads, float(value))
+        trace.show(reads, W.detach().numpy().T, b.detach().numpy())
         return value
 
     trace.started = time.perf_counter()
     solver.step(closure)
-    return W.detach().numpy().T, b.detach().numpy()
 
 
-def torch_adam(problem: Problem, trace: Trace) -> tuple[Any, Any]:
-    """PyTorch's Adam on minibatches; the objective is measured once an epoch, outside the clock. The better rate."""
-    best: list[tuple[float, float, float]] = []
+def torch_adam(problem: Problem, trace: Trace) -> None:
+    """PyTorch's Adam on minibatches, at the better of two rates; half of the time for each."""
+    best: Trace | None = None
     for rate in ADAM_RATES:
         torch, W, b, loss = _torch(problem)
         torch.manual_seed(0)
         solver = torch.optim.Adam([W, b], lr=rate)
-        run, epoch = Trace(trace.goal, trace.budget), 0
+        run, epoch = Trace(trace.judge, trace.goal, trace.budget / 2), 0
         try:
             while True:
                 for rows in torch.randperm(len(problem.y)).split(ADAM_BATCH):
@@ -209,57 +249,52 @@ def torch_adam(problem: Problem, trace: Trace) -> tuple[Any, Any]:
                     loss(rows).backward()
                     solver.step()
                 epoch += 1
-                with run.paused(), torch.no_grad():
-                    value = float(loss())
-                run.add(epoch, value)
+                run.show(epoch, W.detach().numpy().T, b.detach().numpy())
         except EnoughError:
             pass
-        if not best or min(point[2] for point in run.points) < min(point[2] for point in best):
-            best, found = run.points, (W.detach().numpy().T, b.detach().numpy())
-    trace.points[:] = best
-    return found
-
-
-def objective(X: Any, problem: Problem, W: Any, b: Any) -> float:
-    """f in float64, W (c, d) and b (c,) of the scaled features."""
-    total = 0.0
-    for start in range(0, len(X), 4096):
-        rows = slice(start, start + 4096)
-        z = X[rows].astype(np.float64) @ W.T + b
-        z -= z.max(axis=1, keepdims=True)
-        target = z[np.arange(len(z)), problem.y[rows]]
-        total += float((np.log(np.exp(z).sum(axis=1)) - target).sum())
-    return total / len(X) + 0.5 * problem.l2 * float((W.astype(np.float64) ** 2).sum())
+        if best is None or min(run.points, key=lambda p: p[2])[2] < min(best.points, key=lambda p: p[2])[2]:
+            best = run
+    assert best is not None
+    trace.points, trace.last = best.points, best.last
 
 
 @dataclass(frozen=True)
-class Contender:
-    """Who, and how to run it; `needs` is the package that has to be there."""
+class Racer:
+    """Who, and how to run it; `needs` is the package that has to be there; not `traceable`: a trace is many runs."""
 
     name: str
     words: str
     run: Runner
     needs: str = "sklearn"
+    traceable: bool = True
+
+    def absent(self) -> str:
+        """Why it cannot take part, or empty."""
+        return "" if find_spec(self.needs) else f"{self.needs} is not installed"
 
 
-CONTENDERS = (
-    Contender("gpusoftmax", "solver='lbfgs'", ours),
-    *(Contender(f"sklearn-{name}", f"scikit-learn, {name}", scikit(name)) for name in
-      ("lbfgs", "newton-cg", "newton-cholesky")),
-    Contender("sklearn-saga", "scikit-learn, saga: a fit per number of epochs", laddered(saga)),
-    Contender("intelex-lbfgs", "scikit-learn-intelex: a fit per number of iterations", laddered(intelex), "sklearnex"),
-    Contender("torch-lbfgs", "PyTorch, L-BFGS, strong Wolfe", torch_lbfgs, "torch"),
-    Contender("torch-adam", f"PyTorch, Adam, {ADAM_BATCH} rows a step", torch_adam, "torch"),
-)  # fmt: skip
+RACERS = (
+    Racer("gpusoftmax", "gpusoftmax", ours),
+    Racer("sklearn-lbfgs", "scikit-learn, lbfgs", scikit("lbfgs")),
+    Racer("sklearn-newton-cg", "scikit-learn, newton-cg", scikit("newton-cg")),
+    Racer("sklearn-newton-cholesky", "scikit-learn, newton-cholesky", scikit("newton-cholesky")),
+    Racer("sklearn-saga", "scikit-learn, saga", laddered(saga), traceable=False),
+    Racer("intelex-lbfgs", "scikit-learn-intelex, lbfgs", laddered(intelex), "sklearnex", traceable=False),
+    Racer("torch-lbfgs", "PyTorch, L-BFGS", torch_lbfgs, "torch"),
+    Racer("torch-adam", "PyTorch, Adam", torch_adam, "torch", traceable=False),
+)
 
 
-def race(contender: Contender, problem: Problem, goal: float, budget: float) -> tuple[Trace, tuple[Any, Any] | None]:
-    """One run."""
-    trace = Trace(goal, budget)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the tolerance of 0 was not reached
-        try:
-            found = contender.run(problem, trace)
-        except EnoughError:
-            found = None
-    return trace, found
+def choose(names: list[str] | None) -> list[Racer]:
+    """Racers by name; all of them without any.
+
+    Raises
+    ------
+    ValueError
+        A name is none of theirs.
+    """
+    known = {racer.name: racer for racer in RACERS}
+    for name in names or []:
+        if name not in known:
+            raise ValueError(f"--racer {name!r} is not known; there are {', '.join(known)}")
+    return [known[name] for name in names] if names else list(RACERS)

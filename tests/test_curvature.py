@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,17 @@ from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers import curvature
-from gpusoftmax.solvers.curvature import ClassWise, Joint, Shared, precondition, refresh, refresh_cost
-from gpusoftmax.solvers.factors import Diagonal
+from gpusoftmax.solvers.curvature import (
+    ClassWise,
+    GramSample,
+    Joint,
+    Preconditioner,
+    Shared,
+    precondition,
+    refresh,
+    refresh_cost,
+)
+from gpusoftmax.solvers.factors import Cholesky, Diagonal
 
 NUMPY = resolve("numpy", n_threads=1)
 SHAPES = {"cholesky": (40, 6), "low rank": (7, 20)}
@@ -54,8 +64,9 @@ def test_it_inverts_the_curvature_at_equal_probabilities(
         X, rng.integers(0, c, n), NUMPY, c=c, K=2, loss=loss, l2=l2, weights=weights, shift=shift, scale=scale,
         **INTERCEPTS[intercept],
     )  # fmt: skip
+    sample = GramSample(objective, seed=0)
     with caplog.at_level(logging.INFO, "gpusoftmax"):
-        metric = precondition(objective, seed=0)
+        metric = Preconditioner([sample.metric(objective, k) for k in range(2)], n)
     assert f"preconditioner: {kind}, from {n} of {n} rows" in caplog.text
     g = rng.standard_normal((d + 1, 2, c))
     found = metric.apply(g, np.empty_like(g))
@@ -81,6 +92,29 @@ def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, mo
     metric = precondition(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
     assert [type(of.inverse) for of in metric.metrics if isinstance(of, Shared)] == [Diagonal]
     assert metric.rows == 32
+
+
+@pytest.mark.parametrize(("n", "d", "c", "at_once"), [(3000, 50, 3, True), (40, 50, 3, False), (2100, 2000, 2, False)])
+def test_a_metric_that_costs_much_waits_until_the_diagonal_has_proved_slow(
+    n: int, d: int, c: int, at_once: bool, rng: np.random.Generator
+) -> None:
+    objective = objective_of(rng.standard_normal((n, d), dtype=np.float32), np.arange(n) % c, NUMPY, c=c, l2=0.1)
+    assert GramSample(objective, seed=0).at_once == at_once
+    (first,) = precondition(objective, seed=0).metrics
+    assert isinstance(first, Shared)
+    assert isinstance(first.inverse, Cholesky if at_once else Diagonal)
+
+
+def test_a_sample_is_multiplied_once_for_many_penalties(rng: np.random.Generator) -> None:
+    objective = objective_of(rng.standard_normal((60, 4)), rng.integers(0, 3, 60), NUMPY, c=3, l2=0.1)
+    sample, other = GramSample(objective, seed=0), replace(objective, l2=np.array([3.0]))
+    sample.precondition(objective)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curvature, "Rows", None)  # would be called
+        found = sample.precondition(other)
+    g = rng.standard_normal((5, 1, 3))
+    expected = precondition(other, seed=0).apply(g, np.empty_like(g))
+    np.testing.assert_array_equal(found.apply(g, np.empty_like(g)), expected)
 
 
 def test_a_part_of_the_models_keeps_its_own(rng: np.random.Generator) -> None:
@@ -186,7 +220,7 @@ def test_the_joint_metric_inverts_the_hessian_at_the_point(
 
 @pytest.mark.parametrize("intercept", INTERCEPTS)
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
-def test_the_class_wise_metric_inverts_each_class_of_its_own(
+def test_the_class_wise_metric_inverts_each_class_of_its_own_between_projections(
     loss: str, intercept: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curvature, "JOINT", 0)
@@ -194,14 +228,21 @@ def test_the_class_wise_metric_inverts_each_class_of_its_own(
     objective, point = confident_problem(rng, loss, intercept)
     metric, _ = refresh(objective, 0, point, seed=0, times=0)
     assert isinstance(metric, ClassWise)
+    size = 5 if intercept == "none" else 6
+    v = np.zeros((6, 3))
+    v[:size] = rng.standard_normal((size, 3))
+    common = v.mean(axis=1, keepdims=True)
+    expected = np.zeros((6, 3))
     for j in range(3):
-        u = np.zeros_like(point)
-        u[:, j] = rng.standard_normal(6)
-        if intercept == "none":
-            u[-1] = 0
-        v = np.zeros_like(u)
-        v[:, j] = hessian_times(objective, point, u)[:, j]
-        np.testing.assert_allclose(metric.solve(v), u, rtol=1e-4, atol=1e-4)
+        units = np.zeros((6, 6, 3))
+        units[np.arange(6), np.arange(6), j] = 1
+        block = np.stack([hessian_times(objective, point, unit)[:, j] for unit in units], axis=1)[:size, :size]
+        expected[:size, j] = np.linalg.solve(block, (v - common)[:size, j])
+    expected -= expected.mean(axis=1, keepdims=True)
+    expected[:5] += common[:5] / 0.02  # what classes share knows the penalty alone
+    if intercept == "penalised":
+        expected[5] += common[5] / 0.02
+    np.testing.assert_allclose(metric.solve(v), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
+from gpusoftmax.solvers.curvature import refresh
+from gpusoftmax.trainer import train
 
 NUMPY = resolve("numpy", n_threads=1)
 
@@ -211,6 +214,73 @@ def test_weights_count_rows() -> None:
     one, other = (run(LBFGS(200, tol=1e-10), objective) for objective in (weighted, repeated))
     np.testing.assert_allclose(one.W, other.W, atol=1e-8)
     np.testing.assert_allclose(one.value, other.value, rtol=1e-12)
+
+
+def confident(seed: int, noise: float = 0.1) -> tuple[Array, Array]:
+    """Rows of 2000 embeddings of 24 features, 8 classes; some labels are wrong."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 8, 2000)
+    X = 0.8 * rng.standard_normal((8, 24))[y] + rng.standard_normal((2000, 24))
+    return X, np.where(rng.random(2000) < noise, rng.integers(0, 8, 2000), y)
+
+
+@pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
+def test_a_new_metric_saves_passes_for_confident_models(
+    joint: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpusoftmax.solvers.curvature.JOINT", joint)
+    X, y = confident(0, noise=0.0)  # separable: without noise the optimum is far away
+    objective = objective_of(X, y, backend, c=8, l2=1e-5)
+    with_it = run(LBFGS(500, tol=1e-6), objective)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_AFTER", 10_000)
+    without = run(LBFGS(500, tol=1e-6), objective)
+    assert with_it.reason == without.reason == "converged"
+    assert with_it.step < 0.7 * without.step
+    np.testing.assert_allclose(with_it.value, without.value, rtol=1e-4)
+    assert with_it.passes > with_it.step + 1  # the rows that were looked at count
+
+
+def test_models_side_by_side_have_new_metrics_at_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = confident(1)
+    l2 = np.array([10.0, 1e-6])
+    made = []
+
+    def spy(objective: Objective, k: int, *rest: Any) -> Any:
+        made.append(float(objective.l2[k]))
+        return refresh(objective, k, *rest)
+
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.refresh", spy)
+    together = run(LBFGS(200, tol=1e-7), objective_of(X, y, NUMPY, c=8, K=2, l2=l2))
+    assert set(made) == {1e-6}  # the other one had arrived
+    for k in range(2):
+        alone = run(LBFGS(200, tol=1e-7), objective_of(X, y, NUMPY, c=8, l2=l2[k]))
+        np.testing.assert_allclose(together.value[k], alone.value[0], rtol=1e-7)
+
+
+def test_where_rows_are_few_the_gram_matrix_comes_after_the_diagonal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gpusoftmax.solvers.curvature.AFFORDABLE", 0.0)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.SLOW", 4)
+    X, y = blobs(16, n=40, d=60, apart=0.3)
+    with caplog.at_level("INFO", "gpusoftmax"):
+        state = run(LBFGS(400, tol=1e-9), objective_of(X.astype(np.float64), y, NUMPY, l2=1e-5))
+    kinds = re.findall("preconditioner: ([a-z -]+),", caplog.text)
+    assert kinds[:2] == ["diagonal", "low rank"]
+    assert state.reason == "converged"
+
+
+def test_a_refused_trial_is_no_end_of_progress() -> None:
+    """On a path to weaker penalties a step's first trial was refused, and training took that for the end."""
+    X, y = confident(2)
+    W, b = (np.zeros(shape) for shape in ((24, 1, 8), (1, 8)))
+    for l2 in 10.0 ** -np.arange(1, 7):
+        objective = objective_of(X, y, NUMPY, c=8, l2=l2)
+        result = train(objective, LBFGS(60, tol=0.0), W, b, tol=1e-4)
+        W, b = result.W, result.b
+        optimum = run(LBFGS(300, tol=1e-8), objective).value[0]
+        assert result.history[-1].objective - optimum < 2e-3
 
 
 @pytest.mark.parametrize(("C", "optimum"), [(1e-2, 1.607079), (3e-4, 1.711579), (1e-4, 1.763991)])

@@ -45,6 +45,7 @@ BLOCK = 512  # rows of the sample that are looked at at a time
 JOINT = 2000  # (d + 1) c up to which the joint matrix is made
 CLASS_WISE_ELEMENTS = 1 << 27  # numbers of all classes' factors at most
 CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
+AFFORDABLE = 100.0  # reads that a first metric may cost
 CALL = 2e7  # operations that take as long as what a read of X costs besides its products
 GRAM_CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
 
@@ -80,16 +81,25 @@ class Shared:
 
 @dataclass(frozen=True)
 class ClassWise:
-    """An inverse for each class."""
+    """An inverse for each class, between projections onto what classes do not share.
+
+    A part that all classes share changes no loss, and each inverse alone would make one: without the projections some
+    problems took three times as many steps. Along it there is the penalty alone: `shared` (d + 1, 1), inf where there
+    is none.
+    """
 
     classes: list[Shared]
+    shared: Any
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
+        c = len(self.classes)
+        common = v.sum(axis=1)[:, None] / c
+        v = v - common
         solution = 0 * v
         for j, metric in enumerate(self.classes):
             solution[:, j : j + 1] = metric.solve(v[:, j : j + 1])
-        return solution
+        return solution - solution.sum(axis=1)[:, None] / c + common / self.shared
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,10 @@ class Preconditioner:
 
 
 class GramSample:
-    """Rows that `seed` draws, in the form that fits the objective's shape; what all penalties share is made once.
+    """Rows that `seed` draws, for Gram matrices in the form that fits the objective's shape.
+
+    What all penalties share is made once. `cost` is what an inverse takes, in reads of X; `at_once` tells whether it is
+    worth that before a cheaper one has proved slow.
 
     Parameters
     ----------
@@ -159,41 +172,58 @@ class GramSample:
     """
 
     def __init__(self, objective: Objective, seed: int) -> None:
-        n, d = objective.features.n, objective.features.d
+        n, d, c = objective.features.n, objective.features.d, objective.n_classes
         full = d <= FULL_FEATURES and n >= d
         wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
-        size = wanted if full else max(wanted, SMALLEST_LOW_RANK)
-        self.chosen = _uniform(n, size, generator(seed, NO_EPOCH + 1))
+        self.chosen = _uniform(n, wanted if full else max(wanted, SMALLEST_LOW_RANK), generator(seed, NO_EPOCH + 1))
         self.kind = "cholesky" if full else "low rank" if wanted >= len(self.chosen) else "diagonal"
-        self._products: tuple[bytes, Rows, Any] | None = None  # of the last shares of the weights
+        self.cost = _factor_cost(self.kind, len(self.chosen), d) / _read_cost(n, d, c)
+        # with fewer rows than features, applying the inverse takes as long as a read, and the diagonal is often enough
+        self.at_once = self.kind == "cholesky" and self.cost <= AFFORDABLE
+        self._products: tuple[Any, Rows, Any] | None = None  # of the last shares of the weights
 
-    @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
     def precondition(self, objective: Objective) -> Preconditioner:
-        """The inverses of kappa G_k + l2_k diag(r); logged."""
-        backend, n_rows = objective.backend, len(self.chosen)
-        kappa = GRAM_CURVATURES[LOSSES[objective.loss]](objective.n_classes)
-        penalty, l2 = _penalty(objective), backend.to_numpy(objective.l2)
-        log.info("preconditioner: %s, from %d of %d rows", self.kind, n_rows, objective.features.n)
-        metrics, last = list[Metric](), None
+        """The inverses of kappa G_k + l2_k diag(r), or of its diagonals if these are not to be made at once; logged."""
+        kind = self.kind if self.at_once else "diagonal"
+        metrics, last = list[Metric](), (b"", 0.0)
         with single_threaded_blas():
             for k in range(objective.n_models):
-                share = _shares(objective, k, self.chosen)
-                key = share.tobytes(), l2[k]
-                if key != last:  # neighbours with the same weights and l2 share an inverse
-                    rows, centre = self._rows(objective, share, kappa)
-                    metric = Shared(rows.inverse(l2[k] * penalty), centre, kappa, objective.penalize_intercept)
-                metrics.append(metric)
+                share, l2 = self._key(objective, k)
+                key = share.tobytes(), l2
+                metrics.append(metrics[-1] if key == last else self.metric(objective, k, kind))  # neighbours may share
                 last = key
-        return Preconditioner(metrics, n_rows)
+        return Preconditioner(metrics, len(self.chosen))
 
-    def _rows(self, objective: Objective, share: Array, kappa: float) -> tuple[Rows, Any]:
-        """The rows with these shares of the weights, and their centre on the device."""
-        key, backend = share.tobytes(), objective.backend
+    @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
+    def metric(self, objective: Objective, k: int, kind: str | None = None) -> Metric:
+        """Model k's."""
+        backend, kind = objective.backend, kind or self.kind
+        kappa = GRAM_CURVATURES[LOSSES[objective.loss]](objective.n_classes)
+        share, l2 = self._key(objective, k)
+        key = kind, share.tobytes()
         if self._products is None or self._products[0] != key:
+            log.info("preconditioner: %s, from %d of %d rows", kind, len(self.chosen), objective.features.n)
             a, mean, raw = _centred(objective, self.chosen, share, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if _is_free(objective) else None
-            self._products = key, Rows(self.kind, a, raw, backend, backend.n_threads), centre
-        return self._products[1:]
+            self._products = key, Rows(kind, a, raw, backend, backend.n_threads), centre
+        _, rows, centre = self._products
+        return Shared(rows.inverse(l2 * _penalty(objective)), centre, kappa, objective.penalize_intercept)
+
+    def _key(self, objective: Objective, k: int) -> tuple[Array, float]:
+        """What tells one model's inverse from another's: shares of the weights, and l2."""
+        return _shares(objective, k, self.chosen), float(objective.backend.to_numpy(objective.l2)[k])
+
+
+def _factor_cost(kind: str, m: int, d: int) -> float:
+    """Operations that an inverse from m rows of d features takes, LAPACK's at the rate of a product's."""
+    if kind == "diagonal":
+        return 2.0 * m * d
+    return m * d**2 + 3.0 * d**3 if kind == "cholesky" else 2.0 * m**2 * d + 9.0 * m**3
+
+
+def _read_cost(n: int, d: int, c: int) -> float:
+    """Operations of a read of X by one model."""
+    return 4.0 * n * d * c + CALL
 
 
 def precondition(objective: Objective, seed: int) -> Preconditioner:
@@ -256,17 +286,15 @@ def _block(objective: Objective, rows: Array) -> Array:
 
 
 def refresh_cost(objective: Objective) -> float:
-    """What `refresh` of one model would take, in reads of X by that model; inf where there is nothing to gain."""
+    """What `refresh` of one model would take, in reads of X by that model; inf where memory forbids it."""
     n, d, c = objective.features.n, objective.features.d, objective.n_classes
-    read = 4.0 * n * d * c + CALL
-    if (d + 1) * c <= JOINT:
+    if is_joint(objective):
         size = (d + 1) * c
-        return (_joint_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read
+        return (_joint_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / _read_cost(n, d, c)
     m = _class_rows(objective)
     if c * d * min(d, m) > CLASS_WISE_ELEMENTS:
         return float("inf")
-    factor = m * d**2 + 3.0 * d**3 if m >= d else 2.0 * m**2 * d + 9.0 * m**3
-    return c * (factor + CALL / 10) / read
+    return c * (_factor_cost("cholesky" if m >= d else "low rank", m, d) + CALL / 10) / _read_cost(n, d, c)
 
 
 def _joint_rows(objective: Objective) -> int:
@@ -291,7 +319,7 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     penalty = float(backend.to_numpy(objective.l2)[k]) * _penalty(objective)
     free, penalised = _is_free(objective), objective.penalize_intercept
     with single_threaded_blas():
-        if (d + 1) * c <= JOINT:
+        if is_joint(objective):
             chosen, scale = _important(curvature.total(), _joint_rows(objective), rng)
             if free:
                 x = np.hstack([x, np.ones((len(x), 1), dtype)])
@@ -312,7 +340,14 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
 
         for_each(work, c, backend.n_threads)
     log.info("preconditioner: class-wise, from at most %d of %d rows a class", size, features.n)
-    return ClassWise(classes), len(rows)
+    shared = np.where(penalty > 0, penalty, np.inf)
+    shared = shared if penalised else np.append(shared, np.inf)
+    return ClassWise(classes, backend.asarray(shared.astype(dtype)[:, None])), len(rows)
+
+
+def is_joint(objective: Objective) -> bool:
+    """Whether `refresh` makes the joint matrix, which is as good as the Hessian."""
+    return (objective.features.d + 1) * objective.n_classes <= JOINT
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,13 @@ class Rows:
     """
 
     def __init__(self, kind: str, a: Array, raw: Array, backend: Backend, n_threads: int) -> None:
-        self.kind, self.a, self.raw, self.backend = kind, a, raw, backend
+        self.kind, self.a, self.raw, self.backend, self.dtype = kind, a, raw, backend, a.dtype
         self.eps = float(np.finfo(a.dtype).eps)
         self.squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
         if kind == "cholesky" and np.isfinite(self.squares).all():
             a /= np.sqrt(self._living(self.squares)).astype(a.dtype)
             self.correlations = gram(a, n_threads)
+            self.a = a[:0]  # its memory is not needed any more
 
     def _living(self, diagonal: Array) -> Array:
         """The diagonal; where it is nothing but rounding (a constant column without a penalty), one that is not."""
@@ -105,7 +106,7 @@ class Rows:
 
     def inverse(self, penalty: Array) -> Inverse:
         """Of a'a + diag(penalty), on the device."""
-        dtype, eps, asarray = self.a.dtype, self.eps, self.backend.asarray
+        dtype, eps, asarray = self.dtype, self.eps, self.backend.asarray
         diagonal = self.squares + penalty
         if not np.isfinite(diagonal).all():  # so will the first gradient be
             return Diagonal(asarray(np.ones((len(diagonal), 1), dtype)))

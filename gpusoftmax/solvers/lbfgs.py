@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
-from gpusoftmax.solvers.curvature import GramSample, Preconditioner, refresh, refresh_cost
+from gpusoftmax.solvers.curvature import GramSample, Preconditioner, is_joint, refresh, refresh_cost
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +31,10 @@ ROUNDINGS = 16  # by as many units in the last place values of the same point ma
 SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
 REFRESH_AFTER = 8  # steps with a metric, at least, before a new one
 REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes most of the time
+SLOW, SLOW_JOINT = 24, 8  # steps still to go, at the pace so far, for a new metric: pairs of the old one are lost
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
+# what _Models has one number of for each model
+NUMBERS = "numbers length slope value first begun smallest stalled gamma since refreshes costs".split()
 
 
 @dataclass
@@ -48,12 +51,15 @@ class _Models:
     length: Array
     slope: Array
     value: Array
-    smallest: Array  # of the gradient's norms so far
+    first: Array  # the gradient's norm at the start
+    begun: Array  # when the metric was new
+    smallest: Array  # so far
     stalled: Array
     gamma: Array
     since: Array  # steps with the metric that it has
     refreshes: Array
-    cost: float  # of a refresh, in reads
+    sample: GramSample | None  # for the second metric, if the first was not made from it
+    costs: Array  # of the next metric, in reads
     # s, t, M^-1 t, and 1 / s't, or 0 for a model that has no such pair
     pairs: list[tuple[Any, Any, Any, Array]] = field(default_factory=list)
 
@@ -73,7 +79,7 @@ class _Models:
         for name in ("x", "g", "metric_g", "direction"):
             setattr(self, name, of(getattr(self, name)))
         self.pairs = [(of(s), of(t), of(metric_t), rho[kept]) for s, t, metric_t, rho in self.pairs]
-        for name in ("numbers", "length", "slope", "value", "smallest", "stalled", "gamma", "since", "refreshes"):
+        for name in NUMBERS:
             setattr(self, name, getattr(self, name)[kept])
 
 
@@ -143,7 +149,7 @@ class LBFGS:
     seed: int = 0
     sample: GramSample | None = None
     open_ended = False  # it stops by itself
-    patience = 1
+    patience = 2  # a trial that is refused brings nothing, the next one does
 
     @property
     def passes(self) -> float:
@@ -153,7 +159,8 @@ class LBFGS:
     def init(self, objective: Objective, W: Array, b: Array) -> LBFGSState:
         """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
         K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
-        metric = (self.sample or GramSample(objective, self.seed)).precondition(objective)
+        sample = self.sample or GramSample(objective, self.seed)
+        metric = sample.precondition(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
         models = _Models(  # a first trial that goes nowhere, from a value above all others, is always accepted
             np.arange(K),
@@ -166,12 +173,15 @@ class LBFGS:
             length=np.ones(K),
             slope=np.zeros(K),
             value=np.full(K, 1e300),
+            first=np.full(K, np.nan),
+            begun=np.full(K, np.nan),
             smallest=np.full(K, np.inf),
             stalled=np.zeros(K, int),
             gamma=np.ones(K),
             since=np.zeros(K, int),
             refreshes=np.zeros(K, int),
-            cost=refresh_cost(objective),
+            sample=None if sample.at_once else sample,
+            costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
         )
         return LBFGSState(
             W.copy(),
@@ -219,9 +229,13 @@ class LBFGS:
         better = (value < models.value - eps * abs(models.value)) | (norm < 0.9 * models.smallest)
         models.stalled = np.where(accepted, np.where(better, 0, models.stalled + 1), models.stalled)
         models.smallest = np.minimum(models.smallest, norm)
+        models.first = norm if state.step == 0 else models.first
+        models.begun = np.where(models.since == 0, norm, models.begun)
         models.value = np.where(accepted, value, models.value)
         if accepted.any():
-            state.passes += _refresh(models, trial, accepted, self.seed) / objective.features.n
+            due = accepted & self._is_slow(models, eps)
+            if due.any():
+                state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
             _turn(models, trial, g, accepted)
         arrived = norm <= self.tol
         over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
@@ -229,6 +243,16 @@ class LBFGS:
             state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision"
         if over.any() and not over.all():
             models.keep(~over)
+
+    def _is_slow(self, models: _Models, eps: float) -> Array:
+        """Which models want a new metric: it would pay, and at their pace they have far to go; ever more rarely."""
+        wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.costs) * 2.0**models.refreshes
+        goal = np.maximum(self.tol, np.sqrt(eps) * models.first)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pace = np.log(models.begun / models.smallest) / (models.since + 1)
+            to_go = np.log(models.smallest / goal) / pace
+        far = SLOW_JOINT if is_joint(models.objective) else SLOW
+        return (models.since + 1 >= wait) & ((to_go > far) | (pace <= 0))
 
 
 def _judge(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:
@@ -271,15 +295,15 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
     models.length = np.where(accepted, 1.0, models.length)
 
 
-def _refresh(models: _Models, trial: Any, accepted: Array, seed: int) -> int:
-    """New metrics, at the trial points, for models that are slow with their old one; the rows that were read for it.
-
-    Each time it takes twice as many steps until the next. Pairs belong to a metric and go with it.
-    """
+def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
+    """New metrics, at the trial points; the rows that were read for it. Pairs belong to a metric and go with it."""
     rows = 0
-    wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.cost) * 2.0**models.refreshes
-    for k in np.flatnonzero(accepted & (models.since + 1 >= wait)).tolist():
-        metric, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
+    for k in np.flatnonzero(due).tolist():
+        if models.sample is not None and models.refreshes[k] == 0:
+            metric, read = models.sample.metric(models.objective, k), 0
+            models.costs[k] = refresh_cost(models.objective)
+        else:
+            metric, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
         models.preconditioner = models.preconditioner.with_metric(k, metric)
         models.metric_g[:, k] = metric.solve(models.g[:, k])
         for _, _, _, rho in models.pairs:

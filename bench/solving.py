@@ -28,7 +28,7 @@ import numpy as np
 from bench import machine
 from bench.cases import NotForThisError
 from bench.solving_cases import Case, Problem, choose
-from bench.solving_peers import EnoughError, Judge, Racer, Trace
+from bench.solving_peers import SHORT, EnoughError, Judge, Racer, Trace
 from bench.solving_peers import choose as choose_racers
 
 EXAMPLES = """examples:
@@ -42,7 +42,6 @@ Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE before measuring, and let nobody el
 NEARNESS = (1e-2, 1e-3, 1e-4, 1e-6)  # relative, above the best known objective
 BUDGET = 100.0  # seconds of a run
 REST = 0.5
-SHORT = 5.0  # seconds up to which a run is made twice
 POINTS = 150  # of a trace that are kept
 
 Result = dict[str, Any]
@@ -169,7 +168,7 @@ def run_cold(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     problem = case.problem(options.data)
     making = time.perf_counter() - started
-    trace = UntilReads(Judge(problem), options.reads, np.inf)
+    trace = UntilReads(Judge(problem), options.reads, np.inf, once=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with suppress(EnoughError):

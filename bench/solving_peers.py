@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
@@ -29,6 +29,7 @@ LADDER = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 452, 64
 ADAM_RATES, ADAM_BATCH = (3e-4, 3e-3), 1024
 SMALL = 20_000_000  # features up to which the objective is measured in float64
 MOST_HESSIAN = 2e9  # bytes
+SHORT = 10.0  # seconds up to which a run is made twice
 
 
 class EnoughError(Exception):
@@ -68,6 +69,7 @@ class Trace:
     budget: float
     points: list[tuple[float, float, float]] = field(default_factory=list)
     last: tuple[Any, Any] | None = None
+    once: bool = False  # no second attempt
     started: float = field(default_factory=time.perf_counter)
 
     def show(self, reads: float, W: Any, b: Any, seconds: float | None = None) -> None:
@@ -117,13 +119,29 @@ def ours(problem: Problem, trace: Trace) -> None:
 def scikit(solver: str) -> Runner:
     """One of scikit-learn's solvers that call LinearModelLoss, which is where they can be watched.
 
-    A value or a gradient alone counts as half a read, as if both had been made in one, which flatters them.
+    What is quick runs once with all threads of BLAS and once with one, and the better run counts: on small problems the
+    threads of NumPy's and SciPy's BLAS fight for the cores, and lbfgs takes ten times as long with them. A value or a
+    gradient alone counts as half a read, as if both had been made in one, which flatters them.
     """
     reads = {
         "loss_gradient": 1.0, "loss": 0.5, "gradient": 0.5, "gradient_hessian": 1.0, "gradient_hessian_product": 0.5,
     }  # fmt: skip
 
     def run(problem: Problem, trace: Trace) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with suppress(EnoughError):
+            attempt(problem, trace)
+        if trace.points[-1][0] < SHORT and not trace.once:
+            second = replace(trace, points=[], last=None)
+            with suppress(EnoughError), threadpool_limits(1, "blas"):
+                attempt(problem, second)
+            if (min(p[2] for p in second.points) <= trace.goal, -second.points[-1][0]) > (
+                min(p[2] for p in trace.points) <= trace.goal, -trace.points[-1][0]
+            ):  # fmt: skip
+                trace.points, trace.last = second.points, second.last
+
+    def attempt(problem: Problem, trace: Trace) -> None:
         from sklearn.linear_model import LogisticRegression
         from sklearn.linear_model._linear_loss import LinearModelLoss
 
@@ -169,11 +187,16 @@ def scikit(solver: str) -> Runner:
 
 
 def laddered(estimator: Callable[[Problem, int], Any]) -> Runner:
-    """For who tells nothing while it works: a fresh fit for each number of iterations, and the time of that fit."""
+    """For who tells nothing while it works: a fresh fit for each number of iterations, and the time of that fit.
+
+    It ends when all fits together have taken the budget.
+    """
 
     def run(problem: Problem, trace: Trace) -> None:
         X = problem.scaled()
         for iterations in LADDER:
+            if sum(point[0] for point in trace.points) > trace.budget:
+                break
             model = estimator(problem, iterations)
             started = time.perf_counter()
             model.fit(X, problem.y)

@@ -34,7 +34,10 @@ REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes
 SLOW, SLOW_JOINT = 24, 8  # steps still to go, at the pace so far, for a new metric: pairs of the old one are lost
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
 # what _Models has one number of for each model
-NUMBERS = "numbers length slope value first begun smallest stalled gamma since refreshes costs".split()
+NUMBERS = (
+    *("numbers", "length", "slope", "value", "first", "begun", "smallest", "stalled"),
+    *("gamma", "since", "refreshes", "costs"),
+)
 
 
 @dataclass

@@ -165,7 +165,7 @@ def _dots(axes: Any, measured: dict[str, dict[str, float]], words: dict[str, str
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Any, columns: int) -> None:
+def legend(figure: Any, columns: int) -> None:
     unique: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -173,21 +173,20 @@ def _legend(figure: Any, columns: int) -> None:
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
-def _figure(panels: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
-    """A figure that looks the same wherever it is drawn, and its axes."""
+def new_figure(columns: int, width: float, height: float, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A figure that looks the same wherever it is drawn, and its axes (rows, columns)."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "gpusoftmax"
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, panels, figsize=(width, height), layout="constrained", squeeze=False, **options)
-    return figure, axes[0]
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
 
 
 def draw_readme(results: dict[str, Found], target: Path) -> None:
     """The README's figure: a panel per result file."""
-    figure, panels = _figure(len(results), 1.5 + 4.5 * len(results), 1.4 + 0.38 * len(SHOWN_CASES), sharey=True)
+    figure, (panels,) = new_figure(len(results), 1.5 + 4.5 * len(results), 1.4 + 0.38 * len(SHOWN_CASES), sharey=True)
     everywhere = [times(found) for found in results.values()]
     words = {case: text for case, text in SHOWN_CASES.items() if all(case in measured for measured in everywhere)}
     for axes, found, measured in zip(panels, results.values(), everywhere, strict=True):
@@ -195,7 +194,7 @@ def draw_readme(results: dict[str, Found], target: Path) -> None:
         _dots(axes, shown, words)
         axes.set_title(where(found), fontsize=9)
         axes.set_xlabel("time relative to gpusoftmax")
-    _legend(figure, 6)
+    legend(figure, 6)
     figure.savefig(target, metadata={"Date": None, "Description": digest(results)})
 
 
@@ -205,21 +204,21 @@ def draw_run(found: Found, target: Path) -> list[Path]:
     plain = {case: case for case in measured if not case.startswith("scaling-")}
     written = []
     if plain:
-        figure, (axes,) = _figure(1, 8, 1.6 + 0.36 * len(plain))
+        figure, ((axes,),) = new_figure(1, 8, 1.6 + 0.36 * len(plain))
         _dots(axes, measured, plain)
         axes.set_xlabel("time relative to ours (left is faster)")
         axes.set_title(where(found), fontsize=9)
-        _legend(figure, 5)
+        legend(figure, 5)
         written += _save(figure, target)
     if scaling := _scaling(found):
-        figure, panels = _figure(len(scaling), 1 + 3.2 * len(scaling), 3.6)
+        figure, (panels,) = new_figure(len(scaling), 1 + 3.2 * len(scaling), 3.6)
         for axes, (group, lines) in zip(panels, scaling.items(), strict=True):
             for name, points in lines.items():
                 xs, ys = zip(*sorted(points), strict=True)
                 axes.plot(xs, ys, marker="o", markersize=3, color=COLOURS[name], label=LABELS[name])
             axes.set(xscale="log", yscale="log", xlabel=group, ylabel="rows/s")
             axes.grid(alpha=0.3)
-        _legend(figure, 6)
+        legend(figure, 6)
         written += _save(figure, target.with_name(f"{target.name}-scaling"))
     return written
 

@@ -6,10 +6,10 @@
     python bench/gpu_check.py --data sample.npz --out results/
 
 Writes into the folder: machine.json (device, driver, versions), tests.txt (the GPU tests on real CuPy), sanitizer.txt
-(compute-sanitizer's memcheck and racecheck, where it is installed), recipe.json (the cs231n recipe on "cuda" beside
-"cpu"), row_loss.json and row_loss.txt (GB/s of the row kernel beside a copy of the same bytes and PyTorch, if it is
-installed). Each part has a share of the time; one that does not finish says so and the rest goes on. Exit code 0 if all
-that ran was right.
+(compute-sanitizer's memcheck and racecheck, where it is installed), recipe.json and solver.json (the cs231n recipe and
+the exact solver on "cuda" beside "cpu"), row_loss.json and row_loss.txt (GB/s of the row kernel beside a copy of the same
+bytes and PyTorch, if it is installed). Each part has a share of the time; one that does not finish says so and the rest
+goes on. Exit code 0 if all that ran was right.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARES = {"tests": 200, "sanitizer": 120, "recipe": 60, "row_loss": 90}  # seconds
+SHARES = {"tests": 200, "sanitizer": 120, "recipe": 60, "solver": 30, "row_loss": 90}  # seconds
 COLUMNS = (10, 100, 256, 1000, 1024, 4096, 16384, 32768, 131072)
 BYTES = 1 << 29  # of scores a case: far beyond any cache
 REPEATS = 20
-TESTS = ("tests/test_cuda_host.py", "tests/test_objective.py", "tests/test_estimators.py", "tests/test_recipes.py")
+TESTS = (
+    *("tests/test_cuda_host.py", "tests/test_objective.py", "tests/test_estimators.py", "tests/test_recipes.py"),
+    *("tests/test_lbfgs.py", "tests/test_curvature.py", "tests/test_certificate.py"),
+)
 SANITIZED = """
 import numpy as np
 from gpusoftmax import loss_and_gradient
@@ -132,6 +135,31 @@ def check_recipe(out: Path, data: Path | None) -> bool:
     (out / "recipe.json").write_text(json.dumps({"rows": len(y), **results}, indent=1))
     curves = [results[f"{backend} softmax"]["loss_curve"] for backend in ("cuda", "cpu")]
     return bool(np.allclose(*curves, rtol=1e-4))
+
+
+def check_solver(out: Path, data: Path | None) -> bool:
+    """The exact solver on the GPU and on the CPU: the same optimum, within what both prove."""
+    from gpusoftmax import SoftmaxClassifier
+
+    if data is None:
+        (out / "solver.json").write_text('"no data: pass --data"\n')
+        return True
+    X, y, X_test, y_test = images(data)
+    results = {}
+    for backend in ("cuda", "cpu"):
+        model = SoftmaxClassifier(C=1e-3, scaling="standard", backend=backend)
+        for turn in ("cold", "warm"):
+            started = time.perf_counter()
+            model.fit(X, y)
+            seconds = time.perf_counter() - started
+            results[f"{backend} {turn}"] = {
+                "seconds": seconds,
+                "test_accuracy": float((model.predict(X_test) == y_test).mean()),
+                **model.fit_report_.as_dict(),
+            }
+    (out / "solver.json").write_text(json.dumps({"rows": len(y), **results}, indent=1))
+    cuda, cpu = (results[f"{backend} warm"] for backend in ("cuda", "cpu"))
+    return abs(cuda["objective"] - cpu["objective"]) <= cuda["bound"] + cpu["bound"]
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -261,7 +289,10 @@ def main() -> None:
         sys.exit(f"no GPU to check: {found.reason}")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "machine.json").write_text(json.dumps(machine(), indent=1))
-    parts = {"tests": check_tests, "sanitizer": check_sanitizer, "recipe": check_recipe, "row_loss": check_row_loss}
+    parts = {
+        "tests": check_tests, "sanitizer": check_sanitizer, "recipe": check_recipe, "solver": check_solver,
+        "row_loss": check_row_loss,
+    }  # fmt: skip
     verdicts = {}
     for name, part in parts.items():
         if options.only and name not in options.only:

@@ -32,8 +32,10 @@ COLOURS = {
     "torch-lbfgs": "#55a868", "torch-adam": "#2d6a4f",
 }  # fmt: skip
 DRAWN = {
-    "cifar10-1e-2": "CIFAR-10, C = 0.01", "probe": "embeddings, 100000 x 768, 100 classes", "digits-100": "digits, C = 100",
-}  # fmt: skip
+    "cifar10-1e-2": "CIFAR-10, C = 0.01",
+    "probe": "embeddings, 100000 x 768, 100 classes",
+    "digits-100": "digits, C = 100",
+}
 SHOWN = 1e-8  # relative distances down to which curves are drawn
 
 Found = dict[str, Any]
@@ -89,9 +91,9 @@ def readme_text(results: dict[str, Found]) -> str:
     found = next(iter(results.values()))
     return "\n".join(
         [
-            "Seconds to 1e-4 above the optimum, relative, warm, preparation included; in brackets reads of the data (the",
-            "rows that a preconditioner is made from are counted). `lbfgs` to `saga` are scikit-learn's. After `>`: not",
-            "there when it ended or the time was up.",
+            "Seconds to 1e-4 above the optimum, relative, warm, preparation included; in brackets reads of the",
+            "data, with the rows that a preconditioner is made from. `lbfgs` to `saga` are scikit-learn's. After `>`:",
+            "not there when it ended or the time was up.",
             "",
             f"![Distance from the optimum]({FIGURE.relative_to(ROOT).as_posix()})",
             "",

@@ -122,6 +122,32 @@ def test_the_optimum_is_that_of_logistic_regression(
 
 
 @cpu_only
+def test_ten_classes_have_the_optimum_of_logistic_regression(rng: np.random.Generator) -> None:
+    digits = load_digits()
+    X, y = digits.X_train.astype(np.float64), digits.y_train
+    weights = rng.random(len(y)) + 0.5
+    ours = SoftmaxClassifier(class_weight="balanced", tol=1e-9).fit(X, y, weights)
+    theirs = LogisticRegression(class_weight="balanced", solver="newton-cg", tol=1e-10).fit(X, y, weights)
+    # within 1e-9 * sqrt(640) / l2 = 3e-5 of the optimum, l2 = 1 / 1197, and so are they
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-4)
+
+
+@cpu_only
+@pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
+def test_an_exact_fit_has_the_same_bits_at_any_thread_count(joint: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each of its metrics: confident digits want new ones."""
+    monkeypatch.setattr("gpusoftmax.cpu.pool.LEAF_ELEMENTS", 1)
+    monkeypatch.setattr("gpusoftmax.solvers.curvature.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
+    digits = load_digits()
+    X, y = (16 * digits.X_train).astype(np.uint8), digits.y_train
+    fits = [SoftmaxClassifier(C=1e-2, n_threads=threads, tol=1e-5).fit(X, y) for threads in (1, 2, 7)]
+    assert len({bits(fit) for fit in fits}) == 1
+    assert fits[0].fit_report_.passes > fits[0].n_iter_ + 1  # a second metric was made
+
+
+@cpu_only
 @pytest.mark.parametrize("load", [load_iris, load_wine])
 @pytest.mark.parametrize("batch_size", ["auto", "full", 32])
 def test_a_fit_that_says_converged_is_near_the_optimum(load: Any, batch_size: Any) -> None:

@@ -33,6 +33,12 @@ LAYOUTS = ("C", "Fortran", "reversed", "every other", "read-only", "repeated row
 # typical features: ordinary, large and small; float16's largest number is 65504, and below 6.1e-5 it is subnormal
 SIZES = {"float64": (1.0, 1e4, 1e-3), "float32": (1.0, 1e4, 1e-3), "float16": (1.0, 2e4, 6e-6), "uint8": (100.0,)}
 
+INTERCEPTS = {
+    "free": {},
+    "penalised": {"penalize_intercept": True},
+    "none": {"fit_intercept": False},
+}
+
 
 @dataclass(frozen=True)
 class Problem:

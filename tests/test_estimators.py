@@ -138,7 +138,7 @@ def test_ten_classes_have_the_optimum_of_logistic_regression(rng: np.random.Gene
 def test_an_exact_fit_has_the_same_bits_at_any_thread_count(joint: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With each of its metrics: confident digits want new ones."""
     monkeypatch.setattr("gpusoftmax.cpu.pool.LEAF_ELEMENTS", 1)
-    monkeypatch.setattr("gpusoftmax.solvers.curvature.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.solvers.hessian.JOINT", joint)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
     digits = load_digits()
     X, y = (16 * digits.X_train).astype(np.uint8), digits.y_train

@@ -15,7 +15,7 @@ from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
-from gpusoftmax.solvers.curvature import refresh
+from gpusoftmax.solvers.hessian import refresh
 from gpusoftmax.trainer import train
 
 NUMPY = resolve("numpy", n_threads=1)
@@ -228,7 +228,7 @@ def confident(seed: int, noise: float = 0.1) -> tuple[Array, Array]:
 def test_a_new_metric_saves_passes_for_confident_models(
     joint: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.solvers.curvature.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.solvers.hessian.JOINT", joint)
     X, y = confident(0, noise=0.0)  # separable: without noise the optimum is far away
     objective = objective_of(X, y, backend, c=8, l2=1e-5)
     with_it = run(LBFGS(500, tol=1e-6), objective)

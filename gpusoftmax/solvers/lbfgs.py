@@ -1,7 +1,7 @@
 """L-BFGS with a Gram matrix as its initial metric: the exact optimum in some ten reads of the data, for K models.
 
     direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) over H_0 = gamma M^-1
-    gamma = s't / t'M^-1 t of the last pair of steps s and differences of gradients t;  M: see `curvature`
+    gamma = s't / t'M^-1 t of the last pair of steps s and differences of gradients t;  M: see `curvature`, `hessian`
 
 Each step reads X once, at the trial points of all models: one that is accepted starts its next direction, one that is
 refused is tried again nearer by, and models that have arrived leave the arrays. Where the first metric is slow, as for
@@ -21,7 +21,9 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
-from gpusoftmax.solvers.curvature import GramSample, Preconditioner, is_joint, refresh, refresh_cost
+from gpusoftmax.solvers.curvature import GramSample
+from gpusoftmax.solvers.hessian import is_joint, refresh, refresh_cost
+from gpusoftmax.solvers.metrics import Preconditioner
 
 Array = npt.NDArray[Any]
 

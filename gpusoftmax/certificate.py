@@ -159,22 +159,23 @@ def _best_intercepts(objective: Objective, W: Array, b: Array) -> tuple[Array, A
 def _newton(z: Array, y: Array, share: Array, loss: str) -> tuple[Array, float]:
     """The b (c,) that minimises sum_i share_i loss(z_i + b, y_i), and by how much, from b = 0."""
     b = np.zeros(z.shape[1])
-    first = value = _loss(z, y, share, b, loss)[0]
+    here = first = _loss(z, y, share, b, loss)
     for _ in range(NEWTON_STEPS):
-        _, gradient, hessian = _loss(z, y, share, b, loss)
+        value, gradient, hessian = here
         # a shift of all classes changes nothing: with any curvature along it the step has no part there
         lifted = hessian + max(float(np.trace(hessian)), np.finfo(np.float64).tiny) / len(b)
         lifted[np.diag_indices(len(b))] *= 1 + 1e-12  # a class that nobody is near has none either
         step = np.linalg.lstsq(lifted, gradient, rcond=1e-14)[0]
+        if gradient @ step <= 2 * np.finfo(np.float64).eps * value:
+            break  # nothing but rounding left
         for halving in range(HALVINGS):
-            trial = b - step * 0.5**halving
-            reached = _loss(z, y, share, trial, loss)[0]
-            if reached < value:
+            there = _loss(z, y, share, b - step * 0.5**halving, loss)
+            if there[0] < value:
                 break
         else:
-            break  # nothing but rounding left
-        b, value = trial, reached
-    return b, first - value
+            break
+        b, here = b - step * 0.5**halving, there
+    return b, first[0] - here[0]
 
 
 def _loss(z: Array, y: Array, share: Array, b: Array, loss: str) -> tuple[float, Array, Array]:

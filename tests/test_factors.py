@@ -54,3 +54,12 @@ def test_the_gram_matrix_has_the_same_bits_at_any_thread_count(rng: np.random.Ge
     grams = [gram(a, threads) for threads in (1, 2, 7)]
     np.testing.assert_allclose(np.tril(grams[0]), np.tril(a.T @ a), rtol=1e-4, atol=1e-4)
     assert len({np.tril(product).tobytes() for product in grams}) == 1
+
+
+def test_a_solve_that_threads_share_is_right_and_has_the_same_bits_at_any_thread_count(
+    rng: np.random.Generator,
+) -> None:
+    R, v = np.tril(rng.standard_normal((1500, 1500))), rng.standard_normal((1500, 3))
+    solutions = [Cholesky(R, threads).solve(v) for threads in (1, 2, 7)]
+    np.testing.assert_allclose(solutions[0], R.T @ (R @ v), rtol=1e-9, atol=1e-9)
+    assert len({solution.tobytes() for solution in solutions}) == 1

@@ -22,7 +22,8 @@ Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
 
-TILE = 256  # columns of the Gram matrix that one thread makes at a time
+TILE = 256  # rows or columns of a triangle that one thread works on at a time
+WORTH_SHARING = 1024  # d above which a solve is shared among threads
 JITTERS = 8.0 * 10.0 ** np.arange(6)  # in units of rounding: it may leave the product indefinite by some of them
 
 
@@ -38,10 +39,26 @@ class Cholesky:
     """M^-1 = R' R with R (d, d), the inverse of M's Cholesky factor: positive definite whatever the rounding."""
 
     R: Any
+    n_threads: int  # of the CPU, to share products among; 0 on a GPU
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
-        return self.R.T @ (self.R @ v)
+        if self.n_threads == 0 or len(self.R) <= WORTH_SHARING:
+            return self.R.T @ (self.R @ v)
+        tiles = _tiles(len(self.R))
+        u, solution = np.empty_like(v), np.empty_like(v)
+
+        def forward(run: range) -> None:  # what is above the diagonal is zero
+            for tile in (tiles[i] for i in run):
+                np.matmul(self.R[tile, : tile.stop], v[: tile.stop], out=u[tile])
+
+        def backward(run: range) -> None:
+            for tile in (tiles[i] for i in run):
+                np.matmul(self.R[tile.start :, tile].T, u[tile.start :], out=solution[tile])
+
+        for_each(forward, len(tiles), self.n_threads)
+        for_each(backward, len(tiles), self.n_threads)
+        return solution
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Rows:
 
     def __init__(self, kind: str, a: Array, raw: Array, backend: Backend, n_threads: int) -> None:
         self.kind, self.a, self.raw, self.backend, self.dtype = kind, a, raw, backend, a.dtype
+        self.n_threads = n_threads if backend.gpu is None else 0
         self.eps = float(np.finfo(a.dtype).eps)
         self.squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
         if kind == "cholesky" and np.isfinite(self.squares).all():
@@ -116,7 +134,7 @@ class Rows:
             R = cholesky(self.correlations, (diagonal - self.squares) / living)
             if R is not None:
                 R /= np.sqrt(living).astype(dtype)
-                return Cholesky(asarray(R))
+                return Cholesky(asarray(R), self.n_threads)
             log.info("preconditioner: Cholesky failed; the diagonal instead")
         if self.kind == "low rank":
             root = np.sqrt(np.maximum(penalty, 8 * eps * len(penalty) * diagonal))  # I - V V' loses what is below
@@ -147,14 +165,17 @@ def cholesky(M: Array, more: Array) -> Array | None:
 def gram(a: Array, n_threads: int) -> Array:
     """The lower triangle of a'a (d, d), in tiles of columns: the same bits for any number of threads."""
     d = a.shape[1]
-    product = np.zeros((d, d), a.dtype)
-    n_tiles = -(-d // TILE)
+    product, tiles = np.zeros((d, d), a.dtype), _tiles(d)
 
     def work(run: range) -> None:
-        for i in run:  # long and short columns take turns, so that runs are about equal
-            start = TILE * (i // 2 if i % 2 == 0 else n_tiles - 1 - i // 2)
-            tile = slice(start, min(start + TILE, d))
-            np.matmul(a[:, start:].T, a[:, tile], out=product[start:, tile])
+        for tile in (tiles[i] for i in run):
+            np.matmul(a[:, tile.start :].T, a[:, tile], out=product[tile.start :, tile])
 
-    for_each(work, n_tiles, n_threads)
+    for_each(work, len(tiles), n_threads)
     return product
+
+
+def _tiles(d: int) -> list[slice]:
+    """Runs of rows or columns of a triangle, long and short ones in turn, so that threads have about equal shares."""
+    tiles = [slice(start, min(start + TILE, d)) for start in range(0, d, TILE)]
+    return [tiles[i // 2 if i % 2 == 0 else len(tiles) - 1 - i // 2] for i in range(len(tiles))]

@@ -226,4 +226,4 @@ def _joint_inverse(x: Array, curvature: Curvature, penalty: Array, backend: Back
         log.info("preconditioner: Cholesky failed; the diagonal instead")
         return Diagonal(backend.asarray((scale**2)[:, None]))
     R /= scale
-    return Cholesky(backend.asarray(R))
+    return Cholesky(backend.asarray(R), backend.n_threads if backend.gpu is None else 0)

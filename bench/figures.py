@@ -119,18 +119,23 @@ def digest(results: dict[str, Found]) -> str:
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
 
-def with_table(text: str, results: dict[str, Found]) -> str:
-    """The README with the table that the results make.
+def between(document: str, begin: str, end: str, text: str) -> str:
+    """The document with this text between two markers.
 
     Raises
     ------
     ValueError
         The markers are not there.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"the README has to have {BEGIN.strip()} and {END.strip()} once, on lines of their own")
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table(results) + END + rest.split(END)[1]
+    if document.count(begin) != 1 or document.count(end) != 1:
+        raise ValueError(f"the document has to have {begin.strip()} and {end.strip()} once, on lines of their own")
+    before, rest = document.split(begin)
+    return before + begin + text + end + rest.split(end)[1]
+
+
+def with_table(text: str, results: dict[str, Found]) -> str:
+    """The README with the table that the results make."""
+    return between(text, BEGIN, END, table(results))
 
 
 def differences(readme: Path = README, folder: Path = RESULTS, figure: Path = FIGURE) -> list[str]:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.figures import RESULTS, ROOT, legend, load, new_figure, where
+from bench.figures import RESULTS, ROOT, between, legend, load, new_figure, where
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "which-solver.md"
 FOLDER, FIGURE = RESULTS / "solving", RESULTS / "solving.svg"
@@ -128,20 +128,6 @@ def page_text(results: dict[str, Found]) -> str:
     return "\n".join([*lines, ""])
 
 
-def with_text(document: str, text: str) -> str:
-    """The document with this text between its markers.
-
-    Raises
-    ------
-    ValueError
-        The markers are not there.
-    """
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise ValueError(f"the document has to have {BEGIN.strip()} and {END.strip()} once, on lines of their own")
-    before, rest = document.split(BEGIN)
-    return before + BEGIN + text + END + rest.split(END)[1]
-
-
 def digest(results: dict[str, Found]) -> str:
     """Of the numbers that the figure shows."""
     shown = [[r for r in found["results"] if r["case"] in DRAWN] for found in results.values()]
@@ -153,7 +139,7 @@ def differences(readme: Path = README, page: Path = PAGE, folder: Path = FOLDER,
     results, found = load(folder), []
     for path, text in ((readme, readme_text(results)), (page, page_text(results))):
         document = path.read_text(encoding="utf-8")
-        if with_text(document, text) != document:
+        if between(document, BEGIN, END, text) != document:
             found.append(f"{path.name}: the table is not that of the results")
     if results and not (figure.exists() and digest(results) in figure.read_text(encoding="utf-8")):
         found.append(f"{figure.name} is not that of the results")
@@ -206,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(bool(found))
     results = load(FOLDER)
     for path, text in ((README, readme_text(results)), (PAGE, page_text(results))):
-        path.write_text(with_text(path.read_text(encoding="utf-8"), text), encoding="utf-8")
+        path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, text), encoding="utf-8")
     if results:
         draw(results, FIGURE)
     return 0

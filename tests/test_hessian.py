@@ -148,12 +148,13 @@ def test_a_model_without_curvature_left_has_the_penalty_alone(rng: np.random.Gen
 
 
 def test_what_a_metric_costs_is_told_in_reads() -> None:
-    def cost(n: int, d: int, c: int) -> float:
+    def cost(n: int, d: int, c: int, K: int = 1) -> float:
         y = np.arange(n) % c
-        return refresh_cost(objective_of(np.zeros((n, d), np.float32), y, NUMPY, c=c, l2=0.1))
+        return refresh_cost(objective_of(np.zeros((n, d), np.float32), y, NUMPY, c=c, K=K, l2=[0.1] * K))
 
     assert cost(1797, 64, 10) < 100  # joint
     assert cost(20_000, 768, 100) < 100  # class-wise
     assert cost(5000, 3072, 10) > 100
     assert cost(20_000, 64, 10) < cost(2000, 64, 10)
     assert cost(9000, 9000, 10) == float("inf")  # 10 x 9000 x 9000 numbers
+    assert cost(1797, 64, 10, K=1000) == float("inf")  # 1000 x 650 x 650

@@ -45,7 +45,7 @@ log = logging.getLogger("gpusoftmax")
 JOINT = 2000  # (d + 1) c up to which the joint matrix is made
 JOINT_ROWS_PER_FEATURE, FEWEST_JOINT_ROWS = 4, 512  # each row has a rank of up to c - 1
 CLASS_ROWS_PER_FEATURE = 2
-CLASS_WISE_ELEMENTS = 1 << 27  # numbers of all models' and classes' factors at most: 512 MB in float32
+MOST_ELEMENTS = 1 << 27  # numbers of all models' metrics: 512 MB in float32
 CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
 
 
@@ -54,9 +54,11 @@ def refresh_cost(objective: Objective) -> float:
     n, d, c = objective.features.n, objective.features.d, objective.n_classes
     if is_joint(objective):
         size = (d + 1) * c
+        if objective.n_models * size**2 > MOST_ELEMENTS:
+            return float("inf")
         return (_joint_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read_cost(n, d, c)
     m = _class_rows(objective)
-    if objective.n_models * c * d * min(d, m) > CLASS_WISE_ELEMENTS:
+    if objective.n_models * c * d * min(d, m) > MOST_ELEMENTS:
         return float("inf")
     return c * (factor_cost("cholesky" if m >= d else "low rank", m, d) + CALL / 10) / read_cost(n, d, c)
 

@@ -59,7 +59,8 @@ def cell(entry: Found, near: str) -> str:
 def table(found: Found, nearness: list[str]) -> list[str]:
     """A row per case and nearness, a column per racer; Markdown."""
     racers = [name for name in LABELS if any("warm" in r["racers"].get(name, {}) for r in found["results"])]
-    lines = ["| to, relative | " + " | ".join(LABELS[name] for name in racers) + " |", "|---" * (len(racers) + 1) + "|"]
+    head = "to, relative" if len(nearness) > 1 else ""
+    lines = [f"| {head} | " + " | ".join(LABELS[name] for name in racers) + " |", "|---" * (len(racers) + 1) + "|"]
     for result in found["results"]:
         if len(nearness) > 1:
             lines.append(f"| **{result['words']}** |" + " |" * len(racers))

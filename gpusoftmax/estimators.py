@@ -124,10 +124,10 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 "loss='hinge' has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or solver='sgd'"
             )
-        for name in changed_for_sgd(self):
+        for name, default in changed_for_sgd(self).items():
             raise ValueError(
                 f"{name}={getattr(self, name)!r} is for solver='sgd'; solver='lbfgs' reads all rows in each step and "
-                f"finds its own steps: leave {name} at its default"
+                f"finds its own steps: leave {name} at {default!r}"
             )
 
     def fit(

@@ -56,10 +56,11 @@ class Problem:
     backend: Backend
 
 
-def changed_for_sgd(estimator: Any) -> list[str]:
-    """Parameters that only SGD has a use for, and that are not at their defaults."""
+def changed_for_sgd(estimator: Any) -> dict[str, Any]:
+    """Parameters that only SGD has a use for and that are not at their defaults, which are the values."""
     parameters = inspect.signature(type(estimator)).parameters
-    return [name for name in ONLY_FOR_SGD if getattr(estimator, name) != parameters[name].default]
+    defaults = {name: parameters[name].default for name in ONLY_FOR_SGD}
+    return {name: default for name, default in defaults.items() if getattr(estimator, name) != default}
 
 
 def solver_of(estimator: Any) -> str:

@@ -142,7 +142,7 @@ def test_an_exact_fit_has_the_same_bits_at_any_thread_count(joint: int, monkeypa
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
     digits = load_digits()
     X, y = (16 * digits.X_train).astype(np.uint8), digits.y_train
-    fits = [SoftmaxClassifier(C=1e-2, n_threads=threads, tol=1e-5).fit(X, y) for threads in (1, 2, 7)]
+    fits = [SoftmaxClassifier(C=1e-2, n_threads=threads, tol=1e-4).fit(X, y) for threads in (1, 2, 7)]
     assert len({bits(fit) for fit in fits}) == 1
     assert fits[0].fit_report_.passes > fits[0].n_iter_ + 1  # a second metric was made
 

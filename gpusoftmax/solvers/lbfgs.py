@@ -252,7 +252,8 @@ class LBFGS:
     def _is_slow(self, models: _Models, eps: float) -> Array:
         """Which models want a new metric: it would pay, and at their pace they have far to go; ever more rarely."""
         wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.costs) * 2.0**models.refreshes
-        goal = np.maximum(self.tol, np.sqrt(eps) * models.first)
+        # without a tol, halfway to where rounding begins; a tol below rounding is not reached
+        goal = np.maximum(self.tol, (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.begun / models.smallest) / (models.since + 1)
             to_go = np.log(models.smallest / goal) / pace

@@ -53,9 +53,11 @@ class FitReport:
     intercept_gradient_norm : float or None
         Largest entry of the intercept's gradient where the bound was taken: it has to be next to nothing.
     bound : float or None
-        f - f* is at most this, rounding of the gradient apart.
+        f - f* is at most this, rounding of the gradient and of the objective apart.
     why_no_bound : str
         Empty if there is one.
+    kept : float or None
+        With a validation set: the pass whose weights were kept, to which all of the above but the reason belongs.
     """
 
     solver: str
@@ -69,6 +71,7 @@ class FitReport:
     intercept_gradient_norm: float | None
     bound: float | None
     why_no_bound: str
+    kept: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as a plain dictionary, ready for JSON."""
@@ -76,6 +79,8 @@ class FitReport:
 
     def __str__(self) -> str:
         lines = [f"{self.solver}: {self.reason} after {self.n_iter} reads of the data in {self.seconds:.2f} s"]
+        if self.kept is not None:
+            lines.append(f"kept: the weights of pass {self.kept:g}, which had the smallest validation loss")
         if self.gradient_norm is not None:
             lines.append(f"largest entry of the gradient {self.gradient_norm:.2g} (tol {self.tol:g})")
         if self.bound is not None:
@@ -122,7 +127,9 @@ def certify(objective: Objective, W: Array, b: Array) -> list[Certificate]:
         best, falls = _best_intercepts(objective, W, b)
         there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
         left = backend.to_numpy(abs(there.db).max(axis=1)).tolist()
-    bounds = falls + _squared_norms(objective, there.dW, there.db) / (2 * l2)
+    with np.errstate(over="ignore"):
+        bounds = falls + _squared_norms(objective, there.dW, there.db) / (2 * l2)
+    bounds = np.minimum(bounds, values)  # no objective is below 0
     return [
         Certificate(value, norm, None if left is None else left[k], float(bound), "")
         for k, (value, norm, bound) in enumerate(zip(values, norms, bounds, strict=True))
@@ -131,7 +138,8 @@ def certify(objective: Objective, W: Array, b: Array) -> list[Certificate]:
 
 def _squared_norms(objective: Objective, dW: Any, db: Any) -> Array:
     """sum_p ||dW_p||^2 / r_p per model, with db in it if the intercept is penalised; (K,) float64."""
-    squares = objective.backend.to_numpy((dW * dW).sum(axis=2, dtype=np.float64))
+    with np.errstate(over="ignore"):
+        squares = objective.backend.to_numpy((dW * dW).sum(axis=2, dtype=np.float64))
     if objective.penalty_factors is not None:
         squares = squares / objective.backend.to_numpy(objective.penalty_factors)[:, None]
     total: Array = squares.sum(axis=0)

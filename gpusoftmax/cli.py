@@ -121,8 +121,9 @@ def train(
 ) -> None:
     """Train on a data set and print the accuracy on its training, validation and test rows.
 
-    By default: softmax, features standardised (by folding: the data stay as they are), the exact optimum for the
-    training rows, at the C with the smallest loss on the validation rows. With SGD (--solver sgd, --loss hinge, or any
+    By default: softmax, features standardised (by folding: the data stay as they are), the optimum for the training
+    rows, to a gradient of 1e-4, at the C with the smallest loss on the validation rows (models that are compared for
+    that are fitted until a pass gains less than 1e-4). With SGD (--solver sgd, --loss hinge, or any
     of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and lowered along
     a cosine, the weights with the smallest validation loss kept.
     """
@@ -138,6 +139,8 @@ def train(
     from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, penalty_in_words, step_in_words
     from gpusoftmax.search import Choice, choose_C
 
+    if recipe is not None and solver is not SolverName.auto:
+        raise ValueError(f"--solver cannot be changed with --recipe {recipe}, which fixes it; leave one out")
     for_sgd = {"--epochs": epochs, "--batch-size": batch_size, "--learning-rate": learning_rate}
     given = [name for name, value in for_sgd.items() if value is not None]
     if solver is SolverName.lbfgs and given:

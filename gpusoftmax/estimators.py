@@ -155,9 +155,9 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             to change that; the schedules "step" and "cosine", which are planned over max_iter, run to their end).
             L-BFGS, whose passes are few, runs to its end unless an `EarlyStopping` is passed.
         start_from : fitted classifier, optional
-            Training starts from its coef_ and intercept_ (any classifier's with scikit-learn's attributes), such as
-            those of a neighbouring C, which saves passes; same classes, same features. Default: from zero, or with
-            warm_start=True from the model as it is.
+            Training starts from its coef_ and intercept_, such as those of a neighbouring C, which saves passes. Any
+            linear classifier with scikit-learn's attributes and one row of weights per class (one in all for two
+            classes); same classes, same features. Default: from zero, or with warm_start=True from the model as it is.
 
         Returns
         -------
@@ -288,7 +288,7 @@ class SoftmaxClassifier(_LinearClassifier):
     class_weight : dict, "balanced", optional
         Multiplies sample_weight, as in scikit-learn.
     solver : {"auto", "lbfgs", "sgd"}
-        "lbfgs" finds the exact optimum of the full batch, often in ten passes, see `solvers.LBFGS`; "sgd" takes
+        "lbfgs" goes to the optimum of the full batch, in ten to a hundred passes, see `solvers.LBFGS`; "sgd" takes
         minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone:
         "auto" takes "sgd" where one of them is not at its default, and for loss "hinge", which has no curvature;
         else "lbfgs".

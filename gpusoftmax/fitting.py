@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 from sklearn.utils import compute_class_weight
-from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.batches import BatchPlan
@@ -205,8 +205,14 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
     xp, asarray = problem.backend.xp, problem.backend.asarray
     if model is None:
         return xp.zeros((features.d, 1, c), features.dtype), xp.zeros((1, c), features.dtype)
-    check_is_fitted(model)
-    known = np.asarray(model.classes_)
+    shapes = np.shape(getattr(model, "coef_", 0.0)), np.shape(getattr(model, "intercept_", 0.0))
+    known = np.asarray(getattr(model, "classes_", ()))
+    rows = 1 if len(known) == 2 else len(known)
+    if len(shapes[0]) != 2 or shapes[0][0] != rows or shapes[1] != (rows,) or issparse(model.coef_):
+        raise ValueError(
+            f"start_from is a {type(model).__name__} without classes_, coef_ (c, d), or (1, d) for two classes, and "
+            "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class"
+        )
     if known.shape != problem.classes.shape or (known != problem.classes).any():
         raise ValueError(
             f"y has the classes {reprlib.repr(problem.classes.tolist())}, but the model that training is to start from "
@@ -218,6 +224,8 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
             "fit from zero instead (without start_from, warm_start=False)"
         )
     coef, b = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+    if not (np.isfinite(coef).all() and np.isfinite(b).all()):
+        raise ValueError("start_from has weights that are NaN or infinite; fit from zero instead")
     if c == 2:
         coef, b = np.vstack([-coef, coef]) / 2, np.append(-b, b) / 2
     if not problem.objective.fit_intercept:
@@ -250,17 +258,21 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
     estimator.stop_reason_ = result.reason
-    estimator.fit_report_ = _report(estimator, objective, result)
+    estimator.fit_report_ = _report(estimator, problem, result)
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
     return estimator
 
 
-def _report(estimator: Any, objective: Objective, result: TrainResult) -> FitReport:
+def _report(estimator: Any, problem: Problem, result: TrainResult) -> FitReport:
     """How the fit ended, with the certificate of a solver that goes to the optimum."""
-    exact = result.gradient_norm is not None
+    exact, objective = result.gradient_norm is not None, problem.objective
     found = certify(objective, result.W, result.b)[0] if exact else None
     last = float(result.history[-1].objective) if result.history else math.nan  # interrupted within the first pass
+    kept = None
+    if problem.validation is not None and result.history:
+        kept = min(result.history, key=lambda record: float(record.validation_loss)).passes
     return FitReport(
+        kept=kept,
         solver="lbfgs" if exact else "sgd",
         reason=result.reason,
         n_iter=estimator.n_iter_,

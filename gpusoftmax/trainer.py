@@ -329,6 +329,11 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
 
 
 def _advice(state: Any) -> str:
+    if state.gradient_norm is not None:  # a solver that never goes up
+        return (
+            f"the objective is {np.max(state.value):.3g} after {state.step} steps, too large for the type of the data: "
+            "sample weights, penalty (C, l2) or features are out of proportion, or the weights that it started from are"
+        )
     rate = ", ".join(f"{r:.3g}" for r in np.unique(state.learning_rate))
     return (
         f"the loss ran away to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the steps "

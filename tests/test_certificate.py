@@ -112,4 +112,13 @@ def test_the_report_is_of_the_weights_that_are_kept() -> None:
     objectives = [record.objective for record in model.history_]
     best = int(np.argmin([record.validation_loss for record in model.history_]))
     assert best < len(objectives) - 1
+    assert model.fit_report_.kept == model.history_[best].passes
+    assert f"kept: the weights of pass {model.history_[best].passes:g}" in str(model.fit_report_)
     assert model.fit_report_.objective == pytest.approx(objectives[best], rel=1e-6)
+
+
+def test_the_bound_is_never_above_the_objective() -> None:
+    """With next to no penalty the gradient proves nothing, but no objective is below 0."""
+    X, y = blobs(9)
+    report = SoftmaxClassifier(C=1e12, max_iter=3, tol=0.0, backend="numpy").fit(X, y).fit_report_
+    assert report.bound == report.objective

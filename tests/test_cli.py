@@ -102,6 +102,11 @@ def test_train_prints_the_penalty_in_the_terms_of_others(run: Any) -> None:
         assert words in out
 
 
+def test_train_without_a_penalty_says_so(run: Any) -> None:
+    result = run("train", "digits", "--C", "inf")
+    assert (result.code, "penalty none" in result.out) == (0, True)
+
+
 def test_train_says_how_far_from_the_optimum_it_is(run: Any) -> None:
     assert re.search(r"objective [\d.]+, at most [\d.e-]+ above its optimum", run("train", "digits", "--C", 0.1).out)
 
@@ -413,6 +418,8 @@ FAILURES = {
     "C NaN": (["train", "digits", "--C", "nan"], ["C=nan", "greater than 0"]),
     "learning rate 0": (["train", "digits", "--learning-rate", "0"], ["learning_rate=0.0", "greater than 0"]),
     "learning rate too large": (["train", "digits", "--learning-rate", "1e9"], ["ran away", "ten times smaller"]),
+    "recipe and solver": (["train", "digits", "--recipe", "cs231n", "--solver", "lbfgs"], ["--solver", "cs231n"]),
+    "solver and SGD's options": (["train", "digits", "--solver", "lbfgs", "--epochs", "2"], ["--epochs", "sgd"]),
     "recipe and C": (["train", "digits", "--recipe", "cs231n", "--C", "1"], ["--C", "--recipe cs231n", "leave one"]),
     "recipe and others": (
         ["train", "digits", "--recipe", "cs231n", "--epochs", "3", "--batch-size", "9", "--learning-rate", "1"],

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from gpusoftmax import (
@@ -787,6 +789,29 @@ def test_a_warm_start_goes_on_from_the_models_own_weights(solver: str) -> None:
     before = model.loss_curve_[-1]
     assert model.fit(X, y).loss_curve_[0] <= before * (1 + 1e-12)
     assert model.set_params(warm_start=False).fit(X, y).loss_curve_[0] == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize(
+    "other", [SVC(kernel="linear"), RandomForestClassifier(3), LogisticRegression(), "zero"], ids=lambda x: str(x)[:12]
+)
+def test_a_start_that_is_no_linear_classifier_is_refused(other: Any) -> None:
+    X, y = iris(3)
+    X, y = np.vstack([X, X + 9]), np.append(y, np.full(len(y), 3))  # of four classes SVC has six pairs
+    if hasattr(other, "fit"):
+        other.fit(X, y)
+    if isinstance(other, LogisticRegression):
+        other.sparsify()
+    with pytest.raises(ValueError, match=r"start_from is a .* one row of weights per class"):
+        SoftmaxClassifier().fit(X, y, start_from=other)
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN or infinite"), (1e200, "weights that it started from")])
+def test_a_start_of_unusable_numbers_is_refused(value: float, message: str) -> None:
+    X, y = iris(3)
+    start = SoftmaxClassifier().fit(X, y)
+    start.coef_[0, 0] = value
+    with pytest.raises((ValueError, DivergenceError), match=message):
+        SoftmaxClassifier().fit(X, y, start_from=start)
 
 
 def test_a_warm_start_without_an_intercept_drops_it() -> None:

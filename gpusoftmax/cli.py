@@ -83,9 +83,9 @@ def _show(text: str, as_json: bool) -> None:
     JSON keys: dataset, estimator, recipe, C, l2 (both null with a recipe), path (a list of C, l2, objective,
     validation_loss, validation_accuracy, passes: how C was chosen; empty if it was given), edge (smallest or largest if
     the best C is at the end of what was tried, else empty), train_accuracy, validation_accuracy, test_accuracy, loss
-    (the last training objective, nats for softmax), passes (with those that preconditioners took), stop_reason, fit_report (solver, reason, n_iter, passes,
-    seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound), seconds (choosing and
-    training), backend, reason, threads, seed, model (path or null)."""
+    (the last training objective, nats for softmax), passes (with those that preconditioners took), stop_reason,
+    fit_report (solver, reason, n_iter, passes, seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound,
+    why_no_bound, kept), seconds (choosing and training), backend, reason, threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,

@@ -129,7 +129,7 @@ def race(case: Case, racers: list[Racer], data: Path | None, budget: float, cold
             entry["absent"] = str(reason)
             continue
         print(f"  {racer.name}: {traces[racer.name].points[-1][0]:.2f} s", file=sys.stderr, flush=True)
-    best = min(best, *(point[2] for trace in traces.values() for point in trace.points))
+    best = min(best, *(trace.lowest for trace in traces.values()))
     result["best"] = best
     for name, trace in traces.items():
         entry = result["racers"][name]

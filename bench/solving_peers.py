@@ -72,6 +72,11 @@ class Trace:
     once: bool = False  # no second attempt
     started: float = field(default_factory=time.perf_counter)
 
+    @property
+    def lowest(self) -> float:
+        """The smallest objective."""
+        return min(point[2] for point in self.points)
+
     def show(self, reads: float, W: Any, b: Any, seconds: float | None = None) -> None:
         """A point W (c, d), b (c,); ends the run at the goal, or when the time is up."""
         with self.paused():
@@ -136,9 +141,8 @@ def scikit(solver: str) -> Runner:
             second = replace(trace, points=[], last=None)
             with suppress(EnoughError), threadpool_limits(1, "blas"):
                 attempt(problem, second)
-            if (min(p[2] for p in second.points) <= trace.goal, -second.points[-1][0]) > (
-                min(p[2] for p in trace.points) <= trace.goal, -trace.points[-1][0]
-            ):  # fmt: skip
+            ranks = [(run.lowest <= run.goal, -run.points[-1][0]) for run in (trace, second)]
+            if ranks[1] > ranks[0]:
                 trace.points, trace.last = second.points, second.last
 
     def attempt(problem: Problem, trace: Trace) -> None:
@@ -277,7 +281,7 @@ def torch_adam(problem: Problem, trace: Trace) -> None:
                 run.show(epoch, W.detach().numpy(), b.detach().numpy())
         except EnoughError:
             pass
-        if best is None or min(run.points, key=lambda p: p[2])[2] < min(best.points, key=lambda p: p[2])[2]:
+        if best is None or run.lowest < best.lowest:
             best = run
     assert best is not None
     trace.points, trace.last = best.points, best.last

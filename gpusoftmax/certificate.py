@@ -95,7 +95,7 @@ class Certificate:
     """What holds at a point; see FitReport."""
 
     objective: float
-    gradient_norm: float
+    gradient_norm: float | None
     intercept_gradient_norm: float | None
     bound: float | None
     why_no_bound: str
@@ -106,34 +106,31 @@ def certify(objective: Objective, W: Array, b: Array) -> list[Certificate]:
 
     There is no bound without a penalty, and with a free intercept none for more scores than are kept.
     """
-    backend = objective.backend
-    free = objective.fit_intercept and not objective.penalize_intercept
+    backend, K = objective.backend, objective.n_models
     here = objective.value_and_gradient(W, b)
-    values = backend.to_numpy(here.value).tolist()
-    largest = backend.to_numpy(abs(here.dW).max(axis=(0, 2))), backend.to_numpy(abs(here.db).max(axis=1))
-    norms = np.maximum(*largest).tolist()
+    values = backend.to_numpy(here.value)
+    norms = np.maximum(
+        backend.to_numpy(abs(here.dW).max(axis=(0, 2))), backend.to_numpy(abs(here.db).max(axis=1))
+    ).tolist()
     l2 = backend.to_numpy(objective.l2)
-    n_scores = objective.features.n * objective.n_models * objective.n_classes
+    n_scores = objective.features.n * K * objective.n_classes
+    left: list[Any] = [None] * K
+    bounds: list[Any] = [None] * K
+    why = ""
     if (l2 <= 0).any():
-        return [
-            Certificate(value, norm, None, None, "without a penalty there is none")
-            for value, norm in zip(values, norms, strict=True)
-        ]
-    if free and n_scores > KEPT:
+        why = "without a penalty there is none"
+    elif objective.has_free_intercept and n_scores > KEPT:
         why = f"{n_scores} scores are more than the {KEPT} that are kept"
-        return [Certificate(value, norm, None, None, why) for value, norm in zip(values, norms, strict=True)]
-    there, falls, left = here, np.zeros(objective.n_models), None
-    if free:
-        best, falls = _best_intercepts(objective, W, b)
-        there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
-        left = backend.to_numpy(abs(there.db).max(axis=1)).tolist()
-    with np.errstate(over="ignore"):
-        bounds = falls + _squared_norms(objective, there.dW, there.db) / (2 * l2)
-    bounds = np.minimum(bounds, values)  # no objective is below 0
-    return [
-        Certificate(value, norm, None if left is None else left[k], float(bound), "")
-        for k, (value, norm, bound) in enumerate(zip(values, norms, bounds, strict=True))
-    ]
+    else:
+        there, falls = here, np.zeros(K)
+        if objective.has_free_intercept:
+            best, falls = _best_intercepts(objective, W, b)
+            there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
+            left = backend.to_numpy(abs(there.db).max(axis=1)).tolist()
+        with np.errstate(over="ignore"):
+            proved = falls + _squared_norms(objective, there.dW, there.db) / (2 * l2)
+        bounds = np.minimum(proved, values).tolist()  # no objective is below 0
+    return [Certificate(*numbers, why) for numbers in zip(values.tolist(), norms, left, bounds, strict=True)]
 
 
 def _squared_norms(objective: Objective, dW: Any, db: Any) -> Array:

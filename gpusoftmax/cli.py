@@ -163,33 +163,36 @@ def train(
     started = time.perf_counter()
     choice: Choice | None = None
     training, validation = (loaded.X_train, loaded.y_train), (loaded.X_validation, loaded.y_validation)
-    cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
-    model = cls(
-        C=C, loss=str(loss), scaling="standard", solver=str(solver), random_state=seed, backend=device,
-        verbose=0 if quiet else 1,
-    )  # fmt: skip
     if recipe is not None:
         progress = None if quiet else progress_display()
         model = train_cs231n(*training, loss=str(loss), seed=seed, backend=device, progress=progress)
-    elif solver is SolverName.sgd:
-        model.set_params(
-            schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
-            learning_rate="auto" if learning_rate is None else learning_rate,
-        ).fit(*training, validation=validation)  # fmt: skip
     else:
-        if C is None:
-            choice = choose_C(model, *training, validation, on_step=lambda step: _show(step_in_words(step), as_json))
-            model.set_params(C=choice.C)
-        model.fit(*training)
+        cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+        model = cls(
+            C=C, loss=str(loss), scaling="standard", solver=str(solver), random_state=seed, backend=device,
+            verbose=0 if quiet else 1,
+        )  # fmt: skip
+        if solver is SolverName.sgd:
+            model.set_params(
+                schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
+                learning_rate="auto" if learning_rate is None else learning_rate,
+            ).fit(*training, validation=validation)  # fmt: skip
+        else:
+            if C is None:
+                choice = choose_C(
+                    model, *training, validation, on_step=lambda step: _show(step_in_words(step), as_json)
+                )
+                model.set_params(C=choice.C)
+            model.fit(*training)
     seconds = time.perf_counter() - started
     measured = accuracies(model, loaded)
     if save is not None:
         save_model(model, save)
-    l2 = None
+    strength, l2 = None, None
     if recipe is None:
-        n, c = len(loaded.y_train), len(model.classes_)
-        l2 = l2_from_C(model.C or 1.0, n, c)
-        _show(penalty_in_words(l2, n, c, choice), as_json)
+        n, strength = len(loaded.y_train), model.C or 1.0
+        l2 = l2_from_C(strength, n, len(model.classes_))
+        _show(penalty_in_words(strength, l2, n, choice), as_json)
     interrupted = " (interrupted)" if model.stop_reason_ == "interrupted" else ""
     _show(f"loss    {model.loss_curve_[-1]:.4f} after {model.n_iter_} passes in {seconds:.2f} s{interrupted}", as_json)
     if model.fit_report_.bound is not None:
@@ -200,7 +203,7 @@ def train(
     if as_json:
         result: dict[str, Any] = {
             "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe,
-            "C": None if l2 is None else model.C or 1.0, "l2": l2,
+            "C": strength, "l2": l2,
             "path": [] if choice is None else [asdict(step) for step in choice.path],
             "edge": "" if choice is None else choice.edge, **measured, "fit_report": model.fit_report_.as_dict(),
             "loss": model.loss_curve_[-1], "passes": model.history_[-1].passes, "stop_reason": model.stop_reason_,

@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import reprlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from sklearn.utils import compute_class_weight
 
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.batches import BatchPlan
-from gpusoftmax.certificate import FitReport, certify
+from gpusoftmax.certificate import Certificate, FitReport, certify
 from gpusoftmax.dtypes import from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
@@ -244,7 +244,7 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     objective = problem.objective
     W, b = objective.features.fold(result.W, result.b)
     W, b = problem.backend.to_numpy(W)[:, 0], problem.backend.to_numpy(b)[0]
-    if objective.fit_intercept and not objective.penalize_intercept:
+    if objective.has_free_intercept:
         b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
     if float(objective.l2[0]) == 0:
         W = W - W.mean(axis=1, keepdims=True)
@@ -253,35 +253,32 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     estimator.classes_ = problem.classes
     estimator.coef_ = np.ascontiguousarray(W.T)
     estimator.intercept_ = np.ascontiguousarray(b)
-    exact = result.gradient_norm is not None
-    estimator.n_iter_ = result.step if exact else math.ceil(result.passes)
+    estimator.fit_report_ = _report(problem, result, float(estimator.tol))
+    estimator.n_iter_ = estimator.fit_report_.n_iter
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
     estimator.stop_reason_ = result.reason
-    estimator.fit_report_ = _report(estimator, problem, result)
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
     return estimator
 
 
-def _report(estimator: Any, problem: Problem, result: TrainResult) -> FitReport:
+def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
     """How the fit ended, with the certificate of a solver that goes to the optimum."""
-    exact, objective = result.gradient_norm is not None, problem.objective
-    found = certify(objective, result.W, result.b)[0] if exact else None
-    last = float(result.history[-1].objective) if result.history else math.nan  # interrupted within the first pass
-    kept = None
+    exact, kept = result.gradient_norm is not None, None
+    if exact:
+        found = certify(problem.objective, result.W, result.b)[0]
+    else:
+        last = float(result.history[-1].objective) if result.history else math.nan  # interrupted in the first pass
+        found = Certificate(last, None, None, None, "SGD does not go to the optimum")
     if problem.validation is not None and result.history:
         kept = min(result.history, key=lambda record: float(record.validation_loss)).passes
     return FitReport(
-        kept=kept,
         solver="lbfgs" if exact else "sgd",
         reason=result.reason,
-        n_iter=estimator.n_iter_,
+        n_iter=result.step if exact else math.ceil(result.passes),
         passes=result.passes,
         seconds=result.seconds,
-        objective=found.objective if found else last,
-        tol=float(estimator.tol),
-        gradient_norm=found.gradient_norm if found else None,
-        intercept_gradient_norm=found.intercept_gradient_norm if found else None,
-        bound=found.bound if found else None,
-        why_no_bound=found.why_no_bound if found else "SGD does not go to the optimum",
+        tol=tol,
+        kept=kept,
+        **asdict(found),
     )

@@ -90,6 +90,11 @@ class Objective:
         """K."""
         return len(self.l2)
 
+    @property
+    def has_free_intercept(self) -> bool:
+        """Whether there is an intercept without a penalty."""
+        return self.fit_intercept and not self.penalize_intercept
+
     def weight_sums(self) -> Array:
         """S (K,)."""
         if self.weights is None:

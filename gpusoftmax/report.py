@@ -43,11 +43,10 @@ def step_in_words(step: Step) -> str:
     )
 
 
-def penalty_in_words(l2: float, n: int, n_classes: int, choice: Choice | None = None) -> str:
+def penalty_in_words(C: float, l2: float, n: int, choice: Choice | None = None) -> str:
     """The penalty in the terms of others, for a mean over n rows; how it was chosen, if it was."""
     if l2 == 0:
         return "penalty none"
-    C = (2.0 if n_classes == 2 else 1.0) / (l2 * n)
     chosen = ""
     if choice is not None:
         chosen = ", the smallest validation loss"

@@ -32,7 +32,6 @@ from gpusoftmax.solvers.metrics import Metric, Preconditioner, Shared
 from gpusoftmax.solvers.sample import (
     BLOCK,
     factor_cost,
-    has_free_intercept,
     penalty_diagonal,
     read_cost,
     row_shares,
@@ -80,33 +79,32 @@ class GramSample:
     def precondition(self, objective: Objective) -> Preconditioner:
         """The inverses of kappa G_k + l2_k diag(r), or of its diagonals if these are not to be made at once; logged."""
         kind = self.kind if self.at_once else "diagonal"
-        metrics, last = list[Metric](), (b"", 0.0)
+        metrics, last, penalties = list[Metric](), (b"", 0.0), objective.backend.to_numpy(objective.l2).tolist()
         with single_threaded_blas():
             for k in range(objective.n_models):
-                share, l2 = self._key(objective, k)
-                key = share.tobytes(), l2
-                metrics.append(metrics[-1] if key == last else self.metric(objective, k, kind))  # neighbours may share
+                share, l2 = row_shares(objective, k, self.chosen), penalties[k]
+                key = share.tobytes(), l2  # neighbours may share
+                metrics.append(metrics[-1] if key == last else self._metric(objective, kind, share, l2))
                 last = key
         return Preconditioner(metrics, len(self.chosen))
 
+    def metric(self, objective: Objective, k: int) -> Metric:
+        """Model k's, not its diagonal."""
+        l2 = float(objective.backend.to_numpy(objective.l2)[k])
+        return self._metric(objective, self.kind, row_shares(objective, k, self.chosen), l2)
+
     @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
-    def metric(self, objective: Objective, k: int, kind: str | None = None) -> Metric:
-        """Model k's."""
-        backend, kind = objective.backend, kind or self.kind
+    def _metric(self, objective: Objective, kind: str, share: Array, l2: float) -> Metric:
+        """The one of a model with these shares of the weights and this l2."""
+        backend, key = objective.backend, (kind, share.tobytes())
         kappa = CURVATURES[LOSSES[objective.loss]](objective.n_classes)
-        share, l2 = self._key(objective, k)
-        key = kind, share.tobytes()
         if self._products is None or self._products[0] != key:
             log.info("preconditioner: %s, from %d of %d rows", kind, len(self.chosen), objective.features.n)
             a, mean, raw = _centred(objective, self.chosen, share, kappa)
-            centre = backend.asarray(mean.astype(a.dtype)[:, None]) if has_free_intercept(objective) else None
+            centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
             self._products = key, Rows(kind, a, raw, backend, backend.n_threads), centre
         _, rows, centre = self._products
         return Shared(rows.inverse(l2 * penalty_diagonal(objective)), centre, kappa, objective.penalize_intercept)
-
-    def _key(self, objective: Objective, k: int) -> tuple[Array, float]:
-        """What tells one model's inverse from another's: shares of the weights, and l2."""
-        return row_shares(objective, k, self.chosen), float(objective.backend.to_numpy(objective.l2)[k])
 
 
 def _centred(objective: Objective, rows: Array, share: Array, kappa: float) -> tuple[Array, Array, Array]:
@@ -118,7 +116,7 @@ def _centred(objective: Objective, rows: Array, share: Array, kappa: float) -> t
         x = scaled_rows(objective, rows[of])
         mean += share[of] @ x
         raw += kappa * (share[of] @ (x * x))
-    centre = mean if has_free_intercept(objective) else np.zeros_like(mean)
+    centre = mean if objective.has_free_intercept else np.zeros_like(mean)
     a: Array = np.empty((len(rows), d), objective.features.dtype)
     for of in blocks:
         x = scaled_rows(objective, rows[of])

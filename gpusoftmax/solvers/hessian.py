@@ -30,7 +30,6 @@ from gpusoftmax.solvers.sample import (
     BLOCK,
     CALL,
     factor_cost,
-    has_free_intercept,
     penalty_diagonal,
     read_cost,
     row_shares,
@@ -83,7 +82,7 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     rows = uniform_rows(features.n, max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), rng)
     x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
     penalty = float(backend.to_numpy(objective.l2)[k]) * penalty_diagonal(objective)
-    free, penalised = has_free_intercept(objective), objective.penalize_intercept
+    free, penalised = objective.has_free_intercept, objective.penalize_intercept
     with single_threaded_blas():
         if is_joint(objective):
             chosen, scale = _important(curvature.total(), _joint_rows(objective), rng)
@@ -159,7 +158,7 @@ def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tupl
     share = row_shares(objective, k, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
     d = objective.features.d + objective.penalize_intercept
-    free, softmax = has_free_intercept(objective), LOSSES[objective.loss] == "softmax"
+    free, softmax = objective.has_free_intercept, LOSSES[objective.loss] == "softmax"
     x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
     p = np.empty((len(rows), objective.n_classes))
     labels = objective.backend.to_numpy(objective.labels)[rows]
@@ -192,13 +191,13 @@ def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
 def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> Shared:
     """The metric of one class from its rows x, less `centre`, and their curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
-    free = has_free_intercept(objective) and kappa > 0
+    free = objective.has_free_intercept and kappa > 0
     mean = share.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
     raw = share.astype(dtype) @ (x * x)
     x = (x - mean) * np.sqrt(share).astype(dtype)[:, None]
     kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
     inverse = Rows(kind, x, raw, backend, 1).inverse(penalty)
-    moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if has_free_intercept(objective) else None
+    moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if objective.has_free_intercept else None
     return Shared(inverse, moved, kappa or 1.0, objective.penalize_intercept)
 
 

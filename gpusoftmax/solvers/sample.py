@@ -20,11 +20,6 @@ def uniform_rows(n: int, size: int, rng: np.random.Generator) -> Array:
     return np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n)
 
 
-def has_free_intercept(objective: Objective) -> bool:
-    """Whether there is an intercept without a penalty."""
-    return objective.fit_intercept and not objective.penalize_intercept
-
-
 def penalty_diagonal(objective: Objective) -> Array:
     """diag(r): (d,), or (d + 1,) with a penalised intercept."""
     factors = objective.penalty_factors

@@ -34,29 +34,32 @@ class Operations(Protocol):
     Arrays are the device's own. X (n, d) is float64, float32, float16, bfloat16 (as bits in uint16) or uint8, with any
     strides; W (d, K, c) and b (K, c) are float64 for float64 X, else float32; labels (n,) int32 in [0, c); weights
     (n, K) in the type of W, or None for all ones; loss is an index in reference.LOSSES. Sums are over rows, not means;
-    losses and correct counts are float64. Nothing is checked here.
+    losses and correct counts are float64. `rows`, where an operation has it, are int64 indices of the rows of X that
+    are visited, in that order; labels and weights stay those of all rows. None: all. Nothing is checked here.
     """
 
     def linear_gradient(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any = None
     ) -> tuple[Any, Any, Any, Any]:
-        """One read of X, or of `rows` (int64 indices into it).
+        """One read of X, or of `rows`.
 
         Returns losses (K,) = sum_i s_ik loss_ik; correct (K,) = sum of s_ik over rows whose largest score (the first
         of equals) is the target's; dW (d, K, c) = sum_i s_ik x_i g_ik; db (K, c) = sum_i s_ik g_ik, where g is the
         gradient of the loss with respect to the scores x_i W_k + b_k.
         """
 
-    def linear_losses(self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int) -> tuple[Any, Any]:
+    def linear_losses(
+        self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any = None
+    ) -> tuple[Any, Any]:
         """The losses and correct counts of linear_gradient alone."""
 
-    def linear_scores(self, X: Any, W: Any, b: Any) -> Any:
+    def linear_scores(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         """Scores (n, K, c) = x_i W_k + b_k. On the CPU a row's bits do not depend on which rows follow it."""
 
-    def linear_probabilities(self, X: Any, W: Any, b: Any) -> Any:
+    def linear_probabilities(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         """The softmax of each row's scores, (n, K, c)."""
 
-    def linear_best(self, X: Any, W: Any, b: Any) -> Any:
+    def linear_best(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         """The first column with the largest score, (n, K) int32; -1 where there is none: NaN or infinite scores."""
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
@@ -81,7 +84,7 @@ class Operations(Protocol):
         `Objective.value_and_gradient`, each times the batch's rows, and the values (K,) of the first step.
         """
 
-    def column_moments(self, X: Any, weights: Any) -> tuple[Any, Any]:
+    def column_moments(self, X: Any, weights: Any, rows: Any = None) -> tuple[Any, Any]:
         """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None."""
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:

@@ -149,9 +149,10 @@ def _best_intercepts(objective: Objective, W: Array, b: Array) -> tuple[Array, A
     """The intercepts (K, c) that minimise f for these W, and what f falls by from b (K,); float64, on the host."""
     backend, features = objective.backend, objective.features
     W_folded, b_folded = features.fold(W, b)
-    scores = backend.to_numpy(backend.ops.linear_scores(features.X, W_folded, b_folded))
-    labels, start = backend.to_numpy(objective.labels), backend.to_numpy(b).astype(np.float64)
-    weights = None if objective.weights is None else backend.to_numpy(objective.weights).astype(np.float64)
+    scores = backend.to_numpy(backend.ops.linear_scores(features.X, W_folded, b_folded, features.rows))
+    rows, start = features.numbers(np.arange(features.n)), backend.to_numpy(b).astype(np.float64)
+    labels = backend.to_numpy(objective.labels)[rows]
+    weights = None if objective.weights is None else backend.to_numpy(objective.weights)[rows].astype(np.float64)
     best, falls = start.copy(), np.zeros(len(start))
     with single_threaded_blas():
         for k in range(len(start)):

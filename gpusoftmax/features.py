@@ -21,17 +21,19 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """X (n, d), with shift and scale (d,) float64 or None; all on the device of `backend`."""
+    """Rows of X, all or those that `rows` (int64) names, with shift and scale (d,) float64 or None; all on the device
+    of `backend`. A row is known by its number in X, whichever rows there are."""
 
     X: Array
     backend: Backend
     shift: Array | None = None
     scale: Array | None = None
+    rows: Array | None = None
 
     @property
     def n(self) -> int:
-        """Rows."""
-        return int(self.X.shape[0])
+        """How many rows there are."""
+        return len(self.X if self.rows is None else self.rows)
 
     @property
     def d(self) -> int:
@@ -61,8 +63,12 @@ class DenseFeatures:
             dW /= self.scale.astype(self.dtype)[:, None, None]
         return dW
 
-    def sample(self, rows: Array) -> Array:
-        """Scaled features of some rows, float64 on the host."""
+    def numbers(self, places: Array) -> Array:
+        """The numbers in X of the rows at some places [0, n); on the host."""
+        return places if self.rows is None else self.backend.to_numpy(self.rows)[places]
+
+    def scaled(self, rows: Array) -> Array:
+        """Scaled features of the rows with these numbers, float64 on the host."""
         to_numpy = self.backend.to_numpy
         x = widen(to_numpy(self.X[self.backend.asarray(rows)]))
         if self.shift is not None:

@@ -9,7 +9,7 @@ then part of the norm. A gradient has the layout of what it is the gradient of.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,11 @@ class Objective:
     ----------
     features : DenseFeatures
         X, its shift and its scale.
-    labels : ndarray of int32, (n,)
-        Class indices.
+    labels : ndarray of int32
+        Class indices of all rows of X.
     n_classes : int
         c.
-    weights : ndarray, (n, K), or None
+    weights : ndarray, (rows of X, K), or None
         s; None means all ones.
     l2 : ndarray of float64, (K,)
         Penalties.
@@ -90,6 +90,12 @@ class Objective:
         """K."""
         return len(self.l2)
 
+    def of(self, models: list[int]) -> Objective:
+        """The same for some of the models."""
+        take, index = self.backend.xp.take, self.backend.asarray(np.array(models, np.int64))
+        weights = None if self.weights is None else take(self.weights, index, axis=1)
+        return replace(self, l2=take(self.l2, index), weights=weights)
+
     @property
     def has_free_intercept(self) -> bool:
         """Whether there is an intercept without a penalty."""
@@ -99,7 +105,8 @@ class Objective:
         """S (K,)."""
         if self.weights is None:
             return self.backend.xp.full(self.n_models, float(self.features.n))
-        return self.weights.sum(axis=0, dtype=np.float64)
+        rows = self.features.rows
+        return (self.weights if rows is None else self.weights[rows]).sum(axis=0, dtype=np.float64)
 
     def value_at_zero(self) -> float:
         """f(0): ln c, or c - 1 for the hinges."""
@@ -121,7 +128,7 @@ class Objective:
     def value_and_gradient(
         self, W: Array, b: Array, rows: Array | None = None, sums: Array | None = None
     ) -> Evaluation:
-        """One read of X, or of the rows of a minibatch B.
+        """One read of X, or of the rows of a minibatch B, whose numbers in X `rows` are.
 
         A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the whole; `sums` is
         `weight_sums()`, for callers that ask often.
@@ -129,8 +136,9 @@ class Objective:
         features = self.features
         W_folded, b_folded = features.fold(W, b)
         losses, correct, dW, db = self.backend.ops.linear_gradient(
-            features.X, self.labels, W_folded, b_folded, self.weights, self.loss, rows
-        )
+            features.X, self.labels, W_folded, b_folded, self.weights, self.loss,
+            features.rows if rows is None else rows,
+        )  # fmt: skip
         share = 1.0 / (self.weight_sums() if sums is None else sums)
         if rows is not None:
             share = share * (features.n / len(rows))
@@ -154,6 +162,7 @@ class Objective:
         """Steps of SGD in one call, if the back end has that for this shape; see `array.Operations.sgd_steps`."""
         features = self.features
         descent = Descent(
+            features.n,
             features.shift,
             features.scale,
             self.penalty_factors,
@@ -166,14 +175,15 @@ class Objective:
             self.penalize_intercept,
         )
         return self.backend.ops.sgd_steps(
-            features.X, self.labels, W, b, self.weights, self.loss, velocity, batches, descent
-        )
+            features.X, self.labels, W, b, self.weights, self.loss, velocity,
+            [features.rows if rows is None else rows for rows in batches], descent,
+        )  # fmt: skip
 
     def losses(self, W: Array, b: Array) -> tuple[Array, Array]:
         """Mean loss (K,), without penalty, and accuracy (K,), weighted by s."""
         W_folded, b_folded = self.features.fold(W, b)
         losses, correct = self.backend.ops.linear_losses(
-            self.features.X, self.labels, W_folded, b_folded, self.weights, self.loss
+            self.features.X, self.labels, W_folded, b_folded, self.weights, self.loss, self.features.rows
         )
         sums = self.weight_sums()
         return losses / sums, correct / sums

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import DETERMINISTIC, DTYPES, LAYOUTS, assert_within, evaluated, objective_of, random_problem, sha256
+from cases import DETERMINISTIC, DTYPES, LAYOUTS, assert_within, evaluated, objective_of, random_problem, run, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
+from gpusoftmax.certificate import certify
 from gpusoftmax.objective import loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers.lbfgs import LBFGS
+from gpusoftmax.solvers.sgd import SGD
 
 D = 6
 
@@ -321,3 +325,31 @@ def test_softmax_cross_entropy_refuses_labels_that_are_none(
 ) -> None:
     with pytest.raises(error, match=words):
         cross_entropy(np.zeros((4, 3)), labels)
+
+
+@pytest.mark.parametrize("solver", [SGD(BatchPlan(60, 16), 8), SGD(BatchPlan(60, 60), 2), LBFGS(4, 0.0)])
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_a_solver_over_some_rows_is_the_solver_over_a_copy_of_them(
+    backend: Backend, solver: Any, weighted: bool, loss: str
+) -> None:
+    problem = random_problem(3, n=100, d=D, c=3, K=2, weighted=weighted)
+    rows = np.random.default_rng(0).choice(100, 60, replace=False)
+    common: dict[str, Any] = {
+        "c": 3,
+        "K": 2,
+        "loss": loss,
+        "l2": 0.1,
+        "shift": np.full(D, 0.5),
+        "scale": np.full(D, 2.0),
+    }
+    whole = objective_of(problem.X, problem.labels, backend, weights=problem.weights, **common)
+    part = replace(whole, features=replace(whole.features, rows=backend.asarray(rows)))
+    copy = objective_of(
+        problem.X[rows], problem.labels[rows], backend, weights=problem.weights[rows] if weighted else None, **common
+    )
+    found, expected = run(solver, part), run(solver, copy)
+    assert sha256(found.W, found.b, found.value) == sha256(expected.W, expected.b, expected.value)
+    W, b = backend.asarray(found.W), backend.asarray(found.b)
+    assert certify(part, W, b) == certify(copy, W, b)
+    np.testing.assert_array_equal(*(backend.to_numpy(one.losses(W, b)[0]) for one in (part, copy)))

@@ -131,6 +131,26 @@ def test_linear_losses_are_those_of_linear_gradient(backend: Backend, problem: P
     np.testing.assert_array_equal(correct, expected[1])
 
 
+@pytest.mark.parametrize("classes", [3, 130], ids=["few columns", "many columns"])
+@pytest.mark.parametrize(
+    "operation", ["linear_losses", "linear_scores", "linear_probabilities", "linear_best", "column_moments"]
+)
+def test_an_operation_on_some_rows_is_the_operation_on_a_copy_of_them(
+    backend: Backend, operation: str, classes: int
+) -> None:
+    problem = random_problem(2, n=300, d=9, c=classes, K=2, weighted=True, n_rows=170)
+    assert problem.rows is not None
+    X, labels, W, b, weights, loss = problem.arguments
+    rows = problem.rows
+    arguments: dict[str, tuple[Any, Any]] = {
+        "linear_losses": ((X, labels, W, b, weights, loss), (X[rows], labels[rows], W, b, weights[rows], loss)),
+        "column_moments": ((X, weights[:, 0]), (X[rows], weights[rows, 0])),
+    }
+    of_all, of_copy = arguments.get(operation, ((X, W, b), (X[rows], W, b)))
+    call = getattr(backend.ops, operation)
+    np.testing.assert_array_equal(call(*of_all, rows), call(*of_copy))
+
+
 @given(problem=problems(n_rows=None, loss="softmax", weighted=False))
 @settings(DETERMINISTIC, max_examples=300)
 def test_linear_scores_equal_the_reference(backend: Backend, problem: Problem) -> None:

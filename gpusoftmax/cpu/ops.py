@@ -39,6 +39,11 @@ def _picked(rows: Array | None, first: int, stop: int) -> Any:
     return slice(first, stop) if rows is None else rows[first:stop]
 
 
+def _count(X: Array, rows: Array | None) -> int:
+    """How many rows are visited."""
+    return len(X) if rows is None else len(rows)
+
+
 @dataclass(frozen=True)
 class CpuOperations:
     """`kernels` is the module that holds row_loss and, if it is compiled, the visit of rows by register tiles."""
@@ -57,9 +62,9 @@ class CpuOperations:
         return losses, correct, dW.reshape(d, K, c), db.reshape(K, c)
 
     def linear_losses(
-        self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int
+        self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
     ) -> tuple[Array, Array]:
-        losses, correct = self._visit(X, labels, W, b, weights, loss, None, False)[:2]
+        losses, correct = self._visit(X, labels, W, b, weights, loss, rows, False)[:2]
         return losses, correct
 
     def _visit(
@@ -74,7 +79,7 @@ class CpuOperations:
         with_gradient: bool,
     ) -> tuple[Array, Array, Array, Array]:
         """Losses, correct, dW (d, K*c), db (K*c) of all rows, or of `rows`; without a gradient dW is empty."""
-        n = len(X) if rows is None else len(rows)
+        n = _count(X, rows)
         if self._tiled(W.shape[1] * W.shape[2]):
             return sums_over_rows(self.kernels, X, labels, W, b, weights, loss, rows, with_gradient, self.n_threads)
         if W.nbytes > LARGE_GRADIENT:
@@ -109,7 +114,7 @@ class CpuOperations:
         with_gradient: bool,
     ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
         """As _visit, where the gradient is too large for a copy a leaf: threads share a block's columns."""
-        n, (d, K, c) = len(X) if rows is None else len(rows), W.shape
+        n, (d, K, c) = _count(X, rows), W.shape
         q = K * c
         W_columns, b_flat = W.reshape(d, q), b.reshape(q)
         losses, correct, db = np.zeros(K), np.zeros(K), np.zeros(q, W.dtype)
@@ -188,46 +193,48 @@ class CpuOperations:
         block = 0 if self._tiled(q) else BLAS_BLOCK * (d + q) * size
         return partials * gradient + threads * block
 
-    def linear_scores(self, X: Array, W: Array, b: Array) -> Array:
-        out = np.empty((len(X), *W.shape[1:]), W.dtype)
-        self._for_scores(X, W, b, partial(operator.setitem, out))
+    def linear_scores(self, X: Array, W: Array, b: Array, rows: Array | None = None) -> Array:
+        out = np.empty((_count(X, rows), *W.shape[1:]), W.dtype)
+        self._for_scores(X, W, b, rows, partial(operator.setitem, out))
         return out
 
-    def linear_probabilities(self, X: Array, W: Array, b: Array) -> Array:
-        out = np.empty((len(X), *W.shape[1:]), W.dtype)
+    def linear_probabilities(self, X: Array, W: Array, b: Array, rows: Array | None = None) -> Array:
+        out = np.empty((_count(X, rows), *W.shape[1:]), W.dtype)
 
-        def finish(rows: slice, Z: Array) -> None:
+        def finish(part: slice, Z: Array) -> None:
             Z -= Z.max(axis=2, keepdims=True)
             np.exp(Z, out=Z)
-            np.divide(Z, Z.sum(axis=2, keepdims=True), out=out[rows])
+            np.divide(Z, Z.sum(axis=2, keepdims=True), out=out[part])
 
-        self._for_scores(X, W, b, finish)
+        self._for_scores(X, W, b, rows, finish)
         return out
 
-    def linear_best(self, X: Array, W: Array, b: Array) -> Array:
-        out = np.empty((len(X), W.shape[1]), np.int32)
+    def linear_best(self, X: Array, W: Array, b: Array, rows: Array | None = None) -> Array:
+        out = np.empty((_count(X, rows), W.shape[1]), np.int32)
 
-        def finish(rows: slice, Z: Array) -> None:
-            out[rows] = np.where(np.isfinite(Z.max(axis=2)), Z.argmax(axis=2), -1)
+        def finish(part: slice, Z: Array) -> None:
+            out[part] = np.where(np.isfinite(Z.max(axis=2)), Z.argmax(axis=2), -1)
 
-        self._for_scores(X, W, b, finish)
+        self._for_scores(X, W, b, rows, finish)
         return out
 
-    def _for_scores(self, X: Array, W: Array, b: Array, finish: Callable[[slice, Array], None]) -> None:
-        """`finish(rows, scores (m, K, c))` for each block of rows, from any thread; it may overwrite the scores."""
+    def _for_scores(
+        self, X: Array, W: Array, b: Array, rows: Array | None, finish: Callable[[slice, Array], None]
+    ) -> None:
+        """`finish(part, scores (m, K, c))` for each block of rows, from any thread; it may overwrite the scores."""
         d, K, c = W.shape
-        n, q = len(X), K * c
+        n, q = _count(X, rows), K * c
         step = -(-leaf_rows(d) // SCORE_BLOCK) * SCORE_BLOCK
         if self._tiled(q):
-            score = scorer(self.kernels, X, W, b)
+            score = scorer(self.kernels, X, W, b, rows)
 
             def work(run: range) -> None:
                 start, stop = run.start * step, min(run.stop * step, n)
                 Z = np.empty((step, K, c), W.dtype)
                 for first in range(start, stop, step):
-                    rows = slice(first, min(first + step, stop))
-                    score(rows, Z)
-                    finish(rows, Z[: rows.stop - first])
+                    part = slice(first, min(first + step, stop))
+                    score(part, Z)
+                    finish(part, Z[: part.stop - first])
 
             for_each(work, -(-n // step), self.n_threads)
             return
@@ -240,7 +247,7 @@ class CpuOperations:
                 m = min(SCORE_BLOCK, stop - first)
                 # always the same shape: OpenBLAS's bits change with the number of rows in the call. (In its AVX2 kernel
                 # they change with a row's place in the block, too: only rows after a row leave its bits alone.)
-                x[:m], x[m:] = widen(X[first : first + m], W.dtype), 0
+                x[:m], x[m:] = widen(X[_picked(rows, first, first + m)], W.dtype), 0
                 Z = (x @ W_columns)[:m]
                 Z += b_flat
                 finish(slice(first, first + m), Z.reshape(m, K, c))
@@ -261,17 +268,19 @@ class CpuOperations:
         losses, correct = sum_over_leaves(leaf, -(-m // step), self.n_threads)
         return losses, correct
 
-    def column_moments(self, X: Array, weights: Array | None) -> tuple[Array, Array]:
-        n, d = X.shape
+    def column_moments(self, X: Array, weights: Array | None, rows: Array | None = None) -> tuple[Array, Array]:
+        n, d = _count(X, rows), X.shape[1]
         step, block = leaf_rows(d), max(8, min(256, CACHE_FLOATS // d))
-        origin = widen(X[0])  # near the data, so that the difference of squares below does not cancel
+        origin = widen(
+            X[0 if rows is None else rows[0]]
+        )  # near the data, so that the difference of squares below does not cancel
 
         def leaf(index: int) -> Partial:
             total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
             for first in range(index * step, min((index + 1) * step, n), block):
-                rows = slice(first, min(first + block, (index + 1) * step, n))
-                x = widen(X[rows]) - origin
-                s = np.ones(len(x)) if weights is None else weights[rows].astype(np.float64)
+                picked = _picked(rows, first, min(first + block, (index + 1) * step, n))
+                x = widen(X[picked]) - origin
+                s = np.ones(len(x)) if weights is None else weights[picked].astype(np.float64)
                 total += s.sum()
                 first_moment += s @ x
                 second_moment += s @ (x * x)

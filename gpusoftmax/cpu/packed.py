@@ -221,16 +221,17 @@ def sums_over_rows(
             buffers.give(buffer)
 
 
-def scorer(kernels: ModuleType, X: Array, W: Array, b: Array) -> Callable[[slice, Array], None]:
-    """A function that writes the scores of some rows of X into an array (at least as many rows, K, c)."""
+def scorer(kernels: ModuleType, X: Array, W: Array, b: Array, rows: Array | None) -> Callable[[slice, Array], None]:
+    """A function that writes the scores of a part of the rows into an array (at least as many rows, K, c)."""
     tiles = Tiles(kernels, X, W, b)
     item = W.shape[1] * W.shape[2] * W.itemsize
 
-    def score(rows: slice, out: Array) -> None:
+    def score(part: slice, out: Array) -> None:
         scratch = tiles.scratch()
-        bounds = np.array([rows.start, rows.stop])
+        bounds = np.array([part.start, part.stop])
         # the kernel writes row i at the i-th row from the address
-        tiles.visit(bounds, range(1), scratch, scratch, with_gradient=False, scores=out.ctypes.data - rows.start * item)
+        address = out.ctypes.data - part.start * item
+        tiles.visit(bounds, range(1), scratch, scratch, rows=rows, with_gradient=False, scores=address)
         buffers.give(scratch)
 
     return score
@@ -242,6 +243,8 @@ class Descent:
 
     Attributes
     ----------
+    n : int
+        Rows of the data, of which a batch has a share.
     shift, scale : ndarray of float64, (d,), or None
         Of the features.
     factors : ndarray of float64, (d,), or None
@@ -253,6 +256,7 @@ class Descent:
     nesterov, fit_intercept, penalize_intercept : bool
     """
 
+    n: int
     shift: Array | None
     scale: Array | None
     factors: Array | None
@@ -283,7 +287,7 @@ def sgd_steps(
     """
     tiles = Tiles(kernels, X, W, b)
     d, K, _ = W.shape
-    q, n, dtype = tiles.q, len(X), W.dtype
+    q, n, dtype = tiles.q, descent.n, W.dtype
     moving = tiles.view.pack(velocity[0].reshape(d, q), tiles.width) if velocity else tiles.W[:0]
     moving_bias = velocity[1].reshape(q).copy() if velocity else tiles.b[:0]
     rows: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]

@@ -63,15 +63,17 @@ class CudaOperations:
         totals, dW, db = self._visit(X, labels, W, b, weights, loss, rows, GRADIENT)
         return totals[:, 0], totals[:, 1], dW.reshape(d, K, c), db.reshape(K, c)
 
-    def linear_losses(self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int) -> tuple[Any, Any]:
-        totals, _, _ = self._visit(X, labels, W, b, weights, loss, None, LOSSES)
+    def linear_losses(
+        self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any = None
+    ) -> tuple[Any, Any]:
+        totals, _, _ = self._visit(X, labels, W, b, weights, loss, rows, LOSSES)
         return totals[:, 0], totals[:, 1]
 
     def _visit(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any, mode: int
     ) -> tuple[Any, Any, Any]:
         """Totals (K, 2), dW (d, K c) and db (1, K c), summed chunk by chunk; without dW and db in mode LOSSES."""
-        n = len(X) if rows is None else len(rows)
+        n = _count(X, rows)
 
         def visit(step: int) -> tuple[Any, Any, Any]:
             return self._visit_chunks(X, labels, W, b, weights, loss, rows, mode, n, step)
@@ -134,7 +136,7 @@ class CudaOperations:
 
         def visit(first: int) -> None:  # a function, so that nothing of a chunk outlives it
             m = min(step, n - first)
-            picked = slice(first, first + m) if rows is None else rows[first : first + m]
+            picked = _picked(rows, first, m)
             x = self._operand(X, rows, first, m)
             Z = scores[:m]
             product(x, weight_operand, Z, precision=self.precision)
@@ -200,33 +202,35 @@ class CudaOperations:
         add_partials = kernel("reduce.cu", "add_partials", SCORE=kind)
         add_partials((K,), (SUM_THREADS,), (partials, np.int32(blocks), totals))
 
-    def linear_scores(self, X: Any, W: Any, b: Any) -> Any:
+    def linear_scores(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         def finish(Z: Any, out: Any) -> None:
             Z += b
 
-        return self._scores(X, W, finish, W.shape[1:], W.dtype)
+        return self._scores(X, W, rows, finish, W.shape[1:], W.dtype)
 
-    def linear_probabilities(self, X: Any, W: Any, b: Any) -> Any:
+    def linear_probabilities(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         def finish(Z: Any, out: Any) -> None:
             self._row_loss(Z, b, None, None, SOFTMAX, PROBABILITIES, best=False)
 
-        return self._scores(X, W, finish, W.shape[1:], W.dtype)
+        return self._scores(X, W, rows, finish, W.shape[1:], W.dtype)
 
-    def linear_best(self, X: Any, W: Any, b: Any) -> Any:
+    def linear_best(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         def finish(Z: Any, out: Any) -> None:
             out[...] = self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)[1].reshape(out.shape)
 
-        return self._scores(X, W, finish, W.shape[1:2], np.dtype(np.int32))
+        return self._scores(X, W, rows, finish, W.shape[1:2], np.dtype(np.int32))
 
-    def _scores(self, X: Any, W: Any, finish: Callable[[Any, Any], None], shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array (n, *shape), filled chunk by chunk: `finish` gets scores (m, K, c) without b, and its rows.
+    def _scores(
+        self, X: Any, W: Any, rows: Any, finish: Callable[[Any, Any], None], shape: tuple[int, ...], dtype: Any
+    ) -> Any:
+        """An array (n, *shape), filled chunk by chunk: `finish` gets scores (m, K, c) without b, and their part of it.
 
         Where the result has the scores' shape they are made in it.
         """
         import cupy
 
         d, K, c = W.shape
-        n, q = len(X), K * c
+        n, q = _count(X, rows), K * c
 
         def visit(step: int) -> Any:
             weight_operand = self._operand(W.reshape(d, q), None, 0, d)
@@ -234,10 +238,10 @@ class CudaOperations:
             scores = None if shape == (K, c) else cupy.empty((step, K, c), dtype=W.dtype)
             for first in range(0, n, step):
                 m = min(step, n - first)
-                rows = out[first : first + m]
-                Z = rows if scores is None else scores[:m]
-                product(self._operand(X, None, first, m), weight_operand, Z.reshape(m, q), precision=self.precision)
-                finish(Z, rows)
+                part = out[first : first + m]
+                Z = part if scores is None else scores[:m]
+                product(self._operand(X, rows, first, m), weight_operand, Z.reshape(m, q), precision=self.precision)
+                finish(Z, part)
             return out
 
         return self._in_chunks_that_fit(visit, X, n, W, n * int(np.prod(shape)) * dtype.itemsize)
@@ -258,21 +262,21 @@ class CudaOperations:
             )
         return totals[:, 0], totals[:, 1]
 
-    def column_moments(self, X: Any, weights: Any) -> tuple[Any, Any]:
+    def column_moments(self, X: Any, weights: Any, rows: Any = None) -> tuple[Any, Any]:
         import cupy
 
-        n, d = X.shape
+        n, d = _count(X, rows), X.shape[1]
         double = np.dtype(np.float64)
-        origin = _converted(X, None, 0, 1, double)  # near the data, so that the difference of squares does not cancel
+        origin = _converted(X, rows, 0, 1, double)  # near the data, so that the difference of squares does not cancel
         total = cupy.zeros((1, 1), dtype=np.float64)
         first_moment, second_moment = cupy.zeros((1, d), dtype=np.float64), cupy.zeros((1, d), dtype=np.float64)
         step = max(1, chunk_rows(d, 1) // 4)  # two float64 chunks at a time
         for first in range(0, n, step):
-            rows = slice(first, min(first + step, n))
-            x = _converted(X, None, first, rows.stop - first, double) - origin
-            s = cupy.ones((len(x), 1), dtype=np.float64)
+            m = min(step, n - first)
+            x = _converted(X, rows, first, m, double) - origin
+            s = cupy.ones((m, 1), dtype=np.float64)
             if weights is not None:
-                s *= weights[rows].reshape(-1, 1)
+                s *= weights[_picked(rows, first, m)].reshape(-1, 1)
             total += s.sum()
             product(s, x, first_moment, transpose_a=True, beta=1.0)
             x *= x
@@ -280,6 +284,16 @@ class CudaOperations:
         mean = first_moment / total
         variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
         return (origin + mean).reshape(d), variance.reshape(d)
+
+
+def _count(X: Any, rows: Any) -> int:
+    """How many rows are visited."""
+    return len(X) if rows is None else len(rows)
+
+
+def _picked(rows: Any, first: int, m: int) -> Any:
+    """The index of m rows from the first on: a slice where all rows are visited in order."""
+    return slice(first, first + m) if rows is None else rows[first : first + m]
 
 
 def _or_nothing(x: Any) -> Any:

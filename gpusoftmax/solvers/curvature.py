@@ -69,7 +69,8 @@ class GramSample:
         n, d, c = objective.features.n, objective.features.d, objective.n_classes
         full = d <= FULL_FEATURES and n >= d
         wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
-        self.chosen = uniform_rows(n, wanted if full else max(wanted, SMALLEST_LOW_RANK), generator(seed, NO_EPOCH + 1))
+        size = wanted if full else max(wanted, SMALLEST_LOW_RANK)
+        self.chosen = uniform_rows(objective.features, size, generator(seed, NO_EPOCH + 1))
         self.kind = "cholesky" if full else "low rank" if wanted >= len(self.chosen) else "diagonal"
         self.cost = factor_cost(self.kind, len(self.chosen), d) / read_cost(n, d, c)
         # with fewer rows than features, applying the inverse takes as long as a read, and the diagonal is often enough

@@ -79,7 +79,7 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     features, backend, c = objective.features, objective.backend, objective.n_classes
     d, dtype = features.d, features.dtype
     rng = generator(seed, NO_EPOCH + 2 + times)
-    rows = uniform_rows(features.n, max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), rng)
+    rows = uniform_rows(features, max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), rng)
     x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
     penalty = float(backend.to_numpy(objective.l2)[k]) * penalty_diagonal(objective)
     free, penalised = objective.has_free_intercept, objective.penalize_intercept

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
 
 Array = npt.NDArray[Any]
@@ -15,9 +16,10 @@ BLOCK = 512  # rows that are looked at at a time: fresh memory for all in float6
 CALL = 2e7  # operations that take as long as what a read of X costs besides its products
 
 
-def uniform_rows(n: int, size: int, rng: np.random.Generator) -> Array:
-    """Row numbers in order: so many of n without repetition, or all."""
-    return np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n)
+def uniform_rows(features: DenseFeatures, size: int, rng: np.random.Generator) -> Array:
+    """Numbers of rows in their order: so many without repetition, or all."""
+    n = features.n
+    return features.numbers(np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n))
 
 
 def penalty_diagonal(objective: Objective) -> Array:
@@ -37,7 +39,7 @@ def row_shares(objective: Objective, k: int, rows: Array) -> Array:
 
 def scaled_rows(objective: Objective, rows: Array) -> Array:
     """Scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
-    x = objective.features.sample(rows)
+    x = objective.features.scaled(rows)
     return np.hstack([x, np.ones((len(x), 1))]) if objective.penalize_intercept else x
 
 

@@ -227,7 +227,7 @@ def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
     """The batches of an epoch, uploaded at once."""
     if batches[0] is None:
         return [None]
-    order = objective.backend.asarray(np.concatenate(batches))  # type: ignore[arg-type]
+    order = objective.backend.asarray(objective.features.numbers(np.concatenate(batches)))  # type: ignore[arg-type]
     stops = np.cumsum([0, *map(len, batches)])  # type: ignore[arg-type]
     return [order[start:stop] for start, stop in zip(stops[:-1].tolist(), stops[1:].tolist(), strict=True)]
 
@@ -246,8 +246,8 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     """
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
-    rows = np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False))
-    x = objective.features.sample(rows)
+    rows = objective.features.numbers(np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False)))
+    x = objective.features.scaled(rows)
     if objective.fit_intercept:
         x = np.hstack([x, np.ones((len(x), 1))])
     labels = objective.backend.to_numpy(objective.labels)[rows]

@@ -94,7 +94,7 @@ class Objective:
         """The same for some of the models."""
         take, index = self.backend.xp.take, self.backend.asarray(np.array(models, np.int64))
         weights = None if self.weights is None else take(self.weights, index, axis=1)
-        return replace(self, l2=take(self.l2, index), weights=weights)
+        return replace(self, l2=take(self.l2, index, axis=0), weights=weights)
 
     @property
     def has_free_intercept(self) -> bool:

@@ -12,9 +12,9 @@ from cases import INTERCEPTS, Array, objective_of
 
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.objective import Objective
-from gpusoftmax.solvers import curvature
+from gpusoftmax.solvers import curvature, factors
 from gpusoftmax.solvers.curvature import GramSample
-from gpusoftmax.solvers.factors import Cholesky, Diagonal
+from gpusoftmax.solvers.factors import Cholesky, Diagonal, LowRank
 from gpusoftmax.solvers.metrics import Preconditioner, Shared
 
 NUMPY = resolve("numpy", n_threads=1)
@@ -119,8 +119,31 @@ def test_a_part_of_the_models_keeps_its_own(rng: np.random.Generator) -> None:
 def test_models_alike_share_a_factor(rng: np.random.Generator) -> None:
     objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=3, l2=[0.1, 0.1, 1.0])
     first, second, third = preconditioned(objective, seed=0).metrics
-    assert first is second
-    assert second is not third
+    assert first.inverse is second.inverse
+    assert second.inverse is not third.inverse
+
+
+def test_folds_share_the_inverse_of_a_penalty(rng: np.random.Generator) -> None:
+    whole = objective_of(rng.standard_normal((60, 4)), rng.integers(0, 3, 60), NUMPY, c=3, l2=0.1)
+    sample = GramSample(whole, seed=0)
+    folds = [replace(whole, features=replace(whole.features, rows=rows)) for rows in np.split(np.arange(60), 3)]
+    first, second, third = (sample.precondition(fold).metrics[0].inverse for fold in folds)
+    assert first is second is third
+
+
+@pytest.mark.parametrize(
+    ("columns", "penalties", "kind"), [("alike", 3, "cholesky"), ("alike", 4, "spectrum"), ("uneven", 4, "cholesky")]
+)
+def test_many_penalties_share_eigenpairs_unless_small_columns_would_be_lost(
+    columns: str, penalties: int, kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curvature, "SPECTRUM_FEATURES", 5)
+    monkeypatch.setattr(factors, "RANK", 3)
+    X = rng.standard_normal((40, 6)) * (10.0 ** np.arange(6) if columns == "uneven" else 1.0)
+    objective = objective_of(X, rng.integers(0, 3, 40), NUMPY, c=3, l2=0.1)
+    metric = GramSample(objective, 0, penalties).metric(objective, 0)
+    assert isinstance(metric, Shared)
+    assert isinstance(metric.inverse, {"cholesky": Cholesky, "spectrum": LowRank}[kind])
 
 
 @pytest.mark.parametrize("columns", ["constant", "repeated", "of very different sizes"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpusoftmax.array import resolve
-from gpusoftmax.solvers.factors import Cholesky, Diagonal, LowRank, Rows, cholesky, gram
+from gpusoftmax.solvers import factors
+from gpusoftmax.solvers.factors import Cholesky, Diagonal, LowRank, Rows, Spectrum, cholesky, gram
 
 NUMPY = resolve("numpy", n_threads=1)
 
@@ -63,3 +64,32 @@ def test_a_solve_that_threads_share_is_right_and_has_the_same_bits_at_any_thread
     solutions = [Cholesky(R, threads).solve(v) for threads in (1, 2, 7)]
     np.testing.assert_allclose(solutions[0], R.T @ (R @ v), rtol=1e-9, atol=1e-9)
     assert len({solution.tobytes() for solution in solutions}) == 1
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1, 10.0])
+def test_a_spectrum_inverts_what_its_eigenpairs_and_an_even_tail_make_up(
+    l2: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factors, "RANK", 3)
+    d, r = 100, rng.random(100) + 0.5
+    basis = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    S = basis * np.append([50.0, 20.0, 10.0], np.full(d - 3, 0.02)) @ basis.T
+    a = np.linalg.cholesky(S).T * np.sqrt(r)
+    inverse = Spectrum(a.copy(), r, NUMPY, 1).inverse(l2 * r)
+    v = rng.standard_normal((d, 2))
+    expected = np.linalg.solve(a.T @ a + l2 * np.diag(r), v)
+    # two powers leave (0.02 / 10)^2 of the tail in the vectors, which counts by its square
+    np.testing.assert_allclose(inverse.solve(v), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_spectrum_is_positive_definite_in_float32_however_weak_the_penalty(rng: np.random.Generator) -> None:
+    a = (rng.standard_normal((2000, 600)) * 10.0 ** -np.linspace(0, 3, 600)).astype(np.float32)
+    inverse = Spectrum(a, np.ones(600), NUMPY, 1).inverse(np.full(600, 1e-12))
+    for v in rng.standard_normal((20, 600, 1)).astype(np.float32):
+        assert float((v * inverse.solve(v)).sum(dtype=np.float64)) > 0
+
+
+def test_a_spectrum_has_the_same_bits_at_any_thread_count(rng: np.random.Generator) -> None:
+    a = rng.standard_normal((700, 640)).astype(np.float32)
+    spectra = [Spectrum(a.copy(), np.ones(640), NUMPY, threads) for threads in (1, 2, 7)]
+    assert len({spectrum.V.tobytes() + spectrum.values.tobytes() for spectrum in spectra}) == 1

@@ -8,6 +8,7 @@ weighted Gram matrix of the features, and classes do not couple beyond a shift. 
 kappa = 1 / c for softmax and 4 for the squared hinge; m_k is the weighted mean with a free intercept, else 0.
 
     Cholesky    d up to FULL_FEATURES, n >= d
+    Spectrum    the same, for many penalties where d is large
     LowRank     n < d, or d too large for that
     Diagonal    neither fits, or for a start, where the others would cost more than they are likely to save
 
@@ -27,7 +28,7 @@ from gpusoftmax.batches import NO_EPOCH, generator
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
 from gpusoftmax.reference import LOSSES
-from gpusoftmax.solvers.factors import Rows
+from gpusoftmax.solvers.factors import Inverse, Rows, Spectrum
 from gpusoftmax.solvers.metrics import Metric, Preconditioner, Shared
 from gpusoftmax.solvers.sample import (
     BLOCK,
@@ -45,6 +46,9 @@ log = logging.getLogger("gpusoftmax")
 
 FULL_FEATURES = 8192  # d up to which d x d matrices are made: 256 MB in float32
 SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample
+SPECTRUM_PENALTIES, SPECTRUM_FEATURES = 4, 1024  # from which on eigenpairs take less time than a factor a penalty
+SPECTRUM_SPREAD = 1e6  # of the features' variances: where it is larger, small ones would be lost in the rounding
+KEPT = 1 << 25  # numbers of inverses that are kept: 128 MB in float32
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its numbers
 SMALLEST_LOW_RANK = 32  # with fewer, the diagonal
 AFFORDABLE = 100.0  # reads that a first metric may cost
@@ -54,39 +58,43 @@ CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "
 class GramSample:
     """Rows that `seed` draws, for Gram matrices in the form that fits the objective's shape.
 
-    What all penalties share is made once. `cost` is what an inverse takes, in reads of X; `at_once` tells whether it is
-    worth that before a cheaper one has proved slow.
+    What all penalties share is made once, and inverses are kept. `cost` is what one takes, in reads of X; `at_once`
+    tells whether it is worth that before a cheaper one has proved slow.
 
     Parameters
     ----------
     objective : Objective
-        Its weights and penalties may change later, its features may not.
+        Its weights and penalties may change later, and its rows to some of them; its features may not.
     seed : int
         Draws the rows.
+    penalties : int
+        How many there will be.
     """
 
-    def __init__(self, objective: Objective, seed: int) -> None:
+    def __init__(self, objective: Objective, seed: int, penalties: int = 1) -> None:
         n, d, c = objective.features.n, objective.features.d, objective.n_classes
         full = d <= FULL_FEATURES and n >= d
         wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
         size = wanted if full else max(wanted, SMALLEST_LOW_RANK)
         self.chosen = uniform_rows(objective.features, size, generator(seed, NO_EPOCH + 1))
         self.kind = "cholesky" if full else "low rank" if wanted >= len(self.chosen) else "diagonal"
+        if self.kind == "cholesky" and penalties >= SPECTRUM_PENALTIES and d > SPECTRUM_FEATURES:
+            self.kind = "spectrum"
         self.cost = factor_cost(self.kind, len(self.chosen), d) / read_cost(n, d, c)
         # with fewer rows than features, applying the inverse takes as long as a read, and the diagonal is often enough
-        self.at_once = self.kind == "cholesky" and self.cost <= AFFORDABLE
-        self._products: tuple[Any, Rows, Any] | None = None  # of the last shares of the weights
+        self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE * penalties
+        self._products: tuple[Any, Rows | Spectrum, Any] | None = None  # of the last shares of the weights
+        self._inverses: dict[float, Inverse] = {}  # of these products, by penalty
 
     def precondition(self, objective: Objective) -> Preconditioner:
         """The inverses of kappa G_k + l2_k diag(r), or of its diagonals if these are not to be made at once; logged."""
         kind = self.kind if self.at_once else "diagonal"
-        metrics, last, penalties = list[Metric](), (b"", 0.0), objective.backend.to_numpy(objective.l2).tolist()
+        penalties = objective.backend.to_numpy(objective.l2).tolist()
         with single_threaded_blas():
-            for k in range(objective.n_models):
-                share, l2 = row_shares(objective, k, self.chosen), penalties[k]
-                key = share.tobytes(), l2  # neighbours may share
-                metrics.append(metrics[-1] if key == last else self._metric(objective, kind, share, l2))
-                last = key
+            metrics = [
+                self._metric(objective, kind, row_shares(objective, k, self.chosen), l2)
+                for k, l2 in enumerate(penalties)
+            ]
         return Preconditioner(metrics, len(self.chosen))
 
     def metric(self, objective: Objective, k: int) -> Metric:
@@ -98,14 +106,32 @@ class GramSample:
     def _metric(self, objective: Objective, kind: str, share: Array, l2: float) -> Metric:
         """The one of a model with these shares of the weights and this l2."""
         backend, key = objective.backend, (kind, share.tobytes())
-        kappa = CURVATURES[LOSSES[objective.loss]](objective.n_classes)
+        kappa, penalty = CURVATURES[LOSSES[objective.loss]](objective.n_classes), penalty_diagonal(objective)
         if self._products is None or self._products[0] != key:
-            log.info("preconditioner: %s, from %d of %d rows", kind, len(self.chosen), objective.features.n)
             a, mean, raw = _centred(objective, self.chosen, share, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
-            self._products = key, Rows(kind, a, raw, backend, backend.n_threads), centre
-        _, rows, centre = self._products
-        return Shared(rows.inverse(l2 * penalty_diagonal(objective)), centre, kappa, objective.penalize_intercept)
+            if kind == "spectrum" and not _is_even(a):
+                kind = "cholesky"
+            log.info("preconditioner: %s, from %d of %d rows", kind, len(self.chosen), objective.features.n)
+            threads = backend.n_threads
+            product = (
+                Spectrum(a, penalty, backend, threads) if kind == "spectrum" else Rows(kind, a, raw, backend, threads)
+            )
+            self._products, self._inverses = (key, product, centre), {}
+        _, product, centre = self._products
+        if l2 not in self._inverses:
+            if (len(self._inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, Rows):
+                self._inverses = {}
+            self._inverses[l2] = product.inverse(l2 * penalty)
+        return Shared(self._inverses[l2], centre, kappa, objective.penalize_intercept)
+
+
+def _is_even(a: Array) -> bool:
+    """Whether the features' sizes are of the same order, constant columns apart."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
+    living = squares[squares > float(np.finfo(a.dtype).eps) ** 2 * squares.max()]
+    return bool(np.isfinite(squares).all() and len(living) and living.max() <= SPECTRUM_SPREAD * living.min())
 
 
 def _centred(objective: Objective, rows: Array, share: Array, kappa: float) -> tuple[Array, Array, Array]:

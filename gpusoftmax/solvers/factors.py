@@ -1,7 +1,7 @@
 """Inverses of kappa X'X + penalty, in the form that the shape allows, from the rows of a sample.
 
 Cholesky    R with M^-1 = R'R, the inverse of M's triangular factor: d^2 numbers, n >= d
-LowRank     eigenvectors of the sample: d m numbers, where rows are few
+LowRank     eigenvectors of the sample: d m numbers, where rows are few, or of its product, which serve every penalty
 Diagonal    neither fits
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ log = logging.getLogger("gpusoftmax")
 
 TILE = 256  # rows or columns of a triangle that one thread works on at a time
 WORTH_SHARING = 1024  # d above which a solve is shared among threads
+RANK, MORE = 512, 64  # eigenvectors that are kept, and looked for: a few more make the last ones better
+POWERS = 2  # of the matrix that sharpen a random start
 JITTERS = 8.0 * 10.0 ** np.arange(6)  # in units of rounding: it may leave the product indefinite by some of them
 
 
@@ -145,6 +148,67 @@ class Rows:
             shrink = values[kept] / (1 + values[kept])
             return LowRank(*(asarray(part.astype(dtype)) for part in (root[:, None], V, shrink[:, None])))
         return Diagonal(asarray(diagonal.astype(dtype)[:, None]))
+
+
+class Spectrum:
+    """a (m, d), whose a'a is the data's part of M, by its largest eigenpairs: one set serves every l2.
+
+    With S = R^-1/2 a'a R^-1/2 = V diag(v) V' + a tail that is taken to be t I, R = diag(factors),
+
+        M = R^1/2 (S + l2 I) R^1/2,    M^-1 = R^-1/2 (I - V diag((v - t) / (v + l2)) V') / (t + l2) R^-1/2
+
+    The eigenpairs come from a randomised range finder (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
+
+    Parameters
+    ----------
+    a : ndarray, (m, d)
+        Overwritten.
+    factors : ndarray, (d,)
+        The penalty is l2 diag(factors).
+    backend : Backend
+        Where the inverse is to be.
+    n_threads : int
+        For the products.
+    """
+
+    def __init__(self, a: Array, factors: Array, backend: Backend, n_threads: int) -> None:
+        self.factors, self.backend, self.root = factors, backend, np.sqrt(factors)
+        a /= self.root.astype(a.dtype)
+        S = np.tril(gram(a, n_threads))
+        S += np.tril(S, -1).T
+        Q = np.random.default_rng(0).standard_normal((len(S), RANK + MORE), a.dtype.type)
+        for _ in range(POWERS):
+            Q = linalg.qr(_times(S, Q, n_threads), mode="economic", overwrite_a=True, check_finite=False)[0]
+        values, U = linalg.eigh(Q.T @ _times(S, Q, n_threads), check_finite=False)
+        self.values, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
+        rest = float(np.trace(S, dtype=np.float64) - self.values.sum()) / (len(S) - RANK)
+        # V V' takes off what is largest up to rounding alone: below that there is no tail
+        self.tail = max(rest, 8 * float(np.finfo(a.dtype).eps) * float(self.values[-1]))
+
+    def inverse(self, penalty: Array) -> Inverse:
+        """Of a'a + diag(penalty), on the device; penalty = l2 factors."""
+        l2, (asarray, dtype) = float((penalty / self.factors).max()), (self.backend.asarray, self.V.dtype)
+        root = self.root * np.sqrt(self.tail + l2)
+        shrink = (self.values - self.tail) / (self.values + l2)
+        return LowRank(asarray(root.astype(dtype)[:, None]), self.on_device, asarray(shrink.astype(dtype)[:, None]))
+
+    @cached_property
+    def on_device(self) -> Any:
+        """V, which all inverses share."""
+        return self.backend.asarray(self.V)
+
+
+def _times(S: Array, Q: Array, n_threads: int) -> Array:
+    """S Q in tiles of columns, as `gram`."""
+    product = np.empty_like(Q)
+    tiles = [slice(start, start + MORE) for start in range(0, Q.shape[1], MORE)]
+
+    def work(run: range) -> None:
+        for tile in (tiles[i] for i in run):
+            np.matmul(S, np.ascontiguousarray(Q[:, tile]), out=product[:, tile])
+
+    for_each(work, len(tiles), n_threads)
+    return product
 
 
 def cholesky(M: Array, more: Array) -> Array | None:

@@ -47,7 +47,11 @@ def factor_cost(kind: str, m: int, d: int) -> float:
     """Operations that an inverse from m rows of d features takes, LAPACK's at the rate of a product's."""
     if kind == "diagonal":
         return 2.0 * m * d
-    return m * d**2 + 3.0 * d**3 if kind == "cholesky" else 2.0 * m**2 * d + 9.0 * m**3
+    if kind == "low rank":
+        return 2.0 * m**2 * d + 9.0 * m**3
+    return m * d**2 + (
+        3.0 * d**3 if kind == "cholesky" else 6000.0 * d**2
+    )  # products with some 600 vectors, five times
 
 
 def read_cost(n: int, d: int, c: int) -> float:

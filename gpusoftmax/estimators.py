@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
-from gpusoftmax.fitting import changed_for_sgd, make_solver, prepare, publish, solver_of, start_weights
+from gpusoftmax.fitting import changed_for_sgd, make_solver, prepare, publish, start_weights
 from gpusoftmax.progress import progress_display
-from gpusoftmax.solvers.sgd import SCHEDULES
+from gpusoftmax.solvers.sgd import SCHEDULES, SGD
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
 from gpusoftmax.validation import (
     check_batch_size,
@@ -191,7 +191,6 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 problem.objective,
                 solver,
                 *start,
-                tol=self.tol if solver.open_ended else 0.0,
                 validation=problem.validation,
                 callbacks=callbacks,
                 progress=progress_display() if self.verbose else None,
@@ -205,7 +204,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
         if self.tol == 0:
             return ""
-        if solver_of(self) == "sgd":
+        if isinstance(solver, SGD):
             if result.reason != "finished" or not solver.open_ended:
                 return ""
             return (

@@ -93,7 +93,7 @@ def train_cs231n(
         problem = prepare(estimator, device, X, y, None, None)
         features = problem.objective.features
         plan = BatchPlan(features.n, batch_size, replacement=True, seed=seed)
-        solver = SGD(plan, n_iterations, learning_rate, 0.0, False, "constant")
+        solver = SGD(plan, n_iterations, learning_rate, 0.0, False, "constant", 0.0)
         start = np.random.default_rng(seed).standard_normal((features.d + 1, 1, len(problem.classes)))
         start = device.asarray((0.001 * start).astype(features.dtype))
         return publish(estimator, problem, train(problem.objective, solver, start[:-1], start[-1], progress=progress))

@@ -84,6 +84,8 @@ class TrainResult:
         Reads of the data.
     step : int
         Solver steps.
+    reasons : list of str
+        The same for each model: where some leave before the others do.
     gradient_norm : ndarray of float64, (K,), or None
         The largest absolute entry of the gradient at the last weights, where the solver measures it.
     seconds : float
@@ -96,6 +98,7 @@ class TrainResult:
     reason: str
     passes: float
     step: int
+    reasons: list[str]
     gradient_norm: Array | None = None
     seconds: float = 0.0
 
@@ -111,15 +114,14 @@ class Solver(Protocol):
     def open_ended(self) -> bool:
         """Whether it may stop as soon as there is no more progress."""
 
-    @property
-    def patience(self) -> int:
-        """Passes without progress after which it may."""
-
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
         """The state at the start."""
 
     def step(self, objective: Objective, state: Any) -> Any:
         """The state after one more stretch."""
+
+    def give_up(self, state: Any, lost: Array) -> None:
+        """The models with a True have diverged and leave."""
 
 
 class Progress(Protocol):
@@ -218,7 +220,6 @@ def train(
     W: Array,
     b: Array,
     *,
-    tol: float = 0.0,
     validation: Objective | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
@@ -233,9 +234,6 @@ def train(
         How.
     W, b : ndarray
         The start, (d, K, c) and (K, c); not changed.
-    tol : float
-        Stop when the training objective has not fallen by this much in the solver's `patience` passes; 0 means run to
-        the end.
     validation : Objective, optional
         Measured after each pass; the weights with the smallest validation loss are returned.
     callbacks : sequence
@@ -250,20 +248,20 @@ def train(
     Raises
     ------
     DivergenceError
-        The loss became non-finite or ran away; the error carries the result so far.
+        The loss of every model became non-finite or ran away; the error carries the result so far.
     ValueError
         The loss became non-finite because X holds NaN or infinity; names the first row and column.
     """
     started = time.perf_counter()
     history: list[Record] = []
     watchers = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
-    plateau = _Plateau(solver.patience, tol) if tol > 0 else None
     totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
     reason = ""
 
     def result(reason: str, W: Array, b: Array) -> TrainResult:
         seconds = time.perf_counter() - started
-        return TrainResult(W, b, history, reason, state.passes, state.step, state.gradient_norm, seconds)
+        reasons = [each or reason for each in state.reasons]
+        return TrainResult(W, b, history, reason, state.passes, state.step, reasons, state.gradient_norm, seconds)
 
     try:
         state, best = solver.init(objective, W, b), _Best(W, b)
@@ -274,9 +272,12 @@ def train(
                 measured = np.stack([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
                 limit = DIVERGED * np.maximum(state.start, objective.value_at_zero())
-                if not (np.isfinite(state.value) & (state.value <= limit)).all():
-                    check_finite_features(objective.backend.to_numpy(objective.features.X), "X")
-                    raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
+                lost = ~(np.isfinite(state.value) & (state.value <= limit)) & (np.array(state.reasons) != "diverged")
+                if lost.any():
+                    solver.give_up(state, lost)
+                    if all(each == "diverged" for each in state.reasons):
+                        check_finite_features(objective.backend.to_numpy(objective.features.X), "X")
+                        raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
                 if state.reason or state.passes >= len(history) + 1:
                     now = time.perf_counter()
                     record = _record(state, totals / rows, rows / (now - pass_started), now - started, validation)
@@ -289,8 +290,6 @@ def train(
                     if any(stops):
                         first = callbacks[[bool(stop) for stop in stops].index(True)]
                         reason = "early_stopping" if isinstance(first, EarlyStopping) else "callback"
-                    elif plateau is not None and plateau(record.objective):
-                        reason = "converged"
                 if progress is not None:
                     progress.update(state.passes, solver.passes, history[-1] if history else None)
                 if not reason and interrupted():

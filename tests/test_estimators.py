@@ -289,7 +289,7 @@ def test_what_the_objective_leaves_open_does_not_show(
     models = []
     for shift_W, shift_b in ((0.0, 0.0), (over_W, over_b)):
         estimator = SoftmaxClassifier(**parameters)
-        result = TrainResult(W + shift_W, b + shift_b, [], "finished", 0.0, 0)
+        result = TrainResult(W + shift_W, b + shift_b, [], "finished", 0.0, 0, ["finished"])
         models.append(publish(estimator, prepare(estimator, resolve("cpu"), X, y, None, None), result))
     np.testing.assert_allclose(models[1].coef_, models[0].coef_, atol=1e-14)
     if "fit_intercept" not in parameters and "penalize_intercept" not in parameters:
@@ -299,7 +299,7 @@ def test_what_the_objective_leaves_open_does_not_show(
 def test_a_penalised_intercept_is_published_as_it_is(small: tuple[Any, Any]) -> None:
     estimator = SoftmaxClassifier(l2=0.1, penalize_intercept=True)
     problem = prepare(estimator, resolve("cpu"), *small, None, None)
-    result = TrainResult(np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], "finished", 0.0, 0)
+    result = TrainResult(np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], "finished", 0.0, 0, ["finished"])
     assert publish(estimator, problem, result).intercept_.tolist() == [1.0, -1.0, 5.0]
 
 

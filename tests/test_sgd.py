@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DETERMINISTIC, Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
+from cases import DETERMINISTIC, Array, blobs, evaluated, objective_of, on_host, random_problem, run, sha256, zeros_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -22,6 +22,7 @@ from gpusoftmax.objective import Evaluation
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
+from gpusoftmax.trainer import train
 
 PLAN = BatchPlan(n=20, batch_size=8, seed=3)  # three steps an epoch, the last one shorter
 NUMPY = resolve("numpy", n_threads=1)
@@ -162,6 +163,11 @@ class ScriptedObjective:
     def weight_sums(self) -> Array:
         return self.backend.xp.full(self.n_models, 12.0)
 
+    def of(self, models: list[int]) -> ScriptedObjective:
+        part = ScriptedObjective(self.backend, self.plan, self.values[:, models])
+        part.calls = self.calls
+        return part
+
     def sgd_steps(self, *arguments: Any) -> None:
         """It has no steps in one call."""
 
@@ -218,9 +224,62 @@ def test_adaptive_stops_the_momentum_of_a_model_that_got_worse_only(backend: Bac
     assert moved == [[1, 1], [1.5, 1.5], [1.75, 1.75], [1.875, 1]]
 
 
-@pytest.mark.parametrize(("schedule", "patience"), [("adaptive", 15), ("constant", 5), ("inverse", 5)])
-def test_a_fit_may_end_once_shorter_steps_were_tried_too(schedule: str, patience: int) -> None:
-    assert SGD(PLAN, 9, schedule=schedule).patience == patience
+CONVERGENCE = {
+    "no progress at all": ([5, 4, 3, 3, 3, 3, 3, 3, 3, 3], 8),
+    "less than tol in five passes is none": ([5, *np.arange(4.0, 3.0, -0.015)], 7),
+    "small steps add up to progress": ([5, 4, 3.96, 3.92, 3.88, 3.88, 3.88, 3.88, 3.88, 3.88, 3.88], 10),
+    "progress starts the count anew": ([5, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3], 12),
+    "getting worse is no progress": ([5, 4, 5, 6, 7, 6, 5, 4.5, 3], 7),
+}
+
+
+def scripted(values: Any, schedule: str = "constant", tol: float = 0.1, backend: Backend = NUMPY) -> Any:
+    """The state at the end of SGD with steps of 1 that see these values, a step each."""
+    table = np.asarray(values, np.float64).reshape(len(values), -1)
+    plan = BatchPlan(12, 12)
+    objective: Any = ScriptedObjective(backend, plan, table)
+    return run(SGD(plan, len(table), 1.0, 0.0, False, schedule, tol), objective, *objective.start())
+
+
+@pytest.mark.parametrize("case", CONVERGENCE)
+def test_a_model_converges_after_five_epochs_without_progress(case: str) -> None:
+    values, epochs = CONVERGENCE[case]
+    state = scripted(values)
+    assert (state.reason, state.reasons, state.step) == ("converged", ["converged"], epochs)
+
+
+def test_adaptive_tries_shorter_steps_before_it_gives_up() -> None:
+    state = scripted([1.0] * 20, "adaptive")
+    assert (state.reason, state.step) == ("converged", 1 + 15)
+
+
+@pytest.mark.parametrize(("schedule", "tol"), [("constant", 0.0), ("adaptive", 0.0), ("step", 0.1), ("cosine", 0.1)])
+def test_a_plan_is_carried_out_without_a_tolerance_and_where_it_is_fixed(schedule: str, tol: float) -> None:
+    state = scripted([1.0] * 20, schedule, tol)
+    assert (state.reason, state.reasons, state.step) == ("finished", [""], 20)
+
+
+def test_a_converged_model_leaves_and_keeps_its_weights_while_others_go_on(backend: Backend) -> None:
+    values = [[5.0, 9.0 - epoch, 5.0 - min(epoch, 2)] for epoch in range(9)]
+    state = scripted(values, backend=backend)
+    assert (state.reason, state.reasons) == ("finished", ["converged", "", "converged"])
+    np.testing.assert_array_equal(state.W[0, :, 0], [-6.0, -9.0, -8.0])  # a gradient of ones: the steps it took
+    np.testing.assert_array_equal(state.b[:, 1], [-6.0, -9.0, -8.0])
+    np.testing.assert_array_equal(state.value, [5.0, 1.0, 3.0])
+
+
+def test_a_model_that_runs_away_does_not_touch_the_others(backend: Backend) -> None:
+    X, y = blobs(3)
+    plan = BatchPlan(len(X), 16)
+
+    def trained(rates: list[float]) -> Any:
+        objective = objective_of(X, y, backend, c=3, K=len(rates), l2=0.1)
+        result = train(objective, SGD(plan, 40, np.array(rates), 0.9), *zeros_for(objective))
+        return on_host(result, backend)
+
+    together, alone = trained([0.05, 1e4, 0.01]), trained([0.05, 0.01])
+    assert together.reasons == ["finished", "diverged", "finished"]
+    np.testing.assert_allclose(together.W[:, [0, 2]], alone.W, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -413,17 +472,17 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
     rates, inertia = np.full((3, K), [0.005, 0.01], problem.W.dtype), np.full(K, momentum, problem.W.dtype)
     states = [solver.init(objective, problem.W, problem.b) for _ in range(2)]
     for epoch in range(3):
-        state, batches = states[0], plan.epoch(epoch)
-        one_by_one = solver._steps(objective, state, batches, rates, inertia)
-        state = states[1]
+        batches = plan.epoch(epoch)
+        one_by_one = solver._steps(states[0].models, batches, rates, inertia)
+        models = states[1].models
         together = objective.sgd_steps(
-            state.W, state.b, state.velocity, batches, state.weight_sums, rates, inertia, nesterov
+            models.W, models.b, models.velocity, batches, models.weight_sums, rates, inertia, nesterov
         )
         rtol = 1e-9 if dtype == "float64" else 1e-4
         for found, expected in zip(together, one_by_one, strict=True):
             np.testing.assert_allclose(found, expected, rtol=rtol)
     for name in ("W", "b", "velocity"):
-        found, expected = (getattr(state, name) for state in states)
+        found, expected = (getattr(state.models, name) for state in states)
         if expected is not None:
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)

@@ -108,7 +108,7 @@ class LBFGSState:
     start : ndarray of float64, (K,)
         The value that training began with.
     reasons : list of str
-        Per model: "" on its way, "converged" (gradient_norm <= tol) or "precision" (only rounding is left).
+        Per model: "" on its way, "converged" (gradient_norm <= tol), "precision" (only rounding is left) or "diverged".
     reason : str
         Not empty at the end: "finished" if reads ran out, "precision" if that ended any model, else "converged".
     """
@@ -151,7 +151,6 @@ class LBFGS:
     seed: int = 0
     sample: GramSample | None = None
     open_ended = False  # it stops by itself
-    patience = 2  # a trial that is refused brings nothing, the next one does
 
     @property
     def passes(self) -> float:
@@ -210,6 +209,16 @@ class LBFGS:
         elif state.step >= self.max_passes:
             state.reason = "finished"
         return state
+
+    def give_up(self, state: LBFGSState, lost: Array) -> None:
+        """Models (True in `lost`, (K,)) whose objective is not finite leave."""
+        for number in np.flatnonzero(lost).tolist():
+            state.reasons[number] = "diverged"
+        gone = lost[state.models.numbers]
+        if gone.all():
+            state.reason = state.reason or "diverged"
+        elif gone.any():
+            state.models.keep(~gone)
 
     def _step(self, state: LBFGSState, models: _Models) -> None:
         objective = models.objective

@@ -8,7 +8,7 @@ g is the minibatch gradient of the objective, penalty included (Sutskever et al.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,36 @@ STRETCH_ROWS = 1 << 16  # rows between two looks at progress, callbacks and Ctrl
 PATIENCE = 5  # epochs without progress: momentum makes the objective swing for a few
 ADAPT_BY, ADAPTATIONS = 5.0, 2  # what "adaptive" then divides the learning rate by; how often before it gives up
 CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is found
+
+
+@dataclass
+class _Models:
+    """The models that are still on their way, side by side; each number is (K,)."""
+
+    numbers: Array  # which of all models
+    objective: Objective
+    W: Any
+    b: Any
+    velocity: tuple[Any, Any] | None
+    base_rate: Array
+    momentum: Array
+    weight_sums: Any
+    epoch_value: Array  # sum over the rows of the epoch that is under way
+    best_value: Array  # the mean of the last epoch that made progress
+    last_value: Array
+    since: Array  # epochs since then
+
+    def keep(self, kept: Array) -> None:
+        """Only the models with a True remain."""
+        xp, chosen = self.objective.backend.xp, np.flatnonzero(kept)
+        index = self.objective.backend.asarray(chosen)
+        self.objective = self.objective.of(chosen.tolist())
+        self.W, self.b = xp.take(self.W, index, axis=1), xp.take(self.b, index, axis=0)
+        if self.velocity is not None:
+            self.velocity = xp.take(self.velocity[0], index, axis=1), xp.take(self.velocity[1], index, axis=0)
+        self.weight_sums = xp.take(self.weight_sums, index, axis=0)
+        for name in ("numbers", "base_rate", "momentum", "epoch_value", "best_value", "last_value", "since"):
+            setattr(self, name, getattr(self, name)[kept])
 
 
 @dataclass
@@ -48,28 +78,25 @@ class SGDState:
         Of the last step.
     start : ndarray of float64, (K,)
         The value of the first minibatch, at the weights that training began with.
+    reasons : list of str
+        Per model: "" on its way, "converged" or "diverged".
     reason : str
-        "finished" once all steps are done.
+        "finished" once all steps are done, "converged" if no model is on its way before that.
     """
 
     W: Array
     b: Array
-    velocity: tuple[Array, Array] | None
-    base_rate: Array
-    weight_sums: Array
+    models: _Models
+    value: Array
+    loss: Array
+    accuracy: Array
+    learning_rate: Array
+    start: Array
+    reasons: list[str]
     step: int = 0
     passes: float = 0.0
     rows: int = 0
-    value: Array = field(default_factory=lambda: np.full(1, np.nan))
-    loss: Array = field(default_factory=lambda: np.full(1, np.nan))
-    accuracy: Array = field(default_factory=lambda: np.full(1, np.nan))
-    learning_rate: Array = field(default_factory=lambda: np.full(1, np.nan))
-    start: Array = field(default_factory=lambda: np.full(1, np.nan))
     batches: tuple[int, list[Array | None]] = (-1, [])  # the plan of the epoch that is under way
-    epoch_value: Array | None = None  # sum over the rows of that epoch
-    best_value: Array | None = None  # the mean of the last epoch that made progress, and how many epochs ago it was
-    stale: Array | None = None
-    last_value: Array | None = None
     reason: str = ""
     gradient_norm: Array | None = None  # never measured: it would take a read of its own
 
@@ -96,7 +123,8 @@ class SGD:
         The others are factors, with p the share of the steps done and e the epochs done: 1; 0.1^floor(3 p);
         (1 + cos(pi p)) / 2; 1 / (1 + e).
     tol : float
-        For "adaptive".
+        What is progress. A model leaves once its objective has not fallen by this much in five epochs ("adaptive": in
+        fifteen, after two shorter steps were tried); "step" and "cosine" run to their end, and so do all at 0.
     """
 
     plan: BatchPlan
@@ -119,67 +147,95 @@ class SGD:
 
     @property
     def patience(self) -> int:
-        """Passes without progress after which it may stop: "adaptive" tries shorter steps first."""
+        """Epochs without progress after which a model leaves: "adaptive" tries shorter steps first."""
         return PATIENCE * (1 + ADAPTATIONS) if self.schedule == "adaptive" else PATIENCE
 
     def init(self, objective: Objective, W: Array, b: Array) -> SGDState:
         """Start at W (d, K, c) and b (K, c), which are copied."""
-        K = objective.n_models
+        K, xp, nothing = objective.n_models, objective.backend.xp, np.full(objective.n_models, np.nan)
         if isinstance(self.learning_rate, str):
             rate = automatic_learning_rate(objective, self.plan)
         else:
             rate = np.broadcast_to(np.asarray(self.learning_rate, np.float64), (K,)).copy()
-        xp = objective.backend.xp
-        velocity = (xp.zeros_like(W), xp.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None
-        return SGDState(W.copy(), b.copy(), velocity, rate, objective.weight_sums(), learning_rate=rate)
+        models = _Models(
+            np.arange(K),
+            objective,
+            W.copy(),
+            b.copy(),
+            (xp.zeros_like(W), xp.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None,
+            rate,
+            np.broadcast_to(np.asarray(self.momentum, W.dtype), (K,)).copy(),
+            objective.weight_sums(),
+            epoch_value=np.zeros(K),
+            best_value=np.full(K, np.inf),
+            last_value=np.full(K, np.inf),
+            since=np.zeros(K, int),
+        )
+        return SGDState(
+            models.W,
+            models.b,
+            models,
+            value=nothing.copy(),
+            loss=nothing.copy(),
+            accuracy=nothing.copy(),
+            learning_rate=rate.copy(),
+            start=nothing,
+            reasons=[""] * K,
+        )
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
         """One stretch of the plan: minibatches up to the end of the epoch, or STRETCH_ROWS rows."""
-        per_epoch = self.plan.steps_per_epoch
+        models, per_epoch = state.models, self.plan.steps_per_epoch
         epoch, first = divmod(state.step, per_epoch)
         stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
         if state.batches[0] != epoch:
             state.batches = (epoch, _on_device(self.plan.epoch(epoch), objective))
-        backend, K = objective.backend, objective.n_models
+        backend, numbers = objective.backend, models.numbers
         factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
-        rates = (factors[:, None] * state.base_rate).astype(state.W.dtype)
-        momentum = np.broadcast_to(np.asarray(self.momentum, state.W.dtype), (K,)).copy()
+        rates = (factors[:, None] * models.base_rate).astype(state.W.dtype)
         batches = state.batches[1][first:stop]
         visited = [objective.features.n if rows is None else len(rows) for rows in batches]
-        result = objective.sgd_steps(
-            state.W, state.b, state.velocity, batches, state.weight_sums, rates, momentum, self.nesterov
+        result = models.objective.sgd_steps(
+            models.W, models.b, models.velocity, batches, models.weight_sums, rates, models.momentum, self.nesterov
         )
         if result is None:
-            result = self._steps(objective, state, batches, backend.asarray(rates), backend.asarray(momentum))
+            result = self._steps(models, batches, backend.asarray(rates), backend.asarray(models.momentum))
         totals, first_values = result
         if state.step == 0:
             state.start = backend.to_numpy(first_values)
         state.step, state.rows = state.step + len(batches), sum(visited)
         sums = backend.to_numpy(totals)  # the only wait for the device
-        state.value, state.loss, state.accuracy = sums / state.rows
-        state.learning_rate = state.base_rate * factors[-1]
-        if self.schedule == "adaptive":
-            self._adapt(state, sums[0])
+        state.value[numbers], state.loss[numbers], state.accuracy[numbers] = sums / state.rows
+        state.learning_rate[numbers] = models.base_rate * factors[-1]
+        if models.W is not state.W:
+            for k, number in enumerate(numbers.tolist()):
+                state.W[:, number], state.b[number] = models.W[:, k], models.b[k]
         state.passes = state.step / per_epoch
-        state.reason = "finished" if state.step >= self.steps else ""
+        models.epoch_value = models.epoch_value + sums[0]
+        if state.step % per_epoch == 0:
+            self._end_epoch(state)
+        if state.step >= self.steps and not state.reason:
+            state.reason = "finished"
         return state
 
-    def _steps(
-        self, objective: Objective, state: SGDState, batches: list[Any], rates: Any, momentum: Any
-    ) -> tuple[Any, Any]:
+    def give_up(self, state: SGDState, lost: Array) -> None:
+        """Models (True in `lost`, (K,)) that have diverged leave."""
+        _leave(state, lost[state.models.numbers], "diverged")
+
+    def _steps(self, models: _Models, batches: list[Any], rates: Any, momentum: Any) -> tuple[Any, Any]:
         """As `array.Operations.sgd_steps`, one by one; nothing is waited for."""
-        xp, momentum = objective.backend.xp, momentum[:, None]
+        objective, xp, momentum = models.objective, models.objective.backend.xp, momentum[:, None]
         totals, first_values = xp.zeros((3, objective.n_models)), None
         for rate, rows in zip(rates, batches, strict=True):
-            result = objective.value_and_gradient(state.W, state.b, rows, state.weight_sums)
+            result = objective.value_and_gradient(models.W, models.b, rows, models.weight_sums)
             first_values = result.value if first_values is None else first_values
             visited = objective.features.n if rows is None else len(rows)
             totals += visited * xp.stack([result.value, result.loss, result.accuracy])
-            velocities = state.velocity or (result.dW, result.db)
+            velocities = models.velocity or (result.dW, result.db)
             for parameter, gradient, velocity in zip(
-                (state.W, state.b), (result.dW, result.db), velocities, strict=True
+                (models.W, models.b), (result.dW, result.db), velocities, strict=True
             ):
-                if state.velocity is not None:
+                if models.velocity is not None:
                     velocity *= momentum
                     velocity += gradient
                     direction = gradient + momentum * velocity if self.nesterov else velocity
@@ -188,29 +244,26 @@ class SGD:
                 parameter -= rate[:, None] * direction
         return totals, first_values
 
-    def _adapt(self, state: SGDState, total: Array) -> None:
-        """Shorten the steps of models that make no progress; called after each stretch with its sum of values.
+    def _end_epoch(self, state: SGDState) -> None:
+        """Shorten the steps of models that make no progress, and let those go that still make none.
 
         A model whose objective rose over an epoch first loses its velocity: momentum that has run past the optimum
         would take many epochs to turn round (restart by function value, O'Donoghue and Candes, 2015).
         """
-        state.epoch_value = total if state.epoch_value is None else state.epoch_value + total
-        if state.step % self.plan.steps_per_epoch:
-            return
-        value, state.epoch_value = state.epoch_value / self.plan.rows_per_epoch, None
-        if state.best_value is None or state.stale is None or state.last_value is None:
-            state.best_value, state.last_value, state.stale = value, value, np.zeros(len(value), int)
-            return
-        if state.velocity is not None:
-            for k in np.flatnonzero(value > state.last_value).tolist():
-                state.velocity[0][:, k], state.velocity[1][k] = 0, 0
-        state.last_value = value
-        progress = value < state.best_value - self.tol
-        state.stale = np.where(progress, 0, state.stale + 1)
-        state.best_value = np.where(progress, value, state.best_value)
-        stuck = state.stale >= PATIENCE
-        state.base_rate = np.where(stuck, state.base_rate / ADAPT_BY, state.base_rate)
-        state.stale[stuck] = 0
+        models, adaptive = state.models, self.schedule == "adaptive"
+        value = models.epoch_value / self.plan.rows_per_epoch
+        if adaptive and models.velocity is not None:
+            for k in np.flatnonzero(value > models.last_value).tolist():
+                models.velocity[0][:, k], models.velocity[1][k] = 0, 0
+        models.epoch_value, models.last_value = np.zeros_like(value), value
+        progress = value < models.best_value - self.tol
+        models.since = np.where(progress, 0, models.since + 1)
+        models.best_value = np.where(progress, value, models.best_value)
+        if adaptive:
+            stuck = (models.since > 0) & (models.since % PATIENCE == 0)
+            models.base_rate = np.where(stuck, models.base_rate / ADAPT_BY, models.base_rate)
+        if self.tol > 0 and self.open_ended:
+            _leave(state, models.since >= self.patience, "converged")
 
     def _factor(self, step: int) -> float:
         p = step / self.steps
@@ -221,6 +274,17 @@ class SGD:
         if self.schedule == "inverse":
             return 1 / (1 + step / self.plan.steps_per_epoch)
         return 1.0
+
+
+def _leave(state: SGDState, gone: Array, reason: str) -> None:
+    """Models that are on their way (True in `gone`) are no longer; their weights stay as they are."""
+    models = state.models
+    for number in models.numbers[gone].tolist():
+        state.reasons[number] = reason
+    if gone.all():
+        state.reason = "converged" if "converged" in state.reasons else "diverged"
+    elif gone.any():
+        models.keep(~gone)
 
 
 def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:

@@ -499,3 +499,23 @@ def test_a_batch_longer_than_a_leaf_is_no_step_in_one_call(monkeypatch: pytest.M
     assert not W.any()
     assert objective.sgd_steps(W, b, None, [np.arange(64)], sums, rates, rates[0], False) is not None
     assert W.any()
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_models_that_threads_share_have_the_bits_that_each_has_alone(momentum: float, weighted: bool) -> None:
+    problem = random_problem(3, n=90, d=7, c=10, K=9, weighted=weighted)
+    rates, l2, plan = np.geomspace(1e-3, 1e-1, 9), np.geomspace(1e-3, 1, 9), BatchPlan(90, 16)
+
+    def trained(models: list[int], threads: int) -> Any:
+        weights = None if problem.weights is None else np.ascontiguousarray(problem.weights[:, models])
+        objective = objective_of(
+            problem.X, problem.labels, resolve("cpu", threads), c=10, K=len(models), l2=l2[models], weights=weights
+        )
+        return run(SGD(plan, 24, rates[models], momentum), objective)
+
+    together = [trained(list(range(9)), threads) for threads in (1, 2, 5)]
+    assert len({sha256(state.W, state.b, state.value) for state in together}) == 1
+    alone = [trained([k], 1) for k in range(9)]
+    np.testing.assert_array_equal(together[0].W, np.concatenate([state.W for state in alone], axis=1))
+    np.testing.assert_array_equal(together[0].value, np.concatenate([state.value for state in alone]))

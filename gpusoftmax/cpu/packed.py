@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -267,6 +267,13 @@ class Descent:
     nesterov: bool
     fit_intercept: bool
     penalize_intercept: bool
+
+    def of(self, models: slice) -> Descent:
+        """The same for some of the models."""
+        return replace(
+            self, l2=self.l2[models], sums=self.sums[models], rates=self.rates[:, models],
+            momentum=self.momentum[models],
+        )  # fmt: skip
 
 
 def sgd_steps(

@@ -174,7 +174,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         device = resolve_for(self.backend, self.n_threads, X=X)
         with device.active():
             features = device.features(X)
-            validate_data(self, X if _has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
+            validate_data(self, X if has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
             problem = prepare(self, device, features, y, sample_weight, validation)
             solver = make_solver(self, problem.objective)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
@@ -245,7 +245,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Two classes have two columns here, too; the first one's weights are zero.
         """
         check_is_fitted(self)
-        if _has_columns(X):
+        if has_columns(X):
             validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
         device = resolve_for(self.backend, self.n_threads, X=X)
         coef, intercept = self.coef_, self.intercept_
@@ -446,6 +446,6 @@ def _where_X_is(X: Any, result: Array) -> Any:
         return device.asarray(result)
 
 
-def _has_columns(X: Any) -> bool:
+def has_columns(X: Any) -> bool:
     """A data frame, whose column names scikit-learn records and compares."""
     return hasattr(X, "columns") or hasattr(X, "__dataframe__")

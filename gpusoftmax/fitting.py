@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import reprlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.utils import compute_class_weight
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.certificate import Certificate, FitReport, certify
-from gpusoftmax.dtypes import from_bits
+from gpusoftmax.dtypes import computation_dtype, from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers.lbfgs import LBFGS
@@ -79,6 +79,103 @@ def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
     return (2.0 if n_classes == 2 else 1.0) / (C * weight_sum)
 
 
+@dataclass(frozen=True)
+class Data:
+    """A user's rows, checked: X on the device; labels (n,) int32 among `classes`, weights (n,) or None, on the host.
+
+    `validation` are rows of the user's own that training does not see: X on the device, and labels.
+    """
+
+    X: Array
+    labels: Array
+    classes: Array
+    weights: Array | None
+    validation: tuple[Array, Array] | None
+    backend: Backend
+
+
+def load(
+    device: Backend, X: Array, y: Any, sample_weight: Any = None, validation: tuple[Any, Any] | None = None,
+    owner: str = "the model",
+) -> Data:  # fmt: skip
+    """Data from X, which is checked and on the device already, and the rest as a user passed it."""
+    y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
+    log.info("backend %s: %s", device.name, device.reason)
+    n, d = X.shape
+    classes, labels = encode_labels(y, n)
+    weights = check_sample_weight(sample_weight, n, 1, computation_dtype(X.dtype))
+    held_out = None
+    if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
+        Xv = device.features(validation[0], "validation[0]")
+        check_n_features(Xv, d, "validation[0]", owner)
+        codes = encode_known_labels(validation[1], classes, "validation[1]")
+        if len(codes) != len(Xv):
+            raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
+        dtype = computation_dtype(X.dtype)
+        held_out = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes
+    return Data(X, labels, classes, None if weights is None else weights[:, 0], held_out, device)
+
+
+def pose(estimator: Any, data: Data, rows: Array | None = None) -> Objective:
+    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host)."""
+    device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
+    features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
+    s = class_weighted(estimator.class_weight, data, rows)
+    weights = check_sample_weight(s, n, 1, features.dtype, "class_weight * sample_weight")
+    here = weights if weights is None or rows is None else weights[rows]
+    l2 = l2_of(estimator, float(features.n) if here is None else float(here.sum(dtype=np.float64)), c)
+    log.info(
+        "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
+        data.X.nbytes / 2**20, device.ops.pass_bytes(data.X.dtype, features.n, d, 1, c) / 2**20,
+        d * c * np.dtype(features.dtype).itemsize / 2**20,
+    )  # fmt: skip
+    weights = None if weights is None else asarray(weights)
+    coordinates = _coordinates(estimator, features, weights, l2)
+    shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
+    return Objective(
+        replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
+        check_loss(estimator.loss), estimator.fit_intercept, estimator.penalize_intercept, factors,
+    )  # fmt: skip
+
+
+def held_out(objective: Objective, data: Data, rows: Array | None = None, weights: Array | None = None) -> Objective:
+    """The same objective over rows that it does not train on: some of the data's, with weights (n,), or its own."""
+    asarray = data.backend.asarray
+    if rows is not None:
+        s = None if weights is None else asarray(np.ascontiguousarray(weights[:, None]))
+        return replace(objective, features=replace(objective.features, rows=asarray(rows)), weights=s)
+    assert data.validation is not None
+    Xv, codes = data.validation
+    return replace(
+        objective, features=replace(objective.features, X=Xv, rows=None), labels=asarray(codes), weights=None
+    )
+
+
+def class_weighted(class_weight: Any, data: Data, rows: Array | None = None) -> Array | None:
+    """The products of sample and class weight (n,); "balanced" looks at some of the rows, or at all."""
+    if class_weight is None:
+        return data.weights
+    labels = data.labels if rows is None else data.labels[rows]
+    weights = data.weights if data.weights is None or rows is None else data.weights[rows]
+    per_class = np.ones(len(data.classes))
+    # "balanced" knows no weight for a class that a fold has not; any will do
+    there = np.unique(labels) if isinstance(class_weight, str) else np.arange(len(data.classes))
+    per_class[there] = compute_class_weight(
+        class_weight, classes=data.classes[there], y=data.classes[labels], sample_weight=weights
+    )
+    product: Array = per_class[data.labels] if data.weights is None else data.weights * per_class[data.labels]
+    return product
+
+
+def l2_of(estimator: Any, weight_sum: float, n_classes: int) -> float:
+    """The penalty of the mean objective that the estimator's C or l2 means."""
+    if estimator.l2 is not None:
+        return float(estimator.l2)
+    return l2_from_C(1.0 if estimator.C is None else estimator.C, weight_sum, n_classes)
+
+
 def prepare(
     estimator: Any,
     device: Backend,
@@ -87,54 +184,10 @@ def prepare(
     sample_weight: Any,
     validation: tuple[Any, Any] | None,
 ) -> Problem:
-    """Objectives for X, checked and on the device, in the estimator's terms. Labels and weights are looked at on the
-    host."""
-    y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
-    log.info("backend %s: %s", device.name, device.reason)
-    n, d = X.shape
-    classes, labels = encode_labels(y, n)
-    features = DenseFeatures(X, device)
-    weights = check_sample_weight(sample_weight, n, 1, features.dtype)
-    if estimator.class_weight is not None:
-        per_class = compute_class_weight(
-            estimator.class_weight,
-            classes=classes,
-            y=np.asarray(classes)[labels],
-            sample_weight=None if weights is None else weights[:, 0],
-        )
-        product = per_class[labels] if weights is None else weights[:, 0] * per_class[labels]
-        weights = check_sample_weight(product, n, 1, features.dtype, "class_weight * sample_weight")
-    total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
-    C = 1.0 if estimator.C is None else estimator.C
-    l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
-    weights = None if weights is None else device.asarray(weights)
-    log.info(
-        "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
-        X.nbytes / 2**20, device.ops.pass_bytes(X.dtype, n, d, 1, len(classes)) / 2**20,
-        d * len(classes) * np.dtype(features.dtype).itemsize / 2**20,
-    )  # fmt: skip
-    coordinates = _coordinates(estimator, features, weights, l2)
-    shift, scale, factors = (None if side is None else device.asarray(side) for side in coordinates)
-    features = DenseFeatures(features.X, device, shift, scale)
-
-    def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
-        return Objective(
-            of, device.asarray(indices), len(classes), s, device.asarray(np.array([l2])), check_loss(estimator.loss),
-            estimator.fit_intercept, estimator.penalize_intercept, factors,
-        )  # fmt: skip
-
-    held_out = None
-    if validation is not None:
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
-        Xv = device.features(validation[0], "validation[0]")
-        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
-        codes = encode_known_labels(validation[1], classes, "validation[1]")
-        if len(codes) != len(Xv):
-            raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
-        Xv = from_bits(Xv).astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
-        held_out = objective(DenseFeatures(Xv, device, shift, scale), codes, None)
-    return Problem(objective(features, labels, weights), held_out, classes, device)
+    """Objectives for X, checked and on the device, in the estimator's terms."""
+    data = load(device, X, y, sample_weight, validation, type(estimator).__name__)
+    objective = pose(estimator, data)
+    return Problem(objective, None if validation is None else held_out(objective, data), data.classes, device)
 
 
 def _coordinates(
@@ -154,7 +207,8 @@ def _coordinates(
     ours = solver_of(estimator) == "sgd" and estimator.learning_rate == "auto"
     if not (free or ours or estimator.scaling == "standard"):
         return shift, scale, None
-    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
+    s = None if weights is None else weights[:, 0]
+    moments = features.backend.ops.column_moments(features.X, s, features.rows)
     mean, variance = map(features.backend.to_numpy, moments)
     if not np.isfinite(mean).all():
         check_finite_features(features.backend.to_numpy(features.X))
@@ -241,18 +295,7 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
 
 def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
-    objective = problem.objective
-    W, b = objective.features.fold(result.W, result.b)
-    W, b = problem.backend.to_numpy(W)[:, 0], problem.backend.to_numpy(b)[0]
-    if objective.has_free_intercept:
-        b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
-    if float(objective.l2[0]) == 0:
-        W = W - W.mean(axis=1, keepdims=True)
-    if len(problem.classes) == 2:
-        W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
-    estimator.classes_ = problem.classes
-    estimator.coef_ = np.ascontiguousarray(W.T)
-    estimator.intercept_ = np.ascontiguousarray(b)
+    write_weights(estimator, problem.objective, problem.classes, result.W, result.b)
     estimator.fit_report_ = _report(problem, result, float(estimator.tol))
     estimator.n_iter_ = estimator.fit_report_.n_iter
     estimator.history_ = result.history
@@ -260,6 +303,21 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     estimator.stop_reason_ = result.reason
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
     return estimator
+
+
+def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
+    """classes_, coef_ and intercept_ from W (d, 1, c) and b (1, c) in the objective's coordinates."""
+    W, b = objective.features.fold(W, b)
+    W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]
+    if objective.has_free_intercept:
+        b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
+    if float(objective.l2[0]) == 0:
+        W = W - W.mean(axis=1, keepdims=True)
+    if len(classes) == 2:
+        W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
+    estimator.classes_ = classes
+    estimator.coef_ = np.ascontiguousarray(W.T)
+    estimator.intercept_ = np.ascontiguousarray(b)
 
 
 def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:

@@ -96,6 +96,13 @@ class Objective:
         weights = None if self.weights is None else take(self.weights, index, axis=1)
         return replace(self, l2=take(self.l2, index, axis=0), weights=weights)
 
+    def for_penalties(self, l2: Array) -> Objective:
+        """Of one model, the same for as many side by side as there are penalties (K,), on the host."""
+        weights = self.weights
+        if weights is not None:
+            weights = self.backend.xp.ascontiguousarray(self.backend.xp.repeat(weights, len(l2), axis=1))
+        return replace(self, l2=self.backend.asarray(l2), weights=weights)
+
     @property
     def has_free_intercept(self) -> bool:
         """Whether there is an intercept without a penalty."""

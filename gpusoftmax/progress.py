@@ -34,6 +34,43 @@ def describe(record: Record) -> str:
     return text
 
 
+class Tally:
+    """How many of many trainings are done: a bar that goes when all are, or a line every two seconds."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self.stream, self.total = sys.stderr if stream is None else stream, total
+        self.printed, self.bar = time.monotonic(), None
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.table import Column
+
+            self.bar = Progress(
+                TextColumn("model {task.fields[done]} of {task.total}", table_column=Column(no_wrap=True)),
+                TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
+                BarColumn(bar_width=10),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(file=self.stream),
+                transient=True,
+            )
+            self.task = self.bar.add_task("starting", total=total, done=0)
+            self.bar.start()
+
+    def update(self, done: float, text: str) -> None:
+        """So many are done; a part of one counts."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, description=text, done=int(done))
+        elif time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
+            self.printed = time.monotonic()
+            print(f"model {int(done)} of {self.total}  {text}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
 class Lines:
     """A line for the first pass, then every two seconds, and for the last; brief: every two seconds alone."""
 

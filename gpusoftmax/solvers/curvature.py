@@ -69,9 +69,12 @@ class GramSample:
         Draws the rows.
     penalties : int
         How many there will be.
+    alike : bool
+        Later objectives differ little in their rows and weights, as folds do: what was made for this one serves them,
+        and one inverse the penalties that agree in two digits.
     """
 
-    def __init__(self, objective: Objective, seed: int, penalties: int = 1) -> None:
+    def __init__(self, objective: Objective, seed: int, penalties: int = 1, alike: bool = False) -> None:
         n, d, c = objective.features.n, objective.features.d, objective.n_classes
         full = d <= FULL_FEATURES and n >= d
         wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
@@ -83,6 +86,7 @@ class GramSample:
         self.cost = factor_cost(self.kind, len(self.chosen), d) / read_cost(n, d, c)
         # with fewer rows than features, applying the inverse takes as long as a read, and the diagonal is often enough
         self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE * penalties
+        self._share = row_shares(objective, 0, self.chosen) if alike else None
         self._products: tuple[Any, Rows | Spectrum, Any] | None = None  # of the last shares of the weights
         self._inverses: dict[float, Inverse] = {}  # of these products, by penalty
 
@@ -91,16 +95,16 @@ class GramSample:
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.l2).tolist()
         with single_threaded_blas():
-            metrics = [
-                self._metric(objective, kind, row_shares(objective, k, self.chosen), l2)
-                for k, l2 in enumerate(penalties)
-            ]
+            metrics = [self._metric(objective, kind, self._shares(objective, k), l2) for k, l2 in enumerate(penalties)]
         return Preconditioner(metrics, len(self.chosen))
 
     def metric(self, objective: Objective, k: int) -> Metric:
         """Model k's, not its diagonal."""
         l2 = float(objective.backend.to_numpy(objective.l2)[k])
-        return self._metric(objective, self.kind, row_shares(objective, k, self.chosen), l2)
+        return self._metric(objective, self.kind, self._shares(objective, k), l2)
+
+    def _shares(self, objective: Objective, k: int) -> Array:
+        return row_shares(objective, k, self.chosen) if self._share is None else self._share
 
     @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
     def _metric(self, objective: Objective, kind: str, share: Array, l2: float) -> Metric:
@@ -119,6 +123,8 @@ class GramSample:
             )
             self._products, self._inverses = (key, product, centre), {}
         _, product, centre = self._products
+        if self._share is not None:
+            l2 = float(f"{l2:.1e}")
         if l2 not in self._inverses:
             if (len(self._inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, Rows):
                 self._inverses = {}

@@ -191,6 +191,7 @@ def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
 def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> Shared:
     """The metric of one class from its rows x, less `centre`, and their curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
+    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # what rounds to zero has no mean
     free = objective.has_free_intercept and kappa > 0
     mean = share.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
     raw = share.astype(dtype) @ (x * x)

@@ -1,0 +1,1 @@
+"""Many configurations and folds, fitted together: see `sweep`."""

@@ -1,0 +1,72 @@
+"""Which configurations a sweep tries: every combination of what a grid names."""
+
+from __future__ import annotations
+
+import itertools
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from sklearn.base import clone
+
+from gpusoftmax.estimators import Estimator
+from gpusoftmax.fitting import solver_of
+
+ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
+FOR_SGD = ("learning_rate", "momentum")
+
+
+def combinations(grid: Any) -> list[dict[str, Any]]:
+    """Every combination of a grid's values, the last name's changing fastest; of several grids, one after another.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a dictionary of sequences, a name that cannot vary within a sweep, or nothing to try.
+    """
+    found: list[dict[str, Any]] = []
+    for part in grid if isinstance(grid, list | tuple) else [grid]:
+        if not isinstance(part, Mapping):
+            raise TypeError(
+                f"grid={reprlib.repr(grid)} is a {type(grid).__name__}; pass a dictionary of lists, such as "
+                "{'C': [0.01, 0.1, 1]}, or a list of such dictionaries"
+            )
+        for name, values in part.items():
+            if name not in ON_ONE_AXIS:
+                raise ValueError(
+                    f"grid has {name!r}, but only {', '.join(ON_ONE_AXIS)} can vary within one sweep; pass "
+                    f"{name}=... to sweep, and sweep once for each of its values"
+                )
+            if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
+                raise TypeError(f"grid[{name!r}]={values!r} is a {type(values).__name__}; pass a list of values")
+            if len(values) == 0:
+                raise ValueError(f"grid[{name!r}] is empty; pass at least one value")
+        if {"C", "l2"} <= set(part):
+            raise ValueError("grid has both C and l2, which say the same thing; pass one of them")
+        found += [dict(zip(part, values, strict=True)) for values in itertools.product(*map(_plain, part.values()))]
+    if not found:
+        raise ValueError("grid is empty; pass at least one dictionary, such as {'C': [0.01, 0.1, 1]}")
+    return [one for i, one in enumerate(found) if one not in found[:i]]
+
+
+def _plain(values: Any) -> list[Any]:
+    """Python's own numbers instead of NumPy's."""
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def configured(estimator: Estimator, candidates: list[dict[str, Any]]) -> list[Any]:
+    """An estimator for each candidate, all with the same solver: the exact one unless any of them needs SGD.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As an estimator's fit does.
+    """
+    estimators = [clone(estimator).set_params(**candidate) for candidate in candidates]
+    steps = any(name in candidate for candidate in candidates for name in FOR_SGD)
+    sgd = steps or any(solver_of(one) == "sgd" for one in estimators)
+    for one in estimators:
+        if one.solver == "auto":
+            one.set_params(solver="sgd" if sgd else "lbfgs")
+        one._check_parameters()
+    return estimators

@@ -1,0 +1,40 @@
+"""Models side by side on the same minibatches of SGD."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.fitting import make_solver
+from gpusoftmax.objective import Objective
+from gpusoftmax.solvers.sgd import SGD
+from gpusoftmax.trainer import Progress, TrainResult, train
+
+Array = npt.NDArray[Any]
+
+MOST_BYTES = 1 << 29  # of the models side by side, with velocities and gradients
+
+
+def width(d: int, c: int) -> int:
+    """How many models are trained side by side."""
+    return max(1, MOST_BYTES // (6 * (d + 1) * c * 8))
+
+
+def train_group(
+    estimators: list[Any], objective: Objective, l2: Array, progress: Progress | None = None
+) -> TrainResult:
+    """The models of some estimators, from zero; each of them is what its estimator alone would be.
+
+    The estimators differ in learning rates and momentum alone; `objective` is of one of them, and l2 (K,) are theirs.
+    """
+    solver = make_solver(estimators[0], objective)
+    assert isinstance(solver, SGD)
+    if solver.learning_rate != "auto":
+        solver = replace(solver, learning_rate=np.array([float(one.learning_rate) for one in estimators]))
+    solver = replace(solver, momentum=np.array([float(one.momentum) for one in estimators]))
+    features, K, c = objective.features, len(l2), objective.n_classes
+    W, b = (objective.backend.xp.zeros(shape, features.dtype) for shape in ((features.d, K, c), (K, c)))
+    return train(objective.for_penalties(l2), solver, W, b, progress=progress)

@@ -1,0 +1,90 @@
+"""Pictures of a sweep, by matplotlib."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+LARGE = 10.0  # ratio of a parameter's values from which on its axis is logarithmic
+
+
+def plot(result: Any, ax: Any = None) -> Any:
+    """Mean scores of a SweepResult: a curve with standard errors over one number that varies, a map over two.
+
+    Further parameters (and those that are no numbers) have a curve each.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    ValueError
+        Nothing varies, or more than two numbers do.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"plots need matplotlib ({error}); pip install matplotlib") from error
+    table = result.candidates
+    names = list(dict.fromkeys(name for one in table for name in one))
+    varying = [name for name in names if len({repr(one.get(name)) for one in table}) > 1]
+    numbers = [name for name in varying if all(_is_number(one.get(name)) for one in table)]
+    others = [name for name in varying if name not in numbers]
+    if not numbers or len(numbers) > 2 or (len(numbers) == 2 and others):
+        raise ValueError(
+            f"a plot needs one or two numbers that vary, and this sweep varies {', '.join(varying) or 'nothing'}; plot "
+            "from result.table"
+        )
+    if ax is None:
+        ax = Figure(figsize=(6.4, 4.0), layout="constrained").add_subplot()
+    if len(numbers) == 2:
+        _map(result, numbers[0], numbers[1], ax)
+    else:
+        _curves(result, numbers[0], others, ax)
+    return ax
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _label(result: Any) -> str:
+    return f"{result.scoring}, negated" if "loss" in result.scoring else result.scoring
+
+
+def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
+    lines: dict[str, list[int]] = {}
+    for k, one in enumerate(result.candidates):
+        lines.setdefault(", ".join(f"{other} = {one.get(other)}" for other in others), []).append(k)
+    means, errors = result.mean_scores_, result.standard_errors_
+    for label, members in lines.items():
+        order = sorted((k for k in members if not np.isnan(means[k])), key=lambda k: result.candidates[k][name])
+        x = [result.candidates[k][name] for k in order]
+        bars = None if result.n_splits_ < 2 else errors[order]
+        ax.errorbar(x, means[order], bars, marker="o", markersize=3, capsize=2, linewidth=1, label=label or None)
+    best = result.best_index_
+    ax.plot(
+        result.candidates[best][name], means[best], "o", color="black", fillstyle="none", markersize=10,
+        label=f"chosen: {name} = {result.candidates[best][name]:.4g}",
+    )  # fmt: skip
+    values = [one[name] for one in result.candidates]
+    if min(values) > 0 and max(values) > LARGE * min(values):
+        ax.set_xscale("log")
+    held_out = f"mean of {result.n_splits_} folds, ± a standard error" if result.n_splits_ > 1 else "on held-out rows"
+    ax.set(xlabel=name, ylabel=f"{_label(result)} ({held_out})")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _map(result: Any, x: str, y: str, ax: Any) -> None:
+    columns, rows = (sorted({one[name] for one in result.candidates}) for name in (x, y))
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for one, score in zip(result.candidates, result.mean_scores_, strict=True):
+        grid[rows.index(one[y]), columns.index(one[x])] = score
+    image = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis")
+    best = result.best_params_
+    ax.plot(columns.index(best[x]), rows.index(best[y]), "o", color="white", fillstyle="none", markersize=12)
+    ax.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns], rotation=45, ha="right")
+    ax.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
+    ax.set(xlabel=x, ylabel=y, title=f"{_label(result)}; ○ chosen")
+    ax.figure.colorbar(image, ax=ax)

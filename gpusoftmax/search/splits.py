@@ -1,0 +1,88 @@
+"""Which rows each model trains on, and which it is measured on."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+
+from gpusoftmax.validation import check_count, check_number
+
+Array = npt.NDArray[Any]
+
+FOLDS = 5  # without cv and validation, as in scikit-learn
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers (int64). train: None for all; held_out: None for a validation set of the user's own."""
+
+    train: Array | None
+    held_out: Array | None
+
+
+def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, groups: Any = None) -> list[Split]:
+    """The splits that `sweep`'s arguments mean.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Both are given, or either is none of what is possible; or a split that has no rows, or rows that do not exist.
+    """
+    if cv is not None and validation is not None:
+        raise ValueError("cv and validation are both given; pass one: folds of X, or rows to measure all models on")
+    n = len(y)
+    if isinstance(validation, tuple | list):
+        return [Split(None, None)]
+    if validation is not None:
+        share = check_number("validation", validation, least=0, most=1, above=True, below=True)
+        cv = StratifiedShuffleSplit(1, test_size=share, random_state=seed % 2**32)
+    cv = FOLDS if cv is None else cv
+    if isinstance(cv, numbers.Integral):
+        cv = StratifiedKFold(check_count("cv", cv, least=2))
+    if hasattr(cv, "split"):
+        pairs: Any = cv.split(np.zeros((n, 1)) if X is None else X, y, groups)
+    elif groups is not None:
+        raise ValueError("groups is for a splitter that uses it, such as GroupKFold; pass one as cv")
+    elif hasattr(cv, "__iter__") and not isinstance(cv, str):
+        pairs = cv
+    else:
+        raise TypeError(
+            f"cv={cv!r} is a {type(cv).__name__}; pass a number of folds, one of scikit-learn's splitters, or a list "
+            "of pairs of row numbers (training, held out)"
+        )
+    splits = [Split(*(_rows(part, n, f"cv split {i}") for part in _pair(pair, i))) for i, pair in enumerate(pairs)]
+    if not splits:
+        raise ValueError("cv holds no splits; pass at least one pair of row numbers (training, held out)")
+    return splits
+
+
+def _pair(pair: Any, i: int) -> Any:
+    if not hasattr(pair, "__len__") or len(pair) != 2:
+        raise TypeError(f"cv split {i} is no pair; pass row numbers as (training, held out)")
+    return pair
+
+
+def _rows(part: Any, n: int, name: str) -> Array:
+    """Row numbers in [0, n) from numbers or a mask."""
+    rows = np.asarray(part)
+    if rows.dtype == np.bool_ and rows.shape == (n,):
+        rows = np.flatnonzero(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {rows.dtype} and shape {rows.shape}; pass row numbers, or a mask ({n},)")
+    if len(rows) == 0:
+        raise ValueError(f"{name} has no rows to train on, or none held out")
+    rows = rows.astype(np.int64)
+    if rows.min() < -n or rows.max() >= n:
+        raise ValueError(f"{name} names row {rows.max() if rows.max() >= n else rows.min()}, but X has {n} rows")
+    return rows % n
+
+
+def is_partition(splits: list[Split], n: int) -> bool:
+    """Whether each of n rows is held out exactly once."""
+    held_out = [split.held_out for split in splits if split.held_out is not None]
+    return len(held_out) == len(splits) and np.array_equal(np.sort(np.concatenate(held_out)), np.arange(n))

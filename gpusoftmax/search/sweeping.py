@@ -1,0 +1,260 @@
+"""`sweep`: many configurations and folds over one X, and the best of them."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import _safe_indexing
+
+from gpusoftmax.array import resolve_for
+from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.fitting import load
+from gpusoftmax.progress import Tally
+from gpusoftmax.search.grid import combinations, configured
+from gpusoftmax.search.result import SweepResult, choose, edges
+from gpusoftmax.search.scoring import make_scoring
+from gpusoftmax.search.splits import is_partition, make_splits
+from gpusoftmax.search.work import Work
+from gpusoftmax.validation import check_choice, check_count, check_flag, check_random_seed
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+PREDICTED_AT_ONCE = 1 << 24  # features of the rows whose out-of-fold predictions are made at a time
+
+
+def sweep(
+    X: Any,
+    y: Any,
+    grid: Any,
+    *,
+    cv: Any = None,
+    validation: Any = None,
+    scoring: Any = "accuracy",
+    solver: str = "auto",
+    refit: bool = True,
+    rule: str = "best",
+    sample_weight: Any = None,
+    groups: Any = None,
+    halving: int | None = None,
+    patience: int | None = None,
+    keep_models: bool = True,
+    verbose: int = 0,
+    on_candidate: Callable[[dict[str, Any]], Any] | None = None,
+    **parameters: Any,
+) -> SweepResult:
+    """Fit every combination of a grid, on every fold, and choose.
+
+    Each model minimises, over the rows of its fold that it trains on,
+
+        f(W, b) = (1 / S) sum_i s_i loss(x_i W + b, y_i) + (l2 / 2) ||W||^2,    S = sum_i s_i
+
+    and is the model that its configuration alone would have been, to the solver's tolerance; rows that are held out are
+    not visited. The exact solver goes along the penalties from strong to weak: each model starts where those before it
+    point to, over curvature that all share, and takes some four reads of its rows. SGD takes all configurations
+    through the same minibatches side by side.
+
+    Parameters
+    ----------
+    X : array-like, (n, d)
+        As for fit: read where it is, never copied for a fold.
+    y : array-like, (n,)
+        Labels.
+    grid : dict or list of dict
+        Names to lists of values: C or l2, learning_rate, momentum, class_weight. learning_rate or momentum make SGD
+        the solver.
+    cv : int, splitter or iterable of (training, held out), optional
+        Folds of X: a number for StratifiedKFold, not shuffled; one of scikit-learn's splitters; or pairs of row
+        numbers. Without cv and validation: 5.
+    validation : (X, y) or float, optional
+        One set of rows to measure all models on: the user's own, or a share of X that is drawn by random_state,
+        stratified.
+    scoring : str or callable
+        "accuracy"; "log_loss", in nats and negated, so that larger is better; "loss", the estimator's own; the name of
+        one of scikit-learn's scorers, or a function of (estimator, X, y). Rows that are held out count by
+        sample_weight.
+    solver : {"auto", "lbfgs", "sgd"}
+    refit : bool
+        Fit the best configuration to all rows of X: `best_estimator_`. With validation=(X, y), these are the training
+        rows.
+    rule : {"best", "1se"}
+        "1se": the strongest penalty whose mean score is within a standard error of the best one's. Of equals, either
+        takes the strongest penalty.
+    sample_weight : array-like, (n,), optional
+        Not negative; weight k equals the row k times.
+    groups : array-like, (n,), optional
+        For splitters that use them, such as GroupKFold.
+    halving : int, optional
+        For SGD: begin with max_iter / halving^k passes, and keep 1 in `halving` configurations for as many times more,
+        until the last ones are trained for max_iter passes (successive halving, Jamieson and Talwalkar, 2016).
+    patience : int, optional
+        For the exact solver: after so many penalties in a row that scored worse than a stronger one, weaker ones are
+        not tried any more.
+    keep_models : bool
+        Keep the weights of every model of every split, `models_`: splits x candidates x (d + 1) x c numbers.
+        Out-of-fold predictions need them, and refit starts from them.
+    verbose : int
+        1 shows progress on the standard error.
+    on_candidate : callable, optional
+        Told of each configuration when it is done, by a row of the table.
+    **parameters
+        Of the estimator, the same for all: scaling, loss, fit_intercept, penalize_intercept, class_weight, max_iter,
+        tol, batch_size, nesterov, schedule, random_state, backend, n_threads, and what the grid does not name of C, l2,
+        learning_rate, momentum. loss="hinge" or "squared_hinge" makes it a LinearSVMClassifier.
+
+    Returns
+    -------
+    SweepResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is not usable; the message names it and the fix.
+    DivergenceError
+        Every configuration diverged.
+    KeyboardInterrupt
+        Ctrl-C before any configuration was done on all splits; later, it ends the sweep with what is done.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(return_X_y=True)
+    >>> result = sweep(X / 16, y, {"C": [0.01, 0.1, 1.0, 10.0]}, cv=3)
+    >>> result.best_params_
+    {'C': 0.1}
+    """
+    started = time.perf_counter()
+    estimator = _estimator(solver, parameters, grid)
+    softmax = isinstance(estimator, SoftmaxClassifier)
+    scorer = make_scoring(scoring, softmax)
+    check_choice("rule", rule, ("best", "1se"))
+    check_flag("refit", refit)
+    check_flag("keep_models", keep_models)
+    candidates = combinations(grid)
+    estimators = configured(estimator, candidates)
+    sgd = estimators[0].solver == "sgd"
+    if halving is not None and (not sgd or check_count("halving", halving, least=2) < 2):
+        raise ValueError(
+            f"halving={halving!r} is for solver='sgd'; the exact solver needs few passes for each penalty: leave it out"
+        )
+    if patience is not None and (sgd or check_count("patience", patience) < 1):
+        raise ValueError(f"patience={patience!r} is for solver='lbfgs', which goes along the penalties; use halving")
+    device = resolve_for(estimator.backend, estimator.n_threads, X=X)
+    own: Any = validation if isinstance(validation, tuple | list) else None
+    with device.active():
+        features = device.features(X)
+        data = load(device, features, y, sample_weight, own, type(estimator).__name__)
+        seed, labels = check_random_seed(estimator.random_state), data.classes[data.labels]
+        splits = make_splits(cv, validation, labels, seed, X if device.gpu is None else None, groups)
+        if rule == "1se" and len(splits) < 2:
+            raise ValueError("rule='1se' needs the scatter between folds; pass cv=5, or rule='best'")
+        models, c = len(candidates) * len(splits), len(data.classes)
+        log.info(
+            "sweep: %d configurations x %d splits; the models that are kept take %.1f MB", len(candidates), len(splits),
+            keep_models * models * (features.shape[1] + 1) * c * np.dtype(features.dtype).itemsize / 2**20,
+        )  # fmt: skip
+        tally = Tally(models) if verbose else None
+        work = Work(
+            X, labels, own, data, splits, candidates, estimators, scorer, keep_models, seed, tally, on_candidate
+        )
+        interrupted = False
+        try:
+            work.by_sgd(halving) if sgd else work.along_paths(patience)
+        except KeyboardInterrupt:
+            interrupted = True
+            if np.isnan(work.trials.score.mean(axis=0)).all():
+                raise
+        finally:
+            if tally is not None:
+                tally.close()
+    result = _chosen(work, rule, interrupted)
+    if keep_models:
+        _predict_out_of_fold(result, work)
+    if refit:
+        result.best_estimator_ = _refit(result, X, y, sample_weight, verbose)
+    result.seconds_ = time.perf_counter() - started
+    return result
+
+
+def _estimator(solver: str, parameters: dict[str, Any], grid: Any) -> Any:
+    """The estimator that all configurations start from."""
+    cls = LinearSVMClassifier if parameters.get("loss") in ("hinge", "squared_hinge") else SoftmaxClassifier
+    known = [name for name in inspect.signature(cls).parameters if name not in ("callbacks", "warm_start", "verbose")]
+    for name in parameters:
+        if name not in known:
+            raise TypeError(
+                f"sweep has no argument {name!r}; beside its own it takes the estimator's: {', '.join(known)}"
+            )
+    named = {name for part in (grid if isinstance(grid, list | tuple) else [grid]) for name in part}
+    if twice := sorted(named & set(parameters)):
+        raise ValueError(f"{twice[0]} is in the grid and given beside it; pass it once")
+    return cls(solver=solver, **parameters)
+
+
+def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
+    """The outcome of work that is done."""
+    trials, estimators = work.trials, work.estimators
+    rates = np.array([0.0 if one.learning_rate == "auto" else float(one.learning_rate) for one in estimators])
+    eligible = np.where(trials.status == "halved", np.nan, trials.score)
+    best, ties = choose(eligible, work.strengths(), rates, rule)
+    short = int(((trials.status == "finished") & np.array([one.solver == "lbfgs" for one in estimators])).sum())
+    if short:
+        warnings.warn(
+            f"{short} of {trials.score.size} models are not within tol={estimators[0].tol:g} of their optima after "
+            f"max_iter={estimators[0].max_iter} passes (status 'finished' in the table): increase max_iter or tol",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return SweepResult(
+        work.candidates, trials, work.scoring.name, rule, best, ties, edges(work.candidates, best), work.data.classes, estimators,
+        models_=work.models, interrupted_=interrupted,
+    )  # fmt: skip
+
+
+def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
+    """Of each row, what the best candidate's model says that has not seen it."""
+    n, classes = len(work.data.labels), work.data.classes
+    if not is_partition(work.splits, n):
+        result.why_no_out_of_fold = "they need folds that hold out each row once; pass cv=5, or another partition"
+        return
+    predictions, probabilities = np.empty(n, classes.dtype), None
+    step = max(1, PREDICTED_AT_ONCE // work.data.X.shape[1])
+    for i, split in enumerate(work.splits):
+        model = work.models[i, result.best_index_]
+        assert split.held_out is not None
+        for first in range(0, len(split.held_out), step):
+            rows = split.held_out[first : first + step]
+            part = _safe_indexing(work.X, rows)
+            predictions[rows] = _on_host(model.predict(part))
+            if isinstance(model, SoftmaxClassifier):
+                found = _on_host(model.predict_proba(part))
+                probabilities = np.empty((n, len(classes)), found.dtype) if probabilities is None else probabilities
+                probabilities[rows] = found
+    result.out_of_fold_ = predictions, probabilities
+
+
+def _on_host(x: Any) -> Array:
+    return np.asarray(x.get() if hasattr(x, "get") else x)
+
+
+def _refit(result: SweepResult, X: Any, y: Any, sample_weight: Any, verbose: int) -> Any:
+    """The best candidate's estimator, fitted to all rows; the exact one from the mean of its folds' models."""
+    models = [result.models_[i, result.best_index_] for i in range(result.n_splits_) if result.models_]
+    estimator = clone(result.estimators_[result.best_index_]).set_params(verbose=verbose)
+    start = None
+    if models and estimator.solver == "lbfgs":
+        start = clone(models[0])
+        start.classes_ = models[0].classes_
+        start.coef_ = np.mean([model.coef_ for model in models], axis=0)
+        start.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
+    return estimator.fit(X, y, sample_weight, start_from=start)

@@ -1,0 +1,50 @@
+"""The outcome of a sweep in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+SHOWN = 10  # candidates at most
+
+
+def value_in_words(value: Any) -> str:
+    """A parameter's value."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def candidate_in_words(candidate: dict[str, Any]) -> str:
+    """What was set."""
+    return ", ".join(f"{name} = {value_in_words(value)}" for name, value in candidate.items())
+
+
+def report(result: Any) -> str:
+    """The best candidates of a SweepResult, how sure their order is, and whether the grid was wide enough."""
+    trials, means, errors = result.trials, result.mean_scores_, result.standard_errors_
+    splits = f"{result.n_splits_} splits" if result.n_splits_ > 1 else "one validation set"
+    lines = [f"{len(means)} configurations on {splits} in {result.seconds_:.1f} s, by {result.scoring}"]
+    if result.interrupted_:
+        lines.append(f"interrupted: {int(np.isnan(means).sum())} configurations were not done")
+    order = np.argsort(-np.where(np.isnan(means), -np.inf, means), kind="stable")
+    width = max(len(candidate_in_words(one)) for one in result.candidates)
+    for k in order[:SHOWN].tolist():
+        error = "" if np.isnan(errors[k]) else f" ± {errors[k]:.4f}"
+        measured = (
+            f"{means[k]:.4f}{error}  accuracy {trials.accuracy[:, k].mean():.2%}  loss {trials.loss[:, k].mean():.4f}  "
+            f"{trials.passes[:, k].mean():.0f} passes"
+        )
+        if np.isnan(means[k]):
+            measured = ", ".join(dict.fromkeys(str(status) or "not tried" for status in trials.status[:, k]))
+        mark = "*" if k == result.best_index_ else " "
+        lines.append(f"{mark} {candidate_in_words(result.candidates[k]):<{width}}  {measured}")
+    if len(means) > SHOWN:
+        lines.append(f"  and {len(means) - SHOWN} more")
+    rule = "the best" if result.rule == "best" else "the strongest penalty within a standard error of the best"
+    lines.append(f"chosen, {rule}: {candidate_in_words(result.best_params_)}")
+    if result.ties_:
+        lines.append(f"as good: {'; '.join(candidate_in_words(result.candidates[k]) for k in result.ties_)}")
+    lines += [
+        f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in result.edges_.items()
+    ]
+    return "\n".join(lines)

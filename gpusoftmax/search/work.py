@@ -1,0 +1,249 @@
+"""The work of a sweep: every candidate trained on every split, and measured on what that holds out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import validate_data
+
+from gpusoftmax.estimators import has_columns
+from gpusoftmax.exceptions import DivergenceError
+from gpusoftmax.fitting import Data, held_out, l2_of, pose, write_weights
+from gpusoftmax.objective import Objective
+from gpusoftmax.progress import Tally
+from gpusoftmax.search import exact, minibatch
+from gpusoftmax.search.result import DONE, MEASURES, Trials, status_in_words
+from gpusoftmax.search.scoring import Scoring
+from gpusoftmax.search.splits import Split
+from gpusoftmax.solvers.curvature import GramSample
+from gpusoftmax.trainer import Record, TrainResult
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Work:
+    """What is asked for, and what is done so far.
+
+    Attributes
+    ----------
+    X, y, validation
+        As the user passed them, for scorers.
+    data : Data
+    splits : list of Split
+    candidates : list of dict
+    estimators : list
+        One a candidate.
+    scoring : Scoring
+    keep_models : bool
+    seed : int
+    tally : Tally or None
+    on_candidate : callable or None
+        Told of each candidate that is done, by `row`.
+    """
+
+    X: Any
+    y: Any
+    validation: Any
+    data: Data
+    splits: list[Split]
+    candidates: list[dict[str, Any]]
+    estimators: list[Any]
+    scoring: Scoring
+    keep_models: bool
+    seed: int
+    tally: Tally | None
+    on_candidate: Callable[[dict[str, Any]], Any] | None
+
+    def __post_init__(self) -> None:
+        self.trials = Trials.empty(len(self.splits), len(self.candidates))
+        self.models: dict[tuple[int, int], Any] = {}
+        self.done = 0
+
+    def along_paths(self, patience: int | None) -> None:
+        """The exact solutions, from strong penalties to weak ones; one path for each split and class weight."""
+        for group in self._alike():
+            order = [group[i] for i in np.argsort(-self.strengths()[group], kind="stable")]
+            first = self.estimators[order[0]]
+            objectives = [pose(first, self.data, split.train) for split in self.splits]
+            sample = GramSample(objectives[0], self.seed, len(order), alike=True)
+            paths = [exact.Path(one, sample, int(first.max_iter), float(first.tol), self.seed) for one in objectives]
+            measured_on = [self._held_out(i, one) for i, one in enumerate(objectives)]
+            features, c = objectives[0].features, len(self.data.classes)
+            wide = exact.width(self.data.backend, features.d, c, np.dtype(features.dtype).itemsize)
+            for start in range(0, len(order), wide):
+                some = order[start : start + wide]
+                for i, path in enumerate(paths):
+                    l2 = np.array([self._l2(k, path.objective) for k in some])
+                    result = path.solve(l2, _Within(self, i, some))
+                    self._measure(i, some, path.objective, measured_on[i], result)
+                self._tell(some)
+                if patience is not None and self._worse(order[: start + wide]) >= patience:
+                    self.done += len(self.splits) * len(order[start + wide :])
+                    break
+
+    def by_sgd(self, halving: int | None) -> None:
+        """Configurations side by side on the same minibatches, in rungs if they are halved."""
+        left, passes = list(range(len(self.candidates))), int(self.estimators[0].max_iter)
+        rungs = 1 if halving is None else 1 + int(math.log(len(left), halving) + 1e-9)
+        for rung in reversed(range(rungs)):
+            budget = max(1, math.ceil(passes / (halving or 1) ** rung))
+            for group in self._alike():
+                self._train([k for k in group if k in left], budget, last=rung == 0)
+            if rung and halving is not None:
+                means = self.trials.score.mean(axis=0)[left]
+                order = np.argsort(-np.where(np.isnan(means), -np.inf, means), kind="stable")
+                kept = sorted(left[i] for i in order[: max(1, len(left) // halving)])
+                gone = [k for k in left if k not in kept]
+                self.trials.status[:, gone] = "halved"
+                self.done += len(self.splits) * len(gone)
+                self._tell(gone)
+                left = kept
+
+    def _train(self, group: list[int], passes: int, last: bool) -> None:
+        """So many passes from zero; scores count as the candidates' own, also if they are not the last."""
+        wide = minibatch.width(self.data.X.shape[1], len(self.data.classes))
+        for start in range(0, len(group), wide):
+            some = group[start : start + wide]
+            estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in some]
+            for i, split in enumerate(self.splits):
+                objective = pose(estimators[0], self.data, split.train)
+                l2 = np.array([self._l2(k, objective) for k in some])
+                before = self.done
+                try:
+                    result = minibatch.train_group(estimators, objective, l2, _Within(self, i, some))
+                except DivergenceError:
+                    self._forget(i, some, "diverged")
+                else:
+                    self._measure(i, some, objective, self._held_out(i, objective), result)
+                self.done = before + len(some) * last
+            if last:
+                self._tell(some)
+
+    def _alike(self) -> list[list[int]]:
+        """Candidates that share weights and coordinates: SGD balances features by l2 where it finds its own rate."""
+
+        def key(k: int) -> tuple[Any, ...]:
+            one = self.estimators[k]
+            automatic = one.solver == "sgd" and one.learning_rate == "auto"
+            return repr(one.class_weight), automatic, (one.C, one.l2) if automatic else None
+
+        groups: dict[Any, list[int]] = {}
+        for k in range(len(self.candidates)):
+            groups.setdefault(key(k), []).append(k)
+        return list(groups.values())
+
+    def _l2(self, k: int, objective: Objective) -> float:
+        total = float(self.data.backend.to_numpy(objective.weight_sums())[0])
+        return l2_of(self.estimators[k], total, len(self.data.classes))
+
+    def strengths(self) -> Array:
+        """(candidates,): penalties, for all of X."""
+        total = float(len(self.data.labels) if self.data.weights is None else self.data.weights.sum(dtype=np.float64))
+        return np.array([l2_of(one, total, len(self.data.classes)) for one in self.estimators])
+
+    def _held_out(self, i: int, objective: Objective) -> Objective:
+        return held_out(objective, self.data, self.splits[i].held_out, self.data.weights)
+
+    def _forget(self, i: int, some: list[int], status: str) -> None:
+        """Nothing is known of these models."""
+        trials = self.trials
+        trials.status[i, some] = status
+        for name in MEASURES[:-1]:
+            getattr(trials, name)[i, some] = np.nan
+
+    def _measure(
+        self, i: int, some: list[int], objective: Objective, measured_on: Objective, result: TrainResult
+    ) -> None:
+        """Scores of models that were trained on split i."""
+        if result.reason == "interrupted":
+            raise KeyboardInterrupt
+        trials, to_numpy = self.trials, self.data.backend.to_numpy
+        losses, accuracies = map(to_numpy, measured_on.for_penalties(np.zeros(len(some))).losses(result.W, result.b))
+        values = np.atleast_1d(result.history[-1].objective)
+        for place, k in enumerate(some):
+            trials.passes[i, k] = result.passes
+            if result.reasons[place] not in DONE:
+                self._forget(i, [k], result.reasons[place])
+                continue
+            trials.status[i, k], trials.objective[i, k] = result.reasons[place], values[place]
+            trials.loss[i, k], trials.accuracy[i, k] = losses[place], accuracies[place]
+            trials.score[i, k] = self.scoring.of(losses[place], accuracies[place])
+            if self.scoring.function is not None or self.keep_models:
+                model = self._model(k, objective, result.W[:, place : place + 1], result.b[place : place + 1])
+                if self.scoring.function is not None:
+                    trials.score[i, k] = self._score(i, model)
+                if self.keep_models:
+                    self.models[i, k] = model
+        self.done += len(some)
+
+    def _model(self, k: int, objective: Objective, W: Any, b: Any) -> Any:
+        """The candidate's estimator with these weights."""
+        model = clone(self.estimators[k])
+        validate_data(model, self.X if has_columns(self.X) else self.data.X, skip_check_array=True)
+        write_weights(model, objective.for_penalties(np.array([self._l2(k, objective)])), self.data.classes, W, b)
+        return model
+
+    def _score(self, i: int, model: Any) -> float:
+        """By the user's scorer."""
+        assert self.scoring.function is not None
+        rows = self.splits[i].held_out
+        if rows is None:
+            return float(self.scoring.function(model, *self.validation))
+        weights = {} if self.data.weights is None else {"sample_weight": self.data.weights[rows]}
+        return float(
+            self.scoring.function(model, _safe_indexing(self.X, rows), _safe_indexing(self.y, rows), **weights)
+        )
+
+    def _worse(self, order: list[int]) -> int:
+        """How many of these candidates, from the last one back, scored worse than an earlier one."""
+        means = self.trials.score.mean(axis=0)[order]
+        return len(order) - 1 - int(np.argmax(means))
+
+    def _tell(self, some: list[int]) -> None:
+        if self.on_candidate is not None:
+            for k in some:
+                self.on_candidate(self.row(k))
+
+    def row(self, k: int) -> dict[str, Any]:
+        """A candidate's parameters, with its means over the splits."""
+        trials = self.trials
+        measures = {name: float(getattr(trials, name)[:, k].mean()) for name in MEASURES}
+        return {**self.candidates[k], **measures, "status": status_in_words(trials.status[:, k])}
+
+    def in_words(self, i: int, some: list[int]) -> str:
+        """What is running, and the best so far."""
+        one = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                        for name, value in self.candidates[some[0]].items())  # fmt: skip
+        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        text = f"{one}{more}, split {i + 1} of {len(self.splits)}"
+        means = self.trials.score.mean(axis=0)
+        if not np.isnan(means).all():
+            text += f"; best {self.scoring.name} so far {np.nanmax(means):.4g}"
+        return text
+
+
+@dataclass
+class _Within:
+    """Progress within the training of some candidates on split i, as a part of the whole."""
+
+    work: Work
+    i: int
+    some: list[int]
+
+    def update(self, passes: float, total: float, record: Record | None) -> None:
+        """See trainer.Progress."""
+        if self.work.tally is not None:
+            share = min(passes / total, 1.0) if self.work.estimators[0].solver == "sgd" else 0.0
+            done = self.work.done + share * len(self.some)
+            self.work.tally.update(done, f"{self.work.in_words(self.i, self.some)}; pass {passes:.0f}")
+
+    def close(self) -> None:
+        """See trainer.Progress: the tally goes on."""

@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 
 
+GRID = [float(f"{10.0 ** (half / 2):.1g}") for half in range(-10, 7)]  # 1e-5, 3e-5, 1e-4, ..., 1e3
+WORSE = 2  # values of C in a row that scored worse, after which weaker penalties are not tried any more
+
+
 class Loss(StrEnum):
     """What --loss takes."""
 
@@ -122,13 +126,10 @@ def train(
     """Train on a data set and print the accuracy on its training, validation and test rows.
 
     By default: softmax, features standardised (by folding: the data stay as they are), the optimum for the training
-    rows, to a gradient of 1e-4, at the C with the smallest loss on the validation rows (models that are compared for
-    that are fitted until a pass gains less than 1e-4). With SGD (--solver sgd, --loss hinge, or any
-    of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and lowered along
+    rows, to a gradient of 1e-4, at the C with the smallest loss on the validation rows. With SGD (--solver sgd, --loss
+    hinge, or any of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and lowered along
     a cosine, the weights with the smallest validation loss kept.
     """
-    from dataclasses import asdict
-
     from gpusoftmax.array import resolve
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
@@ -136,8 +137,16 @@ def train(
     from gpusoftmax.persist import save_model
     from gpusoftmax.progress import progress_display
     from gpusoftmax.recipes import train_cs231n
-    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, penalty_in_words, step_in_words
-    from gpusoftmax.search import Choice, choose_C
+    from gpusoftmax.report import (
+        accuracies,
+        accuracies_in_words,
+        dataset_in_words,
+        path_of,
+        penalty_in_words,
+        step_in_words,
+    )
+    from gpusoftmax.search.result import SweepResult
+    from gpusoftmax.search.sweeping import sweep
 
     if recipe is not None and solver is not SolverName.auto:
         raise ValueError(f"--solver cannot be changed with --recipe {recipe}, which fixes it; leave one out")
@@ -161,29 +170,31 @@ def train(
     _show(f"data    {dataset_in_words(loaded)}", as_json)
     _show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     started = time.perf_counter()
-    choice: Choice | None = None
+    choice: SweepResult | None = None
     training, validation = (loaded.X_train, loaded.y_train), (loaded.X_validation, loaded.y_validation)
     if recipe is not None:
         progress = None if quiet else progress_display()
         model = train_cs231n(*training, loss=str(loss), seed=seed, backend=device, progress=progress)
     else:
-        cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
-        model = cls(
-            C=C, loss=str(loss), scaling="standard", solver=str(solver), random_state=seed, backend=device,
-            verbose=0 if quiet else 1,
-        )  # fmt: skip
-        if solver is SolverName.sgd:
-            model.set_params(
-                schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
-                learning_rate="auto" if learning_rate is None else learning_rate,
-            ).fit(*training, validation=validation)  # fmt: skip
+        common: dict[str, Any] = {
+            "loss": str(loss), "scaling": "standard", "solver": str(solver), "random_state": seed, "backend": device,
+            "verbose": 0 if quiet else 1,
+        }  # fmt: skip
+        if solver is SolverName.lbfgs and C is None:
+            choice = sweep(
+                *training, {"C": GRID}, validation=validation, scoring="loss", patience=WORSE,
+                on_candidate=lambda step: _show(step_in_words(step), as_json), **common,
+            )  # fmt: skip
+            model = choice.best_estimator_
         else:
-            if C is None:
-                choice = choose_C(
-                    model, *training, validation, on_step=lambda step: _show(step_in_words(step), as_json)
-                )
-                model.set_params(C=choice.C)
-            model.fit(*training)
+            cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+            model = cls(C=C, **common)
+            if solver is SolverName.sgd:
+                model.set_params(
+                    schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
+                    learning_rate="auto" if learning_rate is None else learning_rate,
+                )  # fmt: skip
+            model.fit(*training, validation=validation if solver is SolverName.sgd else None)
     seconds = time.perf_counter() - started
     measured = accuracies(model, loaded)
     if save is not None:
@@ -193,7 +204,8 @@ def train(
         n, strength = len(loaded.y_train), model.C or 1.0
         l2 = l2_from_C(strength, n, len(model.classes_))
         _show(penalty_in_words(strength, l2, n, choice), as_json)
-    interrupted = " (interrupted)" if model.stop_reason_ == "interrupted" else ""
+    stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
+    interrupted = " (interrupted)" if stopped else ""
     _show(f"loss    {model.loss_curve_[-1]:.4f} after {model.n_iter_} passes in {seconds:.2f} s{interrupted}", as_json)
     if model.fit_report_.bound is not None:
         _show(f"fit     {model.fit_report_}".replace("\n", "\n        "), as_json)
@@ -204,8 +216,8 @@ def train(
         result: dict[str, Any] = {
             "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe,
             "C": strength, "l2": l2,
-            "path": [] if choice is None else [asdict(step) for step in choice.path],
-            "edge": "" if choice is None else choice.edge, **measured, "fit_report": model.fit_report_.as_dict(),
+            "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
+            "edge": "" if choice is None else choice.edges_.get("C", ""), **measured, "fit_report": model.fit_report_.as_dict(),
             "loss": model.loss_curve_[-1], "passes": model.history_[-1].passes, "stop_reason": model.stop_reason_,
             "seconds": seconds, "backend": device.name, "reason": device.reason, "threads": device.n_threads,
             "seed": seed, "model": None if save is None else str(save),

@@ -8,7 +8,8 @@ import numpy as np
 
 from gpusoftmax.datasets import Dataset
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.search import Choice, Step
+from gpusoftmax.fitting import l2_from_C
+from gpusoftmax.search.result import SweepResult
 
 SPLITS = ("train", "validation", "test")
 
@@ -35,23 +36,40 @@ def dataset_in_words(dataset: Dataset) -> str:
     return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes"
 
 
-def step_in_words(step: Step) -> str:
+def step_in_words(step: dict[str, Any]) -> str:
     """One line for a person: a C that was tried."""
     return (
-        f"C = {step.C:<7g} validation loss {step.validation_loss:.4f}  accuracy {step.validation_accuracy:.2%}  "
-        f"({step.passes:.0f} passes)"
+        f"C = {step['C']:<7g} validation loss {step['loss']:.4f}  accuracy {step['accuracy']:.2%}  "
+        f"({step['passes']:.0f} passes)"
     )
 
 
-def penalty_in_words(C: float, l2: float, n: int, choice: Choice | None = None) -> str:
+def path_of(choice: SweepResult, n: int) -> list[dict[str, float]]:
+    """Each C that was tried on n rows, from strong to weak penalties, for JSON."""
+    trials = choice.trials
+    return [
+        {
+            "C": one["C"],
+            "l2": l2_from_C(one["C"], n, len(choice.classes_)),
+            "objective": trials.objective[0, k],
+            "validation_loss": trials.loss[0, k],
+            "validation_accuracy": trials.accuracy[0, k],
+            "passes": trials.passes[0, k],
+        }
+        for k, one in enumerate(choice.candidates)
+        if trials.status[0, k]
+    ]
+
+
+def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = None) -> str:
     """The penalty in the terms of others, for a mean over n rows; how it was chosen, if it was."""
     if l2 == 0:
         return "penalty none"
     chosen = ""
     if choice is not None:
         chosen = ", the smallest validation loss"
-        if choice.edge:
-            chosen += f"; it is the {choice.edge} that was tried, so the best may lie beyond it: try others with --C"
+        if edge := choice.edges_.get("C"):
+            chosen += f"; it is the {edge} that was tried, so the best may lie beyond it: try others with --C"
     return (
         f"penalty C = {C:g} (scikit-learn, cuML){chosen}\n"
         f"        l2 = {l2:.4g} on the mean loss: SGDClassifier's alpha, glmnet's lambda on standardised features,\n"

@@ -41,8 +41,8 @@ class Trials:
     @classmethod
     def empty(cls, splits: int, candidates: int) -> Trials:
         """Nothing is measured yet."""
-        measures = (np.full((splits, candidates), np.nan) for _ in range(5))
-        return cls(*measures, np.full((splits, candidates), "", dtype="U16"))
+        measures = {name: np.full((splits, candidates), np.nan) for name in MEASURES}
+        return cls(**measures, status=np.full((splits, candidates), "", dtype="U16"))
 
 
 @dataclass

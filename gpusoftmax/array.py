@@ -84,6 +84,12 @@ class Operations(Protocol):
     def column_moments(self, X: Any, weights: Any) -> tuple[Any, Any]:
         """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None."""
 
+    def weighted_sums(self, X: Any, Z: Any, weights: Any) -> tuple[Any, Any]:
+        """sum_i s_i x_i z_i', (d, q), and sum_i s_i z_i, (q,), in the type of computation.
+
+        Z (n, q) is of any floating type and strides; s, the weights, (n,).
+        """
+
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         """Memory that linear_gradient takes at most for n rows of a type, its results included: bytes above X and W."""
 

@@ -17,6 +17,7 @@ from cases import (
     answer,
     assert_within,
     hosted,
+    laid_out,
     problems,
     random_problem,
     row_answer,
@@ -278,6 +279,26 @@ def test_the_variance_of_a_constant_column_is_zero(backend: Backend) -> None:
 
 
 @pytest.mark.usefixtures("small_leaves")
+@pytest.mark.parametrize("width", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("layout", ["C", "Fortran", "every other"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weighted_sums_equal_the_definition(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, layout: str, width: str
+) -> None:
+    n, d, q = 64 * 5 + 7, 9, 11
+    monkeypatch.setattr(ops, "LARGE_GRADIENT", 4 * d * 8)  # eight columns at a time, or four
+    problem = random_problem(0, dtype=dtype, n=n, d=d, K=1, weighted=True, layout=layout)
+    Z = laid_out(np.random.default_rng(1).standard_normal((n, q)).astype(width), layout)
+    weights = problem.weights[:, 0].copy()
+    found = backend.ops.weighted_sums(problem.X, Z, weights)
+    x, z = problem.X.astype(np.float64), weights[:, None].astype(np.float64) * Z
+    rounding = 4 * np.sqrt(n) * np.finfo(problem.W.dtype).eps  # n roundings of either sign, relative to the sizes
+    assert {array.dtype for array in found} == {problem.W.dtype}
+    assert_within(found[0], x.T @ z, rounding * (abs(x).T @ abs(z)), "sums")
+    assert_within(found[1], z.sum(axis=0), rounding * abs(z).sum(axis=0), "totals")
+
+
+@pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
 @pytest.mark.parametrize("c", [5, 70])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -294,7 +315,7 @@ def test_the_gradient_has_the_same_bits_for_any_number_of_threads(
 
 
 @pytest.mark.usefixtures("small_leaves")
-@pytest.mark.parametrize("operation", ["row_loss", "column_moments"])
+@pytest.mark.parametrize("operation", ["row_loss", "column_moments", "weighted_sums"])
 def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(cpu_backend: Backend, operation: str) -> None:
     problem = random_problem(0, n=64 * 9 + 17, d=7, weighted=True)
 
@@ -302,6 +323,8 @@ def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(cpu_backend
         operations = resolve(cpu_backend.name, n_threads).ops
         if operation == "column_moments":
             return sha256(*operations.column_moments(problem.X, problem.weights[:, 0]))
+        if operation == "weighted_sums":
+            return sha256(*operations.weighted_sums(problem.X, problem.X, problem.weights[:, 0]))
         Z = problem.X[:, None, :].copy()
         return sha256(*operations.row_loss(Z, problem.labels, problem.weights, SOFTMAX), Z)
 
@@ -399,4 +422,5 @@ def test_arguments_are_left_as_they_are(backend: Backend) -> None:
     backend.ops.linear_losses(*problem.arguments)
     backend.ops.linear_scores(problem.X, problem.W, problem.b)
     backend.ops.column_moments(problem.X, problem.weights[:, 0])
+    backend.ops.weighted_sums(problem.X, problem.X, problem.weights[:, 0])
     assert sha256(*problem.arguments[:5], problem.rows) == before

@@ -282,3 +282,25 @@ class CpuOperations:
         with np.errstate(over="ignore", invalid="ignore"):  # infinite features: the caller looks for them
             mean = first_moment / total
             return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
+
+    def weighted_sums(self, X: Array, Z: Array, weights: Array) -> tuple[Array, Array]:
+        (n, d), dtype = X.shape, computation_dtype(X.dtype)
+        step, width = leaf_rows(d), max(1, LARGE_GRADIENT // (d * np.dtype(dtype).itemsize))
+
+        def sums_of(Z: Array) -> Partial:
+            def leaf(index: int) -> Partial:
+                sums, totals = np.zeros((d, Z.shape[1]), dtype), np.zeros(Z.shape[1], dtype)
+                stop = min((index + 1) * step, n)
+                for first in range(index * step, stop, BLAS_BLOCK):
+                    rows = slice(first, min(first + BLAS_BLOCK, stop))
+                    z = (weights[rows, None] * Z[rows]).astype(dtype, order="C")
+                    product(widen(X[rows], dtype), z, sums, transpose_a=True, beta=1.0)
+                    totals += z.sum(axis=0)
+                return sums, totals
+
+            return sum_over_leaves(leaf, -(-n // step), self.n_threads)
+
+        with single_threaded_blas():  # columns that are too many for a copy a leaf take another read
+            parts = [sums_of(Z[:, first : first + width]) for first in range(0, Z.shape[1], width)]
+        sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        return sums, totals

@@ -281,6 +281,26 @@ class CudaOperations:
         variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
         return (origin + mean).reshape(d), variance.reshape(d)
 
+    def weighted_sums(self, X: Any, Z: Any, weights: Any) -> tuple[Any, Any]:
+        import cupy
+
+        (n, d), q, dtype = X.shape, Z.shape[1], np.dtype(computation_dtype(X.dtype))
+        sums, totals = cupy.empty((d, 1, q), dtype=dtype), cupy.empty((1, q), dtype=dtype)
+
+        def visit(step: int) -> None:
+            sums[...], totals[...] = 0, 0
+            for first in range(0, n, step):
+                rows = slice(first, min(first + step, n))
+                m = rows.stop - first
+                z = cupy.ascontiguousarray(Z[rows] * weights[rows].reshape(m, 1), dtype=dtype)
+                x, ones = self._operand(X, None, first, m), cupy.ones((m, 1), dtype=dtype)
+                operand = self._operand(z, None, 0, m)
+                product(x, operand, sums.reshape(d, q), transpose_a=True, beta=1.0, precision=self.precision)
+                product(ones, z, totals, transpose_a=True, beta=1.0)
+
+        self._in_chunks_that_fit(visit, X, n, sums, sums.nbytes + totals.nbytes)
+        return sums.reshape(d, q), totals.reshape(q)
+
 
 def _or_nothing(x: Any) -> Any:
     """A null pointer for None."""

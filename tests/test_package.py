@@ -35,6 +35,7 @@ ORDER = [
     "array",
     "features",
     "objective",
+    "soft_labels",
     "certificate",
     "batches",
     "gradcheck",

@@ -13,7 +13,7 @@ was then always accepted, and its read yields the gradient, which is needed anyw
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,10 @@ class _Models:
         backend, chosen = self.objective.backend, np.flatnonzero(kept)
         index = backend.asarray(chosen)
 
-        def of(array: Any, axis: int = 1) -> Any:
-            return backend.xp.take(array, index, axis=axis)
+        def of(array: Any) -> Any:
+            return backend.xp.take(array, index, axis=1)
 
-        weights = self.objective.weights
-        self.objective = replace(
-            self.objective, l2=of(self.objective.l2, 0), weights=None if weights is None else of(weights)
-        )
+        self.objective = self.objective.of(chosen)
         self.preconditioner = self.preconditioner.of(chosen.tolist())
         for name in ("x", "g", "metric_g", "direction"):
             setattr(self, name, of(getattr(self, name)))

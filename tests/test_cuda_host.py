@@ -189,6 +189,16 @@ def test_moments_far_from_zero_over_chunks_of_rows(weighted: bool, monkeypatch: 
     np.testing.assert_allclose(variance.get(), np.average((X - center) ** 2, axis=0, weights=s), rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_weighted_sums_over_chunks_of_rows(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
+    asarray, rng = resolve("cuda").xp.asarray, np.random.default_rng(0)
+    X, Z, weights = problem(dtype, n=500)["X"], rng.random((500, 3)), rng.random(500).astype(np.float32)
+    sums, totals = resolve("cuda").ops.weighted_sums(asarray(X), asarray(Z), asarray(weights))
+    z = weights[:, None].astype(np.float64) * Z
+    assert errors([sums.get(), totals.get()], [X.T.astype(np.float64) @ z, z.sum(axis=0)]) < TOLERANCE[dtype]
+
+
 def test_two_runs_have_the_same_bits() -> None:
     given = problem("float32", n=700, c=33)
     first, second = (loss_and_gradient(**given, backend="cuda") for _ in range(2))
@@ -364,6 +374,8 @@ def test_every_product_of_features_is_in_the_precision_asked_for(precision: str,
     assert np.array_equal(device.ops.linear_scores(X, ones, b).get(), np.broadcast_to([0, d * rounded], (n, 1, 2)))
     losses, _ = device.ops.linear_losses(X, labels, ones, b, None, 0)
     np.testing.assert_allclose(losses.get(), n * np.log1p(np.exp(d * rounded)), rtol=1e-6)
+    sums, _ = device.ops.weighted_sums(X, xp.ones((n, 3)), xp.ones(n, np.float32))
+    assert np.array_equal(sums.get(), np.full((d, 3), n * rounded))
 
 
 def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -373,6 +385,19 @@ def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.M
     found = loss_and_gradient(**given, backend="cuda")
     assert "trying again with chunks of 1920 rows" in caplog.text  # half of 3968, in 128s
     assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
+
+
+def test_a_chunk_of_weighted_sums_that_does_not_fit_is_halved(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    device, X = resolve("cuda"), problem("uint8", n=4000)["X"]
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 12 * 1000)  # some chunks fit, and the sums are begun
+    given = [device.asarray(x) for x in (X, np.ones((4000, 3), np.float32), np.ones(4000, np.float32))]
+    machine.limit = sum(memory.size for memory in machine.alive) + 60_000
+    sums, totals = device.ops.weighted_sums(*given)
+    assert "trying again with chunks of" in caplog.text
+    np.testing.assert_allclose(sums.get(), np.repeat(X.sum(axis=0)[:, None], 3, axis=1), rtol=1e-5)
+    assert totals.get().tolist() == [4000.0] * 3
 
 
 def test_what_does_not_fit_at_all_is_said_with_its_size(machine: Any) -> None:

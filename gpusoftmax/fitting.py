@@ -24,6 +24,7 @@ from gpusoftmax.certificate import Certificate, FitReport, certify
 from gpusoftmax.dtypes import from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
+from gpusoftmax.soft_labels import class_sums, row_sums, soften
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Solver, TrainResult
@@ -36,6 +37,7 @@ from gpusoftmax.validation import (
     check_shift_and_scale,
     encode_known_labels,
     encode_labels,
+    encode_proportions,
 )
 
 Array = npt.NDArray[Any]
@@ -92,18 +94,15 @@ def prepare(
     y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
     log.info("backend %s: %s", device.name, device.reason)
     n, d = X.shape
-    classes, labels = encode_labels(y, n)
+    soft = encode_proportions(y, n, estimator.loss)
+    classes, labels, proportions = soft or (*encode_labels(y, n), None)
     features = DenseFeatures(X, device)
     weights = check_sample_weight(sample_weight, n, 1, features.dtype)
+    of_classes = None
     if estimator.class_weight is not None:
-        per_class = compute_class_weight(
-            estimator.class_weight,
-            classes=classes,
-            y=np.asarray(classes)[labels],
-            sample_weight=None if weights is None else weights[:, 0],
-        )
-        product = per_class[labels] if weights is None else weights[:, 0] * per_class[labels]
-        weights = check_sample_weight(product, n, 1, features.dtype, "class_weight * sample_weight")
+        ones = np.ones(n) if weights is None else weights[:, 0]
+        of_classes, of_rows = _class_weights(estimator.class_weight, classes, labels, proportions, ones)
+        weights = check_sample_weight(ones * of_rows, n, 1, features.dtype, "class_weight * sample_weight")
     total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
     C = 1.0 if estimator.C is None else estimator.C
     l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
@@ -114,27 +113,52 @@ def prepare(
         d * len(classes) * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
     coordinates = _coordinates(estimator, features, weights, l2)
-    shift, scale, factors = (None if side is None else device.asarray(side) for side in coordinates)
+    shift, scale, penalty_factors = (None if side is None else device.asarray(side) for side in coordinates)
     features = DenseFeatures(features.X, device, shift, scale)
 
     def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
         return Objective(
             of, device.asarray(indices), len(classes), s, device.asarray(np.array([l2])), check_loss(estimator.loss),
-            estimator.fit_intercept, estimator.penalize_intercept, factors,
+            estimator.fit_intercept, estimator.penalize_intercept, penalty_factors,
         )  # fmt: skip
 
+    training = objective(features, labels, weights)
+    if proportions is not None or estimator.label_smoothing:
+        training = soften(training, proportions, estimator.label_smoothing, of_classes)
     held_out = None
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
         Xv = device.features(validation[0], "validation[0]")
         check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
-        codes = encode_known_labels(validation[1], classes, "validation[1]")
+        yv = validation[1] if gpu_of(validation[1]) is None else device.to_numpy(validation[1])
+        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes)
+        codes, proportions = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
         if len(codes) != len(Xv):
             raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
         Xv = from_bits(Xv).astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
         held_out = objective(DenseFeatures(Xv, device, shift, scale), codes, None)
-    return Problem(objective(features, labels, weights), held_out, classes, device)
+        if proportions is not None:
+            held_out = soften(held_out, proportions)
+    return Problem(training, held_out, classes, device)
+
+
+def _class_weights(
+    class_weight: Any, classes: Array, labels: Array, proportions: Array | None, s: Array
+) -> tuple[Array, Array]:
+    """scikit-learn's weights of the classes (c,), and what they make of each row (n,), whose own weights are s.
+
+    A soft label counts as one row for each of its classes, with the class's weight.
+    """
+    sums = np.ones(len(s)) if proportions is None else row_sums(proportions)
+    counts = np.bincount(labels, s, len(classes)) if proportions is None else class_sums(proportions, s / sums)
+    with np.errstate(divide="ignore"):
+        weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
+    weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
+        raise ValueError(f"class_weight[{classes[j]!r}] is {weights[j]}; weights must be finite and not negative")
+    return weights, weights[labels] if proportions is None else row_sums(proportions, weights) / sums
 
 
 def _coordinates(

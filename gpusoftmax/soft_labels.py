@@ -10,6 +10,9 @@ So over all rows, with z = x' W + b, the objective is that of hard labels plus <
 
 (d, K, c) and (K, c), are made once, in one read of X for smoothed labels and two for proportions. No pass and no kernel
 knows of them. y is the largest proportion, so that accuracy means what one expects.
+
+A minibatch's gradient plus the term of all rows is unbiased, with the noise of the hard labels: where a model is nearly
+as undecided as its labels, that is more than the soft ones would make.
 """
 
 from __future__ import annotations

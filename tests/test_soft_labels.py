@@ -1,4 +1,4 @@
-"""Soft labels and label smoothing: the objective against the reference."""
+"""Soft labels and label smoothing: the objective against the reference, and the estimator against rows repeated."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, INTERCEPTS, Array, assert_within, blobs, evaluated, objective_of, random_problem, run, sha256
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
-from gpusoftmax import reference
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.certificate import certify
@@ -18,6 +20,7 @@ from gpusoftmax.soft_labels import soften
 from gpusoftmax.solvers import LBFGS
 
 D, CLASSES = 6, 4
+EXACT = {"tol": 1e-10, "max_iter": 500}
 
 
 def proportions(seed: int, n: int, c: int = CLASSES) -> Array:
@@ -222,3 +225,265 @@ def test_models_side_by_side_end_at_their_own_optima(backend: Backend) -> None:
         alone = run(LBFGS(500, tol=1e-10), soften(one, P))
         # gradients of 1e-10 over curvatures of l2
         np.testing.assert_allclose(together.W[:, k], alone.W[:, 0], atol=1e-6)
+
+
+# the estimator
+
+on_every_device = pytest.mark.usefixtures("device")
+
+
+@pytest.fixture
+def small(rng: np.random.Generator) -> tuple[Array, Array]:
+    """60 rows of 3 features, and proportions of 3 classes that depend on them."""
+    X = rng.standard_normal((60, 3))
+    P = np.exp(X + 0.5 * rng.standard_normal((60, 3)))
+    P[0] = 0.0, 1.0, 0.0
+    return X, P / P.sum(axis=1, keepdims=True)
+
+
+def repeated(X: Array, P: Array, weights: Array | None = None) -> tuple[Array, Array, Array]:
+    """Each row once for each class, with the proportion as its weight."""
+    n, c = P.shape
+    s = np.ones(n) if weights is None else weights
+    return X.repeat(c, axis=0), np.tile(np.arange(c), n), (s[:, None] * P).ravel()
+
+
+SETTINGS = {
+    "default": {},
+    "no penalty to speak of": {"C": 1e3},
+    "standard": {"scaling": "standard"},
+    "shift and scale": {"scaling": (0.5, 2.0)},
+    "no intercept": {"fit_intercept": False},
+    "penalised intercept": {"penalize_intercept": True},
+    "class weights": {"class_weight": {0: 3.0, 2: 0.5}},
+    "balanced": {"class_weight": "balanced"},
+    "a class without weight": {"class_weight": {1: 0.0}, "penalize_intercept": True},  # a free one has no optimum
+}
+
+
+@on_every_device
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("c", [2, 3])
+def test_a_soft_label_equals_the_row_repeated_for_each_class(
+    c: int, settings: Any, weighted: bool, small: tuple[Array, Array], rng: np.random.Generator
+) -> None:
+    X, P = small[0], small[1][:, :c] / small[1][:, :c].sum(axis=1, keepdims=True)
+    weights = rng.random(60) if weighted else None
+    settings = {"class_weight": {1: 0.5}} if c == 2 and "class_weight" in settings else settings
+    soft = SoftmaxClassifier(**settings, **EXACT).fit(X, P, weights)
+    X, y, s = repeated(X, P, weights)
+    hard = SoftmaxClassifier(**settings, **EXACT).fit(X, y, s)
+    assert (soft.stop_reason_, soft.classes_.tolist()) == ("converged", list(range(c)))
+    assert soft.coef_.shape == ((1, 3) if c == 2 else (c, 3))
+    # both within a gradient of 1e-10, over curvatures of some l2 > 1e-5
+    np.testing.assert_allclose(soft.coef_, hard.coef_, atol=1e-5)
+    np.testing.assert_allclose(soft.intercept_, hard.intercept_, atol=1e-5)
+    assert soft.fit_report_.objective == pytest.approx(hard.fit_report_.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_the_optimum_of_soft_labels_is_scikit_learns_on_repeated_rows(c: int, small: tuple[Array, Array]) -> None:
+    X, P = small[0], small[1][:, :c] / small[1][:, :c].sum(axis=1, keepdims=True)
+    ours = SoftmaxClassifier(**EXACT).fit(X, P)
+    X, y, s = repeated(X, P)
+    theirs = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(X, y, s)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+
+
+@on_every_device
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard labels", "soft labels"])
+def test_smoothing_equals_the_soft_labels_that_it_stands_for(
+    soft: bool, smoothing: float, small: tuple[Array, Array]
+) -> None:
+    X, P = small
+    y = P if soft else P.argmax(axis=1)
+    expected = SoftmaxClassifier(**EXACT).fit(X, smoothed(P if soft else np.eye(3)[y], smoothing))
+    model = SoftmaxClassifier(label_smoothing=smoothing, **EXACT).fit(X, y)
+    np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-7)
+    np.testing.assert_allclose(model.intercept_, expected.intercept_, atol=1e-7)
+    assert model.fit_report_.objective == pytest.approx(expected.fit_report_.objective, rel=1e-12)
+
+
+@on_every_device
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.bool_])
+@pytest.mark.parametrize("parameters", [{}, {"batch_size": 16, "max_iter": 3, "schedule": "cosine"}])
+def test_one_hot_labels_have_the_bits_of_hard_ones(parameters: Any, dtype: Any, small: tuple[Array, Array]) -> None:
+    X, y = small[0], small[1].argmax(axis=1)
+    hard = SoftmaxClassifier(**parameters).fit(X, y, validation=(X, y))
+    one_hot = SoftmaxClassifier(**parameters).fit(X, np.eye(3, dtype=dtype)[y], validation=(X, np.eye(3)[y]))
+    assert sha256(one_hot.coef_, one_hot.intercept_) == sha256(hard.coef_, hard.intercept_)
+    assert one_hot.loss_curve_ == hard.loss_curve_
+
+
+@on_every_device
+@pytest.mark.parametrize("labels", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
+def test_narrow_features_with_soft_labels_give_the_model_of_their_float64_copy(
+    dtype: Any, labels: Any, rng: np.random.Generator
+) -> None:
+    pixels = rng.integers(0, 256, (300, 10)).astype(dtype)
+    P = rng.dirichlet(np.ones(4), 300)
+    P[:, 0] += pixels[:, 0] / 100
+    P = (P / P.sum(axis=1, keepdims=True)).astype(labels)
+    model = SoftmaxClassifier(scaling="standard", C=0.1).fit(pixels, P)
+    exact = SoftmaxClassifier(scaling="standard", C=0.1, tol=1e-8).fit(pixels.astype(np.float64), P)
+    # a gradient of tol = 1e-4, over l2 = 1 / 30 and more, in raw pixels of 74 times the size
+    np.testing.assert_allclose(model.coef_, exact.coef_, atol=3e-3 / 74)
+
+
+@on_every_device
+def test_sgd_comes_near_the_optimum_of_soft_labels(small: tuple[Array, Array]) -> None:
+    X, P = small
+    exact = SoftmaxClassifier(label_smoothing=0.1, **EXACT).fit(X, P)
+    model = SoftmaxClassifier(label_smoothing=0.1, batch_size="full", schedule="constant", tol=0.0, max_iter=1500).fit(
+        X, P
+    )
+    np.testing.assert_allclose(model.coef_, exact.coef_, atol=1e-6)
+    minibatches = SoftmaxClassifier(label_smoothing=0.1, batch_size=16, schedule="cosine", max_iter=50).fit(X, P)
+    np.testing.assert_allclose(minibatches.coef_, exact.coef_, atol=0.1)
+
+
+@on_every_device
+def test_the_history_is_of_the_soft_loss(small: tuple[Array, Array]) -> None:
+    X, P = small
+    model = SoftmaxClassifier(label_smoothing=0.2, **EXACT).fit(X, P, validation=(X, P))
+    scores = np.log(model.predict_proba(X))
+    # kept are the weights with the smallest validation loss, without the smoothing
+    kept = min(model.history_, key=lambda record: record.validation_loss)
+    assert kept.validation_loss == pytest.approx(-(P * scores).sum() / 60, rel=1e-9)
+    assert kept.loss == pytest.approx(-(smoothed(P, 0.2) * scores).sum() / 60, rel=1e-9)
+    assert kept.accuracy == pytest.approx((scores.argmax(axis=1) == P.argmax(axis=1)).mean())
+
+
+@on_every_device
+def test_a_validation_set_may_be_hard_where_training_is_soft_and_the_other_way_round(
+    small: tuple[Array, Array],
+) -> None:
+    X, P = small
+    y = np.array(["a", "b", "c"])[P.argmax(axis=1)]
+    for labels, held_out, expected in ((P, P.argmax(axis=1), np.eye(3)[P.argmax(axis=1)]), (y, P, P)):
+        model = SoftmaxClassifier(max_iter=20).fit(X, labels, validation=(X, held_out))
+        loss = min(record.validation_loss for record in model.history_)
+        assert loss == pytest.approx(-(expected * np.log(model.predict_proba(X))).sum() / 60, rel=1e-9)
+
+
+def test_the_columns_of_a_data_frame_are_the_classes(small: tuple[Array, Array]) -> None:
+    pandas = pytest.importorskip("pandas")
+    X, P = small
+    frame = pandas.DataFrame(P, columns=["cat", "ant", "bee"])
+    named = SoftmaxClassifier().fit(X, frame, validation=(X, frame[["bee", "cat", "ant"]]))
+    coded = SoftmaxClassifier().fit(X, P[:, [1, 2, 0]], validation=(X, P[:, [1, 2, 0]]))
+    assert named.classes_.tolist() == ["ant", "bee", "cat"]  # sorted, as always
+    assert sha256(named.coef_, named.intercept_) == sha256(coded.coef_, coded.intercept_)
+    assert set(named.predict(X)) <= {"ant", "bee", "cat"}
+
+
+def test_proportions_are_not_changed_and_may_be_in_any_order(small: tuple[Array, Array]) -> None:
+    X, P = small
+    expected = SoftmaxClassifier().fit(X, P)
+    given = np.asfortranarray(P)
+    given.flags.writeable = False
+    for labels in (given, P.tolist(), P.astype(object)):
+        model = SoftmaxClassifier().fit(X, labels)
+        np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-12)
+    np.testing.assert_array_equal(given, P)
+
+
+def test_a_class_that_no_row_has_any_of_stays_a_class(small: tuple[Array, Array]) -> None:
+    X, P = small
+    P = np.hstack([P, np.zeros((60, 1))])
+    for class_weight in (None, "balanced"):
+        model = SoftmaxClassifier(class_weight=class_weight, max_iter=2000).fit(X, P)
+        assert model.classes_.tolist() == [0, 1, 2, 3]
+        assert model.fit_report_.bound is not None
+
+
+def test_features_that_are_not_finite_are_named_with_soft_labels(small: tuple[Array, Array]) -> None:
+    X, P = small
+    X[7, 2] = np.inf
+    for parameters in ({}, {"penalize_intercept": True}, {"solver": "sgd"}):
+        with pytest.raises(ValueError, match=r"X\[7, 2\] is inf"):
+            SoftmaxClassifier(label_smoothing=0.1, **parameters).fit(X, P)
+
+
+def test_a_soft_fit_that_is_cut_short_warns_as_any_other(small: tuple[Array, Array]) -> None:
+    with pytest.warns(ConvergenceWarning, match="max_iter=1"):
+        SoftmaxClassifier(max_iter=1).fit(*small)
+
+
+# what is refused
+
+N = 12
+SOFT = proportions(10, N, 3)
+
+
+def changed(row: int, column: int, value: float) -> Array:
+    copy = SOFT.copy()
+    copy[row, column] = value
+    return copy
+
+
+BAD_LABELS = {
+    "too few rows": (SOFT[:5], "y has length 5"),
+    "negative": (changed(3, 1, -0.25), r"y\[3, 1\] is -0.25; .*not negative"),
+    "NaN": (changed(3, 1, np.nan), r"y\[3, 1\] is nan; .*finite"),
+    "infinite": (changed(3, 1, np.inf), r"y\[3, 1\] is inf; .*finite"),
+    "percent": (100 * SOFT, r"y\[0\] sums to 100: .*sum to 1 within 0.001"),
+    "multilabel": (
+        np.tile([[1, 1, 0]], (N, 1)),
+        r"y has shape \(12, 3\), and y\[0\] sums to 2: pass one label per row",
+    ),
+    "no label": (np.zeros((N, 3)), r"y\[0\] sums to 0"),
+    "strings": (np.full((N, 3), "a"), "y should be a 1d array"),
+    "strings as objects": (np.full((N, 3), "a", object), "y=.* is not numeric"),
+    "complex": (SOFT + 1j, "y should be a 1d array"),
+}
+
+
+@pytest.mark.parametrize(("y", "words"), BAD_LABELS.values(), ids=BAD_LABELS)
+def test_proportions_that_are_none_are_refused(y: Any, words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        SoftmaxClassifier().fit(np.zeros((N, 2)), y)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (SOFT[:, :2] / SOFT[:, :2].sum(axis=1, keepdims=True), r"validation\[1\] has 2 columns, but y has 3 classes"),
+        (changed(2, 0, -1.0), r"validation\[1\]\[2, 0\] is -1.0"),
+        (2 * SOFT, r"validation\[1\]\[0\] sums to 2"),
+    ],
+)
+def test_a_validation_set_of_other_proportions_is_refused(y: Any, words: str) -> None:
+    X = np.random.default_rng(0).standard_normal((N, 2))
+    with pytest.raises(ValueError, match=words):
+        SoftmaxClassifier().fit(X, SOFT, validation=(X, y))
+
+
+def test_columns_that_are_no_classes_are_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    X = np.random.default_rng(0).standard_normal((N, 2))
+    with pytest.raises(ValueError, match=r"y has columns .*with its name"):
+        SoftmaxClassifier().fit(X, pandas.DataFrame(SOFT, columns=["a", "a", "b"]))
+    frame = pandas.DataFrame(SOFT, columns=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"validation\[1\] .*pass a column for each of \['a', 'b', 'c'\]"):
+        SoftmaxClassifier().fit(X, frame, validation=(X, frame.rename(columns={"c": "d"})))
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
+def test_a_margin_takes_no_proportions(loss: str) -> None:
+    X, y = np.random.default_rng(0).standard_normal((N, 2)), np.arange(N) % 3
+    with pytest.raises(ValueError, match=r"y has shape \(12, 3\): soft labels.*SoftmaxClassifier.*one right class"):
+        LinearSVMClassifier(loss=loss).fit(X, SOFT)
+    with pytest.raises(ValueError, match=r"validation\[1\] has shape \(12, 3\): soft labels"):
+        LinearSVMClassifier(loss=loss).fit(X, y, validation=(X, SOFT))
+    with pytest.raises(ValueError, match=r"label_smoothing=0.1 needs loss='softmax'.*one right class"):
+        LinearSVMClassifier(loss=loss, label_smoothing=0.1).fit(X, y)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, np.nan])
+def test_a_smoothing_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing=.* at least 0 and less than 1"):
+        SoftmaxClassifier(label_smoothing=value).fit(np.zeros((N, 2)), np.arange(N) % 3)

@@ -157,7 +157,9 @@ def _class_weights(
     weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
     if not (np.isfinite(weights) & (weights >= 0)).all():
         j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
-        raise ValueError(f"class_weight[{classes[j]!r}] is {weights[j]}; weights must be finite and not negative")
+        raise ValueError(
+            f"class_weight[{classes[j : j + 1].tolist()[0]!r}] is {weights[j]}; weights must be finite and not negative"
+        )
     return weights, weights[labels] if proportions is None else row_sums(proportions, weights) / sums
 
 

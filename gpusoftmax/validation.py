@@ -276,8 +276,10 @@ def encode_proportions(
         array = _as_floats(name, array)
     if hasattr(y, "columns"):
         names = np.array(list(y.columns))
-        if names.ndim != 1 or len(np.unique(names)) != len(names):
-            raise ValueError(f"{name} has columns {reprlib.repr(list(y.columns))}; pass one per class, with its name")
+        if names.ndim != 1 or len(np.unique(names)) != len(names) or len({type(one) for one in y.columns}) > 1:
+            raise ValueError(
+                f"{name} has columns {reprlib.repr(list(y.columns))}; pass one per class, with its name, of one type"
+            )
         order = np.argsort(names)
         names = names[order]
         if (order[1:] < order[:-1]).any():

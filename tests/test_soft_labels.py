@@ -467,6 +467,8 @@ def test_columns_that_are_no_classes_are_refused() -> None:
     X = np.random.default_rng(0).standard_normal((N, 2))
     with pytest.raises(ValueError, match=r"y has columns .*with its name"):
         SoftmaxClassifier().fit(X, pandas.DataFrame(SOFT, columns=["a", "a", "b"]))
+    with pytest.raises(ValueError, match=r"y has columns \[1, 'a', 'b'\]; .*of one type"):
+        SoftmaxClassifier().fit(X, pandas.DataFrame(SOFT, columns=[1, "a", "b"]))
     frame = pandas.DataFrame(SOFT, columns=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"validation\[1\] .*pass a column for each of \['a', 'b', 'c'\]"):
         SoftmaxClassifier().fit(X, frame, validation=(X, frame.rename(columns={"c": "d"})))
@@ -481,6 +483,11 @@ def test_a_margin_takes_no_proportions(loss: str) -> None:
         LinearSVMClassifier(loss=loss).fit(X, y, validation=(X, SOFT))
     with pytest.raises(ValueError, match=r"label_smoothing=0.1 needs loss='softmax'.*one right class"):
         LinearSVMClassifier(loss=loss, label_smoothing=0.1).fit(X, y)
+
+
+def test_a_class_weight_below_zero_is_refused_though_a_mixture_may_be_above() -> None:
+    with pytest.raises(ValueError, match=r"class_weight\[0\] is -1.0; .*not negative"):
+        SoftmaxClassifier(class_weight={0: -1.0}).fit(np.zeros((N, 2)), SOFT)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, np.nan])

@@ -8,8 +8,9 @@ So over all rows, with z = x' W + b, the objective is that of hard labels plus <
 
     T = (1 / S) sum_i s_i x'_i (e_{y_i} - p_i)',    t = (1 / S) sum_i s_i (e_{y_i} - p_i)
 
-(d, K, c) and (K, c), are made once, in one read of X for smoothed labels and two for proportions. No pass and no kernel
-knows of them. y is the largest proportion, so that accuracy means what one expects.
+(d, K, c) and (K, c), are made once, in one read of X for each model, and in float64: an error in them would move the
+optimum. No pass and no kernel knows of them. y is the largest proportion, so that accuracy means what one expects and T
+is small.
 
 A minibatch's gradient plus the term of all rows is unbiased, with the noise of the hard labels: where a model is nearly
 as undecided as its labels, that is more than the soft ones would make.
@@ -51,7 +52,7 @@ def soften(
     Parameters
     ----------
     objective : Objective
-        Of softmax, with hard labels and all weights.
+        Of softmax, with hard labels and all weights, those of classes included.
     proportions : ndarray, (n, c), optional
         P, not negative, of any floating type, on the host. Never copied there.
     smoothing : float
@@ -59,27 +60,21 @@ def soften(
     class_weight : ndarray, (c,), optional
         w; a row without any weight has to be without one in the objective, too.
     """
-    features, backend, c = objective.features, objective.backend, objective.n_classes
-    ops, K, dtype = backend.ops, objective.n_models, features.dtype
-    zeros = backend.xp.zeros((features.d, K, c), dtype=dtype), backend.xp.zeros((K, c), dtype=dtype)
-    # at zero scores the gradient of a row is s_i (1 / c - e_{y_i})': what is wanted, but for what all classes share
-    _, _, T, t = ops.linear_gradient(features.X, objective.labels, *zeros, objective.weights, objective.loss)
-    T, t = T.astype(np.float64), t.astype(np.float64)
-    if proportions is None:
-        T, t = smoothing * T, smoothing * t
-    else:
-        total = row_sums(proportions, class_weight)[:, None]
-        s = np.ones((features.n, K)) if objective.weights is None else backend.to_numpy(objective.weights)
-        share = np.divide(s, total, out=np.zeros(s.shape), where=total > 0).astype(dtype)
-        P, w = backend.asarray(proportions), np.ones(c) if class_weight is None else class_weight
-        w = backend.asarray((1 - smoothing) * w)
-        for k in range(K):
-            sums, totals = ops.weighted_sums(features.X, P, backend.asarray(np.ascontiguousarray(share[:, k])))
-            T[:, k] += sums * w
-            t[k] += totals * w
-    # the classes' sum is 0, but for rounding and proportions that sum to 1 not quite; else a shift of all scores would
-    # change the objective, which would then have no minimum
+    features, backend, K, c = objective.features, objective.backend, objective.n_models, objective.n_classes
+    w = backend.asarray(np.ones(c) if class_weight is None else class_weight.astype(np.float64))
+    # e_y - p = smoothing (e_y - 1 / c) + (1 - smoothing) (e_y - q)
+    parts = [(smoothing, None)] if smoothing or proportions is None else []
+    if proportions is not None:
+        parts.append((1 - smoothing, backend.asarray(proportions)))
+    T, t = backend.xp.zeros((features.d, K, c)), backend.xp.zeros((K, c))
+    for k in range(K):
+        s = backend.xp.ones(features.n) if objective.weights is None else objective.weights[:, k]
+        for share, P in parts:
+            sums, totals = backend.ops.label_sums(features.X, objective.labels, s, w, P)
+            T[:, k] += share * sums
+            t[k] += share * totals
+    # the classes' sum is 0 but for rounding; else a shift of all scores would change the objective, without a minimum
     T, t = T - T.sum(axis=2)[:, :, None] / c, t - t.sum(axis=1)[:, None] / c
-    share_of_sum = -1 / objective.weight_sums()
+    share_of_sum = 1 / objective.weight_sums()
     T, t = share_of_sum[:, None] * T, share_of_sum[:, None] * t
     return replace(objective, linear_term=LinearTerm(features.unfold(T, t), t))

@@ -189,14 +189,17 @@ def test_moments_far_from_zero_over_chunks_of_rows(weighted: bool, monkeypatch: 
     np.testing.assert_allclose(variance.get(), np.average((X - center) ** 2, axis=0, weights=s), rtol=1e-9)
 
 
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_weighted_sums_over_chunks_of_rows(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_sums_over_chunks_of_rows(dtype: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
-    asarray, rng = resolve("cuda").xp.asarray, np.random.default_rng(0)
-    X, Z, weights = problem(dtype, n=500)["X"], rng.random((500, 3)), rng.random(500).astype(np.float32)
-    sums, totals = resolve("cuda").ops.weighted_sums(asarray(X), asarray(Z), asarray(weights))
-    z = weights[:, None].astype(np.float64) * Z
-    assert errors([sums.get(), totals.get()], [X.T.astype(np.float64) @ z, z.sum(axis=0)]) < TOLERANCE[dtype]
+    asarray, rng, given = resolve("cuda").xp.asarray, np.random.default_rng(0), problem(dtype, n=500)
+    X, labels, weights, w, P = given["X"], given["y"], rng.random(500), rng.random(4), rng.random((500, 4))
+    arguments = [asarray(x) for x in (X, labels.astype(np.int32), weights, w)]
+    found = resolve("cuda").ops.label_sums(*arguments, asarray(P) if soft else None)
+    p = P * w / (P * w).sum(axis=1, keepdims=True) if soft else 0.25
+    z = weights[:, None] * (np.eye(4)[labels] - p)
+    assert errors([x.get() for x in found], [X.T.astype(np.float64) @ z, z.sum(axis=0)]) < TOLERANCE["float64"]
 
 
 def test_two_runs_have_the_same_bits() -> None:
@@ -374,8 +377,6 @@ def test_every_product_of_features_is_in_the_precision_asked_for(precision: str,
     assert np.array_equal(device.ops.linear_scores(X, ones, b).get(), np.broadcast_to([0, d * rounded], (n, 1, 2)))
     losses, _ = device.ops.linear_losses(X, labels, ones, b, None, 0)
     np.testing.assert_allclose(losses.get(), n * np.log1p(np.exp(d * rounded)), rtol=1e-6)
-    sums, _ = device.ops.weighted_sums(X, xp.ones((n, 3)), xp.ones(n, np.float32))
-    assert np.array_equal(sums.get(), np.full((d, 3), n * rounded))
 
 
 def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -387,17 +388,17 @@ def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.M
     assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
 
 
-def test_a_chunk_of_weighted_sums_that_does_not_fit_is_halved(
+def test_a_chunk_of_label_sums_that_does_not_fit_is_halved(
     machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     device, X = resolve("cuda"), problem("uint8", n=4000)["X"]
-    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 12 * 1000)  # some chunks fit, and the sums are begun
-    given = [device.asarray(x) for x in (X, np.ones((4000, 3), np.float32), np.ones(4000, np.float32))]
-    machine.limit = sum(memory.size for memory in machine.alive) + 60_000
-    sums, totals = device.ops.weighted_sums(*given)
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 12 * 2000)
+    given = [device.asarray(x) for x in (X, np.zeros(4000, np.int32), np.ones(4000), np.ones(2))]
+    machine.limit = sum(memory.size for memory in machine.alive) + 50_000
+    sums, totals = device.ops.label_sums(*given, None)
     assert "trying again with chunks of" in caplog.text
-    np.testing.assert_allclose(sums.get(), np.repeat(X.sum(axis=0)[:, None], 3, axis=1), rtol=1e-5)
-    assert totals.get().tolist() == [4000.0] * 3
+    np.testing.assert_allclose(sums.get(), np.outer(X.sum(axis=0, dtype=float), [0.5, -0.5]), rtol=1e-12)
+    assert totals.get().tolist() == [2000.0, -2000.0]
 
 
 def test_what_does_not_fit_at_all_is_said_with_its_size(machine: Any) -> None:

@@ -283,24 +283,37 @@ class CpuOperations:
             mean = first_moment / total
             return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
 
-    def weighted_sums(self, X: Array, Z: Array, weights: Array) -> tuple[Array, Array]:
-        (n, d), dtype = X.shape, computation_dtype(X.dtype)
-        step, width = leaf_rows(d), max(1, LARGE_GRADIENT // (d * np.dtype(dtype).itemsize))
+    def label_sums(
+        self, X: Array, labels: Array, weights: Array, class_weight: Array, proportions: Array | None
+    ) -> tuple[Array, Array]:
+        (n, d), c = X.shape, len(class_weight)
+        step, width = leaf_rows(d), max(1, LARGE_GRADIENT // (8 * d))
 
-        def sums_of(Z: Array) -> Partial:
+        def coefficients(rows: slice) -> Array:
+            if proportions is None:
+                z = np.full((rows.stop - rows.start, c), -1 / c)
+            else:
+                z = np.multiply(proportions[rows], -class_weight, order="C")
+                total = z.sum(axis=1, keepdims=True)
+                np.divide(z, -total, out=z, where=total < 0)
+            z[np.arange(len(z)), labels[rows]] += 1
+            z *= weights[rows, None]
+            return z
+
+        def sums_of(columns: slice) -> Partial:
             def leaf(index: int) -> Partial:
-                sums, totals = np.zeros((d, Z.shape[1]), dtype), np.zeros(Z.shape[1], dtype)
-                stop = min((index + 1) * step, n)
+                totals = np.zeros(len(class_weight[columns]))
+                sums, stop = np.zeros((d, len(totals))), min((index + 1) * step, n)
                 for first in range(index * step, stop, BLAS_BLOCK):
                     rows = slice(first, min(first + BLAS_BLOCK, stop))
-                    z = (weights[rows, None] * Z[rows]).astype(dtype, order="C")
-                    product(widen(X[rows], dtype), z, sums, transpose_a=True, beta=1.0)
+                    z = coefficients(rows)[:, columns]
+                    product(widen(X[rows]), z, sums, transpose_a=True, beta=1.0)
                     totals += z.sum(axis=0)
                 return sums, totals
 
             return sum_over_leaves(leaf, -(-n // step), self.n_threads)
 
         with single_threaded_blas():  # columns that are too many for a copy a leaf take another read
-            parts = [sums_of(Z[:, first : first + width]) for first in range(0, Z.shape[1], width)]
+            parts = [sums_of(slice(first, first + width)) for first in range(0, c, width)]
         sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return sums, totals

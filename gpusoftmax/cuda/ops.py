@@ -281,25 +281,31 @@ class CudaOperations:
         variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
         return (origin + mean).reshape(d), variance.reshape(d)
 
-    def weighted_sums(self, X: Any, Z: Any, weights: Any) -> tuple[Any, Any]:
+    def label_sums(self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any) -> tuple[Any, Any]:
         import cupy
 
-        (n, d), q, dtype = X.shape, Z.shape[1], np.dtype(computation_dtype(X.dtype))
-        sums, totals = cupy.empty((d, 1, q), dtype=dtype), cupy.empty((1, q), dtype=dtype)
+        (n, d), c = X.shape, len(class_weight)
+        double = np.dtype(np.float64)
+        sums, totals = cupy.empty((d, 1, c), dtype=double), cupy.empty((1, c), dtype=double)
 
         def visit(step: int) -> None:
             sums[...], totals[...] = 0, 0
+            step = -(-step // 4)  # some arrays of float64 at a time
             for first in range(0, n, step):
                 rows = slice(first, min(first + step, n))
                 m = rows.stop - first
-                z = cupy.ascontiguousarray(Z[rows] * weights[rows].reshape(m, 1), dtype=dtype)
-                x, ones = self._operand(X, None, first, m), cupy.ones((m, 1), dtype=dtype)
-                operand = self._operand(z, None, 0, m)
-                product(x, operand, sums.reshape(d, q), transpose_a=True, beta=1.0, precision=self.precision)
-                product(ones, z, totals, transpose_a=True, beta=1.0)
+                z = cupy.zeros((m, 1, c), dtype=double)
+                self._row_loss(z, None, labels[rows], None, SOFTMAX, GRADIENT)  # 1 / c - e_y
+                z = -1.0 * z.reshape(m, c)
+                if proportions is not None:
+                    p = cupy.ascontiguousarray(proportions[rows] * class_weight)
+                    z += 1 / c - p / cupy.maximum(p.sum(axis=1), np.finfo(double).tiny).reshape(m, 1)
+                z *= weights[rows].reshape(m, 1)
+                product(_converted(X, None, first, m, double), z, sums.reshape(d, c), transpose_a=True, beta=1.0)
+                product(cupy.ones((m, 1), dtype=double), z, totals, transpose_a=True, beta=1.0)
 
         self._in_chunks_that_fit(visit, X, n, sums, sums.nbytes + totals.nbytes)
-        return sums.reshape(d, q), totals.reshape(q)
+        return sums.reshape(d, c), totals.reshape(c)
 
 
 def _or_nothing(x: Any) -> Any:

@@ -103,7 +103,7 @@ SCORES = "scores_and_losses"
 VIEWS = "view_on_the_device"
 PRECISION = "precision_asked_for"
 MOMENTS = "moments_far"
-WEIGHTED = "weighted_sums_over"
+LABELS = "label_sums"
 FIT = "does_not_fit"
 
 MUTANTS = [
@@ -264,7 +264,7 @@ MUTANTS = [
     Mutant("indices not sliced by chunk", OPS, "indices = NOTHING if rows is None else rows[first : first + m]", "indices = NOTHING if rows is None else rows[:m]", CHUNKS),
     Mutant("features stay float32 at precision medium", OPS, 'return BFLOAT16 if self.precision == "medium" else np.dtype(np.float32)', "return np.dtype(np.float32)", PRECISION),
     Mutant("precision of the scores ignored", OPS, "product(x, weight_operand, Z, precision=self.precision)", "product(x, weight_operand, Z)", PRECISION),
-    Mutant("precision of the gradient ignored", OPS, "dW, transpose_a=True, beta=1.0, precision=self.precision)", "dW, transpose_a=True, beta=1.0)", PRECISION),
+    Mutant("precision of the gradient ignored", OPS, "transpose_a=True, beta=1.0, precision=self.precision)", "transpose_a=True, beta=1.0)", PRECISION),
     Mutant("gradient of the last chunk alone", OPS, "dW, transpose_a=True, beta=1.0,", "dW, transpose_a=True, beta=0.0,", CHUNKS),
     Mutant("bias' gradient of the last chunk alone", OPS, "db, transpose_a=True, beta=1.0)", "db, transpose_a=True, beta=0.0)", CHUNKS),
     Mutant("losses of the last chunk alone", OPS, "self._add_up(losses, best, t, s, totals)\n            if", "totals[:] = 0.0\n            self._add_up(losses, best, t, s, totals)\n            if", CHUNKS),
@@ -288,11 +288,12 @@ MUTANTS = [
     Mutant("moments' weights not sliced by chunk", OPS, "s *= weights[rows].reshape", "s *= weights[: len(x)].reshape", MOMENTS),
     Mutant("moments of the last chunk alone", OPS, "product(s, x, second_moment, transpose_a=True, beta=1.0)", "product(s, x, second_moment, transpose_a=True)", MOMENTS),
     Mutant("moments far from the data", OPS, "origin = _converted(X, None, 0, 1, double)", "origin = 0 * _converted(X, None, 0, 1, double)", MOMENTS),
-    Mutant("weighted sums of the last chunk alone", OPS, "d, q), transpose_a=True, beta=1.0,", "d, q), transpose_a=True, beta=0.0,", WEIGHTED),
-    Mutant("weighted totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", WEIGHTED),
-    Mutant("weights of weighted sums not sliced by chunk", OPS, "weights[rows].reshape(m, 1)", "weights[:m].reshape(m, 1)", WEIGHTED),
-    Mutant("weighted sums go on from a chunk that did not fit", OPS, "            sums[...], totals[...] = 0, 0\n", "", FIT),
-    Mutant("precision of weighted sums ignored", OPS, "d, q), transpose_a=True, beta=1.0, precision=self.precision)", "d, q), transpose_a=True, beta=1.0)", PRECISION),
+    Mutant("label sums of the last chunk alone", OPS, "d, c), transpose_a=True, beta=1.0)", "d, c), transpose_a=True, beta=0.0)", LABELS),
+    Mutant("label totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", LABELS),
+    Mutant("weights of label sums not sliced by chunk", OPS, "weights[rows].reshape(m, 1)", "weights[:m].reshape(m, 1)", LABELS),
+    Mutant("labels of label sums not sliced by chunk", OPS, "labels[rows], None, SOFTMAX", "labels[:m], None, SOFTMAX", LABELS),
+    Mutant("proportions not sliced by chunk", OPS, "proportions[rows]", "proportions[:m]", LABELS),
+    Mutant("label sums go on from a chunk that did not fit", OPS, "            sums[...], totals[...] = 0, 0\n", "", LABELS),
     # ---- probe.py
     Mutant("a wrong result passes the probe", PROBE, "!= list(range(32)):", "== []:", "reason and wrong"),
     Mutant("the probe takes a device that is not there", PROBE, "if index >= count:", "if index > count + 9:", "is_not_there"),

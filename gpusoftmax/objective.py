@@ -189,13 +189,8 @@ class Objective:
         self, W: Array, b: Array, velocity: Any, batches: list[Any], sums: Array, rates: Array, momentum: Array,
         nesterov: bool,
     ) -> Any:  # fmt: skip
-        """Steps of SGD in one call, if the back end has that for this shape; see `array.Operations.sgd_steps`.
-
-        None with a linear term, too, which kernels do not know.
-        """
-        if self.linear_term is not None:
-            return None
-        features = self.features
+        """Steps of SGD in one call, if the back end has that for this shape; see `array.Operations.sgd_steps`."""
+        features, term = self.features, self.linear_term
         descent = Descent(
             features.shift,
             features.scale,
@@ -207,6 +202,7 @@ class Objective:
             nesterov,
             self.fit_intercept,
             self.penalize_intercept,
+            None if term is None else (term.T, term.t),
         )
         return self.backend.ops.sgd_steps(
             features.X, self.labels, W, b, self.weights, self.loss, velocity, batches, descent

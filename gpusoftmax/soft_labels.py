@@ -8,9 +8,9 @@ So over all rows, with z = x' W + b, the objective is that of hard labels plus <
 
     T = (1 / S) sum_i s_i x'_i (e_{y_i} - p_i)',    t = (1 / S) sum_i s_i (e_{y_i} - p_i)
 
-(d, K, c) and (K, c), are made once, in one read of X for each model, and in float64: an error in them would move the
-optimum. No pass and no kernel knows of them. y is the largest proportion, so that accuracy means what one expects and T
-is small.
+(d, K, c) and (K, c), are made once, in one read of X for each model (two for proportions that are smoothed, too), and
+in float64: an error in them would move the optimum. No pass over rows knows of them. y is the largest proportion, so
+that accuracy means what one expects and T is small.
 
 A minibatch's gradient plus the term of all rows is unbiased, with the noise of the hard labels: where a model is nearly
 as undecided as its labels, that is more than the soft ones would make.

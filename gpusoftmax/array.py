@@ -87,6 +87,15 @@ class Operations(Protocol):
     def column_moments(self, X: Any, weights: Any, rows: Any = None) -> tuple[Any, Any]:
         """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None."""
 
+    def label_sums(
+        self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None
+    ) -> tuple[Any, Any]:
+        """sum_i s_i x_i (e_{y_i} - p_i)', (d, c), and sum_i s_i (e_{y_i} - p_i), (c,); all in float64.
+
+        p_ij = P_ij w_j / sum_k P_ik w_k, of proportions P (n, c), of any floating type and strides, and class_weight w
+        (c,), float64; 1 / c without proportions (None). s, the weights, (n,); 0 where a row's P w is 0.
+        """
+
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         """Memory that linear_gradient takes at most for n rows of a type, its results included: bytes above X and W."""
 

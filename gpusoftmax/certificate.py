@@ -154,28 +154,30 @@ def _best_intercepts(objective: Objective, W: Array, b: Array) -> tuple[Array, A
     labels = backend.to_numpy(objective.labels)[rows]
     weights = None if objective.weights is None else backend.to_numpy(objective.weights)[rows].astype(np.float64)
     best, falls = start.copy(), np.zeros(len(start))
+    term = objective.linear_term
+    slopes = np.zeros_like(start) if term is None else backend.to_numpy(term.t)
     with single_threaded_blas():
         for k in range(len(start)):
             s = np.ones(len(labels)) if weights is None else weights[:, k]
-            shift, falls[k] = _newton(scores[:, k], labels, s / s.sum(), LOSSES[objective.loss])
+            shift, falls[k] = _newton(scores[:, k], labels, s / s.sum(), LOSSES[objective.loss], slopes[k])
             best[k] += shift
     return best, falls
 
 
-def _newton(z: Array, y: Array, share: Array, loss: str) -> tuple[Array, float]:
-    """The b (c,) that minimises sum_i share_i loss(z_i + b, y_i), and by how much, from b = 0."""
+def _newton(z: Array, y: Array, share: Array, loss: str, slope: Array) -> tuple[Array, float]:
+    """The b (c,) that minimises sum_i share_i loss(z_i + b, y_i) + <slope, b>, and by how much, from b = 0."""
     b = np.zeros(z.shape[1])
-    here = first = _loss(z, y, share, b, loss)
+    here = first = _loss(z, y, share, b, loss, slope)
     for _ in range(NEWTON_STEPS):
         value, gradient, hessian = here
         # a shift of all classes changes nothing: with any curvature along it the step has no part there
         lifted = hessian + max(float(np.trace(hessian)), np.finfo(np.float64).tiny) / len(b)
         lifted[np.diag_indices(len(b))] *= 1 + 1e-12  # a class that nobody is near has none either
         step = np.linalg.lstsq(lifted, gradient, rcond=1e-14)[0]
-        if gradient @ step <= 2 * np.finfo(np.float64).eps * value:
+        if gradient @ step <= 2 * np.finfo(np.float64).eps * abs(value):
             break  # nothing but rounding left
         for halving in range(HALVINGS):
-            there = _loss(z, y, share, b - step * 0.5**halving, loss)
+            there = _loss(z, y, share, b - step * 0.5**halving, loss, slope)
             if there[0] < value:
                 break
         else:
@@ -184,10 +186,10 @@ def _newton(z: Array, y: Array, share: Array, loss: str) -> tuple[Array, float]:
     return b, first[0] - here[0]
 
 
-def _loss(z: Array, y: Array, share: Array, b: Array, loss: str) -> tuple[float, Array, Array]:
-    """sum_i share_i loss(z_i + b, y_i) with its gradient (c,) and Hessian (c, c)."""
+def _loss(z: Array, y: Array, share: Array, b: Array, loss: str, slope: Array) -> tuple[float, Array, Array]:
+    """sum_i share_i loss(z_i + b, y_i) + <slope, b> with its gradient (c,) and Hessian (c, c)."""
     c = z.shape[1]
-    value, gradient, hessian = 0.0, np.zeros(c), np.zeros((c, c))
+    value, gradient, hessian = float(slope @ b), slope.copy(), np.zeros((c, c))
     for start in range(0, len(y), ROWS):
         rows = slice(start, start + ROWS)
         own, s = y[rows], share[rows]

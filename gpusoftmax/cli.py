@@ -127,8 +127,8 @@ def train(
 
     By default: softmax, features standardised (by folding: the data stay as they are), the optimum for the training
     rows, to a gradient of 1e-4, at the C with the smallest loss on the validation rows. With SGD (--solver sgd, --loss
-    hinge, or any of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and lowered along
-    a cosine, the weights with the smallest validation loss kept.
+    hinge, or any of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and
+    lowered along a cosine, the weights with the smallest validation loss kept.
     """
     from gpusoftmax.array import resolve
     from gpusoftmax.datasets import load_dataset
@@ -217,7 +217,8 @@ def train(
             "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe,
             "C": strength, "l2": l2,
             "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
-            "edge": "" if choice is None else choice.edges_.get("C", ""), **measured, "fit_report": model.fit_report_.as_dict(),
+            "edge": "" if choice is None else choice.edges_.get("C", ""),
+            **measured, "fit_report": model.fit_report_.as_dict(),
             "loss": model.loss_curve_[-1], "passes": model.history_[-1].passes, "stop_reason": model.stop_reason_,
             "seconds": seconds, "backend": device.name, "reason": device.reason, "threads": device.n_threads,
             "seed": seed, "model": None if save is None else str(save),

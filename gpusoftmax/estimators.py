@@ -49,6 +49,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         penalize_intercept: bool = False,
         scaling: Any = None,
         class_weight: Any = None,
+        label_smoothing: float = 0.0,
         solver: str = "auto",
         max_iter: int = 1000,
         tol: float = 1e-4,
@@ -71,6 +72,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.penalize_intercept = penalize_intercept
         self.scaling = scaling
         self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
@@ -102,6 +104,12 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_flag(name, getattr(self, name))
         if self.penalize_intercept and not self.fit_intercept:
             raise ValueError("penalize_intercept=True needs fit_intercept=True: there is no intercept to penalise")
+        check_number("label_smoothing", self.label_smoothing, least=0, most=1, below=True)
+        if self.label_smoothing and self.loss != "softmax":
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing!r} needs loss='softmax' (SoftmaxClassifier), since a margin "
+                f"has one right class; leave it at 0 for loss={self.loss!r}"
+            )
         check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"))
         if self.solver == "lbfgs":
             self._check_for_lbfgs()
@@ -145,15 +153,19 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like, (n, d)
             float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory.
-        y : array-like, (n,)
-            Labels of any type, of at least two classes.
+        y : array-like, (n,) or (n, c)
+            Labels of any type, of at least two classes. Or, for softmax, soft labels: each row's proportions of c
+            classes, not negative, of sum 1 (within 0.001; they are divided by it). Classes are then 0 to c - 1, or the
+            names of a data frame's columns, sorted. A soft label equals the row once for each class, with the
+            proportion as its weight, and costs no pass more. `score` wants hard labels: y.argmax(axis=1).
         sample_weight : array-like, (n,), optional
             Not negative; weight k equals the row k times.
         validation : (X, y), optional
-            Data of the user's own, measured after each pass: the weights with the smallest loss on it are kept, and
-            training stops early, once that loss has not fallen for 10 passes (pass an `EarlyStopping` in `callbacks`
-            to change that; the schedules "step" and "cosine", which are planned over max_iter, run to their end).
-            L-BFGS, whose passes are few, runs to its end unless an `EarlyStopping` is passed.
+            Data of the user's own, measured after each pass; y hard or soft, with a column for each of `classes_`. The
+            weights with the smallest loss on it are kept, and training stops early, once that loss has not fallen for
+            10 passes (pass an `EarlyStopping` in `callbacks` to change that; the schedules "step" and "cosine", which
+            are planned over max_iter, run to their end). L-BFGS, whose passes are few, runs to its end unless an
+            `EarlyStopping` is passed.
         start_from : fitted classifier, optional
             Training starts from its coef_ and intercept_, such as those of a neighbouring C, which saves passes. Any
             linear classifier with scikit-learn's attributes and one row of weights per class (one in all for two
@@ -270,7 +282,7 @@ class SoftmaxClassifier(_LinearClassifier):
 
     where x' = (x - shift) / scale, s_i is the product of sample and class weight, and S their sum. By default this is
     scikit-learn's LogisticRegression: C = 1, no scaling, the intercept not penalised, one coefficient vector for two
-    classes.
+    classes. With soft labels p_i, which `fit` takes, or smoothed ones sum_j p_ij z_ij stands in place of z_{i, y_i}.
 
     Parameters
     ----------
@@ -285,7 +297,11 @@ class SoftmaxClassifier(_LinearClassifier):
         Features are seen as (x - shift) / scale: with "standard", their mean and standard deviation on the training
         rows. X itself is not changed, and the penalty acts on the weights of the scaled features.
     class_weight : dict, "balanced", optional
-        Multiplies sample_weight, as in scikit-learn.
+        Multiplies sample_weight, as in scikit-learn. Of a soft label each class has its own weight, as if it were a
+        row of its own.
+    label_smoothing : float
+        In [0, 1): a row counts as 1 - label_smoothing of its label and label_smoothing / c of each class, after class
+        weights; validation data are not smoothed.
     solver : {"auto", "lbfgs", "sgd"}
         "lbfgs" goes to the optimum of the full batch, in ten to a hundred passes, see `solvers.LBFGS`; "sgd" takes
         minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone:
@@ -386,6 +402,7 @@ class LinearSVMClassifier(_LinearClassifier):
         penalize_intercept: bool = False,
         scaling: Any = None,
         class_weight: Any = None,
+        label_smoothing: float = 0.0,
         solver: str = "auto",
         max_iter: int = 1000,
         tol: float = 1e-4,
@@ -409,6 +426,7 @@ class LinearSVMClassifier(_LinearClassifier):
             penalize_intercept=penalize_intercept,
             scaling=scaling,
             class_weight=class_weight,
+            label_smoothing=label_smoothing,
             solver=solver,
             max_iter=max_iter,
             tol=tol,

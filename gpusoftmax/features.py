@@ -58,9 +58,9 @@ class DenseFeatures:
     def unfold(self, dW: Array, db: Array) -> Array:
         """The gradient with respect to W from that with respect to W' (overwritten) and db."""
         if self.shift is not None:
-            dW -= self.shift.astype(self.dtype)[:, None, None] * db
+            dW -= self.shift.astype(dW.dtype)[:, None, None] * db
         if self.scale is not None:
-            dW /= self.scale.astype(self.dtype)[:, None, None]
+            dW /= self.scale.astype(dW.dtype)[:, None, None]
         return dW
 
     def numbers(self, places: Array) -> Array:

@@ -24,6 +24,7 @@ from gpusoftmax.certificate import Certificate, FitReport, certify
 from gpusoftmax.dtypes import computation_dtype, from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
+from gpusoftmax.soft_labels import class_sums, row_sums, soften
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Solver, TrainResult
@@ -36,6 +37,7 @@ from gpusoftmax.validation import (
     check_shift_and_scale,
     encode_known_labels,
     encode_labels,
+    encode_proportions,
 )
 
 Array = npt.NDArray[Any]
@@ -81,48 +83,67 @@ def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
 
 @dataclass(frozen=True)
 class Data:
-    """A user's rows, checked: X on the device; labels (n,) int32 among `classes`, weights (n,) or None, on the host.
+    """A user's rows, checked.
 
-    `validation` are rows of the user's own that training does not see: X on the device, and labels.
+    Attributes
+    ----------
+    X : ndarray, (n, d)
+        On the device; the rest is on the host.
+    labels : ndarray of int32, (n,)
+        Indices of classes: of soft labels the largest.
+    proportions : ndarray, (n, c), or None
+        Soft labels.
+    classes : ndarray, (c,)
+    weights : ndarray, (n,), or None
+        Of rows.
+    validation : (X, labels, proportions) or None
+        Rows of the user's own that training does not see.
+    backend : Backend
     """
 
     X: Array
     labels: Array
+    proportions: Array | None
     classes: Array
     weights: Array | None
-    validation: tuple[Array, Array] | None
+    validation: tuple[Array, Array, Array | None] | None
     backend: Backend
 
 
 def load(
-    device: Backend, X: Array, y: Any, sample_weight: Any = None, validation: tuple[Any, Any] | None = None,
-    owner: str = "the model",
+    estimator: Any, device: Backend, X: Array, y: Any, sample_weight: Any = None,
+    validation: tuple[Any, Any] | None = None,
 ) -> Data:  # fmt: skip
     """Data from X, which is checked and on the device already, and the rest as a user passed it."""
     y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
     log.info("backend %s: %s", device.name, device.reason)
-    n, d = X.shape
-    classes, labels = encode_labels(y, n)
-    weights = check_sample_weight(sample_weight, n, 1, computation_dtype(X.dtype))
-    held_out = None
+    (n, d), dtype = X.shape, computation_dtype(X.dtype)
+    soft = encode_proportions(y, n, estimator.loss)
+    classes, labels, proportions = soft or (*encode_labels(y, n), None)
+    weights = check_sample_weight(sample_weight, n, 1, dtype)
+    aside = None
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
         Xv = device.features(validation[0], "validation[0]")
-        check_n_features(Xv, d, "validation[0]", owner)
-        codes = encode_known_labels(validation[1], classes, "validation[1]")
+        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
+        yv = validation[1] if gpu_of(validation[1]) is None else device.to_numpy(validation[1])
+        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes)
+        codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
         if len(codes) != len(Xv):
             raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
-        dtype = computation_dtype(X.dtype)
-        held_out = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes
-    return Data(X, labels, classes, None if weights is None else weights[:, 0], held_out, device)
+        aside = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes, shares
+    return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], aside, device)
 
 
 def pose(estimator: Any, data: Data, rows: Array | None = None) -> Objective:
     """What the estimator minimises over the data, or over some of its rows (their numbers, on the host)."""
     device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
     features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
-    s = class_weighted(estimator.class_weight, data, rows)
+    s, of_classes = data.weights, None
+    if estimator.class_weight is not None:
+        of_classes, of_rows = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
+        s = of_rows if s is None else s * of_rows
     weights = check_sample_weight(s, n, 1, features.dtype, "class_weight * sample_weight")
     here = weights if weights is None or rows is None else weights[rows]
     l2 = l2_of(estimator, float(features.n) if here is None else float(here.sum(dtype=np.float64)), c)
@@ -134,39 +155,54 @@ def pose(estimator: Any, data: Data, rows: Array | None = None) -> Objective:
     weights = None if weights is None else asarray(weights)
     coordinates = _coordinates(estimator, features, weights, l2)
     shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
-    return Objective(
+    objective = Objective(
         replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
         check_loss(estimator.loss), estimator.fit_intercept, estimator.penalize_intercept, factors,
     )  # fmt: skip
+    if data.proportions is None and not estimator.label_smoothing:
+        return objective
+    return soften(objective, data.proportions, estimator.label_smoothing, of_classes)
 
 
-def held_out(objective: Objective, data: Data, rows: Array | None = None, weights: Array | None = None) -> Objective:
-    """The same objective over rows that it does not train on: some of the data's, with weights (n,), or its own."""
-    asarray = data.backend.asarray
+def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Objective:
+    """The same objective over rows that it does not train on: some of the data's, by their sample weights, or its own.
+
+    Neither class weights nor label smoothing count there.
+    """
+    asarray, features = data.backend.asarray, objective.features
     if rows is not None:
-        s = None if weights is None else asarray(np.ascontiguousarray(weights[:, None]))
-        return replace(objective, features=replace(objective.features, rows=asarray(rows)), weights=s)
-    assert data.validation is not None
-    Xv, codes = data.validation
-    return replace(
-        objective, features=replace(objective.features, X=Xv, rows=None), labels=asarray(codes), weights=None
-    )
+        weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
+        aside = replace(objective, features=replace(features, rows=asarray(rows)), weights=weights, linear_term=None)
+        proportions = data.proportions
+    else:
+        assert data.validation is not None
+        Xv, codes, proportions = data.validation
+        features = replace(features, X=Xv, rows=None)
+        aside = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
+    return aside if proportions is None else soften(aside, proportions)
 
 
-def class_weighted(class_weight: Any, data: Data, rows: Array | None = None) -> Array | None:
-    """The products of sample and class weight (n,); "balanced" looks at some of the rows, or at all."""
-    if class_weight is None:
-        return data.weights
-    labels = data.labels if rows is None else data.labels[rows]
-    weights = data.weights if data.weights is None or rows is None else data.weights[rows]
-    per_class = np.ones(len(data.classes))
-    # "balanced" knows no weight for a class that a fold has not; any will do
-    there = np.unique(labels) if isinstance(class_weight, str) else np.arange(len(data.classes))
-    per_class[there] = compute_class_weight(
-        class_weight, classes=data.classes[there], y=data.classes[labels], sample_weight=weights
-    )
-    product: Array = per_class[data.labels] if data.weights is None else data.weights * per_class[data.labels]
-    return product
+def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Array]:
+    """scikit-learn's weights of the classes (c,), of some rows' counts, and what they make of each row (n,).
+
+    A soft label counts as one row for each of its classes, with the class's weight.
+    """
+    classes, proportions = data.classes, data.proportions
+    s = np.ones(len(data.labels)) if data.weights is None else data.weights
+    sums = np.ones(len(s)) if proportions is None else row_sums(proportions)
+    if proportions is None:
+        counts = np.bincount(data.labels[rows], s[rows], len(classes))
+    else:
+        counts = class_sums(proportions[rows], (s / sums)[rows])
+    with np.errstate(divide="ignore"):
+        weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
+    weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
+        raise ValueError(
+            f"class_weight[{classes[j : j + 1].tolist()[0]!r}] is {weights[j]}; weights must be finite and not negative"
+        )
+    return weights, weights[data.labels] if proportions is None else row_sums(proportions, weights) / sums
 
 
 def l2_of(estimator: Any, weight_sum: float, n_classes: int) -> float:
@@ -185,7 +221,7 @@ def prepare(
     validation: tuple[Any, Any] | None,
 ) -> Problem:
     """Objectives for X, checked and on the device, in the estimator's terms."""
-    data = load(device, X, y, sample_weight, validation, type(estimator).__name__)
+    data = load(estimator, device, X, y, sample_weight, validation)
     objective = pose(estimator, data)
     return Problem(objective, None if validation is None else held_out(objective, data), data.classes, device)
 

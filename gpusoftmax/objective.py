@@ -47,6 +47,27 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class LinearTerm:
+    """What soft labels add to the objective of hard ones, <T, W> + <t, b> for each model; see `soft_labels`.
+
+    In float64, so that it adds no rounding to the loss: where the two nearly cancel, that would be all that is left.
+
+    Attributes
+    ----------
+    T : ndarray of float64, (d, K, c)
+    t : ndarray of float64, (K, c)
+    """
+
+    T: Array
+    t: Array
+
+    def value(self, W: Array, b: Array) -> Array:
+        """(K,) float64."""
+        value: Array = (self.T * W).sum(axis=(0, 2)) + (self.t * b).sum(axis=1)
+        return value
+
+
+@dataclass(frozen=True)
 class Objective:
     """f over K models; all arrays on the device.
 
@@ -68,6 +89,8 @@ class Objective:
         Without an intercept db is zero.
     penalty_factors : ndarray of float64, (d,), optional
         r: the penalty is (l2 / 2) sum_p r_p ||W_p||^2. For solving in coordinates other than those of the penalty.
+    linear_term : LinearTerm, optional
+        Added to f, and to the loss; in the coordinates of the scaled features.
     """
 
     features: DenseFeatures
@@ -79,6 +102,7 @@ class Objective:
     fit_intercept: bool = True
     penalize_intercept: bool = False
     penalty_factors: Array | None = None
+    linear_term: LinearTerm | None = None
 
     @property
     def backend(self) -> Backend:
@@ -90,23 +114,30 @@ class Objective:
         """K."""
         return len(self.l2)
 
-    def of(self, models: list[int]) -> Objective:
-        """The same for some of the models."""
-        take, index = self.backend.xp.take, self.backend.asarray(np.array(models, np.int64))
-        weights = None if self.weights is None else take(self.weights, index, axis=1)
-        return replace(self, l2=take(self.l2, index, axis=0), weights=weights)
-
     def for_penalties(self, l2: Array) -> Objective:
         """Of one model, the same for as many side by side as there are penalties (K,), on the host."""
-        weights = self.weights
-        if weights is not None:
-            weights = self.backend.xp.ascontiguousarray(self.backend.xp.repeat(weights, len(l2), axis=1))
-        return replace(self, l2=self.backend.asarray(l2), weights=weights)
+        repeat, K, weights, term = self.backend.xp.repeat, len(l2), self.weights, self.linear_term
+        return replace(
+            self,
+            l2=self.backend.asarray(l2),
+            weights=None if weights is None else repeat(weights, K, axis=1),
+            linear_term=term and LinearTerm(repeat(term.T, K, axis=1), repeat(term.t, K, axis=0)),
+        )
 
     @property
     def has_free_intercept(self) -> bool:
         """Whether there is an intercept without a penalty."""
         return self.fit_intercept and not self.penalize_intercept
+
+    def of(self, models: Array) -> Objective:
+        """The same for some of the models."""
+        xp, index, weights, term = self.backend.xp, self.backend.asarray(models), self.weights, self.linear_term
+        return replace(
+            self,
+            l2=xp.take(self.l2, index, axis=0),
+            weights=None if weights is None else xp.take(weights, index, axis=1),
+            linear_term=term and LinearTerm(xp.take(term.T, index, axis=1), xp.take(term.t, index, axis=0)),
+        )
 
     def weight_sums(self) -> Array:
         """S (K,)."""
@@ -137,8 +168,8 @@ class Objective:
     ) -> Evaluation:
         """One read of X, or of the rows of a minibatch B, whose numbers in X `rows` are.
 
-        A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the whole; `sums` is
-        `weight_sums()`, for callers that ask often.
+        A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the whole, to which the
+        linear term, that of all rows, adds no noise; `sums` is `weight_sums()`, for callers that ask often.
         """
         features = self.features
         W_folded, b_folded = features.fold(W, b)
@@ -153,13 +184,17 @@ class Objective:
         dW *= factor
         db *= factor
         dW = features.unfold(dW, db)
+        loss = losses * share
+        if self.linear_term is not None:
+            dW += self.linear_term.T
+            db += self.linear_term.t
+            loss = loss + self.linear_term.value(W, b)
         l2 = self.l2.astype(features.dtype)[:, None]
         dW += l2 * self._penalised(W)
         if not self.fit_intercept:
             db[:] = 0
         elif self.penalize_intercept:
             db += l2 * b
-        loss = losses * share
         return Evaluation(loss + self.penalty(W, b), loss, correct * share, dW, db)
 
     def sgd_steps(
@@ -167,7 +202,7 @@ class Objective:
         nesterov: bool,
     ) -> Any:  # fmt: skip
         """Steps of SGD in one call, if the back end has that for this shape; see `array.Operations.sgd_steps`."""
-        features = self.features
+        features, term = self.features, self.linear_term
         descent = Descent(
             features.n,
             features.shift,
@@ -180,6 +215,7 @@ class Objective:
             nesterov,
             self.fit_intercept,
             self.penalize_intercept,
+            None if term is None else (term.T, term.t),
         )
         return self.backend.ops.sgd_steps(
             features.X, self.labels, W, b, self.weights, self.loss, velocity,
@@ -193,7 +229,8 @@ class Objective:
             self.features.X, self.labels, W_folded, b_folded, self.weights, self.loss, self.features.rows
         )
         sums = self.weight_sums()
-        return losses / sums, correct / sums
+        loss = losses / sums if self.linear_term is None else losses / sums + self.linear_term.value(W, b)
+        return loss, correct / sums
 
 
 def loss_and_gradient(

@@ -9,9 +9,11 @@ it. The objective of model k, for rows i and classes j, with z_ikj = sum_p (x_ip
     hinge          sum_{j != y} max(0, z_j - z_y + 1)
     squared_hinge  sum_{j != y} max(0, z_j - z_y + 1)^2
 
+and for softmax with proportions p, a row's soft label, logsumexp(z) - sum_j p_j z_j with sum_j p_j = 1.
+
 The loss is a mean in nats; the 1/2 belongs to the penalty; `penalize_intercept` adds (l2_k / 2) ||b_k||^2.
-Shapes: X (n, d), y (n,), W (d, K, c), b (K, c), s (n,) or (n, K), l2 (K,). A gradient has the layout of what it is
-the gradient of. (Weston and Watkins, 1999, for the multiclass hinge.)
+Shapes: X (n, d), y (n,) or, soft, (n, c), W (d, K, c), b (K, c), s (n,) or (n, K), l2 (K,). A gradient has the layout
+of what it is the gradient of. (Weston and Watkins, 1999, for the multiclass hinge.)
 """
 
 from __future__ import annotations
@@ -53,6 +55,14 @@ def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float
     return math.fsum(margin**power for margin in margins.values()), gradient
 
 
+def soft_row_loss_loops(z: list[float], p: list[float]) -> tuple[float, list[float]]:
+    """Softmax loss of one row of scores whose label is the proportions p, and its gradient, one number at a time."""
+    top = max(z)
+    total = math.fsum(math.exp(v - top) for v in z)
+    value = math.log(total) + math.fsum(p[j] * (top - z[j]) for j in range(len(z)))
+    return value, [math.exp(z[j] - top) / total - p[j] for j in range(len(z))]
+
+
 def loss_and_gradient_loops(
     X: Array,
     y: Array,
@@ -75,7 +85,8 @@ def loss_and_gradient_loops(
         for i in range(n):
             x = [(float(X[i, p]) - shift[p]) / scale[p] for p in range(d)]
             z = [math.fsum(x[p] * W[p, k, j] for p in range(d)) + b[k, j] for j in range(c)]
-            value, gradient = row_loss_loops(z, int(y[i]), loss)
+            soft = y.ndim == 2
+            value, gradient = soft_row_loss_loops(z, y[i].tolist()) if soft else row_loss_loops(z, int(y[i]), loss)
             share = weights[i, k] / total
             f[k] += share * value
             for j in range(c):
@@ -118,6 +129,14 @@ def row_loss(Z: Array, y: Array, loss: str) -> tuple[Array, Array]:
         return losses, G
 
 
+def soft_row_loss(Z: Array, P: Array) -> tuple[Array, Array]:
+    """Softmax losses (m,) of the rows of Z (m, c) with soft labels P (m, c), and the gradient (m, c) of their sum."""
+    shifted = np.asarray(Z, np.float64) - np.max(Z, axis=1, keepdims=True)
+    e = np.exp(shifted)
+    total = e.sum(axis=1)
+    return np.log(total) - (P * shifted).sum(axis=1), e / total[:, None] - P
+
+
 def scores(X: Array, W: Array, b: Array, shift: Array | float = 0.0, scale: Array | float = 1.0) -> Array:
     """Scores (n, K, c) of every row under every model."""
     folded = (np.asarray(X, np.float64) - shift) / scale
@@ -144,7 +163,8 @@ def loss_and_gradient(
     s = s / s.sum(axis=0)
     folded = (np.asarray(X, np.float64) - shift) / scale
     Z = np.einsum("ip,pkj->ikj", folded, W) + b
-    losses, G = row_loss(Z.reshape(n * K, c), np.repeat(y, K), loss)
+    each, labels = Z.reshape(n * K, c), np.repeat(y, K, axis=0)
+    losses, G = soft_row_loss(each, labels) if labels.ndim == 2 else row_loss(each, labels, loss)
     G = G.reshape(n, K, c) * s[:, :, None]
     penalty = np.broadcast_to(np.asarray(l2, np.float64), (K,))
     f = (losses.reshape(n, K) * s).sum(axis=0) + 0.5 * penalty * (W**2).sum(axis=(0, 2))

@@ -21,6 +21,7 @@ from gpusoftmax.reference import LOSSES
 
 Array = npt.NDArray[Any]
 
+PROPORTIONS_TOLERANCE = 1e-3  # of the sum of a row's: float16 and numbers with three digits pass
 READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16
 
 
@@ -252,6 +253,62 @@ def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
             "of at least two classes"
         )
     return classes, codes.astype(np.int32)
+
+
+def encode_proportions(
+    y: Any, n: int, loss: str, name: str = "y", known: Array | None = None
+) -> tuple[Array, Array, Array | None] | None:
+    """Soft labels: classes (c,), each row's largest one (n,) int32, and the proportions (n, c); None for hard labels.
+
+    Classes are 0 to c - 1, or the sorted names of a data frame's columns; `known` ones if there are any. Where each row
+    is all of one class, proportions are None: these are hard labels in another form.
+    """
+    array = np.asarray(y)
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fiubO":
+        return None
+    if loss != "softmax":
+        raise ValueError(
+            f"{name} has shape {array.shape}: soft labels, proportions of classes, need loss='softmax' "
+            f"(SoftmaxClassifier), since a margin has one right class; pass one label per row, shape ({n},)"
+        )
+    check_same_length(name, array, n)
+    if array.dtype not in (np.float64, np.float32, np.float16):
+        array = _as_floats(name, array)
+    if hasattr(y, "columns"):
+        names = np.array(list(y.columns))
+        if names.ndim != 1 or len(np.unique(names)) != len(names) or len({type(one) for one in y.columns}) > 1:
+            raise ValueError(
+                f"{name} has columns {reprlib.repr(list(y.columns))}; pass one per class, with its name, of one type"
+            )
+        order = np.argsort(names)
+        names = names[order]
+        if (order[1:] < order[:-1]).any():
+            array = array[:, order]
+    else:
+        names = np.arange(array.shape[1]) if known is None else known
+    classes = names if known is None else known
+    if array.shape[1] != len(classes) or (names != classes).any():
+        raise ValueError(
+            f"{name} has {array.shape[1]} columns, but y has {len(classes)} classes; pass a column for each of "
+            f"{reprlib.repr(classes.tolist())}"
+        )
+    wrong = ~(np.isfinite(array) & (array >= 0))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{name}[{row}, {column}] is {array[row, column]}; proportions of classes must be finite and not negative"
+        )
+    sums = array.sum(axis=1, dtype=np.float64)
+    off = abs(sums - 1) > PROPORTIONS_TOLERANCE
+    if off.any():
+        row = int(off.argmax())
+        raise ValueError(
+            f"{name} has shape {array.shape}, and {name}[{row}] sums to {sums[row]:g}: pass one label per row, shape "
+            f"({n},), or the proportions of its classes, which sum to 1 within {PROPORTIONS_TOLERANCE:g} "
+            f"({name} / {name}.sum(axis=1, keepdims=True)); more than one label for a row is not possible"
+        )
+    one_hot = (sums == 1).all() and (array.max(axis=1) == 1).all()
+    return classes, array.argmax(axis=1).astype(np.int32), None if one_hot else array
 
 
 def encode_known_labels(y: Any, classes: Array, name: str) -> Array:

@@ -189,6 +189,19 @@ def test_moments_far_from_zero_over_chunks_of_rows(weighted: bool, monkeypatch: 
     np.testing.assert_allclose(variance.get(), np.average((X - center) ** 2, axis=0, weights=s), rtol=1e-9)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_label_sums_over_chunks_of_rows(dtype: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
+    asarray, rng, given = resolve("cuda").xp.asarray, np.random.default_rng(0), problem(dtype, n=500)
+    X, labels, weights, w, P = given["X"], given["y"], rng.random(500), rng.random(4), rng.random((500, 4))
+    arguments = [asarray(x) for x in (X, labels.astype(np.int32), weights, w)]
+    found = resolve("cuda").ops.label_sums(*arguments, asarray(P) if soft else None)
+    p = P * w / (P * w).sum(axis=1, keepdims=True) if soft else 0.25
+    z = weights[:, None] * (np.eye(4)[labels] - p)
+    assert errors([x.get() for x in found], [X.T.astype(np.float64) @ z, z.sum(axis=0)]) < TOLERANCE["float64"]
+
+
 def test_two_runs_have_the_same_bits() -> None:
     given = problem("float32", n=700, c=33)
     first, second = (loss_and_gradient(**given, backend="cuda") for _ in range(2))
@@ -373,6 +386,19 @@ def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.M
     found = loss_and_gradient(**given, backend="cuda")
     assert "trying again with chunks of 1920 rows" in caplog.text  # half of 3968, in 128s
     assert errors(found, reference.loss_and_gradient(**given)) < TOLERANCE["float32"]
+
+
+def test_a_chunk_of_label_sums_that_does_not_fit_is_halved(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    device, X = resolve("cuda"), problem("uint8", n=4000)["X"]
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 12 * 2000)
+    given = [device.asarray(x) for x in (X, np.zeros(4000, np.int32), np.ones(4000), np.ones(2))]
+    machine.limit = sum(memory.size for memory in machine.alive) + 50_000
+    sums, totals = device.ops.label_sums(*given, None)
+    assert "trying again with chunks of" in caplog.text
+    np.testing.assert_allclose(sums.get(), np.outer(X.sum(axis=0, dtype=float), [0.5, -0.5]), rtol=1e-12)
+    assert totals.get().tolist() == [2000.0, -2000.0]
 
 
 def test_what_does_not_fit_at_all_is_said_with_its_size(machine: Any) -> None:

@@ -958,9 +958,9 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
 
 EVERY_PARAMETER = {
     "C": 2.0, "fit_intercept": False, "penalize_intercept": False, "scaling": (None, 2.0), "class_weight": {0: 2.0},
-    "solver": "sgd", "max_iter": 3, "tol": 0.0, "batch_size": 8, "learning_rate": 0.01, "momentum": 0.5,
-    "nesterov": False, "schedule": "constant", "random_state": 5, "warm_start": True, "backend": "numpy",
-    "n_threads": 1, "callbacks": (), "verbose": 0, "l2": None,
+    "label_smoothing": 0.0, "solver": "sgd", "max_iter": 3, "tol": 0.0, "batch_size": 8, "learning_rate": 0.01,
+    "momentum": 0.5, "nesterov": False, "schedule": "constant", "random_state": 5, "warm_start": True,
+    "backend": "numpy", "n_threads": 1, "callbacks": (), "verbose": 0, "l2": None,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from cases import (
     answer,
     assert_within,
     hosted,
+    laid_out,
     problems,
     random_problem,
     row_answer,
@@ -298,6 +299,30 @@ def test_the_variance_of_a_constant_column_is_zero(backend: Backend) -> None:
 
 
 @pytest.mark.usefixtures("small_leaves")
+@pytest.mark.parametrize("width", ["float64", "float32", "float16", "none"])
+@pytest.mark.parametrize("layout", ["C", "Fortran", "every other"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_label_sums_equal_the_definition(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, layout: str, width: str
+) -> None:
+    n, d, c = 64 * 5 + 7, 9, 11
+    monkeypatch.setattr(ops, "LARGE_GRADIENT", 8 * d * 4)  # four columns at a time
+    problem = random_problem(0, dtype=dtype, n=n, d=d, c=c, weighted=True, layout=layout)
+    rng, weights = np.random.default_rng(1), problem.weights[:, 0].copy()
+    class_weight, P = rng.random(c), rng.random((n, c))
+    P[0], weights[0] = 0.0, 0.0  # a row without any class has to be without weight
+    P = None if width == "none" else laid_out(P.astype(width), layout)
+    found = backend.ops.label_sums(problem.X, problem.labels, weights, class_weight, P)
+    p = np.full((n, c), 1 / c) if P is None else P.astype(np.float64) * class_weight
+    p[weights > 0] /= p[weights > 0].sum(axis=1, keepdims=True)
+    x, z = problem.X.astype(np.float64), weights[:, None].astype(np.float64) * (np.eye(c)[problem.labels] - p)
+    rounding = 4 * np.sqrt(n) * np.finfo(np.float64).eps  # n roundings of either sign, relative to the sizes
+    assert {array.dtype for array in found} == {np.dtype(np.float64)}
+    assert_within(found[0], x.T @ z, rounding * (abs(x).T @ abs(z)), "sums")
+    assert_within(found[1], z.sum(axis=0), rounding * abs(z).sum(axis=0), "totals")
+
+
+@pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
 @pytest.mark.parametrize("c", [5, 70])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -314,7 +339,7 @@ def test_the_gradient_has_the_same_bits_for_any_number_of_threads(
 
 
 @pytest.mark.usefixtures("small_leaves")
-@pytest.mark.parametrize("operation", ["row_loss", "column_moments"])
+@pytest.mark.parametrize("operation", ["row_loss", "column_moments", "label_sums"])
 def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(cpu_backend: Backend, operation: str) -> None:
     problem = random_problem(0, n=64 * 9 + 17, d=7, weighted=True)
 
@@ -322,6 +347,9 @@ def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(cpu_backend
         operations = resolve(cpu_backend.name, n_threads).ops
         if operation == "column_moments":
             return sha256(*operations.column_moments(problem.X, problem.weights[:, 0]))
+        if operation == "label_sums":
+            s, P = problem.weights[:, 0], np.abs(problem.X)
+            return sha256(*operations.label_sums(problem.X, problem.labels, s, np.ones(7), P))
         Z = problem.X[:, None, :].copy()
         return sha256(*operations.row_loss(Z, problem.labels, problem.weights, SOFTMAX), Z)
 
@@ -419,4 +447,5 @@ def test_arguments_are_left_as_they_are(backend: Backend) -> None:
     backend.ops.linear_losses(*problem.arguments)
     backend.ops.linear_scores(problem.X, problem.W, problem.b)
     backend.ops.column_moments(problem.X, problem.weights[:, 0])
+    backend.ops.label_sums(problem.X, problem.labels, problem.weights[:, 0], np.ones(4), problem.X)
     assert sha256(*problem.arguments[:5], problem.rows) == before

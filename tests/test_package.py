@@ -35,6 +35,7 @@ ORDER = [
     "array",
     "features",
     "objective",
+    "soft_labels",
     "certificate",
     "batches",
     "gradcheck",
@@ -69,11 +70,11 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-# gpusoftmax/__init__.py and the empty gpusoftmax/cpu/__init__.py have no place in the order
+# gpusoftmax/__init__.py and those that hold nothing but a docstring have no place in the order
 FILES = {
     module_name(path): path
     for path in sorted(ROOT.rglob("*.py"))
-    if module_name(path) != "" and path != ROOT / "cpu" / "__init__.py"
+    if module_name(path) != "" and path not in (ROOT / "cpu" / "__init__.py", ROOT / "search" / "__init__.py")
 }
 
 

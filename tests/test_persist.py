@@ -95,6 +95,8 @@ MODELS = {
     "class weights of integers": {"names": [4, 5, 6], "class_weight": {4: 2.0, 6: 0.5}},
     "class weights of NumPy's": {"names": [4, 5, 6], "class_weight": {np.int64(4): np.float32(2.0)}},
     "balanced": {"class_weight": "balanced"},
+    "smoothed labels": {"label_smoothing": 0.1},
+    "smoothed labels, NumPy's": {"label_smoothing": np.float32(0.25)},
     "C infinite": {"C": math.inf},
     "C infinite of NumPy's": {"C": np.float64(np.inf)},
     "C": {"C": 0.3},
@@ -210,6 +212,7 @@ def test_other_programs_can_read_the_tensors(path: Path) -> None:
         ({"l2": 0.5, "penalize_intercept": True}, "mean softmax loss + (l2 / 2) (||W||^2 + ||b||^2), l2 = 0.5"),
         ({"cls": LinearSVMClassifier, "scaling": (0.0, None)}, "squared_hinge"),
         ({"scaling": (0.0, None)}, "scaling = shift and scale given"),
+        ({"label_smoothing": np.float64(0.1)}, "mean softmax loss of labels smoothed by 0.1 + (l2 / 2)"),
     ],
 )
 def test_the_objective_is_written_in_words(settings: Any, words: str, path: Path) -> None:

@@ -56,6 +56,34 @@ def test_loops_equal_vectorised_code(
         np.testing.assert_allclose(a, e, rtol=100 * EPS * largest, atol=100 * EPS * largest)
 
 
+@given(
+    n=st.integers(1, 6),
+    c=st.integers(2, 5),
+    K=st.integers(1, 3),
+    spread=st.sampled_from([1.0, 10.0, 300.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@DETERMINISTIC
+def test_loops_equal_vectorised_code_for_soft_labels(n: int, c: int, K: int, spread: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X, P = rng.standard_normal((n, 3)), rng.dirichlet(np.ones(c), n)
+    W, b = spread * rng.standard_normal((3, K, c)), rng.standard_normal((K, c))
+    options = options_of(rng, n, 3, K)
+    slow = reference.loss_and_gradient_loops(X, P, W, b, loss="softmax", **options)
+    fast = reference.loss_and_gradient(X, P, W, b, **options)
+    largest = np.abs(W).max() * 3 * 10 + 2  # as above
+    for a, e in zip(fast, slow, strict=True):
+        np.testing.assert_allclose(a, e, rtol=100 * EPS * largest, atol=100 * EPS * largest)
+
+
+def test_a_soft_label_is_the_mean_of_hard_ones(rng: np.random.Generator) -> None:
+    Z, P = 3 * rng.standard_normal((8, 4)), rng.dirichlet(np.ones(4), 8)
+    losses, G = reference.soft_row_loss(Z, P)
+    hard = [reference.row_loss(Z, np.full(8, j), "softmax") for j in range(4)]
+    np.testing.assert_allclose(losses, sum(P[:, j] * hard[j][0] for j in range(4)), rtol=1e-14)
+    np.testing.assert_allclose(G, sum(P[:, j, None] * hard[j][1] for j in range(4)), atol=1e-15)
+
+
 @pytest.mark.parametrize("ahead", [100.0, 40.0, 17.0, 0.0, -17.0, -40.0, -100.0])
 @pytest.mark.parametrize("function", ["loops", "vectorised"])
 def test_softmax_of_a_confident_row_has_all_its_digits(function: str, ahead: float, rng: np.random.Generator) -> None:

@@ -18,7 +18,7 @@ from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.cpu import pool
-from gpusoftmax.objective import Evaluation
+from gpusoftmax.objective import Evaluation, LinearTerm
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
@@ -163,7 +163,7 @@ class ScriptedObjective:
     def weight_sums(self) -> Array:
         return self.backend.xp.full(self.n_models, 12.0)
 
-    def of(self, models: list[int]) -> ScriptedObjective:
+    def of(self, models: Array) -> ScriptedObjective:
         part = ScriptedObjective(self.backend, self.plan, self.values[:, models])
         part.calls = self.calls
         return part
@@ -457,8 +457,9 @@ def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("flags", [{}, {"penalize_intercept": True}, {"fit_intercept": False}], ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
+@pytest.mark.parametrize("linear", [False, True])
 def test_steps_in_one_call_are_the_steps_one_by_one(
-    dtype: str, flags: dict[str, bool], loss: str, nesterov: bool, momentum: float
+    linear: bool, dtype: str, flags: dict[str, bool], loss: str, nesterov: bool, momentum: float
 ) -> None:
     K, d, plan = 2, 37, BatchPlan(50, 20)
     problem = random_problem(0, dtype=dtype, n=50, d=d, c=3, K=K, weighted=True, size=100.0)
@@ -467,7 +468,8 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
         problem.X, problem.labels, resolve("cpu", 1), c=3, K=K, loss=loss, l2=[0.1, 0.5], weights=problem.weights,
         shift=rng.normal(100, 20, d), scale=rng.uniform(50, 100, d), **flags,
     )  # fmt: skip
-    objective = replace(objective, penalty_factors=rng.uniform(0.5, 2, d))
+    term = LinearTerm(rng.standard_normal((d, K, 3)), rng.standard_normal((K, 3))) if linear else None
+    objective = replace(objective, penalty_factors=rng.uniform(0.5, 2, d), linear_term=term)
     solver = SGD(plan, 9, np.array([0.005, 0.01]), momentum, nesterov, "constant")
     rates, inertia = np.full((3, K), [0.005, 0.01], problem.W.dtype), np.full(K, momentum, problem.W.dtype)
     states = [solver.init(objective, problem.W, problem.b) for _ in range(2)]

@@ -460,9 +460,21 @@ def _descend(W, G, velocity, j, shift, scale, factors, db, share, l2, rate, mome
 
 
 @register_jitable
+def _add_linear(W, G, linear, j, scale, share):
+    """The linear term's part of column j: to the sums over rows G, as if they had it; -> its value."""
+    value = 0.0
+    for slab in range(len(W)):
+        w, g, T, by = W[slab, j], G[slab, j], linear[slab, j], scale[slab]
+        for t in range(len(w)):
+            g[t] += T[t] / share
+            value += np.float64(T[t] * by[t]) * np.float64(w[t])
+    return value
+
+
+@register_jitable
 def _step(
-    W, b, velocity, velocity_b, shift, scale, factors, partial, m, n, K, size, sums, l2, rates, momentum,
-    nesterov, fit_intercept, penalize_intercept, totals, computed,
+    W, b, velocity, velocity_b, shift, scale, factors, linear, linear_b, partial, m, n, K, size, sums, l2, rates,
+    momentum, nesterov, fit_intercept, penalize_intercept, totals, computed,
 ):  # fmt: skip
     """One step of SGD with the sums over m of n rows in `partial`; totals: m times values, losses, accuracies more."""
     n_slabs, q, width = W.shape
@@ -475,13 +487,17 @@ def _step(
     for k in range(K):
         share = n / (m * sums[k])
         rate, strength, inertia = rates[k], l2[k], momentum[k]
-        norm = 0.0
+        loss, norm = losses[k] * share, 0.0
         for j in range(k * c, (k + 1) * c):
             slope = db[j] * share
+            if len(linear) > 0:
+                loss += _add_linear(W, G, linear, j, scale, _as(share, computed)) + linear_b[j] * b[j]
             norm += _descend(
                 W, G, velocity, j, shift, scale, factors, _as(slope, computed), _as(share, computed),
                 _as(strength, computed), rate, inertia, nesterov,
             )  # fmt: skip
+            if len(linear) > 0:
+                slope += linear_b[j]
             if penalize_intercept:
                 norm += b[j] * b[j]
                 slope += strength * b[j]
@@ -490,8 +506,8 @@ def _step(
                     velocity_b[j] = inertia * velocity_b[j] + slope
                     slope = slope + inertia * velocity_b[j] if nesterov else velocity_b[j]
                 b[j] -= rate * slope
-        totals[0, k] += m * (losses[k] * share + 0.5 * strength * norm)
-        totals[1, k] += m * losses[k] * share
+        totals[0, k] += m * (loss + 0.5 * strength * norm)
+        totals[1, k] += m * loss
         totals[2, k] += m * correct[k] * share
 
 
@@ -499,8 +515,8 @@ def _step(
 def visit(
     address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights, bounds,
     first, last, W, b, scratch, partials, nodes, scores, with_gradient,
-    n, velocity, velocity_b, shift, scale, factors, sums, l2, rates, momentum, nesterov, fit_intercept,
-    penalize_intercept, W_folded, b_folded, totals, marker, computed, source,
+    n, velocity, velocity_b, shift, scale, factors, linear, linear_b, sums, l2, rates, momentum, nesterov,
+    fit_intercept, penalize_intercept, W_folded, b_folded, totals, marker, computed, source,
 ):  # fmt: skip
     """Visit rows of X, part after part: part i is rows [bounds[i], bounds[i + 1]), `first` <= i < `last`.
 
@@ -514,7 +530,8 @@ def visit(
       Returns their number.
     * rates (steps, K) is not empty: parts are the batches of as many steps of SGD, which change W, b and velocity (0
       slabs: none); see solvers.SGD. There are n rows in all, whose weights add up to sums (K). The features' shift
-      (float64), inverse scale and the penalty's factors are packed. momentum, l2 (K). totals (3, K): values, losses
+      (float64), inverse scale and the penalty's factors are packed, and so is the linear term times the scale (0 slabs:
+      none), with linear_b (q) float64. momentum, l2 (K). totals (3, K): values, losses
       and accuracies of the steps, times their rows, are added up; totals[:, K:] get those of the first step. Returns 0.
     """
     length = partial_parts(q, K, size, n_slabs)[4]
@@ -533,8 +550,8 @@ def visit(
         )  # fmt: skip
         if stepping:
             _step(
-                W, b, velocity, velocity_b, shift, scale, factors, partials, stop - start, n, K, size, sums, l2,
-                rates[part], momentum, nesterov, fit_intercept, penalize_intercept, totals, computed,
+                W, b, velocity, velocity_b, shift, scale, factors, linear, linear_b, partials, stop - start, n, K,
+                size, sums, l2, rates[part], momentum, nesterov, fit_intercept, penalize_intercept, totals, computed,
             )  # fmt: skip
             if part == first:
                 for i in range(3):

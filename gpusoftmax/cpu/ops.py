@@ -307,3 +307,40 @@ class CpuOperations:
         with np.errstate(over="ignore", invalid="ignore"):  # infinite features: the caller looks for them
             mean = first_moment / total
             return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
+
+    def label_sums(
+        self, X: Array, labels: Array, weights: Array, class_weight: Array, proportions: Array | None,
+        rows: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        n, d, c = _count(X, rows), X.shape[1], len(class_weight)
+        step, width = leaf_rows(d), max(1, LARGE_GRADIENT // (8 * d))
+
+        def coefficients(picked: Any) -> Array:
+            own = labels[picked]
+            if proportions is None:
+                z = np.full((len(own), c), -1 / c)
+            else:
+                z = np.multiply(proportions[picked], -class_weight, order="C")
+                total = z.sum(axis=1, keepdims=True)
+                np.divide(z, -total, out=z, where=total < 0)
+            z[np.arange(len(z)), own] += 1
+            z *= weights[picked, None]
+            return z
+
+        def sums_of(columns: slice) -> Partial:
+            def leaf(index: int) -> Partial:
+                totals = np.zeros(len(class_weight[columns]))
+                sums, stop = np.zeros((d, len(totals))), min((index + 1) * step, n)
+                for first in range(index * step, stop, BLAS_BLOCK):
+                    picked = _picked(rows, first, min(first + BLAS_BLOCK, stop))
+                    z = coefficients(picked)[:, columns]
+                    product(widen(X[picked]), z, sums, transpose_a=True, beta=1.0)
+                    totals += z.sum(axis=0)
+                return sums, totals
+
+            return sum_over_leaves(leaf, -(-n // step), self.n_threads)
+
+        with single_threaded_blas():  # columns that are too many for a copy a leaf take another read
+            parts = [sums_of(slice(first, first + width)) for first in range(0, c, width)]
+        sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        return sums, totals

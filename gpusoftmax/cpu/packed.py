@@ -146,7 +146,8 @@ class Tiles:
         none, no_slabs = np.empty(0, self.dtype), np.empty((0, self.q, self.width), self.dtype)
         if steps is None:
             steps = (
-                0, no_slabs, none, np.empty((0, self.width)), no_slabs[:, 0], no_slabs[:, 0], np.empty(0), np.empty(0),
+                0, no_slabs, none, np.empty((0, self.width)), no_slabs[:, 0], no_slabs[:, 0], no_slabs, np.empty(0),
+                np.empty(0), np.empty(0),
                 none.reshape(0, self.K), none, False, False, False, no_slabs, none, np.empty((0, 0)),
             )  # fmt: skip
         given = [None if x is None else np.ascontiguousarray(x) for x in (rows, labels, weights)]
@@ -254,6 +255,8 @@ class Descent:
     rates : ndarray, (steps, K)
     momentum : ndarray, (K,)
     nesterov, fit_intercept, penalize_intercept : bool
+    linear : pair of ndarray of float64, (d, K, c) and (K, c), or None
+        T and t of the linear term.
     """
 
     n: int
@@ -267,12 +270,14 @@ class Descent:
     nesterov: bool
     fit_intercept: bool
     penalize_intercept: bool
+    linear: tuple[Array, Array] | None = None
 
     def of(self, models: slice) -> Descent:
         """The same for some of the models."""
         return replace(
             self, l2=self.l2[models], sums=self.sums[models], rates=self.rates[:, models],
             momentum=self.momentum[models],
+            linear=None if self.linear is None else (self.linear[0][:, models], self.linear[1][models]),
         )  # fmt: skip
 
 
@@ -301,11 +306,16 @@ def sgd_steps(
     bounds = np.cumsum([0, *(n if batch is None else len(batch) for batch in batches)])
     totals = np.zeros((3, 2 * K))
     inverse = None if descent.scale is None else 1 / descent.scale
+    linear, linear_bias = tiles.W[:0], np.empty(0)
+    if descent.linear is not None:
+        T = descent.linear[0].reshape(d, q)
+        T = T if descent.scale is None else T * descent.scale[:, None]
+        linear, linear_bias = tiles.view.pack(T.astype(dtype), tiles.width), descent.linear[1].reshape(q).copy()
     scratch, sums = tiles.scratch(), buffers.take(tiles.parts[-1])
     steps = (
         n, moving, moving_bias, tiles.vector(descent.shift, 0.0, np.float64), tiles.vector(inverse, 1.0, dtype),
-        tiles.vector(descent.factors, 1.0, dtype), descent.sums, descent.l2, descent.rates, descent.momentum,
-        descent.nesterov, descent.fit_intercept, descent.penalize_intercept, aligned_like(tiles.W),
+        tiles.vector(descent.factors, 1.0, dtype), linear, linear_bias, descent.sums, descent.l2, descent.rates,
+        descent.momentum, descent.nesterov, descent.fit_intercept, descent.penalize_intercept, aligned_like(tiles.W),
         np.empty_like(tiles.b), totals,
     )  # fmt: skip
     tiles.visit(

@@ -285,6 +285,34 @@ class CudaOperations:
         variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
         return (origin + mean).reshape(d), variance.reshape(d)
 
+    def label_sums(
+        self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None
+    ) -> tuple[Any, Any]:
+        import cupy
+
+        n, d, c = _count(X, rows), X.shape[1], len(class_weight)
+        double = np.dtype(np.float64)
+        sums, totals = cupy.empty((d, 1, c), dtype=double), cupy.empty((1, c), dtype=double)
+
+        def visit(step: int) -> None:
+            sums[...], totals[...] = 0, 0
+            step = -(-step // 4)  # some arrays of float64 at a time
+            for first in range(0, n, step):
+                m = min(step, n - first)
+                picked = _picked(rows, first, m)
+                z = cupy.zeros((m, 1, c), dtype=double)
+                self._row_loss(z, None, labels[picked], None, SOFTMAX, GRADIENT)  # 1 / c - e_y
+                z = -1.0 * z.reshape(m, c)
+                if proportions is not None:
+                    p = cupy.ascontiguousarray(proportions[picked] * class_weight)
+                    z += 1 / c - p / cupy.maximum(p.sum(axis=1), np.finfo(double).tiny).reshape(m, 1)
+                z *= weights[picked].reshape(m, 1)
+                product(_converted(X, rows, first, m, double), z, sums.reshape(d, c), transpose_a=True, beta=1.0)
+                product(cupy.ones((m, 1), dtype=double), z, totals, transpose_a=True, beta=1.0)
+
+        self._in_chunks_that_fit(visit, X, n, sums, sums.nbytes + totals.nbytes)
+        return sums.reshape(d, c), totals.reshape(c)
+
 
 def _count(X: Any, rows: Any) -> int:
     """How many rows are visited."""

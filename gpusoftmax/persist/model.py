@@ -227,8 +227,10 @@ def _restore(
 def _objective_in_words(estimator: SoftmaxClassifier | LinearSVMClassifier) -> str:
     strength = f"l2 = {estimator.l2!r}" if estimator.l2 is not None else f"l2 = 1 / (C S), C = {estimator.C or 1.0!r}"
     norm = "||W||^2 + ||b||^2" if estimator.penalize_intercept else "||W||^2"
+    smoothed = f" of labels smoothed by {float(estimator.label_smoothing)!r}" if estimator.label_smoothing else ""
     return (
-        f"mean {estimator.loss} loss + (l2 / 2) ({norm}), {strength}, scaling = {_kind_of_scaling(estimator.scaling)}"
+        f"mean {estimator.loss} loss{smoothed} + (l2 / 2) ({norm}), {strength}, "
+        f"scaling = {_kind_of_scaling(estimator.scaling)}"
     )
 
 

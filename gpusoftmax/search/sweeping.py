@@ -153,7 +153,7 @@ def sweep(
     own: Any = validation if isinstance(validation, tuple | list) else None
     with device.active():
         features = device.features(X)
-        data = load(device, features, y, sample_weight, own, type(estimator).__name__)
+        data = load(estimator, device, features, y, sample_weight, own)
         seed, labels = check_random_seed(estimator.random_state), data.classes[data.labels]
         splits = make_splits(cv, validation, labels, seed, X if device.gpu is None else None, groups)
         if rule == "1se" and len(splits) < 2:
@@ -216,8 +216,8 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
             stacklevel=3,
         )
     return SweepResult(
-        work.candidates, trials, work.scoring.name, rule, best, ties, edges(work.candidates, best), work.data.classes, estimators,
-        models_=work.models, interrupted_=interrupted,
+        work.candidates, trials, work.scoring.name, rule, best, ties, edges(work.candidates, best),
+        work.data.classes, estimators, models_=work.models, interrupted_=interrupted,
     )  # fmt: skip
 
 

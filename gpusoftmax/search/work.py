@@ -150,7 +150,7 @@ class Work:
         return np.array([l2_of(one, total, len(self.data.classes)) for one in self.estimators])
 
     def _held_out(self, i: int, objective: Objective) -> Objective:
-        return held_out(objective, self.data, self.splits[i].held_out, self.data.weights)
+        return held_out(objective, self.data, self.splits[i].held_out)
 
     def _forget(self, i: int, some: list[int], status: str) -> None:
         """Nothing is known of these models."""

@@ -76,7 +76,7 @@ class _Models:
         def of(array: Any) -> Any:
             return backend.xp.take(array, index, axis=1)
 
-        self.objective = self.objective.of(chosen.tolist())
+        self.objective = self.objective.of(chosen)
         self.preconditioner = self.preconditioner.of(chosen.tolist())
         for name in ("x", "g", "metric_g", "direction"):
             setattr(self, name, of(getattr(self, name)))

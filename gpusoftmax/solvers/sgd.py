@@ -49,7 +49,7 @@ class _Models:
         """Only the models with a True remain."""
         xp, chosen = self.objective.backend.xp, np.flatnonzero(kept)
         index = self.objective.backend.asarray(chosen)
-        self.objective = self.objective.of(chosen.tolist())
+        self.objective = self.objective.of(chosen)
         self.W, self.b = xp.take(self.W, index, axis=1), xp.take(self.b, index, axis=0)
         if self.velocity is not None:
             self.velocity = xp.take(self.velocity[0], index, axis=1), xp.take(self.velocity[1], index, axis=0)

@@ -103,6 +103,7 @@ SCORES = "scores_and_losses"
 VIEWS = "view_on_the_device"
 PRECISION = "precision_asked_for"
 MOMENTS = "moments_far"
+LABELS = "label_sums"
 FIT = "does_not_fit"
 
 MUTANTS = [
@@ -287,6 +288,12 @@ MUTANTS = [
     Mutant("moments' weights not sliced by chunk", OPS, "s *= weights[rows].reshape", "s *= weights[: len(x)].reshape", MOMENTS),
     Mutant("moments of the last chunk alone", OPS, "product(s, x, second_moment, transpose_a=True, beta=1.0)", "product(s, x, second_moment, transpose_a=True)", MOMENTS),
     Mutant("moments far from the data", OPS, "origin = _converted(X, None, 0, 1, double)", "origin = 0 * _converted(X, None, 0, 1, double)", MOMENTS),
+    Mutant("label sums of the last chunk alone", OPS, "d, c), transpose_a=True, beta=1.0)", "d, c), transpose_a=True, beta=0.0)", LABELS),
+    Mutant("label totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", LABELS),
+    Mutant("weights of label sums not sliced by chunk", OPS, "weights[rows].reshape(m, 1)", "weights[:m].reshape(m, 1)", LABELS),
+    Mutant("labels of label sums not sliced by chunk", OPS, "labels[rows], None, SOFTMAX", "labels[:m], None, SOFTMAX", LABELS),
+    Mutant("proportions not sliced by chunk", OPS, "proportions[rows]", "proportions[:m]", LABELS),
+    Mutant("label sums go on from a chunk that did not fit", OPS, "            sums[...], totals[...] = 0, 0\n", "", LABELS),
     # ---- probe.py
     Mutant("a wrong result passes the probe", PROBE, "!= list(range(32)):", "== []:", "reason and wrong"),
     Mutant("the probe takes a device that is not there", PROBE, "if index >= count:", "if index > count + 9:", "is_not_there"),

@@ -11,11 +11,22 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
-from gpusoftmax.fitting import changed_for_sgd, make_solver, prepare, publish, solver_of, start_weights
+from gpusoftmax.fitting import (
+    changed_for_sgd,
+    make_solver,
+    make_stream_solver,
+    prepare,
+    publish,
+    solver_of,
+    start_stream,
+    start_weights,
+    stream_after,
+)
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.sgd import SCHEDULES
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
@@ -32,6 +43,15 @@ from gpusoftmax.validation import (
 )
 
 Array = npt.NDArray[Any]
+
+
+def _learns_from_streams(estimator: Any) -> bool:
+    """Whether there is a partial_fit: as in scikit-learn it is missing where the solver needs all rows."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "solver='lbfgs' needs all rows at once, and partial_fit makes steps of SGD; use solver='auto' or 'sgd'"
+        )
+    return True
 
 
 class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -201,6 +221,68 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with device.active():
             return publish(self, problem, result)
 
+    @available_if(_learns_from_streams)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Go on from the weights as they are: one pass of minibatch SGD over these rows.
+
+            v <- momentum v + g,    W <- W - lr (g + momentum v)        (Nesterov)
+
+        with g the gradient of the objective as `fit` has it, S and the mean weight being those of all rows given so
+        far, those of an earlier `fit` included. Between calls the velocity goes on, and with learning_rate="auto" the
+        coordinates follow the mean and variance of the rows so far; the rate is found anew once their number has
+        doubled. schedule="auto" is "constant" here, and with "inverse" the rate of the t-th call is divided by t.
+        max_iter, tol and warm_start have no part in it.
+
+        With C the penalty l2 = 1 / (C S) falls as S grows, as it should for new rows. Where the same rows come several
+        times, pass l2 = 1 / (C n).
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            Some rows; a single one will do. As for `fit`.
+        y : array-like, (n,)
+            Labels, all of which have to be among the classes.
+        classes : array-like, (c,), optional
+            All labels that will ever come, in any order: for the first call. Default: those in y. Later calls, and the
+            first after `fit`, go without, or pass the same.
+        sample_weight : array-like, (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        self
+            history_, n_iter_ and fit_report_ are of this call alone.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Other classes than in the first call, a label or a number of features that is unknown;
+            scaling="standard", class_weight="balanced" or a planned schedule, which need all rows at once; or as in
+            `fit`. The model stays as it was.
+        AttributeError
+            solver="lbfgs".
+        DivergenceError
+            The learning rate is too large; says what to change. The model stays as it was.
+        """
+        self._check_parameters()
+        first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
+        device = resolve_for(self.backend, self.n_threads, X=X)
+        with device.active():
+            features = device.features(X)
+            validate_data(self, X if _has_columns(X) else features, reset=first, skip_check_array=True)
+            problem = prepare(self, device, features, y, sample_weight, None, stream)
+            solver = make_stream_solver(self, problem)
+            result = train(
+                problem.objective,
+                solver,
+                *start_weights(None if first else self, problem),
+                callbacks=list(self.callbacks),
+                progress=progress_display() if self.verbose else None,
+            )
+            publish(self, problem, result)
+            self._stream = stream_after(self, problem, solver)
+        return self
+
     def _missed(self, result: TrainResult, solver: Solver, dtype: Any) -> str:
         """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
         if self.tol == 0:
@@ -336,6 +418,8 @@ class SoftmaxClassifier(_LinearClassifier):
     history_ : list of Record
     stop_reason_ : str
         See `trainer.TrainResult`.
+    weight_sum_ : float
+        S, the sum of the weights of the rows.
     fit_report_ : FitReport
         How the fit ended: reads, gradient, and for L-BFGS a bound on how far the objective is above its optimum.
     backend_ : str

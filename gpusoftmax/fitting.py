@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import reprlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ from gpusoftmax.dtypes import from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
 from gpusoftmax.solvers.lbfgs import LBFGS
-from gpusoftmax.solvers.sgd import SGD
+from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
+from gpusoftmax.stream import Moments, Stream
 from gpusoftmax.trainer import Solver, TrainResult
 from gpusoftmax.validation import (
+    check_classes,
     check_finite_features,
     check_loss,
     check_n_features,
@@ -48,12 +50,14 @@ AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count
 
 @dataclass(frozen=True)
 class Problem:
-    """What `prepare` makes of a user's data: objectives over scaled features, and the labels' names."""
+    """What `prepare` makes of a user's data: objectives over scaled features, the labels' names, and where a stream
+    stands that begins with these rows, or goes on with them."""
 
     objective: Objective
     validation: Objective | None
     classes: Array
     backend: Backend
+    stream: Stream
 
 
 def changed_for_sgd(estimator: Any) -> dict[str, Any]:
@@ -86,13 +90,14 @@ def prepare(
     y: Any,
     sample_weight: Any,
     validation: tuple[Any, Any] | None,
+    stream: Stream | None = None,
 ) -> Problem:
     """Objectives for X, checked and on the device, in the estimator's terms. Labels and weights are looked at on the
-    host."""
+    host. With a stream X is its next part."""
     y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
     log.info("backend %s: %s", device.name, device.reason)
     n, d = X.shape
-    classes, labels = encode_labels(y, n)
+    classes, labels = encode_labels(y, n, None if stream is None else stream.classes)
     features = DenseFeatures(X, device)
     weights = check_sample_weight(sample_weight, n, 1, features.dtype)
     if estimator.class_weight is not None:
@@ -105,22 +110,33 @@ def prepare(
         product = per_class[labels] if weights is None else weights[:, 0] * per_class[labels]
         weights = check_sample_weight(product, n, 1, features.dtype, "class_weight * sample_weight")
     total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
+    device_weights = None if weights is None else device.asarray(weights)
+    sgd = stream is not None or solver_of(estimator) == "sgd"
+    moments, sums = None, None
+    if stream is not None or _wants_moments(estimator, sgd):
+        moments = _moments(features, device_weights, total)
+    if stream is None:
+        stream = Stream(classes, 0.0 if moments else total, moments=moments)
+    else:
+        assert moments is not None
+        stream = stream.with_rows(classes, moments)
+        sums = device.asarray(np.array([n * stream.mean_weight]))
+    total = stream.weight
     C = 1.0 if estimator.C is None else estimator.C
     l2 = l2_from_C(C, total, len(classes)) if estimator.l2 is None else float(estimator.l2)
-    weights = None if weights is None else device.asarray(weights)
     log.info(
         "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
         X.nbytes / 2**20, device.ops.pass_bytes(X.dtype, n, d, 1, len(classes)) / 2**20,
         d * len(classes) * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
-    coordinates = _coordinates(estimator, features, weights, l2)
+    coordinates = _coordinates(estimator, features.d, l2, stream.moments, sgd)
     shift, scale, factors = (None if side is None else device.asarray(side) for side in coordinates)
     features = DenseFeatures(features.X, device, shift, scale)
 
-    def objective(of: DenseFeatures, indices: Array, s: Array | None) -> Objective:
+    def objective(of: DenseFeatures, indices: Array, s: Array | None, S: Array | None = None) -> Objective:
         return Objective(
             of, device.asarray(indices), len(classes), s, device.asarray(np.array([l2])), check_loss(estimator.loss),
-            estimator.fit_intercept, estimator.penalize_intercept, factors,
+            estimator.fit_intercept, estimator.penalize_intercept, factors, S,
         )  # fmt: skip
 
     held_out = None
@@ -134,11 +150,26 @@ def prepare(
             raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
         Xv = from_bits(Xv).astype(features.dtype) if DenseFeatures(Xv, device).dtype != features.dtype else Xv
         held_out = objective(DenseFeatures(Xv, device, shift, scale), codes, None)
-    return Problem(objective(features, labels, weights), held_out, classes, device)
+    return Problem(objective(features, labels, device_weights, sums), held_out, classes, device, stream)
+
+
+def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Moments:
+    """Of the columns of X, with weights (n, 1) that sum to `total`."""
+    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
+    mean, variance = map(features.backend.to_numpy, moments)
+    if not np.isfinite(mean).all():
+        check_finite_features(features.backend.to_numpy(features.X))
+    return Moments(features.n, total, mean, variance)
+
+
+def _wants_moments(estimator: Any, sgd: bool) -> bool:
+    """Whether the coordinates depend on the data."""
+    free = estimator.fit_intercept and not estimator.penalize_intercept
+    return free or isinstance(estimator.scaling, str) or (sgd and estimator.learning_rate == "auto")
 
 
 def _coordinates(
-    estimator: Any, features: DenseFeatures, weights: Array | None, l2: float
+    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Shift and scale (d,) in which to solve, and the factors of the penalty there.
 
@@ -149,23 +180,18 @@ def _coordinates(
     penalty on W is then one on the new weights t W, with factors 1 / t^2.
     """
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
-    shift, scale = check_shift_and_scale(given[0], given[1], features.d)
-    free = estimator.fit_intercept and not estimator.penalize_intercept
-    ours = solver_of(estimator) == "sgd" and estimator.learning_rate == "auto"
-    if not (free or ours or estimator.scaling == "standard"):
+    shift, scale = check_shift_and_scale(given[0], given[1], d)
+    if moments is None or not _wants_moments(estimator, sgd):
         return shift, scale, None
-    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0])
-    mean, variance = map(features.backend.to_numpy, moments)
-    if not np.isfinite(mean).all():
-        check_finite_features(features.backend.to_numpy(features.X))
+    mean, variance = moments.mean, moments.variance
     if isinstance(estimator.scaling, str):
-        shift, scale = check_shift_and_scale(mean, np.sqrt(variance), features.d)
-    if free:
+        shift, scale = check_shift_and_scale(mean, np.sqrt(variance), d)
+    if estimator.fit_intercept and not estimator.penalize_intercept:
         shift = mean
-    if not ours:
+    if not (sgd and estimator.learning_rate == "auto"):
         return shift, scale, None
     size = variance + (mean - (0.0 if shift is None else shift)) ** 2
-    user_scale = np.ones(features.d) if scale is None else scale
+    user_scale = np.ones(d) if scale is None else scale
     t = np.sqrt(size / user_scale**2 + 2 * l2)
     t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
     return shift, user_scale * t, 1 / t**2
@@ -173,12 +199,9 @@ def _coordinates(
 
 def make_solver(estimator: Any, objective: Objective) -> Solver:
     """The solver that the estimator's parameters ask for."""
-    n, seed = objective.features.n, check_random_seed(estimator.random_state)
     if solver_of(estimator) == "lbfgs":
-        return LBFGS(int(estimator.max_iter), float(estimator.tol), seed)
-    sizes = {"auto": AUTOMATIC_BATCH, "full": n}
-    size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
-    plan = BatchPlan(n, size, seed=seed)
+        return LBFGS(int(estimator.max_iter), float(estimator.tol), check_random_seed(estimator.random_state))
+    plan = _plan(estimator, objective.features.n)
     schedule = estimator.schedule
     if schedule == "auto":
         schedule = "inverse" if estimator.loss == "hinge" else "adaptive"
@@ -193,6 +216,91 @@ def make_solver(estimator: Any, objective: Objective) -> Solver:
     )
 
 
+def _plan(estimator: Any, n: int) -> BatchPlan:
+    sizes = {"auto": AUTOMATIC_BATCH, "full": n}
+    size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+    return BatchPlan(n, size, seed=check_random_seed(estimator.random_state))
+
+
+def start_stream(estimator: Any, classes: Any) -> Stream:
+    """The stream that a call of partial_fit goes on with: the model's, or a new one from the model as it is.
+
+    Raises
+    ------
+    ValueError
+        `classes` are not those of the model, or a parameter has no meaning where rows come in parts.
+    """
+    _check_for_stream(estimator)
+    known = getattr(estimator, "classes_", None)
+    if classes is not None:
+        classes = check_classes(classes)
+        if known is not None and not np.array_equal(classes, known):
+            raise ValueError(
+                f"classes={reprlib.repr(classes.tolist())} is not the same as on last call to partial_fit or fit, "
+                f"was: {reprlib.repr(known.tolist())}; leave classes out, or clone the estimator to start anew"
+            )
+    if known is None:
+        return Stream(classes)
+    if estimator.l2 is None and not hasattr(estimator, "weight_sum_"):
+        raise ValueError(
+            "the model comes from a file that does not say how many rows it has seen, which C needs; pass l2 instead"
+        )
+    return getattr(estimator, "_stream", None) or Stream(known, getattr(estimator, "weight_sum_", 0.0))
+
+
+def _check_for_stream(estimator: Any) -> None:
+    """What needs all rows at once is refused, rather than ignored."""
+    if isinstance(estimator.scaling, str):
+        raise ValueError(
+            "scaling='standard' needs the mean and standard deviation of all rows before the first of them; for "
+            "partial_fit pass scaling=(shift, scale)"
+        )
+    if isinstance(estimator.class_weight, str):
+        raise ValueError(
+            f"class_weight={estimator.class_weight!r} is not supported for partial_fit, since it needs the counts of "
+            "all rows; pass a dict {label: weight}, such as sklearn.utils.compute_class_weight finds on a large sample"
+        )
+    if estimator.schedule in ("adaptive", "step", "cosine"):
+        raise ValueError(
+            f"schedule={estimator.schedule!r} is for passes over the same rows, up to max_iter; for partial_fit use "
+            "'constant', 'inverse' (the t-th call takes learning_rate / t) or 'auto'"
+        )
+
+
+def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
+    """One pass of SGD over the next part of a stream, with the velocity that the last one left."""
+    objective, stream = problem.objective, problem.stream
+    plan, rate = _plan(estimator, objective.features.n), estimator.learning_rate
+    if rate == "auto":
+        rate = float(automatic_learning_rate(objective, plan)[0]) if stream.wants_a_rate(plan.size) else stream.rate
+    velocity = None
+    if estimator.momentum > 0:
+        W, b = start_weights(None, problem) if stream.last_step is None else _placed(problem, *stream.last_step)
+        velocity = W / rate, b / rate
+    return SGD(
+        plan,
+        steps=plan.steps_per_epoch,
+        learning_rate=rate,
+        momentum=float(estimator.momentum),
+        nesterov=bool(estimator.nesterov),
+        schedule="constant" if estimator.schedule == "auto" else estimator.schedule,
+        epochs_before=stream.calls - 1,
+        velocity=velocity,
+    )
+
+
+def stream_after(estimator: Any, problem: Problem, solver: SGD) -> Stream:
+    """The stream once `solver` has made its pass."""
+    stream, rate, last_step = problem.stream, float(solver.learning_rate), None
+    if solver.velocity is not None:
+        W, b = problem.objective.features.fold(*(rate * velocity for velocity in solver.velocity))
+        last_step = problem.backend.to_numpy(W)[:, 0].T, problem.backend.to_numpy(b)[0]
+    stream = replace(stream, last_step=last_step)
+    if estimator.learning_rate != "auto" or rate == stream.rate:
+        return stream
+    return replace(stream, rate=rate, rate_rows=stream.rows, rate_batch=solver.plan.size)
+
+
 def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
     """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates: a fitted model's, or zeros without one.
 
@@ -202,7 +310,7 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
         The model knows other classes, or another number of features.
     """
     features, c = problem.objective.features, len(problem.classes)
-    xp, asarray = problem.backend.xp, problem.backend.asarray
+    xp = problem.backend.xp
     if model is None:
         return xp.zeros((features.d, 1, c), features.dtype), xp.zeros((1, c), features.dtype)
     shapes = np.shape(getattr(model, "coef_", 0.0)), np.shape(getattr(model, "intercept_", 0.0))
@@ -228,8 +336,14 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
         raise ValueError("start_from has weights that are NaN or infinite; fit from zero instead")
     if c == 2:
         coef, b = np.vstack([-coef, coef]) / 2, np.append(-b, b) / 2
+    return _placed(problem, coef, b)
+
+
+def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
+    """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates, from (c, d) and (c,) in raw space."""
+    features, asarray = problem.objective.features, problem.backend.asarray
     if not problem.objective.fit_intercept:
-        b = np.zeros(c)
+        b = np.zeros(len(b))
     elif features.shift is not None:
         b = b + coef @ problem.backend.to_numpy(features.shift)
     W = coef.T if features.scale is None else coef.T * problem.backend.to_numpy(features.scale)[:, None]
@@ -258,6 +372,8 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
     estimator.stop_reason_ = result.reason
+    estimator.weight_sum_ = problem.stream.weight
+    estimator._stream = problem.stream
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
     return estimator
 

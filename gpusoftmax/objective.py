@@ -68,6 +68,8 @@ class Objective:
         Without an intercept db is zero.
     penalty_factors : ndarray of float64, (d,), optional
         r: the penalty is (l2 / 2) sum_p r_p ||W_p||^2. For solving in coordinates other than those of the penalty.
+    total : ndarray of float64, (K,), optional
+        S, where it is not the sum of these weights: for rows that are part of a stream, n times its mean weight.
     """
 
     features: DenseFeatures
@@ -79,6 +81,7 @@ class Objective:
     fit_intercept: bool = True
     penalize_intercept: bool = False
     penalty_factors: Array | None = None
+    total: Array | None = None
 
     @property
     def backend(self) -> Backend:
@@ -97,6 +100,8 @@ class Objective:
 
     def weight_sums(self) -> Array:
         """S (K,)."""
+        if self.total is not None:
+            return self.total
         if self.weights is None:
             return self.backend.xp.full(self.n_models, float(self.features.n))
         return self.weights.sum(axis=0, dtype=np.float64)

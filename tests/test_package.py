@@ -41,6 +41,7 @@ ORDER = [
     "solvers",
     "trainer",
     "progress",
+    "stream",
     "fitting",
     "estimators",
     "search",

@@ -97,6 +97,10 @@ class SGD:
         (1 + cos(pi p)) / 2; 1 / (1 + e).
     tol : float
         For "adaptive".
+    epochs_before : int
+        Of a stream whose rows come in parts: e and the order of the rows go on from there.
+    velocity : pair of ndarray, optional
+        v at the start, (d, K, c) and (K, c), updated in place. Default: zeros.
     """
 
     plan: BatchPlan
@@ -106,6 +110,8 @@ class SGD:
     nesterov: bool = True
     schedule: str = "adaptive"
     tol: float = 1e-4
+    epochs_before: int = 0
+    velocity: tuple[Array, Array] | None = None
 
     @property
     def passes(self) -> float:
@@ -130,7 +136,9 @@ class SGD:
         else:
             rate = np.broadcast_to(np.asarray(self.learning_rate, np.float64), (K,)).copy()
         xp = objective.backend.xp
-        velocity = (xp.zeros_like(W), xp.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None
+        velocity = None
+        if np.any(np.asarray(self.momentum) > 0):
+            velocity = self.velocity or (xp.zeros_like(W), xp.zeros_like(b))
         return SGDState(W.copy(), b.copy(), velocity, rate, objective.weight_sums(), learning_rate=rate)
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
@@ -139,7 +147,7 @@ class SGD:
         epoch, first = divmod(state.step, per_epoch)
         stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
         if state.batches[0] != epoch:
-            state.batches = (epoch, _on_device(self.plan.epoch(epoch), objective))
+            state.batches = (epoch, _on_device(self.plan.epoch(self.epochs_before + epoch), objective))
         backend, K = objective.backend, objective.n_models
         factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
         rates = (factors[:, None] * state.base_rate).astype(state.W.dtype)
@@ -219,7 +227,7 @@ class SGD:
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * p))
         if self.schedule == "inverse":
-            return 1 / (1 + step / self.plan.steps_per_epoch)
+            return 1 / (1 + self.epochs_before + step / self.plan.steps_per_epoch)
         return 1.0
 
 

@@ -196,6 +196,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             features = device.features(X)
             validate_data(self, X if _has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
             problem = prepare(self, device, features, y, sample_weight, validation)
+            if validation is not None:
+                self._check_names(validation[0])
             solver = make_solver(self, problem.objective)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
@@ -328,8 +330,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Two classes have two columns here, too; the first one's weights are zero.
         """
         check_is_fitted(self)
-        if _has_columns(X):
-            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        self._check_names(X)
         device = resolve_for(self.backend, self.n_threads, X=X)
         coef, intercept = self.coef_, self.intercept_
         if len(self.classes_) == 2:
@@ -344,6 +345,11 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if not np.isfinite(outputs).all() or (operation == "linear_best" and (outputs < 0).any()):
                 check_finite_features(device.to_numpy(X))
         return outputs
+
+    def _check_names(self, X: Any) -> None:
+        """The columns of a data frame are those of training, in the same order."""
+        if _has_columns(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
 
 
 class SoftmaxClassifier(_LinearClassifier):

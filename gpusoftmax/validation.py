@@ -106,8 +106,13 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
         raise ValueError(
             f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
         )
+    if array.dtype.kind == "O" and array.ndim == 0:
+        raise TypeError(
+            f"{name} is a {type(X).__name__}. Expected 2D array; pass an array or a data frame (of a lazy one "
+            f"{name}.collect())"
+        )
     if array.dtype.kind == "O":
-        array = _numbers_from_objects(array, name)
+        array = _numbers_from_objects(array, name, getattr(X, "columns", None))
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} has dtype {array.dtype}, which is not numeric; encode it as numbers first")
     if array.ndim != 2:
@@ -141,14 +146,15 @@ def _readable(array: Array) -> Array:
     return array
 
 
-def _numbers_from_objects(array: Array, name: str) -> Array:
+def _numbers_from_objects(array: Array, name: str, columns: Any = None) -> Array:
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError):
         for index in np.ndindex(array.shape):
             if not isinstance(array[index], numbers.Real):
+                column = "" if columns is None else f" (column {columns[index[-1]]!r})"
                 raise TypeError(
-                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}] is {array[index]!r}: "
+                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}]{column} is {array[index]!r}: "
                     "the argument must be a string-free array of numbers; encode categories and fill gaps first"
                 ) from None
         raise
@@ -238,6 +244,12 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
         raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported")
     if array.dtype.kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
         array = array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
+    if array.dtype.kind == "O" and any(missing := [_is_missing(label) for label in array]):
+        row = missing.index(True)
+        raise ValueError(
+            f"Input {name} contains NaN or another missing label: {name}[{row}] is {array[row]}; drop rows "
+            "without a label"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise ValueError(
@@ -263,6 +275,11 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
             "present: pass rows of at least two classes"
         )
     return classes, codes.astype(np.int32)
+
+
+def _is_missing(label: Any) -> bool:
+    """None, NaN, or pandas.NA, of which nothing can be asked."""
+    return label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and math.isnan(label))
 
 
 def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") -> Array:

@@ -1006,26 +1006,6 @@ def test_the_number_of_features_is_recorded(small: tuple[Any, Any]) -> None:
     assert SoftmaxClassifier(**SHORT).fit(*small).n_features_in_ == 3
 
 
-def test_the_columns_of_a_data_frame_are_recorded(small: tuple[Any, Any]) -> None:
-    pandas = pytest.importorskip("pandas")
-    model = SoftmaxClassifier(**SHORT).fit(pandas.DataFrame(small[0], columns=["a", "b", "c"]), small[1])
-    assert model.feature_names_in_.tolist() == ["a", "b", "c"]
-
-
-def test_a_data_frame_gives_the_bits_of_its_values(small: tuple[Any, Any]) -> None:
-    pandas = pytest.importorskip("pandas")
-    X, y = pandas.DataFrame(small[0], columns=["a", "b", "c"]), pandas.Series(small[1])
-    assert bits(SoftmaxClassifier(**SHORT).fit(X, y)) == bits(SoftmaxClassifier(**SHORT).fit(X.to_numpy(), small[1]))
-
-
-def test_columns_in_another_order_are_refused(small: tuple[Any, Any]) -> None:
-    pandas = pytest.importorskip("pandas")
-    X = pandas.DataFrame(small[0], columns=["a", "b", "c"])
-    model = SoftmaxClassifier(**SHORT).fit(X, small[1])
-    with pytest.raises(ValueError, match="same order"):
-        model.predict(X[["c", "b", "a"]])
-
-
 def not_for_us(estimator: Any, check: Any) -> bool:
     """Whether a check of scikit-learn's asks for what SGD cannot do: it compares n rows with weights to other rows in
     their place, which are visited in another order. The exact solver passes all of them."""

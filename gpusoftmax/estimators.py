@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.fitting import (
+    C_from_l2,
     changed_for_sgd,
     make_solver,
     make_stream_solver,
@@ -452,6 +453,45 @@ class SoftmaxClassifier(_LinearClassifier):
         """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
         return _where_X_is(X, self._outputs(X, "linear_probabilities"))
 
+    def to_sklearn(self) -> Any:
+        """This model as scikit-learn's, for who does not have gpusoftmax: equal scores, probabilities and predictions.
+
+        Returns
+        -------
+        sklearn.linear_model.LogisticRegression
+            Fitted: classes_, coef_ (c, d) or (1, d), intercept_, n_iter_ and the features' names are copies of ours. Of
+            the parameters it has those that both know: fit_intercept, class_weight, max_iter, tol, warm_start,
+            random_state, verbose, and C, which for l2 is 1 / (l2 S), for two classes 2 / (l2 S), and infinite without
+            a penalty. Its fit comes to our minimum, except where scaling or penalize_intercept were set: it has no
+            counterpart for them, and fits another model. Predictions do not depend on that: coef_ is of raw features.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError
+            The model was given l2, and comes from a file that does not hold S.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        check_is_fitted(self)
+        C = 1.0 if self.C is None else self.C
+        if self.l2 is not None:
+            if not hasattr(self, "weight_sum_") and self.l2 > 0:
+                raise ValueError(
+                    f"l2={self.l2!r} has no known C = 1 / (l2 S): the model comes from a file that does not hold S; "
+                    "fit it again, or set weight_sum_ to the sum of the weights of the rows"
+                )
+            C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(self.classes_))
+        parameters = ("fit_intercept", "class_weight", "max_iter", "tol", "warm_start", "random_state", "verbose")
+        model = LogisticRegression(C=C, **{name: getattr(self, name) for name in parameters})
+        for name in ("classes_", "coef_", "intercept_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(model, name, getattr(self, name).copy())
+        model.n_features_in_ = self.n_features_in_
+        model.n_iter_ = np.array([self.n_iter_], np.int32)
+        return model
+
 
 class LinearSVMClassifier(_LinearClassifier):
     """Linear multiclass support vector machine after Weston and Watkins, with an L2 penalty.
@@ -459,7 +499,8 @@ class LinearSVMClassifier(_LinearClassifier):
         min over W, b of  (1 / S) sum_i s_i sum_{j != y_i} max(0, z_ij - z_{i, y_i} + 1)^p + (l2 / 2) ||W||^2
 
     with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise as `SoftmaxClassifier`, which documents the
-    parameters and attributes. It has no predict_proba: its scores are not probabilities. The plain hinge has no
+    parameters and attributes. It has no predict_proba: its scores are not probabilities; and no to_sklearn: the losses
+    of LinearSVC are others, one class against the rest, or Crammer and Singer's. The plain hinge has no
     curvature from which a learning rate could be found, so its default schedule is "inverse".
 
     Weston and Watkins, "Support vector machines for multi-class pattern recognition", ESANN 1999.

@@ -83,6 +83,11 @@ def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
     return (2.0 if n_classes == 2 else 1.0) / (C * weight_sum)
 
 
+def C_from_l2(l2: float, weight_sum: float, n_classes: int) -> float:
+    """The other way: C = 1 / (l2 S), with two classes 2 / (l2 S)."""
+    return math.inf if l2 == 0 else l2_from_C(l2, weight_sum, n_classes)
+
+
 def prepare(
     estimator: Any,
     device: Backend,

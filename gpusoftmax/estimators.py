@@ -254,7 +254,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         self
-            history_, n_iter_ and fit_report_ are of this call alone.
+            history_, n_iter_ and fit_report_ are of this call alone, with losses and accuracies relative to the mean
+            weight of a row so far.
 
         Raises
         ------

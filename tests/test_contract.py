@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from tests.conftest import frames_of
 
 BOTH = pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
 KNOWS_TEMPERATURE = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
@@ -131,7 +132,7 @@ def test_partial_fit_requests_weights_and_classes(cls: Any, iris: tuple[Any, Any
 @BOTH
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_the_output_of_a_pipelines_transformers_is_taken(cls: Any, library: str, iris: tuple[Any, Any]) -> None:
-    frames = pytest.importorskip(library)
+    frames = frames_of(library)
     X, y = iris
     frame = frames.DataFrame(dict(zip("abcd", X.T, strict=True)))
     pipeline = make_pipeline(StandardScaler(), cls()).set_output(transform=library).fit(frame, y)

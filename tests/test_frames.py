@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from tests.conftest import frames_of
 
 # every test runs on the CPU and on a GPU: "auto" takes it
 pytestmark = pytest.mark.usefixtures("device")
@@ -21,7 +22,7 @@ COLUMNS = ["a", "b", "c"]
 @pytest.fixture(params=["pandas", "polars"])
 def library(request: pytest.FixtureRequest) -> Any:
     """pandas and polars, in turn."""
-    return pytest.importorskip(request.param)
+    return frames_of(request.param)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def X(rng: np.random.Generator) -> Any:
     return 10 * rng.standard_normal((ROWS, 3)) + CODES[:, None]
 
 
-def frame_of(library: Any, X: Any, columns: list[str] = COLUMNS) -> Any:
+def frame_with(library: Any, X: Any, columns: list[str] = COLUMNS) -> Any:
     return library.DataFrame(dict(zip(columns, X.T, strict=True)))
 
 
@@ -45,7 +46,7 @@ def bits(model: Any) -> bytes:
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.int16, np.uint8, np.bool_])
 def test_a_frame_gives_the_bits_of_its_values(library: Any, cls: Any, dtype: Any, X: Any) -> None:
     X = np.abs(X).astype(dtype)
-    frame = frame_of(library, X)
+    frame = frame_with(library, X)
     model, expected = cls(scaling="standard").fit(frame, CODES), cls(scaling="standard").fit(X, CODES)
     assert model.feature_names_in_.tolist() == COLUMNS
     assert bits(model) == bits(expected)
@@ -64,32 +65,32 @@ def test_columns_of_several_types_become_one(library: Any, X: Any) -> None:
     [("predict", ()), ("decision_function", ()), ("predict_proba", ()), ("score", (CODES,)), ("partial_fit", (CODES,))],
 )
 def test_columns_in_another_order_are_refused(library: Any, method: str, labels: Any, X: Any) -> None:
-    frame = frame_of(library, X)
+    frame = frame_with(library, X)
     model = SoftmaxClassifier().fit(frame, CODES)
     with pytest.raises(ValueError, match="same order"):
         getattr(model, method)(frame[["c", "b", "a"]], *labels)
 
 
 def test_a_validation_set_has_the_columns_of_training(library: Any, X: Any) -> None:
-    frame = frame_of(library, X)
+    frame = frame_with(library, X)
     with pytest.raises(ValueError, match="same order"):
         SoftmaxClassifier().fit(frame, CODES, validation=(frame[["c", "b", "a"]], CODES))
 
 
 def test_other_columns_are_named(library: Any, X: Any) -> None:
-    model = SoftmaxClassifier().fit(frame_of(library, X), CODES)
+    model = SoftmaxClassifier().fit(frame_with(library, X), CODES)
     with pytest.raises(ValueError, match=r"unseen at fit time:\n- z\n"):
-        model.predict(frame_of(library, X, ["a", "b", "z"]))
+        model.predict(frame_with(library, X, ["a", "b", "z"]))
 
 
 def test_a_frame_of_one_library_is_as_good_as_one_of_the_other(X: Any) -> None:
-    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
-    model = SoftmaxClassifier().fit(frame_of(pandas, X), CODES)
-    assert model.predict(frame_of(polars, X)).tolist() == model.predict(frame_of(pandas, X)).tolist()
+    pandas, polars = frames_of("pandas"), frames_of("polars")
+    model = SoftmaxClassifier().fit(frame_with(pandas, X), CODES)
+    assert model.predict(frame_with(polars, X)).tolist() == model.predict(frame_with(pandas, X)).tolist()
 
 
 def test_an_array_after_a_frame_and_a_frame_after_an_array_warn(library: Any, X: Any) -> None:
-    frame = frame_of(library, X)
+    frame = frame_with(library, X)
     with pytest.warns(UserWarning, match="fitted without feature names"):
         SoftmaxClassifier().fit(X, CODES).predict(frame)
     SoftmaxClassifier().fit(frame, CODES).predict(X)  # names that are missing are not missed
@@ -137,7 +138,7 @@ def test_an_empty_frame_is_refused(library: Any) -> None:
 
 def test_a_lazy_frame_is_to_be_collected(X: Any) -> None:
     polars = pytest.importorskip("polars")
-    lazy = frame_of(polars, X).lazy()
+    lazy = frame_with(polars, X).lazy()
     with pytest.raises(TypeError, match=r"X is a LazyFrame\. .*X.collect\(\)"):
         SoftmaxClassifier().fit(lazy, CODES)
 

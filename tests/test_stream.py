@@ -137,6 +137,17 @@ def test_moments_of_parts_are_those_of_the_whole(rng: np.random.Generator) -> No
     np.testing.assert_allclose(joined.variance, whole.variance, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("device")
+def test_parts_may_be_of_different_types(small: tuple[Any, Any]) -> None:
+    X, y = np.clip(np.round((small[0] - 5) * [20, 2, 200] + 120), 0, 255), small[1]
+    model, exact = SoftmaxClassifier(l2=0.01), SoftmaxClassifier(l2=0.01)
+    for dtype in (np.float32, np.uint8, np.float64):
+        model.partial_fit(X.astype(dtype), y)
+        exact.partial_fit(X, y)
+    assert model.coef_.dtype == np.float64  # of the last part
+    np.testing.assert_allclose(model.coef_, exact.coef_, rtol=1e-4, atol=1e-6)
+
+
 # where it starts and what it says
 
 

@@ -174,7 +174,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Data of the user's own, measured after each pass: the weights with the smallest loss on it are kept, and
             training stops early, once that loss has not fallen for 10 passes (pass an `EarlyStopping` in `callbacks`
             to change that; the schedules "step" and "cosine", which are planned over max_iter, run to their end).
-            L-BFGS, whose passes are few, runs to its end unless an `EarlyStopping` is passed.
+            L-BFGS, whose passes are few, runs to its end unless an `EarlyStopping` is passed. A pipeline does not
+            transform it: pass X as this estimator sees it.
         start_from : fitted classifier, optional
             Training starts from its coef_ and intercept_, such as those of a neighbouring C, which saves passes. Any
             linear classifier with scikit-learn's attributes and one row of weights per class (one in all for two

@@ -319,8 +319,7 @@ def test_a_saved_model_knows_how_many_rows_it_has_seen(small: tuple[Any, Any], t
     model.set_params(l2=0.1).partial_fit(*small)
 
 
-def test_scikit_learns_classifier_may_not_be_needed(small: tuple[Any, Any]) -> None:
-    """Many passes in parts come near the optimum."""
+def test_many_passes_in_parts_come_near_the_optimum(small: tuple[Any, Any]) -> None:
     X, y = small
     model = SoftmaxClassifier(l2=1 / 40)
     for _ in range(200):

@@ -133,8 +133,8 @@ def train(
     from gpusoftmax.array import resolve
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
-    from gpusoftmax.fitting import l2_from_C
     from gpusoftmax.persist import save_model
+    from gpusoftmax.problem import l2_from_C
     from gpusoftmax.progress import progress_display
     from gpusoftmax.recipes import train_cs231n
     from gpusoftmax.report import (

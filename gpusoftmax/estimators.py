@@ -11,11 +11,20 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
-from gpusoftmax.fitting import changed_for_sgd, make_solver, prepare, publish, start_weights
+from gpusoftmax.fitting import (
+    make_solver,
+    make_stream_solver,
+    publish,
+    start_stream,
+    start_weights,
+    stream_after,
+)
+from gpusoftmax.problem import C_from_l2, changed_for_sgd, prepare
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
@@ -32,6 +41,15 @@ from gpusoftmax.validation import (
 )
 
 Array = npt.NDArray[Any]
+
+
+def _learns_from_streams(estimator: Any) -> bool:
+    """Whether there is a partial_fit: as in scikit-learn it is missing where the solver needs all rows."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "solver='lbfgs' needs all rows at once, and partial_fit makes steps of SGD; use solver='auto' or 'sgd'"
+        )
+    return True
 
 
 class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -165,7 +183,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             weights with the smallest loss on it are kept, and training stops early, once that loss has not fallen for
             10 passes (pass an `EarlyStopping` in `callbacks` to change that; the schedules "step" and "cosine", which
             are planned over max_iter, run to their end). L-BFGS, whose passes are few, runs to its end unless an
-            `EarlyStopping` is passed.
+            `EarlyStopping` is passed. A pipeline does not transform it: pass X as this estimator sees it.
         start_from : fitted classifier, optional
             Training starts from its coef_ and intercept_, such as those of a neighbouring C, which saves passes. Any
             linear classifier with scikit-learn's attributes and one row of weights per class (one in all for two
@@ -188,6 +206,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             features = device.features(X)
             validate_data(self, X if has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
             problem = prepare(self, device, features, y, sample_weight, validation)
+            if validation is not None:
+                self._check_names(validation[0])
             solver = make_solver(self, problem.objective)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
@@ -211,6 +231,69 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             warnings.warn(missed, ConvergenceWarning, stacklevel=2)
         with device.active():
             return publish(self, problem, result)
+
+    @available_if(_learns_from_streams)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Go on from the weights as they are: one pass of minibatch SGD over these rows.
+
+            v <- momentum v + g,    W <- W - lr (g + momentum v)        (Nesterov)
+
+        with g the gradient of the objective as `fit` has it, S and the mean weight being those of all rows given so
+        far, those of an earlier `fit` included. Between calls the velocity goes on, and with learning_rate="auto" the
+        coordinates follow the mean and variance of the rows so far; the rate is found anew once their number has
+        doubled. schedule="auto" is "constant" here, and with "inverse" the rate of the t-th call is divided by t.
+        max_iter, tol and warm_start have no part in it.
+
+        With C the penalty l2 = 1 / (C S) falls as S grows, as it should for new rows. Where the same rows come several
+        times, pass l2 = 1 / (C n).
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            Some rows; a single one will do. As for `fit`.
+        y : array-like, (n,)
+            Labels, all of which have to be among the classes.
+        classes : array-like, (c,), optional
+            All labels that will ever come, in any order: for the first call. Default: those in y. Later calls, and the
+            first after `fit`, go without, or pass the same.
+        sample_weight : array-like, (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        self
+            history_, n_iter_ and fit_report_ are of this call alone, with losses and accuracies relative to the mean
+            weight of a row so far.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Other classes than in the first call, a label or a number of features that is unknown;
+            scaling="standard", class_weight="balanced" or a planned schedule, which need all rows at once; or as in
+            `fit`. The model stays as it was.
+        AttributeError
+            solver="lbfgs".
+        DivergenceError
+            The learning rate is too large; says what to change. The model stays as it was.
+        """
+        self._check_parameters()
+        first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
+        device = resolve_for(self.backend, self.n_threads, X=X)
+        with device.active():
+            features = device.features(X)
+            validate_data(self, X if has_columns(X) else features, reset=first, skip_check_array=True)
+            problem = prepare(self, device, features, y, sample_weight, None, stream)
+            solver = make_stream_solver(self, problem)
+            result = train(
+                problem.objective,
+                solver,
+                *start_weights(None if first else self, problem),
+                callbacks=list(self.callbacks),
+                progress=progress_display() if self.verbose else None,
+            )
+            publish(self, problem, result)
+            self._stream = stream_after(self, problem, solver)
+        return self
 
     def _missed(self, result: TrainResult, solver: Solver, dtype: Any) -> str:
         """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
@@ -257,8 +340,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Two classes have two columns here, too; the first one's weights are zero.
         """
         check_is_fitted(self)
-        if has_columns(X):
-            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        self._check_names(X)
         device = resolve_for(self.backend, self.n_threads, X=X)
         coef, intercept = self.coef_, self.intercept_
         if len(self.classes_) == 2:
@@ -273,6 +355,11 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if not np.isfinite(outputs).all() or (operation == "linear_best" and (outputs < 0).any()):
                 check_finite_features(device.to_numpy(X))
         return outputs
+
+    def _check_names(self, X: Any) -> None:
+        """The columns of a data frame are those of training, in the same order."""
+        if has_columns(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
 
 
 class SoftmaxClassifier(_LinearClassifier):
@@ -351,6 +438,8 @@ class SoftmaxClassifier(_LinearClassifier):
     history_ : list of Record
     stop_reason_ : str
         See `trainer.TrainResult`.
+    weight_sum_ : float
+        S, the sum of the weights of the rows.
     fit_report_ : FitReport
         How the fit ended: reads, gradient, and for L-BFGS a bound on how far the objective is above its optimum.
     backend_ : str
@@ -377,6 +466,45 @@ class SoftmaxClassifier(_LinearClassifier):
         """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
         return _where_X_is(X, self._outputs(X, "linear_probabilities"))
 
+    def to_sklearn(self) -> Any:
+        """This model as scikit-learn's, for who does not have gpusoftmax: equal scores, probabilities and predictions.
+
+        Returns
+        -------
+        sklearn.linear_model.LogisticRegression
+            Fitted: classes_, coef_ (c, d) or (1, d), intercept_, n_iter_ and the features' names are copies of ours. Of
+            the parameters it has those that both know: fit_intercept, class_weight, max_iter, tol, warm_start,
+            random_state, verbose, and C, which for l2 is 1 / (l2 S), for two classes 2 / (l2 S), and infinite without
+            a penalty. Its fit comes to our minimum, except where scaling or penalize_intercept were set: it has no
+            counterpart for them, and fits another model. Predictions do not depend on that: coef_ is of raw features.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError
+            The model was given l2, and comes from a file that does not hold S.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        check_is_fitted(self)
+        C = 1.0 if self.C is None else self.C
+        if self.l2 is not None:
+            if not hasattr(self, "weight_sum_") and self.l2 > 0:
+                raise ValueError(
+                    f"l2={self.l2!r} has no known C = 1 / (l2 S): the model comes from a file that does not hold S; "
+                    "fit it again, or set weight_sum_ to the sum of the weights of the rows"
+                )
+            C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(self.classes_))
+        parameters = ("fit_intercept", "class_weight", "max_iter", "tol", "warm_start", "random_state", "verbose")
+        model = LogisticRegression(C=C, **{name: getattr(self, name) for name in parameters})
+        for name in ("classes_", "coef_", "intercept_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(model, name, getattr(self, name).copy())
+        model.n_features_in_ = self.n_features_in_
+        model.n_iter_ = np.array([self.n_iter_], np.int32)
+        return model
+
 
 class LinearSVMClassifier(_LinearClassifier):
     """Linear multiclass support vector machine after Weston and Watkins, with an L2 penalty.
@@ -384,7 +512,8 @@ class LinearSVMClassifier(_LinearClassifier):
         min over W, b of  (1 / S) sum_i s_i sum_{j != y_i} max(0, z_ij - z_{i, y_i} + 1)^p + (l2 / 2) ||W||^2
 
     with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise as `SoftmaxClassifier`, which documents the
-    parameters and attributes. It has no predict_proba: its scores are not probabilities. The plain hinge has no
+    parameters and attributes. It has no predict_proba: its scores are not probabilities; and no to_sklearn: the losses
+    of LinearSVC are others, one class against the rest, or Crammer and Singer's. The plain hinge has no
     curvature from which a learning rate could be found, so its default schedule is "inverse".
 
     Weston and Watkins, "Support vector machines for multi-class pattern recognition", ESANN 1999.

@@ -91,6 +91,8 @@ class Objective:
         r: the penalty is (l2 / 2) sum_p r_p ||W_p||^2. For solving in coordinates other than those of the penalty.
     linear_term : LinearTerm, optional
         Added to f, and to the loss; in the coordinates of the scaled features.
+    total : ndarray of float64, (K,), optional
+        S, where it is not the sum of these weights: for rows that are part of a stream, n times its mean weight.
     """
 
     features: DenseFeatures
@@ -103,6 +105,7 @@ class Objective:
     penalize_intercept: bool = False
     penalty_factors: Array | None = None
     linear_term: LinearTerm | None = None
+    total: Array | None = None
 
     @property
     def backend(self) -> Backend:
@@ -137,10 +140,13 @@ class Objective:
             l2=xp.take(self.l2, index, axis=0),
             weights=None if weights is None else xp.take(weights, index, axis=1),
             linear_term=term and LinearTerm(xp.take(term.T, index, axis=1), xp.take(term.t, index, axis=0)),
+            total=None if self.total is None else xp.take(self.total, index, axis=0),
         )
 
     def weight_sums(self) -> Array:
         """S (K,)."""
+        if self.total is not None:
+            return self.total
         if self.weights is None:
             return self.backend.xp.full(self.n_models, float(self.features.n))
         rows = self.features.rows

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from gpusoftmax.array import Backend, resolve_for
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.fitting import prepare, publish
+from gpusoftmax.fitting import publish
+from gpusoftmax.problem import prepare
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, train
 from gpusoftmax.validation import check_choice, check_count, check_finite_features, check_number

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpusoftmax.datasets import Dataset
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.fitting import l2_from_C
+from gpusoftmax.problem import l2_from_C
 from gpusoftmax.search.result import SweepResult
 
 SPLITS = ("train", "validation", "test")

@@ -107,8 +107,13 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
         raise ValueError(
             f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
         )
+    if array.dtype.kind == "O" and array.ndim == 0:
+        raise TypeError(
+            f"{name} is a {type(X).__name__}. Expected 2D array; pass an array or a data frame (of a lazy one "
+            f"{name}.collect())"
+        )
     if array.dtype.kind == "O":
-        array = _numbers_from_objects(array, name)
+        array = _numbers_from_objects(array, name, getattr(X, "columns", None))
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} has dtype {array.dtype}, which is not numeric; encode it as numbers first")
     if array.ndim != 2:
@@ -142,14 +147,15 @@ def _readable(array: Array) -> Array:
     return array
 
 
-def _numbers_from_objects(array: Array, name: str) -> Array:
+def _numbers_from_objects(array: Array, name: str, columns: Any = None) -> Array:
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError):
         for index in np.ndindex(array.shape):
             if not isinstance(array[index], numbers.Real):
+                column = "" if columns is None else f" (column {columns[index[-1]]!r})"
                 raise TypeError(
-                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}] is {array[index]!r}: "
+                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}]{column} is {array[index]!r}: "
                     "the argument must be a string-free array of numbers; encode categories and fill gaps first"
                 ) from None
         raise
@@ -209,50 +215,72 @@ def check_index_array(array: Any, n: int, c: int, name: str = "y", other: str = 
         raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
 
 
-def encode_labels(y: Any, n: int) -> tuple[Array, Array]:
-    """The sorted distinct labels (c,), and each row's index among them (n,) int32. Labels may be of any type."""
+def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y") -> tuple[Array, Array]:
+    """The sorted distinct labels (c,), or `classes`, and each row's index among them (n,) int32.
+
+    Labels may be of any type.
+    """
     from sklearn.exceptions import DataConversionWarning
     from sklearn.utils.multiclass import check_classification_targets
 
     if y is None:
-        raise ValueError("y is None: this estimator requires y to be passed, but the target y is None")
+        raise ValueError(f"{name} is None: this estimator requires y to be passed, but the target y is None")
     array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] == 1:
         import warnings
 
         warnings.warn(
-            f"A column-vector y was passed when a 1d array was expected: y has shape {array.shape}; pass y.ravel()",
+            f"A column-vector y was passed when a 1d array was expected: {name} has shape {array.shape}; pass "
+            f"{name}.ravel()",
             DataConversionWarning,
             stacklevel=4,
         )
         array = array[:, 0]
     if array.ndim != 1:
-        raise ValueError(f"y should be a 1d array, got an array of shape {array.shape} instead; pass one label per row")
-    check_same_length("y", array, n)
+        raise ValueError(
+            f"{name} should be a 1d array, got an array of shape {array.shape} instead; pass one label per row"
+        )
+    check_same_length(name, array, n)
     if array.dtype.kind == "c":
-        raise ValueError(f"y has dtype {array.dtype}. Complex data not supported")
+        raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported")
     if array.dtype.kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
         array = array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
+    if array.dtype.kind == "O" and any(missing := [_is_missing(label) for label in array]):
+        row = missing.index(True)
+        raise ValueError(
+            f"Input {name} contains NaN or another missing label: {name}[{row}] is {array[row]}; drop rows "
+            "without a label"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
-        raise ValueError(f"Input y contains NaN or infinity: y[{row}] is {array[row]}; drop rows without a label")
+        raise ValueError(
+            f"Input {name} contains NaN or infinity: {name}[{row}] is {array[row]}; drop rows without a label"
+        )
+    if classes is not None:
+        hint = "; the classes are those of the first call of partial_fit: pass all of them there"
+        return classes, encode_known_labels(array, classes, name, hint)
     try:
         check_classification_targets(array)
     except ValueError as error:
-        raise ValueError(f"y holds no classes but continuous values; pass discrete classes ({error})") from None
+        raise ValueError(f"{name} holds no classes but continuous values; pass discrete classes ({error})") from None
     try:
         classes, codes = np.unique(array, return_inverse=True)
     except TypeError:
         kinds = sorted({type(label).__name__ for label in array})
         raise TypeError(
-            f"y mixes labels of types {', '.join(kinds)}; pass labels of one type (y.astype(str))"
+            f"{name} mixes labels of types {', '.join(kinds)}; pass labels of one type ({name}.astype(str))"
         ) from None
     if len(classes) < 2:
         raise ValueError(
-            f"y holds 1 class, {classes[0]!r}; this classifier can't train when only one class is present: pass rows "
-            "of at least two classes"
+            f"{name} holds 1 class, {classes.tolist()[0]!r}; this classifier can't train when only one class is "
+            "present: pass rows of at least two classes"
         )
     return classes, codes.astype(np.int32)
+
+
+def _is_missing(label: Any) -> bool:
+    """None, NaN, or pandas.NA, of which nothing can be asked."""
+    return label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and math.isnan(label))
 
 
 def encode_proportions(
@@ -311,17 +339,25 @@ def encode_proportions(
     return classes, array.argmax(axis=1).astype(np.int32), None if one_hot else array
 
 
-def encode_known_labels(y: Any, classes: Array, name: str) -> Array:
+def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") -> Array:
     """Indices among `classes` of labels that must all be known, such as those of a validation set."""
     if y is None:
         raise ValueError(f"{name} is None; pass one label per row")
     array = np.ravel(np.asarray(y))
-    codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
+    try:
+        codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
+    except TypeError:  # labels that cannot be compared with ours: look at each
+        codes = np.array([next((k for k, known in enumerate(classes) if known == label), 0) for label in array])
     unknown = classes[codes] != array
     if unknown.any():
         row = int(unknown.argmax())
-        raise ValueError(f"{name}[{row}] is {array[row]!r}, which is not among the {len(classes)} classes of y")
+        raise ValueError(f"{name}[{row}] is {array[row]!r}, which is not among the {len(classes)} classes{hint}")
     return codes.astype(np.int32)
+
+
+def check_classes(classes: Any) -> Array:
+    """Labels that a stream may bring, sorted."""
+    return encode_labels(classes, np.size(classes), name="classes")[0]
 
 
 def check_sample_weight(

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sklearn
+from sklearn.preprocessing import StandardScaler
 
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.cuda.probe import Probe, probe
@@ -52,6 +55,14 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         request.getfixturevalue("gpu")
     else:
         monkeypatch.setattr("gpusoftmax.array.probe", lambda index: Probe(False, "this test is of the CPU"))
+
+
+def frames_of(name: str) -> Any:
+    """pandas or polars; a skip if it is absent, or too new for this scikit-learn to see names in its frames."""
+    library = pytest.importorskip(name)
+    if not hasattr(StandardScaler().fit(library.DataFrame({"a": [1.0, 2.0]})), "feature_names_in_"):
+        pytest.skip(f"scikit-learn {sklearn.__version__} does not know the frames of {name} {library.__version__}")
+    return library
 
 
 @pytest.fixture

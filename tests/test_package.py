@@ -42,6 +42,8 @@ ORDER = [
     "solvers",
     "trainer",
     "progress",
+    "stream",
+    "problem",
     "fitting",
     "estimators",
     "search.grid",

@@ -37,8 +37,8 @@ def fitted(cls: Any = SoftmaxClassifier, names: Any = ("ant", "bee", "cat"), **p
 
 
 def differences(a: Any, b: Any) -> list[str]:
-    """Names of the parameters and fitted attributes in which two models differ."""
-    names = sorted(set(vars(a)) | set(vars(b)))
+    """Names of the parameters and fitted attributes in which two models differ; where a stream stands is not saved."""
+    names = sorted((set(vars(a)) | set(vars(b))) - {"_stream"})
     missing = [name for name in names if not (hasattr(a, name) and hasattr(b, name))]
     return missing + [name for name in names if name not in missing and not equal(getattr(a, name), getattr(b, name))]
 

@@ -9,7 +9,7 @@ Tensors: `coef` (c, d), or (1, d) for two classes, and `intercept` (c,) or (1,),
     objective        the equation that was minimised, in words, with its numbers
     classes          JSON: {"dtype": ..., "values": [...]}
     parameters       JSON: the constructor's
-    fitted           JSON: n_iter, stop_reason, backend, feature_names, history
+    fitted           JSON: n_iter, stop_reason, backend, feature_names, history, fit_report, weight_sum
     versions         JSON: of gpusoftmax, numpy, python
     sha256           of all of the above and of the tensors' names, types, shapes and bytes
 """
@@ -36,7 +36,7 @@ from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.persist.atomic import write_atomically
 from gpusoftmax.trainer import Record
-from gpusoftmax.validation import check_shift_and_scale
+from gpusoftmax.validation import check_number, check_shift_and_scale
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +56,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
         Fitted. Its callbacks are not saved, of a RandomState only that there was one, and a back end on a GPU as
-        "auto", so that the model predicts on a machine without one.
+        "auto", so that the model predicts on a machine without one. partial_fit goes on from the weights and their S;
+        velocity, and mean and variance of the rows so far, are not saved: let the next call bring many rows.
     path : path-like
         Where to; ".safetensors" by custom.
 
@@ -85,6 +86,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "backend": estimator.backend_,
         "feature_names": None if names is None else [str(name) for name in names],
         **({"fit_report": estimator.fit_report_.as_dict()} if hasattr(estimator, "fit_report_") else {}),
+        **({"weight_sum": estimator.weight_sum_} if hasattr(estimator, "weight_sum_") else {}),
         "history": [record.as_dict() for record in estimator.history_],
     }
     metadata = {
@@ -219,6 +221,8 @@ def _restore(
     estimator.stop_reason_, estimator.backend_ = str(fitted["stop_reason"]), str(fitted["backend"])
     if "fit_report" in fitted:  # files from before there was one
         estimator.fit_report_ = FitReport(**fitted["fit_report"])
+    if "weight_sum" in fitted:
+        estimator.weight_sum_ = check_number("weight_sum", fitted["weight_sum"], least=0, above=True)
     estimator.history_ = [Record(**record) for record in fitted["history"]]
     estimator.loss_curve_ = [float(record.objective) for record in estimator.history_]
     return estimator

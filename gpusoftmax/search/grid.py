@@ -10,7 +10,7 @@ from typing import Any
 from sklearn.base import clone
 
 from gpusoftmax.estimators import Estimator
-from gpusoftmax.fitting import solver_of
+from gpusoftmax.problem import solver_of
 
 ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
 FOR_SGD = ("learning_rate", "momentum")

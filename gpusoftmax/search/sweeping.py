@@ -17,7 +17,7 @@ from sklearn.utils import _safe_indexing
 
 from gpusoftmax.array import resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.fitting import load
+from gpusoftmax.problem import load
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.result import SweepResult, choose, edges

@@ -15,8 +15,9 @@ from sklearn.utils.validation import validate_data
 
 from gpusoftmax.estimators import has_columns
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.fitting import Data, held_out, l2_of, pose, write_weights
+from gpusoftmax.fitting import write_weights
 from gpusoftmax.objective import Objective
+from gpusoftmax.problem import Data, held_out, l2_of, pose
 from gpusoftmax.progress import Tally
 from gpusoftmax.search import exact, minibatch
 from gpusoftmax.search.result import DONE, MEASURES, Trials, status_in_words

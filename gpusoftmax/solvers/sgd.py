@@ -125,6 +125,10 @@ class SGD:
     tol : float
         What is progress. A model leaves once its objective has not fallen by this much in five epochs ("adaptive": in
         fifteen, after two shorter steps were tried); "step" and "cosine" run to their end, and so do all at 0.
+    epochs_before : int
+        Of a stream whose rows come in parts: e and the order of the rows go on from there.
+    velocity : pair of ndarray, optional
+        v at the start, (d, K, c) and (K, c), updated in place. Default: zeros.
     """
 
     plan: BatchPlan
@@ -134,6 +138,8 @@ class SGD:
     nesterov: bool = True
     schedule: str = "adaptive"
     tol: float = 1e-4
+    epochs_before: int = 0
+    velocity: tuple[Array, Array] | None = None
 
     @property
     def passes(self) -> float:
@@ -157,12 +163,15 @@ class SGD:
             rate = automatic_learning_rate(objective, self.plan)
         else:
             rate = np.broadcast_to(np.asarray(self.learning_rate, np.float64), (K,)).copy()
+        velocity = None
+        if np.any(np.asarray(self.momentum) > 0):
+            velocity = self.velocity or (xp.zeros_like(W), xp.zeros_like(b))
         models = _Models(
             np.arange(K),
             objective,
             W.copy(),
             b.copy(),
-            (xp.zeros_like(W), xp.zeros_like(b)) if np.any(np.asarray(self.momentum) > 0) else None,
+            velocity,
             rate,
             np.broadcast_to(np.asarray(self.momentum, W.dtype), (K,)).copy(),
             objective.weight_sums(),
@@ -189,7 +198,7 @@ class SGD:
         epoch, first = divmod(state.step, per_epoch)
         stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
         if state.batches[0] != epoch:
-            state.batches = (epoch, _on_device(self.plan.epoch(epoch), objective))
+            state.batches = (epoch, _on_device(self.plan.epoch(self.epochs_before + epoch), objective))
         backend, numbers = objective.backend, models.numbers
         factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
         rates = (factors[:, None] * models.base_rate).astype(state.W.dtype)
@@ -272,7 +281,7 @@ class SGD:
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * p))
         if self.schedule == "inverse":
-            return 1 / (1 + step / self.plan.steps_per_epoch)
+            return 1 / (1 + self.epochs_before + step / self.plan.steps_per_epoch)
         return 1.0
 
 

@@ -1,0 +1,288 @@
+"""From an estimator and a user's data to what is to be minimised.
+
+`load` checks the data, `pose` makes an objective of them or of some of their rows, in coordinates that suit the solver.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import compute_class_weight
+
+from gpusoftmax.array import Backend, gpu_of
+from gpusoftmax.dtypes import computation_dtype, from_bits
+from gpusoftmax.features import DenseFeatures
+from gpusoftmax.objective import Objective
+from gpusoftmax.soft_labels import class_sums, row_sums, soften
+from gpusoftmax.stream import Moments, Stream
+from gpusoftmax.validation import (
+    check_finite_features,
+    check_loss,
+    check_n_features,
+    check_sample_weight,
+    check_shift_and_scale,
+    encode_known_labels,
+    encode_labels,
+    encode_proportions,
+)
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+ONLY_FOR_SGD = ("batch_size", "learning_rate", "momentum", "nesterov", "schedule")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A user's rows, checked.
+
+    Attributes
+    ----------
+    X : ndarray, (n, d)
+        On the device; the rest is on the host.
+    labels : ndarray of int32, (n,)
+        Indices of classes: of soft labels the largest.
+    proportions : ndarray, (n, c), or None
+        Soft labels.
+    classes : ndarray, (c,)
+    weights : ndarray, (n,), or None
+        Of rows.
+    validation : (X, labels, proportions) or None
+        Rows of the user's own that training does not see.
+    backend : Backend
+    """
+
+    X: Array
+    labels: Array
+    proportions: Array | None
+    classes: Array
+    weights: Array | None
+    validation: tuple[Array, Array, Array | None] | None
+    backend: Backend
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What `prepare` makes of a user's data: objectives over scaled features, the labels' names, and where a stream
+    stands that begins with these rows, or goes on with them."""
+
+    objective: Objective
+    validation: Objective | None
+    classes: Array
+    backend: Backend
+    stream: Stream
+
+
+def changed_for_sgd(estimator: Any) -> dict[str, Any]:
+    """Parameters that only SGD has a use for and that are not at their defaults, which are the values."""
+    parameters = inspect.signature(type(estimator)).parameters
+    defaults = {name: parameters[name].default for name in ONLY_FOR_SGD}
+    return {name: default for name, default in defaults.items() if getattr(estimator, name) != default}
+
+
+def solver_of(estimator: Any) -> str:
+    """The solver's name, "lbfgs" or "sgd": what solver="auto" means for this estimator."""
+    if estimator.solver != "auto":
+        return str(estimator.solver)
+    return "sgd" if estimator.loss == "hinge" or changed_for_sgd(estimator) else "lbfgs"
+
+
+def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
+    """The l2 of our mean objective that equals scikit-learn's C.
+
+    C multiplies a sum of losses, so l2 = 1 / (C S), S the sum of the weights. With two classes scikit-learn has one
+    vector w where we have two, -w/2 and w/2, whose squares add up to half as much: l2 = 2 / (C S). C = inf: no penalty.
+    """
+    return (2.0 if n_classes == 2 else 1.0) / (C * weight_sum)
+
+
+def C_from_l2(l2: float, weight_sum: float, n_classes: int) -> float:
+    """The other way: C = 1 / (l2 S), with two classes 2 / (l2 S)."""
+    return math.inf if l2 == 0 else l2_from_C(l2, weight_sum, n_classes)
+
+
+def l2_of(estimator: Any, weight_sum: float, n_classes: int) -> float:
+    """The penalty of the mean objective that the estimator's C or l2 means."""
+    if estimator.l2 is not None:
+        return float(estimator.l2)
+    return l2_from_C(1.0 if estimator.C is None else estimator.C, weight_sum, n_classes)
+
+
+def load(
+    estimator: Any, device: Backend, X: Array, y: Any, sample_weight: Any = None,
+    validation: tuple[Any, Any] | None = None, known: Array | None = None,
+) -> Data:  # fmt: skip
+    """Data from X, which is checked and on the device already, and the rest as a user passed it.
+
+    `known` are the classes, where they are known already.
+    """
+    y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
+    log.info("backend %s: %s", device.name, device.reason)
+    (n, d), dtype = X.shape, computation_dtype(X.dtype)
+    soft = encode_proportions(y, n, estimator.loss, known=known)
+    classes, labels, proportions = soft or (*encode_labels(y, n, known), None)
+    weights = check_sample_weight(sample_weight, n, 1, dtype)
+    aside = None
+    if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
+        Xv = device.features(validation[0], "validation[0]")
+        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
+        yv = validation[1] if gpu_of(validation[1]) is None else device.to_numpy(validation[1])
+        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes)
+        codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
+        if len(codes) != len(Xv):
+            raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
+        aside = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes, shares
+    return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], aside, device)
+
+
+def prepare(
+    estimator: Any,
+    device: Backend,
+    X: Array,
+    y: Any,
+    sample_weight: Any,
+    validation: tuple[Any, Any] | None,
+    stream: Stream | None = None,
+) -> Problem:
+    """Objectives for X, checked and on the device, in the estimator's terms. With a stream X is its next part."""
+    known = None if stream is None else stream.classes
+    data = load(estimator, device, X, y, sample_weight, validation, known)
+    objective, stream = _posed(estimator, data, None, stream)
+    return Problem(objective, None if validation is None else held_out(objective, data), data.classes, device, stream)
+
+
+def pose(estimator: Any, data: Data, rows: Array | None = None) -> Objective:
+    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host)."""
+    return _posed(estimator, data, rows, None)[0]
+
+
+def _posed(estimator: Any, data: Data, rows: Array | None, stream: Stream | None) -> tuple[Objective, Stream]:
+    device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
+    features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
+    s, of_classes = data.weights, None
+    if estimator.class_weight is not None:
+        of_classes, of_rows = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
+        s = of_rows if s is None else s * of_rows
+    host_weights = check_sample_weight(s, n, 1, features.dtype, "class_weight * sample_weight")
+    here = host_weights if host_weights is None or rows is None else host_weights[rows]
+    total = float(features.n) if here is None else float(here.sum(dtype=np.float64))
+    weights = None if host_weights is None else asarray(host_weights)
+    sgd = stream is not None or solver_of(estimator) == "sgd"
+    moments, sums = None, None
+    if stream is not None or _wants_moments(estimator, sgd):
+        moments = _moments(features, weights, total)
+    if stream is None:
+        stream = Stream(data.classes, 0.0 if moments else total, moments=moments)
+    else:
+        assert moments is not None
+        stream = stream.with_rows(data.classes, moments)
+        sums = asarray(np.array([features.n * stream.mean_weight]))
+    l2 = l2_of(estimator, stream.weight, c)
+    log.info(
+        "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
+        data.X.nbytes / 2**20, device.ops.pass_bytes(data.X.dtype, features.n, d, 1, c) / 2**20,
+        d * c * np.dtype(features.dtype).itemsize / 2**20,
+    )  # fmt: skip
+    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd)
+    shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
+    objective = Objective(
+        replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
+        check_loss(estimator.loss), estimator.fit_intercept, estimator.penalize_intercept, factors, total=sums,
+    )  # fmt: skip
+    if data.proportions is not None or estimator.label_smoothing:
+        objective = soften(objective, data.proportions, estimator.label_smoothing, of_classes)
+    return objective, stream
+
+
+def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Objective:
+    """The same objective over rows that it does not train on: some of the data's, by their sample weights, or its own.
+
+    Neither class weights nor label smoothing count there.
+    """
+    asarray, features = data.backend.asarray, objective.features
+    if rows is not None:
+        weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
+        aside = replace(objective, features=replace(features, rows=asarray(rows)), weights=weights, linear_term=None)
+        proportions = data.proportions
+    else:
+        assert data.validation is not None
+        Xv, codes, proportions = data.validation
+        features = replace(features, X=Xv, rows=None)
+        aside = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
+    return aside if proportions is None else soften(aside, proportions)
+
+
+def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Array]:
+    """scikit-learn's weights of the classes (c,), of some rows' counts, and what they make of each row (n,).
+
+    A soft label counts as one row for each of its classes, with the class's weight.
+    """
+    classes, proportions = data.classes, data.proportions
+    s = np.ones(len(data.labels)) if data.weights is None else data.weights
+    sums = np.ones(len(s)) if proportions is None else row_sums(proportions)
+    if proportions is None:
+        counts = np.bincount(data.labels[rows], s[rows], len(classes))
+    else:
+        counts = class_sums(proportions[rows], (s / sums)[rows])
+    with np.errstate(divide="ignore"):
+        weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
+    weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
+        raise ValueError(
+            f"class_weight[{classes[j : j + 1].tolist()[0]!r}] is {weights[j]}; weights must be finite and not negative"
+        )
+    return weights, weights[data.labels] if proportions is None else row_sums(proportions, weights) / sums
+
+
+def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Moments:
+    """Of the columns of X, with weights (n, 1) that sum to `total`."""
+    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0], features.rows)
+    mean, variance = map(features.backend.to_numpy, moments)
+    if not np.isfinite(mean).all():
+        check_finite_features(features.backend.to_numpy(features.X))
+    return Moments(features.n, total, mean, variance)
+
+
+def _wants_moments(estimator: Any, sgd: bool) -> bool:
+    """Whether the coordinates depend on the data."""
+    free = estimator.fit_intercept and not estimator.penalize_intercept
+    return free or isinstance(estimator.scaling, str) or (sgd and estimator.learning_rate == "auto")
+
+
+def _coordinates(
+    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Shift and scale (d,) in which to solve, and the factors of the penalty there.
+
+    The objective is the user's, the course is not. A free intercept absorbs any shift, so features are centred: without
+    that SGD would crawl on raw pixels, whose mean is their largest direction by far. And where SGD's learning rate is
+    ours to choose, each feature is divided by t_p = sqrt(variance + 2 l2), which makes all curvatures along single
+    features about equal (Jacobi's preconditioner): without it columns of very different sizes would never converge. A
+    penalty on W is then one on the new weights t W, with factors 1 / t^2.
+    """
+    given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
+    shift, scale = check_shift_and_scale(given[0], given[1], d)
+    if moments is None or not _wants_moments(estimator, sgd):
+        return shift, scale, None
+    mean, variance = moments.mean, moments.variance
+    if isinstance(estimator.scaling, str):
+        shift, scale = check_shift_and_scale(mean, np.sqrt(variance), d)
+    if estimator.fit_intercept and not estimator.penalize_intercept:
+        shift = mean
+    if not (sgd and estimator.learning_rate == "auto"):
+        return shift, scale, None
+    size = variance + (mean - (0.0 if shift is None else shift)) ** 2
+    user_scale = np.ones(d) if scale is None else scale
+    t = np.sqrt(size / user_scale**2 + 2 * l2)
+    t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
+    return shift, user_scale * t, 1 / t**2

@@ -1,0 +1,207 @@
+"""Data frames of pandas and polars: names are recorded and checked, values and labels are those of arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from tests.conftest import frames_of
+
+# every test runs on the CPU and on a GPU: "auto" takes it
+pytestmark = pytest.mark.usefixtures("device")
+
+NAMES = np.array(["ash", "birch", "cedar"])
+ROWS = 40
+CODES = np.arange(ROWS) % 3
+COLUMNS = ["a", "b", "c"]
+
+
+@pytest.fixture(params=["pandas", "polars"])
+def library(request: pytest.FixtureRequest) -> Any:
+    """pandas and polars, in turn."""
+    return frames_of(request.param)
+
+
+@pytest.fixture
+def X(rng: np.random.Generator) -> Any:
+    """40 rows, 3 features."""
+    return 10 * rng.standard_normal((ROWS, 3)) + CODES[:, None]
+
+
+def frame_with(library: Any, X: Any, columns: list[str] = COLUMNS) -> Any:
+    return library.DataFrame(dict(zip(columns, X.T, strict=True)))
+
+
+def bits(model: Any) -> bytes:
+    return bytes(model.coef_.tobytes() + model.intercept_.tobytes())
+
+
+# features
+
+
+@pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.int16, np.uint8, np.bool_])
+def test_a_frame_gives_the_bits_of_its_values(library: Any, cls: Any, dtype: Any, X: Any) -> None:
+    X = np.abs(X).astype(dtype)
+    frame = frame_with(library, X)
+    model, expected = cls(scaling="standard").fit(frame, CODES), cls(scaling="standard").fit(X, CODES)
+    assert model.feature_names_in_.tolist() == COLUMNS
+    assert bits(model) == bits(expected)
+    assert model.decision_function(frame).tobytes() == expected.decision_function(X).tobytes()
+
+
+def test_columns_of_several_types_become_one(library: Any, X: Any) -> None:
+    columns = [X[:, 0], X[:, 1].astype(np.int32), X[:, 2] > 0]
+    frame = library.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+    expected = SoftmaxClassifier().fit(np.stack(columns, axis=1), CODES)
+    np.testing.assert_array_equal(SoftmaxClassifier().fit(frame, CODES).coef_, expected.coef_)
+
+
+@pytest.mark.parametrize(
+    ("method", "labels"),
+    [("predict", ()), ("decision_function", ()), ("predict_proba", ()), ("score", (CODES,)), ("partial_fit", (CODES,))],
+)
+def test_columns_in_another_order_are_refused(library: Any, method: str, labels: Any, X: Any) -> None:
+    frame = frame_with(library, X)
+    model = SoftmaxClassifier().fit(frame, CODES)
+    with pytest.raises(ValueError, match="same order"):
+        getattr(model, method)(frame[["c", "b", "a"]], *labels)
+
+
+def test_a_validation_set_has_the_columns_of_training(library: Any, X: Any) -> None:
+    frame = frame_with(library, X)
+    with pytest.raises(ValueError, match="same order"):
+        SoftmaxClassifier().fit(frame, CODES, validation=(frame[["c", "b", "a"]], CODES))
+
+
+def test_other_columns_are_named(library: Any, X: Any) -> None:
+    model = SoftmaxClassifier().fit(frame_with(library, X), CODES)
+    with pytest.raises(ValueError, match=r"unseen at fit time:\n- z\n"):
+        model.predict(frame_with(library, X, ["a", "b", "z"]))
+
+
+def test_a_frame_of_one_library_is_as_good_as_one_of_the_other(X: Any) -> None:
+    pandas, polars = frames_of("pandas"), frames_of("polars")
+    model = SoftmaxClassifier().fit(frame_with(pandas, X), CODES)
+    assert model.predict(frame_with(polars, X)).tolist() == model.predict(frame_with(pandas, X)).tolist()
+
+
+def test_an_array_after_a_frame_and_a_frame_after_an_array_warn(library: Any, X: Any) -> None:
+    frame = frame_with(library, X)
+    with pytest.warns(UserWarning, match="fitted without feature names"):
+        SoftmaxClassifier().fit(X, CODES).predict(frame)
+    SoftmaxClassifier().fit(frame, CODES).predict(X)  # names that are missing are not missed
+
+
+def test_a_column_that_is_no_number_is_named(library: Any, X: Any) -> None:
+    frame = library.DataFrame({"a": X[:, 0], "tree": NAMES[CODES]})
+    with pytest.raises(TypeError, match=r"X\[0, 1\] \(column 'tree'\) is 'ash': .*encode categories"):
+        SoftmaxClassifier().fit(frame, CODES)
+
+
+def test_a_frame_without_numeric_columns_is_refused(library: Any) -> None:
+    with pytest.raises(TypeError, match=r"X\[0, 0\] \(column 'tree'\) is 'ash': .*encode categories"):
+        SoftmaxClassifier().fit(library.DataFrame({"tree": NAMES[CODES]}), CODES)
+    days = library.DataFrame({"day": np.arange(ROWS).astype("M8[D]")})
+    with pytest.raises(ValueError, match=r"X has dtype datetime64.* not numeric; encode it as numbers first"):
+        SoftmaxClassifier().fit(days, CODES)
+
+
+def test_a_gap_is_named(library: Any) -> None:
+    frame = library.DataFrame({"a": [1.0, None] * 20})
+    with pytest.raises(ValueError, match=r"Input X contains NaN: X\[1, 0\] is nan; impute or drop it"):
+        SoftmaxClassifier().fit(frame, CODES)
+
+
+def test_a_gap_among_nullable_integers_is_named(X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": X[:, 0], "b": pandas.array([1, None] * 20, dtype="Int64")})
+    with pytest.raises(TypeError, match=r"X\[1, 1\] \(column 'b'\) is <NA>: .*fill gaps"):
+        SoftmaxClassifier().fit(frame, CODES)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float32", "boolean"])
+def test_nullable_columns_without_gaps_are_numbers(dtype: str, X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    values = (X > 0) if dtype == "boolean" else X.astype(int)
+    model = SoftmaxClassifier().fit(pandas.DataFrame(values, columns=COLUMNS, dtype=dtype), CODES)
+    np.testing.assert_allclose(model.coef_, SoftmaxClassifier().fit(values, CODES).coef_, rtol=0.01, atol=1e-3)
+
+
+def test_an_empty_frame_is_refused(library: Any) -> None:
+    with pytest.raises(ValueError, match="X is empty"):
+        SoftmaxClassifier().fit(library.DataFrame({}), [])
+
+
+def test_a_lazy_frame_is_to_be_collected(X: Any) -> None:
+    polars = pytest.importorskip("polars")
+    lazy = frame_with(polars, X).lazy()
+    with pytest.raises(TypeError, match=r"X is a LazyFrame\. .*X.collect\(\)"):
+        SoftmaxClassifier().fit(lazy, CODES)
+
+
+# labels and weights
+
+
+PANDAS_LABELS = {
+    "strings": (NAMES, "str"), "nullable strings": (NAMES, "string"), "strings as objects": (NAMES, object),
+    "categories": (NAMES, "category"), "categories of numbers": ([4, 2, 7], "category"),
+    "integers": ([4, 2, 7], "int16"), "nullable integers": ([4, 2, 7], "Int64"),
+    "nullable floats": ([4.0, 2.0, 7.0], "Float64"), "booleans": ([True, False, False], "bool"),
+    "nullable booleans": ([True, False, False], "boolean"),
+}  # fmt: skip
+POLARS_LABELS = {
+    "strings": (NAMES, "String"), "categories": (NAMES, "Categorical"), "integers": ([4, 2, 7], "Int16"),
+    "unsigned": ([4, 2, 7], "UInt8"), "booleans": ([True, False, False], "Boolean"),
+}  # fmt: skip
+
+
+def check_labels(X: Any, labels: Any, values: Any) -> None:
+    """Trained on a series, the model has the classes and predictions of the list of its values."""
+    model, expected = SoftmaxClassifier().fit(X, labels), SoftmaxClassifier().fit(X, values)
+    assert model.classes_.tolist() == sorted(set(values))
+    assert model.predict(X).tolist() == expected.predict(X).tolist()
+    assert model.score(X, labels) == expected.score(X, values)
+    assert model.partial_fit(X, labels).classes_.tolist() == expected.classes_.tolist()
+    again = SoftmaxClassifier().fit(X, labels, validation=(X, labels))
+    assert again.history_[0].validation_accuracy is not None
+
+
+@pytest.mark.parametrize(("names", "dtype"), PANDAS_LABELS.values(), ids=PANDAS_LABELS.keys())
+def test_labels_may_be_a_series_of_pandas(names: Any, dtype: Any, X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    values = np.asarray(names)[CODES].tolist()
+    check_labels(X, pandas.Series(values, dtype=dtype, index=range(7, 7 + ROWS)), values)
+
+
+@pytest.mark.parametrize(("names", "dtype"), POLARS_LABELS.values(), ids=POLARS_LABELS.keys())
+def test_labels_may_be_a_series_of_polars(names: Any, dtype: str, X: Any) -> None:
+    polars = pytest.importorskip("polars")
+    values = np.asarray(names)[CODES].tolist()
+    check_labels(X, polars.Series(values, dtype=getattr(polars, dtype)), values)
+
+
+@pytest.mark.parametrize("dtype", ["str", "string", "category", object, "Int64", "boolean", "float64"])
+def test_a_missing_label_is_named(dtype: Any, X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    names: Any = {"Int64": [4, 2], "boolean": [True, False], "float64": [1.0, 2.0]}.get(dtype, ["ash", "birch"])
+    y = pandas.Series([*names, None, *(names * ROWS)][:ROWS], dtype=dtype)
+    with pytest.raises(ValueError, match=r"y\[2\] is (nan|None|<NA>); drop rows without a label"):
+        SoftmaxClassifier().fit(X, y)
+
+
+def test_a_missing_label_of_polars_is_named(X: Any) -> None:
+    polars = pytest.importorskip("polars")
+    for names in (["ash", "birch"], [1, 2]):
+        y = polars.Series([*names, None, *(names * ROWS)][:ROWS])
+        with pytest.raises(ValueError, match=r"y\[2\] is (nan|None); drop rows without a label"):
+            SoftmaxClassifier().fit(X, y)
+
+
+def test_weights_may_be_a_series(library: Any, X: Any) -> None:
+    weights = np.arange(ROWS) + 0.5
+    model = SoftmaxClassifier().fit(X, CODES, library.Series(weights))
+    assert bits(model) == bits(SoftmaxClassifier().fit(X, CODES, weights))

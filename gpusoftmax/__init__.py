@@ -18,6 +18,8 @@ _EXPORTS = {
     "LinearSVMClassifier": "estimators",
     "Record": "trainer",
     "SoftmaxClassifier": "estimators",
+    "SoftmaxClassifierCV": "search.classifier_cv",
+    "SweepResult": "search.result",
     "gradient_check": "gradcheck",
     "load_cifar10": "datasets",
     "load_digits": "datasets",
@@ -26,6 +28,7 @@ _EXPORTS = {
     "resolve": "array",
     "save_model": "persist",
     "softmax_cross_entropy": "objective",
+    "sweep": "search.sweeping",
     "train_cs231n": "recipes",
 }
 

@@ -14,6 +14,9 @@ from gpusoftmax.objective import softmax_cross_entropy as softmax_cross_entropy
 from gpusoftmax.persist import load_model as load_model
 from gpusoftmax.persist import save_model as save_model
 from gpusoftmax.recipes import train_cs231n as train_cs231n
+from gpusoftmax.search.classifier_cv import SoftmaxClassifierCV as SoftmaxClassifierCV
+from gpusoftmax.search.result import SweepResult as SweepResult
+from gpusoftmax.search.sweeping import sweep as sweep
 from gpusoftmax.trainer import EarlyStopping as EarlyStopping
 from gpusoftmax.trainer import Record as Record
 

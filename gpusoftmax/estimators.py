@@ -9,13 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
-from gpusoftmax.dtypes import computation_dtype
+from gpusoftmax.array import Backend, resolve_for
 from gpusoftmax.fitting import (
     make_solver,
     make_stream_solver,
@@ -24,6 +22,7 @@ from gpusoftmax.fitting import (
     start_weights,
     stream_after,
 )
+from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns
 from gpusoftmax.problem import C_from_l2, changed_for_sgd, prepare
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
@@ -33,10 +32,8 @@ from gpusoftmax.validation import (
     check_callbacks,
     check_choice,
     check_count,
-    check_finite_features,
     check_flag,
     check_learning_rate,
-    check_n_features,
     check_number,
 )
 
@@ -52,7 +49,7 @@ def _learns_from_streams(estimator: Any) -> bool:
     return True
 
 
-class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class _LinearClassifier(LinearPredictor):
     """What the two estimators share."""
 
     _losses: tuple[str, ...]
@@ -318,51 +315,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={self.tol:g} yet; {advice}"
 
-    def decision_function(self, X: Any) -> Array:
-        """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1].
 
-        Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
-        """
-        scores = self._outputs(X, "linear_scores")
-        return _where_X_is(X, scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
-
-    def predict(self, X: Any) -> Array:
-        """The label with the largest score for each row, (n,)."""
-        best = self._outputs(X, "linear_best")
-        if (best < 0).any():  # scores beyond the largest number of their type: infinite, but one of them the largest
-            best = self._outputs(X, "linear_scores").argmax(axis=1)
-        labels = np.asarray(self.classes_[best])
-        return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
-
-    def _outputs(self, X: Any, operation: str) -> Array:
-        """One of the operations linear_scores, linear_best and linear_probabilities on X, as an array on the host.
-
-        Two classes have two columns here, too; the first one's weights are zero.
-        """
-        check_is_fitted(self)
-        self._check_names(X)
-        device = resolve_for(self.backend, self.n_threads, X=X)
-        coef, intercept = self.coef_, self.intercept_
-        if len(self.classes_) == 2:
-            coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
-        with device.active():
-            X = device.features(X)
-            check_n_features(X, self.n_features_in_, owner=type(self).__name__)
-            dtype = computation_dtype(X.dtype)
-            W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
-            b = device.asarray(np.ascontiguousarray(intercept, dtype=dtype)[None, :])
-            outputs = device.to_numpy(getattr(device.ops, operation)(X, W, b))[:, 0]
-            if not np.isfinite(outputs).all() or (operation == "linear_best" and (outputs < 0).any()):
-                check_finite_features(device.to_numpy(X))
-        return outputs
-
-    def _check_names(self, X: Any) -> None:
-        """The columns of a data frame are those of training, in the same order."""
-        if has_columns(X):
-            validate_data(self, X, reset=False, skip_check_array=True)
-
-
-class SoftmaxClassifier(_LinearClassifier):
+class SoftmaxClassifier(Probabilities, _LinearClassifier):
     """Multinomial logistic regression: softmax cross-entropy of linear scores, with an L2 penalty.
 
         min over W, b of  (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}) + (l2 / 2) ||W||^2,    z_i = x'_i W + b
@@ -457,14 +411,6 @@ class SoftmaxClassifier(_LinearClassifier):
     """
 
     _losses = ("softmax",)
-
-    def predict_log_proba(self, X: Any) -> Array:
-        """Logarithms of predict_proba, (n, c), exact where the probability itself underflows."""
-        return _where_X_is(X, _log_softmax(self._outputs(X, "linear_scores")))
-
-    def predict_proba(self, X: Any) -> Array:
-        """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
-        return _where_X_is(X, self._outputs(X, "linear_probabilities"))
 
     def to_sklearn(self) -> Any:
         """This model as scikit-learn's, for who does not have gpusoftmax: equal scores, probabilities and predictions.
@@ -574,25 +520,3 @@ class LinearSVMClassifier(_LinearClassifier):
 
 
 Estimator = SoftmaxClassifier | LinearSVMClassifier
-
-
-def _log_softmax(scores: Array) -> Array:
-    """Log-probabilities (n, c) from scores (n, c)."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return log_probabilities
-
-
-def _where_X_is(X: Any, result: Array) -> Any:
-    """A host array, moved to the GPU that holds X, if one does."""
-    place = gpu_of(X)
-    if place is None:
-        return result
-    device = resolve(f"cuda:{place}")
-    with device.active():
-        return device.asarray(result)
-
-
-def has_columns(X: Any) -> bool:
-    """A data frame, whose column names scikit-learn records and compares."""
-    return hasattr(X, "columns") or hasattr(X, "__dataframe__")

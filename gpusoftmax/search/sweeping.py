@@ -7,16 +7,17 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import _safe_indexing
 
 from gpusoftmax.array import resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.prediction import best_classes, outputs
 from gpusoftmax.problem import load
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
@@ -29,8 +30,6 @@ from gpusoftmax.validation import check_choice, check_count, check_flag, check_r
 Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
-
-PREDICTED_AT_ONCE = 1 << 24  # features of the rows whose out-of-fold predictions are made at a time
 
 
 def sweep(
@@ -179,7 +178,8 @@ def sweep(
                 tally.close()
     result = _chosen(work, rule, interrupted)
     if keep_models:
-        _predict_out_of_fold(result, work)
+        with device.active():
+            _predict_out_of_fold(result, work)
     if refit:
         result.best_estimator_ = _refit(result, X, y, sample_weight, verbose)
     result.seconds_ = time.perf_counter() - started
@@ -223,28 +223,20 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
 
 def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
     """Of each row, what the best candidate's model says that has not seen it."""
-    n, classes = len(work.data.labels), work.data.classes
+    data, n = work.data, len(work.data.labels)
     if not is_partition(work.splits, n):
         result.why_no_out_of_fold = "they need folds that hold out each row once; pass cv=5, or another partition"
         return
-    predictions, probabilities = np.empty(n, classes.dtype), None
-    step = max(1, PREDICTED_AT_ONCE // work.data.X.shape[1])
+    best, probabilities = np.empty(n, np.int64), None
     for i, split in enumerate(work.splits):
-        model = work.models[i, result.best_index_]
-        assert split.held_out is not None
-        for first in range(0, len(split.held_out), step):
-            rows = split.held_out[first : first + step]
-            part = _safe_indexing(work.X, rows)
-            predictions[rows] = _on_host(model.predict(part))
-            if isinstance(model, SoftmaxClassifier):
-                found = _on_host(model.predict_proba(part))
-                probabilities = np.empty((n, len(classes)), found.dtype) if probabilities is None else probabilities
-                probabilities[rows] = found
-    result.out_of_fold_ = predictions, probabilities
-
-
-def _on_host(x: Any) -> Array:
-    return np.asarray(x.get() if hasattr(x, "get") else x)
+        model, rows = work.models[i, result.best_index_], data.backend.asarray(split.held_out)
+        of_rows = partial(outputs, model, data.backend, data.X, rows=rows)
+        best[split.held_out] = best_classes(of_rows)
+        if isinstance(model, SoftmaxClassifier):
+            found = of_rows("linear_probabilities")
+            probabilities = np.empty((n, len(data.classes)), found.dtype) if probabilities is None else probabilities
+            probabilities[split.held_out] = found
+    result.out_of_fold_ = data.classes[best], probabilities
 
 
 def _refit(result: SweepResult, X: Any, y: Any, sample_weight: Any, verbose: int) -> Any:

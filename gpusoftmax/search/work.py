@@ -13,10 +13,10 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import validate_data
 
-from gpusoftmax.estimators import has_columns
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.fitting import write_weights
 from gpusoftmax.objective import Objective
+from gpusoftmax.prediction import has_columns
 from gpusoftmax.problem import Data, held_out, l2_of, pose
 from gpusoftmax.progress import Tally
 from gpusoftmax.search import exact, minibatch
@@ -198,10 +198,9 @@ class Work:
         rows = self.splits[i].held_out
         if rows is None:
             return float(self.scoring.function(model, *self.validation))
+        X = self.X if has_columns(self.X) or hasattr(self.X, "dtype") else np.asarray(self.X)
         weights = {} if self.data.weights is None else {"sample_weight": self.data.weights[rows]}
-        return float(
-            self.scoring.function(model, _safe_indexing(self.X, rows), _safe_indexing(self.y, rows), **weights)
-        )
+        return float(self.scoring.function(model, _safe_indexing(X, rows), self.y[rows], **weights))
 
     def _worse(self, order: list[int]) -> int:
         """How many of these candidates, from the last one back, scored worse than an earlier one."""

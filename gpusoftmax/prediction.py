@@ -1,0 +1,111 @@
+"""Predictions of linear classifiers, from fitted coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
+from gpusoftmax.dtypes import computation_dtype
+from gpusoftmax.validation import check_finite_features, check_n_features
+
+Array = npt.NDArray[Any]
+
+
+class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What any linear classifier can do once it has classes_, coef_ and intercept_, and the parameters backend and
+    n_threads."""
+
+    def decision_function(self, X: Any) -> Array:
+        """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1].
+
+        Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
+        """
+        scores = self._outputs(X, "linear_scores")
+        return _where_X_is(X, scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
+
+    def predict(self, X: Any) -> Array:
+        """The label with the largest score for each row, (n,)."""
+        best = best_classes(lambda operation: self._outputs(X, operation))
+        labels = np.asarray(self.classes_[best])
+        return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
+
+    def _outputs(self, X: Any, operation: str) -> Array:
+        """`outputs` for X as a user passes it."""
+        check_is_fitted(self)
+        self._check_names(X)
+        device = resolve_for(self.backend, self.n_threads, X=X)
+        with device.active():
+            X = device.features(X)
+            check_n_features(X, self.n_features_in_, owner=type(self).__name__)
+            return outputs(self, device, X, operation)
+
+    def _check_names(self, X: Any) -> None:
+        """The columns of a data frame are those of training, in the same order."""
+        if has_columns(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+
+
+class Probabilities(LinearPredictor):
+    """What those can do besides whose scores are logarithms of probabilities, up to a shift."""
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of predict_proba, (n, c), exact where the probability itself underflows."""
+        return _where_X_is(X, _log_softmax(self._outputs(X, "linear_scores")))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
+        return _where_X_is(X, self._outputs(X, "linear_probabilities"))
+
+
+def outputs(model: Any, device: Backend, X: Any, operation: str, rows: Any = None) -> Array:
+    """One of the operations linear_scores, linear_best and linear_probabilities on X (or some of its rows), which is
+    checked and on the device; the result is on the host.
+
+    Two classes have two columns here, too; the first one's weights are zero.
+    """
+    coef, intercept = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
+    dtype = computation_dtype(X.dtype)
+    W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
+    b = device.asarray(np.ascontiguousarray(intercept, dtype=dtype)[None, :])
+    found = device.to_numpy(getattr(device.ops, operation)(X, W, b, rows))[:, 0]
+    if not np.isfinite(found).all() or (operation == "linear_best" and (found < 0).any()):
+        check_finite_features(device.to_numpy(X))
+    return found
+
+
+def best_classes(outputs_of: Callable[[str], Array]) -> Array:
+    """The class index with the largest score of each row, from a function that has `outputs` of an operation."""
+    best = outputs_of("linear_best")
+    if (best < 0).any():  # scores beyond the largest number of their type: infinite, but one of them the largest
+        best = outputs_of("linear_scores").argmax(axis=1)
+    return best
+
+
+def _log_softmax(scores: Array) -> Array:
+    """Log-probabilities (n, c) from scores (n, c)."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probabilities
+
+
+def _where_X_is(X: Any, result: Array) -> Any:
+    """A host array, moved to the GPU that holds X, if one does."""
+    place = gpu_of(X)
+    if place is None:
+        return result
+    device = resolve(f"cuda:{place}")
+    with device.active():
+        return device.asarray(result)
+
+
+def has_columns(X: Any) -> bool:
+    """A data frame, whose column names scikit-learn records and compares."""
+    return hasattr(X, "columns") or hasattr(X, "__dataframe__")

@@ -1,0 +1,203 @@
+"""`SoftmaxClassifierCV`: C by cross-validation, with the attributes of scikit-learn's LogisticRegressionCV."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import get_scorer
+from sklearn.utils.validation import check_is_fitted
+
+from gpusoftmax.array import Backend
+from gpusoftmax.prediction import Probabilities
+from gpusoftmax.search.result import SweepResult
+from gpusoftmax.search.sweeping import sweep
+from gpusoftmax.validation import check_count
+
+Array = npt.NDArray[Any]
+
+SHARED = (  # parameters that go on to every model
+    *("fit_intercept", "penalize_intercept", "scaling", "class_weight", "label_smoothing"),
+    *("max_iter", "tol", "random_state", "backend", "n_threads"),
+)
+SMALLEST, LARGEST = -4, 4  # powers of ten of C where only a number of values is given, as in scikit-learn
+
+
+class SoftmaxClassifierCV(Probabilities):
+    """Multinomial logistic regression whose C is chosen by cross-validation, all models in one `sweep`.
+
+        min over W, b of  (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}) + (l2 / 2) ||W||^2,    z_i = x'_i W + b
+
+    with l2 = 1 / (C S), for two classes 2 / (C S), S the sum of the weights of a fold's training rows.
+
+    Parameters
+    ----------
+    Cs : int or sequence of float
+        Values of C, or how many of them from 1e-4 to 1e4, at equal ratios.
+    fit_intercept, penalize_intercept, scaling, class_weight, label_smoothing, max_iter, tol, random_state, backend,
+    n_threads
+        As of `SoftmaxClassifier`; class_weight="balanced" counts each fold's training rows.
+    cv : int, splitter or iterable of (training, held out), optional
+        As of `sweep`: None is 5 folds, stratified, not shuffled.
+    scoring : str or callable
+        As of `sweep`. "accuracy" by default; None is the same.
+    refit : bool
+        True: fit to all rows with the C whose mean score is best. False: coefficients, intercepts and C are means over
+        the folds, each with its own best C.
+    rule : {"best", "1se"}
+        "1se": the strongest penalty whose mean score is within a standard error of the best one's.
+    verbose : int
+        1 shows progress on the standard error.
+
+    Attributes
+    ----------
+    classes_, coef_, intercept_, n_features_in_, feature_names_in_
+        As of `SoftmaxClassifier`.
+    Cs_ : ndarray, (n_Cs,)
+    C_ : float
+        The chosen one.
+    scores_ : ndarray, (n_folds, 1, n_Cs)
+        On the rows held out; larger is better. The axis of 1 is that of scikit-learn's l1 ratios.
+    coefs_paths_ : ndarray, (n_folds, 1, n_Cs, c, d + 1), or (n_folds, 1, n_Cs, 1, d + 1) for two classes
+        Weights of the raw features, the intercept last; without an intercept (..., d).
+    n_iter_ : ndarray of int, (n_folds, 1, n_Cs)
+        Reads of the rows.
+    l1_ratio_, l1_ratios_
+        0.0 and [0.0], for programs that look at them.
+    sweep_ : SweepResult
+        All of it: table, ties, edges of the grid, out-of-fold predictions, plot().
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = SoftmaxClassifierCV(Cs=[0.01, 0.1, 1.0], cv=3).fit(X / 16, y)
+    >>> model.C_, model.scores_.shape
+    (0.1, (3, 1, 3))
+    """
+
+    def __init__(
+        self,
+        Cs: int | Sequence[float] = 10,
+        *,
+        fit_intercept: bool = True,
+        penalize_intercept: bool = False,
+        scaling: Any = None,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        cv: Any = None,
+        scoring: Any = "accuracy",
+        refit: bool = True,
+        rule: str = "best",
+        max_iter: int = 1000,
+        tol: float = 1e-4,
+        random_state: Any = None,
+        backend: str | Backend = "auto",
+        n_threads: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.Cs = Cs
+        self.fit_intercept = fit_intercept
+        self.penalize_intercept = penalize_intercept
+        self.scaling = scaling
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.cv = cv
+        self.scoring = scoring
+        self.refit = refit
+        self.rule = rule
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.backend = backend
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
+        """Fit all models, choose C, and fit once more.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+        y : array-like, (n,) or (n, c)
+            Labels, or proportions of the classes; see `SoftmaxClassifier.fit`.
+        sample_weight : array-like, (n,), optional
+            Not negative; weight k equals the row k times, also where rows are held out.
+        groups : array-like, (n,), optional
+            For a splitter that uses them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter or the data is not usable; the message names it and the fix.
+        """
+        Cs = self._values()
+        result = sweep(
+            X, y, {"C": Cs}, cv=self.cv, scoring=self._scoring(), refit=bool(self.refit), rule=self.rule,
+            sample_weight=sample_weight, groups=groups, solver="lbfgs", verbose=self.verbose,
+            **{name: getattr(self, name) for name in SHARED},
+        )  # fmt: skip
+        folds = [[result.models_[i, k] for k in range(len(result.candidates))] for i in range(result.n_splits_)]
+        self.sweep_, self.Cs_ = result, np.array([one["C"] for one in result.candidates])
+        self.l1_ratio_, self.l1_ratios_ = 0.0, np.zeros(1)
+        self.scores_ = result.trials.score[:, None, :]
+        self.n_iter_ = result.trials.passes.astype(int)[:, None, :]
+        self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
+        if self.refit:
+            best = result.best_estimator_
+            self.C_, self.coef_, self.intercept_ = float(result.best_params_["C"]), best.coef_, best.intercept_
+        else:
+            chosen = [fold[int(np.argmax(scores))] for fold, scores in zip(folds, result.trials.score, strict=True)]
+            self.C_ = float(np.mean([model.C for model in chosen]))
+            self.coef_ = np.mean([model.coef_ for model in chosen], axis=0)
+            self.intercept_ = np.mean([model.intercept_ for model in chosen], axis=0)
+        self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
+        if hasattr(folds[0][0], "feature_names_in_"):
+            self.feature_names_in_ = folds[0][0].feature_names_in_
+        return self
+
+    def _values(self) -> list[float]:
+        if isinstance(self.Cs, numbers.Integral):
+            return np.logspace(SMALLEST, LARGEST, check_count("Cs", self.Cs)).tolist()
+        return [float(C) for C in self.Cs]  # type: ignore[union-attr]
+
+    def _scoring(self) -> Any:
+        return "accuracy" if self.scoring is None else self.scoring
+
+    def _path_entry(self, model: Any) -> Array:
+        entry: Array = np.column_stack([model.coef_, model.intercept_]) if self.fit_intercept else model.coef_
+        return entry
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The score by `scoring` on these data; larger is better."""
+        check_is_fitted(self)
+        scoring = {"log_loss": "neg_log_loss", "loss": "neg_log_loss"}.get(str(self.scoring), self._scoring())
+        scorer = scoring if callable(scoring) else get_scorer(scoring)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return float(scorer(self, X, y, **weights))
+
+    def to_sklearn(self) -> Any:
+        """The chosen model as scikit-learn's LogisticRegression; see `SoftmaxClassifier.to_sklearn`.
+
+        Raises
+        ------
+        ValueError
+            refit=False: the mean of several models has no C of its own.
+        """
+        check_is_fitted(self)
+        if not self.refit:
+            raise ValueError("refit=False: the mean of the folds' models is no LogisticRegression; use refit=True")
+        return self.sweep_.best_estimator_.to_sklearn()
+
+    def plot(self, ax: Any = None) -> Any:
+        """Mean scores over C; see `SweepResult.plot`."""
+        check_is_fitted(self)
+        sweep_result: SweepResult = self.sweep_
+        return sweep_result.plot(ax)

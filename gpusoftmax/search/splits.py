@@ -44,7 +44,7 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
     cv = FOLDS if cv is None else cv
     if isinstance(cv, numbers.Integral):
         cv = StratifiedKFold(check_count("cv", cv, least=2))
-    if hasattr(cv, "split"):
+    if hasattr(cv, "split") and not isinstance(cv, str):
         pairs: Any = cv.split(np.zeros((n, 1)) if X is None else X, y, groups)
     elif groups is not None:
         raise ValueError("groups is for a splitter that uses it, such as GroupKFold; pass one as cv")
@@ -72,10 +72,10 @@ def _rows(part: Any, n: int, name: str) -> Array:
     rows = np.asarray(part)
     if rows.dtype == np.bool_ and rows.shape == (n,):
         rows = np.flatnonzero(rows)
+    if rows.size == 0:
+        raise ValueError(f"{name} has no rows to train on, or none held out")
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {rows.dtype} and shape {rows.shape}; pass row numbers, or a mask ({n},)")
-    if len(rows) == 0:
-        raise ValueError(f"{name} has no rows to train on, or none held out")
     rows = rows.astype(np.int64)
     if rows.min() < -n or rows.max() >= n:
         raise ValueError(f"{name} names row {rows.max() if rows.max() >= n else rows.min()}, but X has {n} rows")

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpusoftmax.array import resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.prediction import best_classes, outputs
 from gpusoftmax.problem import load
 from gpusoftmax.progress import Tally
@@ -171,11 +172,17 @@ def sweep(
             work.by_sgd(halving) if sgd else work.along_paths(patience)
         except KeyboardInterrupt:
             interrupted = True
-            if np.isnan(work.trials.score.mean(axis=0)).all():
+            if not work.has_any():
                 raise
         finally:
             if tally is not None:
                 tally.close()
+    if not work.has_any():
+        rates = ", ".join(f"{one.learning_rate}" for one in estimators)
+        raise DivergenceError(
+            f"every configuration diverged on some split, with learning rates {rates}: use smaller ones, or "
+            "learning_rate='auto'"
+        )
     result = _chosen(work, rule, interrupted)
     if keep_models:
         with device.active():
@@ -208,7 +215,7 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
     eligible = np.where(trials.status == "halved", np.nan, trials.score)
     best, ties = choose(eligible, work.strengths(), rates, rule)
     short = int(((trials.status == "finished") & np.array([one.solver == "lbfgs" for one in estimators])).sum())
-    if short:
+    if short and estimators[0].tol > 0:
         warnings.warn(
             f"{short} of {trials.score.size} models are not within tol={estimators[0].tol:g} of their optima after "
             f"max_iter={estimators[0].max_iter} passes (status 'finished' in the table): increase max_iter or tol",

@@ -202,6 +202,10 @@ class Work:
         weights = {} if self.data.weights is None else {"sample_weight": self.data.weights[rows]}
         return float(self.scoring.function(model, _safe_indexing(X, rows), self.y[rows], **weights))
 
+    def has_any(self) -> bool:
+        """Whether any candidate was measured on every split."""
+        return not bool(np.isnan(self.trials.score.mean(axis=0)).all())
+
     def _worse(self, order: list[int]) -> int:
         """How many of these candidates, from the last one back, scored worse than an earlier one."""
         means = self.trials.score.mean(axis=0)[order]

@@ -44,6 +44,21 @@ class SolverName(StrEnum):
     sgd = "sgd"
 
 
+class Scoring(StrEnum):
+    """What --scoring takes."""
+
+    accuracy = "accuracy"
+    log_loss = "log_loss"
+    loss = "loss"
+
+
+class Rule(StrEnum):
+    """What --rule takes."""
+
+    best = "best"
+    one_standard_error = "1se"
+
+
 class Recipe(StrEnum):
     """What --recipe takes."""
 
@@ -225,6 +240,115 @@ def train(
         }  # fmt: skip
         print(json.dumps(result))
     if interrupted:
+        raise typer.Exit(130)
+
+
+@app.command(
+    name="sweep",
+    epilog="""Examples:
+
+    gpusoftmax sweep digits --C 1e-3:1e2:11
+
+    gpusoftmax sweep cifar10 --data ~/data --C 1e-5:1e-1:20 --cv 5 --out results
+
+    gpusoftmax sweep cifar10 --data ~/data --C 1e-5:1e-1:20 --scoring log_loss --rule 1se --cv 5
+
+    gpusoftmax sweep digits --learning-rate 1e-3:1:8 --C 0.01,0.1,1 --epochs 30 --halving 2
+
+    A range START:STOP:COUNT has equal ratios. --out writes table.csv (every configuration), report.txt,
+    model.safetensors (the best, fitted to all training rows) and scores.png, for one or two parameters that vary.
+    Ctrl-C ends the sweep and keeps what is done.
+
+    JSON keys: dataset, estimator, candidates (a list of their parameters, score, accuracy, loss, objective, passes,
+    status), scoring, rule, splits, best (its parameters), score, ties (a list of indices), edges (parameter: smallest
+    or largest), train_accuracy, validation_accuracy, test_accuracy, seconds, interrupted, backend, reason, threads,
+    seed, files (a list of paths).""",
+)
+def sweep_command(
+    dataset: DatasetName,
+    data: Data = None,
+    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
+    C: Annotated[
+        str | None, typer.Option("--C", metavar="RANGE", help="START:STOP:COUNT or a list 0.1,1,10", show_default="1")
+    ] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="from the largest curvature")
+    ] = None,
+    momentum: Annotated[str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="0.9")] = None,
+    cv: Annotated[
+        int | None,
+        typer.Option(min=2, help="folds of the training rows", show_default="the data set's validation rows"),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="the first training rows alone", show_default="all")] = None,
+    scoring: Annotated[
+        Scoring, typer.Option(help="what the best has most of; log_loss and loss count negated")
+    ] = Scoring.accuracy,
+    rule: Annotated[
+        Rule, typer.Option(help="1se: the strongest penalty within a standard error of the best")
+    ] = Rule.best,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
+    halving: Annotated[
+        int | None, typer.Option(min=2, help="of SGD: keep 1 in so many at each rung, for as many times more passes")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of everything that is random")] = 0,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="a folder for table, model and plot")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Train every combination of C, learning rate and momentum, on every fold, and print which is best.
+
+    Features are standardised, by folding, each fold by its own rows. The exact solver goes along all values of C at
+    once; a learning rate or momentum makes it SGD, whose configurations take their steps side by side.
+    """
+    from gpusoftmax.array import resolve
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, write_sweep
+    from gpusoftmax.search.grid import values_of
+    from gpusoftmax.search.sweeping import sweep
+
+    ranges = {"C": C, "learning_rate": learning_rate, "momentum": momentum}
+    grid = {name: values_of(f"--{name.replace('_', '-')}", text) for name, text in ranges.items() if text is not None}
+    options: dict[str, Any] = {
+        name: value for name, value in {"batch_size": batch_size, "max_iter": epochs}.items() if value is not None
+    }
+    sgd = loss is Loss.hinge or bool(options) or "learning_rate" in grid or "momentum" in grid
+    if sgd:
+        options = {"max_iter": 10, "schedule": "cosine", "solver": "sgd", **options}
+    if halving is not None and not sgd:
+        raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs, too")
+    if out is not None and out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file; name a folder")
+    device = resolve(backend, threads)
+    loaded = load_dataset(dataset, data)
+    X, y = loaded.X_train[:rows], loaded.y_train[:rows]
+    _show(f"data    {dataset_in_words(loaded)}" + ("" if rows is None else f"; {len(y)} of them"), as_json)
+    _show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    result = sweep(
+        X, y, grid or {"C": [1.0]}, cv=cv, validation=None if cv else (loaded.X_validation, loaded.y_validation),
+        scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1, loss=str(loss),
+        scaling="standard", random_state=seed, backend=device, **options,
+    )  # fmt: skip
+    _show(result.report, as_json)
+    measured = accuracies(result.best_estimator_, loaded)
+    _show(f"accuracy  {accuracies_in_words(measured)}", as_json)
+    files = [] if out is None else write_sweep(result, out, lambda text: _show(text, as_json))
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "dataset": loaded.name, "estimator": type(result.best_estimator_).__name__,
+                    "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
+                    "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
+                    "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,
+                    "interrupted": result.interrupted_, "backend": device.name, "reason": device.reason,
+                    "threads": device.n_threads, "seed": seed, "files": [str(path) for path in files],
+                }
+            )
+        )  # fmt: skip
+    if result.interrupted_:
         raise typer.Exit(130)
 
 

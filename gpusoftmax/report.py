@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpusoftmax.datasets import Dataset
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.persist import save_model
 from gpusoftmax.problem import l2_from_C
 from gpusoftmax.search.result import SweepResult
 
@@ -76,3 +79,20 @@ def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = N
         f"        weight_decay, and twice cs231n's reg ({l2 / 2:.4g}), these two with the intercept in the norm;\n"
         f"        on the sum of {n} losses: {l2 * n:.4g} (CLIP, with 1/2) or {l2 * n / 2:.4g} (linear_eval, without)"
     )
+
+
+def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
+    """Table, report, best model and plot into a folder, which is made; the paths. `show` is told what cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("table.csv", "report.txt", "model.safetensors", "scores.png")
+    table, words, model, plot = files = [folder / name for name in names]
+    result.to_csv(table)
+    words.write_text(result.report + "\n", encoding="utf-8")
+    save_model(result.best_estimator_, model)
+    try:
+        result.plot().figure.savefig(plot, dpi=150)
+    except (ImportError, ValueError) as error:
+        show(f"no plot {error}")
+        files.remove(plot)
+    show("saved   " + "  ".join(map(str, files)))
+    return files

@@ -313,6 +313,91 @@ def test_ctrl_c_while_choosing_c_exits_with_130_and_saves_the_best_so_far(
     assert (result.code, load_model(tmp_path / "m.safetensors").C) == (130, 1e-5)
 
 
+# sweep
+
+
+@on_each_device
+def test_sweep_prints_what_it_puts_into_json(run: Any) -> None:
+    result = run("sweep", "digits", "--C", "0.01,0.1,1", "--cv", 3, "--json").json
+    assert [one["C"] for one in result["candidates"]] == [0.01, 0.1, 1.0]
+    best = max(result["candidates"], key=lambda one: one["score"])
+    assert (result["best"], result["score"], result["splits"]) == ({"C": best["C"]}, best["score"], 3)
+    assert result["test_accuracy"] > 0.9
+    assert result["interrupted"] is False
+    assert f"chosen, the best: C = {best['C']:g}" in run("sweep", "digits", "--C", "0.01,0.1,1", "--cv", 3).out
+
+
+def test_sweep_measures_on_the_data_sets_validation_rows_without_folds(run: Any) -> None:
+    result = run("sweep", "digits", "--C", "0.1", "--json").json
+    assert (result["splits"], result["candidates"][0]["accuracy"]) == (1, result["validation_accuracy"])
+
+
+def test_sweep_takes_a_range_of_equal_ratios(run: Any) -> None:
+    result = run("sweep", "digits", "--C", "1e-3:1e1:5", "--rows", 200, "--json").json
+    assert [one["C"] for one in result["candidates"]] == [0.001, 0.01, 0.1, 1.0, 10.0]
+
+
+def test_sweep_over_learning_rates_is_sgd(run: Any) -> None:
+    result = run("sweep", "digits", "--learning-rate", "0.01,0.1", "--momentum", "0,0.9", "--epochs", 2, "--json").json
+    assert [one["passes"] for one in result["candidates"]] == [2.0] * 4
+    assert set(result["best"]) == {"learning_rate", "momentum"}
+
+
+def test_sweep_writes_table_report_model_and_plot(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = run("sweep", "digits", "--C", "0.01,0.1", "--out", tmp_path / "new" / "folder", "--json").json
+    folder = tmp_path / "new" / "folder"
+    names = ["table.csv", "report.txt", "model.safetensors", "scores.png"]
+    assert result["files"] == [str(folder / name) for name in names]
+    assert (folder / "table.csv").read_text().startswith("C,rank,score,")
+    assert (folder / "scores.png").read_bytes().startswith(b"\x89PNG")
+    measured = run("evaluate", folder / "model.safetensors", "digits", "--json").json
+    assert measured["test_accuracy"] == result["test_accuracy"]
+
+
+def test_sweep_says_why_there_is_no_plot(run: Any, tmp_path: Path) -> None:
+    done = run("sweep", "digits", "--out", tmp_path)
+    assert (done.code, "no plot a plot needs one or two numbers that vary" in done.out) == (0, True)
+    assert not (tmp_path / "scores.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--C", "1e-5:1e-1"), "--C '1e-5:1e-1' is no range of numbers; write START:STOP:COUNT"),
+        (("--C", "0:1:5"), "--C '0:1:5' is no range of numbers"),
+        (("--C", "a,b"), "--C 'a,b' is no range"),
+        (("--learning-rate", "fast"), "--learning-rate 'fast' is no range"),
+        (("--C", "-1"), "C=-1.0 is out of range"),
+        (("--halving", 2), "--halving 2 is for SGD"),
+        (("--rule", "1se"), "rule='1se' needs the scatter between folds; pass cv=5"),
+    ],
+)
+def test_sweep_refuses_what_it_cannot_do(run: Any, options: Any, message: str) -> None:
+    done = run("sweep", "digits", *options)
+    assert (done.code, message in done.err) == (1, True)
+
+
+def test_sweep_keeps_what_is_done_when_it_is_interrupted(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gpusoftmax.search.exact import Path as Solutions
+
+    solve, calls = Solutions.solve, []
+
+    def press(self: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return solve(self, *arguments)
+
+    monkeypatch.setattr(Solutions, "solve", press)
+    done = run("sweep", "digits", "--C", "0.01,0.1,1", "--out", tmp_path, "--json")
+    assert (done.code, done.json["interrupted"]) == (130, True)
+    assert [one["score"] is None for one in done.json["candidates"]] == [False, False, True]
+    assert (tmp_path / "model.safetensors").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_sigint_from_outside_stops_saves_and_exits_with_130(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"

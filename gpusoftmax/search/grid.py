@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from sklearn.base import clone
 
 from gpusoftmax.estimators import Estimator
@@ -52,6 +53,26 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
 def _plain(values: Any) -> list[Any]:
     """Python's own numbers instead of NumPy's."""
     return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def values_of(name: str, text: str) -> list[float]:
+    """Numbers from a command line: START:STOP:COUNT, of equal ratios, or a list with commas.
+
+    Raises
+    ------
+    ValueError
+        Neither.
+    """
+    try:
+        if ":" in text:
+            start, stop, count = text.split(":")
+            return [float(f"{value:.6g}") for value in np.geomspace(float(start), float(stop), int(count))]
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"{name} {text!r} is no range of numbers; write START:STOP:COUNT, such as 1e-5:1e-1:20 (both ends greater "
+            "than 0), or a list such as 0.1,1,10"
+        ) from None
 
 
 def configured(estimator: Estimator, candidates: list[dict[str, Any]]) -> list[Any]:

@@ -184,6 +184,15 @@ class SweepResult:
             columns |= {f"score_{i}": row for i, row in enumerate(trials.score)}
         return columns
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """For JSON: each candidate's parameters, with its means over the splits; None where nothing was measured."""
+        return [
+            {**one, **{name: number(getattr(self.trials, name)[:, k].mean()) for name in MEASURES},
+             "status": status_in_words(self.trials.status[:, k])}
+            for k, one in enumerate(self.candidates)
+        ]  # fmt: skip
+
     def to_csv(self, path: str | Path) -> None:
         """Write the table as comma-separated values."""
         import csv
@@ -243,6 +252,11 @@ class SweepResult:
 def status_in_words(column: Array) -> str:
     """Of a candidate: its splits' in a word or two."""
     return ", ".join(dict.fromkeys(str(status) or "not tried" for status in column))
+
+
+def number(value: Any) -> float | None:
+    """A number that JSON knows."""
+    return float(value) if np.isfinite(value) else None
 
 
 def standard_errors(scores: Array) -> Array:

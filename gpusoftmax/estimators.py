@@ -23,8 +23,9 @@ from gpusoftmax.fitting import (
     stream_after,
 )
 from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns
-from gpusoftmax.problem import C_from_l2, changed_for_sgd, prepare
+from gpusoftmax.problem import C_from_l2, Problem, changed_for_sgd, prepare
 from gpusoftmax.progress import progress_display
+from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
 from gpusoftmax.validation import (
@@ -205,29 +206,30 @@ class _LinearClassifier(LinearPredictor):
             problem = prepare(self, device, features, y, sample_weight, validation)
             if validation is not None:
                 self._check_names(validation[0])
-            solver = make_solver(self, problem.objective)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
-            start = start_weights(start_from, problem)
-            callbacks: list[Callback] = list(self.callbacks)
-            if (
-                validation is not None
-                and solver.open_ended
-                and not any(isinstance(c, EarlyStopping) for c in callbacks)
-            ):
-                callbacks.append(EarlyStopping())
-            result = train(
-                problem.objective,
-                solver,
-                *start,
-                validation=problem.validation,
-                callbacks=callbacks,
-                progress=progress_display() if self.verbose else None,
-            )
-        if missed := self._missed(result, solver, problem.objective.features.dtype):
+            missed = self._solve(problem, start_from)
+        if missed:
             warnings.warn(missed, ConvergenceWarning, stacklevel=2)
-        with device.active():
-            return publish(self, problem, result)
+        return self
+
+    def _solve(self, problem: Problem, start_from: Any, sample: GramSample | None = None) -> str:
+        """Train and write the fitted attributes; what is to be warned of, see `_missed`."""
+        solver = make_solver(self, problem.objective, sample)
+        callbacks: list[Callback] = list(self.callbacks)
+        stops = any(isinstance(c, EarlyStopping) for c in callbacks)
+        if problem.validation is not None and solver.open_ended and not stops:
+            callbacks.append(EarlyStopping())
+        result = train(
+            problem.objective,
+            solver,
+            *start_weights(start_from, problem),
+            validation=problem.validation,
+            callbacks=callbacks,
+            progress=progress_display() if self.verbose else None,
+        )
+        publish(self, problem, result)
+        return self._missed(result, solver, problem.objective.features.dtype)
 
     @available_if(_learns_from_streams)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:

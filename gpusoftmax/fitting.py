@@ -18,6 +18,7 @@ from gpusoftmax.batches import BatchPlan
 from gpusoftmax.certificate import Certificate, FitReport, certify
 from gpusoftmax.objective import Objective
 from gpusoftmax.problem import Problem, solver_of
+from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.stream import Stream
@@ -29,10 +30,11 @@ Array = npt.NDArray[Any]
 AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
 
 
-def make_solver(estimator: Any, objective: Objective) -> Solver:
-    """The solver that the estimator's parameters ask for."""
+def make_solver(estimator: Any, objective: Objective, sample: GramSample | None = None) -> Solver:
+    """The solver that the parameters ask for; an exact one may have the sample of others over the same X."""
     if solver_of(estimator) == "lbfgs":
-        return LBFGS(int(estimator.max_iter), float(estimator.tol), check_random_seed(estimator.random_state))
+        seed = check_random_seed(estimator.random_state)
+        return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample)
     plan = _plan(estimator, objective.features.n)
     schedule = estimator.schedule
     if schedule == "auto":

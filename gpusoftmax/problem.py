@@ -156,8 +156,14 @@ def prepare(
     """Objectives for X, checked and on the device, in the estimator's terms. With a stream X is its next part."""
     known = None if stream is None else stream.classes
     data = load(estimator, device, X, y, sample_weight, validation, known)
+    return problem_of(estimator, data, stream)
+
+
+def problem_of(estimator: Any, data: Data, stream: Stream | None = None) -> Problem:
+    """The same from data that are checked already."""
     objective, stream = _posed(estimator, data, None, stream)
-    return Problem(objective, None if validation is None else held_out(objective, data), data.classes, device, stream)
+    aside = None if data.validation is None else held_out(objective, data)
+    return Problem(objective, aside, data.classes, data.backend, stream)
 
 
 def pose(estimator: Any, data: Data, rows: Array | None = None) -> Objective:

@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from gpusoftmax.array import resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.prediction import best_classes, outputs
-from gpusoftmax.problem import load
+from gpusoftmax.problem import load, problem_of
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.result import SweepResult, choose, edges
@@ -184,11 +185,11 @@ def sweep(
             "learning_rate='auto'"
         )
     result = _chosen(work, rule, interrupted)
-    if keep_models:
-        with device.active():
+    with device.active():
+        if keep_models:
             _predict_out_of_fold(result, work)
-    if refit:
-        result.best_estimator_ = _refit(result, X, y, sample_weight, verbose)
+        if refit:
+            result.best_estimator_ = _refit(result, work, verbose)
     result.seconds_ = time.perf_counter() - started
     return result
 
@@ -246,14 +247,19 @@ def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
     result.out_of_fold_ = data.classes[best], probabilities
 
 
-def _refit(result: SweepResult, X: Any, y: Any, sample_weight: Any, verbose: int) -> Any:
+def _refit(result: SweepResult, work: Work, verbose: int) -> Any:
     """The best candidate's estimator, fitted to all rows; the exact one from the mean of its folds' models."""
-    models = [result.models_[i, result.best_index_] for i in range(result.n_splits_) if result.models_]
-    estimator = clone(result.estimators_[result.best_index_]).set_params(verbose=verbose)
+    best = result.best_index_
+    estimator = work.estimator(best).set_params(verbose=verbose)
+    models = [work.models[i, best] for i in range(result.n_splits_) if work.models]
     start = None
     if models and estimator.solver == "lbfgs":
         start = clone(models[0])
-        start.classes_ = models[0].classes_
+        start.classes_ = result.classes_
         start.coef_ = np.mean([model.coef_ for model in models], axis=0)
         start.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
-    return estimator.fit(X, y, sample_weight, start_from=start)
+    problem = problem_of(estimator, replace(work.data, validation=None))
+    missed = estimator._solve(problem, start, work.samples.get(best))
+    if missed:
+        warnings.warn(missed, ConvergenceWarning, stacklevel=3)
+    return estimator.set_params(verbose=0)

@@ -66,6 +66,7 @@ class Work:
     def __post_init__(self) -> None:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
         self.models: dict[tuple[int, int], Any] = {}
+        self.samples: dict[int, GramSample] = {}
         self.done = 0
 
     def along_paths(self, patience: int | None) -> None:
@@ -75,6 +76,7 @@ class Work:
             first = self.estimators[order[0]]
             objectives = [pose(first, self.data, split.train) for split in self.splits]
             sample = GramSample(objectives[0], self.seed, len(order), alike=True)
+            self.samples |= dict.fromkeys(group, sample)
             paths = [exact.Path(one, sample, int(first.max_iter), float(first.tol), self.seed) for one in objectives]
             measured_on = [self._held_out(i, one) for i, one in enumerate(objectives)]
             features, c = objectives[0].features, len(self.data.classes)
@@ -187,10 +189,15 @@ class Work:
 
     def _model(self, k: int, objective: Objective, W: Any, b: Any) -> Any:
         """The candidate's estimator with these weights."""
-        model = clone(self.estimators[k])
-        validate_data(model, self.X if has_columns(self.X) else self.data.X, skip_check_array=True)
+        model = self.estimator(k)
         write_weights(model, objective.for_penalties(np.array([self._l2(k, objective)])), self.data.classes, W, b)
         return model
+
+    def estimator(self, k: int) -> Any:
+        """The candidate's, not fitted, but with the features' number and names."""
+        estimator = clone(self.estimators[k])
+        validate_data(estimator, self.X if has_columns(self.X) else self.data.X, skip_check_array=True)
+        return estimator
 
     def _score(self, i: int, model: Any) -> float:
         """By the user's scorer."""

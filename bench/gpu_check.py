@@ -6,8 +6,8 @@
     python bench/gpu_check.py --data sample.npz --out results/
 
 Writes into the folder: machine.json (device, driver, versions), tests.txt (the GPU tests on real CuPy), sanitizer.txt
-(compute-sanitizer's memcheck and racecheck, where it is installed), recipe.json and solver.json (the cs231n recipe and
-the exact solver on "cuda" beside "cpu"), row_loss.json and row_loss.txt (GB/s of the row kernel beside a copy of the
+(compute-sanitizer's memcheck and racecheck, where it is installed), recipe.json, solver.json and sweep.json (the cs231n
+recipe, the exact solver, and 20 values of C on "cuda" beside "cpu"), row_loss.json and row_loss.txt (GB/s of the row kernel beside a copy of the
 bytes and PyTorch, if it is installed). Each part has a share of the time; one that does not finish says so and the rest
 goes on. Exit code 0 if all that ran was right.
 """
@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARES = {"tests": 200, "sanitizer": 120, "recipe": 60, "solver": 30, "row_loss": 90}  # seconds
+SHARES = {"tests": 200, "sanitizer": 120, "recipe": 60, "solver": 30, "sweep": 60, "row_loss": 90}  # seconds
 COLUMNS = (10, 100, 256, 1000, 1024, 4096, 16384, 32768, 131072)
 BYTES = 1 << 29  # of scores a case: far beyond any cache
 REPEATS = 20
 TESTS = (
     *("tests/test_cuda_host.py", "tests/test_objective.py", "tests/test_estimators.py", "tests/test_recipes.py"),
-    *("tests/test_lbfgs.py", "tests/test_curvature.py", "tests/test_certificate.py"),
+    *("tests/test_lbfgs.py", "tests/test_curvature.py", "tests/test_certificate.py", "tests/test_sweep.py"),
 )
 SANITIZED = """
 import numpy as np
@@ -160,6 +160,32 @@ def check_solver(out: Path, data: Path | None) -> bool:
     (out / "solver.json").write_text(json.dumps({"rows": len(y), **results}, indent=1))
     cuda, cpu = (results[f"{backend} warm"] for backend in ("cuda", "cpu"))
     return abs(cuda["objective"] - cpu["objective"]) <= cuda["bound"] + cpu["bound"]
+
+
+def check_sweep(out: Path, data: Path | None) -> bool:
+    """20 values of C on the GPU, so many side by side, and on the CPU: the same models, to what tol leaves."""
+    from gpusoftmax import sweep
+    from gpusoftmax.search import exact
+
+    if data is None:
+        (out / "sweep.json").write_text('"no data: pass --data"\n')
+        return True
+    X, y, X_test, y_test = images(data)
+    grid, widths = {"C": np.logspace(-5, -1, 20).tolist()}, {"cpu": [1], "cuda": [1, 4, 20]}
+    results, objectives, width = {}, [], exact.width
+    for backend, tried in widths.items():
+        for wide in tried:
+            exact.width = lambda *shape, wide=wide: wide  # type: ignore[misc]
+            for _ in range(2):
+                found = sweep(X, y, grid, validation=(X_test, y_test), scaling="standard", backend=backend, refit=False)
+            objectives.append(found.trials.objective[0])
+            results[f"{backend}, {wide} side by side, warm"] = {
+                "seconds": found.seconds_, "passes": found.trials.passes[0].tolist(), "chosen": found.best_params_,
+                "objectives": objectives[-1].tolist(),
+            }  # fmt: skip
+    exact.width = width
+    (out / "sweep.json").write_text(json.dumps({"rows": len(y), **results}, indent=1))
+    return bool(np.allclose(objectives, objectives[0], rtol=2e-4))
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -291,7 +317,7 @@ def main() -> None:
     (options.out / "machine.json").write_text(json.dumps(machine(), indent=1))
     parts = {
         "tests": check_tests, "sanitizer": check_sanitizer, "recipe": check_recipe, "solver": check_solver,
-        "row_loss": check_row_loss,
+        "sweep": check_sweep, "row_loss": check_row_loss,
     }  # fmt: skip
     verdicts = {}
     for name, part in parts.items():

@@ -7,9 +7,9 @@
 
 Writes into the folder: machine.json (device, driver, versions), tests.txt (the GPU tests on real CuPy), sanitizer.txt
 (compute-sanitizer's memcheck and racecheck, where it is installed), recipe.json, solver.json and sweep.json (the cs231n
-recipe, the exact solver, and 20 values of C on "cuda" beside "cpu"), row_loss.json and row_loss.txt (GB/s of the row kernel beside a copy of the
-bytes and PyTorch, if it is installed). Each part has a share of the time; one that does not finish says so and the rest
-goes on. Exit code 0 if all that ran was right.
+recipe, the exact solver, and 20 values of C on "cuda" beside "cpu"), row_loss.json and row_loss.txt (GB/s of the row
+kernel beside a copy of the bytes and PyTorch, if it is installed). Each part has a share of the time; one that does not
+finish says so and the rest goes on. Exit code 0 if all that ran was right.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.trainer import Record, TrainResult
 
 Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
 
 
 @dataclass
@@ -81,6 +84,7 @@ class Work:
             measured_on = [self._held_out(i, one) for i, one in enumerate(objectives)]
             features, c = objectives[0].features, len(self.data.classes)
             wide = exact.width(self.data.backend, features.d, c, np.dtype(features.dtype).itemsize)
+            log.info("sweep: %d penalties, %d side by side, on %d splits", len(order), wide, len(self.splits))
             for start in range(0, len(order), wide):
                 some = order[start : start + wide]
                 for i, path in enumerate(paths):
@@ -113,6 +117,7 @@ class Work:
     def _train(self, group: list[int], passes: int, last: bool) -> None:
         """So many passes from zero; scores count as the candidates' own, also if they are not the last."""
         wide = minibatch.width(self.data.X.shape[1], len(self.data.classes))
+        log.info("sweep: %d configurations for %d passes of SGD, up to %d side by side", len(group), passes, wide)
         for start in range(0, len(group), wide):
             some = group[start : start + wide]
             estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in some]

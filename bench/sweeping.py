@@ -126,9 +126,11 @@ def race(racer: Racer, options: argparse.Namespace, problem: Problem, truth: Any
         numbers = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         models = read(folder / "models.npz")
         if numbers.pop("stopped"):
-            done = (folder / "tally").stat().st_size
-            seconds = numbers.pop("rounds")[0]
-            entry |= {"over_budget": options.budget, "done": done, "of": of, "seconds_each": seconds / max(done, 1)}
+            entry["over_budget"] = options.budget
+            if not racer.once:
+                done = (folder / "tally").stat().st_size
+                each = numbers["rounds"][0] / max(done, 1)
+                entry |= {"done": done, "of": of, "seconds_each": each}
         else:
             entry["seconds"] = statistics.median(numbers["rounds"])
     entry |= numbers
@@ -210,7 +212,7 @@ def in_words(part: str, result: Result) -> str:
         for key in ("milliseconds", "seconds_by_width"):
             if key in entry:
                 notes.append(f"{key} " + ", ".join(f"{K}: {value:.3g}" for K, value in entry[key].items()))
-        lines.append(f"  {name:14s}{time_in_words(entry):34s}{'; '.join(notes)}")
+        lines.append(f"  {name:14s}{time_in_words(entry):40s}  {'; '.join(notes)}")
     return "\n".join(lines)
 
 
@@ -221,7 +223,8 @@ def time_in_words(entry: Result) -> str:
             return f"{reason}: {entry[reason]}"
     if "over_budget" in entry:
         each = f", {entry['seconds_each']:.3g} s each" if "seconds_each" in entry else ""
-        return f"> {entry['over_budget']:g} s, {entry['done']} of {entry['of']} done{each}"
+        done = f", {entry['done']} of {entry['of']} done" if "done" in entry else ""
+        return f"> {entry['over_budget']:g} s{done}{each}"
     return f"{entry['seconds']:.3f} s"
 
 

@@ -96,14 +96,13 @@ def origin(found: Found) -> str:
 def models_table(result: Found) -> list[str]:
     """Milliseconds a model by K, and seconds of a path by its width; Markdown."""
     racers, lines = present(result), []
-    if rows := [name for name in LINES if name in racers]:
-        Ks = list(racers[rows[0]]["milliseconds"])
+    if rows := [name for name in LINES if racers.get(name, {}).get("milliseconds")]:
+        Ks = list(max((racers[name]["milliseconds"] for name in rows), key=len))
         lines += ["", "| milliseconds a model, K = | " + " | ".join(Ks) + " |", "|---" * (len(Ks) + 1) + "|"]
         for name in rows:
-            cells = [seconds(racers[name]["milliseconds"][K]) for K in Ks]
+            cells = [seconds(racers[name]["milliseconds"][K]) if K in racers[name]["milliseconds"] else "-" for K in Ks]
             lines.append(f"| {LINES[name]} | " + " | ".join(cells) + " |")
-    if "width" in racers:
-        found = racers["width"]["seconds_by_width"]
+    if found := racers.get("width", {}).get("seconds_by_width"):
         told = ", ".join(f"{seconds(value)} s with {width}" for width, value in found.items())
         lines += ["", f"The path by how many C's are solved side by side: {told}."]
     return lines
@@ -198,8 +197,7 @@ def _bars(axes: Any, result: Found) -> None:
 def _lines(axes: Any, result: Found) -> None:
     Ks: list[int] = []
     for (name, words), colour in zip(LINES.items(), (COLOUR, "#4c72b0"), strict=True):
-        if name in present(result):
-            times = result["racers"][name]["milliseconds"]
+        if times := present(result).get(name, {}).get("milliseconds"):
             Ks, values = list(map(int, times)), list(times.values())
             axes.plot(Ks, [value / values[0] for value in values], "o-", color=colour, label=words)
     axes.axhline(1, color="#999999", linewidth=0.8)

@@ -502,16 +502,15 @@ def per_model(problem: Problem, watch: Watch, run: Callable[[int], int]) -> dict
 
     Medians of rounds in turn, after one that does not count; when the time is up, of the rounds that are done.
     """
-    found: dict[int, list[float]] = {K: [] for K in problem.size.models}
-    for K in found:
-        run(K)
-    for _ in range(ROUNDS):
-        for K, times in found.items():
+    found: dict[int, list[float]] = {}
+    for number in range(ROUNDS + 1):
+        for K in problem.size.models:
+            if watch.enough():
+                break
             started = time.perf_counter()
             shared = run(K)
-            times.append(1e3 * (time.perf_counter() - started) / shared)
-        if watch.enough():
-            break
+            if number:
+                found.setdefault(K, []).append(1e3 * (time.perf_counter() - started) / shared)
     return {"milliseconds": {str(K): statistics.median(times) for K, times in found.items()}}
 
 

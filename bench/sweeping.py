@@ -48,7 +48,7 @@ Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE before measuring, and let nobody el
 
 BUDGET = 900.0  # seconds of a racer's run
 GRACE = 10.0  # seconds after which who has not stopped by itself is stopped
-SHORT, TIMES = 20.0, 3  # what takes less in all is run again, up to so many times, and the median counts
+SHORT, TIMES = 60.0, 3  # what takes less in all is run again, up to so many times, and the median counts
 REST = 0.5
 
 Result = dict[str, Any]

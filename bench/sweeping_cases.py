@@ -1,0 +1,153 @@
+"""What sweeps are measured on: the parts of the race, their sizes and their data, and who is drawn to be checked.
+
+cv        values of C x folds on CIFAR-10's first rows
+path      values of C on all training rows, with a validation set
+cs231n    learning rates x regularizations of the course's recipe: SGD on the same minibatches
+models    K models side by side, K growing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+PARTS = {
+    "cv": "values of C x folds",
+    "path": "values of C, one validation set",
+    "cs231n": "learning rates x regularizations, SGD",
+    "models": "K models side by side",
+}
+SCALE = 64.0  # what pixels are divided by
+SEED, DRAWN = 0, 3  # of what is drawn; how many models of a part are checked
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    cv_rows: int = 10_000
+    rows: int = 49_000
+    Cs: int = 20
+    folds: int = 5
+    side: int = 8
+    steps: int = 1500
+    batch: int = 200
+    models: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    model_steps: int = 100
+    widths: tuple[int, ...] = (1, 2, 4, 20)
+
+
+FULL = Size()
+QUICK = Size(600, 800, 4, 3, 2, 30, 50, (1, 2, 4), 5, (1, 4))
+WARM = Size(300, 300, 2, 2, 1, 2, 50, (1,), 2, (1,))  # what everybody does before the clock starts
+
+
+@dataclass(frozen=True)
+class Problem:
+    """X (n, d) in uint8, labels y (n,) from 0, and rows to validate on."""
+
+    part: str
+    X: Array
+    y: Array
+    X_validation: Array
+    y_validation: Array
+    size: Size
+
+    def warm(self) -> Problem:
+        """A little of the same."""
+        rows = min(len(self.y), WARM.rows)
+        size = replace(WARM, side=self.size.side)  # code is compiled for the number of models
+        return replace(self, X=self.X[:rows], y=self.y[:rows], size=size)
+
+    @cached_property
+    def Cs(self) -> list[float]:
+        """From strong penalties to weak ones."""
+        return [float(C) for C in np.logspace(-5, -1, self.size.Cs)]
+
+    @cached_property
+    def splits(self) -> list[tuple[Any, Array]]:
+        """Rows to train on and rows held out; of a path all rows, and none."""
+        if self.part != "cv":
+            return [(np.arange(len(self.y)), np.arange(0))]
+        from sklearn.model_selection import StratifiedKFold
+
+        return list(StratifiedKFold(self.size.folds).split(self.X, self.y))
+
+    @cached_property
+    def pairs(self) -> list[tuple[float, float]]:
+        """Learning rates and regularizations; the largest rate is below 2 / curvature of raw pixels: none diverges."""
+        side = self.size.side
+        return [(float(rate), float(reg)) for rate in np.logspace(-8, -6.4, side) for reg in np.logspace(3, 5, side)]
+
+    @cached_property
+    def models(self) -> list[tuple[int, int]]:
+        """Of all models (split, number of C), or (0, number of the pair): in an order that the seed draws.
+
+        Who is stopped has thus done a fair sample; the first few are the models that are checked.
+        """
+        count = len(self.pairs) if self.part == "cs231n" else self.size.Cs
+        every = [(i, k) for i in range(len(self.splits)) for k in range(count)]
+        return [every[i] for i in np.random.default_rng(SEED).permutation(len(every))]
+
+    @property
+    def drawn(self) -> list[tuple[int, int]]:
+        """The models that are checked."""
+        return self.models[:DRAWN]
+
+    def scaled(self, dtype: Any = np.float32) -> Array:
+        """X / SCALE, for who folds no scaling."""
+        return self.X.astype(dtype) / dtype(SCALE)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Of the training rows, (d,) float64."""
+        mean: Array = self.X.mean(axis=0)
+        return mean
+
+    def batches(self) -> list[Array]:
+        """The rows of each step of the recipe, as `recipes.train_cs231n` draws them."""
+        from gpusoftmax.batches import BatchPlan
+
+        plan = BatchPlan(len(self.y), self.size.batch, replacement=True, seed=SEED)
+        epochs = range(-(-self.size.steps // plan.steps_per_epoch))
+        every: list[Any] = [rows for epoch in epochs for rows in plan.epoch(epoch)]
+        return every[: self.size.steps]
+
+    def start(self) -> Array:
+        """Weights (d + 1, c) that each model of the recipe starts from, the bias last."""
+        found: Array = 0.001 * np.random.default_rng(SEED).standard_normal((self.X.shape[1] + 1, 1, CLASSES))[:, 0]
+        return found.astype(np.float32)
+
+
+def make(part: str, folder: Path | None, quick: bool) -> Problem:
+    """A part's data: CIFAR-10, or without a folder scikit-learn's digits, which are enough to try everything on.
+
+    Raises
+    ------
+    ValueError
+        All of it is asked for, and there is no folder.
+    """
+    size = QUICK if quick else FULL
+    if folder is not None:
+        from gpusoftmax import load_cifar10
+
+        found = load_cifar10(folder)
+        X, y, aside = found.X_train, found.y_train, (found.X_validation, found.y_validation)
+    elif quick:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        X, y = (15 * digits.data).astype(np.uint8), digits.target
+        X, y, aside = X[:1500], y[:1500], (X[1500:], y[1500:])
+    else:
+        raise ValueError("the race is on CIFAR-10: pass --data DIR, or --quick for a trial on digits")
+    rows = size.cv_rows if part == "cv" else size.rows
+    return Problem(part, X[:rows], y[:rows].astype(np.int64), *aside, size)

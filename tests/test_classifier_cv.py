@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegressionCV
-from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -88,6 +90,69 @@ def test_its_score_is_by_its_scoring(scoring: Any) -> None:
     model = SoftmaxClassifierCV(CS, cv=3, scoring=scoring).fit(X, y)
     expected = -np.log(model.predict_proba(X)[np.arange(150), y]).mean()
     assert model.score(X, y) == pytest.approx(-expected if scoring == "log_loss" else (model.predict(X) == y).mean())
+
+
+def test_a_scorer_is_called_once_for_each_model() -> None:
+    calls = []
+
+    def scorer(model: Any, X: Any, y: Any) -> float:
+        calls.append((model, len(y)))
+        return -abs(getattr(model, "C", 3.0) - 0.1)
+
+    X, y = iris()
+    model = SoftmaxClassifierCV(CS, cv=3, scoring=scorer).fit(X, y)
+    assert sorted((one.C, rows) for one, rows in calls) == [(C, 50) for C in CS for _ in range(3)]
+    assert model.C_ == 0.1
+    assert model.score(X, y) == -2.9
+    assert calls[9:] == [(model, 150)]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss", "neg_brier_score", "f1", "precision"])
+def test_folds_that_lack_classes_are_scored_as_theirs(classes: int, scoring: str) -> None:
+    X, y = iris(classes)
+    names, n = np.array(["setosa", "versicolor", "virginica"])[y], 50 * classes
+    scoring = f"{scoring}_macro" if scoring in ("f1", "precision") and classes == 3 else scoring
+    folds = [(np.delete(np.arange(n), test), test) for _, test in KFold(classes).split(X)]  # one class each
+    folds.append((np.arange(n), np.arange(n - 60, n)))
+    common: dict[str, Any] = {"Cs": CS, "cv": folds, "fit_intercept": False, "scoring": scoring, "tol": 1e-8}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # precision of a class that is not predicted
+        theirs = LogisticRegressionCV(**common, max_iter=5000, l1_ratios=(0.0,), use_legacy_attributes=False)
+        theirs.fit(X, names)
+        ours = SoftmaxClassifierCV(**common).fit(X, names)
+    np.testing.assert_allclose(ours.scores_, theirs.scores_, atol=1e-5)
+    assert ours.C_ == theirs.C_
+
+
+@pytest.mark.parametrize("requested", [False, True])
+def test_a_scorer_can_decline_weights(requested: bool) -> None:
+    X, y = iris()
+    weights = np.where(y == 1, 5.0, 1.0)
+    with config_context(enable_metadata_routing=True):
+        scorer = get_scorer("accuracy").set_score_request(sample_weight=requested)
+        common: dict[str, Any] = {"Cs": CS, "cv": 3, "scoring": scorer, "tol": 1e-8}
+        theirs = LogisticRegressionCV(**common, max_iter=5000, l1_ratios=(0.0,), use_legacy_attributes=False)
+        theirs.fit(X, y, sample_weight=weights)
+        ours = SoftmaxClassifierCV(**common).fit(X, y, sample_weight=weights)
+    np.testing.assert_allclose(ours.scores_, theirs.scores_)
+
+
+def test_weights_and_groups_reach_it_through_a_pipeline() -> None:
+    X, y = iris()
+    weights, groups = np.arange(150) % 3 + 1.0, np.arange(150) // 10
+    alone = SoftmaxClassifierCV(CS, cv=GroupKFold(3))
+    scaled = StandardScaler().fit_transform(X)
+    alone.fit(scaled, y, weights, groups=groups)
+    with config_context(enable_metadata_routing=True):
+        model = clone(alone).set_fit_request(sample_weight=True, groups=True)
+        pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), model)
+        pipeline.fit(X, y, sample_weight=weights, groups=groups)
+    np.testing.assert_array_equal(pipeline[-1].scores_, alone.scores_)
+    np.testing.assert_array_equal(pipeline[-1].coef_, alone.coef_)
+    assert not np.array_equal(alone.coef_, clone(alone).fit(scaled, y, groups=groups).coef_)
+    with pytest.raises(ValueError, match="groups"):
+        clone(alone).fit(scaled, y, weights)
 
 
 def test_it_shows_its_sweep() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import numpy.typing as npt
+from sklearn import get_config
 from sklearn.metrics import get_scorer
+
+Array = npt.NDArray[Any]
 
 NEGATIVE_LOSSES = ("log_loss", "neg_log_loss", "loss")
 
@@ -25,6 +31,28 @@ class Scoring:
 
     name: str
     function: Callable[..., Any] | None = None
+
+    def knowing(self, classes: Array) -> Self:
+        """The same, told which classes there are, if it is a scorer that asks: a fold may hold out some of them alone.
+
+        scikit-learn's LogisticRegressionCV tells its scorer the same.
+        """
+        metric = getattr(self.function, "_score_func", None)  # of (y, predictions), in scikit-learn's scorers
+        asked = {} if metric is None else inspect.signature(metric).parameters
+        if "labels" not in asked:
+            return self
+        positive = {"pos_label": classes[1]} if "pos_label" in asked and len(classes) == 2 else {}
+        scorer: Any = copy.copy(self.function)
+        scorer._kwargs = {"labels": classes, **positive, **scorer._kwargs}
+        return replace(self, function=scorer)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether rows count by sample_weight: yes, unless metadata routing is enabled and the scorer declines."""
+        routing = getattr(self.function, "get_metadata_routing", None)
+        if routing is None or not get_config()["enable_metadata_routing"]:
+            return True
+        return routing().score.requests.get("sample_weight") is not False
 
     def of(self, loss: float, accuracy: float) -> float:
         """From the mean loss and the accuracy on the rows held out."""

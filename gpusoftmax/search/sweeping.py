@@ -83,7 +83,7 @@ def sweep(
     scoring : str or callable
         "accuracy"; "log_loss", in nats and negated, so that larger is better; "loss", the estimator's own; the name of
         one of scikit-learn's scorers, or a function of (estimator, X, y). Rows that are held out count by
-        sample_weight.
+        sample_weight, unless the scorer declines it (set_score_request).
     solver : {"auto", "lbfgs", "sgd"}
     refit : bool
         Fit the best configuration to all rows of X: `best_estimator_`. With validation=(X, y), these are the training
@@ -166,8 +166,9 @@ def sweep(
         )  # fmt: skip
         tally = Tally(models) if verbose else None
         work = Work(
-            X, labels, own, data, splits, candidates, estimators, scorer, keep_models, seed, tally, on_candidate
-        )
+            X, labels, own, data, splits, candidates, estimators, scorer.knowing(data.classes), keep_models, seed,
+            tally, on_candidate,
+        )  # fmt: skip
         interrupted = False
         try:
             work.by_sgd(halving) if sgd else work.along_paths(patience)

@@ -211,7 +211,8 @@ class Work:
         if rows is None:
             return float(self.scoring.function(model, *self.validation))
         X = self.X if has_columns(self.X) or hasattr(self.X, "dtype") else np.asarray(self.X)
-        weights = {} if self.data.weights is None else {"sample_weight": self.data.weights[rows]}
+        s = self.data.weights if self.scoring.weighs else None
+        weights = {} if s is None else {"sample_weight": s[rows]}
         return float(self.scoring.function(model, _safe_indexing(X, rows), self.y[rows], **weights))
 
     def has_any(self) -> bool:

@@ -124,6 +124,13 @@ def test_the_report_says_what_was_chosen_how_sure_it_is_and_where_the_grid_ends(
     assert "C is the largest that was tried: a better one may lie beyond it" in report
 
 
+def test_of_equals_the_chosen_one_is_the_first() -> None:
+    result = result_of([[0.5, 0.5, 0.5]], CS)
+    result.best_index_ = 2
+    assert result.order_.tolist() == [2, 0, 1]
+    assert result.report.splitlines()[1].startswith("* C = 10")
+
+
 def test_the_report_names_ties() -> None:
     assert "as good: C = 1; C = 10" in result_of([[0.5, 0.5, 0.5]], CS).report
 

@@ -118,6 +118,13 @@ class SweepResult:
         return self.trials.score.mean(axis=0)
 
     @property
+    def order_(self) -> Array:
+        """Candidates from the largest mean score to the smallest, the chosen one before its equals."""
+        scores = np.where(np.isnan(self.mean_scores_), -np.inf, self.mean_scores_)
+        equals = np.arange(len(scores)) != self.best_index_
+        return np.lexsort([equals, -scores])
+
+    @property
     def standard_errors_(self) -> Array:
         """(candidates,): of the means, from the scatter between splits; NaN for one split."""
         return standard_errors(self.trials.score)
@@ -167,7 +174,7 @@ class SweepResult:
             values = [candidate.get(name) for candidate in self.candidates]
             plain = all(isinstance(value, int | float) for value in values)
             columns[name] = np.array(values, float) if plain else [str(value) for value in values]
-        order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")
+        order = self.order_
         ranks = np.empty(len(order), int)
         ranks[order] = np.arange(1, len(order) + 1)
         columns |= {

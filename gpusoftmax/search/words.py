@@ -26,9 +26,8 @@ def report(result: Any) -> str:
     lines = [f"{len(means)} configurations on {splits} in {result.seconds_:.1f} s, by {result.scoring}"]
     if result.interrupted_:
         lines.append(f"interrupted: {int(np.isnan(means).sum())} configurations were not done")
-    order = np.argsort(-np.where(np.isnan(means), -np.inf, means), kind="stable")
     width = max(len(candidate_in_words(one)) for one in result.candidates)
-    for k in order[:SHOWN].tolist():
+    for k in result.order_[:SHOWN].tolist():
         error = "" if np.isnan(errors[k]) else f" ± {errors[k]:.4f}"
         measured = (
             f"{means[k]:.4f}{error}  accuracy {trials.accuracy[:, k].mean():.2%}  loss {trials.loss[:, k].mean():.4f}  "

@@ -11,6 +11,7 @@ from typing import Any
 _EXPORTS = {
     "BackendUnavailableError": "exceptions",
     "BadFileError": "exceptions",
+    "CourseSweep": "recipes",
     "DivergenceError": "exceptions",
     "EarlyStopping": "trainer",
     "FitReport": "certificate",
@@ -26,6 +27,7 @@ _EXPORTS = {
     "resolve": "array",
     "save_model": "persist",
     "softmax_cross_entropy": "objective",
+    "sweep_cs231n": "recipes",
     "train_cs231n": "recipes",
 }
 

@@ -84,6 +84,12 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def check_pair(name: str, value: Any) -> None:
+    """Rows with their labels."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name} is a {type(value).__name__}; pass a pair (X, y)")
+
+
 def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
     """X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
 

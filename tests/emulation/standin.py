@@ -466,7 +466,8 @@ def _names() -> dict[str, Any]:
         "concatenate": lambda arrays: ndarray._from(np.concatenate([_plain(x) for x in arrays])),
         "where": lambda chosen, x, y: ndarray._from(np.where(chosen._host, _plain(x), _plain(y))),
         "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
-        "stack": lambda arrays: ndarray._from(np.stack([_plain(x) for x in arrays])),
+        "stack": lambda arrays, axis=0: ndarray._from(np.stack([_plain(x) for x in arrays], axis)),
+        "repeat": lambda x, count, axis: ndarray._from(np.repeat(_plain(x), count, axis)),
         "maximum": lambda x, y: ndarray._from(np.maximum(_plain(x), _plain(y))),
         "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0),
     }

@@ -57,6 +57,8 @@ ORDER = [
     "search.work",
     "search.sweeping",
     "recipes",
+    "metrics",
+    "probes",
     "persist",
     "datasets",
     "report",

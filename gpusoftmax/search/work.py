@@ -48,6 +48,8 @@ class Work:
     tally : Tally or None
     on_candidate : callable or None
         Told of each candidate that is done, by `row`.
+    recipe : Recipe or None
+        Of SGD.
     """
 
     X: Any
@@ -62,11 +64,13 @@ class Work:
     seed: int
     tally: Tally | None
     on_candidate: Callable[[dict[str, Any]], Any] | None
+    recipe: minibatch.Recipe | None = None
 
     def __post_init__(self) -> None:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
         self.models: dict[tuple[int, int], Any] = {}
         self.done = 0
+        self.diverged: DivergenceError | None = None  # the last one
 
     def along_paths(self, patience: int | None) -> None:
         """The exact solutions, from strong penalties to weak ones; one path for each split and class weight."""
@@ -91,7 +95,13 @@ class Work:
                     break
 
     def by_sgd(self, halving: int | None) -> None:
-        """Configurations side by side on the same minibatches, in rungs if they are halved."""
+        """Configurations side by side on the same minibatches, in rungs if they are halved.
+
+        Raises
+        ------
+        DivergenceError
+            None is left.
+        """
         left, passes = list(range(len(self.candidates))), int(self.estimators[0].max_iter)
         rungs = 1 if halving is None else 1 + int(math.log(len(left), halving) + 1e-9)
         for rung in reversed(range(rungs)):
@@ -107,6 +117,8 @@ class Work:
                 self.done += len(self.splits) * len(gone)
                 self._tell(gone)
                 left = kept
+        if self.diverged is not None and np.isnan(self.trials.score.mean(axis=0)).all():
+            raise self.diverged
 
     def _train(self, group: list[int], passes: int, last: bool) -> None:
         """So many passes from zero; scores count as the candidates' own, also if they are not the last."""
@@ -119,8 +131,9 @@ class Work:
                 l2 = np.array([self._l2(k, objective) for k in some])
                 before = self.done
                 try:
-                    result = minibatch.train_group(estimators, objective, l2, _Within(self, i, some))
-                except DivergenceError:
+                    result = minibatch.train_group(estimators, objective, l2, _Within(self, i, some), self.recipe)
+                except DivergenceError as error:
+                    self.diverged = error
                     self._forget(i, some, "diverged")
                 else:
                     self._measure(i, some, objective, self._held_out(i, objective), result)

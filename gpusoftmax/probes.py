@@ -53,6 +53,11 @@ GRIDS = {  # the name of what varies, and its values
         "learning_rate", [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1],
     ),
 }  # fmt: skip
+ENDS = {  # of trainings, that a reader should know of
+    "diverged": "diverged",
+    "precision": "are as exact as rounding allows, which is short of tol: float64 features go further",
+    "finished": "were not within tol after 1000 iterations",
+}
 MOST_ITERATIONS = 1000  # of L-BFGS
 TOL = 1e-4
 BATCH, ITERATIONS = 128, 12500  # of SGD: 10 "epochs" of 1250
@@ -141,8 +146,11 @@ class ProbeResult:
             lines.append(
                 f"note        {self.chosen:.4g} is the {self.edge} that was tried: a better one may lie beyond it"
             )
-        if lost := int((self.sweep.trials.status == "diverged").sum()):
-            lines.append(f"note        {lost} of {len(self.values)} diverged")
+        status = self.sweep.trials.status
+        for reason, words in ENDS.items():
+            count = int((status == reason).sum())
+            if count and not (reason == "finished" and self.protocol == "dinov2-linear"):
+                lines.append(f"note        {count} of {len(self.values)} {words}")
         if self.sweep.interrupted_:
             lines.append("note        interrupted: not all values were tried")
         if self.same_as_test:

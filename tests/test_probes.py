@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import DivergenceError, linear_probe, load_digits
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.probes import GRIDS, SAME
+from gpusoftmax.search.minibatch import Recipe
+from gpusoftmax.search.sweeping import sweep
 from tests.conftest import frames_of
 
 PROTOCOLS = list(GRIDS)
@@ -185,6 +188,21 @@ def test_heads_that_diverge_are_counted(rows: Any) -> None:
         probe(rows, "dinov2-linear", X_train=rows["X_train"] * 1e4)
 
 
+def test_solutions_that_are_short_of_tol_are_counted(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GRIDS, "dinov2-logreg", ("C", [0.01, 0.1, 1.0]))
+    with pytest.warns(ConvergenceWarning, match="rounding in float32"):  # of the refit
+        found = probe(rows, "dinov2-logreg", tol=1e-12)  # DINOv2's
+    assert "3 of 3 are as exact as rounding allows, which is short of tol" in found.report
+
+
+@pytest.mark.parametrize("changes", [{"refit": True}, {"halving": 2}, {"grid": {"C": [0.1, 1.0]}}], ids=str)
+def test_a_recipe_is_for_a_sweep_by_sgd_that_fits_nothing_anew(changes: Any, rows: Any) -> None:
+    recipe = Recipe(10, lambda d, c: (np.zeros((d, 1, c)), np.zeros((1, c))))
+    grid = {"learning_rate": [1e-3, 1e-2]}
+    with pytest.raises(ValueError, match="recipe=Recipe"):
+        sweep(rows["X_train"], rows["y_train"], **{"grid": grid, "refit": False, "recipe": recipe, **changes})
+
+
 def test_progress_is_shown_on_the_standard_error(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     probe(rows, "clip", verbose=1)
     shown = capsys.readouterr()
@@ -243,6 +261,22 @@ def test_data_frames_keep_their_names(library: str, rows: Any) -> None:
         probe(rows | given, "clip", validation=(framed(X)[columns[::-1]], y))
     with pytest.raises(TypeError, match=r"X_train is a DataFrame and validation\[0\] a ndarray"):
         probe(rows | given, "clip", validation=(X, y))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_arrays_on_a_gpu(protocol: str, rows: Any) -> None:
+    import cupy
+
+    X, y = rows["validation"]
+    some = {
+        "X_train": cupy.asarray(rows["X_train"][:100]), "y_train": cupy.asarray(rows["y_train"][:100]),
+        "X_test": cupy.asarray(rows["X_test"][:50]), "y_test": cupy.asarray(rows["y_test"][:50]),
+        "validation": (cupy.asarray(X[:60]), cupy.asarray(y[:60])),
+    }  # fmt: skip
+    found = probe(some, protocol, **({"n_iterations": 30} if protocol == "dinov2-linear" else {"tol": 1e-3}))
+    assert found.estimator.coef_.dtype == np.float32
+    assert found.test.top_1 > 0.6
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 AT_ONCE = 1 << 22  # scores, or features, of the rows that are looked at at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accuracies:
     """Shares of rows, in [0, 1].
 

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ HELD_OUT = 0.1
 COMPARED = 4096  # rows at a time
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ProbeResult:
     """What a linear probe found.
 
@@ -112,9 +112,9 @@ class ProbeResult:
     chosen: float
     edge: str
     ties: list[float]
-    sweep: SweepResult = field(repr=False)
+    sweep: SweepResult
     refitted: bool
-    estimator: SoftmaxClassifier = field(repr=False)
+    estimator: SoftmaxClassifier
     test: Accuracies
     same_as_test: bool
     seconds: float
@@ -165,6 +165,9 @@ class ProbeResult:
 
     def __str__(self) -> str:
         return self.report
+
+    def __repr__(self) -> str:
+        return f"<ProbeResult: {self.protocol}, {self.parameter} = {self.chosen:.4g}, test top-1 {self.test.top_1:.2%}>"
 
 
 SAME = "validation and test rows are the same: the choice has seen the test set, whose scores are too good"

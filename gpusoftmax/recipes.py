@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,7 @@ def _train(
     return problem, estimators, train_group(estimators, problem.objective, l2, progress, recipe)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CourseSweep:
     """What cs231n's exercise asks for: accuracies of a grid of learning rates and penalties.
 
@@ -162,7 +162,7 @@ class CourseSweep:
     best: tuple[float, float]
     ties: list[tuple[float, float]]
     edges: dict[str, str]
-    estimators: dict[tuple[float, float], Classifier] = field(repr=False)
+    estimators: dict[tuple[float, float], Classifier]
     test_accuracy: float | None = None
     interrupted: bool = False
     seconds: float = 0.0
@@ -200,6 +200,10 @@ class CourseSweep:
 
     def __str__(self) -> str:
         return self.report
+
+    def __repr__(self) -> str:
+        best, accuracy = _in_words(self.best), self.best_validation_accuracy
+        return f"<CourseSweep: {len(self.results)} models, best {best}, validation accuracy {accuracy:.4g}>"
 
     def plot(self, axes: Any = None) -> Any:
         """Heat maps of training and validation accuracy over learning rate (across) and reg (up); needs matplotlib.

@@ -170,6 +170,7 @@ def test_an_end_of_the_grid_is_flagged(values: Any, edge: str, rows: Any, monkey
 def test_the_report_says_splits_grid_choice_scores_and_source(rows: Any) -> None:
     found = probe(rows, "clip")
     text = str(found)
+    assert repr(found) == f"<ProbeResult: clip, lambda = {found.chosen:.4g}, test top-1 {found.test.top_1:.2%}>"
     for words in (
         "clip: logistic regression", "Radford et al.", "300 training, 300 validation (given), 300 test; 64 features",
         "96 values of lambda, 1e-06 to 1e+06", f"lambda = {found.chosen:.4g} (C = {1 / found.chosen:.4g})",

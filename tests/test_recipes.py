@@ -267,6 +267,7 @@ def test_the_best_has_the_largest_validation_accuracy_and_of_equals_the_stronges
 
 def test_the_report_has_the_lines_of_the_course(halves: dict[str, Any]) -> None:
     found = sweep_cs231n(**halves, test=halves["validation"])
+    assert repr(found).startswith("<CourseSweep: 6 models, best learning_rate = ")
     lines = str(found).splitlines()
     expected = [
         "lr %e reg %e train accuracy: %f val accuracy: %f" % (rate, reg, *found.results[rate, reg])  # noqa: UP031

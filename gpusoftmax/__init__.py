@@ -11,16 +11,19 @@ from typing import Any
 _EXPORTS = {
     "BackendUnavailableError": "exceptions",
     "BadFileError": "exceptions",
+    "CourseSweep": "recipes",
     "DivergenceError": "exceptions",
     "EarlyStopping": "trainer",
     "FitReport": "certificate",
     "GradientRecord": "gradcheck",
     "LinearSVMClassifier": "estimators",
+    "ProbeResult": "probes",
     "Record": "trainer",
     "SoftmaxClassifier": "estimators",
     "SoftmaxClassifierCV": "search.classifier_cv",
     "SweepResult": "search.result",
     "gradient_check": "gradcheck",
+    "linear_probe": "probes",
     "load_cifar10": "datasets",
     "load_digits": "datasets",
     "load_model": "persist",
@@ -29,6 +32,7 @@ _EXPORTS = {
     "save_model": "persist",
     "softmax_cross_entropy": "objective",
     "sweep": "search.sweeping",
+    "sweep_cs231n": "recipes",
     "train_cs231n": "recipes",
 }
 

@@ -13,6 +13,10 @@ from gpusoftmax.objective import loss_and_gradient as loss_and_gradient
 from gpusoftmax.objective import softmax_cross_entropy as softmax_cross_entropy
 from gpusoftmax.persist import load_model as load_model
 from gpusoftmax.persist import save_model as save_model
+from gpusoftmax.probes import ProbeResult as ProbeResult
+from gpusoftmax.probes import linear_probe as linear_probe
+from gpusoftmax.recipes import CourseSweep as CourseSweep
+from gpusoftmax.recipes import sweep_cs231n as sweep_cs231n
 from gpusoftmax.recipes import train_cs231n as train_cs231n
 from gpusoftmax.search.classifier_cv import SoftmaxClassifierCV as SoftmaxClassifierCV
 from gpusoftmax.search.result import SweepResult as SweepResult

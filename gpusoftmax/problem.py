@@ -25,6 +25,7 @@ from gpusoftmax.validation import (
     check_finite_features,
     check_loss,
     check_n_features,
+    check_pair,
     check_sample_weight,
     check_shift_and_scale,
     encode_known_labels,
@@ -131,8 +132,7 @@ def load(
     weights = check_sample_weight(sample_weight, n, 1, dtype)
     aside = None
     if validation is not None:
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y)")
+        check_pair("validation", validation)
         Xv = device.features(validation[0], "validation[0]")
         check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
         yv = validation[1] if gpu_of(validation[1]) is None else device.to_numpy(validation[1])

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +65,15 @@ class Record:
         """The record as a plain dictionary."""
         return asdict(self)
 
+    def of(self, k: int) -> Record:
+        """Of several models, one's alone."""
+        names = ("objective", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+        measured = {name: getattr(self, name) for name in names}
+        own: dict[str, Any] = {
+            n: None if value is None else float(np.atleast_1d(value)[k]) for n, value in measured.items()
+        }
+        return replace(self, **own)
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -101,6 +110,18 @@ class TrainResult:
     reasons: list[str]
     gradient_norm: Array | None = None
     seconds: float = 0.0
+
+    def of(self, k: int) -> TrainResult:
+        """Of several models, one's alone; passes, steps and seconds are those of all."""
+        return replace(
+            self,
+            W=self.W[:, k : k + 1],
+            b=self.b[k : k + 1],
+            history=[record.of(k) for record in self.history],
+            reason=self.reasons[k],
+            reasons=self.reasons[k : k + 1],
+            gradient_norm=None if self.gradient_norm is None else self.gradient_norm[k : k + 1],
+        )
 
 
 class Solver(Protocol):

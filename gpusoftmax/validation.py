@@ -84,6 +84,12 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def check_pair(name: str, value: Any) -> None:
+    """Rows with their labels."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name} is a {type(value).__name__}; pass a pair (X, y)")
+
+
 def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
     """X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
 
@@ -233,7 +239,7 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
             f"A column-vector y was passed when a 1d array was expected: {name} has shape {array.shape}; pass "
             f"{name}.ravel()",
             DataConversionWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         array = array[:, 0]
     if array.ndim != 1:
@@ -351,7 +357,7 @@ def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") 
     unknown = classes[codes] != array
     if unknown.any():
         row = int(unknown.argmax())
-        raise ValueError(f"{name}[{row}] is {array[row]!r}, which is not among the {len(classes)} classes{hint}")
+        raise ValueError(f"{name}[{row}] is {array[row : row + 1].tolist()[0]!r}, which is not among the {len(classes)} classes{hint}")
     return codes.astype(np.int32)
 
 

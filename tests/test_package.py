@@ -59,6 +59,8 @@ ORDER = [
     "search.sweeping",
     "search.classifier_cv",
     "recipes",
+    "metrics",
+    "probes",
     "persist",
     "datasets",
     "report",

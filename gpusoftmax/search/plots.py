@@ -21,10 +21,6 @@ def plot(result: Any, ax: Any = None) -> Any:
     ValueError
         Nothing varies, or more than two numbers do.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"plots need matplotlib ({error}); pip install matplotlib") from error
     table = result.candidates
     names = list(dict.fromkeys(name for one in table for name in one))
     varying = [name for name in names if len({repr(one.get(name)) for one in table}) > 1]
@@ -36,12 +32,27 @@ def plot(result: Any, ax: Any = None) -> Any:
             "from result.table"
         )
     if ax is None:
-        ax = Figure(figsize=(6.4, 4.0), layout="constrained").add_subplot()
+        ax = new_figure(6.4, 4.0).add_subplot()
     if len(numbers) == 2:
-        _map(result, numbers[0], numbers[1], ax)
+        heat_map(ax, table, result.mean_scores_, numbers, result.best_params_, f"{_label(result)}; ○ chosen")
     else:
         _curves(result, numbers[0], others, ax)
     return ax
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, of inches.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"plots need matplotlib ({error}); pip install matplotlib") from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _is_number(value: Any) -> bool:
@@ -76,15 +87,16 @@ def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _map(result: Any, x: str, y: str, ax: Any) -> None:
-    columns, rows = (sorted({one[name] for one in result.candidates}) for name in (x, y))
+def heat_map(ax: Any, candidates: Any, scores: Any, names: list[str], best: Any, title: str) -> None:
+    """Scores over two numbers that vary, `names` (across, up), with a ring around the best candidate."""
+    x, y = names
+    columns, rows = (sorted({one[name] for one in candidates}) for name in names)
     grid = np.full((len(rows), len(columns)), np.nan)
-    for one, score in zip(result.candidates, result.mean_scores_, strict=True):
+    for one, score in zip(candidates, scores, strict=True):
         grid[rows.index(one[y]), columns.index(one[x])] = score
     image = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis")
-    best = result.best_params_
     ax.plot(columns.index(best[x]), rows.index(best[y]), "o", color="white", fillstyle="none", markersize=12)
     ax.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns], rotation=45, ha="right")
     ax.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
-    ax.set(xlabel=x, ylabel=y, title=f"{_label(result)}; ○ chosen")
+    ax.set(xlabel=x, ylabel=y, title=title)
     ax.figure.colorbar(image, ax=ax)

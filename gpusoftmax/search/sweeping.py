@@ -23,6 +23,7 @@ from gpusoftmax.prediction import best_classes, outputs
 from gpusoftmax.problem import load, problem_of
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
+from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult, choose, edges
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import is_partition, make_splits
@@ -52,6 +53,7 @@ def sweep(
     keep_models: bool = True,
     verbose: int = 0,
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
+    recipe: Recipe | None = None,
     **parameters: Any,
 ) -> SweepResult:
     """Fit every combination of a grid, on every fold, and choose.
@@ -108,6 +110,9 @@ def sweep(
         1 shows progress on the standard error.
     on_candidate : callable, optional
         Told of each configuration when it is done, by a row of the table.
+    recipe : Recipe, optional
+        For SGD with refit=False: where models start, how many batches they take instead of max_iter passes, and how
+        these are drawn.
     **parameters
         Of the estimator, the same for all: scaling, loss, fit_intercept, penalize_intercept, class_weight, max_iter,
         tol, batch_size, nesterov, schedule, random_state, backend, n_threads, and what the grid does not name of C, l2,
@@ -150,6 +155,11 @@ def sweep(
         )
     if patience is not None and (sgd or check_count("patience", patience) < 1):
         raise ValueError(f"patience={patience!r} is for solver='lbfgs', which goes along the penalties; use halving")
+    if recipe is not None and (not sgd or refit or halving is not None):
+        raise ValueError(
+            f"recipe={recipe!r} says where SGD starts and how many batches it takes; pass refit=False, no halving, and "
+            "learning_rate in the grid, or solver='sgd'"
+        )
     device = resolve_for(estimator.backend, estimator.n_threads, X=X)
     own: Any = validation if isinstance(validation, tuple | list) else None
     with device.active():
@@ -167,8 +177,10 @@ def sweep(
         tally = Tally(models) if verbose else None
         work = Work(
             X, labels, own, data, splits, candidates, estimators, scorer.knowing(data.classes), keep_models, seed,
-            tally, on_candidate,
+            tally, on_candidate, recipe,
         )  # fmt: skip
+        if own is not None:
+            work.estimator(0)._check_names(own[0])
         interrupted = False
         try:
             work.by_sgd(halving) if sgd else work.along_paths(patience)

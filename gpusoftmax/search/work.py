@@ -51,6 +51,8 @@ class Work:
     tally : Tally or None
     on_candidate : callable or None
         Told of each candidate that is done, by `row`.
+    recipe : Recipe or None
+        Of SGD.
     """
 
     X: Any
@@ -65,6 +67,7 @@ class Work:
     seed: int
     tally: Tally | None
     on_candidate: Callable[[dict[str, Any]], Any] | None
+    recipe: minibatch.Recipe | None = None
 
     def __post_init__(self) -> None:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
@@ -126,7 +129,7 @@ class Work:
                 l2 = np.array([self._l2(k, objective) for k in some])
                 before = self.done
                 try:
-                    result = minibatch.train_group(estimators, objective, l2, _Within(self, i, some))
+                    result = minibatch.train_group(estimators, objective, l2, _Within(self, i, some), self.recipe)
                 except DivergenceError:
                     self._forget(i, some, "diverged")
                 else:

@@ -1,0 +1,96 @@
+"""How often a classifier is right: among its first k guesses, and class by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import _safe_indexing
+
+from gpusoftmax.array import gpu_of, resolve
+from gpusoftmax.estimators import Estimator
+from gpusoftmax.validation import check_count, check_same_length, encode_known_labels
+
+Array = npt.NDArray[Any]
+
+AT_ONCE = 1 << 22  # scores, or features, of the rows that are looked at at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracies:
+    """Shares of rows, in [0, 1].
+
+    Attributes
+    ----------
+    top_1 : float
+        Rows whose label has the largest score, the first class of equals: what `score` says.
+    top_k : float
+        Rows whose label is among the k largest scores.
+    k : int
+        At most the number of classes, with which every row would count.
+    per_class : ndarray, (c,)
+        Of the rows of each class, those that are right; NaN for a class without rows.
+    """
+
+    top_1: float
+    top_k: float
+    k: int
+    per_class: Array
+
+    @property
+    def mean_per_class(self) -> float:
+        """The mean over the classes that have rows: scikit-learn's balanced accuracy."""
+        return float(np.nanmean(self.per_class))
+
+
+def places(scores: Array, labels: Array) -> Array:
+    """How many classes come before the label's, (n,), in the order of scores (n, c), the first of equals first."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = np.arange(scores.shape[1]) < labels[:, None]
+    before: Array = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    return before
+
+
+def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
+    """Accuracies of a fitted classifier, some rows at a time.
+
+    Parameters
+    ----------
+    estimator : SoftmaxClassifier or LinearSVMClassifier
+        Fitted.
+    X : array-like, (n, d)
+    y : array-like, (n,)
+        Labels, all among the estimator's classes.
+    k : int
+        More than there are classes counts as all of them.
+
+    Returns
+    -------
+    Accuracies
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown label, another length than X, or features that do not fit.
+    """
+    check_count("k", k)
+    if (place := gpu_of(y)) is not None:
+        y = resolve(f"cuda:{place}").to_numpy(y)
+    labels, c = encode_known_labels(y, estimator.classes_, "y", " of the model"), len(estimator.classes_)
+    n = len(X)
+    check_same_length("y", labels, n)
+    k, step = min(k, c), max(1, AT_ONCE // max(c, estimator.n_features_in_))
+    found = []
+    for first in range(0, n, step):
+        scores = estimator.decision_function(_safe_indexing(X, slice(first, first + step)))
+        scores = np.asarray(scores.get() if hasattr(scores, "get") else scores)
+        if c == 2:
+            scores = np.stack([np.zeros_like(scores), scores], axis=1)
+        found.append(places(scores, labels[first : first + step]))
+    before = np.concatenate(found)
+    right = before == 0
+    with np.errstate(invalid="ignore"):
+        per_class = np.bincount(labels, right, c) / np.bincount(labels, minlength=c)
+    return Accuracies(float(right.mean()), float((before < k).mean()), k, per_class)

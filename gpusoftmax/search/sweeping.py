@@ -140,13 +140,13 @@ def sweep(
     {'C': 0.1}
     """
     started = time.perf_counter()
-    estimator = _estimator(solver, parameters, grid)
+    candidates = combinations(grid)
+    estimator = _estimator(solver, parameters, {name for one in candidates for name in one})
     softmax = isinstance(estimator, SoftmaxClassifier)
     scorer = make_scoring(scoring, softmax)
     check_choice("rule", rule, ("best", "1se"))
     check_flag("refit", refit)
     check_flag("keep_models", keep_models)
-    candidates = combinations(grid)
     estimators = configured(estimator, candidates)
     sgd = estimators[0].solver == "sgd"
     if halving is not None and (not sgd or check_count("halving", halving, least=2) < 2):
@@ -207,8 +207,8 @@ def sweep(
     return result
 
 
-def _estimator(solver: str, parameters: dict[str, Any], grid: Any) -> Any:
-    """The estimator that all configurations start from."""
+def _estimator(solver: str, parameters: dict[str, Any], varying: set[str]) -> Any:
+    """The estimator that all configurations start from; what varies is not among its parameters."""
     cls = LinearSVMClassifier if parameters.get("loss") in ("hinge", "squared_hinge") else SoftmaxClassifier
     known = [name for name in inspect.signature(cls).parameters if name not in ("callbacks", "warm_start", "verbose")]
     for name in parameters:
@@ -216,8 +216,7 @@ def _estimator(solver: str, parameters: dict[str, Any], grid: Any) -> Any:
             raise TypeError(
                 f"sweep has no argument {name!r}; beside its own it takes the estimator's: {', '.join(known)}"
             )
-    named = {name for part in (grid if isinstance(grid, list | tuple) else [grid]) for name in part}
-    if twice := sorted(named & set(parameters)):
+    if twice := sorted(varying & set(parameters)):
         raise ValueError(f"{twice[0]} is in the grid and given beside it; pass it once")
     return cls(solver=solver, **parameters)
 

@@ -191,14 +191,24 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
     write_weights(estimator, problem.objective, problem.classes, result.W, result.b)
     estimator.fit_report_ = _report(problem, result, float(estimator.tol))
-    estimator.n_iter_ = estimator.fit_report_.n_iter
+    write_course(estimator, problem, result)
+    return estimator
+
+
+def write_course(estimator: Any, problem: Problem, result: TrainResult) -> None:
+    """How training went: the fitted attributes beside weights and report."""
+    estimator.n_iter_ = n_iterations(result)
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
     estimator.stop_reason_ = result.reason
     estimator.weight_sum_ = problem.stream.weight
     estimator._stream = problem.stream
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
-    return estimator
+
+
+def n_iterations(result: TrainResult) -> int:
+    """Reads of the data by the solver's steps."""
+    return math.ceil(result.passes) if result.gradient_norm is None else result.step
 
 
 def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
@@ -229,7 +239,7 @@ def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
     return FitReport(
         solver="lbfgs" if exact else "sgd",
         reason=result.reason,
-        n_iter=result.step if exact else math.ceil(result.passes),
+        n_iter=n_iterations(result),
         passes=result.passes,
         seconds=result.seconds,
         tol=tol,

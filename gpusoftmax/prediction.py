@@ -106,6 +106,16 @@ def _where_X_is(X: Any, result: Array) -> Any:
         return device.asarray(result)
 
 
+def on_host(X: Any) -> Any:
+    """X as it is, unless a GPU holds it: a copy on the host."""
+    place = gpu_of(X)
+    if place is None:
+        return X
+    device = resolve(f"cuda:{place}")
+    with device.active():
+        return device.to_numpy(X)
+
+
 def has_columns(X: Any) -> bool:
     """A data frame, whose column names scikit-learn records and compares."""
     return hasattr(X, "columns") or hasattr(X, "__dataframe__")

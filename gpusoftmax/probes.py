@@ -277,6 +277,8 @@ def linear_probe(
             assert split.train is not None
             assert split.held_out is not None
             cv, aside, rows = [(split.train, split.held_out)], len(split.held_out), len(split.train)
+        n_test = len(test)
+        del train, test  # uploads, which sweep makes anew
     if same:
         warnings.warn(f"{SAME}: pass other rows, or a share of the training rows, as validation", stacklevel=2)
     common: dict[str, Any] = {
@@ -302,8 +304,10 @@ def linear_probe(
         model = found.best_estimator_
         if given:
             model = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
-            model.fit(_joined(device, X_train, validation[0]), np.concatenate([y_train, _host(device, validation[1])]))
-    sizes = {"train": rows, "validation": aside, "test": len(test)}
+            with device.active():
+                X = _joined(device, X_train, validation[0])
+            model.fit(X, np.concatenate([y_train, _host(device, validation[1])]))
+    sizes = {"train": rows, "validation": aside, "test": n_test}
     best = found.best_index_
     ends = {min(values): "smallest", max(values): "largest"}
     return ProbeResult(

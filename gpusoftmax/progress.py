@@ -25,11 +25,11 @@ def describe(record: Record) -> str:
     def best(value: Any, pick: Any) -> float:
         return float(pick(value))
 
-    text = f"objective {best(record.objective, np.min):.4f}  accuracy {best(record.accuracy, np.max):.1%}"
+    text = f"objective {best(record.objective, np.nanmin):.4f}  accuracy {best(record.accuracy, np.nanmax):.1%}"
     if record.validation_loss is not None:
         text += (
-            f"  validation loss {best(record.validation_loss, np.min):.4f}"
-            f"  accuracy {best(record.validation_accuracy, np.max):.1%}"
+            f"  validation loss {best(record.validation_loss, np.nanmin):.4f}"
+            f"  accuracy {best(record.validation_accuracy, np.nanmax):.1%}"
         )
     return text
 

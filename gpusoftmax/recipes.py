@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gpusoftmax.array import Backend, resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.fitting import publish
+from gpusoftmax.metrics import measure
 from gpusoftmax.problem import Problem, prepare
 from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure
@@ -305,13 +306,13 @@ def sweep_cs231n(
         )  # fmt: skip
         assert problem.validation is not None
         none = np.zeros(len(pairs))
-        accuracies = np.stack(
-            [
-                device.to_numpy(rows.for_penalties(none).losses(trained.W, trained.b)[1])
-                for rows in (problem.objective, problem.validation)
-            ]
-        )
-        accuracies[:, [reason == "diverged" for reason in trained.reasons]] = np.nan
+        gone = np.array([reason == "diverged" for reason in trained.reasons])
+        accuracies = np.empty((2, len(pairs)))
+        for i, (name, rows) in enumerate({"X": problem.objective, "validation[0]": problem.validation}.items()):
+            losses, accuracies[i] = map(device.to_numpy, rows.for_penalties(none).losses(trained.W, trained.b))
+            if not np.isfinite(losses[~gone]).all():
+                check_finite_features(device.to_numpy(rows.features.X), name)
+        accuracies[:, gone] = np.nan
         fitted = {}
         for k, (pair, estimator) in enumerate(zip(pairs, estimators, strict=True)):
             if trained.reasons[k] != "diverged":
@@ -321,7 +322,7 @@ def sweep_cs231n(
     of_rates, of_regs = np.array(pairs).T
     best, ties = choose(accuracies[1:], of_regs, of_rates, "best")
     found = CourseSweep(
-        dict(zip(pairs, map(tuple, accuracies.T.tolist()), strict=True)),
+        {pair: (own, aside) for pair, (own, aside) in zip(pairs, accuracies.T.tolist(), strict=True)},
         pairs[best],
         [pairs[k] for k in ties],
         edges([{"learning_rate": rate, "reg": reg} for rate, reg in pairs], best),
@@ -329,7 +330,7 @@ def sweep_cs231n(
         interrupted=trained.reason == "interrupted",
     )
     if test is not None:
-        found.test_accuracy = float(found.best_estimator.score(*test))
+        found.test_accuracy = measure(found.best_estimator, *test).top_1
     found.seconds = time.perf_counter() - started
     return found
 

@@ -357,7 +357,8 @@ def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") 
     unknown = classes[codes] != array
     if unknown.any():
         row = int(unknown.argmax())
-        raise ValueError(f"{name}[{row}] is {array[row : row + 1].tolist()[0]!r}, which is not among the {len(classes)} classes{hint}")
+        label = array[row : row + 1].tolist()[0]
+        raise ValueError(f"{name}[{row}] is {label!r}, which is not among the {len(classes)} classes{hint}")
     return codes.astype(np.int32)
 
 

@@ -158,7 +158,7 @@ def test_weights_and_groups_reach_it_through_a_pipeline() -> None:
 def test_it_shows_its_sweep() -> None:
     pytest.importorskip("matplotlib")
     model = SoftmaxClassifierCV(CS, cv=3).fit(*iris())
-    assert model.sweep_.out_of_fold_probabilities_.shape == (150, 3)
+    assert model.sweep_.best_params_ == {"C": model.C_}
     assert model.plot().get_xlabel() == "C"
 
 
@@ -190,3 +190,42 @@ def test_scikit_learns_own_check(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
+
+
+def test_ctrl_c_keeps_the_values_that_were_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpusoftmax.search import exact
+
+    solve, calls = exact.Path.solve, []
+
+    def press(self: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 8:  # two values on three folds, and one fold of the third
+            raise KeyboardInterrupt
+        return solve(self, *arguments)
+
+    monkeypatch.setattr(exact.Path, "solve", press)
+    with pytest.warns(UserWarning, match="interrupted: C_ is the best of the 2 of 3 values that were done"):
+        model = SoftmaxClassifierCV(CS, cv=3).fit(*iris())
+    assert model.Cs_.tolist() == CS[:2]
+    assert (model.scores_.shape, model.n_iter_.shape) == ((3, 1, 2), (3, 1, 2))
+
+
+def test_one_standard_error_needs_a_refit() -> None:
+    with pytest.raises(ValueError, match="rule='1se' needs refit=True"):
+        SoftmaxClassifierCV(CS, rule="1se", refit=False).fit(*iris())
+
+
+def test_a_score_knows_all_classes() -> None:
+    X, y = iris(2)
+    names = np.array(["a", "b"])[y - 1]
+    model = SoftmaxClassifierCV(CS, cv=3, scoring="f1").fit(X, names)
+    assert model.score(X, names) > 0.8
+    log_loss = SoftmaxClassifierCV(CS, cv=3, scoring="log_loss").fit(X, names)
+    assert log_loss.score(X[names == "a"], names[names == "a"]) < 0
+
+
+def test_a_second_fit_forgets_the_first_ones_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    X, y = iris()
+    model = SoftmaxClassifierCV(CS, cv=3).fit(pandas.DataFrame(X, columns=list("abcd")), y).fit(X, y)
+    assert not hasattr(model, "feature_names_in_")

@@ -93,3 +93,13 @@ def test_a_spectrum_has_the_same_bits_at_any_thread_count(rng: np.random.Generat
     a = rng.standard_normal((700, 640)).astype(np.float32)
     spectra = [Spectrum(a.copy(), np.ones(640), NUMPY, threads) for threads in (1, 2, 7)]
     assert len({spectrum.V.tobytes() + spectrum.values.tobytes() for spectrum in spectra}) == 1
+
+
+def test_a_spectrum_of_low_rank_is_positive_definite() -> None:
+    """Beyond the rank eigenvalues are rounding, of either sign."""
+    rng = np.random.default_rng(0)
+    a = (rng.standard_normal((900, 20)) @ rng.standard_normal((20, 700))).astype(np.float32)
+    for l2 in (1e-3, 1e-8):
+        inverse = Spectrum(a.copy(), np.ones(700), NUMPY, 1).inverse(np.full(700, l2))
+        for v in rng.standard_normal((20, 700, 1)).astype(np.float32):
+            assert float((v * inverse.solve(v)).sum(dtype=np.float64)) > 0

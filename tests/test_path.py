@@ -114,7 +114,7 @@ def test_penalties_that_come_twice_do_no_harm() -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_a_cpu_takes_one_at_a_time_and_a_gpu_what_fits() -> None:
-    assert exact.width(NUMPY, 1000, 10, 4) == 1
+    assert exact.width(NUMPY, 1000, 10, 0, 4) == 1
     cuda = resolve("cuda")
-    assert exact.width(cuda, 1000, 10, 4) > 100
-    assert exact.width(cuda, 100_000, 10_000, 4) == 1
+    assert exact.width(cuda, 2000, 10, 0, 4) > exact.width(cuda, 2000, 10, 10**7, 4) > 10
+    assert exact.width(cuda, 100_000, 10_000, 0, 4) == 1

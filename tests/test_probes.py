@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from gpusoftmax import DivergenceError, linear_probe, load_digits
+from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, save_model
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.probes import GRIDS, SAME
 from gpusoftmax.search.minibatch import Recipe
@@ -323,3 +324,15 @@ def test_a_wrong_argument_is_refused_by_its_own_name(case: Any, rows: Any) -> No
     with pytest.raises(error) as caught:
         linear_probe(**{**rows, "protocol": "clip", **changes})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", ["clip", "dinov2-linear"])
+def test_a_probes_model_is_saved(protocol: str, tmp_path: Path) -> None:
+    digits = load_digits()
+    options: dict[str, Any] = {"n_iterations": 30} if protocol == "dinov2-linear" else {}
+    found = linear_probe(
+        digits.X_train[:300], digits.y_train[:300], digits.X_test, digits.y_test, protocol=protocol, **options
+    )
+    save_model(found.estimator, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(loaded.predict(digits.X_test), found.estimator.predict(digits.X_test))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
-from gpusoftmax import DivergenceError, LinearSVMClassifier, SoftmaxClassifier, load_digits, sweep
+from gpusoftmax import (
+    DivergenceError,
+    LinearSVMClassifier,
+    SoftmaxClassifier,
+    load_digits,
+    load_model,
+    save_model,
+    sweep,
+)
 from gpusoftmax.search import exact, minibatch
 
 CS = [1e-3, 1e-2, 1e-1, 1.0]
@@ -203,7 +212,7 @@ def test_a_class_that_a_fold_has_not_stays_a_class() -> None:
 def test_predictions_out_of_fold_are_those_of_the_model_that_has_not_seen_the_row(data: Any) -> None:
     X, y = data
     names = np.array(["a", "b", "c", "d"])[y]
-    result = sweep(X, names, {"C": CS}, cv=4)
+    result = sweep(X, names, {"C": CS}, cv=4, out_of_fold=True)
     for i, (_, test) in enumerate(StratifiedKFold(4).split(X, names)):
         model = result.models_[i, result.best_index_]
         np.testing.assert_array_equal(result.out_of_fold_predictions_[test], model.predict(X[test]))
@@ -211,17 +220,36 @@ def test_predictions_out_of_fold_are_those_of_the_model_that_has_not_seen_the_ro
 
 
 @pytest.mark.parametrize(
-    ("options", "why"), [({"validation": 0.5}, "folds that hold out each row once"), ({"keep_models": False}, "keep_")]
+    ("options", "why"), [({"validation": 0.5, "out_of_fold": True}, "folds that hold out each row once"), ({}, "pass")]
 )
-def test_without_a_partition_or_models_there_are_none_and_it_says_why(data: Any, options: Any, why: str) -> None:
+def test_without_a_partition_or_if_not_asked_for_there_are_none_and_it_says_why(
+    data: Any, options: Any, why: str
+) -> None:
     result = sweep(*data, {"C": [0.1]}, **options)
     with pytest.raises(AttributeError, match=why):
         result.out_of_fold_predictions_  # noqa: B018
-    assert bool(result.models_) == options.get("keep_models", True)
+
+
+def test_models_need_not_be_kept(data: Any) -> None:
+    result = sweep(*data, {"C": [0.1, 1.0]}, keep_models=False, tol=EXACT)
+    kept = sweep(*data, {"C": [0.1, 1.0]}, tol=EXACT)
+    assert (result.models_, len(kept.models_)) == ({}, 10)
+    np.testing.assert_array_equal(result.trials.score, kept.trials.score)
+    np.testing.assert_allclose(result.best_estimator_.coef_, kept.best_estimator_.coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [{"C": [0.1, 1.0]}, {"learning_rate": [0.1]}], ids=["exact", "SGD"])
+def test_a_kept_model_is_saved_and_becomes_scikit_learns(data: Any, grid: Any, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = sweep(*data, grid, cv=2, max_iter=9, refit=False).models_[1, 0]
+    save_model(model, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_model(tmp_path / "model.safetensors").predict(data[0]), model.predict(data[0]))
+    np.testing.assert_allclose(model.to_sklearn().predict_proba(data[0]), model.predict_proba(data[0]), rtol=1e-9)
 
 
 def test_an_svm_has_predictions_but_no_probabilities_out_of_fold(data: Any) -> None:
-    result = sweep(*data, {"C": [0.01]}, cv=3, loss="squared_hinge")
+    result = sweep(*data, {"C": [0.01]}, cv=3, loss="squared_hinge", out_of_fold=True)
     assert result.out_of_fold_predictions_.shape == (180,)
     with pytest.raises(AttributeError, match="an SVM has no probabilities"):
         result.out_of_fold_probabilities_  # noqa: B018
@@ -235,6 +263,82 @@ def test_patience_ends_a_path_that_only_gets_worse(data: Any) -> None:
     assert result.best_params_ == whole.best_params_
     assert tried.tolist() == [True] * (result.best_index_ + 3) + [False] * (17 - result.best_index_ - 3)
     assert set(result.trials.status[:, ~tried].ravel()) == {""}
+
+
+def test_patience_waits_while_scores_are_equal() -> None:
+    """Strong penalties all predict the largest class: a flat start is no reason to stop."""
+    X, y = blobs(0, n=200, d=5, c=2, apart=1.0)
+    y = (X[:, 0] > np.quantile(X[:, 0], 0.8)).astype(int)
+    result = sweep(X, y, {"C": np.logspace(-9, 1, 11)}, cv=3, patience=2)
+    assert result.best_score_ > 0.9
+
+
+def test_nan_in_a_validation_set_is_named(data: Any) -> None:
+    X, y = data
+    Xv = X[:20].copy()
+    Xv[3, 1] = np.nan
+    for grid in ({"C": CS}, {"learning_rate": [0.01]}):
+        with pytest.raises(ValueError, match=r"Input validation\[0\] contains NaN: validation\[0\]\[3, 1\]"):
+            sweep(X, y, grid, validation=(Xv, y[:20]), max_iter=3, tol=0.0)
+
+
+def test_columns_of_a_validation_set_in_another_order_are_refused(data: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(data[0], columns=[f"f{i}" for i in range(20)])
+    with pytest.raises(ValueError, match="same order"):
+        sweep(frame, data[1], {"C": [1.0]}, validation=(frame[frame.columns[::-1]], data[1]))
+
+
+@pytest.mark.parametrize(("half", "words"), [(slice(None, 90), "training"), (slice(90, None), "held-out")])
+def test_weights_of_zero_on_all_of_a_side_are_refused(data: Any, half: slice, words: str) -> None:
+    s = np.ones(180)
+    s[half] = 0
+    cv = [(np.arange(90), np.arange(90, 180))]
+    with pytest.raises(ValueError, match=f"sample_weight is 0 for all {words} rows of cv split 0"):
+        sweep(*data, {"C": CS}, cv=cv, sample_weight=s)
+
+
+def test_a_function_that_knows_no_weights_goes_without(data: Any) -> None:
+    plain = sweep(
+        *data, {"C": [0.1]}, cv=3, scoring=lambda model, X, y: model.score(X, y), sample_weight=np.arange(180)
+    )
+    told = sweep(
+        *data, {"C": [0.1]}, cv=3, sample_weight=np.arange(180),
+        scoring=lambda model, X, y, sample_weight: model.score(X, y, sample_weight),
+    )  # fmt: skip
+    assert plain.best_score_ != told.best_score_
+    np.testing.assert_allclose(told.trials.score, told.trials.accuracy)
+
+
+def test_a_score_that_is_nan_is_not_called_divergence(data: Any) -> None:
+    with pytest.raises(ValueError, match="is NaN for every configuration on some split, such as split 0"):
+        sweep(*data, {"C": CS}, cv=3, scoring=lambda model, X, y: np.nan)
+
+
+def test_a_penalty_too_strong_for_the_type_does_not_end_the_sweep(data: Any) -> None:
+    result = sweep(data[0].astype(np.float32), data[1], {"l2": [1e38, 0.1]}, cv=2)
+    assert result.best_params_ == {"l2": 0.1}
+
+
+def test_ctrl_c_within_halving_compares_no_scores_of_different_budgets(
+    data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_group, calls = minibatch.train_group, []
+
+    def press(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # two splits of the first rung, one of the second
+            raise KeyboardInterrupt
+        return train_group(*arguments)
+
+    monkeypatch.setattr(minibatch, "train_group", press)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*data, {"learning_rate": [0.001, 0.01, 0.1]}, cv=2, halving=3, max_iter=9, tol=0.0)
+
+
+def test_within_a_standard_error_the_better_of_equal_penalties_is_taken(data: Any) -> None:
+    result = sweep(*data, {"learning_rate": [1e-4, 0.1]}, cv=5, rule="1se", max_iter=30, scoring="loss", tol=0.0)
+    assert result.best_params_ == {"learning_rate": 0.1}
 
 
 def test_halving_keeps_one_in_so_many_for_the_last_rung(data: Any) -> None:
@@ -320,6 +424,8 @@ def test_models_short_of_their_optimum_are_told_of(data: Any) -> None:
         ({"C": 1.0}, ValueError, "C is in the grid and given beside it"),
         ({"warm_start": True}, TypeError, "sweep has no argument 'warm_start'"),
         ({"n_jobs": 2}, TypeError, "sweep has no argument 'n_jobs'; beside its own it takes the estimator's: C, l2"),
+        ({"out_of_fold": True, "keep_models": False}, ValueError, "out_of_fold=True needs keep_models=True"),
+        ({"validation": 0.5, "groups": np.zeros(180)}, ValueError, "groups is for a splitter"),
         ({"sample_weight": [1.0]}, ValueError, "sample_weight has length 1"),
         ({"validation": (np.zeros((2, 3)), [0, 1])}, ValueError, "has 3 features"),
     ],

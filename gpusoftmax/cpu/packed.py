@@ -275,7 +275,7 @@ class Descent:
     def of(self, models: slice) -> Descent:
         """The same for some of the models."""
         return replace(
-            self, l2=self.l2[models], sums=self.sums[models], rates=self.rates[:, models],
+            self, l2=self.l2[models], sums=self.sums[models], rates=np.ascontiguousarray(self.rates[:, models]),
             momentum=self.momentum[models],
             linear=None if self.linear is None else (self.linear[0][:, models], self.linear[1][models]),
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,8 +13,9 @@ from sklearn.metrics import get_scorer
 from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend
-from gpusoftmax.prediction import Probabilities
-from gpusoftmax.search.result import SweepResult
+from gpusoftmax.prediction import Probabilities, on_host
+from gpusoftmax.search.result import SweepResult, choose
+from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.sweeping import sweep
 from gpusoftmax.validation import check_count
 
@@ -138,27 +140,38 @@ class SoftmaxClassifierCV(Probabilities):
         ValueError, TypeError
             A parameter or the data is not usable; the message names it and the fix.
         """
+        if self.rule == "1se" and not self.refit:
+            raise ValueError("rule='1se' needs refit=True: with refit=False each fold has its own best C")
         Cs = self._values()
         result = sweep(
             X, y, {"C": Cs}, cv=self.cv, scoring=self._scoring(), refit=bool(self.refit), rule=self.rule,
             sample_weight=sample_weight, groups=groups, solver="lbfgs", verbose=self.verbose,
             **{name: getattr(self, name) for name in SHARED},
         )  # fmt: skip
-        folds = [[result.models_[i, k] for k in range(len(result.candidates))] for i in range(result.n_splits_)]
-        self.sweep_, self.Cs_ = result, np.array([one["C"] for one in result.candidates])
+        done = np.flatnonzero(~np.isnan(result.mean_scores_)).tolist()
+        if result.interrupted_:
+            warnings.warn(
+                f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_", stacklevel=2
+            )
+        scores = result.trials.score[:, done]
+        folds = [[result.models_[i, k] for k in done] for i in range(result.n_splits_)]
+        self.sweep_, self.Cs_ = result, np.array([result.candidates[k]["C"] for k in done])
         self.l1_ratio_, self.l1_ratios_ = 0.0, np.zeros(1)
-        self.scores_ = result.trials.score[:, None, :]
-        self.n_iter_ = result.trials.passes.astype(int)[:, None, :]
+        self.scores_ = scores[:, None, :]
+        self.n_iter_ = result.trials.passes[:, done].astype(int)[:, None, :]
         self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
         if self.refit:
             best = result.best_estimator_
             self.C_, self.coef_, self.intercept_ = float(result.best_params_["C"]), best.coef_, best.intercept_
         else:
-            chosen = [fold[int(np.argmax(scores))] for fold, scores in zip(folds, result.trials.score, strict=True)]
+            best_of = [choose(own[None], -self.Cs_, 0 * self.Cs_, "best")[0] for own in scores]
+            chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
             self.C_ = float(np.mean([model.C for model in chosen]))
             self.coef_ = np.mean([model.coef_ for model in chosen], axis=0)
             self.intercept_ = np.mean([model.intercept_ for model in chosen], axis=0)
         self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
+        if hasattr(self, "feature_names_in_"):  # of an earlier fit
+            del self.__dict__["feature_names_in_"]
         if hasattr(folds[0][0], "feature_names_in_"):
             self.feature_names_in_ = folds[0][0].feature_names_in_
         return self
@@ -178,10 +191,12 @@ class SoftmaxClassifierCV(Probabilities):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The score by `scoring` on these data; larger is better."""
         check_is_fitted(self)
-        scoring = {"log_loss": "neg_log_loss", "loss": "neg_log_loss"}.get(str(self.scoring), self._scoring())
-        scorer = scoring if callable(scoring) else get_scorer(scoring)
+        scoring = self._scoring()
+        name = {"log_loss": "neg_log_loss", "loss": "neg_log_loss"}.get(str(scoring), scoring)
+        scorer = make_scoring(name if callable(name) else get_scorer(name), softmax=True).knowing(self.classes_)
+        assert scorer.function is not None
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return float(scorer(self, X, y, **weights))
+        return float(scorer.function(self, on_host(X), on_host(y), **weights))
 
     def to_sklearn(self) -> Any:
         """The chosen model as scikit-learn's LogisticRegression; see `SoftmaxClassifier.to_sklearn`.

@@ -19,9 +19,9 @@ Array = npt.NDArray[Any]
 MOST_BYTES = 1 << 29  # of the models side by side, with velocities and gradients
 
 
-def width(d: int, c: int) -> int:
-    """How many models are trained side by side."""
-    return max(1, MOST_BYTES // (6 * (d + 1) * c * 8))
+def width(d: int, c: int, weighted: int) -> int:
+    """How many models are trained side by side; `weighted` rows of X have weights, which each model has a copy of."""
+    return max(1, MOST_BYTES // ((6 * (d + 1) * c + 2 * weighted) * 8))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ MEASURES = ("score", "accuracy", "loss", "objective", "passes")
 DONE = ("converged", "precision", "finished", "early_stopping")
 
 
-@dataclass
+@dataclass(eq=False)
 class Trials:
     """What was measured of each candidate (columns) in each split (rows); NaN where it was not.
 
@@ -45,7 +45,7 @@ class Trials:
         return cls(**measures, status=np.full((splits, candidates), "", dtype="U16"))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class SweepResult:
     """All configurations that a sweep tried, and the best.
 
@@ -95,7 +95,7 @@ class SweepResult:
     best_estimator_: Any = None
     models_: dict[tuple[int, int], Any] = field(default_factory=dict)
     out_of_fold_: tuple[Array, Array | None] | None = None
-    why_no_out_of_fold: str = "keep_models=False"
+    why_no_out_of_fold: str = "pass out_of_fold=True to sweep"
 
     @property
     def best_params_(self) -> dict[str, Any]:
@@ -119,10 +119,11 @@ class SweepResult:
 
     @property
     def order_(self) -> Array:
-        """Candidates from the largest mean score to the smallest, the chosen one before its equals."""
+        """Candidates from the largest mean score to the smallest, the chosen one first of equals, halved ones last."""
+        halved = (self.trials.status == "halved").any(axis=0)
         scores = np.where(np.isnan(self.mean_scores_), -np.inf, self.mean_scores_)
         equals = np.arange(len(scores)) != self.best_index_
-        return np.lexsort([equals, -scores])
+        return np.lexsort([equals, -scores, halved])
 
     @property
     def standard_errors_(self) -> Array:
@@ -283,7 +284,8 @@ def choose(scores: Array, strengths: Array, rates: Array, rule: str) -> tuple[in
     scores : ndarray, (splits, candidates)
         NaN: not measured.
     strengths, rates : ndarray, (candidates,)
-        Of penalties and learning rates: of equals the strongest penalty is taken, then the smallest rate.
+        Of penalties and learning rates: of equals the strongest penalty is taken, then the best, then the smallest
+        rate.
     rule : {"best", "1se"}
         "1se": the strongest penalty whose score is at most a standard error below the best one's (Breiman et al., 1984;
         glmnet's lambda.1se).
@@ -300,7 +302,8 @@ def choose(scores: Array, strengths: Array, rates: Array, rule: str) -> tuple[in
     enough = top - (float(standard_errors(scores)[int(np.nanargmax(means))]) if rule == "1se" else 0.0)
     equal = 4 * np.finfo(np.float64).eps * max(abs(top), 1.0)
     good = np.flatnonzero(means >= enough - equal)
-    order = np.lexsort([-means[good], rates[good], -strengths[good]])
+    short = np.where(means[good] >= top - equal, 0.0, top - means[good])
+    order = np.lexsort([rates[good], short, -strengths[good]])
     best = int(good[order[0]])
     ties = np.flatnonzero(abs(means - means[best]) <= equal)
     return best, [int(k) for k in ties if k != best]

@@ -48,8 +48,12 @@ class Scoring:
 
     @property
     def weighs(self) -> bool:
-        """Whether rows count by sample_weight: yes, unless metadata routing is enabled and the scorer declines."""
+        """Whether rows count by sample_weight: not where a function does not take it, nor where metadata routing is
+        enabled and the scorer declines."""
         routing = getattr(self.function, "get_metadata_routing", None)
+        if routing is None and self.function is not None:
+            taken = inspect.signature(self.function).parameters.values()
+            return any(one.name == "sample_weight" or one.kind is one.VAR_KEYWORD for one in taken)
         if routing is None or not get_config()["enable_metadata_routing"]:
             return True
         return routing().score.requests.get("sample_weight") is not False

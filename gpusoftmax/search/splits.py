@@ -36,6 +36,8 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
     if cv is not None and validation is not None:
         raise ValueError("cv and validation are both given; pass one: folds of X, or rows to measure all models on")
     n = len(y)
+    if groups is not None and not hasattr(cv, "split"):
+        raise ValueError("groups is for a splitter that uses it, such as GroupKFold; pass one as cv")
     if isinstance(validation, tuple | list):
         return [Split(None, None)]
     if validation is not None:
@@ -46,8 +48,6 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
         cv = StratifiedKFold(check_count("cv", cv, least=2))
     if hasattr(cv, "split") and not isinstance(cv, str):
         pairs: Any = cv.split(np.zeros((n, 1)) if X is None else X, y, groups)
-    elif groups is not None:
-        raise ValueError("groups is for a splitter that uses it, such as GroupKFold; pass one as cv")
     elif hasattr(cv, "__iter__") and not isinstance(cv, str):
         pairs = cv
     else:

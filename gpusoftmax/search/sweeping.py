@@ -26,7 +26,8 @@ from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult, choose, edges
 from gpusoftmax.search.scoring import make_scoring
-from gpusoftmax.search.splits import is_partition, make_splits
+from gpusoftmax.search.splits import Split, is_partition, make_splits
+from gpusoftmax.search.words import candidate_in_words
 from gpusoftmax.search.work import Work
 from gpusoftmax.validation import check_choice, check_count, check_flag, check_random_seed
 
@@ -51,6 +52,7 @@ def sweep(
     halving: int | None = None,
     patience: int | None = None,
     keep_models: bool = True,
+    out_of_fold: bool = False,
     verbose: int = 0,
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
     recipe: Recipe | None = None,
@@ -84,8 +86,9 @@ def sweep(
         stratified.
     scoring : str or callable
         "accuracy"; "log_loss", in nats and negated, so that larger is better; "loss", the estimator's own; the name of
-        one of scikit-learn's scorers, or a function of (estimator, X, y). Rows that are held out count by
-        sample_weight, unless the scorer declines it (set_score_request).
+        one of scikit-learn's scorers, or a function of (estimator, X, y), which gets a copy of the rows held out, on
+        the host. They count by sample_weight, where a function takes that, and a scorer does not decline it
+        (set_score_request).
     solver : {"auto", "lbfgs", "sgd"}
     refit : bool
         Fit the best configuration to all rows of X: `best_estimator_`. With validation=(X, y), these are the training
@@ -106,6 +109,9 @@ def sweep(
     keep_models : bool
         Keep the weights of every model of every split, `models_`: splits x candidates x (d + 1) x c numbers.
         Out-of-fold predictions need them, and refit starts from them.
+    out_of_fold : bool
+        Predict each row by the best candidate's model that has not seen it: `out_of_fold_predictions_`, and n x c
+        `out_of_fold_probabilities_`.
     verbose : int
         1 shows progress on the standard error.
     on_candidate : callable, optional
@@ -147,6 +153,8 @@ def sweep(
     check_choice("rule", rule, ("best", "1se"))
     check_flag("refit", refit)
     check_flag("keep_models", keep_models)
+    if check_flag("out_of_fold", out_of_fold) and not keep_models:
+        raise ValueError("out_of_fold=True needs keep_models=True: it is these models that predict")
     estimators = configured(estimator, candidates)
     sgd = estimators[0].solver == "sgd"
     if halving is not None and (not sgd or check_count("halving", halving, least=2) < 2):
@@ -174,13 +182,14 @@ def sweep(
             "sweep: %d configurations x %d splits; the models that are kept take %.1f MB", len(candidates), len(splits),
             keep_models * models * (features.shape[1] + 1) * c * np.dtype(features.dtype).itemsize / 2**20,
         )  # fmt: skip
-        tally = Tally(models) if verbose else None
+        _check_weights(data.weights, splits)
         work = Work(
             X, labels, own, data, splits, candidates, estimators, scorer.knowing(data.classes), keep_models, seed,
-            tally, on_candidate, recipe,
+            None, on_candidate, recipe,
         )  # fmt: skip
         if own is not None:
             work.estimator(0)._check_names(own[0])
+        work.tally = tally = Tally(models) if verbose else None
         interrupted = False
         try:
             work.by_sgd(halving) if sgd else work.along_paths(patience)
@@ -192,19 +201,37 @@ def sweep(
             if tally is not None:
                 tally.close()
     if not work.has_any():
-        rates = ", ".join(f"{one.learning_rate}" for one in estimators)
-        raise DivergenceError(
-            f"every configuration diverged on some split, with learning rates {rates}: use smaller ones, or "
-            "learning_rate='auto'"
-        )
+        _explain(work)
     result = _chosen(work, rule, interrupted)
     with device.active():
-        if keep_models:
+        if out_of_fold:
             _predict_out_of_fold(result, work)
         if refit:
             result.best_estimator_ = _refit(result, work, verbose)
     result.seconds_ = time.perf_counter() - started
     return result
+
+
+def _check_weights(weights: Array | None, splits: list[Split]) -> None:
+    """Each split has rows that count, to train on and to measure on."""
+    for i, split in enumerate(splits):
+        for words, rows in (("training", split.train), ("held-out", split.held_out)):
+            if weights is not None and rows is not None and not weights[rows].sum() > 0:
+                raise ValueError(
+                    f"sample_weight is 0 for all {words} rows of cv split {i}; pass other folds, or drop such rows"
+                )
+
+
+def _explain(work: Work) -> None:
+    """Why no candidate has a score."""
+    if (work.trials.status == "diverged").any():
+        parameters = "; ".join(candidate_in_words(one) for one in work.candidates[:5])
+        raise DivergenceError(
+            f"every configuration diverged on some split ({parameters}...): use a smaller learning_rate, or 'auto', "
+            "or a larger C"
+        )
+    i = int(np.isnan(work.trials.score).any(axis=1).argmax())
+    raise ValueError(f"scoring={work.scoring.name!r} is NaN for every configuration on some split, such as split {i}")
 
 
 def _estimator(solver: str, parameters: dict[str, Any], varying: set[str]) -> Any:
@@ -225,8 +252,8 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
     """The outcome of work that is done."""
     trials, estimators = work.trials, work.estimators
     rates = np.array([0.0 if one.learning_rate == "auto" else float(one.learning_rate) for one in estimators])
-    eligible = np.where(trials.status == "halved", np.nan, trials.score)
-    best, ties = choose(eligible, work.strengths(), rates, rule)
+    best, ties = choose(work.eligible, work.strengths(), rates, rule)
+    tried = [one for one, status in zip(work.candidates, trials.status.T, strict=True) if status.any()]
     short = int(((trials.status == "finished") & np.array([one.solver == "lbfgs" for one in estimators])).sum())
     if short and estimators[0].tol > 0:
         warnings.warn(
@@ -236,7 +263,7 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
             stacklevel=3,
         )
     return SweepResult(
-        work.candidates, trials, work.scoring.name, rule, best, ties, edges(work.candidates, best),
+        work.candidates, trials, work.scoring.name, rule, best, ties, edges(tried, tried.index(work.candidates[best])),
         work.data.classes, estimators, models_=work.models, interrupted_=interrupted,
     )  # fmt: skip
 

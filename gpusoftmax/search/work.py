@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,19 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import validate_data
 
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.fitting import write_weights
+from gpusoftmax.fitting import write_course, write_weights
 from gpusoftmax.objective import Objective
-from gpusoftmax.prediction import has_columns
-from gpusoftmax.problem import Data, held_out, l2_of, pose
+from gpusoftmax.prediction import has_columns, on_host
+from gpusoftmax.problem import Data, Problem, held_out, l2_of, pose
 from gpusoftmax.progress import Tally
 from gpusoftmax.search import exact, minibatch
 from gpusoftmax.search.result import DONE, MEASURES, Trials, status_in_words
 from gpusoftmax.search.scoring import Scoring
 from gpusoftmax.search.splits import Split
 from gpusoftmax.solvers.curvature import GramSample
+from gpusoftmax.stream import Stream
 from gpusoftmax.trainer import Record, TrainResult
+from gpusoftmax.validation import check_finite_features
 
 Array = npt.NDArray[Any]
 
@@ -86,14 +89,20 @@ class Work:
             paths = [exact.Path(one, sample, int(first.max_iter), float(first.tol), self.seed) for one in objectives]
             measured_on = [self._held_out(i, one) for i, one in enumerate(objectives)]
             features, c = objectives[0].features, len(self.data.classes)
-            wide = exact.width(self.data.backend, features.d, c, np.dtype(features.dtype).itemsize)
+            weighted = 0 if objectives[0].weights is None else len(features.X)
+            wide = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
             log.info("sweep: %d penalties, %d side by side, on %d splits", len(order), wide, len(self.splits))
             for start in range(0, len(order), wide):
                 some = order[start : start + wide]
                 for i, path in enumerate(paths):
                     l2 = np.array([self._l2(k, path.objective) for k in some])
-                    result = path.solve(l2, _Within(self, i, some))
-                    self._measure(i, some, path.objective, measured_on[i], result)
+                    try:
+                        result = path.solve(l2, _Within(self, i, some))
+                    except DivergenceError:  # a penalty too strong for the type
+                        self._forget(i, some, "diverged")
+                        self.done += len(some)
+                    else:
+                        self._measure(i, some, path.objective, measured_on[i], result)
                 self._tell(some)
                 if patience is not None and self._worse(order[: start + wide]) >= patience:
                     self.done += len(self.splits) * len(order[start + wide :])
@@ -105,6 +114,7 @@ class Work:
         rungs = 1 if halving is None else 1 + int(math.log(len(left), halving) + 1e-9)
         for rung in reversed(range(rungs)):
             budget = max(1, math.ceil(passes / (halving or 1) ** rung))
+            self._forget(slice(None), left, "")  # scores of different budgets do not compare
             for group in self._alike():
                 self._train([k for k in group if k in left], budget, last=rung == 0)
             if rung and halving is not None:
@@ -119,7 +129,9 @@ class Work:
 
     def _train(self, group: list[int], passes: int, last: bool) -> None:
         """So many passes from zero; scores count as the candidates' own, also if they are not the last."""
-        wide = minibatch.width(self.data.X.shape[1], len(self.data.classes))
+        has_weights = self.data.weights is not None or any(self.estimators[k].class_weight is not None for k in group)
+        weighted = len(self.data.labels) if has_weights else 0
+        wide = minibatch.width(self.data.X.shape[1], len(self.data.classes), weighted)
         log.info("sweep: %d configurations for %d passes of SGD, up to %d side by side", len(group), passes, wide)
         for start in range(0, len(group), wide):
             some = group[start : start + wide]
@@ -163,11 +175,11 @@ class Work:
     def _held_out(self, i: int, objective: Objective) -> Objective:
         return held_out(objective, self.data, self.splits[i].held_out)
 
-    def _forget(self, i: int, some: list[int], status: str) -> None:
-        """Nothing is known of these models."""
+    def _forget(self, i: Any, some: list[int], status: str) -> None:
+        """Nothing is known of these models on split i."""
         trials = self.trials
         trials.status[i, some] = status
-        for name in MEASURES[:-1]:
+        for name in MEASURES:
             getattr(trials, name)[i, some] = np.nan
 
     def _measure(
@@ -180,25 +192,33 @@ class Work:
         losses, accuracies = map(to_numpy, measured_on.for_penalties(np.zeros(len(some))).losses(result.W, result.b))
         values = np.atleast_1d(result.history[-1].objective)
         for place, k in enumerate(some):
-            trials.passes[i, k] = result.passes
             if result.reasons[place] not in DONE:
                 self._forget(i, [k], result.reasons[place])
                 continue
-            trials.status[i, k], trials.objective[i, k] = result.reasons[place], values[place]
-            trials.loss[i, k], trials.accuracy[i, k] = losses[place], accuracies[place]
-            trials.score[i, k] = self.scoring.of(losses[place], accuracies[place])
+            if not np.isfinite(losses[place]):
+                name = "X" if measured_on.features.rows is not None else "validation[0]"
+                check_finite_features(to_numpy(measured_on.features.X), name)
+            score = self.scoring.of(losses[place], accuracies[place])
             if self.scoring.function is not None or self.keep_models:
-                model = self._model(k, objective, result.W[:, place : place + 1], result.b[place : place + 1])
+                model = self._model(k, objective, result.of(place))
                 if self.scoring.function is not None:
-                    trials.score[i, k] = self._score(i, model)
+                    score = self._score(i, model)
                 if self.keep_models:
                     self.models[i, k] = model
+            # all at once, so that Ctrl-C leaves a model known or unknown
+            trials.status[i, k], trials.passes[i, k] = result.reasons[place], result.passes
+            trials.objective[i, k], trials.loss[i, k] = values[place], losses[place]
+            trials.accuracy[i, k], trials.score[i, k] = accuracies[place], score
         self.done += len(some)
 
-    def _model(self, k: int, objective: Objective, W: Any, b: Any) -> Any:
-        """The candidate's estimator with these weights."""
+    def _model(self, k: int, objective: Objective, result: TrainResult) -> Any:
+        """The candidate's estimator with what its training left; without a report, whose bound would take reads."""
         model = self.estimator(k)
-        write_weights(model, objective.for_penalties(np.array([self._l2(k, objective)])), self.data.classes, W, b)
+        own = objective.for_penalties(np.array([self._l2(k, objective)]))
+        total = float(self.data.backend.to_numpy(objective.weight_sums())[0])
+        problem = Problem(own, None, self.data.classes, self.data.backend, Stream(self.data.classes, total))
+        write_weights(model, own, self.data.classes, result.W, result.b)
+        write_course(model, problem, result)
         return model
 
     def estimator(self, k: int) -> Any:
@@ -212,20 +232,33 @@ class Work:
         assert self.scoring.function is not None
         rows = self.splits[i].held_out
         if rows is None:
-            return float(self.scoring.function(model, *self.validation))
-        X = self.X if has_columns(self.X) or hasattr(self.X, "dtype") else np.asarray(self.X)
+            return float(self.scoring.function(model, *map(on_host, self.validation)))
         s = self.data.weights if self.scoring.weighs else None
         weights = {} if s is None else {"sample_weight": s[rows]}
-        return float(self.scoring.function(model, _safe_indexing(X, rows), self.y[rows], **weights))
+        return float(self.scoring.function(model, _safe_indexing(self.host_X, rows), self.y[rows], **weights))
+
+    @cached_property
+    def host_X(self) -> Any:
+        """X for scorers, which know no GPU: a data frame, or an array."""
+        X = on_host(self.X)
+        return X if has_columns(X) or hasattr(X, "dtype") else np.asarray(X)
 
     def has_any(self) -> bool:
-        """Whether any candidate was measured on every split."""
-        return not bool(np.isnan(self.trials.score.mean(axis=0)).all())
+        """Whether any candidate was measured on every split, to its end."""
+        return not bool(np.isnan(self.eligible.mean(axis=0)).all())
+
+    @property
+    def eligible(self) -> Array:
+        """(splits, candidates): the scores of those that can be chosen, NaN elsewhere."""
+        scores: Array = np.where(self.trials.status == "halved", np.nan, self.trials.score)
+        return scores
 
     def _worse(self, order: list[int]) -> int:
-        """How many of these candidates, from the last one back, scored worse than an earlier one."""
+        """How many of these candidates, from the last one back, scored worse than the best of them."""
         means = self.trials.score.mean(axis=0)[order]
-        return len(order) - 1 - int(np.argmax(means))
+        if np.isnan(means).all():
+            return 0
+        return len(order) - 1 - int(np.flatnonzero(means >= np.nanmax(means))[-1])
 
     def _tell(self, some: list[int]) -> None:
         if self.on_candidate is not None:

@@ -87,8 +87,8 @@ class GramSample:
         # with fewer rows than features, applying the inverse takes as long as a read, and the diagonal is often enough
         self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE * penalties
         self._share = row_shares(objective, 0, self.chosen) if alike else None
-        self._products: tuple[Any, Rows | Spectrum, Any] | None = None  # of the last shares of the weights
-        self._inverses: dict[float, Inverse] = {}  # of these products, by penalty
+        # by kind: the last shares of the weights, what they make, and its inverses by penalty
+        self._products: dict[str, tuple[bytes, Rows | Spectrum, Any, dict[float, Inverse]]] = {}
 
     def precondition(self, objective: Objective) -> Preconditioner:
         """The inverses of kappa G_k + l2_k diag(r), or of its diagonals if these are not to be made at once; logged."""
@@ -109,27 +109,25 @@ class GramSample:
     @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
     def _metric(self, objective: Objective, kind: str, share: Array, l2: float) -> Metric:
         """The one of a model with these shares of the weights and this l2."""
-        backend, key = objective.backend, (kind, share.tobytes())
+        backend, key = objective.backend, share.tobytes()
         kappa, penalty = CURVATURES[LOSSES[objective.loss]](objective.n_classes), penalty_diagonal(objective)
-        if self._products is None or self._products[0] != key:
+        if kind not in self._products or self._products[kind][0] != key:
             a, mean, raw = _centred(objective, self.chosen, share, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
-            if kind == "spectrum" and not _is_even(a):
-                kind = "cholesky"
-            log.info("preconditioner: %s, from %d of %d rows", kind, len(self.chosen), objective.features.n)
-            threads = backend.n_threads
+            threads, made = backend.n_threads, "cholesky" if kind == "spectrum" and not _is_even(a) else kind
+            log.info("preconditioner: %s, from %d of %d rows", made, len(self.chosen), objective.features.n)
             product = (
-                Spectrum(a, penalty, backend, threads) if kind == "spectrum" else Rows(kind, a, raw, backend, threads)
+                Spectrum(a, penalty, backend, threads) if made == "spectrum" else Rows(made, a, raw, backend, threads)
             )
-            self._products, self._inverses = (key, product, centre), {}
-        _, product, centre = self._products
+            self._products[kind] = key, product, centre, {}
+        _, product, centre, inverses = self._products[kind]
         if self._share is not None:
             l2 = float(f"{l2:.1e}")
-        if l2 not in self._inverses:
-            if (len(self._inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, Rows):
-                self._inverses = {}
-            self._inverses[l2] = product.inverse(l2 * penalty)
-        return Shared(self._inverses[l2], centre, kappa, objective.penalize_intercept)
+        if l2 not in inverses:
+            if (len(inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, Rows):
+                inverses.clear()
+            inverses[l2] = product.inverse(l2 * penalty)
+        return Shared(inverses[l2], centre, kappa, objective.penalize_intercept)
 
 
 def _is_even(a: Array) -> bool:

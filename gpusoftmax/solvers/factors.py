@@ -118,7 +118,7 @@ class Rows:
         if kind == "cholesky" and np.isfinite(self.squares).all():
             a /= np.sqrt(self._living(self.squares)).astype(a.dtype)
             self.correlations = gram(a, n_threads)
-            self.a = a[:0]  # its memory is not needed any more
+            self.a = np.empty((0, a.shape[1]), a.dtype)  # not needed any more; a view would keep its memory
 
     def _living(self, diagonal: Array) -> Array:
         """The diagonal; where it is nothing but rounding (a constant column without a penalty), one that is not."""
@@ -180,10 +180,11 @@ class Spectrum:
         for _ in range(POWERS):
             Q = linalg.qr(_times(S, Q, n_threads), mode="economic", overwrite_a=True, check_finite=False)[0]
         values, U = linalg.eigh(Q.T @ _times(S, Q, n_threads), check_finite=False)
-        self.values, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
-        rest = float(np.trace(S, dtype=np.float64) - self.values.sum()) / (len(S) - RANK)
+        largest, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
+        rest = float(np.trace(S, dtype=np.float64) - largest.sum()) / (len(S) - RANK)
         # V V' takes off what is largest up to rounding alone: below that there is no tail
-        self.tail = max(rest, 8 * float(np.finfo(a.dtype).eps) * float(self.values[-1]))
+        self.tail = max(rest, 8 * float(np.finfo(a.dtype).eps) * float(largest[-1]))
+        self.values = np.maximum(largest, self.tail)  # of a rank below RANK the last are rounding, of either sign
 
     def inverse(self, penalty: Array) -> Inverse:
         """Of a'a + diag(penalty), on the device; penalty = l2 factors."""

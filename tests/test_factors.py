@@ -103,3 +103,13 @@ def test_a_spectrum_of_low_rank_is_positive_definite() -> None:
         inverse = Spectrum(a.copy(), np.ones(700), NUMPY, 1).inverse(np.full(700, l2))
         for v in rng.standard_normal((20, 700, 1)).astype(np.float32):
             assert float((v * inverse.solve(v)).sum(dtype=np.float64)) > 0
+
+
+def test_a_low_rank_solve_that_threads_share_is_right_and_has_the_same_bits_at_any_thread_count(
+    rng: np.random.Generator,
+) -> None:
+    V, v = np.linalg.qr(rng.standard_normal((1500, 300)))[0], rng.standard_normal((1500, 3))
+    root, shrink = rng.random((1500, 1)) + 0.5, rng.random((300, 1))
+    solutions = [LowRank(root, V, shrink, threads).solve(v) for threads in (0, 1, 2, 7)]
+    np.testing.assert_allclose(solutions[1], solutions[0], rtol=1e-10, atol=1e-12)
+    assert len({solution.tobytes() for solution in solutions[1:]}) == 1

@@ -71,11 +71,29 @@ class LowRank:
     root: Any
     V: Any
     shrink: Any
+    n_threads: int = 0  # as of Cholesky
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
         u = v / self.root
-        return (u - self.V @ (self.shrink * (self.V.T @ u))) / self.root
+        if self.n_threads == 0 or len(self.V) <= WORTH_SHARING:
+            return (u - self.V @ (self.shrink * (self.V.T @ u))) / self.root
+        columns, rows = _slices(self.V.shape[1], RANK // 4), _slices(len(self.V), WORTH_SHARING // 2)
+        w = np.empty((self.V.shape[1], v.shape[1]), v.dtype)
+
+        def inward(run: range) -> None:
+            for part in (columns[i] for i in run):
+                np.matmul(self.V[:, part].T, u, out=w[part])
+                w[part] *= self.shrink[part]
+
+        def outward(run: range) -> None:
+            for part in (rows[i] for i in run):
+                u[part] -= self.V[part] @ w
+                u[part] /= self.root[part]
+
+        for_each(inward, len(columns), self.n_threads)
+        for_each(outward, len(rows), self.n_threads)
+        return u
 
 
 @dataclass(frozen=True)
@@ -173,6 +191,7 @@ class Spectrum:
 
     def __init__(self, a: Array, factors: Array, backend: Backend, n_threads: int) -> None:
         self.factors, self.backend, self.root = factors, backend, np.sqrt(factors)
+        self.n_threads = n_threads if backend.gpu is None else 0
         a /= self.root.astype(a.dtype)
         S = np.tril(gram(a, n_threads))
         S += np.tril(S, -1).T
@@ -191,7 +210,8 @@ class Spectrum:
         l2, (asarray, dtype) = float((penalty / self.factors).max()), (self.backend.asarray, self.V.dtype)
         root = self.root * np.sqrt(self.tail + l2)
         shrink = (self.values - self.tail) / (self.values + l2)
-        return LowRank(asarray(root.astype(dtype)[:, None]), self.on_device, asarray(shrink.astype(dtype)[:, None]))
+        root, shrink = (asarray(part.astype(dtype)[:, None]) for part in (root, shrink))
+        return LowRank(root, self.on_device, shrink, self.n_threads)
 
     @cached_property
     def on_device(self) -> Any:
@@ -202,7 +222,7 @@ class Spectrum:
 def _times(S: Array, Q: Array, n_threads: int) -> Array:
     """S Q in tiles of columns, as `gram`."""
     product = np.empty_like(Q)
-    tiles = [slice(start, start + MORE) for start in range(0, Q.shape[1], MORE)]
+    tiles = _slices(Q.shape[1], MORE)
 
     def work(run: range) -> None:
         for tile in (tiles[i] for i in run):
@@ -240,7 +260,11 @@ def gram(a: Array, n_threads: int) -> Array:
     return product
 
 
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
 def _tiles(d: int) -> list[slice]:
     """Runs of rows or columns of a triangle, long and short ones in turn, so that threads have about equal shares."""
-    tiles = [slice(start, min(start + TILE, d)) for start in range(0, d, TILE)]
+    tiles = _slices(d, TILE)
     return [tiles[i // 2 if i % 2 == 0 else len(tiles) - 1 - i // 2] for i in range(len(tiles))]

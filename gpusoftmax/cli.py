@@ -269,7 +269,10 @@ def sweep_command(
     data: Data = None,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
     C: Annotated[
-        str | None, typer.Option("--C", metavar="RANGE", help="START:STOP:COUNT or a list 0.1,1,10", show_default="1")
+        str | None,
+        typer.Option(
+            "--C", metavar="RANGE", help="START:STOP:COUNT or a list 0.1,1,10", show_default="1e-5 to 1e3; with SGD 1"
+        ),
     ] = None,
     learning_rate: Annotated[
         str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="from the largest curvature")
@@ -284,7 +287,7 @@ def sweep_command(
         Scoring, typer.Option(help="what the best has most of; log_loss and loss count negated")
     ] = Scoring.accuracy,
     rule: Annotated[
-        Rule, typer.Option(help="1se: the strongest penalty within a standard error of the best")
+        Rule, typer.Option(help="1se (with --cv): the strongest penalty within a standard error of the best")
     ] = Rule.best,
     epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
@@ -303,6 +306,8 @@ def sweep_command(
     Features are standardised, by folding, each fold by its own rows. The exact solver goes along all values of C at
     once; a learning rate or momentum makes it SGD, whose configurations take their steps side by side.
     """
+    from dataclasses import replace
+
     from gpusoftmax.array import resolve
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, write_sweep
@@ -321,13 +326,19 @@ def sweep_command(
         raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs, too")
     if out is not None and out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file; name a folder")
+    if out is not None:  # before the work, not after it
+        out.mkdir(parents=True, exist_ok=True)
     device = resolve(backend, threads)
     loaded = load_dataset(dataset, data)
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
-    _show(f"data    {dataset_in_words(loaded)}" + ("" if rows is None else f"; {len(y)} of them"), as_json)
+    if (seen := len(set(y.tolist()))) < len(loaded.class_names):
+        raise ValueError(f"--rows {rows}: these rows hold {seen} of {len(loaded.class_names)} classes; take more")
+    loaded = replace(loaded, X_train=X, y_train=y)
+    _show(f"data    {dataset_in_words(loaded)}", as_json)
     _show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     result = sweep(
-        X, y, grid or {"C": [1.0]}, cv=cv, validation=None if cv else (loaded.X_validation, loaded.y_validation),
+        X, y, grid or {"C": [1.0] if sgd else GRID}, cv=cv,
+        validation=None if cv else (loaded.X_validation, loaded.y_validation),
         scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1, loss=str(loss),
         scaling="standard", random_state=seed, backend=device, **options,
     )  # fmt: skip

@@ -31,10 +31,10 @@ AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count
 
 
 def make_solver(estimator: Any, objective: Objective, sample: GramSample | None = None) -> Solver:
-    """The solver that the parameters ask for; an exact one may have the sample of others over the same X."""
+    """The solver that the parameters ask for; an exact one of a sweep has the sample that all its models share."""
     if solver_of(estimator) == "lbfgs":
         seed = check_random_seed(estimator.random_state)
-        return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample)
+        return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
     plan = _plan(estimator, objective.features.n)
     schedule = estimator.schedule
     if schedule == "auto":

@@ -82,8 +82,7 @@ def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = N
 
 
 def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
-    """Table, report, best model and plot into a folder, which is made; the paths. `show` is told what cannot be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Table, report, best model and plot into a folder; the paths. `show` is told what cannot be."""
     names = ("table.csv", "report.txt", "model.safetensors", "scores.png")
     table, words, model, plot = files = [folder / name for name in names]
     result.to_csv(table)
@@ -93,6 +92,7 @@ def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -
         result.plot().figure.savefig(plot, dpi=150)
     except (ImportError, ValueError) as error:
         show(f"no plot {error}")
+        plot.unlink(missing_ok=True)  # of an earlier sweep
         files.remove(plot)
     show("saved   " + "  ".join(map(str, files)))
     return files

@@ -337,6 +337,15 @@ def test_sweep_takes_a_range_of_equal_ratios(run: Any) -> None:
     assert [one["C"] for one in result["candidates"]] == [0.001, 0.01, 0.1, 1.0, 10.0]
 
 
+def test_sweep_tries_many_values_of_c_by_itself(run: Any) -> None:
+    result = run("sweep", "digits", "--rows", 100, "--json").json
+    assert [one["C"] for one in result["candidates"]] == cli.GRID
+
+
+def test_sweep_measures_training_accuracy_on_the_rows_it_took(run: Any) -> None:
+    assert run("sweep", "digits", "--rows", 50, "--C", 1e4, "--json").json["train_accuracy"] == 1.0
+
+
 def test_sweep_over_learning_rates_is_sgd(run: Any) -> None:
     result = run("sweep", "digits", "--learning-rate", "0.01,0.1", "--momentum", "0,0.9", "--epochs", 2, "--json").json
     assert [one["passes"] for one in result["candidates"]] == [2.0] * 4
@@ -356,7 +365,8 @@ def test_sweep_writes_table_report_model_and_plot(run: Any, tmp_path: Path) -> N
 
 
 def test_sweep_says_why_there_is_no_plot(run: Any, tmp_path: Path) -> None:
-    done = run("sweep", "digits", "--out", tmp_path)
+    (tmp_path / "scores.png").write_text("of an earlier sweep")
+    done = run("sweep", "digits", "--C", 1, "--out", tmp_path)
     assert (done.code, "no plot a plot needs one or two numbers that vary" in done.out) == (0, True)
     assert not (tmp_path / "scores.png").exists()
 
@@ -366,6 +376,9 @@ def test_sweep_says_why_there_is_no_plot(run: Any, tmp_path: Path) -> None:
     [
         (("--C", "1e-5:1e-1"), "--C '1e-5:1e-1' is no range of numbers; write START:STOP:COUNT"),
         (("--C", "0:1:5"), "--C '0:1:5' is no range of numbers"),
+        (("--C", "1:10:1"), "--C '1:10:1' is no range of numbers"),
+        (("--C=-1:1:3",), "--C '-1:1:3' is no range of numbers"),
+        (("--rows", 3), "--rows 3: these rows hold 3 of 10 classes; take more"),
         (("--C", "a,b"), "--C 'a,b' is no range"),
         (("--learning-rate", "fast"), "--learning-rate 'fast' is no range"),
         (("--C", "-1"), "C=-1.0 is out of range"),
@@ -698,7 +711,7 @@ def test_the_examples_of_the_help_are_right_usage() -> None:
     for example in examples:
         name, *arguments = example.split()
         contexts.append(command.commands[name].make_context(name, arguments))  # parses, and runs nothing
-    assert len(contexts) == 8
+    assert len(contexts) == 12
 
 
 # as a program

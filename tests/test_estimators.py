@@ -949,7 +949,8 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
         return resolve(backend, n_threads)
 
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
-    monkeypatch.setattr("gpusoftmax.estimators.resolve_for", spy)
+    for module in ("estimators", "prediction"):
+        monkeypatch.setattr(f"gpusoftmax.{module}.resolve_for", spy)
     SoftmaxClassifier(**SHORT).fit(*small).predict(small[0])
     assert used == [3, 3]
 

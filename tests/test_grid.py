@@ -39,6 +39,7 @@ def test_class_weights_may_vary() -> None:
         ({"C": []}, ValueError, r"grid\['C'\] is empty"),
         ({"C": [1.0], "l2": [1.0]}, ValueError, "both C and l2"),
         ([], ValueError, "grid is empty"),
+        ({}, ValueError, "grid is empty"),
     ],
 )
 def test_what_is_no_grid_is_refused(grid: Any, error: Any, message: str) -> None:

@@ -62,6 +62,7 @@ def test_a_validation_set_leaves_all_rows_for_training() -> None:
         ("five", None, None, TypeError, "cv='five' is a str; pass a number of folds"),
         (2.5, None, None, TypeError, "cv=2.5 is a float"),
         (None, 1.5, None, ValueError, "validation=1.5 is out of range"),
+        (None, np.zeros((3, 2)), None, TypeError, "validation is a ndarray; pass a pair"),
         ([], None, None, ValueError, "cv holds no splits"),
         ([(range(9),)], None, None, TypeError, "cv split 0 is no pair"),
         ([([0.5], [1])], None, None, TypeError, "cv split 0 has dtype float64"),

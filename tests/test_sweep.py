@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,9 +321,7 @@ def test_a_penalty_too_strong_for_the_type_does_not_end_the_sweep(data: Any) -> 
     assert result.best_params_ == {"l2": 0.1}
 
 
-def test_ctrl_c_within_halving_compares_no_scores_of_different_budgets(
-    data: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_within_a_rung_falls_back_to_the_one_before(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     train_group, calls = minibatch.train_group, []
 
     def press(*arguments: Any) -> Any:
@@ -332,8 +331,41 @@ def test_ctrl_c_within_halving_compares_no_scores_of_different_budgets(
         return train_group(*arguments)
 
     monkeypatch.setattr(minibatch, "train_group", press)
-    with pytest.raises(KeyboardInterrupt):
-        sweep(*data, {"learning_rate": [0.001, 0.01, 0.1]}, cv=2, halving=3, max_iter=9, tol=0.0)
+    grid, common = {"learning_rate": [0.001, 0.01, 0.1]}, {"cv": 2, "tol": 0.0, "refit": False, "scoring": "loss"}
+    result = sweep(*data, grid, halving=3, max_iter=9, **common)
+    monkeypatch.undo()
+    assert result.interrupted_
+    first = sweep(*data, grid, max_iter=3, **common)
+    np.testing.assert_array_equal(result.trials.score[:, result.best_index_], first.trials.score.max(axis=1))
+
+
+def test_ctrl_c_keeps_models_of_sgd_as_they_are(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = minibatch.train
+
+    def pressed(*arguments: Any, **options: Any) -> Any:
+        result = train(*arguments, **options)
+        return replace(result, reason="interrupted", reasons=["interrupted"] * len(result.reasons))
+
+    monkeypatch.setattr(minibatch, "train", pressed)
+    result = sweep(*data, {"learning_rate": [0.01, 0.1]}, validation=0.3, max_iter=3, tol=0.0, refit=False)
+    assert (result.interrupted_, np.isnan(result.trials.score).any()) == (True, False)
+    assert set(result.trials.status.ravel()) == {"interrupted"}
+
+
+def test_weak_penalties_are_solved_to_a_gradient_that_is_small_beside_the_objective() -> None:
+    """A predicted start passed for the solution, with twice its loss on rows held out."""
+    digits = load_digits()
+    aside = digits.X_validation, digits.y_validation
+    common: dict[str, Any] = {"validation": aside, "scoring": "log_loss", "refit": False}
+    path = sweep(digits.X_train, digits.y_train, {"C": np.logspace(-3, 2, 11)}, **common)
+    exact_ = sweep(digits.X_train, digits.y_train, {"C": [100.0]}, tol=1e-9, **common)
+    assert path.trials.loss[0, -1] == pytest.approx(exact_.trials.loss[0, 0], rel=0.02)
+
+
+def test_a_scorer_that_is_nan_for_some_is_told_of(data: Any) -> None:
+    with pytest.warns(UserWarning, match=r"is NaN for 3 of 6 models, whose configurations cannot be chosen"):
+        result = sweep(*data, {"C": [0.1, 1.0]}, cv=3, scoring=lambda model, X, y: np.nan if model.C == 0.1 else 1.0)
+    assert result.best_params_ == {"C": 1.0}
 
 
 def test_within_a_standard_error_the_better_of_equal_penalties_is_taken(data: Any) -> None:
@@ -415,6 +447,7 @@ def test_models_short_of_their_optimum_are_told_of(data: Any) -> None:
         ({"rule": "2se"}, ValueError, "rule='2se' is not known"),
         ({"rule": "1se", "validation": 0.5}, ValueError, "rule='1se' needs the scatter between folds"),
         ({"scoring": "nonsense"}, ValueError, "nonsense"),
+        ({"validation": np.zeros((3, 20))}, TypeError, "validation is a ndarray; pass a pair"),
         ({"scoring": 3}, TypeError, "scoring=3 is a int"),
         ({"scoring": "log_loss", "loss": "hinge"}, ValueError, "scoring='log_loss' needs probabilities"),
         ({"halving": 3}, ValueError, "halving=3 is for solver='sgd'"),

@@ -118,7 +118,7 @@ def test_parquet_holds_the_table(tmp_path: Path) -> None:
 
 def test_the_report_says_what_was_chosen_how_sure_it_is_and_where_the_grid_ends() -> None:
     report = result_of([[0.5, 0.5, 0.7], [0.5, 0.5, 0.9]], CS, seconds_=1.25).report
-    assert "3 configurations on 2 splits in 1.2 s, by accuracy" in report
+    assert "3 configurations on 2 splits by SGD in 1.2 s, by accuracy" in report
     assert "* C = 10   0.8000 ± 0.1000  accuracy 50.00%  loss 1.5000  4 passes" in report
     assert "chosen, the best: C = 10\n" in report
     assert "C is the largest that was tried: a better one may lie beyond it" in report
@@ -188,3 +188,22 @@ def test_what_cannot_be_drawn_is_refused(candidates: Any) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match=r"a plot needs one or two numbers that vary.*result\.table"):
         result_of([np.linspace(0, 1, len(candidates))], candidates).plot()
+
+
+def test_an_infinite_C_has_no_place_on_the_axis() -> None:
+    pytest.importorskip("matplotlib")
+    ax = result_of([[0.5, 0.7, 0.6]], [{"C": 0.1}, {"C": 1.0}, {"C": np.inf}]).plot()
+    assert len(ax.containers[0].lines[0].get_xdata()) == 2
+
+
+def test_what_was_halved_away_is_not_drawn_beside_what_was_not() -> None:
+    pytest.importorskip("matplotlib")
+    result = result_of([[0.5, 0.7, 0.6]], CS)
+    result.trials.status[0, 0] = "halved"
+    assert len(result.plot().containers[0].lines[0].get_xdata()) == 2
+
+
+def test_a_candidate_that_was_interrupted_says_how_far_it_came() -> None:
+    result = result_of([[0.5, 0.7, np.nan], [0.5, 0.9, np.nan]], CS)
+    result.trials.status[1, 2] = ""
+    assert result.rows[2]["status"] == "1 of 2 splits"

@@ -71,7 +71,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         It cannot be written; a file that was there is intact.
     """
     if type(estimator).__name__ not in ESTIMATORS:
-        raise TypeError(f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}")
+        inner = "; of a SoftmaxClassifierCV its sweep_.best_estimator_" if hasattr(estimator, "sweep_") else ""
+        raise TypeError(f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}{inner}")
     check_is_fitted(estimator)
     tensors = {"coef": estimator.coef_, "intercept": estimator.intercept_}
     if isinstance(estimator.scaling, tuple):

@@ -177,9 +177,12 @@ class SoftmaxClassifierCV(Probabilities):
         return self
 
     def _values(self) -> list[float]:
-        if isinstance(self.Cs, numbers.Integral):
-            return np.logspace(SMALLEST, LARGEST, check_count("Cs", self.Cs)).tolist()
-        return [float(C) for C in self.Cs]  # type: ignore[union-attr]
+        Cs: Any = self.Cs
+        if isinstance(Cs, numbers.Integral):
+            return np.logspace(SMALLEST, LARGEST, check_count("Cs", Cs)).tolist()
+        if isinstance(Cs, str) or not hasattr(Cs, "__len__"):
+            raise TypeError(f"Cs={Cs!r} is a {type(Cs).__name__}; pass a list of values, or how many")
+        return [float(C) for C in Cs]
 
     def _scoring(self) -> Any:
         return "accuracy" if self.scoring is None else self.scoring

@@ -58,7 +58,8 @@ class Path:
     sample : GramSample
         Over the same X, of these rows or of all.
     max_iter, tol, seed
-        As an estimator's.
+        As an estimator's, but that tol counts relative to objectives below 1: predicted starts of weak penalties, where
+        all rows are right, have small gradients, and would be taken for solutions of twice the held-out loss.
     nodes : list of (log l2, W (d, c), b (c,))
         The last solutions; l2 > 0.
     """
@@ -79,7 +80,7 @@ class Path:
         )
         result = train(
             self.objective.for_penalties(l2),
-            LBFGS(self.max_iter, self.tol, self.seed, self.sample),
+            LBFGS(self.max_iter, self.tol, self.seed, self.sample, relative=True),
             W,
             b,
             progress=progress,

@@ -44,6 +44,8 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
                 raise ValueError(f"grid[{name!r}] is empty; pass at least one value")
         if {"C", "l2"} <= set(part):
             raise ValueError("grid has both C and l2, which say the same thing; pass one of them")
+        if not part:
+            raise ValueError("grid is empty; pass at least one name with its values, such as {'C': [0.01, 0.1, 1]}")
         found += [dict(zip(part, values, strict=True)) for values in itertools.product(*map(_plain, part.values()))]
     if not found:
         raise ValueError("grid is empty; pass at least one dictionary, such as {'C': [0.01, 0.1, 1]}")
@@ -65,13 +67,15 @@ def values_of(name: str, text: str) -> list[float]:
     """
     try:
         if ":" in text:
-            start, stop, count = text.split(":")
-            return [float(f"{value:.6g}") for value in np.geomspace(float(start), float(stop), int(count))]
+            start, stop, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
+            if not (start > 0 and stop > 0 and count > 1):
+                raise ValueError
+            return [float(f"{value:.6g}") for value in np.geomspace(start, stop, count)]
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"{name} {text!r} is no range of numbers; write START:STOP:COUNT, such as 1e-5:1e-1:20 (both ends greater "
-            "than 0), or a list such as 0.1,1,10"
+            f"{name} {text!r} is no range of numbers; write START:STOP:COUNT, such as 1e-5:1e-1:20 (ends greater "
+            "than 0, two values or more), or a list such as 0.1,1,10"
         ) from None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
+
+from gpusoftmax.search.words import candidate_in_words
 
 LARGE = 10.0  # ratio of a parameter's values from which on its axis is logarithmic
 
@@ -34,7 +37,7 @@ def plot(result: Any, ax: Any = None) -> Any:
     if ax is None:
         ax = new_figure(6.4, 4.0).add_subplot()
     if len(numbers) == 2:
-        heat_map(ax, table, result.mean_scores_, numbers, result.best_params_, f"{_label(result)}; ○ chosen")
+        heat_map(ax, table, _comparable(result), numbers, result.best_params_, f"{_label(result)}; ○ chosen")
     else:
         _curves(result, numbers[0], others, ax)
     return ax
@@ -56,7 +59,12 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _comparable(result: Any) -> Any:
+    """Mean scores, without those of candidates that were halved away: they had fewer passes."""
+    return np.where((result.trials.status == "halved").any(axis=0), np.nan, result.mean_scores_)
 
 
 def _label(result: Any) -> str:
@@ -66,19 +74,24 @@ def _label(result: Any) -> str:
 def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
     lines: dict[str, list[int]] = {}
     for k, one in enumerate(result.candidates):
-        lines.setdefault(", ".join(f"{other} = {one.get(other)}" for other in others), []).append(k)
-    means, errors = result.mean_scores_, result.standard_errors_
+        lines.setdefault(
+            ", ".join(f"{other} = {textwrap.shorten(str(one.get(other)), 30)}" for other in others), []
+        ).append(k)
+    means, errors = _comparable(result), result.standard_errors_
     for label, members in lines.items():
-        order = sorted((k for k in members if not np.isnan(means[k])), key=lambda k: result.candidates[k][name])
+        drawn = (
+            k for k in members if np.isfinite([means[k], result.candidates[k][name]]).all()
+        )  # C = inf has no place
+        order = sorted(drawn, key=lambda k: result.candidates[k][name])
         x = [result.candidates[k][name] for k in order]
         bars = None if result.n_splits_ < 2 else errors[order]
         ax.errorbar(x, means[order], bars, marker="o", markersize=3, capsize=2, linewidth=1, label=label or None)
     best = result.best_index_
     ax.plot(
         result.candidates[best][name], means[best], "o", color="black", fillstyle="none", markersize=10,
-        label=f"chosen: {name} = {result.candidates[best][name]:.4g}",
+        label=f"chosen: {textwrap.shorten(candidate_in_words(result.candidates[best]), 50)}",
     )  # fmt: skip
-    values = [one[name] for one in result.candidates]
+    values = [one[name] for one in result.candidates if np.isfinite(one[name])]
     if min(values) > 0 and max(values) > LARGE * min(values):
         ax.set_xscale("log")
     held_out = f"mean of {result.n_splits_} folds, ± a standard error" if result.n_splits_ > 1 else "on held-out rows"
@@ -95,7 +108,11 @@ def heat_map(ax: Any, candidates: Any, scores: Any, names: list[str], best: Any,
     for one, score in zip(candidates, scores, strict=True):
         grid[rows.index(one[y]), columns.index(one[x])] = score
     image = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis")
-    ax.plot(columns.index(best[x]), rows.index(best[y]), "o", color="white", fillstyle="none", markersize=12)
+    for color, width in (("black", 4), ("white", 1.5)):  # seen on dark and on bright
+        ax.plot(
+            columns.index(best[x]), rows.index(best[y]), "o", color=color, fillstyle="none", markersize=12,
+            markeredgewidth=width,
+        )  # fmt: skip
     ax.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns], rotation=45, ha="right")
     ax.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
     ax.set(xlabel=x, ylabel=y, title=title)

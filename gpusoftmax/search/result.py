@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax.search.words import report, status_in_words
+
 Array = npt.NDArray[Any]
 
 MEASURES = ("score", "accuracy", "loss", "objective", "passes")
@@ -245,8 +247,6 @@ class SweepResult:
     @property
     def report(self) -> str:
         """The outcome in words."""
-        from gpusoftmax.search.words import report
-
         return report(self)
 
     def __repr__(self) -> str:
@@ -255,11 +255,6 @@ class SweepResult:
             f"<SweepResult: {len(self.candidates)} candidates x {self.n_splits_} splits, best {best}, "
             f"{self.scoring} {self.best_score_:.4g}>"
         )
-
-
-def status_in_words(column: Array) -> str:
-    """Of a candidate: its splits' in a word or two."""
-    return ", ".join(dict.fromkeys(str(status) or "not tried" for status in column))
 
 
 def number(value: Any) -> float | None:

@@ -71,6 +71,8 @@ def make_scoring(scoring: Any, softmax: bool) -> Scoring:
     ValueError, TypeError
         No such scorer, or log_loss for a classifier without probabilities.
     """
+    if scoring is None:
+        return Scoring("accuracy")
     if callable(scoring):
         return Scoring(getattr(scoring, "__name__", "score"), scoring)
     if scoring in ("log_loss", "neg_log_loss") and not softmax:

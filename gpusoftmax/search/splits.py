@@ -41,6 +41,8 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
     if isinstance(validation, tuple | list):
         return [Split(None, None)]
     if validation is not None:
+        if np.ndim(validation) or hasattr(validation, "columns"):
+            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y), or a share such as 0.1")
         share = check_number("validation", validation, least=0, most=1, above=True, below=True)
         cv = StratifiedShuffleSplit(1, test_size=share, random_state=seed % 2**32)
     cv = FOLDS if cv is None else cv

@@ -24,7 +24,7 @@ from gpusoftmax.problem import load, problem_of
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.minibatch import Recipe
-from gpusoftmax.search.result import SweepResult, choose, edges
+from gpusoftmax.search.result import DONE, SweepResult, choose, edges
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
 from gpusoftmax.search.words import candidate_in_words
@@ -135,7 +135,8 @@ def sweep(
     DivergenceError
         Every configuration diverged.
     KeyboardInterrupt
-        Ctrl-C before any configuration was done on all splits; later, it ends the sweep with what is done.
+        Ctrl-C before any configuration was done on all splits; later, it ends the sweep with what is done. Models of
+        SGD that are under way count as they are.
 
     Examples
     --------
@@ -195,6 +196,7 @@ def sweep(
             work.by_sgd(halving) if sgd else work.along_paths(patience)
         except KeyboardInterrupt:
             interrupted = True
+            work.fall_back()
             if not work.has_any():
                 raise
         finally:
@@ -226,8 +228,9 @@ def _explain(work: Work) -> None:
     """Why no candidate has a score."""
     if (work.trials.status == "diverged").any():
         parameters = "; ".join(candidate_in_words(one) for one in work.candidates[:5])
+        more = f"; and {len(work.candidates) - 5} more" if len(work.candidates) > 5 else ""
         raise DivergenceError(
-            f"every configuration diverged on some split ({parameters}...): use a smaller learning_rate, or 'auto', "
+            f"every configuration diverged on some split ({parameters}{more}): use a smaller learning_rate, or 'auto', "
             "or a larger C"
         )
     i = int(np.isnan(work.trials.score).any(axis=1).argmax())
@@ -260,6 +263,13 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
             f"{short} of {trials.score.size} models are not within tol={estimators[0].tol:g} of their optima after "
             f"max_iter={estimators[0].max_iter} passes (status 'finished' in the table): increase max_iter or tol",
             ConvergenceWarning,
+            stacklevel=3,
+        )
+    lost = int((np.isnan(trials.score) & np.isin(trials.status, DONE)).sum())
+    if lost:
+        warnings.warn(
+            f"scoring={work.scoring.name!r} is NaN for {lost} of {trials.score.size} models, whose configurations "
+            "cannot be chosen",
             stacklevel=3,
         )
     return SweepResult(

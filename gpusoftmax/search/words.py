@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
 
 SHOWN = 10  # candidates at most
+
+
+def status_in_words(column: Array) -> str:
+    """Of a candidate: its splits' in a word or two."""
+    done = int((column != "").sum())
+    if 0 < done < len(column):
+        return f"{done} of {len(column)} splits"
+    return ", ".join(dict.fromkeys(str(status) or "not tried" for status in column))
 
 
 def value_in_words(value: Any) -> str:
@@ -23,7 +34,8 @@ def report(result: Any) -> str:
     """The best candidates of a SweepResult, how sure their order is, and whether the grid was wide enough."""
     trials, means, errors = result.trials, result.mean_scores_, result.standard_errors_
     splits = f"{result.n_splits_} splits" if result.n_splits_ > 1 else "one validation set"
-    lines = [f"{len(means)} configurations on {splits} in {result.seconds_:.1f} s, by {result.scoring}"]
+    solver = "L-BFGS" if result.estimators_ and result.estimators_[0].solver == "lbfgs" else "SGD"
+    lines = [f"{len(means)} configurations on {splits} by {solver} in {result.seconds_:.1f} s, by {result.scoring}"]
     if result.interrupted_:
         lines.append(f"interrupted: {int(np.isnan(means).sum())} configurations were not done")
     width = max(len(candidate_in_words(one)) for one in result.candidates)
@@ -34,7 +46,7 @@ def report(result: Any) -> str:
             f"{trials.passes[:, k].mean():.0f} passes"
         )
         if np.isnan(means[k]):
-            measured = ", ".join(dict.fromkeys(str(status) or "not tried" for status in trials.status[:, k]))
+            measured = status_in_words(trials.status[:, k])
         mark = "*" if k == result.best_index_ else " "
         lines.append(f"{mark} {candidate_in_words(result.candidates[k]):<{width}}  {measured}")
     if len(means) > SHOWN:

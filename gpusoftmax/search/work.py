@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from gpusoftmax.prediction import has_columns, on_host
 from gpusoftmax.problem import Data, Problem, held_out, l2_of, pose
 from gpusoftmax.progress import Tally
 from gpusoftmax.search import exact, minibatch
-from gpusoftmax.search.result import DONE, MEASURES, Trials, status_in_words
+from gpusoftmax.search.result import DONE, MEASURES, Trials
 from gpusoftmax.search.scoring import Scoring
 from gpusoftmax.search.splits import Split
+from gpusoftmax.search.words import status_in_words
 from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.stream import Stream
 from gpusoftmax.trainer import Record, TrainResult
@@ -76,6 +78,7 @@ class Work:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
         self.models: dict[tuple[int, int], Any] = {}
         self.samples: dict[int, GramSample] = {}
+        self.last_rung: tuple[Trials, dict[tuple[int, int], Any]] | None = None
         self.done = 0
 
     def along_paths(self, patience: int | None) -> None:
@@ -114,6 +117,7 @@ class Work:
         rungs = 1 if halving is None else 1 + int(math.log(len(left), halving) + 1e-9)
         for rung in reversed(range(rungs)):
             budget = max(1, math.ceil(passes / (halving or 1) ** rung))
+            self.last_rung = copy.deepcopy(self.trials), dict(self.models)
             self._forget(slice(None), left, "")  # scores of different budgets do not compare
             for group in self._alike():
                 self._train([k for k in group if k in left], budget, last=rung == 0)
@@ -186,13 +190,14 @@ class Work:
         self, i: int, some: list[int], objective: Objective, measured_on: Objective, result: TrainResult
     ) -> None:
         """Scores of models that were trained on split i."""
-        if result.reason == "interrupted":
+        interrupted = result.reason == "interrupted"
+        if interrupted and self.estimators[some[0]].solver == "lbfgs":  # short of its optimum
             raise KeyboardInterrupt
         trials, to_numpy = self.trials, self.data.backend.to_numpy
         losses, accuracies = map(to_numpy, measured_on.for_penalties(np.zeros(len(some))).losses(result.W, result.b))
         values = np.atleast_1d(result.history[-1].objective)
         for place, k in enumerate(some):
-            if result.reasons[place] not in DONE:
+            if result.reasons[place] not in (*DONE, "interrupted"):
                 self._forget(i, [k], result.reasons[place])
                 continue
             if not np.isfinite(losses[place]):
@@ -210,6 +215,8 @@ class Work:
             trials.objective[i, k], trials.loss[i, k] = values[place], losses[place]
             trials.accuracy[i, k], trials.score[i, k] = accuracies[place], score
         self.done += len(some)
+        if interrupted:
+            raise KeyboardInterrupt
 
     def _model(self, k: int, objective: Objective, result: TrainResult) -> Any:
         """The candidate's estimator with what its training left; without a report, whose bound would take reads."""
@@ -252,6 +259,11 @@ class Work:
         """(splits, candidates): the scores of those that can be chosen, NaN elsewhere."""
         scores: Array = np.where(self.trials.status == "halved", np.nan, self.trials.score)
         return scores
+
+    def fall_back(self) -> None:
+        """To the last whole rung, where the one that was interrupted has measured nothing to its end."""
+        if self.last_rung is not None and not self.has_any():
+            self.trials, self.models = self.last_rung
 
     def _worse(self, order: list[int]) -> int:
         """How many of these candidates, from the last one back, scored worse than the best of them."""

@@ -34,6 +34,7 @@ SHORTEST = 0.01  # steps that were refused down to here are refused for rounding
 REFRESH_AFTER = 8  # steps with a metric, at least, before a new one
 REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes most of the time
 SLOW, SLOW_JOINT = 24, 8  # steps still to go, at the pace so far, for a new metric: pairs of the old one are lost
+LEAST = 0.01  # objective that a relative tol counts by
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
 # what _Models has one number of for each model
 NUMBERS = (
@@ -140,6 +141,9 @@ class LBFGS:
     tol : float
         A model has converged when no entry of the gradient of its mean objective, in the coordinates of the scaled
         features, is larger.
+    relative : bool
+        tol counts relative to the objective where that is below 1, down to a hundredth: for models that are compared,
+        since where all rows are right a gradient can be small a long way from the optimum.
     seed : int
         Draws the preconditioners' samples.
     sample : GramSample, optional
@@ -150,6 +154,7 @@ class LBFGS:
     tol: float
     seed: int = 0
     sample: GramSample | None = None
+    relative: bool = False
     open_ended = False  # it stops by itself
 
     @property
@@ -248,18 +253,22 @@ class LBFGS:
             if due.any():
                 state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
             _turn(models, trial, g, accepted)
-        arrived = norm <= self.tol
+        arrived = norm <= self._goal(models.value)
         over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
         for k in np.flatnonzero(over).tolist():
             state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision"
         if over.any() and not over.all():
             models.keep(~over)
 
+    def _goal(self, value: Array) -> Array:
+        """The gradients (K,) that are small enough."""
+        return self.tol * np.clip(value, LEAST, 1.0) if self.relative else np.full(len(value), self.tol)
+
     def _is_slow(self, models: _Models, eps: float) -> Array:
         """Which models want a new metric: it would pay, and at their pace they have far to go; ever more rarely."""
         wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.costs) * 2.0**models.refreshes
         # without a tol, halfway to where rounding begins; a tol below rounding is not reached
-        goal = np.maximum(self.tol, (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
+        goal = np.maximum(self._goal(models.value), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.begun / models.smallest) / (models.since + 1)
             to_go = np.log(models.smallest / goal) / pace

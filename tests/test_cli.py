@@ -378,7 +378,7 @@ def test_sweep_says_why_there_is_no_plot(run: Any, tmp_path: Path) -> None:
         (("--C", "0:1:5"), "--C '0:1:5' is no range of numbers"),
         (("--C", "1:10:1"), "--C '1:10:1' is no range of numbers"),
         (("--C=-1:1:3",), "--C '-1:1:3' is no range of numbers"),
-        (("--rows", 3), "--rows 3: these rows hold 3 of 10 classes; take more"),
+        (("--rows", 3), "--rows 3: these rows hold 2 of 10 classes; take more"),
         (("--C", "a,b"), "--C 'a,b' is no range"),
         (("--learning-rate", "fast"), "--learning-rate 'fast' is no range"),
         (("--C", "-1"), "C=-1.0 is out of range"),

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.pool import single_threaded_blas
 from gpusoftmax.objective import Objective
+from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.hessian import is_joint, refresh, refresh_cost
 from gpusoftmax.solvers.metrics import Preconditioner
@@ -142,8 +143,9 @@ class LBFGS:
         A model has converged when no entry of the gradient of its mean objective, in the coordinates of the scaled
         features, is larger.
     relative : bool
-        tol counts relative to the objective where that is below 1, down to a hundredth: for models that are compared,
-        since where all rows are right a gradient can be small a long way from the optimum.
+        For softmax tol counts relative to the objective where that is below 1, down to a hundredth: for models that are
+        compared, since where all rows are right curvature vanishes, and a gradient can be small a long way from the
+        optimum.
     seed : int
         Draws the preconditioners' samples.
     sample : GramSample, optional
@@ -253,22 +255,23 @@ class LBFGS:
             if due.any():
                 state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
             _turn(models, trial, g, accepted)
-        arrived = norm <= self._goal(models.value)
+        arrived = norm <= self._goal(models)
         over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
         for k in np.flatnonzero(over).tolist():
             state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision"
         if over.any() and not over.all():
             models.keep(~over)
 
-    def _goal(self, value: Array) -> Array:
+    def _goal(self, models: _Models) -> Array:
         """The gradients (K,) that are small enough."""
-        return self.tol * np.clip(value, LEAST, 1.0) if self.relative else np.full(len(value), self.tol)
+        relative = self.relative and LOSSES[models.objective.loss] == "softmax"
+        return self.tol * (np.clip(models.value, LEAST, 1.0) if relative else np.ones(len(models.value)))
 
     def _is_slow(self, models: _Models, eps: float) -> Array:
         """Which models want a new metric: it would pay, and at their pace they have far to go; ever more rarely."""
         wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.costs) * 2.0**models.refreshes
         # without a tol, halfway to where rounding begins; a tol below rounding is not reached
-        goal = np.maximum(self._goal(models.value), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
+        goal = np.maximum(self._goal(models), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.begun / models.smallest) / (models.since + 1)
             to_go = np.log(models.smallest / goal) / pace

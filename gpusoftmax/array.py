@@ -161,6 +161,10 @@ class Backend:
         """A device array on the host; waits for it."""
         return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(self.asarray(x)))
 
+    def on_host(self, x: Any) -> Any:
+        """What a GPU holds, on the host; anything else as it is, not yet looked at."""
+        return x if gpu_of(x) is None else self.to_numpy(x)
+
     def synchronize(self) -> None:
         """Wait for all that was queued on the current stream."""
         if self.gpu is not None:

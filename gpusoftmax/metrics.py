@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import _safe_indexing
 
-from gpusoftmax.array import gpu_of, resolve
 from gpusoftmax.estimators import Estimator
+from gpusoftmax.prediction import on_host
 from gpusoftmax.validation import check_count, check_same_length, encode_known_labels
 
 Array = npt.NDArray[Any]
@@ -76,16 +76,13 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
         An unknown label, another length than X, or features that do not fit.
     """
     check_count("k", k)
-    if (place := gpu_of(y)) is not None:
-        y = resolve(f"cuda:{place}").to_numpy(y)
-    labels, c = encode_known_labels(y, estimator.classes_, "y", " of the model"), len(estimator.classes_)
+    labels, c = encode_known_labels(on_host(y), estimator.classes_, "y", " of the model"), len(estimator.classes_)
     n = len(X)
     check_same_length("y", labels, n)
     k, step = min(k, c), max(1, AT_ONCE // max(c, estimator.n_features_in_))
     found = []
     for first in range(0, n, step):
-        scores = estimator.decision_function(_safe_indexing(X, slice(first, first + step)))
-        scores = np.asarray(scores.get() if hasattr(scores, "get") else scores)
+        scores = on_host(estimator.decision_function(_safe_indexing(X, slice(first, first + step))))
         if c == 2:
             scores = np.stack([np.zeros_like(scores), scores], axis=1)
         found.append(places(scores, labels[first : first + step]))

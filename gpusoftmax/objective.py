@@ -317,9 +317,7 @@ def loss_and_gradient(
         weights, bias, single = check_coefficients(W, b, d, device.asarray if on_device else np.asarray)
         weights, bias = (device.xp.array(device.asarray(array), dtype=dtype, order="C") for array in (weights, bias))
         _, K, c = weights.shape
-        y, sample_weight = (
-            device.to_numpy(array) if gpu_of(array) is not None else array for array in (y, sample_weight)
-        )
+        y, sample_weight = map(device.on_host, (y, sample_weight))
         s = check_sample_weight(sample_weight, n, K, dtype)
         shift, scale = (
             None if side is None else device.asarray(side) for side in check_shift_and_scale(shift, scale, d)
@@ -381,9 +379,7 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
             raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
         dtype = computation_dtype(scores.dtype)
         gradient = device.xp.array(scores, dtype=dtype, order="C")
-        if gpu_of(sample_weight) is not None:
-            sample_weight = device.to_numpy(sample_weight)
-        weights = check_sample_weight(sample_weight, n, 1, dtype)
+        weights = check_sample_weight(device.on_host(sample_weight), n, 1, dtype)
         if on_device:
             targets = device.asarray(labels)
             check_index_array(targets, n, c, "labels", "logits")

@@ -264,7 +264,7 @@ def linear_probe(
     with device.active():
         train, test = device.features(X_train, "X_train"), device.features(X_test, "X_test")
         check_n_features(test, train.shape[1], "X_test", "X_train")
-        y_train, y_test = (device.to_numpy(y) if gpu_of(y) is not None else y for y in (y_train, y_test))
+        y_train, y_test = map(device.on_host, (y_train, y_test))
         classes, labels = encode_labels(y_train, len(train), name="y_train")
         test_labels = encode_known_labels(y_test, classes, "y_test", " of y_train")
         check_same_length("y_test", test_labels, len(test), "X_test")
@@ -306,7 +306,7 @@ def linear_probe(
             model = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
             with device.active():
                 X = _joined(device, X_train, validation[0])
-            model.fit(X, np.concatenate([y_train, _host(device, validation[1])]))
+            model.fit(X, np.concatenate([y_train, device.on_host(validation[1])]))
     sizes = {"train": rows, "validation": aside, "test": n_test}
     best = found.best_index_
     ends = {min(values): "smallest", max(values): "largest"}
@@ -340,13 +340,9 @@ def _normal(seed: int) -> Callable[[int, int], tuple[Array, Array]]:
     return start
 
 
-def _host(device: Backend, y: Any) -> Any:
-    return device.to_numpy(y) if gpu_of(y) is not None else y
-
-
 def _same(device: Backend, validation: Any, test: Array, test_labels: Array, classes: Array) -> bool:
     """Whether the validation rows are the test rows; the first rows tell, as a rule."""
-    X, y = device.features(validation[0], "validation[0]"), _host(device, validation[1])
+    X, y = device.features(validation[0], "validation[0]"), device.on_host(validation[1])
     if X.shape != test.shape or X.dtype != test.dtype or len(y) != len(test):
         return False
     if not np.array_equal(encode_known_labels(y, classes, "validation[1]", " of y_train"), test_labels):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import compute_class_weight
 
-from gpusoftmax.array import Backend, gpu_of
+from gpusoftmax.array import Backend
 from gpusoftmax.dtypes import computation_dtype, from_bits
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Objective
@@ -124,7 +124,7 @@ def load(
 
     `known` are the classes, where they are known already.
     """
-    y, sample_weight = (device.to_numpy(part) if gpu_of(part) is not None else part for part in (y, sample_weight))
+    y, sample_weight = map(device.on_host, (y, sample_weight))
     log.info("backend %s: %s", device.name, device.reason)
     (n, d), dtype = X.shape, computation_dtype(X.dtype)
     soft = encode_proportions(y, n, estimator.loss, known=known)
@@ -135,7 +135,7 @@ def load(
         check_pair("validation", validation)
         Xv = device.features(validation[0], "validation[0]")
         check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
-        yv = validation[1] if gpu_of(validation[1]) is None else device.to_numpy(validation[1])
+        yv = device.on_host(validation[1])
         soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes)
         codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
         if len(codes) != len(Xv):

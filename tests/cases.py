@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend
+from gpusoftmax.certificate import certify
 from gpusoftmax.features import DenseFeatures
 from gpusoftmax.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers import LBFGS
 
 Array = npt.NDArray[Any]
 
@@ -312,6 +315,20 @@ def run(solver: Any, objective: Objective, W: Any = None, b: Any = None) -> Any:
     while not state.reason:
         state = solver.step(objective, state)
     return on_host(state, objective.backend)
+
+
+def assert_bounds_hold(objective: Objective) -> None:
+    """Certificates on the way to the optimum are above the true distances, and next to nothing at the end."""
+    backend = objective.backend
+    optimum = run(LBFGS(500, tol=1e-11), objective).value
+    for passes in (1, 3, 8, 500):
+        state = run(LBFGS(passes, tol=1e-11), objective)
+        for k, found in enumerate(certify(objective, backend.asarray(state.W), backend.asarray(state.b))):
+            assert found.bound is not None
+            assert state.value[k] - optimum[k] <= found.bound + 1e-14
+            assert found.objective == pytest.approx(state.value[k], rel=1e-12)
+            if passes == 500:
+                assert found.bound < 1e-12
 
 
 def on_host(record: Any, backend: Backend) -> Any:

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,22 +249,34 @@ def _save(figure: Any, target: Path) -> list[Path]:
     return paths
 
 
-def main(arguments: list[str] | None = None) -> int:
+def command(
+    name: str, about: str | None, differences: Callable[[], list[str]], write: Callable[[], None],
+    arguments: list[str] | None,
+) -> int:  # fmt: skip
     """Write, or check; the exit code is 1 if something is not as the results say."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    prog = f"python -m bench.{name}"
+    parser = argparse.ArgumentParser(prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args(arguments)
-    if options.check:
-        found = differences()
-        print("\n".join([*found, *(["run python -m bench.figures"] if found else [])]), end="\n" if found else "")
-        return int(bool(found))
+    if not parser.parse_args(arguments).check:
+        write()
+        return 0
+    found = differences()
+    for line in [*found, f"run {prog}"] if found else []:
+        print(line)
+    return int(bool(found))
+
+
+def write() -> None:
+    """README's table and figure."""
     results = load()
     README.write_text(with_table(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     if results:
         draw_readme(results, FIGURE)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code."""
+    return command("figures", __doc__, differences, write, arguments)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ Tables go between marker comments. The figure carries a digest of the numbers th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.figures import RESULTS, ROOT, between, legend, load, new_figure, where
+from bench.figures import RESULTS, ROOT, between, command, legend, load, new_figure, where
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "which-solver.md"
 FOLDER, FIGURE = RESULTS / "solving", RESULTS / "solving.svg"
@@ -176,27 +175,18 @@ def draw(results: dict[str, Found], target: Path) -> None:
     figure.savefig(target, metadata={"Date": None, "Description": digest(results)})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write, or check; the exit code is 1 if something is not as the results say."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.solving_figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args(arguments)
-    if options.check:
-        found = differences()
-        print(
-            "\n".join([*found, *(["run python -m bench.solving_figures"] if found else [])]), end="\n" if found else ""
-        )
-        return int(bool(found))
+def write() -> None:
+    """Tables and figure."""
     results = load(FOLDER)
     for path, text in ((README, readme_text(results)), (PAGE, page_text(results))):
         path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, text), encoding="utf-8")
     if results:
         draw(results, FIGURE)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code."""
+    return command("solving_figures", __doc__, differences, write, arguments)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ The table goes between marker comments. The figure carries a digest of the numbe
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.figures import RESULTS, ROOT, between, load, new_figure, where
+from bench.figures import RESULTS, ROOT, between, command, load, new_figure, where
 from bench.solving_figures import seconds
 
 README = ROOT / "README.md"
@@ -208,26 +207,18 @@ def _lines(axes: Any, result: Found) -> None:
     axes.grid(alpha=0.3)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write, or check; the exit code is 1 if something is not as the results say."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.sweeping_figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args(arguments)
-    if options.check:
-        found = differences()
-        for line in [*found, *(["run python -m bench.sweeping_figures"] if found else [])]:
-            print(line)
-        return int(bool(found))
+def write() -> None:
+    """Tables and figure."""
     results = load(FOLDER)
     document = README.read_text(encoding="utf-8")
     README.write_text(between(document, BEGIN, END, readme_text(results)), encoding="utf-8")
     if results:
         draw(results, FIGURE)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code."""
+    return command("sweeping_figures", __doc__, differences, write, arguments)
 
 
 if __name__ == "__main__":

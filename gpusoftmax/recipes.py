@@ -19,6 +19,7 @@ from gpusoftmax.problem import Problem, prepare
 from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure
 from gpusoftmax.search.result import choose, edges
+from gpusoftmax.search.words import candidate_in_words
 from gpusoftmax.trainer import Progress, TrainResult
 from gpusoftmax.validation import check_choice, check_count, check_finite_features, check_number, check_pair
 
@@ -187,9 +188,9 @@ class CourseSweep:
             for (rate, reg), (own, aside) in sorted(self.results.items())
         ]
         lines.append(f"best validation accuracy achieved during cross-validation: {self.best_validation_accuracy:f}")
-        lines.append(f"chosen: {_in_words(self.best)}")
+        lines.append(f"chosen: {candidate_in_words(_named(self.best))}")
         if self.ties:
-            lines.append(f"as good: {'; '.join(map(_in_words, self.ties))}")
+            lines.append(f"as good: {'; '.join(candidate_in_words(_named(pair)) for pair in self.ties)}")
         lines += [
             f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in self.edges.items()
         ]
@@ -203,7 +204,7 @@ class CourseSweep:
         return self.report
 
     def __repr__(self) -> str:
-        best, accuracy = _in_words(self.best), self.best_validation_accuracy
+        best, accuracy = candidate_in_words(_named(self.best)), self.best_validation_accuracy
         return f"<CourseSweep: {len(self.results)} models, best {best}, validation accuracy {accuracy:.4g}>"
 
     def plot(self, axes: Any = None) -> Any:
@@ -225,17 +226,15 @@ class CourseSweep:
         """
         if axes is None:
             axes = new_figure(11.0, 4.0).subplots(1, 2)
-        names = ["learning_rate", "reg"]
-        candidates = [dict(zip(names, pair, strict=True)) for pair in self.results]
-        best = dict(zip(names, self.best, strict=True))
+        candidates, best = [_named(pair) for pair in self.results], _named(self.best)
         measured = zip(("training", "validation"), zip(*self.results.values(), strict=True), strict=True)
         for ax, (rows, accuracies) in zip(axes, measured, strict=True):
-            heat_map(ax, candidates, accuracies, names, best, f"{rows} accuracy; ○ chosen")
+            heat_map(ax, candidates, accuracies, list(best), best, f"{rows} accuracy; ○ chosen")
         return axes
 
 
-def _in_words(pair: tuple[float, float]) -> str:
-    return f"learning_rate = {pair[0]:.4g}, reg = {pair[1]:.4g}"
+def _named(pair: tuple[float, float]) -> dict[str, float]:
+    return {"learning_rate": pair[0], "reg": pair[1]}
 
 
 def sweep_cs231n(
@@ -325,7 +324,7 @@ def sweep_cs231n(
         {pair: (own, aside) for pair, (own, aside) in zip(pairs, accuracies.T.tolist(), strict=True)},
         pairs[best],
         [pairs[k] for k in ties],
-        edges([{"learning_rate": rate, "reg": reg} for rate, reg in pairs], best),
+        edges([_named(pair) for pair in pairs], best),
         fitted,
         interrupted=trained.reason == "interrupted",
     )

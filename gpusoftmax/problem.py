@@ -166,12 +166,20 @@ def problem_of(estimator: Any, data: Data, stream: Stream | None = None) -> Prob
     return Problem(objective, aside, data.classes, data.backend, stream)
 
 
-def pose(estimator: Any, data: Data, rows: Array | None = None) -> Objective:
-    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host)."""
-    return _posed(estimator, data, rows, None)[0]
+def pose(
+    estimator: Any, data: Data, rows: Array | None, moments: Moments | None = None
+) -> tuple[Objective, Moments | None]:
+    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host).
+
+    The moments of these rows, if they are known from a time before, or were wanted now, come back, too.
+    """
+    objective, stream = _posed(estimator, data, rows, None, moments)
+    return objective, stream.moments
 
 
-def _posed(estimator: Any, data: Data, rows: Array | None, stream: Stream | None) -> tuple[Objective, Stream]:
+def _posed(
+    estimator: Any, data: Data, rows: Array | None, stream: Stream | None, moments: Moments | None = None
+) -> tuple[Objective, Stream]:
     device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
     features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
     s, of_classes = data.weights, None
@@ -183,8 +191,8 @@ def _posed(estimator: Any, data: Data, rows: Array | None, stream: Stream | None
     total = float(features.n) if here is None else float(here.sum(dtype=np.float64))
     weights = None if host_weights is None else asarray(host_weights)
     sgd = stream is not None or solver_of(estimator) == "sgd"
-    moments, sums = None, None
-    if stream is not None or _wants_moments(estimator, sgd):
+    sums = None
+    if moments is None and (stream is not None or _wants_moments(estimator, sgd)):
         moments = _moments(features, weights, total)
     if stream is None:
         stream = Stream(data.classes, 0.0 if moments else total, moments=moments)

@@ -14,7 +14,7 @@ from gpusoftmax.search.words import report, status_in_words
 Array = npt.NDArray[Any]
 
 MEASURES = ("score", "accuracy", "loss", "objective", "passes")
-DONE = ("converged", "precision", "finished", "early_stopping")
+DONE = ("converged", "precision", "finished")  # how a training that was not cut off ends
 
 
 @dataclass(eq=False)
@@ -45,6 +45,11 @@ class Trials:
         """Nothing is measured yet."""
         measures = {name: np.full((splits, candidates), np.nan) for name in MEASURES}
         return cls(**measures, status=np.full((splits, candidates), "", dtype="U16"))
+
+    def of(self, k: int) -> dict[str, Any]:
+        """A candidate's means over the splits, and its status in words."""
+        means = {name: float(getattr(self, name)[:, k].mean()) for name in MEASURES}
+        return {**means, "status": status_in_words(self.status[:, k])}
 
 
 @dataclass(eq=False, repr=False)
@@ -197,11 +202,14 @@ class SweepResult:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """For JSON: each candidate's parameters, with its means over the splits; None where nothing was measured."""
+
+        def plain(value: Any) -> Any:
+            return None if isinstance(value, float) and not np.isfinite(value) else value
+
         return [
-            {**one, **{name: number(getattr(self.trials, name)[:, k].mean()) for name in MEASURES},
-             "status": status_in_words(self.trials.status[:, k])}
+            one | {name: plain(value) for name, value in self.trials.of(k).items()}
             for k, one in enumerate(self.candidates)
-        ]  # fmt: skip
+        ]
 
     def to_csv(self, path: str | Path) -> None:
         """Write the table as comma-separated values."""
@@ -255,11 +263,6 @@ class SweepResult:
             f"<SweepResult: {len(self.candidates)} candidates x {self.n_splits_} splits, best {best}, "
             f"{self.scoring} {self.best_score_:.4g}>"
         )
-
-
-def number(value: Any) -> float | None:
-    """A number that JSON knows."""
-    return float(value) if np.isfinite(value) else None
 
 
 def standard_errors(scores: Array) -> Array:

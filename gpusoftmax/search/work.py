@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,15 +26,23 @@ from gpusoftmax.search import exact, minibatch
 from gpusoftmax.search.result import DONE, MEASURES, Trials
 from gpusoftmax.search.scoring import Scoring
 from gpusoftmax.search.splits import Split
-from gpusoftmax.search.words import status_in_words
 from gpusoftmax.solvers.curvature import GramSample
-from gpusoftmax.stream import Stream
+from gpusoftmax.stream import Moments, Stream
 from gpusoftmax.trainer import Record, TrainResult
 from gpusoftmax.validation import check_finite_features
 
 Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """What is minimised on a split, what that holds out, and S of its training rows."""
+
+    objective: Objective
+    held_out: Objective
+    total: float
 
 
 @dataclass
@@ -55,7 +63,7 @@ class Work:
     seed : int
     tally : Tally or None
     on_candidate : callable or None
-        Told of each candidate that is done, by `row`.
+        Told of each candidate that is done: its parameters, with its means over the splits.
     recipe : Recipe or None
         Of SGD.
     """
@@ -78,6 +86,7 @@ class Work:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
         self.models: dict[tuple[int, int], Any] = {}
         self.samples: dict[int, GramSample] = {}
+        self.moments: dict[tuple[int, str], Moments | None] = {}  # by split and class weight: some reads of X each
         self.last_rung: tuple[Trials, dict[tuple[int, int], Any]] | None = None
         self.done = 0
 
@@ -86,26 +95,27 @@ class Work:
         for group in self._alike():
             order = [group[i] for i in np.argsort(-self.strengths()[group], kind="stable")]
             first = self.estimators[order[0]]
-            objectives = [pose(first, self.data, split.train) for split in self.splits]
-            sample = GramSample(objectives[0], self.seed, len(order), alike=True)
+            posed = [self._posed(i, order[0]) for i in range(len(self.splits))]
+            objective, features, c = posed[0].objective, posed[0].objective.features, len(self.data.classes)
+            sample = GramSample(objective, self.seed, len(order), alike=True)
             self.samples |= dict.fromkeys(group, sample)
-            paths = [exact.Path(one, sample, int(first.max_iter), float(first.tol), self.seed) for one in objectives]
-            measured_on = [self._held_out(i, one) for i, one in enumerate(objectives)]
-            features, c = objectives[0].features, len(self.data.classes)
-            weighted = 0 if objectives[0].weights is None else len(features.X)
+            paths = [
+                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in posed
+            ]
+            weighted = 0 if objective.weights is None else len(features.X)
             wide = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
             log.info("sweep: %d penalties, %d side by side, on %d splits", len(order), wide, len(self.splits))
             for start in range(0, len(order), wide):
                 some = order[start : start + wide]
                 for i, path in enumerate(paths):
-                    l2 = np.array([self._l2(k, path.objective) for k in some])
+                    l2 = self._l2(some, posed[i].total)
                     try:
                         result = path.solve(l2, _Within(self, i, some))
                     except DivergenceError:  # a penalty too strong for the type
                         self._forget(i, some, "diverged")
                         self.done += len(some)
                     else:
-                        self._measure(i, some, path.objective, measured_on[i], result)
+                        self._measure(i, some, posed[i], l2, result)
                 self._tell(some)
                 if patience is not None and self._worse(order[: start + wide]) >= patience:
                     self.done += len(self.splits) * len(order[start + wide :])
@@ -123,7 +133,7 @@ class Work:
                 self._train([k for k in group if k in left], budget, last=rung == 0)
             if rung and halving is not None:
                 means = self.trials.score.mean(axis=0)[left]
-                order = np.argsort(-np.where(np.isnan(means), -np.inf, means), kind="stable")
+                order = np.argsort(-means, kind="stable")  # NaN comes last
                 kept = sorted(left[i] for i in order[: max(1, len(left) // halving)])
                 gone = [k for k in left if k not in kept]
                 self.trials.status[:, gone] = "halved"
@@ -140,16 +150,15 @@ class Work:
         for start in range(0, len(group), wide):
             some = group[start : start + wide]
             estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in some]
-            for i, split in enumerate(self.splits):
-                objective = pose(estimators[0], self.data, split.train)
-                l2 = np.array([self._l2(k, objective) for k in some])
-                before = self.done
+            for i in range(len(self.splits)):
+                posed = self._posed(i, some[0])
+                l2, before = self._l2(some, posed.total), self.done
                 try:
-                    result = minibatch.train_group(estimators, objective, l2, _Within(self, i, some), self.recipe)
+                    result = minibatch.train_group(estimators, posed.objective, l2, _Within(self, i, some), self.recipe)
                 except DivergenceError:
                     self._forget(i, some, "diverged")
                 else:
-                    self._measure(i, some, objective, self._held_out(i, objective), result)
+                    self._measure(i, some, posed, l2, result)
                 self.done = before + len(some) * last
             if last:
                 self._tell(some)
@@ -167,17 +176,22 @@ class Work:
             groups.setdefault(key(k), []).append(k)
         return list(groups.values())
 
-    def _l2(self, k: int, objective: Objective) -> float:
+    def _posed(self, i: int, k: int) -> _Posed:
+        """Split i as candidate k sees it."""
+        split, estimator = self.splits[i], self.estimators[k]
+        key = i, repr(estimator.class_weight)
+        objective, self.moments[key] = pose(estimator, self.data, split.train, self.moments.get(key))
         total = float(self.data.backend.to_numpy(objective.weight_sums())[0])
-        return l2_of(self.estimators[k], total, len(self.data.classes))
+        return _Posed(objective, held_out(objective, self.data, split.held_out), total)
+
+    def _l2(self, some: Iterable[int], total: float) -> Array:
+        """Penalties of candidates for rows whose weights sum to `total`."""
+        return np.array([l2_of(self.estimators[k], total, len(self.data.classes)) for k in some])
 
     def strengths(self) -> Array:
         """(candidates,): penalties, for all of X."""
         total = float(len(self.data.labels) if self.data.weights is None else self.data.weights.sum(dtype=np.float64))
-        return np.array([l2_of(one, total, len(self.data.classes)) for one in self.estimators])
-
-    def _held_out(self, i: int, objective: Objective) -> Objective:
-        return held_out(objective, self.data, self.splits[i].held_out)
+        return self._l2(range(len(self.candidates)), total)
 
     def _forget(self, i: Any, some: list[int], status: str) -> None:
         """Nothing is known of these models on split i."""
@@ -186,26 +200,24 @@ class Work:
         for name in MEASURES:
             getattr(trials, name)[i, some] = np.nan
 
-    def _measure(
-        self, i: int, some: list[int], objective: Objective, measured_on: Objective, result: TrainResult
-    ) -> None:
+    def _measure(self, i: int, some: list[int], posed: _Posed, l2: Array, result: TrainResult) -> None:
         """Scores of models that were trained on split i."""
         interrupted = result.reason == "interrupted"
         if interrupted and self.estimators[some[0]].solver == "lbfgs":  # short of its optimum
             raise KeyboardInterrupt
-        trials, to_numpy = self.trials, self.data.backend.to_numpy
-        losses, accuracies = map(to_numpy, measured_on.for_penalties(np.zeros(len(some))).losses(result.W, result.b))
+        trials, aside, to_numpy = self.trials, posed.held_out, self.data.backend.to_numpy
+        losses, accuracies = map(to_numpy, aside.for_penalties(l2).losses(result.W, result.b))
         values = np.atleast_1d(result.history[-1].objective)
         for place, k in enumerate(some):
             if result.reasons[place] not in (*DONE, "interrupted"):
                 self._forget(i, [k], result.reasons[place])
                 continue
             if not np.isfinite(losses[place]):
-                name = "X" if measured_on.features.rows is not None else "validation[0]"
-                check_finite_features(to_numpy(measured_on.features.X), name)
+                name = "X" if aside.features.rows is not None else "validation[0]"
+                check_finite_features(to_numpy(aside.features.X), name)
             score = self.scoring.of(losses[place], accuracies[place])
             if self.scoring.function is not None or self.keep_models:
-                model = self._model(k, objective, result.of(place))
+                model = self._model(k, posed, float(l2[place]), result.of(place))
                 if self.scoring.function is not None:
                     score = self._score(i, model)
                 if self.keep_models:
@@ -218,13 +230,12 @@ class Work:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _model(self, k: int, objective: Objective, result: TrainResult) -> Any:
+    def _model(self, k: int, posed: _Posed, l2: float, result: TrainResult) -> Any:
         """The candidate's estimator with what its training left; without a report, whose bound would take reads."""
-        model = self.estimator(k)
-        own = objective.for_penalties(np.array([self._l2(k, objective)]))
-        total = float(self.data.backend.to_numpy(objective.weight_sums())[0])
-        problem = Problem(own, None, self.data.classes, self.data.backend, Stream(self.data.classes, total))
-        write_weights(model, own, self.data.classes, result.W, result.b)
+        model, data = self.estimator(k), self.data
+        own = replace(posed.objective, l2=data.backend.asarray(np.array([l2])))
+        problem = Problem(own, None, data.classes, data.backend, Stream(data.classes, posed.total))
+        write_weights(model, own, data.classes, result.W, result.b)
         write_course(model, problem, result)
         return model
 
@@ -275,13 +286,7 @@ class Work:
     def _tell(self, some: list[int]) -> None:
         if self.on_candidate is not None:
             for k in some:
-                self.on_candidate(self.row(k))
-
-    def row(self, k: int) -> dict[str, Any]:
-        """A candidate's parameters, with its means over the splits."""
-        trials = self.trials
-        measures = {name: float(getattr(trials, name)[:, k].mean()) for name in MEASURES}
-        return {**self.candidates[k], **measures, "status": status_in_words(trials.status[:, k])}
+                self.on_candidate(self.candidates[k] | self.trials.of(k))
 
     def in_words(self, i: int, some: list[int]) -> str:
         """What is running, and the best so far."""

@@ -324,9 +324,9 @@ def sweep_command(
         options = {"max_iter": 10, "schedule": "cosine", "solver": "sgd", **options}
     if halving is not None and not sgd:
         raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs, too")
-    if out is not None and out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file; name a folder")
     if out is not None:  # before the work, not after it
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"--out {out} is a file; name a folder")
         out.mkdir(parents=True, exist_ok=True)
     device = resolve(backend, threads)
     loaded = load_dataset(dataset, data)

@@ -29,9 +29,8 @@ from gpusoftmax.trainer import Progress, TrainResult, train
 Array = npt.NDArray[Any]
 
 NODES = 3  # solutions that a polynomial goes through
-APART = (
-    0.4  # in log l2, at least: nearer ones differ by little more than what tol leaves, which the polynomial enlarges
-)
+# in log l2, at least: nearer ones differ by little more than what tol leaves, which the polynomial enlarges
+APART = 0.4
 FARTHEST = 1.5  # distances of its last nodes that the polynomial is followed for
 LONGEST = float(np.log(10.0))  # and at most
 REMEMBERED = 8  # solutions

@@ -79,9 +79,8 @@ def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
         ).append(k)
     means, errors = _comparable(result), result.standard_errors_
     for label, members in lines.items():
-        drawn = (
-            k for k in members if np.isfinite([means[k], result.candidates[k][name]]).all()
-        )  # C = inf has no place
+        # C = inf has no place on the axis
+        drawn = (k for k in members if np.isfinite([means[k], result.candidates[k][name]]).all())
         order = sorted(drawn, key=lambda k: result.candidates[k][name])
         x = [result.candidates[k][name] for k in order]
         bars = None if result.n_splits_ < 2 else errors[order]

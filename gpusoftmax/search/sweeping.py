@@ -158,12 +158,16 @@ def sweep(
         raise ValueError("out_of_fold=True needs keep_models=True: it is these models that predict")
     estimators = configured(estimator, candidates)
     sgd = estimators[0].solver == "sgd"
-    if halving is not None and (not sgd or check_count("halving", halving, least=2) < 2):
+    if halving is not None and not sgd:
         raise ValueError(
             f"halving={halving!r} is for solver='sgd'; the exact solver needs few passes for each penalty: leave it out"
         )
-    if patience is not None and (sgd or check_count("patience", patience) < 1):
+    if patience is not None and sgd:
         raise ValueError(f"patience={patience!r} is for solver='lbfgs', which goes along the penalties; use halving")
+    if halving is not None:
+        check_count("halving", halving, least=2)
+    if patience is not None:
+        check_count("patience", patience)
     if recipe is not None and (not sgd or refit or halving is not None):
         raise ValueError(
             f"recipe={recipe!r} says where SGD starts and how many batches it takes; pass refit=False, no halving, and "

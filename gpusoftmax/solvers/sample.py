@@ -49,9 +49,9 @@ def factor_cost(kind: str, m: int, d: int) -> float:
         return 2.0 * m * d
     if kind == "low rank":
         return 2.0 * m**2 * d + 9.0 * m**3
-    return m * d**2 + (
-        3.0 * d**3 if kind == "cholesky" else 6000.0 * d**2
-    )  # products with some 600 vectors, five times
+    if kind == "spectrum":
+        return m * d**2 + 6000.0 * d**2  # products with some 600 vectors, five times
+    return m * d**2 + 3.0 * d**3
 
 
 def read_cost(n: int, d: int, c: int) -> float:

@@ -25,6 +25,7 @@ _EXPORTS = {
     "gradient_check": "gradcheck",
     "linear_probe": "probes",
     "load_cifar10": "datasets",
+    "load_data": "datasets",
     "load_digits": "datasets",
     "load_model": "persist",
     "loss_and_gradient": "objective",
@@ -43,9 +44,12 @@ logging.getLogger("gpusoftmax").addHandler(logging.NullHandler())
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("gpusoftmax")
+        try:
+            return version("gpusoftmax")
+        except PackageNotFoundError:
+            return "0+unknown"  # a clone that was not installed
     if name not in _EXPORTS:
         raise AttributeError(f"module 'gpusoftmax' has no attribute {name!r}")
     value = getattr(import_module(f"gpusoftmax.{_EXPORTS[name]}"), name)

@@ -1,6 +1,7 @@
 from gpusoftmax.array import resolve as resolve
 from gpusoftmax.certificate import FitReport as FitReport
 from gpusoftmax.datasets import load_cifar10 as load_cifar10
+from gpusoftmax.datasets import load_data as load_data
 from gpusoftmax.datasets import load_digits as load_digits
 from gpusoftmax.estimators import LinearSVMClassifier as LinearSVMClassifier
 from gpusoftmax.estimators import SoftmaxClassifier as SoftmaxClassifier

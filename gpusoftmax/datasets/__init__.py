@@ -1,4 +1,4 @@
-"""The data sets of the examples, benchmarks and command line."""
+"""Data to train on: those of the examples, benchmarks and command line, and users' own files."""
 
 from __future__ import annotations
 
@@ -7,19 +7,35 @@ from pathlib import Path
 from gpusoftmax.datasets.base import Dataset, aligned_empty
 from gpusoftmax.datasets.cifar10 import load_cifar10
 from gpusoftmax.datasets.digits import load_digits
+from gpusoftmax.datasets.table import Table
+from gpusoftmax.datasets.user_files import SUFFIXES, load_data
 
-__all__ = ["Dataset", "aligned_empty", "load_cifar10", "load_dataset", "load_digits"]
+__all__ = [
+    "KNOWN",
+    "SUFFIXES",
+    "Dataset",
+    "Table",
+    "aligned_empty",
+    "load_cifar10",
+    "load_data",
+    "load_dataset",
+    "load_digits",
+]
+
+KNOWN = ("digits", "cifar10")
 
 
-def load_dataset(name: str, data: str | Path | None = None) -> Dataset:
-    """Load a data set by its name on the command line.
+def load_dataset(name: str, data: str | Path | None = None, *, download: bool = False) -> Dataset:
+    """Load one of the data sets that are known by name.
 
     Parameters
     ----------
     name : {"digits", "cifar10"}
         The data set.
     data : str or pathlib.Path, optional
-        The folder of its files: needed for "cifar10", meaningless for "digits".
+        The folder of its files: for "cifar10", see `load_cifar10`; meaningless for "digits".
+    download : bool
+        Fetch its files if they are not there: for "cifar10".
 
     Returns
     -------
@@ -28,23 +44,20 @@ def load_dataset(name: str, data: str | Path | None = None) -> Dataset:
     Raises
     ------
     ValueError
-        If the name is unknown, or `data` is missing where it is needed or given where it is not.
-    FileNotFoundError, BadFileError
+        The name is unknown, or `data` or `download` is given for digits.
+    OSError, BadFileError, ImportError
         As `load_cifar10`.
     """
     match name:
         case "digits":
-            if data is not None:
-                raise ValueError(
-                    f"data: digits comes with scikit-learn and is read from no folder, but got {str(data)!r}"
-                )
+            if data is not None or download:
+                what = "download=True" if data is None else f"data={str(data)!r}"
+                raise ValueError(f"{what}: digits comes with scikit-learn and is read from no folder; leave it out")
             return load_digits()
         case "cifar10":
-            if data is None:
-                raise ValueError(
-                    "data: cifar10 needs `--data DIR`, naming the folder that holds cifar-10-batches-py or "
-                    "cifar-10-batches-bin"
-                )
-            return load_cifar10(data)
+            return load_cifar10(data, download=download)
         case _:
-            raise ValueError(f"name: no data set is called {name!r}; the known ones are digits and cifar10")
+            raise ValueError(
+                f"name={name!r}: no data set is called so; known are {' and '.join(KNOWN)}, and files of your own, "
+                f"whose names end in {', '.join(SUFFIXES)}"
+            )

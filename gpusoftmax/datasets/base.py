@@ -21,24 +21,38 @@ class Dataset:
     name : str
         What it is called on the command line.
     X_train, X_validation, X_test : ndarray of shape (n, d)
-        One sample a row; the dtype is the data set's own.
-    y_train, y_validation, y_test : ndarray of int64, shape (n,)
-        The class of each row: an integer 0..c-1, the position of its name in `class_names`.
+        One sample a row; the dtype is the data set's own. A part may have no rows.
+    y_train, y_validation, y_test : ndarray of shape (n,)
+        The class of each row. In the data sets that come with the library int64 0..c-1, the position of its name in
+        `class_names`; in a user's own, labels as they are there.
     class_names : tuple of str, length c
         For people; nothing computes with them.
     feature_shape : tuple of int, or None
         What a row is when it is not flat, such as (3, 32, 32) for an image: channels, height, width.
+    feature_names : tuple of str, length d, or None
+        What the columns are called, if they have names.
     """
 
     name: str
     X_train: NDArray[Any]
-    y_train: NDArray[np.int64]
+    y_train: NDArray[Any]
     X_validation: NDArray[Any]
-    y_validation: NDArray[np.int64]
+    y_validation: NDArray[Any]
     X_test: NDArray[Any]
-    y_test: NDArray[np.int64]
+    y_test: NDArray[Any]
     class_names: tuple[str, ...]
     feature_shape: tuple[int, ...] | None
+    feature_names: tuple[str, ...] | None = None
+
+    @property
+    def parts(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """{"train": (X, y), "validation": (X, y), "test": (X, y)}, without those that have no rows."""
+        parts = {
+            "train": (self.X_train, self.y_train),
+            "validation": (self.X_validation, self.y_validation),
+            "test": (self.X_test, self.y_test),
+        }
+        return {name: (X, y) for name, (X, y) in parts.items() if len(X)}
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -1,8 +1,8 @@
-"""CIFAR-10 from the official files, pickled or binary."""
+"""CIFAR-10 from the official files, pickled or binary, unpacked or not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpusoftmax.datasets import pickled
+from gpusoftmax.datasets.archive import read_members
 from gpusoftmax.datasets.base import Dataset, aligned_empty
+from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files import open_regular, size_of
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
+OFFICIAL = OfficialFile(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    # of the page that is named above: MD5 c58f30108f718f92721af3b95e74349a
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    size=170_498_071,
+)
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FEATURE_SHAPE = (3, 32, 32)
 
@@ -21,9 +30,10 @@ _BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "dat
 _BATCH_ROWS = 10_000
 _VALIDATION_ROWS = 1_000
 _MAX_NAMES_BYTES = 4096
+MOST_BYTES = 48 * 2**20  # of a batch: pickled ones have up to 44.8 MB
 
 
-def load_cifar10(folder: str | Path) -> Dataset:
+def load_cifar10(folder: str | Path | None = None, *, download: bool = False) -> Dataset:
     """Load CIFAR-10 with the splits of the course cs231n.
 
     Training is the first 49000 rows of data_batch_1 to data_batch_5, validation the last 1000, and the test set all
@@ -31,9 +41,13 @@ def load_cifar10(folder: str | Path) -> Dataset:
 
     Parameters
     ----------
-    folder : str or pathlib.Path
-        cifar-10-batches-bin, cifar-10-batches-py, or the folder that holds either. Of both the binary one is taken: it
-        is the faster to read.
+    folder : str or pathlib.Path, optional
+        cifar-10-batches-bin, cifar-10-batches-py, cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or the folder that
+        holds any of them; of several the first in this order, which is that of speed. Archives are read as they are.
+        Default: the environment's GPUSOFTMAX_DATA, else gpusoftmax_data in the home.
+    download : bool
+        If none is there, fetch cifar-10-python.tar.gz (163 MB) into the folder from its author's site, and compare its
+        SHA-256. Needs pooch.
 
     Returns
     -------
@@ -45,19 +59,45 @@ def load_cifar10(folder: str | Path) -> Dataset:
     Raises
     ------
     FileNotFoundError
-        If none of those folders holds all six batches; the message lists what each one lacks.
+        If none of those places holds all six batches; the message lists what each one lacks, and what to do.
     BadFileError
         If a file is not what it should be.
+    ConnectionError
+        If the download fails; the message says which file to put where.
+    ImportError
+        If pooch is needed and not installed; the same.
 
     Notes
     -----
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
     https://www.cs.toronto.edu/~kriz/cifar.html.
     """
-    folder, layout = _find(Path(folder))
-    *train, test = (layout.batch(folder, name) for name in _BATCHES)
-    X, y = _read(layout, train)
-    X_test, y_test = _read(layout, [test])
+    folder = data_home() if folder is None else Path(folder)
+    try:
+        place, layout = _find(folder)
+    except FileNotFoundError:
+        if not download:
+            raise
+        place, layout = fetch(OFFICIAL, folder), _LAYOUTS[-1]
+    starts = {f"{name}{layout.suffix}": i * _BATCH_ROWS for i, name in enumerate(_BATCHES)}
+    names: tuple[str, ...] = CLASS_NAMES
+    lacking = set(starts)
+    for path, content in _files(place, layout):
+        if path.name == layout.names:
+            names = layout.read_names(content, path)
+            _check_printable(names, path)
+        elif path.name in starts:
+            batch = layout.read_batch(content, path, _BATCH_ROWS)
+            if len(lacking) == len(starts):  # memory is asked for once a batch was good
+                X, y = _room(5 * _BATCH_ROWS)
+                X_test, y_test = _room(_BATCH_ROWS)
+            lacking.discard(path.name)
+            start = starts[path.name]
+            rows = slice(start % len(y), start % len(y) + _BATCH_ROWS)
+            own_X, own_y = (X, y) if start < len(y) else (X_test, y_test)
+            own_X[rows], own_y[rows] = batch
+    if lacking:
+        raise BadFileError(place, reason=f"lacks {', '.join(sorted(lacking))}", expected="all six batches of CIFAR-10")
     split = len(y) - _VALIDATION_ROWS
     return Dataset(
         name="cifar10",
@@ -67,18 +107,28 @@ def load_cifar10(folder: str | Path) -> Dataset:
         y_validation=y[split:],
         X_test=X_test,
         y_test=y_test,
-        class_names=_class_names(folder / layout.names, layout),
+        class_names=names,
         feature_shape=FEATURE_SHAPE,
     )
 
 
-def read_binary_batch(path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_file(path: Path) -> bytes:
+    """All bytes of a file, which no batch of CIFAR-10 has more of than MOST_BYTES."""
+    with open_regular(path) as file:
+        if size_of(file) > MOST_BYTES:
+            raise BadFileError(path, reason=f"{size_of(file)} bytes", expected=f"at most {MOST_BYTES} bytes")
+        return file.read()
+
+
+def read_binary_batch(content: bytes, path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read one binary batch: `rows` records of a label byte and 3072 pixel bytes.
 
     Parameters
     ----------
+    content : bytes
+        Of a file such as cifar-10-batches-bin/data_batch_1.bin.
     path : pathlib.Path
-        The file, such as cifar-10-batches-bin/data_batch_1.bin.
+        Its name, for messages.
     rows : int
         How many records it has to hold; 10000 in the official files.
 
@@ -92,13 +142,13 @@ def read_binary_batch(path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray
     Raises
     ------
     BadFileError
-        If the file has another size, which is checked before anything is read, or a label is above 9.
+        If it has another size, or a label is above 9.
     """
     record = 1 + pickled.COLUMNS
-    size = path.stat().st_size
-    if size != rows * record:
-        raise BadFileError(path, reason=f"{size} bytes", expected=f"{rows * record} bytes: {rows} records of {record}")
-    records = np.fromfile(path, np.uint8).reshape(rows, record)
+    if len(content) != rows * record:
+        expected = f"{rows * record} bytes: {rows} records of {record}"
+        raise BadFileError(path, reason=f"{len(content)} bytes", expected=expected)
+    records = np.frombuffer(content, np.uint8).reshape(rows, record)
     labels = records[:, 0]
     if labels.max() >= pickled.CLASSES:
         row = int(labels.argmax())
@@ -106,13 +156,15 @@ def read_binary_batch(path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray
     return records[:, 1:], labels.astype(np.int64)
 
 
-def read_text_names(path: Path) -> tuple[str, ...]:
+def read_text_names(content: bytes, path: Path) -> tuple[str, ...]:
     """Read the names of the ten classes from batches.meta.txt, one a line.
 
     Parameters
     ----------
+    content : bytes
+        Of the file.
     path : pathlib.Path
-        The file.
+        Its name, for messages.
 
     Returns
     -------
@@ -125,11 +177,10 @@ def read_text_names(path: Path) -> tuple[str, ...]:
         If it is not a short ASCII text of ten lines; empty lines do not count, and the official file ends in one.
     """
     expected = f"ten lines of ASCII, one name each, in at most {_MAX_NAMES_BYTES} bytes"
-    size = path.stat().st_size
-    if size > _MAX_NAMES_BYTES:
-        raise BadFileError(path, reason=f"{size} bytes", expected=expected)
+    if len(content) > _MAX_NAMES_BYTES:
+        raise BadFileError(path, reason=f"{len(content)} bytes", expected=expected)
     try:
-        names = tuple(line for line in path.read_text("ascii").splitlines() if line)
+        names = tuple(line for line in content.decode("ascii").splitlines() if line)
     except UnicodeDecodeError as error:
         raise BadFileError(path, place=f"byte {error.start}", reason="not ASCII", expected=expected) from error
     if len(names) != pickled.CLASSES:
@@ -142,48 +193,73 @@ class _Layout:
     """How one of the two official archives stores the batches."""
 
     folder: str
+    archive: str
     suffix: str
     names: str
-    read_batch: Callable[[Path, int], tuple[NDArray[np.uint8], NDArray[np.int64]]]
-    read_names: Callable[[Path], tuple[str, ...]]
-
-    def batch(self, folder: Path, name: str) -> Path:
-        return folder / f"{name}{self.suffix}"
+    read_batch: Callable[[bytes, Path, int], tuple[NDArray[np.uint8], NDArray[np.int64]]]
+    read_names: Callable[[bytes, Path], tuple[str, ...]]
 
 
 _LAYOUTS = (  # the preferred one first
-    _Layout("cifar-10-batches-bin", ".bin", "batches.meta.txt", read_binary_batch, read_text_names),
-    _Layout("cifar-10-batches-py", "", "batches.meta", pickled.read_batch, pickled.read_class_names),
+    _Layout(
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        ".bin",
+        "batches.meta.txt",
+        read_binary_batch,
+        read_text_names,
+    ),
+    _Layout(
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        "",
+        "batches.meta",
+        pickled.read_batch,
+        pickled.read_class_names,
+    ),
 )
 
 
 def _find(folder: Path) -> tuple[Path, _Layout]:
-    """Return the first folder that holds all six batches, and their layout."""
-    lacks = []
+    """The first folder that holds all six batches, or archive of them, and its layout."""
+    lacks = ""
     for layout in _LAYOUTS:
         for place in (folder / layout.folder, folder):
-            missing = [path.name for name in _BATCHES if not (path := layout.batch(place, name)).is_file()]
+            missing = [name for batch in _BATCHES if not (place / (name := f"{batch}{layout.suffix}")).is_file()]
             if not missing:
                 return place, layout
-            lacks.append(f"\n  {place} lacks {', '.join(missing)}")
-    raise FileNotFoundError(f"CIFAR-10 is not complete in {folder}:{''.join(lacks)}\nIts home is {URL}")
+            if len(missing) < len(_BATCHES):
+                lacks += f"\n  {place} lacks {', '.join(missing)}"
+    for layout in _LAYOUTS:
+        for place in (folder / layout.archive, folder):
+            if place.name == layout.archive and place.is_file():
+                return place, layout
+    archives = " or ".join(layout.archive for layout in _LAYOUTS)
+    raise FileNotFoundError(
+        f"CIFAR-10 is not in {folder}: there are neither all six batches nor {archives}.{lacks}\n"
+        f"Get {OFFICIAL.url} ({OFFICIAL.size >> 20} MB) and put it into {folder} as it is, or have it fetched, by "
+        f"--download on the command line or load_cifar10(download=True). Its home is {URL}"
+    )
 
 
-def _read(layout: _Layout, paths: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read batches into one aligned buffer, one after the other, so that only one of them is held twice."""
-    rows = len(paths) * _BATCH_ROWS
-    X, y = aligned_empty((rows, pickled.COLUMNS), np.uint8), np.empty(rows, np.int64)
-    for i, path in enumerate(paths):
-        part = slice(i * _BATCH_ROWS, (i + 1) * _BATCH_ROWS)
-        X[part], y[part] = layout.read_batch(path, _BATCH_ROWS)
-    return X, y
+def _files(place: Path, layout: _Layout) -> Iterator[tuple[Path, bytes]]:
+    """Each file of a folder or archive that belongs to CIFAR-10, and its content."""
+    if place.is_dir():
+        for name in (layout.names, *(f"{batch}{layout.suffix}" for batch in _BATCHES)):
+            path = place / name
+            if path.is_file():
+                yield path, read_file(path)
+    else:
+        for name, content in read_members(place, MOST_BYTES):
+            if Path(name).parent == Path(layout.folder):
+                yield place / name, content
 
 
-def _class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
-    if not path.is_file():
-        return CLASS_NAMES
-    names = layout.read_names(path)
+def _room(rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    return aligned_empty((rows, pickled.COLUMNS), np.uint8), np.empty(rows, np.int64)
+
+
+def _check_printable(names: tuple[str, ...], path: Path) -> None:
     for name in names:
         if not name.isprintable():  # an escape sequence would reach the terminal
             raise BadFileError(path, reason=f"class name {name[:40]!r}", expected="printable class names")
-    return names

@@ -15,6 +15,7 @@ A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html, for the content.
 
 from __future__ import annotations
 
+import encodings.raw_unicode_escape  # noqa: F401 - pickletools decodes with it; reading a file should import nothing
 import io
 import pickletools
 from dataclasses import dataclass
@@ -30,20 +31,21 @@ from gpusoftmax.exceptions import BadFileError
 COLUMNS = 3 * 32 * 32
 CLASSES = 10
 
-# Genuine files have up to 44.8 MB and 90,152 opcodes. An opcode adds at most one value to the stack or one entry to
+# Genuine files have up to 90,152 opcodes. An opcode adds at most one value to the stack or one entry to
 # the memo, and none of those known here copies a container: so MAX_OPCODES also bounds the stack, the memo, the depth
 # of nesting and the size of all containers together.
-MAX_BYTES = 64 * 2**20
 MAX_OPCODES = 200_000
 
 
-def read_batch(path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_batch(content: bytes, path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read one pickled batch.
 
     Parameters
     ----------
+    content : bytes
+        Of a file such as cifar-10-batches-py/data_batch_1.
     path : pathlib.Path
-        The file, such as cifar-10-batches-py/data_batch_1.
+        Its name, for messages.
     rows : int
         How many images it has to hold; 10000 in the official files.
 
@@ -57,21 +59,23 @@ def read_batch(path: Path, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int
     Raises
     ------
     BadFileError
-        If the file is anything but a batch of that many images.
+        If it is anything but a batch of that many images.
     """
-    batch = _read_dict(path, {"batch_label", "labels", "data", "filenames"})
+    batch = _read_dict(content, path, {"batch_label", "labels", "data", "filenames"})
     _check_strings(path, "batch_label", [batch["batch_label"]], 1)
     _check_strings(path, "filenames", batch["filenames"], rows)
     return _pixels(path, batch["data"], rows), _labels(path, batch["labels"], rows)
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
+def read_class_names(content: bytes, path: Path) -> tuple[str, ...]:
     """Read the names of the ten classes from batches.meta.
 
     Parameters
     ----------
+    content : bytes
+        Of the file.
     path : pathlib.Path
-        The file.
+        Its name, for messages.
 
     Returns
     -------
@@ -81,9 +85,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises
     ------
     BadFileError
-        If the file is anything but a pickled dict with ten names under 'label_names'.
+        If it is anything but a pickled dict with ten names under 'label_names'.
     """
-    names = _read_dict(path, {"num_cases_per_batch", "label_names", "num_vis"})["label_names"]
+    names = _read_dict(content, path, {"num_cases_per_batch", "label_names", "num_vis"})["label_names"]
     _check_strings(path, "label_names", names, CLASSES)
     return tuple(names)
 
@@ -258,11 +262,8 @@ class _Interpreter:
         )
 
 
-def _read_dict(path: Path, keys: set[str]) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise BadFileError(path, reason=f"{size} bytes", expected=f"at most {MAX_BYTES} bytes")
-    value = _Interpreter(path).run(path.read_bytes())
+def _read_dict(content: bytes, path: Path, keys: set[str]) -> dict[str, Any]:
+    value = _Interpreter(path).run(content)
     if not isinstance(value, dict):
         raise BadFileError(path, reason=f"holds {_kind(value)}", expected="a dict")
     if value.keys() != keys:

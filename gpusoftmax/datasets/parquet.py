@@ -1,0 +1,96 @@
+"""Tables of Apache Parquet, by pyarrow, where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusoftmax.datasets.table import Columns, Table
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files import open_regular
+
+
+def read_parquet(path: Path, columns: Columns) -> Table:
+    """Read a table of numbers, one column of which may hold labels.
+
+    Parquet is a large format, and pyarrow reads it in C++: unlike the other formats, read only files that you trust.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Columns of numbers or booleans, or one column of lists of equal length, such as embeddings.
+    columns : Columns
+        What is asked for.
+
+    Returns
+    -------
+    Table
+        X of the smallest type that holds all columns; y integers, floats, booleans or text, or None.
+
+    Raises
+    ------
+    BadFileError
+        Not such a file; a column that is no number, or has gaps.
+    ImportError
+        pyarrow is not installed.
+    OSError
+        It cannot be read.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: parquet needs pyarrow; pip install 'gpusoftmax[parquet]', or save the table as .csv or .npz"
+        ) from error
+    with open_regular(path) as file:
+        try:
+            table = pyarrow.parquet.read_table(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
+    names = table.column_names
+    if not table.num_rows:
+        raise BadFileError(path, reason="no rows", expected="a table with rows")
+    label, positions = columns.choose(path, names)
+    y = None if label is None else _column(path, table, names[label], labels=True)
+    features = [names[i] for i in positions]
+    if len(features) == 1 and pyarrow.types.is_nested(table.schema.field(features[0]).type):
+        return Table(_lists(path, table, features[0]), y)
+    X = np.column_stack([_column(path, table, name) for name in features])
+    return Table(X, y, tuple(features))
+
+
+def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[Any]:
+    column = table.column(name)
+    place = f"column {name[:80]!r}"
+    if column.null_count:
+        row = column.is_null().to_numpy().argmax()
+        raise BadFileError(path, place=f"{place}, row {row}", reason="is missing", expected="a value in each row")
+    array = column.to_numpy()
+    if labels and array.dtype.kind == "O":
+        array = array.astype(str)
+    if array.dtype.kind not in ("biufU" if labels else "biuf"):
+        expected = "labels: numbers or text" if labels else "numbers; text and other columns can be left out (drop)"
+        raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
+    return array
+
+
+def _lists(path: Path, table: Any, name: str) -> NDArray[Any]:
+    """A column of lists as rows."""
+    import pyarrow.compute
+
+    column = table.column(name).combine_chunks()
+    lengths = pyarrow.compute.list_value_length(column)
+    if column.null_count or len(lengths.unique()) != 1:
+        reason = "lists that are missing or of different lengths"
+        raise BadFileError(path, place=f"column {name[:80]!r}", reason=reason, expected="one length in all rows")
+    values = column.flatten()
+    if values.null_count:
+        raise BadFileError(path, place=f"column {name[:80]!r}", reason="lists with gaps", expected="numbers alone")
+    flat = values.to_numpy(zero_copy_only=False)
+    if flat.dtype.kind not in "biuf":
+        raise BadFileError(path, place=f"column {name[:80]!r}", reason=f"is of {column.type}", expected="numbers")
+    return flat.reshape(len(column), -1)

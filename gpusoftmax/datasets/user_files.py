@@ -1,0 +1,261 @@
+"""Data of users' own: files in, rows to train, validate and test on out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusoftmax.datasets.base import Dataset
+from gpusoftmax.datasets.csv_file import read_csv
+from gpusoftmax.datasets.npy import read_npy, read_npz
+from gpusoftmax.datasets.parquet import read_parquet
+from gpusoftmax.datasets.table import LABEL_NAMES, Columns, Table
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.validation import check_count, check_number
+
+Array = NDArray[Any]
+Source = str | Path | tuple[str | Path, str | Path]
+
+TABLES = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv, ".parquet": read_parquet}
+SUFFIXES = (".npz", ".npy", *TABLES)
+FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # of the array of features in a .npz
+PARTS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+WHOLE = "rows"  # the part of a file that is not in parts
+INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # as people count: 007 is a name, which would come back as 7
+NUMBER = re.compile(rf"{INTEGER.pattern}(\.[0-9]+)?")
+
+
+def load_data(
+    train: Source,
+    *,
+    label: str | int | None = None,
+    drop: Sequence[str] = (),
+    validation: Source | float = 0.2,
+    test: Source | float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Load rows of one's own, with others to validate and to test on.
+
+    Parameters
+    ----------
+    train : path-like, or pair of path-likes
+        A table with a column of labels (.csv, .tsv, .parquet), arrays in a .npz, or a pair (features.npy, labels.npy).
+        A .npz may hold X and y, or parts, such as X_train, y_train, X_test, y_test. Features of more than two
+        dimensions are flattened: a row an image.
+    label : str or int, optional
+        The column of the labels, by name or position (from 0, negative from the end), or the array of a .npz. By
+        default the one that is called label, labels, class, target or y.
+    drop : sequence of str
+        Columns of a table to leave out, such as row numbers and remarks.
+    validation, test : path-like, pair of path-likes, or float
+        A file with these rows, of the same columns; or the share of the training rows to hold out for them, in [0, 1):
+        of each class that share, rounded down. The share is ignored where `train` itself holds these rows.
+    seed : int
+        Of the choice of rows to hold out.
+
+    Returns
+    -------
+    Dataset
+        Labels are integers where all of them are, else text; `feature_names` the columns' names, if they have any. X
+        is float64 from text, else of the file's own type.
+
+    Raises
+    ------
+    BadFileError
+        A file is not what it should be; says where and why.
+    ValueError, TypeError
+        An argument is not usable.
+    ImportError
+        A .parquet file without pyarrow.
+    OSError
+        A file cannot be read.
+
+    Notes
+    -----
+    Arrays that are mapped (`numpy.memmap`) need no loading: pass them to an estimator, which reads them in place.
+    """
+    check_count("seed", seed, least=0)
+    columns = Columns(label, drop=(drop,) if isinstance(drop, str) else tuple(drop))
+    parts = read_parts(train, columns)
+    if WHOLE in parts:
+        parts["train"] = parts.pop(WHOLE)
+    if "train" not in parts:
+        raise BadFileError(_path(train), reason=f"holds {', '.join(parts)} rows", expected="training rows (X_train)")
+    shares = {}
+    for name, given in (("validation", validation), ("test", test)):
+        if isinstance(given, float | int):
+            share = check_number(name, given, least=0, most=1, below=True)
+            if name not in parts:
+                shares[name] = share
+        elif name in parts:
+            raise ValueError(f"{name}={str(given)!r}: {_path(train)} holds {name} rows already; leave one out")
+        else:
+            read = read_parts(given, replace(columns, features=parts["train"].feature_names, drop=()))
+            if len(read) > 1:
+                raise ValueError(f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file of one part")
+            [parts[name]] = read.values()
+            if (d := parts["train"].X.shape[1]) != (found := parts[name].X.shape[1]):
+                raise BadFileError(_path(given), reason=f"{found} features", expected=f"{d}, as for training")
+    if sum(shares.values()) >= 1:
+        raise ValueError(f"validation={validation} and test={test} leave nothing to train on; hold out less")
+    for name, y in zip(parts, alike(_labels(part) for part in parts.values()), strict=True):
+        parts[name] = replace(parts[name], y=y)
+    whole, labels = parts["train"], _labels(parts["train"])
+    for name, rows in held_out(labels, {name: share for name, share in shares.items() if share}, seed).items():
+        if not len(rows):
+            largest = np.unique(labels, return_counts=True)[1].max()
+            raise ValueError(
+                f"{name}={shares[name]:g}: that share of each class, rounded down, is no row at all, since the largest "
+                f"class has {largest}; pass a file, or more rows"
+            )
+        parts[name] = Table(whole.X[rows], labels[rows])
+    none = Table(whole.X[:0], labels[:0])
+    return Dataset(
+        name=_path(train).name,
+        X_train=parts["train"].X,
+        y_train=_labels(parts["train"]),
+        X_validation=parts.get("validation", none).X,
+        y_validation=_labels(parts.get("validation", none)),
+        X_test=parts.get("test", none).X,
+        y_test=_labels(parts.get("test", none)),
+        class_names=tuple(map(str, np.unique(labels))),
+        feature_shape=None,
+        feature_names=whole.feature_names,
+    )
+
+
+def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
+    """Read the rows of a file, or of a pair of .npy files.
+
+    Parameters
+    ----------
+    source : path-like, or pair of path-likes
+        As `load_data`'s.
+    columns : Columns
+        What is asked for; of arrays, which have no names, the labels alone.
+
+    Returns
+    -------
+    dict of str to Table
+        "train", "validation" and "test" of a .npz that holds such parts, otherwise "rows".
+
+    Raises
+    ------
+    BadFileError, ValueError, OSError, ImportError
+        As `load_data`.
+    """
+    path = _path(source)
+    kind = path.suffix.lower()
+    if columns.drop and kind not in TABLES:
+        raise ValueError(f"drop={list(columns.drop)!r}: the columns of {path} have no names; save it without them")
+    if isinstance(source, tuple):
+        return {WHOLE: _table(read_npy(path), read_npy(Path(source[1])), path, Path(source[1]))}
+    if kind in TABLES:
+        return {WHOLE: TABLES[kind](path, columns)}
+    if kind == ".npz":
+        return _parts_of_npz(path, columns)
+    if kind == ".npy" and columns.need_label:
+        expected = f"a pair of files, {path.name} and one with the labels"
+        raise BadFileError(path, reason="features without labels", expected=expected)
+    if kind == ".npy":
+        return {WHOLE: _table(read_npy(path), None, path)}
+    raise BadFileError(path, reason=f"is of kind {kind or 'unknown'}", expected=f"one of {', '.join(SUFFIXES)}")
+
+
+def for_model(table: Table, classes: Array) -> Table:
+    """The table with its labels in the type of a model's classes."""
+    if table.y is None:
+        return table
+    return replace(table, y=table.y.astype(str) if classes.dtype.kind in "OU" else alike([table.y])[0])
+
+
+def alike(labels: Iterable[Array]) -> list[Array]:
+    """Labels of several files in one type: text becomes integers or floats if all of it can."""
+    known = list(labels)
+    text = {label for y in known if y.dtype.kind == "U" for label in y.tolist()}
+    if not text:
+        return known
+    if all(INTEGER.fullmatch(label) for label in text):
+        kind: Any = np.int64
+    elif all(NUMBER.fullmatch(label) for label in text):
+        kind = np.float64
+    else:
+        return [y.astype(str) for y in known]
+    return [y.astype(kind) if y.dtype.kind == "U" else y for y in known]
+
+
+def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Array]:
+    """Rows of each of some parts, with its share of every class, rounded down, and of "train", the rest; in order."""
+    if not shares:
+        return {}
+    # both streams are frozen, a Generator's is not: NEP 19
+    order = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(len(labels))
+    codes = np.unique(labels, return_inverse=True)[1][order]
+    counts = np.bincount(codes)
+    place = np.empty(len(labels), np.int64)  # of a row among its class, in that order
+    place[np.argsort(codes, kind="stable")] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    sizes = [np.floor(counts * share + 1e-9).astype(np.int64) for share in shares.values()]
+    part = (place >= np.cumsum(sizes, axis=0)[:, codes]).sum(axis=0)
+    return {name: np.sort(order[part == i]) for i, name in enumerate((*shares, "train"))}
+
+
+def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
+    label = columns.label
+    if isinstance(label, int):
+        raise ValueError(f"label={label} is a position, but the arrays of {path} have names; pass one of them")
+    arrays = read_npz(path)
+    parts: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        words = name.lower().split("_")
+        part = next((PARTS[word] for word in words if word in PARTS), WHOLE)
+        stem = "_".join(word for word in words if word not in PARTS)
+        parts.setdefault(part, {})[name if name == label else stem] = array
+    tables = {}
+    for part, own in parts.items():
+        X = _only(own, lambda name, _: name in FEATURE_NAMES) or _only(own, lambda _, array: array.ndim > 1)
+        y = _only(own, lambda name, _: name in (LABEL_NAMES if label is None else (label, label.lower())))
+        if X is not None and (y is not None or not columns.need_label):
+            tables[part] = _table(own[X], None if y is None else own[y], path)
+    if not tables or (WHOLE in tables and len(tables) > 1):
+        found = ", ".join(f"{name[:40]} {array.shape}" for name, array in list(arrays.items())[:12]) or "no arrays"
+        wanted = "one array of features (X), and one of labels (y, or as label names it), or several _train, _test"
+        raise BadFileError(path, reason=f"holds {found}", expected=wanted)
+    return tables
+
+
+def _only(arrays: dict[str, Array], wanted: Any) -> str | None:
+    """The name of the only array that is wanted."""
+    found = [name for name, array in arrays.items() if wanted(name, array)]
+    return found[0] if len(found) == 1 else None
+
+
+def _table(X: Array, y: Array | None, path: Path, labels: Path | None = None) -> Table:
+    """Features in two dimensions, labels in one, of one length."""
+    if X.ndim < 2 or X.dtype.kind == "U" or 0 in X.shape:
+        expected = "numbers in rows, shape (n, d)"
+        raise BadFileError(path, reason=f"features of shape {X.shape} and type {X.dtype}", expected=expected)
+    if y is not None:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.shape != (len(X),):
+            expected = f"one label for each of {len(X)} rows"
+            raise BadFileError(labels or path, reason=f"labels of shape {y.shape}", expected=expected)
+    return Table(X.reshape(len(X), -1), y)
+
+
+def _labels(table: Table) -> Array:
+    assert table.y is not None
+    return table.y
+
+
+def _path(source: Source) -> Path:
+    return Path(source[0] if isinstance(source, tuple) else source)

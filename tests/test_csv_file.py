@@ -1,0 +1,180 @@
+"""Tables in text: what is read, and that what is not a table of numbers is refused by line and column."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpusoftmax.datasets import csv_file
+from gpusoftmax.datasets.csv_file import read_csv
+from gpusoftmax.datasets.table import Columns
+from gpusoftmax.exceptions import BadFileError
+
+DEFAULT, ANY = Columns(), Columns(need_label=False)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    """Writes a text, or bytes, and reads it."""
+
+    def write_and_read(content: str | bytes, columns: Columns = DEFAULT) -> Any:
+        path = tmp_path / "table.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_csv(path, columns)
+
+    return write_and_read
+
+
+def test_a_table_with_a_header_gives_features_labels_and_names(read: Any) -> None:
+    table = read("a,species,b\n1,ash,2\n3.5,birch,-4e2\n", Columns("species"))
+    np.testing.assert_array_equal(table.X, [[1, 2], [3.5, -400]])
+    assert (table.X.dtype, table.y.tolist(), table.feature_names) == (np.float64, ["ash", "birch"], ("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["label", "Labels", "CLASS", "target", "y"])
+def test_a_column_with_a_usual_name_holds_the_labels(name: str, read: Any) -> None:
+    assert read(f"a,{name}\n1,ash\n").y.tolist() == ["ash"]
+
+
+@pytest.mark.parametrize(
+    ("position", "labels", "X"), [(0, ["1"], [[2, 3]]), (-1, ["3"], [[1, 2]]), (1, ["2"], [[1, 3]])]
+)
+@pytest.mark.parametrize("header", ["", "a,b,c\n"])
+def test_a_position_names_the_labels_with_and_without_a_header(
+    header: str, position: int, labels: Any, X: Any, read: Any
+) -> None:
+    table = read(f"{header}1,2,3\n", Columns(position))
+    assert (table.y.tolist(), table.X.tolist(), table.feature_names is None) == (labels, X, not header)
+
+
+def test_a_header_of_numbers_is_one_if_the_label_is_named(read: Any) -> None:
+    table = read("0,1,kind\n5,6,ash\n", Columns("kind"))
+    assert (table.X.tolist(), table.feature_names) == ([[5, 6]], ("0", "1"))
+
+
+def test_labels_may_be_absent_where_none_are_needed(read: Any) -> None:
+    table = read("1,2\n3,4\n", ANY)
+    assert (table.X.tolist(), table.y) == ([[1, 2], [3, 4]], None)
+
+
+def test_columns_are_taken_by_name_in_the_order_asked_for_and_others_left_out(read: Any) -> None:
+    table = read("remark,b,a\nhello,1,2\n", Columns(need_label=False, features=("a", "b")))
+    assert (table.X.tolist(), table.feature_names) == ([[2, 1]], ("a", "b"))
+
+
+def test_dropped_columns_may_hold_anything(read: Any) -> None:
+    table = read("id,a,note,label\nx7,1,,ash\n", Columns(drop=("id", "note")))
+    assert (table.X.tolist(), table.feature_names, table.y.tolist()) == ([[1]], ("a",), ["ash"])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_commas_semicolons_and_tabs_part_fields(delimiter: str, read: Any) -> None:
+    table = read("a,b,label\n1,2,ash\n".replace(",", delimiter))
+    assert (table.X.tolist(), table.y.tolist()) == ([[1, 2]], ["ash"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b,label\r\n1,2,ash\r\n",
+        "a,b,label\r1,2,ash\r",
+        "a,b,label\n1,2,ash",
+        "\ufeffa,b,label\n1,2,ash\n",
+        "a,b,label\n\n1,2,ash\n\n",
+        ' a , b ,label\n 1,\t2 , "ash"\n'.replace(' "ash"', "ash "),
+        '"a","b","label"\n"1","2","ash"\n',
+    ],
+    ids=["Windows", "old Mac", "no last newline", "byte order mark", "blank lines", "blanks", "quotes"],
+)
+def test_the_same_table_in_another_dress_is_the_same(text: str, read: Any) -> None:
+    table = read(text)
+    assert (table.X.tolist(), table.y.tolist(), table.feature_names) == ([[1, 2]], ["ash"], ("a", "b"))
+
+
+def test_a_quoted_field_may_hold_commas_quotes_and_newlines(read: Any) -> None:
+    assert read('a,label\n1,"ash, ""old""\nand tall"\n').y.tolist() == ['ash, "old"\nand tall']
+
+
+def test_many_rows_are_converted_in_parts(read: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    monkeypatch.setattr(csv_file, "AT_ONCE", 7)
+    X = rng.standard_normal((20, 3))
+    table = read("a,b,c,label\n" + "".join(f"{a!r},{b!r},{c!r},k{i}\n" for i, (a, b, c) in enumerate(X.tolist())))
+    np.testing.assert_array_equal(table.X, X)
+    assert table.y.tolist() == [f"k{i}" for i in range(20)]
+
+
+BAD = {
+    "too few fields": ("a,b,label\n1,2,x\n3,y\n", "line 3: 2 fields; expected 3"),
+    "too many fields": ("a,b,label\n1,2,x,9\n", "line 2: 4 fields; expected 3"),
+    "text": ("a,b,label\n1,2,x\n3,foo,y\n", r"line 3: column 2 \('b'\) is 'foo'; expected a finite number.*drop"),
+    "NaN": ("a,b,label\nnan,2,x\n", r"line 2: column 1 \('a'\) is 'nan'"),
+    "infinity": ("a,b,label\n1,2,x\n1,-inf,x\n", r"line 3: column 2 \('b'\) is '-inf'"),
+    "overflow": ("a,b,label\n1,1e999,x\n", r"line 2: column 2 \('b'\) is '1e999'"),
+    "hexadecimal": ("a,b,label\n1,0x10,x\n", "line 2: column 2 .* is '0x10'"),
+    "empty field": ("a,b,label\n1, ,x\n", r"line 2: column 2 \('b'\) is empty"),
+    "no label": ("a,b,label\n1,2,x\n1,2,\n", "line 3: no label"),
+    "after a line in two": ('a,b,label\n1,2,"x\ny"\n1,q,z\n', "line 4: column 2"),
+    "unclosed quote": ('a,b,label\n1,2,x\n1,2,"y\n1,2,z\n', "line 3: unexpected end of data; expected .* quotes"),
+    "quote within": ('a,b,label\n1,2,"x"y\n', "line 2: ',' expected after '\"'"),
+    "no header": ("1,2,x\n3,4,y\n", "no column of labels among 3 columns: 1, 2, x; expected .*--label"),
+    "a name twice": ("a,a,label\n1,2,x\n", "two are called 'a'"),
+    "labels alone": ("label\nx\n", "no features"),
+    "nothing": ("", "is empty"),
+    "blank lines alone": ("\n\n\n", "is empty"),
+    "a header alone": ("a,b,label\n", "a header without rows"),
+    "a zero byte": ("a,b,label\n1,\0,x\n", "line 2: a zero byte"),
+    "UTF-16": ("a,b,label\n1,2,x\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
+    "Latin-1": ("a,b,label\n1,2,é\n".encode("latin-1"), "byte 0xe9 is not UTF-8"),
+    "gzip": (b"\x1f\x8b\x08\x00\x00", "line 1: byte 0x8b is not UTF-8"),
+    "a long field": ("a,b,label\n1,2,\"" + "x" * (csv.field_size_limit() + 1) + '"\n', "line 2: field larger than"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_table_of_numbers_is_refused_by_place(content: Any, message: str, read: Any) -> None:
+    with pytest.raises(BadFileError, match=message):
+        read(content)
+
+
+def test_a_line_of_a_later_part_is_counted_from_the_first(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_file, "AT_ONCE", 4)
+    with pytest.raises(BadFileError, match=r"line 12: column 1 \('a'\) is 'x'"):
+        read("a,label\n" + "1,k\n" * 10 + "x,k\n" + "1,k\n" * 5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns("kind"), "no 'kind' among 3 columns: a, b, label"),
+        (Columns(3), "no 3 among 3 columns"),
+        (Columns(-4), "no -4 among 3 columns"),
+        (Columns(drop=("c",)), "no 'c' among 3 columns"),
+        (Columns(features=("a", "z")), "no 'z' among 3 columns"),
+        (Columns(drop=("a", "b")), "no features among 3 columns"),
+    ],
+)
+def test_a_column_that_is_not_there_is_said_with_those_that_are(columns: Columns, message: str, read: Any) -> None:
+    with pytest.raises(BadFileError, match=message):
+        read("a,b,label\n1,2,x\n", columns)
+
+
+def test_more_columns_than_any_table_has_are_refused(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_file, "MOST_COLUMNS", 3)
+    with pytest.raises(BadFileError, match="line 1: 4 columns; expected at most 3"):
+        read("1,2,3,4\n", ANY)
+
+
+def test_a_line_without_an_end_is_refused(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_file, "MOST_LINE", 100)
+    with pytest.raises(BadFileError, match="line 2: more than 100 characters"):
+        read("a,b\n" + "1," * 100, ANY)
+
+
+def test_the_limit_of_the_csv_module_is_left_as_it_is(read: Any) -> None:
+    before = csv.field_size_limit()
+    read("a,label\n1,x\n")
+    assert csv.field_size_limit() == before

@@ -1,0 +1,89 @@
+"""Tables of parquet, where pyarrow is installed; and what is said where it is not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpusoftmax.datasets.parquet import read_parquet
+from gpusoftmax.datasets.table import Columns
+from gpusoftmax.exceptions import BadFileError
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+DEFAULT = Columns()
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    def write_and_read(columns: dict[str, Any], wanted: Columns = DEFAULT) -> Any:
+        parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+        return read_parquet(tmp_path / "a.parquet", wanted)
+
+    return write_and_read
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"), [(("f4", "f4"), "f4"), (("u1", "u1"), "u1"), (("f4", "i4"), "f8"), (("?", "?"), "?")]
+)
+def test_the_smallest_type_that_holds_all_columns_is_taken(dtypes: Any, expected: str, read: Any) -> None:
+    table = read({"a": np.ones(2, dtypes[0]), "b": np.zeros(2, dtypes[1]), "label": ["x", "y"]})
+    assert (table.X.dtype, table.X.tolist()) == (np.dtype(expected), [[1, 0], [1, 0]])
+    assert (table.feature_names, table.y.tolist()) == (("a", "b"), ["x", "y"])
+
+
+def test_labels_may_be_numbers_or_a_dictionary(read: Any) -> None:
+    assert read({"a": [1.0, 2], "label": [3, 4]}).y.tolist() == [3, 4]
+    assert read({"a": [1.0, 2], "label": pyarrow.array(["x", "y"]).dictionary_encode()}).y.tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.list_(pyarrow.float32()), pyarrow.list_(pyarrow.float32(), 3)])
+def test_a_column_of_lists_is_a_matrix(kind: Any, read: Any) -> None:
+    table = read({"embedding": pyarrow.array([[1, 2, 3], [4, 5, 6]], kind), "label": [0, 1]})
+    assert (table.X.tolist(), table.X.dtype) == ([[1, 2, 3], [4, 5, 6]], np.float32)
+
+
+BAD: dict[str, Any] = {
+    "text": ({"a": ["p", "q"], "label": [0, 1]}, "column 'a': is of type string; expected numbers.*drop"),
+    "a gap": ({"a": [1.0, None], "label": [0, 1]}, "column 'a', row 1: is missing"),
+    "a missing label": ({"a": [1.0, 2.0], "label": ["x", None]}, "column 'label', row 1: is missing"),
+    "dates": ({"a": np.array(["2020", "2021"], "M8[s]"), "label": [0, 1]}, "column 'a': is of type timestamp"),
+    "lists of two lengths": ({"a": [[1.0], [1.0, 2.0]], "label": [0, 1]}, "different lengths"),
+    "lists with gaps": ({"a": [[1.0], [None]], "label": [0, 1]}, "lists with gaps"),
+    "lists of text": ({"a": [["p"], ["q"]], "label": [0, 1]}, "expected numbers"),
+    "no rows": ({"a": np.ones(0), "label": np.ones(0)}, "no rows"),
+    "no label": ({"a": [1.0], "b": [2.0]}, "no column of labels among 2 columns: a, b"),
+}
+
+
+@pytest.mark.parametrize(("columns", "message"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_table_of_numbers_is_refused_by_column(columns: Any, message: str, read: Any) -> None:
+    with pytest.raises(BadFileError, match=message):
+        read(columns)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"no parquet at all"])
+def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(BadFileError, match="expected a parquet file"):
+        read_parquet(tmp_path / "a.parquet", DEFAULT)
+
+
+def test_a_file_cut_off_anywhere_is_refused(read: Any, tmp_path: Path) -> None:
+    read({"a": np.arange(5.0), "label": [0, 1, 0, 1, 0]})
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for length in range(0, len(whole), 7):
+        (tmp_path / "a.parquet").write_bytes(whole[:length])
+        with pytest.raises(BadFileError):
+            read_parquet(tmp_path / "a.parquet", DEFAULT)
+
+
+def test_without_pyarrow_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'gpusoftmax\[parquet\]', or save the table as \.csv"):
+        read_parquet(tmp_path / "a.parquet", DEFAULT)

@@ -1,0 +1,267 @@
+"""Data of users' own: which rows and labels come out of which files, and what is held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpusoftmax import SoftmaxClassifier
+from gpusoftmax.datasets import load_data
+from gpusoftmax.datasets.table import Columns
+from gpusoftmax.datasets.user_files import alike, for_model, held_out, read_parts
+from gpusoftmax.exceptions import BadFileError
+
+N, KINDS = 30, np.array(["ash", "birch", "cedar"])
+
+
+@pytest.fixture
+def rows(rng: np.random.Generator) -> tuple[Any, Any]:
+    """Features that are all different, and labels in words, ten of each."""
+    return rng.standard_normal((N, 4)).astype(np.float32), np.repeat(KINDS, N // 3)
+
+
+def write_csv(path: Path, X: Any, y: Any, names: str = "a,b,c,d") -> Path:
+    lines = [",".join([*map(str, row), str(label)]) for row, label in zip(X.tolist(), y.tolist(), strict=True)]
+    path.write_text("\n".join([f"{names},label", *lines]))
+    return path
+
+
+def write_npz(path: Path, X: Any, y: Any) -> Path:
+    np.savez(path, X=X, y=y)
+    return path
+
+
+def write_pair(path: Path, X: Any, y: Any) -> tuple[Path, Path]:
+    pair = path.with_suffix(".X.npy"), path.with_suffix(".y.npy")
+    np.save(pair[0], X)
+    np.save(pair[1], y)
+    return pair
+
+
+def write_parquet(path: Path, X: Any, y: Any) -> Path:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({**{f"x{i}": column for i, column in enumerate(X.T)}, "label": y.tolist()}), path)
+    return path
+
+
+WRITERS = {"own.csv": write_csv, "own.npz": write_npz, "own": write_pair, "own.parquet": write_parquet}
+every_kind = pytest.mark.parametrize(("name", "write"), WRITERS.items(), ids=["csv", "npz", "npy", "parquet"])
+
+
+def all_rows(data: Any) -> tuple[Any, Any]:
+    """Those of all parts, in the order of their first feature."""
+    X, y = (np.concatenate([part[i] for part in data.parts.values()]) for i in (0, 1))
+    order = np.argsort(X[:, 0])
+    return X[order], y[order]
+
+
+@every_kind
+def test_every_row_is_in_one_part_with_its_label(name: str, write: Any, rows: Any, tmp_path: Path) -> None:
+    X, y = all_rows(load_data(write(tmp_path / name, *rows)))
+    order = np.argsort(rows[0][:, 0])
+    np.testing.assert_allclose(X, rows[0][order], rtol=1e-6)
+    np.testing.assert_array_equal(y, rows[1][order])
+
+
+@every_kind
+def test_the_type_is_the_files_own(name: str, write: Any, rows: Any, tmp_path: Path) -> None:
+    expected = np.float64 if name == "own.csv" else np.float32
+    assert load_data(write(tmp_path / name, *rows)).X_train.dtype == expected
+
+
+def test_a_fifth_of_each_class_is_held_out_for_each_part(rows: Any, tmp_path: Path) -> None:
+    data = load_data(write_npz(tmp_path / "a.npz", *rows))
+    sizes = {name: [int((y == kind).sum()) for kind in KINDS] for name, (_, y) in data.parts.items()}
+    assert sizes == {"train": [6, 6, 6], "validation": [2, 2, 2], "test": [2, 2, 2]}
+
+
+def test_shares_are_obeyed(rows: Any, tmp_path: Path) -> None:
+    data = load_data(write_npz(tmp_path / "a.npz", *rows), validation=0.1, test=0.5)
+    assert {name: len(y) for name, (_, y) in data.parts.items()} == {"train": 12, "validation": 3, "test": 15}
+
+
+def test_a_share_of_zero_leaves_a_part_empty(rows: Any, tmp_path: Path) -> None:
+    data = load_data(write_npz(tmp_path / "a.npz", *rows), validation=0, test=0)
+    assert list(data.parts) == ["train"]
+    np.testing.assert_array_equal(data.X_train, rows[0])
+    assert (data.X_test.shape, data.y_test.shape) == ((0, 4), (0,))
+
+
+def test_the_seed_decides_which_rows_are_held_out(rows: Any, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "a.npz", *rows)
+    same, again, other = load_data(path, seed=1), load_data(path, seed=1), load_data(path, seed=2)
+    np.testing.assert_array_equal(same.X_test, again.X_test)
+    assert not np.array_equal(same.X_test, other.X_test)
+
+
+def test_the_rows_held_out_never_change() -> None:
+    parts = held_out(np.arange(20) % 2, {"validation": 0.2, "test": 0.1}, seed=0)
+    assert {name: found.tolist() for name, found in parts.items()} == {
+        "validation": [1, 4, 10, 11],
+        "test": [9, 16],
+        "train": [0, 2, 3, 5, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19],
+    }
+
+
+@every_kind
+def test_files_of_their_own_hold_validation_and_test_rows(name: str, write: Any, rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    (tmp_path / "v").mkdir()
+    sources = [write(tmp_path / f"{i}{name}", X[i::3], y[i::3]) for i in range(3)]
+    data = load_data(sources[0], validation=sources[1], test=sources[2])
+    for i, (own_X, own_y) in enumerate(data.parts.values()):
+        np.testing.assert_allclose(own_X, X[i::3], rtol=1e-6)
+        np.testing.assert_array_equal(own_y, y[i::3])
+
+
+def test_columns_of_another_file_are_found_by_name(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    train = write_csv(tmp_path / "train.csv", X, y)
+    test = write_csv(tmp_path / "test.csv", X[:, [3, 1, 0, 2]], y, "d,b,a,c")
+    data = load_data(train, validation=0, test=test)
+    np.testing.assert_array_equal(data.X_test, data.X_train)
+    assert data.feature_names == ("a", "b", "c", "d")
+
+
+def test_dropped_columns_are_dropped_from_every_file(rows: Any, tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", *rows)
+    data = load_data(train, test=train, drop=["b"])
+    assert (data.feature_names, data.X_test.shape) == (("a", "c", "d"), (N, 3))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("X_train", "y_train", "X_test", "y_test"),
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("features_training", "target_training", "features_testing", "target_testing"),
+    ],
+)
+def test_an_archive_may_hold_its_parts(names: Any, rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (X[::2], y[::2], X[1::2], y[1::2]), strict=True)))
+    data = load_data(tmp_path / "a.npz", validation=0)
+    np.testing.assert_array_equal(data.X_train, X[::2])
+    np.testing.assert_array_equal(data.X_test, X[1::2])
+    np.testing.assert_array_equal(data.y_test, y[1::2])
+
+
+@pytest.mark.parametrize("names", [("X", "y"), ("pixels", "label"), ("embeddings", "kind")])
+def test_an_archive_of_any_names_is_understood(names: tuple[str, str], rows: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **dict(zip(names, rows, strict=True)), counts=np.arange(3))
+    data = load_data(tmp_path / "a.npz", label="kind" if names[1] == "kind" else None, validation=0, test=0)
+    np.testing.assert_array_equal(data.X_train, rows[0])
+    np.testing.assert_array_equal(data.y_train, rows[1])
+
+
+def test_images_are_flattened_and_a_column_of_labels_is_one(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    data = load_data(write_npz(tmp_path / "a.npz", X.reshape(N, 2, 2), y[:, None]), validation=0, test=0)
+    np.testing.assert_array_equal(data.X_train, X)
+    np.testing.assert_array_equal(data.y_train, y)
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind", "labels"),
+    [
+        ([["1", "-2"], ["30"]], "i", [[1, -2], [30]]),
+        ([["1", "2.5"], ["3"]], "f", [[1.0, 2.5], [3.0]]),
+        ([["1", "2"], ["x"]], "U", [["1", "2"], ["x"]]),
+        ([["007", "8"], ["9"]], "U", [["007", "8"], ["9"]]),
+        ([["nan", "1"]], "U", [["nan", "1"]]),
+        ([["1" + 30 * "0"]], "U", [["1" + 30 * "0"]]),
+    ],
+)
+def test_labels_in_text_become_numbers_if_all_can(texts: Any, kind: str, labels: Any) -> None:
+    found = alike(map(np.array, texts))
+    assert ([y.tolist() for y in found], {y.dtype.kind for y in found}) == (labels, {kind})
+
+
+def test_labels_of_numbers_stay_beside_text_of_numbers() -> None:
+    numbers, text = alike([np.array([1, 2], np.uint8), np.array(["2"])])
+    assert (numbers.dtype, text.dtype) == (np.uint8, np.int64)
+
+
+def test_labels_that_are_text_in_one_file_are_text_in_all() -> None:
+    assert [y.tolist() for y in alike([np.array([1, 2]), np.array(["x"])])] == [["1", "2"], ["x"]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "text", "labels"), [([0, 1], ["1", "0"], [1, 0]), (["0", "1"], ["1", "0"], ["1", "0"])]
+)
+def test_labels_take_the_type_of_a_models_classes(classes: Any, text: Any, labels: Any, tmp_path: Path) -> None:
+    (table,) = read_parts(write_csv(tmp_path / "a.csv", np.ones((2, 1)), np.array(text), "a"), Columns()).values()
+    found = for_model(table, np.array(classes)).y
+    assert found is not None
+    assert found.tolist() == labels
+
+
+REFUSED: dict[str, Any] = {
+    "no features": (lambda X, y: {"y": y}, {}, r"holds y \(30,\); expected one array of features"),
+    "no labels": (lambda X, y: {"X": X}, {}, r"holds X \(30, 4\); expected .* one of labels"),
+    "two arrays of features": (lambda X, y: {"a": X, "b": X, "y": y}, {}, r"holds a \(30, 4\), b"),
+    "parts and more": (lambda X, y: {"X": X, "y": y, "X_test": X, "y_test": y}, {}, "holds X"),
+    "test rows alone": (lambda X, y: {"X_test": X, "y_test": y}, {}, "expected training rows"),
+    "labels of another length": (lambda X, y: {"X": X, "y": y[:7]}, {}, r"labels of shape \(7,\); expected .* 30 rows"),
+    "one-hot labels": (lambda X, y: {"X": X, "y": X}, {}, r"labels of shape \(30, 4\)"),
+    "features in a line": (lambda X, y: {"X": y, "y": y}, {}, r"features of shape \(30,\)"),
+    "test rows twice": (
+        lambda X, y: {"X_train": X, "y_train": y, "X_test": X, "y_test": y}, {"test": "b.csv"},
+        "test='b.csv': .* holds test rows already; leave one out",
+    ),
+    "a position of an array": (lambda X, y: {"X": X, "y": y}, {"label": 1}, "label=1 is a position"),
+    "columns without names": (lambda X, y: {"X": X, "y": y}, {"drop": ["a"]}, r"drop=\['a'\]"),
+    "a share of one": (lambda X, y: {"X": X, "y": y}, {"test": 1.0}, "test=1.0 is out of range"),
+    "shares of all": (lambda X, y: {"X": X, "y": y}, {"test": 0.5, "validation": 0.5}, "nothing to train on"),
+    "a share of no row": (lambda X, y: {"X": X, "y": y}, {"test": 0.01}, r"test=0\.01: .* the largest class has 10"),
+    "a negative seed": (lambda X, y: {"X": X, "y": y}, {"seed": -1}, "seed=-1 is out of range"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arrays", "options", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_used_is_refused(arrays: Any, options: Any, message: str, rows: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(*rows))
+    with pytest.raises(ValueError, match=message):
+        load_data(tmp_path / "a.npz", **options)
+
+
+def test_features_without_labels_are_refused(rows: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", rows[0])
+    with pytest.raises(BadFileError, match=r"features without labels; expected a pair of files, a\.npy and one"):
+        load_data(tmp_path / "a.npy")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match=r"a\.xlsx: is of kind \.xlsx; expected one of \.npz, \.npy, \.csv"):
+        load_data(tmp_path / "a.xlsx")
+
+
+def test_test_rows_of_other_features_are_refused(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    train, test = write_npz(tmp_path / "a.npz", X, y), write_npz(tmp_path / "b.npz", X[:, :3], y)
+    with pytest.raises(BadFileError, match=r"b\.npz: 3 features; expected 4, as for training"):
+        load_data(train, test=test)
+
+
+def test_a_file_without_a_column_of_training_is_refused(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    train, test = write_csv(tmp_path / "a.csv", X, y), write_csv(tmp_path / "b.csv", X[:, :3], y, "a,b,d")
+    with pytest.raises(BadFileError, match=r"b\.csv: no 'c' among 4 columns"):
+        load_data(train, test=test)
+
+
+def test_a_model_trains_on_what_was_loaded(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    data = load_data(write_csv(tmp_path / "a.csv", X + 5 * np.eye(4)[np.repeat(range(3), N // 3)], y))
+    assert SoftmaxClassifier().fit(*data.parts["train"]).score(*data.parts["test"]) == 1.0
+
+
+def test_arrays_of_a_raw_file_are_mapped_and_read_in_place(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    X.tofile(tmp_path / "X.raw")
+    mapped = np.memmap(tmp_path / "X.raw", np.float32, "r", shape=X.shape)
+    np.testing.assert_array_equal(SoftmaxClassifier().fit(mapped, y).coef_, SoftmaxClassifier().fit(X, y).coef_)

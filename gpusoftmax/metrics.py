@@ -1,4 +1,4 @@
-"""How often a classifier is right: among its first k guesses, and class by class."""
+"""How good a classifier is on some rows: how often right, among its first k guesses, class by class; how certain."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 from sklearn.utils import _safe_indexing
 
 from gpusoftmax.estimators import Estimator
 from gpusoftmax.prediction import on_host
-from gpusoftmax.validation import check_count, check_same_length, encode_known_labels
+from gpusoftmax.validation import check_count, check_n_features, check_same_length, encode_known_labels
 
 Array = npt.NDArray[Any]
 
@@ -32,17 +33,30 @@ class Accuracies:
         At most the number of classes, with which every row would count.
     per_class : ndarray, (c,)
         Of the rows of each class, those that are right; NaN for a class without rows.
+    log_loss : float or None
+        The mean of -log p of the label's class, in nats; None for a classifier without probabilities.
+    labels, predicted : ndarray of int, (n,)
+        Each row's class, and the one with the largest score, as positions in classes_.
     """
 
     top_1: float
     top_k: float
     k: int
     per_class: Array
+    log_loss: float | None
+    labels: Array
+    predicted: Array
 
     @property
     def mean_per_class(self) -> float:
         """The mean over the classes that have rows: scikit-learn's balanced accuracy."""
         return float(np.nanmean(self.per_class))
+
+    @property
+    def confusion(self) -> Array:
+        """How many rows of each class (first axis) were taken for which (second), (c, c)."""
+        c = len(self.per_class)
+        return np.bincount(self.labels * c + self.predicted, minlength=c * c).reshape(c, c)
 
 
 def places(scores: Array, labels: Array) -> Array:
@@ -76,18 +90,29 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
         An unknown label, another length than X, or features that do not fit.
     """
     check_count("k", k)
-    labels, c = encode_known_labels(on_host(y), estimator.classes_, "y", " of the model"), len(estimator.classes_)
+    if np.ndim(X) == 2:
+        check_n_features(X, estimator.n_features_in_, owner=type(estimator).__name__)
+    labels = encode_known_labels(on_host(y), estimator.classes_, "y", " of the model").astype(np.int64)
+    c = len(estimator.classes_)
     n = len(X)
     check_same_length("y", labels, n)
     k, step = min(k, c), max(1, AT_ONCE // max(c, estimator.n_features_in_))
-    found = []
+    certain = hasattr(estimator, "predict_log_proba")
+    before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
+    loss = 0.0
     for first in range(0, n, step):
         scores = on_host(estimator.decision_function(_safe_indexing(X, slice(first, first + step))))
         if c == 2:
             scores = np.stack([np.zeros_like(scores), scores], axis=1)
-        found.append(places(scores, labels[first : first + step]))
-    before = np.concatenate(found)
+        rows = slice(first, first + len(scores))
+        before[rows] = places(scores, labels[rows])
+        predicted[rows] = scores.argmax(axis=1)
+        if certain:
+            exact = scores.astype(np.float64, copy=False)
+            own = np.take_along_axis(exact, labels[rows, None], axis=1)[:, 0]
+            loss += float((logsumexp(exact, axis=1) - own).sum())
     right = before == 0
     with np.errstate(invalid="ignore"):
         per_class = np.bincount(labels, right, c) / np.bincount(labels, minlength=c)
-    return Accuracies(float(right.mean()), float((before < k).mean()), k, per_class)
+    log_loss = loss / n if certain else None
+    return Accuracies(float(right.mean()), float((before < k).mean()), k, per_class, log_loss, labels, predicted)

@@ -17,24 +17,24 @@ from gpusoftmax.search.result import SweepResult
 SPLITS = ("train", "validation", "test")
 
 
-def accuracies(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> dict[str, float]:
-    """Accuracy in [0, 1] on each of a data set's splits, as train_accuracy, validation_accuracy, test_accuracy."""
-    return {
-        f"{split}_accuracy": float(
-            np.mean(estimator.predict(getattr(dataset, f"X_{split}")) == getattr(dataset, f"y_{split}"))
-        )
-        for split in SPLITS
-    }
+def accuracies(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> dict[str, float | None]:
+    """Accuracy in [0, 1] on each of a data set's splits, as train_accuracy, validation_accuracy, test_accuracy; None
+    for one without rows."""
+    measured: dict[str, float | None] = dict.fromkeys((f"{split}_accuracy" for split in SPLITS), None)
+    for split, (X, y) in dataset.parts.items():
+        measured[f"{split}_accuracy"] = float(np.mean(estimator.predict(X) == y))
+    return measured
 
 
 def accuracies_in_words(measured: dict[str, Any]) -> str:
     """One line for a person."""
-    return "  ".join(f"{split} {measured[f'{split}_accuracy']:.2%}" for split in SPLITS)
+    known = {split: measured[f"{split}_accuracy"] for split in SPLITS}
+    return "  ".join(f"{split} {accuracy:.2%}" for split, accuracy in known.items() if accuracy is not None)
 
 
 def dataset_in_words(dataset: Dataset) -> str:
     """One line for a person."""
-    rows = ", ".join(f"{len(getattr(dataset, f'y_{split}'))} {split}" for split in SPLITS)
+    rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
     return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes"
 

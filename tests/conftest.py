@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import sklearn
 from sklearn.preprocessing import StandardScaler
 
+from gpusoftmax import cli
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.cuda.probe import Probe, probe
 from tests.emulation import build, standin
@@ -84,4 +88,70 @@ def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"CIFAR-10 is not here: set {CIFAR10_VARIABLE} to the folder that holds cifar-10-batches-bin")
     folder = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, str(maker), str(folder)], check=True)
+    return folder
+
+
+class Result(NamedTuple):
+    """What a command left."""
+
+    code: Any
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one object on the standard output."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `gpusoftmax ...` in this process, through main()."""
+    monkeypatch.setenv("COLUMNS", "200")  # so that messages are not wrapped
+    monkeypatch.setenv("TERM", "dumb")  # nor coloured
+
+    def command(*arguments: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["gpusoftmax", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return Result(exit_.value.code or 0, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a wheel and an sdist of this checkout."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("distributions")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    subprocess.run(build, cwd=Path(__file__).resolve().parents[1], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to import from all that is installed but gpusoftmax."""
+    folder = tmp_path_factory.mktemp("dependencies")
+    try:
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            if "gpusoftmax" not in path.name:
+                (folder / path.name).symlink_to(path)
+    except OSError as error:
+        pytest.skip(f"links cannot be made: {error}")  # on Windows, for ordinary users
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(distributions: Path, dependencies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, in a folder whose name has a space and is not ASCII."""
+    pytest.importorskip("pip")
+    folder = tmp_path_factory.mktemp("environment") / "été 数据"
+    venv.create(folder, symlinks=os.name == "posix")
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+    (wheel,) = distributions.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    (packages / "dependencies.pth").write_text(str(dependencies), encoding="utf-8")
     return folder

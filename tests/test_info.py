@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpusoftmax import info, resolve
+from gpusoftmax.cuda.probe import probe
 from gpusoftmax.info import describe, in_words
 
 
@@ -21,7 +27,10 @@ def facts() -> dict[str, Any]:
 
 
 def test_the_facts_are_these(facts: dict[str, Any]) -> None:
-    assert list(facts) == ["versions", "backend", "reason", "device", "threads", "blas", "vector_features"]
+    assert list(facts) == [
+        "versions", "backend", "reason", "device", "threads", "backends", "blas", "vector_features", "vector_bits",
+        "caches",
+    ]  # fmt: skip
 
 
 def test_the_facts_fit_into_json(facts: dict[str, Any]) -> None:
@@ -60,9 +69,37 @@ def test_the_number_of_threads_is_the_environments(monkeypatch: pytest.MonkeyPat
     assert describe()["threads"] == 5
 
 
-def test_without_numba_there_are_no_vector_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "resolve", lambda name, n_threads: resolve("numpy", n_threads))
-    assert describe()["vector_features"] == []
+def test_without_numba_there_are_no_vectors_and_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "resolve", lambda name, n_threads=None: resolve("numpy", n_threads))
+    facts = describe()
+    assert (facts["vector_features"], facts["vector_bits"], facts["caches"]["CPU kernels"]) == ([], None, None)
+
+
+def test_each_back_end_is_there_or_says_why_not(facts: dict[str, Any]) -> None:
+    assert list(facts["backends"]) == ["cuda", "cpu", "numpy"]
+    assert facts["backends"]["cuda"] == f"{'yes' if probe().works else 'no'}: {probe().reason}"
+    assert facts["backends"]["cpu"] == f"{'yes' if find_spec('numba') else 'no'}: {resolve('cpu').reason}"
+
+
+@pytest.mark.skipif(not find_spec("numba"), reason="Numba is not installed")
+def test_the_width_of_vectors_and_the_place_of_kernels_are_numbas(
+    facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gpusoftmax.cpu.vectors import MACHINE
+
+    assert facts["vector_bits"] == 8 * MACHINE.vector
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpusoftmax", "info", "--json"], env=environment, capture_output=True, check=True
+    )
+    assert json.loads(done.stdout)["caches"]["CPU kernels"].startswith(str(tmp_path))
+
+
+def test_data_sets_and_gpu_kernels_are_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUSOFTMAX_DATA", "here")
+    monkeypatch.setenv("CUPY_CACHE_DIR", "there")
+    caches = describe()["caches"]
+    assert (caches["data sets"], caches["GPU kernels"]) == ("here", "there")
 
 
 def test_vector_features_are_known_ones(facts: dict[str, Any]) -> None:
@@ -75,8 +112,11 @@ FACTS = {
     "reason": "compiled kernels",
     "device": "CPU",
     "threads": 4,
+    "backends": {"cuda": "no: no driver", "cpu": "yes: compiled kernels"},
     "blas": ["openblas 0.3.30 (Zen)", "mkl 2025 (AVX2)"],
     "vector_features": ["avx2", "fma"],
+    "vector_bits": 256,
+    "caches": {"CPU kernels": None, "data sets": "~/data"},
 }
 
 
@@ -84,10 +124,14 @@ def test_the_facts_in_words() -> None:
     assert in_words(FACTS).splitlines() == [
         "python         3.12.1",
         "numpy          2.1.0",
-        "back end       cpu (compiled kernels)",
+        "computes       cpu (compiled kernels)",
         "device         CPU, 4 threads",
+        "back end       cuda   no: no driver",
+        "back end       cpu    yes: compiled kernels",
         "BLAS           openblas 0.3.30 (Zen); mkl 2025 (AVX2)",
-        "vector units   avx2, fma",
+        "vector units   256 bits: avx2, fma",
+        "CPU kernels    kept nowhere",
+        "data sets      ~/data",
     ]
 
 
@@ -95,4 +139,4 @@ def test_the_facts_in_words() -> None:
     ("name", "line"), [("blas", "BLAS           not found"), ("vector_features", "vector units   unknown")]
 )
 def test_what_is_not_known_is_said_to_be(name: str, line: str) -> None:
-    assert line in in_words({**FACTS, name: []}).splitlines()
+    assert line in in_words({**FACTS, name: [], "vector_bits": None}).splitlines()

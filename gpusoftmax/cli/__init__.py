@@ -1,0 +1,31 @@
+"""The command line. Imports that take time are made inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from gpusoftmax.cli.machine import gradcheck, info
+from gpusoftmax.cli.measuring import evaluate, predict
+from gpusoftmax.cli.options import app
+from gpusoftmax.cli.sweeping import sweep_command
+from gpusoftmax.cli.training import train
+
+__all__ = ["app", "evaluate", "gradcheck", "info", "main", "predict", "sweep_command", "train"]
+
+
+def main() -> None:
+    """The entry point: a user's error is one line on the standard error, not a traceback."""
+    from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
+
+    logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
+    try:
+        app(prog_name="gpusoftmax")
+    except (
+        ValueError, TypeError, OSError, MemoryError, ImportError, BackendUnavailableError, DivergenceError,
+    ) as error:  # fmt: skip
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,178 @@
+"""gpusoftmax evaluate and predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpusoftmax.cli.options import (
+    AsJson,
+    BackendName,
+    Data,
+    DatasetName,
+    Download,
+    Label,
+    ModelFile,
+    Quiet,
+    Threads,
+    app,
+    check_no_folder,
+    column,
+    is_file,
+    reading,
+    show,
+    source,
+)
+
+if TYPE_CHECKING:
+    from gpusoftmax.datasets import Table
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax evaluate flowers.safetensors more-flowers.csv --label species
+
+    gpusoftmax evaluate model.safetensors cifar10 --data ~/data
+
+    gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
+
+    JSON keys: dataset, estimator, model, train_accuracy, validation_accuracy, test_accuracy (null for parts that there
+    are not), part (the one that all the rest is about: test, or rows for a file that is not in parts), rows, accuracy,
+    top_k, k, balanced_accuracy, log_loss (nats; null for an SVM), classes (a list of name, rows,
+    precision, recall, f1), confusion (a list of rows, one for each true class; null beyond 200 classes)."""
+)
+def evaluate(
+    model: ModelFile,
+    dataset: DatasetName,
+    data: Data = None,
+    download: Download = False,
+    label: Label = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="guesses that count as right, for top-k accuracy")] = 5,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a saved model on a data set, or on all rows of a file.
+
+    Accuracy, top-k accuracy, log loss, precision and recall of each class, and which class is taken for which.
+    """
+    from gpusoftmax.array import resolve
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.evaluation import evaluation, evaluation_in_words
+    from gpusoftmax.metrics import measure
+    from gpusoftmax.persist import load_model
+    from gpusoftmax.report import SPLITS, accuracies_in_words
+
+    estimator = load_model(model).set_params(backend=resolve(backend, threads))
+    if is_file(dataset):
+        check_no_folder(dataset, data, download)
+        tables = _read(dataset, label, quiet, estimator, need_label=True)
+        parts: dict[str, Any] = {name: (table.X, table.y) for name, table in tables.items()}
+    else:
+        if label is not None:
+            raise ValueError(f"--label {label} is for files of your own; {dataset} has its own: leave it out")
+        with reading(dataset, quiet):
+            parts = dict(load_dataset(dataset, data, download=download).parts)
+    measured = {name: measure(estimator, X, y, top) for name, (X, y) in parts.items()}
+    part = "test" if "test" in measured else next(iter(measured))
+    of_parts = {f"{name}_accuracy": measured[name].top_1 if name in measured else None for name in SPLITS}
+    result = evaluation(measured[part], estimator.classes_)
+    show(f"data      {dataset}: {', '.join(f'{len(y)} {name}' for name, (_, y) in parts.items())}", as_json)
+    if len(parts) > 1:
+        show(f"parts     {accuracies_in_words(of_parts)}; what follows is of the {part} rows", as_json)
+    show(evaluation_in_words(result, measured[part]), as_json)
+    if as_json:
+        about = {"dataset": dataset, "estimator": type(estimator).__name__, "model": str(model)}
+        print(json.dumps({**about, **of_parts, "part": part, **result}))
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax predict flowers.safetensors new.csv
+
+    gpusoftmax predict flowers.safetensors new.csv --probabilities --out predictions.csv
+
+    gpusoftmax predict model.safetensors X.npy --out labels.npy
+
+    If the model was trained on columns with names, these are found by name, whatever their order; others do not matter.
+
+    JSON keys: data, estimator, model, rows, counts (a dict: how many rows of each label), out (path or null),
+    predictions (a list; null with --out), probabilities (a list for each row; null with --out or without
+    --probabilities), classes (a list, in the order of probabilities)."""
+)
+def predict(
+    model: ModelFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="rows to name: .csv, .tsv, .parquet, .npz or .npy")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".csv, or .npy of labels or probabilities", show_default="print"),
+    ] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="of each class, too")] = False,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="a column of labels, by name or position, to leave out"),
+    ] = None,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Name the rows of a file by a saved model: CSV with a line for each row, or a .npy file."""
+    import numpy as np
+
+    from gpusoftmax.array import resolve
+    from gpusoftmax.evaluation import predictions_as_csv, predictions_as_npy
+    from gpusoftmax.persist import load_model
+    from gpusoftmax.persist.atomic import write_atomically
+
+    if out is not None and out.suffix.lower() not in (".csv", ".npy"):
+        raise ValueError(f"--out {out} is of unknown kind; name a .csv or .npy file")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first")
+    estimator: Any = load_model(model).set_params(backend=resolve(backend, threads))
+    if probabilities and not hasattr(estimator, "predict_proba"):
+        raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
+    tables = _read(str(file), label, quiet, estimator, need_label=False)
+    if len(tables) > 1:
+        raise ValueError(f"{file} holds the parts {', '.join(tables)}; save the rows to name as a file of their own")
+    [table] = tables.values()
+    labels = estimator.predict(table.X)
+    shares = estimator.predict_proba(table.X) if probabilities else None
+    if out is None:
+        if not as_json:
+            print(predictions_as_csv(labels, shares, estimator.classes_), end="")
+    elif out.suffix.lower() == ".npy":
+        write_atomically(out, predictions_as_npy(labels if shares is None else shares))
+    else:
+        write_atomically(out, predictions_as_csv(labels, shares, estimator.classes_).encode())
+    names, counts = np.unique(labels, return_counts=True)
+    if out is not None:
+        show(f"saved   {len(labels)} rows to {out}", as_json)
+    if as_json:
+        printed = out is None
+        result = {
+            "data": str(file), "estimator": type(estimator).__name__, "model": str(model), "rows": len(labels),
+            "counts": dict(zip(map(str, names), counts.tolist(), strict=True)), "out": None if printed else str(out),
+            "predictions": labels.tolist() if printed else None,
+            "probabilities": shares.tolist() if printed and shares is not None else None,
+            "classes": estimator.classes_.tolist(),
+        }  # fmt: skip
+        print(json.dumps(result))
+
+
+def _read(file: str, label: str | None, quiet: bool, estimator: Any, need_label: bool) -> dict[str, Table]:
+    """The parts of a file, with the columns that the model knows, by their names if it knows these."""
+    from gpusoftmax.datasets.table import Columns
+    from gpusoftmax.datasets.user_files import for_model, read_parts
+
+    names = getattr(estimator, "feature_names_in_", None)
+    columns = Columns(column(label), need_label, None if names is None else tuple(names))
+    with reading(file, quiet):
+        tables = read_parts(source(file), columns)
+    return {name: for_model(table, estimator.classes_) for name, table in tables.items()}

@@ -1,0 +1,202 @@
+"""What the commands have in common: the application, options, how they speak and where data come from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gpusoftmax.datasets import Dataset
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Linear softmax classifiers and SVMs: one read of the data per step.
+
+    `gpusoftmax train digits` trains on a data set that is already there; `gpusoftmax train flowers.csv --label species
+    --save flowers.safetensors` on your own, and `gpusoftmax predict flowers.safetensors new.csv` names new rows.
+
+    Exit codes: 0 done, 1 failed (the reason is on the standard error), 2 an option that is unknown or cannot be read,
+    130 interrupted. NO_COLOR=1 turns colours off. `--install-completion` makes the shell complete commands and
+    options.""",
+)
+
+
+class Loss(StrEnum):
+    """What --loss takes."""
+
+    softmax = "softmax"
+    hinge = "hinge"
+    squared_hinge = "squared_hinge"
+
+
+class SolverName(StrEnum):
+    """What --solver takes."""
+
+    auto = "auto"
+    lbfgs = "lbfgs"
+    sgd = "sgd"
+
+
+class Scoring(StrEnum):
+    """What --scoring takes."""
+
+    accuracy = "accuracy"
+    log_loss = "log_loss"
+    loss = "loss"
+
+
+class Rule(StrEnum):
+    """What --rule takes."""
+
+    best = "best"
+    one_standard_error = "1se"
+
+
+class Recipe(StrEnum):
+    """What --recipe takes."""
+
+    cs231n = "cs231n"
+
+
+KNOWN = ("digits", "cifar10")  # a test holds it equal to that of gpusoftmax.datasets, which takes time to import
+
+
+def _complete_dataset(incomplete: str) -> list[str]:
+    """Names for the shell; where none begins so, it offers files."""
+    return [name for name in KNOWN if name.startswith(incomplete)]
+
+
+DatasetName = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="digits, cifar10, or a file: .csv, .tsv, .parquet, .npz, or a pair X.npy,y.npy",
+        autocompletion=_complete_dataset,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="for cifar10: the folder of its batches (cifar-10-batches-py or -bin) or .tar.gz",
+        show_default="GPUSOFTMAX_DATA, or ~/gpusoftmax_data",
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="for cifar10: fetch it (163 MB) if it is not there")]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        "--label",
+        metavar="COLUMN",
+        help="of a file: the labels' column, by name or position (0, or -1 for the last), or array of a .npz",
+        show_default="the one called label, class, target or y",
+    ),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drop", metavar="COLUMN", help="of a file: a column to leave out; may be given again", show_default=False
+    ),
+]
+Validation = Annotated[
+    str,
+    typer.Option("--validation", metavar="FILE|SHARE", help="of a file: rows to choose by, or the share to hold out"),
+]
+Test = Annotated[
+    str, typer.Option("--test", metavar="FILE|SHARE", help="of a file: rows to test on, or the share to hold out")
+]
+SHARE = "0.2"
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of everything that is random")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; results do not depend on them", show_default="all")
+]
+BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on the standard output, nothing else there")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a file that train --save wrote")]
+
+
+def show(text: str, as_json: bool) -> None:
+    """Words for a person: on the standard error where the standard output belongs to JSON."""
+    print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def load(
+    dataset: str,
+    data: Path | None,
+    download: bool,
+    label: str | None,
+    drop: list[str] | None,
+    validation: str,
+    test: str,
+    seed: int,
+    quiet: bool,
+) -> Dataset:
+    """The data that a command's arguments name."""
+    from gpusoftmax.datasets import load_data, load_dataset
+
+    with reading(dataset, quiet):
+        if not is_file(dataset):
+            given = {"--label": label, "--drop": drop, "--validation": validation != SHARE, "--test": test != SHARE}
+            if wrong := [name for name, value in given.items() if value]:
+                raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
+            return load_dataset(dataset, data, download=download)
+        check_no_folder(dataset, data, download)
+        return load_data(
+            source(dataset),
+            label=column(label),
+            drop=drop or (),
+            validation=_share_or_source(validation),
+            test=_share_or_source(test),
+            seed=seed,
+        )
+
+
+def is_file(dataset: str) -> bool:
+    """Whether an argument names a user's own file rather than a data set."""
+    from gpusoftmax.datasets import SUFFIXES
+
+    return dataset not in KNOWN and (dataset.lower().endswith(SUFFIXES) or Path(dataset).exists())
+
+
+def check_no_folder(dataset: str, data: Path | None, download: bool) -> None:
+    """Options of data sets that are known by name are refused with files."""
+    if data is not None or download:
+        name = "--download" if data is None else f"--data {data}"
+        raise ValueError(f"{name} is for cifar10; {dataset} is read as it is: leave it out")
+
+
+def source(text: str) -> Any:
+    """A file, or a pair of .npy files with a comma between them."""
+    first, comma, second = text.partition(",")
+    return (first, second) if comma and not Path(text).exists() else text
+
+
+def column(label: str | None) -> str | int | None:
+    """A name, or a position."""
+    return int(label) if label is not None and label.removeprefix("-").isdecimal() else label
+
+
+def _share_or_source(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return source(text)
+
+
+@contextmanager
+def reading(what: str, quiet: bool) -> Iterator[None]:
+    """A sign of life on a terminal, as long as data are read."""
+    from gpusoftmax.progress import waiting
+
+    with waiting(f"reading {what}", quiet):
+        yield

@@ -45,7 +45,7 @@ def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
 
 def evaluation_in_words(result: dict[str, Any], found: Accuracies) -> str:
     """The same for a person: all classes, or of many the worst."""
-    names = [shown(one["name"]) for one in result["classes"]]
+    names = [printable(one["name"]) for one in result["classes"]]
     lines = [f"accuracy  {result['accuracy']:.2%} of {result['rows']} rows"]
     if result["k"] < len(names):
         lines.append(f"top-{result['k']:<5d} {result['top_k']:.2%}")
@@ -68,7 +68,7 @@ def evaluation_in_words(result: dict[str, Any], found: Accuracies) -> str:
     return "\n".join(lines)
 
 
-def shown(name: Any, most: int = MOST_NAME) -> str:
+def printable(name: Any, most: int = MOST_NAME) -> str:
     """A class's name for a terminal: short, and without characters that would command it."""
     text = str(name)
     text = text if text.isprintable() else repr(text)
@@ -78,7 +78,7 @@ def shown(name: Any, most: int = MOST_NAME) -> str:
 def _matrix(names: list[str], found: Accuracies) -> list[str]:
     """Rows of each class, by the class that they were taken for."""
     confusion = found.confusion
-    short = [shown(name, max(6, min(MOST_NAME, 90 // len(names)))) for name in names]
+    short = [printable(name, max(6, min(MOST_NAME, 90 // len(names)))) for name in names]
     cell = max(len(str(confusion.max())), *map(len, short))
     width = max(len("taken for"), *map(len, names))
     return [f"{'taken for':{width}s}  " + " ".join(f"{name:>{cell}s}" for name in short)] + [

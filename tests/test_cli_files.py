@@ -16,7 +16,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
-from gpusoftmax.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, shown
+from gpusoftmax.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, printable
 from gpusoftmax.metrics import measure
 
 KINDS = np.array(["ash", "birch", "cedar"])
@@ -174,7 +174,7 @@ def test_of_many_classes_the_worst_are_shown_and_what_they_are_taken_for() -> No
     ("name", "expected"), [("ash", "ash"), ("x" * 30, "x" * 19 + "…"), ("\x1b[2J", r"'\x1b[2J'"), (7, "7")]
 )
 def test_a_name_cannot_command_the_terminal(name: Any, expected: str) -> None:
-    assert shown(name) == expected
+    assert printable(name) == expected
 
 
 # predict

@@ -17,16 +17,19 @@ Tensors: `coef` (c, d), or (1, d) for two classes, and `intercept` (c,) or (1,),
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import platform
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
@@ -34,19 +37,60 @@ from gpusoftmax.array import Backend
 from gpusoftmax.certificate import FitReport
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files import open_regular, size_of
 from gpusoftmax.persist.atomic import write_atomically
 from gpusoftmax.trainer import Record
-from gpusoftmax.validation import check_number, check_shift_and_scale
+from gpusoftmax.validation import (
+    check_choice,
+    check_count,
+    check_number,
+    check_path,
+    check_random_seed,
+    check_shift_and_scale,
+    shown,
+)
 
 Array = npt.NDArray[Any]
+Table = list[tuple[str, np.dtype[Any], tuple[int, ...]]]  # name, type and shape of each tensor, in the file's order
+Types = tuple[type, ...]
 
 FORMAT, FORMAT_VERSION = "gpusoftmax-model", 1
 ESTIMATORS = {cls.__name__: cls for cls in (SoftmaxClassifier, LinearSVMClassifier)}
-MOST_HEADER = 64 << 20  # bytes; 100,000 class names and feature names are 4 MB
 KEYS = {"format", "format_version", "estimator", "objective", "classes", "parameters", "fitted", "versions", "sha256"}
 LABEL_TYPES = {"bool", "str", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+TENSORS = {"coef": ("F32", "F64"), "intercept": ("F32", "F64"), "shift": ("F64",), "scale": ("F64",)}
+
+# Within these limits no header takes more than a second and 64 MB: JSON can take fifty times the memory of its text.
+MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and as many of features are 4 MB
+MOST_ITEMS = 1 << 18  # commas, colons and opening brackets, of which names, too, may have some
+MOST_HISTORY = 1 << 12  # records: a third of the items
+MOST_DIGITS = 20  # of a whole number, as 2^64 has; Python takes minutes for a million, where its own limit is off
+MOST_WORD = 100  # characters of a parameter
+MOST_LABELS = 16 << 20  # bytes of labels as an array, where each takes the room of the longest; or as many as coef has
+
+NUMBER = (int, float)
+TYPES: dict[Any, Types] = {
+    "str": (str,),
+    "int": (int,),
+    "float": NUMBER,
+    "float | None": (*NUMBER, type(None)),
+    "Any": (*NUMBER, type(None)),  # of one model, as here, not an array
+}
+TAGGED = {"C", "class_weight", "scaling"}  # parameters that may be objects
+RECORD, REPORT = ({field.name: TYPES[field.type] for field in fields(cls)} for cls in (Record, FitReport))
+FITTED: dict[str, Types] = {
+    "n_iter": (int,),
+    "stop_reason": (str,),
+    "backend": (str,),
+    "feature_names": (list, type(None)),
+    "fit_report": (dict,),
+    "weight_sum": NUMBER,
+    "history": (list,),
+}
+LATER = {"fit_report", "weight_sum", "kept"}  # keys that files of earlier versions do not have
 
 
 def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | Path) -> None:
@@ -57,7 +101,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     estimator : SoftmaxClassifier or LinearSVMClassifier
         Fitted. Its callbacks are not saved, of a RandomState only that there was one, and a back end on a GPU as
         "auto", so that the model predicts on a machine without one. partial_fit goes on from the weights and their S;
-        velocity, and mean and variance of the rows so far, are not saved: let the next call bring many rows.
+        velocity, and mean and variance of the rows so far, are not saved: let the next call bring many rows. Of more
+        than 4096 passes of history every second is saved, or every third, and so on, the last among them.
     path : path-like
         Where to; ".safetensors" by custom.
 
@@ -66,10 +111,14 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     sklearn.exceptions.NotFittedError
         `fit` was not called.
     TypeError
-        Not one of our estimators, or labels of a type that cannot be stored.
+        Not one of our estimators, labels of a type that cannot be stored, or `path` is no path.
+    ValueError
+        `load_model` would refuse the file: weights are not finite, parameters were changed since the fit to what `fit`
+        refuses, or there are more than some 150,000 names of classes and features.
     OSError
         It cannot be written; a file that was there is intact.
     """
+    path = check_path("path", path)
     if type(estimator).__name__ not in ESTIMATORS:
         inner = "; of a SoftmaxClassifierCV its sweep_.best_estimator_" if hasattr(estimator, "sweep_") else ""
         raise TypeError(f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}{inner}")
@@ -88,7 +137,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "feature_names": None if names is None else [str(name) for name in names],
         **({"fit_report": estimator.fit_report_.as_dict()} if hasattr(estimator, "fit_report_") else {}),
         **({"weight_sum": estimator.weight_sum_} if hasattr(estimator, "weight_sum_") else {}),
-        "history": [record.as_dict() for record in estimator.history_],
+        "history": [record.as_dict() for record in _thinned(estimator.history_)],
     }
     metadata = {
         "format": FORMAT,
@@ -103,7 +152,15 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         ),
     }
     metadata["sha256"] = _digest(metadata, tensors)
-    write_atomically(Path(path), safetensors.numpy.save(tensors, metadata))
+    content = safetensors.numpy.save(tensors, metadata)
+    try:
+        _read_header(io.BytesIO(content), len(content))
+        again = _restore(metadata, tensors)
+        if not np.array_equal(again.classes_, estimator.classes_):  # some strings are others in NumPy or JSON
+            raise ValueError(f"labels {shown(estimator.classes_)} would come back as {shown(again.classes_)}")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"estimator cannot be saved, since its file could not be loaded again: {error}") from error
+    write_atomically(path, content)
 
 
 def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
@@ -121,66 +178,101 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
     Raises
     ------
     BadFileError
-        Not a model file, damaged, or written by a newer version; says what and where.
+        Not a model file, damaged, or written by a newer version; says what and where. That takes less than a second and
+        64 MB beyond what the tensors of the file take.
     OSError
         It cannot be opened.
+    TypeError
+        `path` is no path.
     """
-    path = Path(path)
-    content = path.read_bytes()
-    metadata = _read_metadata(path, content)
+    path = check_path("path", path)
+    with open_regular(path) as file:
+        with _damage(path, "header"):
+            metadata, table = _read_header(file, size_of(file))
+        with _damage(path):
+            tensors = _read_tensors(file, table)
+            if metadata["sha256"] != _digest(metadata, tensors):
+                raise ValueError("the content does not match its SHA-256")
+    with _damage(path, "metadata"):
+        return _restore(metadata, tensors)
+
+
+@contextmanager
+def _damage(path: Path, place: str = "") -> Iterator[None]:
+    """What goes wrong in the block is the file's fault."""
     try:
-        tensors = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BadFileError(path, reason=f"damaged tensors ({error})", expected="a whole safetensors file") from error
-
-    def part(key: str) -> Any:
-        try:
-            return json.loads(metadata[key], object_pairs_hook=_without_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise BadFileError(path, place=f"metadata {key}", reason=str(error), expected="JSON") from error
-
-    if metadata["sha256"] != _digest(metadata, tensors):
-        raise BadFileError(path, reason="the content does not match its SHA-256", expected="an undamaged file")
-    try:
-        return _restore(metadata["estimator"], part("classes"), part("parameters"), part("fitted"), tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BadFileError(
-            path,
-            reason=f"inconsistent content ({type(error).__name__}: {error})",
-            expected="a file that save_model wrote",
-        ) from error
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadFileError(path, place=place, reason=str(error), expected="a model that save_model wrote") from error
 
 
-def _read_metadata(path: Path, content: bytes) -> dict[str, str]:
-    """The header's texts, checked to be ours and of a version that we know."""
-    expected = "a model that save_model wrote"
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or not 2 <= length <= min(len(content) - 8, MOST_HEADER):
-        raise BadFileError(
-            path, place="byte 0", reason=f"header length {length} of {len(content)} bytes", expected=expected
-        )
-    try:
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_without_duplicates)
-        metadata = header["__metadata__"]
-        fits = isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadFileError(
-            path, place="header", reason=f"{type(error).__name__}: {error}", expected=expected
-        ) from error
-    if not fits or metadata.get("format") != FORMAT:
-        raise BadFileError(path, place="header", reason="not a gpusoftmax model", expected=expected)
+def _read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
+    """The texts of the metadata, and what tensors follow, checked against the size of the file.
+
+    safetensors is not asked: it takes the whole file before it looks at the header, which is all that is left to do.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= size - 8:
+        raise ValueError(f"header length {length} in a file of {size} bytes")
+    if length > MOST_HEADER:
+        raise ValueError(f"header of {length} bytes, more than {MOST_HEADER}; shorten names or history")
+    header = _parse("header", file.read(length).decode("ascii"))  # which save_model's are: no letter takes four bytes
+    metadata = header.pop("__metadata__", None) if type(header) is dict else None
+    if type(metadata) is not dict or metadata.get("format") != FORMAT:
+        raise ValueError("not a gpusoftmax model")
     if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise BadFileError(
-            path,
-            place="format_version",
-            reason=f"version {metadata.get('format_version')!r}",
-            expected=f"version {FORMAT_VERSION}; a newer gpusoftmax may read it",
+        raise ValueError(
+            f"format_version is {shown(metadata.get('format_version'))}, not '{FORMAT_VERSION}': a newer gpusoftmax "
+            "may read it"
         )
-    if set(metadata) != KEYS:
-        raise BadFileError(
-            path, place="header", reason=f"keys {sorted(set(metadata) ^ KEYS)} missing or unknown", expected=expected
+    _expect("metadata", metadata, dict.fromkeys(KEYS, (str,)))
+    if not all(text.isascii() for text in metadata.values()):
+        raise ValueError("letters beyond ASCII in the metadata")
+    return metadata, _check_table(header, size - 8 - length)
+
+
+def _check_table(header: dict[str, Any], size: int) -> Table:
+    """The tensors of a header, which fill `size` bytes one after the other."""
+    _expect("tensors", header, dict.fromkeys(TENSORS, (dict,)), optional={"shift", "scale"})
+    for name, entry in header.items():
+        _expect(name, entry, {"dtype": (str,), "shape": (list,), "data_offsets": (list,)})
+        if any(type(number) is not int or number < 0 for number in entry["shape"] + entry["data_offsets"]):
+            raise ValueError(f"{name} has shape {shown(entry['shape'])} at {shown(entry['data_offsets'])}")
+        if len(entry["shape"]) > 2 or entry["dtype"] not in TENSORS[name]:
+            raise ValueError(f"{name} has type {shown(entry['dtype'])} and shape {shown(entry['shape'])}")
+    table: Table = []
+    place = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        due = [place, place + math.prod(shape) * dtype.itemsize]
+        if entry["data_offsets"] != due:
+            raise ValueError(f"{name} of shape {shape} is at bytes {shown(entry['data_offsets'])}, not {due}")
+        table.append((name, dtype, shape))
+        place = due[1]
+    if place != size:
+        raise ValueError(f"{size} bytes of tensors, not {place}")
+    return table
+
+
+def _read_tensors(file: Any, table: Table) -> dict[str, Array]:
+    tensors = {name: np.empty(shape, dtype) for name, dtype, shape in table}
+    for name, tensor in tensors.items():
+        if file.readinto(tensor) != tensor.nbytes:
+            raise ValueError(f"the end within {name}; was the file changed while it was read?")
+    return tensors
+
+
+def _parse(what: str, text: str) -> Any:
+    """JSON within limits."""
+    items = sum(map(text.count, ",:[{"))
+    if items > MOST_ITEMS:
+        raise ValueError(
+            f"{what} has {items} commas, colons and brackets, more than {MOST_ITEMS}; shorten names or history"
         )
-    return metadata
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is no JSON that save_model writes ({error})") from error
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -191,42 +283,81 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _restore(
-    name: str, classes: dict[str, Any], parameters: dict[str, Any], fitted: dict[str, Any], tensors: dict[str, Array]
-) -> SoftmaxClassifier | LinearSVMClassifier:
-    estimator = ESTIMATORS[name](**_decode_parameters(parameters, tensors))
-    estimator._check_parameters()
-    estimator.classes_ = _decode_classes(classes)
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits, more than {MOST_DIGITS}")
+    return int(text)
+
+
+def _expect(what: str, value: Any, types: Mapping[str, Types], optional: Set[str] = frozenset()) -> dict[str, Any]:
+    """`value`, if it is an object with these keys, and values of just these types: True is no whole number."""
+    if type(value) is not dict:
+        raise TypeError(f"{what} is a {type(value).__name__}, not an object")
+    wrong = (value.keys() - types.keys()) | (types.keys() - value.keys() - optional)
+    if wrong:
+        raise ValueError(f"{what}: {shown(sorted(wrong))} missing or unknown")
+    for name, each in value.items():
+        if type(each) not in types[name]:
+            raise TypeError(f"{what}: {name} is a {type(each).__name__}")
+    return value
+
+
+def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClassifier | LinearSVMClassifier:
+    """The estimator that a file's metadata and tensors describe."""
+    name = metadata["estimator"]
+    if name not in ESTIMATORS:
+        raise ValueError(f"estimator {shown(name)} is none of {', '.join(ESTIMATORS)}")
+    parameters, classes, fitted = (_parse(key, metadata[key]) for key in ("parameters", "classes", "fitted"))
+    estimator = ESTIMATORS[name](**_decode_parameters(ESTIMATORS[name], parameters, tensors))
+    _check_parameters(estimator)
     coef, intercept = tensors["coef"], tensors["intercept"]
-    rows = 1 if len(estimator.classes_) == 2 else len(estimator.classes_)
-    if coef.ndim != 2 or coef.shape[0] != rows or coef.shape[1] == 0 or intercept.shape != (rows,):
-        raise ValueError(f"coef {coef.shape} and intercept {intercept.shape} for {len(estimator.classes_)} classes")
-    sides = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
-    expected = {"coef", "intercept"} | {
-        name for name, side in zip(("shift", "scale"), sides, strict=True) if side is not None
-    }
-    if set(tensors) != expected:
-        raise ValueError(f"tensors {sorted(tensors)} where {sorted(expected)} were expected")
-    check_shift_and_scale(sides[0], sides[1], coef.shape[1])
-    if coef.dtype not in (np.float32, np.float64) or intercept.dtype != coef.dtype:
-        raise ValueError(f"coef of {coef.dtype} and intercept of {intercept.dtype}")
+    estimator.classes_ = _decode_classes(classes, max(MOST_LABELS, coef.nbytes))
+    c, d = len(estimator.classes_), coef.shape[1] if coef.ndim == 2 else 0
+    rows = 1 if c == 2 else c
+    if coef.shape != (rows, d) or d == 0 or intercept.shape != (rows,) or intercept.dtype != coef.dtype:
+        raise ValueError(
+            f"coef {coef.shape} of {coef.dtype} and intercept {intercept.shape} of {intercept.dtype} for {c} classes"
+        )
     if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
-        raise ValueError("non-finite coefficients")
-    estimator.coef_, estimator.intercept_ = coef, intercept
-    estimator.n_features_in_ = coef.shape[1]
-    if fitted["feature_names"] is not None:
-        estimator.feature_names_in_ = np.array([str(name) for name in fitted["feature_names"]], dtype=object)
-        if len(estimator.feature_names_in_) != coef.shape[1]:
-            raise ValueError(f"{len(estimator.feature_names_in_)} feature names for {coef.shape[1]} features")
-    estimator.n_iter_ = int(fitted["n_iter"])
-    estimator.stop_reason_, estimator.backend_ = str(fitted["stop_reason"]), str(fitted["backend"])
-    if "fit_report" in fitted:  # files from before there was one
-        estimator.fit_report_ = FitReport(**fitted["fit_report"])
+        raise ValueError("coef or intercept holds NaN or infinity")
+    sides = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
+    check_shift_and_scale(sides[0], sides[1], d)
+    estimator.coef_, estimator.intercept_, estimator.n_features_in_ = coef, intercept, d
+    _restore_fitted(estimator, _expect("fitted", fitted, FITTED, optional=LATER))
+    return estimator
+
+
+def _check_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> None:
+    """As `fit` does, with what it leaves to others."""
+    estimator._check_parameters()
+    check_random_seed(estimator.random_state)
+    check_choice("backend", estimator.backend, ("auto", "cpu", "numpy"))
+    if estimator.n_threads is not None:
+        check_count("n_threads", estimator.n_threads)
+    if estimator.class_weight != "balanced" and not isinstance(estimator.class_weight, dict | None):
+        raise ValueError(f"class_weight={shown(estimator.class_weight)} is not known")
+
+
+def _restore_fitted(estimator: SoftmaxClassifier | LinearSVMClassifier, fitted: dict[str, Any]) -> None:
+    names = fitted["feature_names"]
+    if names is not None:
+        if len(names) != estimator.n_features_in_ or any(type(name) is not str for name in names):
+            raise ValueError(f"feature_names {shown(names)} for {estimator.n_features_in_} features")
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+    estimator.n_iter_ = check_count("n_iter", fitted["n_iter"], least=0)
+    estimator.stop_reason_, estimator.backend_ = fitted["stop_reason"], fitted["backend"]
+    if "fit_report" in fitted:
+        estimator.fit_report_ = FitReport(**_expect("fit_report", fitted["fit_report"], REPORT, optional=LATER))
     if "weight_sum" in fitted:
         estimator.weight_sum_ = check_number("weight_sum", fitted["weight_sum"], least=0, above=True)
-    estimator.history_ = [Record(**record) for record in fitted["history"]]
+    estimator.history_ = [Record(**_expect("history", record, RECORD)) for record in fitted["history"]]
     estimator.loss_curve_ = [float(record.objective) for record in estimator.history_]
-    return estimator
+
+
+def _thinned(history: list[Record]) -> list[Record]:
+    """At most MOST_HISTORY records, at equal distances, of which the last is one: a long training is no reason to lose
+    its model."""
+    return history[:: -max(1, -(-len(history) // MOST_HISTORY))][::-1]
 
 
 def _objective_in_words(estimator: SoftmaxClassifier | LinearSVMClassifier) -> str:
@@ -250,7 +381,7 @@ def _digest(metadata: dict[str, str], tensors: dict[str, Array]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
-        digest.update(np.ascontiguousarray(tensor).tobytes())
+        digest.update(tensor.reshape(-1).data)  # no copy of the bytes
     return digest.hexdigest()
 
 
@@ -264,12 +395,22 @@ def _encode_classes(classes: Array) -> dict[str, Any]:
     return {"dtype": kind, "values": array.tolist()}
 
 
-def _decode_classes(classes: dict[str, Any]) -> Array:
-    if classes["dtype"] not in LABEL_TYPES:
-        raise ValueError(f"classes of dtype {classes['dtype']!r}")
-    array = np.array(classes["values"], dtype=classes["dtype"])
-    if array.ndim != 1 or len(array) < 2 or not (array[:-1] < array[1:]).all():
-        raise ValueError("classes are not at least two sorted, distinct labels")
+def _decode_classes(classes: Any, most: int) -> Array:
+    _expect("classes", classes, {"dtype": (str,), "values": (list,)})
+    dtype, values = classes["dtype"], classes["values"]
+    if dtype not in LABEL_TYPES:
+        raise ValueError(f"classes of dtype {shown(dtype)}")
+    label = type(np.zeros((), dtype).item())
+    if len(values) < 2 or any(type(value) is not label for value in values):
+        raise ValueError(f"classes {shown(values)} are not at least two labels of type {dtype}")
+    longest = max(map(len, values)) if dtype == "str" else 0
+    if 4 * longest * len(values) > most:
+        raise ValueError(f"{len(values)} classes with names of up to {longest} letters; shorten the longest")
+    with np.errstate(over="ignore"):
+        array = np.array(values, dtype)
+    changed = any(array.item(i) != value for i, value in enumerate(values))  # without all of them a second time
+    if changed or not (array[:-1] < array[1:]).all():
+        raise ValueError(f"classes {shown(values)} are not sorted, distinct labels of type {dtype}")
     return array
 
 
@@ -297,21 +438,40 @@ def _encode_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> di
     return encoded
 
 
-def _decode_parameters(parameters: dict[str, Any], tensors: dict[str, Array]) -> dict[str, Any]:
-    decoded = {}
-    for name, value in parameters.items():
-        if isinstance(value, dict):
-            if name == "scaling":
-                present = [bool(side) for side in value["tensors"]]
-                value = tuple(
-                    (tensors[key] if tensors[key].ndim else float(tensors[key])) if there else None
-                    for key, there in zip(("shift", "scale"), present, strict=True)
-                )
-            elif name == "class_weight":
-                value = {label: float(weight) for label, weight in value["pairs"]}
-            elif value == {"infinite": True}:
-                value = math.inf
-            else:
-                raise ValueError(f"parameter {name} is {value}")
-        decoded[name] = value
-    return decoded
+def _decode_parameters(cls: Any, parameters: Any, tensors: dict[str, Array]) -> dict[str, Any]:
+    """The constructor's parameters; a file of an earlier version may lack some."""
+    names = cls().get_params(deep=False).keys() - {"callbacks"}
+    scalars: Types = (type(None), bool, int, float, str)
+    types = {name: (*scalars, dict) if name in TAGGED else scalars for name in names}
+    decoded = dict(_expect("parameters", parameters, types, optional=names))
+    for name, value in decoded.items():
+        if isinstance(value, str) and len(value) > MOST_WORD:
+            raise ValueError(f"{name}={shown(value)} has {len(value)} letters")
+    if type(decoded.get("C")) is dict:
+        if decoded["C"] != {"infinite": True}:
+            raise ValueError(f"C={shown(decoded['C'])} is not known")
+        decoded["C"] = math.inf
+    return decoded | {
+        "scaling": _decode_scaling(decoded.get("scaling"), tensors),
+        "class_weight": _decode_class_weight(decoded.get("class_weight")),
+    }
+
+
+def _decode_scaling(scaling: Any, tensors: dict[str, Array]) -> Any:
+    sides, said = [tensors.get(name) for name in ("shift", "scale")], [False, False]
+    if type(scaling) is dict:
+        said = _expect("scaling", scaling, {"tensors": (list,)})["tensors"]
+        scaling = tuple(float(side) if side is not None and side.ndim == 0 else side for side in sides)
+    if said != [side is not None for side in sides]:
+        raise ValueError(f"scaling={shown(scaling)} with the tensors {', '.join(tensors)}")
+    return scaling
+
+
+def _decode_class_weight(class_weight: Any) -> Any:
+    if type(class_weight) is not dict:
+        return class_weight
+    pairs = _expect("class_weight", class_weight, {"pairs": (list,)})["pairs"]
+    weights = {label: check_number("class_weight", weight, least=0) for label, weight in pairs}
+    if len(weights) != len(pairs) or any(type(label) not in (str, int, float, bool) for label in weights):
+        raise ValueError(f"class_weight={shown(pairs)} does not have one weight for each of some labels")
+    return weights

@@ -101,6 +101,7 @@ def gradient_check(
     True
     """
     n_checks, h = check_count("n_checks", n_checks), check_number("h", h, least=0, above=True)
+    check_count("seed", seed, least=0)
     check_loss(loss)
     X = widen(check_features(X))
     weights, bias, single = check_coefficients(W, b, X.shape[1])

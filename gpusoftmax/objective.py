@@ -379,7 +379,7 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
             raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
         dtype = computation_dtype(scores.dtype)
         gradient = device.xp.array(scores, dtype=dtype, order="C")
-        weights = check_sample_weight(device.on_host(sample_weight), n, 1, dtype)
+        weights = check_sample_weight(device.on_host(sample_weight), n, 1, dtype, other="logits")
         if on_device:
             targets = device.asarray(labels)
             check_index_array(targets, n, c, "labels", "logits")

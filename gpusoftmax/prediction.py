@@ -12,7 +12,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
-from gpusoftmax.validation import check_finite_features, check_n_features
+from gpusoftmax.validation import (
+    check_finite_features,
+    check_labels,
+    check_n_features,
+    check_sample_weight,
+    shown,
+)
 
 Array = npt.NDArray[Any]
 
@@ -31,9 +37,47 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """The label with the largest score for each row, (n,)."""
-        best = best_classes(lambda operation: self._outputs(X, operation))
-        labels = np.asarray(self.classes_[best])
+        labels = self._labels(X)
         return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows, by weight, for which predict says y.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+        y : array-like, (n,)
+            Labels; those that are none of the model's classes are never said.
+        sample_weight : array-like, (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            The data are not usable; the message names the argument and the fix.
+        """
+        from sklearn.metrics import accuracy_score
+
+        predicted = self._labels(X)
+        labels = check_labels(on_host(y), "y", len(predicted))
+        weights = check_sample_weight(on_host(sample_weight), len(labels), 1, np.float64)
+        try:
+            return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"y={shown(y)} is not like the classes {shown(self.classes_.tolist())} ({error}); pass labels of the "
+                "same type"
+            ) from None
+
+    def _labels(self, X: Any) -> Array:
+        """What `predict` says, on the host."""
+        best = best_classes(lambda operation: self._outputs(X, operation))
+        return np.asarray(self.classes_[best])
 
     def _outputs(self, X: Any, operation: str) -> Array:
         """`outputs` for X as a user passes it."""
@@ -48,7 +92,10 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _check_names(self, X: Any) -> None:
         """The columns of a data frame are those of training, in the same order."""
         if has_columns(X):
-            validate_data(self, X, reset=False, skip_check_array=True)
+            try:
+                validate_data(self, X, reset=False, skip_check_array=True)
+            except ValueError as error:
+                raise ValueError(f"{error}\nPass the columns feature_names_in_ of the model, in that order.") from None
 
 
 class Probabilities(LinearPredictor):

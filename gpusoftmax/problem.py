@@ -26,11 +26,13 @@ from gpusoftmax.validation import (
     check_loss,
     check_n_features,
     check_pair,
+    check_same_length,
     check_sample_weight,
     check_shift_and_scale,
     encode_known_labels,
     encode_labels,
     encode_proportions,
+    shown,
 )
 
 Array = npt.NDArray[Any]
@@ -136,10 +138,9 @@ def load(
         Xv = device.features(validation[0], "validation[0]")
         check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
         yv = device.on_host(validation[1])
-        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes)
+        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes, "validation[0]")
         codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
-        if len(codes) != len(Xv):
-            raise ValueError(f"validation[1] has length {len(codes)}, but validation[0] has {len(Xv)} rows")
+        check_same_length("validation[1]", codes, len(Xv), "validation[0]")
         aside = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes, shares
     return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], aside, device)
 
@@ -247,8 +248,14 @@ def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Arr
         counts = np.bincount(data.labels[rows], s[rows], len(classes))
     else:
         counts = class_sums(proportions[rows], (s / sums)[rows])
-    with np.errstate(divide="ignore"):
-        weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
+    try:
+        with np.errstate(divide="ignore"):
+            weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"class_weight={shown(class_weight)} has no weights for the classes {shown(classes.tolist())} ({error}); "
+            "pass None, 'balanced', or a dictionary from classes to numbers"
+        ) from None
     weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
     if not (np.isfinite(weights) & (weights >= 0)).all():
         j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
@@ -285,7 +292,7 @@ def _coordinates(
     penalty on W is then one on the new weights t W, with factors 1 / t^2.
     """
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
-    shift, scale = check_shift_and_scale(given[0], given[1], d)
+    shift, scale = check_shift_and_scale(given[0], given[1], d, "scaling's ")
     if moments is None or not _wants_moments(estimator, sgd):
         return shift, scale, None
     mean, variance = moments.mean, moments.variance

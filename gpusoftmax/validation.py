@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+import re
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,20 +28,42 @@ Array = npt.NDArray[Any]
 PROPORTIONS_TOLERANCE = 1e-3  # of the sum of a row's: float16 and numbers with three digits pass
 READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """A value as messages have it: on one line, and short, however large it is."""
+    return re.sub(r"\s*\n\s*", " ", _SHORT.repr(value))
+
+
+def _as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = np.asarray) -> Any:
+    """`value` as an array, or an error with its name."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        place = ", ".join(map(str, np.argwhere(value.mask)[0]))
+        raise ValueError(f"{name}[{place}] is masked, and the number below would be taken; fill it, or drop its row")
+    try:
+        return asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={shown(value)} is no array ({error}); {fix}") from None
+
 
 def _as_floats(name: str, value: Any) -> Array:
     """`value` as float64, or an error with its name."""
+    array = _as_array(name, value, "pass numbers")
     try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}={reprlib.repr(value)} is not numeric; pass numbers ({error})") from None
+        if array.dtype.kind in "cmMSU":
+            raise TypeError(f"dtype {array.dtype}")
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({error})") from None
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """`value` if it is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, choices))}")
-    return str(value)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={shown(value)} is not known; use one of {', '.join(map(repr, choices))}")
+    return value
 
 
 def check_loss(loss: Any) -> int:
@@ -57,37 +83,47 @@ def check_number(
 ) -> float:
     """A finite real number in [least, most]; `above` and `below` exclude the ends."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a number")
+        raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass a number")
     number = float(value)
     excluded = (above and number == least) or (below and number == most)
     if not math.isfinite(number) or not least <= number <= most or excluded:
         low = "" if least == -math.inf else f"{'greater than' if above else 'at least'} {least:g}"
         high = "" if most == math.inf else f"{'less than' if below else 'at most'} {most:g}"
         wanted = " and ".join(filter(None, (low, high))) or "finite"
-        raise ValueError(f"{name}={value!r} is out of range; {words or f'it must be finite and {wanted}'}")
+        raise ValueError(f"{name}={shown(value)} is out of range; {words or f'it must be finite and {wanted}'}")
     return number
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """A whole number that is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a whole number")
+        raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass a whole number")
     if value < least:
-        raise ValueError(f"{name}={value!r} is out of range; it must be at least {least}")
+        raise ValueError(f"{name}={shown(value)} is out of range; it must be at least {least}")
     return int(value)
 
 
 def check_flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass True or False")
+        raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass True or False")
     return bool(value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path, or its text."""
+    if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
+        raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass a path, as text or pathlib.Path")
+    if not path or "\0" in path:
+        raise ValueError(f"{name}={shown(path)} is no path; pass the name of a file or folder")
+    return Path(path)
 
 
 def check_pair(name: str, value: Any) -> None:
     """Rows with their labels."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{name} is a {type(value).__name__}; pass a pair (X, y)")
+        size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+        raise TypeError(f"{name} is a {type(value).__name__}{size}; pass a pair (X, y)")
 
 
 def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
@@ -102,10 +138,8 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
     tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
     half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # unknown to NumPy: its bits are taken
-    try:
-        array = asarray(X if tensor is None else tensor.view(sys.modules["torch"].int16) if half else tensor)
-    except ValueError as error:
-        raise ValueError(f"{name} is no table of numbers ({error}); pass rows of equal length") from None
+    readable = X if tensor is None else tensor.view(sys.modules["torch"].int16) if half else tensor
+    array = _as_array(name, readable, "pass rows of numbers, all of equal length", asarray)
     half = half or array.dtype.name == "bfloat16"  # of ml_dtypes, and so of JAX
     if half:
         array = array.view(BFLOAT16)
@@ -113,10 +147,10 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
         raise ValueError(
             f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
         )
-    if array.dtype.kind == "O" and array.ndim == 0:
+    if array.ndim == 0:
         raise TypeError(
-            f"{name} is a {type(X).__name__}. Expected 2D array; pass an array or a data frame (of a lazy one "
-            f"{name}.collect())"
+            f"{name} is a {type(X).__name__}. Expected 2D array, got scalar array instead: {shown(X)}; pass an array "
+            f"or a data frame (read a file first; of a lazy frame pass {name}.collect())"
         )
     if array.dtype.kind == "O":
         array = _numbers_from_objects(array, name, getattr(X, "columns", None))
@@ -128,15 +162,12 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
             f"{name}.reshape(-1, 1) if it is one feature, {name}.reshape(1, -1) if it is one sample, "
             f"{name}.reshape(len({name}), -1) if it holds images"
         )
-    n, d = array.shape
-    if n == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required: {name} is empty"
-        )
-    if d == 0:
-        raise ValueError(
-            f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: {name} is empty"
-        )
+    for length, entry, fix in zip(array.shape, ("sample", "feature"), ("row", "column"), strict=True):
+        if length == 0:
+            raise ValueError(
+                f"Found array with 0 {entry}(s) (shape={array.shape}) while a minimum of 1 is required: {name} is "
+                f"empty; pass at least one {fix}"
+            )
     return array if half else _readable(array)
 
 
@@ -145,7 +176,8 @@ def _readable(array: Array) -> Array:
         return array.view(np.uint8)
     if array.dtype.name not in READ_IN_PLACE:
         narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
-        return array.astype(np.float32 if narrow else np.float64)
+        with np.errstate(over="ignore"):  # of longer types than float64: infinity is found where any other is
+            return array.astype(np.float32 if narrow else np.float64)
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
     if any(stride % array.dtype.itemsize for stride in array.strides) or not getattr(array.flags, "aligned", True):
@@ -156,13 +188,18 @@ def _readable(array: Array) -> Array:
 def _numbers_from_objects(array: Array, name: str, columns: Any = None) -> Array:
     try:
         return array.astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         for index in np.ndindex(array.shape):
-            if not isinstance(array[index], numbers.Real):
-                column = "" if columns is None else f" (column {columns[index[-1]]!r})"
+            column = "" if columns is None else f" (column {columns[index[-1]]!r})"
+            entry = f"{name}[{', '.join(map(str, index))}]{column} is {shown(array[index])}"
+            try:
+                array[tuple(slice(i, i + 1) for i in index)].astype(np.float64)
+            except OverflowError:
+                raise ValueError(f"{entry}, more than float64 holds; scale the numbers first") from None
+            except (TypeError, ValueError):
                 raise TypeError(
-                    f"{name} has dtype object, and {name}[{', '.join(map(str, index))}]{column} is {array[index]!r}: "
-                    "the argument must be a string-free array of numbers; encode categories and fill gaps first"
+                    f"{name} has dtype object, and {entry}: the argument must be a string-free array of numbers; "
+                    "encode categories and fill gaps first"
                 ) from None
         raise
 
@@ -170,7 +207,10 @@ def _numbers_from_objects(array: Array, name: str, columns: Any = None) -> Array
 def check_n_features(X: Array, expected: int, name: str = "X", owner: str = "the model") -> None:
     """X has as many features as training had."""
     if X.shape[1] != expected:
-        raise ValueError(f"{name} has {X.shape[1]} features, but {owner} is expecting {expected} features as input")
+        raise ValueError(
+            f"{name} has {X.shape[1]} features, but {owner} is expecting {expected} features as input; pass the same "
+            "columns"
+        )
 
 
 def check_finite_features(X: Array, name: str = "X") -> None:
@@ -194,14 +234,14 @@ def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
     """One entry of `array` per row of X."""
     if len(array) != n:
         raise ValueError(
-            f"{name} has length {len(array)} but {other} has {n} rows. Found input variables with inconsistent numbers "
-            f"of samples: [{n}, {len(array)}]"
+            f"{name} has length {len(array)} but {other} has {n} rows; pass one entry for each. Found input variables "
+            f"with inconsistent numbers of samples: [{n}, {len(array)}]"
         )
 
 
 def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X") -> Array:
     """Labels (n,) as int32 class indices in [0, c)."""
-    array = np.asarray(y)
+    array = _as_labels(y, name, f"one class index per row, shape ({n},)")
     check_index_array(array, n, c, name, other)
     wrong = (array < 0) | (array >= c)
     if wrong.any():
@@ -221,64 +261,89 @@ def check_index_array(array: Any, n: int, c: int, name: str = "y", other: str = 
         raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
 
 
-def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y") -> tuple[Array, Array]:
-    """The sorted distinct labels (c,), or `classes`, and each row's index among them (n,) int32.
+def _as_labels(y: Any, name: str, wanted: str = "one label per row") -> Array:
+    """`y` as an array, whatever it holds."""
+    array = _as_array(name, y, f"pass {wanted}")
+    if array.ndim == 0:
+        raise ValueError(f"{name}={shown(y)} is a {type(y).__name__}, and {name} should be a 1d array; pass {wanted}")
+    if array.ndim == 1 and array.dtype.kind == "U" and isinstance(y, list | tuple):
+        array = array if all(isinstance(label, str) for label in y) else np.array(y, dtype=object)  # else NaN is "nan"
+    return array
 
-    Labels may be of any type.
-    """
-    from sklearn.exceptions import DataConversionWarning
-    from sklearn.utils.multiclass import check_classification_targets
 
-    if y is None:
-        raise ValueError(f"{name} is None: this estimator requires y to be passed, but the target y is None")
-    array = np.asarray(y)
+def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = False) -> Array:
+    """Labels (n,) of any type, none of them missing; n is not known to all who ask."""
+    array = _as_labels(y, name)
     if array.ndim == 2 and array.shape[1] == 1:
-        import warnings
-
-        warnings.warn(
-            f"A column-vector y was passed when a 1d array was expected: {name} has shape {array.shape}; pass "
-            f"{name}.ravel()",
-            DataConversionWarning,
-            stacklevel=5,
-        )
+        if column_warns:
+            _warn_of_a_column(y, name, array.shape)
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(
             f"{name} should be a 1d array, got an array of shape {array.shape} instead; pass one label per row"
         )
-    check_same_length(name, array, n)
-    if array.dtype.kind == "c":
-        raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported")
-    if array.dtype.kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
-        array = array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
-    if array.dtype.kind == "O" and any(missing := [_is_missing(label) for label in array]):
-        row = missing.index(True)
-        raise ValueError(
-            f"Input {name} contains NaN or another missing label: {name}[{row}] is {array[row]}; drop rows "
-            "without a label"
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = int((~np.isfinite(array)).argmax())
-        raise ValueError(
-            f"Input {name} contains NaN or infinity: {name}[{row}] is {array[row]}; drop rows without a label"
-        )
+    if n is not None:
+        check_same_length(name, array, n)
+    kind = array.dtype.kind
+    if kind == "c":
+        raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real, or names")
+    if kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
+        try:
+            return array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
+        except OverflowError:
+            raise ValueError(f"{name}={shown(y)} needs more than 64 bits; pass {name}.astype(str)") from None
+    if kind in "OfmM":
+        missing = np.array([_is_missing(label) for label in array]) if kind == "O" else ~np.isfinite(array)
+        if missing.any():
+            row, other = int(missing.argmax()), "infinity" if kind == "f" else "another missing label"
+            raise ValueError(
+                f"Input {name} contains NaN or {other}: {name}[{row}] is {array[row]}; drop rows without a label"
+            )
+    return array
+
+
+def _warn_of_a_column(y: Any, name: str, shape: tuple[int, ...]) -> None:
+    """A warning that points at the line which called this library, through however many of its functions."""
+    from sklearn.exceptions import DataConversionWarning
+
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gpusoftmax":
+        frame, level = frame.f_back, level + 1
+    fix = f"{name}[{y.columns[0]!r}]" if hasattr(y, "columns") else f"{name}.ravel()"
+    warnings.warn(
+        f"A column-vector y was passed when a 1d array was expected: {name} has shape {shape}; pass {fix}",
+        DataConversionWarning,
+        stacklevel=level,
+    )
+
+
+def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y") -> tuple[Array, Array]:
+    """The sorted distinct labels (c,), or `classes`, and each row's index among them (n,) int32.
+
+    Labels may be of any type.
+    """
+    from sklearn.utils.multiclass import check_classification_targets
+
+    array = check_labels(y, name, n, column_warns=True)
     if classes is not None:
-        hint = "; the classes are those of the first call of partial_fit: pass all of them there"
-        return classes, encode_known_labels(array, classes, name, hint)
+        return classes, _codes(array, classes, name, " of the first call of partial_fit", "pass all of them there")
     try:
-        check_classification_targets(array)
-    except ValueError as error:
-        raise ValueError(f"{name} holds no classes but continuous values; pass discrete classes ({error})") from None
-    try:
+        with np.errstate(invalid="ignore"):  # of floats that no integer type holds
+            check_classification_targets(array)
         classes, codes = np.unique(array, return_inverse=True)
-    except TypeError:
+    except ValueError as error:
+        row = int((array % 1 != 0).argmax()) if array.dtype.kind == "f" else 0
+        label = shown(array.tolist()[row])
+        raise ValueError(f"{name}[{row}] is {label}, which is no class; pass discrete classes ({error})") from None
+    except TypeError as error:
         kinds = sorted({type(label).__name__ for label in array})
         raise TypeError(
-            f"{name} mixes labels of types {', '.join(kinds)}; pass labels of one type ({name}.astype(str))"
+            f"{name} holds labels of types {', '.join(kinds)}; pass labels of one type, text or numbers: "
+            f"{name}.astype(str) ({error})"
         ) from None
     if len(classes) < 2:
         raise ValueError(
-            f"{name} holds 1 class, {classes.tolist()[0]!r}; this classifier can't train when only one class is "
+            f"{name} holds 1 class, {shown(classes.tolist()[0])}; this classifier can't train when only one class is "
             "present: pass rows of at least two classes"
         )
     return classes, codes.astype(np.int32)
@@ -290,14 +355,14 @@ def _is_missing(label: Any) -> bool:
 
 
 def encode_proportions(
-    y: Any, n: int, loss: str, name: str = "y", known: Array | None = None
+    y: Any, n: int, loss: str, name: str = "y", known: Array | None = None, other: str = "X"
 ) -> tuple[Array, Array, Array | None] | None:
     """Soft labels: classes (c,), each row's largest one (n,) int32, and the proportions (n, c); None for hard labels.
 
     Classes are 0 to c - 1, or the sorted names of a data frame's columns; `known` ones if there are any. Where each row
     is all of one class, proportions are None: these are hard labels in another form.
     """
-    array = np.asarray(y)
+    array = _as_labels(y, name)
     if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fiubO":
         return None
     if loss != "softmax":
@@ -305,14 +370,14 @@ def encode_proportions(
             f"{name} has shape {array.shape}: soft labels, proportions of classes, need loss='softmax' "
             f"(SoftmaxClassifier), since a margin has one right class; pass one label per row, shape ({n},)"
         )
-    check_same_length(name, array, n)
+    check_same_length(name, array, n, other)
     if array.dtype not in (np.float64, np.float32, np.float16):
         array = _as_floats(name, array)
     if hasattr(y, "columns"):
         names = np.array(list(y.columns))
         if names.ndim != 1 or len(np.unique(names)) != len(names) or len({type(one) for one in y.columns}) > 1:
             raise ValueError(
-                f"{name} has columns {reprlib.repr(list(y.columns))}; pass one per class, with its name, of one type"
+                f"{name} has columns {shown(list(y.columns))}; pass one per class, with its name, of one type"
             )
         order = np.argsort(names)
         names = names[order]
@@ -324,7 +389,7 @@ def encode_proportions(
     if array.shape[1] != len(classes) or (names != classes).any():
         raise ValueError(
             f"{name} has {array.shape[1]} columns, but y has {len(classes)} classes; pass a column for each of "
-            f"{reprlib.repr(classes.tolist())}"
+            f"{shown(classes.tolist())}"
         )
     wrong = ~(np.isfinite(array) & (array >= 0))
     if wrong.any():
@@ -347,9 +412,13 @@ def encode_proportions(
 
 def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") -> Array:
     """Indices among `classes` of labels that must all be known, such as those of a validation set."""
-    if y is None:
-        raise ValueError(f"{name} is None; pass one label per row")
-    array = np.ravel(np.asarray(y))
+    return _codes(check_labels(y, name), classes, name, hint)
+
+
+def _codes(
+    array: Array, classes: Array, name: str, hint: str, fix: str = "drop such rows, or train on some, too"
+) -> Array:
+    """Each label's index among `classes`, (n,) int32."""
     try:
         codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
     except TypeError:  # labels that cannot be compared with ours: look at each
@@ -358,7 +427,10 @@ def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") 
     if unknown.any():
         row = int(unknown.argmax())
         label = array[row : row + 1].tolist()[0]
-        raise ValueError(f"{name}[{row}] is {label!r}, which is not among the {len(classes)} classes{hint}")
+        raise ValueError(
+            f"{name}[{row}] is {shown(label)}, which is not among the {len(classes)} classes{hint}, "
+            f"{shown(classes.tolist())}; {fix}"
+        )
     return codes.astype(np.int32)
 
 
@@ -368,46 +440,54 @@ def check_classes(classes: Any) -> Array:
 
 
 def check_sample_weight(
-    weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight"
+    weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight", other: str = "X"
 ) -> Array | None:
     """Weights as (n, K), finite and not negative, with a positive sum for every model; None stays None."""
     if weights is None:
         return None
     array = _as_floats(name, weights)
     if array.ndim == 0:
-        raise ValueError(f"{name}={weights!r} is one number; pass one weight per row, shape ({n},)")
-    check_same_length(name, array, n)
+        raise ValueError(f"{name}={shown(weights)} is one number; pass one weight per row, shape ({n},)")
+    check_same_length(name, array, n, other)
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != K):
-        raise ValueError(f"{name} has shape {array.shape}. Sample weights must be 1D array or scalar, or ({n}, {K})")
+        raise ValueError(
+            f"{name} has shape {array.shape}. Sample weights must be 1D array or scalar: pass shape ({n},)"
+            + f", or ({n}, {K})" * (K > 1)
+        )
     table = np.broadcast_to(array.reshape(n, -1), (n, K))
     wrong = ~(np.isfinite(table) & (table >= 0))
     if wrong.any():
         row, k = np.argwhere(wrong)[0]
         raise ValueError(f"{name}[{row}] is {table[row, k]}; weights must be finite and not negative")
-    if not (table.sum(axis=0) > 0).all():
-        raise ValueError(f"{name} sums to zero; at least one row needs a positive weight")
-    return np.array(table, dtype=dtype, order="C")  # a copy: for a read-only array kernels would compile anew
+    with np.errstate(over="ignore"):  # of the type, or of the sum
+        table = np.array(table, dtype=dtype, order="C")  # a copy: for a read-only array kernels would compile anew
+        sums = table.sum(axis=0, dtype=np.float64)
+    if not sums.all():
+        raise ValueError(f"{name} sums to zero in {table.dtype}; at least one row needs a positive weight")
+    if not np.isfinite(sums).all():
+        raise ValueError(f"{name} sums to {sums.max()} in {table.dtype}; pass smaller weights")
+    return table
 
 
 def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
     """One number for every model (K,) float64, from a scalar or (K,)."""
-    array = np.asarray(value)
+    array = _as_array(name, value, f"pass a number, or one for each of {K} models")
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}={value!r} is not numeric; pass a number, or one for each of {K} models")
+        raise TypeError(f"{name}={shown(value)} is not numeric; pass a number, or one for each of {K} models")
     if array.shape not in ((), (K,)):
         raise ValueError(f"{name} has shape {array.shape}; pass a number, or one for each of {K} models, shape ({K},)")
     table = np.broadcast_to(array.astype(np.float64), (K,)).copy()
     if not (np.isfinite(table) & (table >= least)).all():
-        raise ValueError(f"{name}={value!r} is out of range; it must be finite and at least {least:g}")
+        raise ValueError(f"{name}={shown(value)} is out of range; it must be finite and at least {least:g}")
     return table
 
 
 def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = np.asarray) -> tuple[Any, Any, bool]:
     """W as (d, K, c), b as (K, c); and whether a single model came without its axis, as (d, c) and (c,)."""
-    weights, bias = asarray(W), asarray(b)
-    for name, array in (("W", weights), ("b", bias)):
+    weights, bias = (_as_array(name, value, "pass real numbers", asarray) for name, value in (("W", W), ("b", b)))
+    for name, value, array in (("W", W, weights), ("b", b, bias)):
         if array.dtype.kind not in "fiu":
-            raise TypeError(f"{name} has dtype {array.dtype}; pass real numbers")
+            raise TypeError(f"{name}={shown(value)} has dtype {array.dtype}; pass real numbers")
     if weights.ndim not in (2, 3) or weights.shape[0] != d:
         raise ValueError(
             f"W has shape {weights.shape}; pass ({d}, classes) or ({d}, models, classes): X has {d} features"
@@ -422,23 +502,28 @@ def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = n
     return weights, bias, single
 
 
-def check_shift_and_scale(shift: Any, scale: Any, d: int) -> tuple[Array | None, Array | None]:
-    """Shift and scale of the features as (d,) float64; a scale of 0 (a constant column) counts as 1."""
+def check_shift_and_scale(shift: Any, scale: Any, d: int, owner: str = "") -> tuple[Array | None, Array | None]:
+    """Shift and scale of the features as (d,) float64; a scale of 0 (a constant column) counts as 1.
 
-    def vector(name: str, value: Any) -> Array | None:
+    `owner` is put before their names: the parameter that they are parts of.
+    """
+
+    def vector(name: str, value: Any, least: float, fix: str) -> Array | None:
         if value is None:
             return None
         array = _as_floats(name, value)
         if array.shape not in ((), (d,)):
             raise ValueError(f"{name} has shape {array.shape}; pass a number, or one per feature, shape ({d},)")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds NaN or infinity; pass finite numbers")
-        return np.broadcast_to(array, (d,)).copy()
+        table = np.broadcast_to(array, (d,)).copy()
+        wrong = ~(np.isfinite(table) & (table >= least))
+        if wrong.any():
+            j = int(wrong.argmax())
+            raise ValueError(f"{name}[{j}] is {table[j]}; pass {fix}")
+        return table
 
-    shift, scale = vector("shift", shift), vector("scale", scale)
+    shift = vector(f"{owner}shift", shift, -math.inf, "finite numbers")
+    scale = vector(f"{owner}scale", scale, 0.0, "standard deviations, finite and not negative")
     if scale is not None:
-        if (scale < 0).any():
-            raise ValueError(f"scale[{int((scale < 0).argmax())}] is negative; pass standard deviations")
         scale[scale == 0] = 1.0
     return shift, scale
 
@@ -447,7 +532,7 @@ def check_learning_rate(value: Any) -> float | str:
     """ "auto" or a positive number."""
     if isinstance(value, str):
         if value != "auto":
-            raise ValueError(f"learning_rate={value!r} is not known; use 'auto' or a positive number")
+            raise ValueError(f"learning_rate={shown(value)} is not known; use 'auto' or a positive number")
         return value
     return check_number("learning_rate", value, least=0, above=True)
 
@@ -456,7 +541,7 @@ def check_batch_size(value: Any) -> int | str:
     """ "auto", "full" or a positive whole number."""
     if isinstance(value, str):
         if value not in ("auto", "full"):
-            raise ValueError(f"batch_size={value!r} is not known; use 'auto', 'full' or a positive whole number")
+            raise ValueError(f"batch_size={shown(value)} is not known; use 'auto', 'full' or a positive whole number")
         return value
     return check_count("batch_size", value)
 
@@ -468,18 +553,20 @@ def check_random_seed(random_state: Any) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31))
     if isinstance(random_state, bool) or not isinstance(random_state, numbers.Integral):
-        raise ValueError(f"random_state={random_state!r} is not known; pass None, a whole number or a RandomState")
+        raise ValueError(f"random_state={shown(random_state)} is not known; pass None, a whole number or a RandomState")
     if not 0 <= int(random_state) < 2**63:
-        raise ValueError(f"random_state={random_state!r} is out of range; it must be at least 0 and less than 2^63")
+        raise ValueError(
+            f"random_state={shown(random_state)} is out of range; it must be at least 0 and less than 2^63"
+        )
     return int(random_state)
 
 
 def check_callbacks(callbacks: Any) -> None:
     """A sequence of functions, or of objects that make one for each fit."""
     if callable(callbacks) or isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks={callbacks!r} is not a sequence; pass a list, also for one function")
+        raise TypeError(f"callbacks={shown(callbacks)} is not a sequence; pass a list, also for one function")
     for item in callbacks:
         if not callable(item) and not hasattr(item, "fresh"):
             raise TypeError(
-                f"callbacks holds {item!r}, which cannot be called; pass functions of one argument, a Record"
+                f"callbacks holds {shown(item)}, which cannot be called; pass functions of one argument, a Record"
             )

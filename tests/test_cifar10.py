@@ -100,6 +100,11 @@ def test_where_nothing_is_there_the_message_says_what_to_put_where(tmp_path):
         assert words in str(caught.value)
 
 
+def test_a_folder_that_is_no_path_is_refused():
+    with pytest.raises(TypeError, match="folder=3 is a int; pass a path"):
+        load_cifar10(3)
+
+
 def test_cifar10_is_found_by_name(tmp_path, small_cifar10):
     write_binary(tmp_path, *small_cifar10)
     assert load_dataset("cifar10", tmp_path).name == "cifar10"

@@ -229,6 +229,22 @@ def test_what_cannot_be_used_is_refused(arrays: Any, options: Any, message: str,
         load_data(tmp_path / "a.npz", **options)
 
 
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        (3, {}, "train=3 is a int; pass a path"),
+        (None, {}, "train=None is a NoneType; pass a path"),
+        (("X.npy",), {}, r"train is a tuple of 1; pass a pair \(features, labels\)"),
+        (("X.npy", 3), {}, r"train\[1\]=3 is a int"),
+        ("", {}, "train='' is no path"),
+        ("a\0b", {}, "is no path"),
+    ],
+)
+def test_a_source_that_is_no_path_is_refused(train: Any, options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        load_data(train, **options)
+
+
 def test_features_without_labels_are_refused(rows: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", rows[0])
     with pytest.raises(BadFileError, match=r"features without labels; expected a pair of files, a\.npy and one"):

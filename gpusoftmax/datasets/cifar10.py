@@ -15,6 +15,7 @@ from gpusoftmax.datasets.base import Dataset, aligned_empty
 from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular, size_of
+from gpusoftmax.validation import check_path
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 OFFICIAL = OfficialFile(
@@ -66,13 +67,15 @@ def load_cifar10(folder: str | Path | None = None, *, download: bool = False) ->
         If the download fails; the message says which file to put where.
     ImportError
         If pooch is needed and not installed; the same.
+    TypeError
+        `folder` is no path.
 
     Notes
     -----
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
     https://www.cs.toronto.edu/~kriz/cifar.html.
     """
-    folder = data_home() if folder is None else Path(folder)
+    folder = data_home() if folder is None else check_path("folder", folder)
     try:
         place, layout = _find(folder)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from gpusoftmax.datasets.npy import read_npy, read_npz
 from gpusoftmax.datasets.parquet import read_parquet
 from gpusoftmax.datasets.table import LABEL_NAMES, Columns, Table
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.validation import check_count, check_number
+from gpusoftmax.validation import check_count, check_number, check_path
 
 Array = NDArray[Any]
 Source = str | Path | tuple[str | Path, str | Path]
@@ -84,6 +84,7 @@ def load_data(
     Arrays that are mapped (`numpy.memmap`) need no loading: pass them to an estimator, which reads them in place.
     """
     check_count("seed", seed, least=0)
+    train = _paths("train", train)
     columns = Columns(label, drop=(drop,) if isinstance(drop, str) else tuple(drop))
     parts = read_parts(train, columns)
     if WHOLE in parts:
@@ -99,6 +100,7 @@ def load_data(
         elif name in parts:
             raise ValueError(f"{name}={str(given)!r}: {_path(train)} holds {name} rows already; leave one out")
         else:
+            given = _paths(name, given)
             read = read_parts(given, replace(columns, features=parts["train"].feature_names, drop=()))
             if len(read) > 1:
                 raise ValueError(f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file of one part")
@@ -255,6 +257,15 @@ def _table(X: Array, y: Array | None, path: Path, labels: Path | None = None) ->
 def _labels(table: Table) -> Array:
     assert table.y is not None
     return table.y
+
+
+def _paths(name: str, source: Any) -> Source:
+    """A path, or a pair of them."""
+    if isinstance(source, tuple | list):
+        if len(source) != 2:
+            raise TypeError(f"{name} is a {type(source).__name__} of {len(source)}; pass a pair (features, labels)")
+        return check_path(f"{name}[0]", source[0]), check_path(f"{name}[1]", source[1])
+    return check_path(name, source)
 
 
 def _path(source: Source) -> Path:

@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import BadFileError, load_model, save_model
-from gpusoftmax.persist import model as persist_model
-from gpusoftmax.persist.model import KEYS, MOST_HEADER, MOST_ITEMS
+from gpusoftmax.persist import format as model_format
+from gpusoftmax.persist.format import KEYS, MOST_HEADER, MOST_ITEMS
 from tests.hostile import assert_refused
 from tests.test_persist import differences, equal, fitted, header, signed
 
@@ -170,7 +170,7 @@ def test_a_flipped_bit_never_goes_unnoticed(saved: Saved, path: Path) -> None:
 def test_a_file_that_shrinks_while_it_is_read_is_refused(
     saved: Saved, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_tensors = persist_model._read_tensors
+    read_tensors = model_format._read_tensors
 
     def shrink_and_read(file: Any, table: Any) -> Any:
         os.truncate(path, len(saved.content) - 1)
@@ -178,7 +178,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
 
     large = np.zeros((3, 10_000))  # more than is read ahead
     path.write_bytes(saved.with_tensors(coef=large))
-    monkeypatch.setattr(persist_model, "_read_tensors", shrink_and_read)
+    monkeypatch.setattr(model_format, "_read_tensors", shrink_and_read)
     with pytest.raises(BadFileError, match="was the file changed while it was read"):
         load_model(path)
 

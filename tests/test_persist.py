@@ -20,7 +20,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import EarlyStopping, LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
-from gpusoftmax.persist.model import _digest
+from gpusoftmax.persist.format import digest
 from tests import killed_saves
 
 X = np.random.default_rng(0).standard_normal((40, 3))
@@ -58,7 +58,7 @@ def header(path: Path) -> Any:
 
 def signed(metadata: dict[str, str], tensors: dict[str, Any]) -> bytes:
     """A model file with a digest that fits, as an attacker would write it, or an earlier version."""
-    return safetensors.numpy.save(tensors, {**metadata, "sha256": _digest(metadata, tensors)})
+    return safetensors.numpy.save(tensors, {**metadata, "sha256": digest(metadata, tensors)})
 
 
 @pytest.fixture

@@ -16,13 +16,10 @@ Tensors: `coef` (c, d), or (1, d) for two classes, and `intercept` (c,) or (1,),
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -36,9 +33,18 @@ from sklearn.utils.validation import check_is_fitted
 from gpusoftmax.array import Backend
 from gpusoftmax.certificate import FitReport
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.files import open_regular, size_of
 from gpusoftmax.persist.atomic import write_atomically
+from gpusoftmax.persist.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    Types,
+    damage,
+    digest,
+    expect,
+    parse,
+    read_header,
+    read_model_file,
+)
 from gpusoftmax.trainer import Record
 from gpusoftmax.validation import (
     check_choice,
@@ -51,23 +57,12 @@ from gpusoftmax.validation import (
 )
 
 Array = npt.NDArray[Any]
-Table = list[tuple[str, np.dtype[Any], tuple[int, ...]]]  # name, type and shape of each tensor, in the file's order
-Types = tuple[type, ...]
 
-FORMAT, FORMAT_VERSION = "gpusoftmax-model", 1
 ESTIMATORS = {cls.__name__: cls for cls in (SoftmaxClassifier, LinearSVMClassifier)}
-KEYS = {"format", "format_version", "estimator", "objective", "classes", "parameters", "fitted", "versions", "sha256"}
 LABEL_TYPES = {"bool", "str", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
-TENSORS = {"coef": ("F32", "F64"), "intercept": ("F32", "F64"), "shift": ("F64",), "scale": ("F64",)}
-
-# Within these limits no header takes more than a second and 64 MB: JSON can take fifty times the memory of its text.
-MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and as many of features are 4 MB
-MOST_ITEMS = 1 << 18  # commas, colons and opening brackets, of which names, too, may have some
 MOST_HISTORY = 1 << 12  # records: a third of the items
-MOST_DIGITS = 20  # of a whole number, as 2^64 has; Python takes minutes for a million, where its own limit is off
 MOST_WORD = 100  # characters of a parameter
 MOST_LABELS = 16 << 20  # bytes of labels as an array, where each takes the room of the longest; or as many as coef has
 
@@ -151,10 +146,10 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
             {"gpusoftmax": version("gpusoftmax"), "numpy": np.__version__, "python": platform.python_version()}
         ),
     }
-    metadata["sha256"] = _digest(metadata, tensors)
+    metadata["sha256"] = digest(metadata, tensors)
     content = safetensors.numpy.save(tensors, metadata)
     try:
-        _read_header(io.BytesIO(content), len(content))
+        read_header(io.BytesIO(content), len(content))
         again = _restore(metadata, tensors)
         if not np.array_equal(again.classes_, estimator.classes_):  # some strings are others in NumPy or JSON
             raise ValueError(f"labels {shown(estimator.classes_)} would come back as {shown(again.classes_)}")
@@ -186,120 +181,9 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
         `path` is no path.
     """
     path = check_path("path", path)
-    with open_regular(path) as file:
-        with _damage(path, "header"):
-            metadata, table = _read_header(file, size_of(file))
-        with _damage(path):
-            tensors = _read_tensors(file, table)
-            if metadata["sha256"] != _digest(metadata, tensors):
-                raise ValueError("the content does not match its SHA-256")
-    with _damage(path, "metadata"):
+    metadata, tensors = read_model_file(path)
+    with damage(path, "metadata"):
         return _restore(metadata, tensors)
-
-
-@contextmanager
-def _damage(path: Path, place: str = "") -> Iterator[None]:
-    """What goes wrong in the block is the file's fault."""
-    try:
-        yield
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadFileError(path, place=place, reason=str(error), expected="a model that save_model wrote") from error
-
-
-def _read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
-    """The texts of the metadata, and what tensors follow, checked against the size of the file.
-
-    safetensors is not asked: it takes the whole file before it looks at the header, which is all that is left to do.
-    """
-    length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= size - 8:
-        raise ValueError(f"header length {length} in a file of {size} bytes")
-    if length > MOST_HEADER:
-        raise ValueError(f"header of {length} bytes, more than {MOST_HEADER}; shorten names or history")
-    header = _parse("header", file.read(length).decode("ascii"))  # which save_model's are: no letter takes four bytes
-    metadata = header.pop("__metadata__", None) if type(header) is dict else None
-    if type(metadata) is not dict or metadata.get("format") != FORMAT:
-        raise ValueError("not a gpusoftmax model")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise ValueError(
-            f"format_version is {shown(metadata.get('format_version'))}, not '{FORMAT_VERSION}': a newer gpusoftmax "
-            "may read it"
-        )
-    _expect("metadata", metadata, dict.fromkeys(KEYS, (str,)))
-    if not all(text.isascii() for text in metadata.values()):
-        raise ValueError("letters beyond ASCII in the metadata")
-    return metadata, _check_table(header, size - 8 - length)
-
-
-def _check_table(header: dict[str, Any], size: int) -> Table:
-    """The tensors of a header, which fill `size` bytes one after the other."""
-    _expect("tensors", header, dict.fromkeys(TENSORS, (dict,)), optional={"shift", "scale"})
-    for name, entry in header.items():
-        _expect(name, entry, {"dtype": (str,), "shape": (list,), "data_offsets": (list,)})
-        if any(type(number) is not int or number < 0 for number in entry["shape"] + entry["data_offsets"]):
-            raise ValueError(f"{name} has shape {shown(entry['shape'])} at {shown(entry['data_offsets'])}")
-        if len(entry["shape"]) > 2 or entry["dtype"] not in TENSORS[name]:
-            raise ValueError(f"{name} has type {shown(entry['dtype'])} and shape {shown(entry['shape'])}")
-    table: Table = []
-    place = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-        due = [place, place + math.prod(shape) * dtype.itemsize]
-        if entry["data_offsets"] != due:
-            raise ValueError(f"{name} of shape {shape} is at bytes {shown(entry['data_offsets'])}, not {due}")
-        table.append((name, dtype, shape))
-        place = due[1]
-    if place != size:
-        raise ValueError(f"{size} bytes of tensors, not {place}")
-    return table
-
-
-def _read_tensors(file: Any, table: Table) -> dict[str, Array]:
-    tensors = {name: np.empty(shape, dtype) for name, dtype, shape in table}
-    for name, tensor in tensors.items():
-        if file.readinto(tensor) != tensor.nbytes:
-            raise ValueError(f"the end within {name}; was the file changed while it was read?")
-    return tensors
-
-
-def _parse(what: str, text: str) -> Any:
-    """JSON within limits."""
-    items = sum(map(text.count, ",:[{"))
-    if items > MOST_ITEMS:
-        raise ValueError(
-            f"{what} has {items} commas, colons and brackets, more than {MOST_ITEMS}; shorten names or history"
-        )
-    try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole_number)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is no JSON that save_model writes ({error})") from error
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers may disagree on which of two equal keys counts."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice")
-    return result
-
-
-def _whole_number(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise ValueError(f"a whole number of {len(text)} digits, more than {MOST_DIGITS}")
-    return int(text)
-
-
-def _expect(what: str, value: Any, types: Mapping[str, Types], optional: Set[str] = frozenset()) -> dict[str, Any]:
-    """`value`, if it is an object with these keys, and values of just these types: True is no whole number."""
-    if type(value) is not dict:
-        raise TypeError(f"{what} is a {type(value).__name__}, not an object")
-    wrong = (value.keys() - types.keys()) | (types.keys() - value.keys() - optional)
-    if wrong:
-        raise ValueError(f"{what}: {shown(sorted(wrong))} missing or unknown")
-    for name, each in value.items():
-        if type(each) not in types[name]:
-            raise TypeError(f"{what}: {name} is a {type(each).__name__}")
-    return value
 
 
 def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClassifier | LinearSVMClassifier:
@@ -307,7 +191,7 @@ def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClas
     name = metadata["estimator"]
     if name not in ESTIMATORS:
         raise ValueError(f"estimator {shown(name)} is none of {', '.join(ESTIMATORS)}")
-    parameters, classes, fitted = (_parse(key, metadata[key]) for key in ("parameters", "classes", "fitted"))
+    parameters, classes, fitted = (parse(key, metadata[key]) for key in ("parameters", "classes", "fitted"))
     estimator = ESTIMATORS[name](**_decode_parameters(ESTIMATORS[name], parameters, tensors))
     _check_parameters(estimator)
     coef, intercept = tensors["coef"], tensors["intercept"]
@@ -323,7 +207,7 @@ def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClas
     sides = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     check_shift_and_scale(sides[0], sides[1], d)
     estimator.coef_, estimator.intercept_, estimator.n_features_in_ = coef, intercept, d
-    _restore_fitted(estimator, _expect("fitted", fitted, FITTED, optional=LATER))
+    _restore_fitted(estimator, expect("fitted", fitted, FITTED, optional=LATER))
     return estimator
 
 
@@ -347,10 +231,10 @@ def _restore_fitted(estimator: SoftmaxClassifier | LinearSVMClassifier, fitted: 
     estimator.n_iter_ = check_count("n_iter", fitted["n_iter"], least=0)
     estimator.stop_reason_, estimator.backend_ = fitted["stop_reason"], fitted["backend"]
     if "fit_report" in fitted:
-        estimator.fit_report_ = FitReport(**_expect("fit_report", fitted["fit_report"], REPORT, optional=LATER))
+        estimator.fit_report_ = FitReport(**expect("fit_report", fitted["fit_report"], REPORT, optional=LATER))
     if "weight_sum" in fitted:
         estimator.weight_sum_ = check_number("weight_sum", fitted["weight_sum"], least=0, above=True)
-    estimator.history_ = [Record(**_expect("history", record, RECORD)) for record in fitted["history"]]
+    estimator.history_ = [Record(**expect("history", record, RECORD)) for record in fitted["history"]]
     estimator.loss_curve_ = [float(record.objective) for record in estimator.history_]
 
 
@@ -374,17 +258,6 @@ def _kind_of_scaling(scaling: Any) -> str:
     return "shift and scale given" if isinstance(scaling, tuple) else repr(scaling)
 
 
-def _digest(metadata: dict[str, str], tensors: dict[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(metadata.keys() - {"sha256"}):
-        digest.update(f"{key} {len(metadata[key])} {metadata[key]}\n".encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
-        digest.update(tensor.reshape(-1).data)  # no copy of the bytes
-    return digest.hexdigest()
-
-
 def _encode_classes(classes: Array) -> dict[str, Any]:
     array = np.asarray(classes)
     if array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
@@ -396,7 +269,7 @@ def _encode_classes(classes: Array) -> dict[str, Any]:
 
 
 def _decode_classes(classes: Any, most: int) -> Array:
-    _expect("classes", classes, {"dtype": (str,), "values": (list,)})
+    expect("classes", classes, {"dtype": (str,), "values": (list,)})
     dtype, values = classes["dtype"], classes["values"]
     if dtype not in LABEL_TYPES:
         raise ValueError(f"classes of dtype {shown(dtype)}")
@@ -443,7 +316,7 @@ def _decode_parameters(cls: Any, parameters: Any, tensors: dict[str, Array]) -> 
     names = cls().get_params(deep=False).keys() - {"callbacks"}
     scalars: Types = (type(None), bool, int, float, str)
     types = {name: (*scalars, dict) if name in TAGGED else scalars for name in names}
-    decoded = dict(_expect("parameters", parameters, types, optional=names))
+    decoded = dict(expect("parameters", parameters, types, optional=names))
     for name, value in decoded.items():
         if isinstance(value, str) and len(value) > MOST_WORD:
             raise ValueError(f"{name}={shown(value)} has {len(value)} letters")
@@ -460,7 +333,7 @@ def _decode_parameters(cls: Any, parameters: Any, tensors: dict[str, Array]) -> 
 def _decode_scaling(scaling: Any, tensors: dict[str, Array]) -> Any:
     sides, said = [tensors.get(name) for name in ("shift", "scale")], [False, False]
     if type(scaling) is dict:
-        said = _expect("scaling", scaling, {"tensors": (list,)})["tensors"]
+        said = expect("scaling", scaling, {"tensors": (list,)})["tensors"]
         scaling = tuple(float(side) if side is not None and side.ndim == 0 else side for side in sides)
     if said != [side is not None for side in sides]:
         raise ValueError(f"scaling={shown(scaling)} with the tensors {', '.join(tensors)}")
@@ -470,7 +343,7 @@ def _decode_scaling(scaling: Any, tensors: dict[str, Array]) -> Any:
 def _decode_class_weight(class_weight: Any) -> Any:
     if type(class_weight) is not dict:
         return class_weight
-    pairs = _expect("class_weight", class_weight, {"pairs": (list,)})["pairs"]
+    pairs = expect("class_weight", class_weight, {"pairs": (list,)})["pairs"]
     weights = {label: check_number("class_weight", weight, least=0) for label, weight in pairs}
     if len(weights) != len(pairs) or any(type(label) not in (str, int, float, bool) for label in weights):
         raise ValueError(f"class_weight={shown(pairs)} does not have one weight for each of some labels")

@@ -38,6 +38,7 @@ def test_class_weights_may_vary() -> None:
         ({"class_weight": "balanced"}, TypeError, r"grid\['class_weight'\]='balanced' is a str; pass a list"),
         ({"C": []}, ValueError, r"grid\['C'\] is empty"),
         ({"C": [1.0], "l2": [1.0]}, ValueError, "both C and l2"),
+        ({"C": [[1.0, 2.0]]}, TypeError, r"grid\['C'\]=\[\[1\.0, 2\.0\]\] is no list of single values"),
         ([], ValueError, "grid is empty"),
         ({}, ValueError, "grid is empty"),
     ],

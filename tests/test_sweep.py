@@ -446,7 +446,7 @@ def test_models_short_of_their_optimum_are_told_of(data: Any) -> None:
     [
         ({"rule": "2se"}, ValueError, "rule='2se' is not known"),
         ({"rule": "1se", "validation": 0.5}, ValueError, "rule='1se' needs the scatter between folds"),
-        ({"scoring": "nonsense"}, ValueError, "nonsense"),
+        ({"scoring": "nonsense"}, ValueError, "scoring='nonsense' is not known; use .accuracy."),
         ({"validation": np.zeros((3, 20))}, TypeError, "validation is a ndarray; pass a pair"),
         ({"scoring": 3}, TypeError, "scoring=3 is a int"),
         ({"scoring": "log_loss", "loss": "hinge"}, ValueError, "scoring='log_loss' needs probabilities"),

@@ -42,6 +42,8 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
                 raise TypeError(f"grid[{name!r}]={values!r} is a {type(values).__name__}; pass a list of values")
             if len(values) == 0:
                 raise ValueError(f"grid[{name!r}] is empty; pass at least one value")
+            if any(np.ndim(value) for value in values):  # a matrix, or a list within a list
+                raise TypeError(f"grid[{name!r}]={reprlib.repr(values)} is no list of single values; pass one")
         if {"C", "l2"} <= set(part):
             raise ValueError("grid has both C and l2, which say the same thing; pass one of them")
         if not part:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from sklearn import get_config
 from sklearn.metrics import get_scorer
 
+from gpusoftmax.validation import shown
+
 Array = npt.NDArray[Any]
 
 NEGATIVE_LOSSES = ("log_loss", "neg_log_loss", "loss")
@@ -81,7 +83,13 @@ def make_scoring(scoring: Any, softmax: bool) -> Scoring:
         return Scoring(str(scoring))
     if not isinstance(scoring, str):
         raise TypeError(
-            f"scoring={scoring!r} is a {type(scoring).__name__}; use 'accuracy', 'log_loss', 'loss', the name of one "
+            f"scoring={shown(scoring)} is a {type(scoring).__name__}; use 'accuracy', 'log_loss', 'loss', the name of one "
             "of scikit-learn's scorers, or a function of (estimator, X, y)"
         )
-    return Scoring(scoring, get_scorer(scoring))
+    try:
+        return Scoring(scoring, get_scorer(scoring))
+    except ValueError:
+        raise ValueError(
+            f"scoring={shown(scoring)} is not known; use 'accuracy', 'log_loss', 'loss', or one of the names that "
+            "sklearn.metrics.get_scorer_names() lists"
+        ) from None

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from gpusoftmax.validation import check_count, check_number
+from gpusoftmax.validation import check_count, check_number, shown
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +49,14 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
     if isinstance(cv, numbers.Integral):
         cv = StratifiedKFold(check_count("cv", cv, least=2))
     if hasattr(cv, "split") and not isinstance(cv, str):
-        pairs: Any = cv.split(np.zeros((n, 1)) if X is None else X, y, groups)
+        try:
+            pairs: Any = list(cv.split(np.zeros((n, 1)) if X is None else X, y, groups))
+        except ValueError as error:  # more folds than rows of a class, groups that are missing or too few
+            given = f"cv={shown(cv)}" if validation is None else f"validation={validation!r}"
+            raise ValueError(
+                f"{given} cannot split these {n} rows ({error}); pass fewer folds or another share, or more rows of "
+                "each class; a group splitter needs groups, one for each row"
+            ) from None
     elif hasattr(cv, "__iter__") and not isinstance(cv, str):
         pairs = cv
     else:

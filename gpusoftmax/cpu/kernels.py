@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,19 @@ from gpusoftmax.cpu.tiles import (
     row_sums,
     score_tiles,
 )
-from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential
+from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential, pointer
 
 log = logging.getLogger("gpusoftmax")
 
 FAST = {"contract", "reassoc"}
+
+
+@cache
+def _say_that_none_is_kept() -> None:
+    log.warning(
+        "compiled kernels cannot be kept, so that each process compiles them anew, for some seconds; set "
+        "NUMBA_CACHE_DIR to a folder that can be written to"
+    )
 
 
 def _compiled(function):
@@ -53,11 +62,8 @@ def _compiled(function):
     options = {"nogil": True, "fastmath": FAST}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError as error:  # package and home are read-only, as in many containers
-        log.warning(
-            "compiled kernels cannot be kept, so that each process compiles them anew, for some seconds; set "
-            "NUMBA_CACHE_DIR to a folder that can be written to (%s)", error,
-        )  # fmt: skip
+    except RuntimeError:  # package and home are read-only, as in many containers
+        _say_that_none_is_kept()
         return njit(**options)(function)
 
 
@@ -105,7 +111,7 @@ def _pointer(typing, address, marker):
     """The address as a pointer to the type of `marker`."""
 
     def emit(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+        return pointer(builder, args[0], context.get_value_type(marker))
 
     return types.CPointer(marker)(types.int64, marker), emit
 
@@ -115,7 +121,7 @@ def _peek(typing, address, like):
     """The number of the type of `like` at the address."""
 
     def emit(context, builder, signature, args):
-        return builder.load(builder.inttoptr(args[0], context.get_value_type(like).as_pointer()))
+        return builder.load(pointer(builder, args[0], context.get_value_type(like)))
 
     return like(types.int64, like), emit
 
@@ -125,7 +131,7 @@ def _poke(typing, address, value):
     """The number is written to the address."""
 
     def emit(context, builder, signature, args):
-        builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
+        builder.store(args[1], pointer(builder, args[0], args[1].type))
         return context.get_dummy_value()
 
     return types.void(types.int64, value), emit

@@ -44,6 +44,7 @@ from gpusoftmax.cpu.vectors import (
     logarithm_1p,
     loop,
     outlined,
+    pointer,
     splat,
     store,
 )
@@ -58,7 +59,7 @@ def _fetch(b: Any, address: Any, n_bytes: int) -> None:
     function = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     prefetch = cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0")
     for line in range(0, n_bytes, LINE):
-        b.call(prefetch, [b.inttoptr(b.add(address, I64(line)), I8.as_pointer()), I32(0), I32(2), I32(1)])
+        b.call(prefetch, [pointer(b, b.add(address, I64(line)), I8), I32(0), I32(2), I32(1)])
 
 
 def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
@@ -386,7 +387,7 @@ def _row_loop(b: Any, z: Any, c: Any, element: Any, carried: V, body: Any) -> V:
     lowest = constant(vector, float("-inf"))
 
     def step(j: Any, values: list[Any]) -> list[Any]:
-        place = b.inttoptr(b.add(z, b.mul(j, I64(size))), vector.as_pointer())
+        place = pointer(b, b.add(z, b.mul(j, I64(size))), vector)
         mask = b.icmp_signed("<", numbers, splat(b, b.sub(c, j), whole))
         x = b.call(masked_load, [place, I32(size), mask, lowest])
         replaced, new = body(V(b, x), V(b, values[0]))

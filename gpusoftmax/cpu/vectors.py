@@ -138,7 +138,7 @@ def constant(kind: Any, x: Any) -> Any:
 
 
 def exponential(x: V) -> V:
-    """exp(x) for x <= 0 or NaN. float32: within 1.05 ulp, 0 below -87.3, NaN kept; float64: the C library's."""
+    """exp(x) for x <= 0 or NaN. float32: within 1.05 ulp, 0 for what is no normal number, NaN kept; float64: libm's."""
     b, kind = x.b, x.value.type
     if element_of(kind) != ir.FloatType():
         return x._call("exp")
@@ -153,7 +153,7 @@ def exponential(x: V) -> V:
     p = (p * r).fma(r, r) + 1.0
     exponent = b.add(b.fptosi(k.value, whole), constant(whole, 127))
     scaled = p * V(b, b.bitcast(b.shl(exponent, constant(whole, 23)), kind))
-    return V(b, constant(kind, 0.0)).where(x < -87.3, scaled)
+    return V(b, constant(kind, 0.0)).where(x < -87.3365, scaled)
 
 
 def logarithm(x: V) -> V:
@@ -209,14 +209,26 @@ def outlined(name: str, b: Any, arguments: Any, body: Any) -> Any:
     return b.call(function, arguments)
 
 
+def pointer(b: Any, address: Any, kind: Any) -> Any:
+    """The int64 address as a pointer to `kind`. In our functions a null pointer is an address like any other.
+
+    Numba links functions into their callers after LLVM has made machine code of them, and LLVM is then free to have
+    written `base + offset` as a pointer made of the offset, plus the base. Optimised again, where the offset is 0, that
+    is an access to null: on AVX2 the first score of a block was dropped as undefined, and only from the cache on disk,
+    since the process that compiles runs the functions as they were before.
+    """
+    set.add(b.function.attributes, "null_pointer_is_valid")  # llvmlite's own `add` does not know it
+    return b.inttoptr(address, kind.as_pointer())
+
+
 def load(b: Any, address: Any, kind: Any, align: int) -> Any:
-    loaded = b.load(b.inttoptr(address, kind.as_pointer()))
+    loaded = b.load(pointer(b, address, kind))
     loaded.align = align
     return loaded
 
 
 def store(b: Any, value: Any, address: Any, align: int) -> None:
-    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
+    b.store(value, pointer(b, address, value.type)).align = align
 
 
 def loop(b: Any, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:

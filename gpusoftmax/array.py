@@ -212,6 +212,11 @@ def resolve(backend: str | Backend = "auto", n_threads: int | None = None, preci
         mantissa, relative error 5e-4 each); bfloat16 operands (7 bits, 4e-3 each). Sums are float32 always. The CPU
         computes in "highest" whatever is asked for.
 
+    Returns
+    -------
+    Backend
+        Its `name`, `reason`, `device` and `n_threads` say what was decided.
+
     Raises
     ------
     BackendUnavailableError

@@ -74,7 +74,13 @@ class FitReport:
     kept: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as a plain dictionary, ready for JSON."""
+        """The report as a plain dictionary, ready for JSON.
+
+        Returns
+        -------
+        dict
+            From each attribute's name to its value.
+        """
         return asdict(self)
 
     def __str__(self) -> str:

@@ -28,15 +28,50 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_threads."""
 
     def decision_function(self, X: Any) -> Array:
-        """Scores X coef_' + intercept_: (n, c), or (n,) for two classes, where positive means classes_[1].
+        """Scores X coef_' + intercept_.
 
         Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n, c), or (n,) for two classes, where positive means classes_[1]
+            float64 for float64 X, else float32.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
         """
         scores = self._outputs(X, "linear_scores")
         return _where_X_is(X, scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
 
     def predict(self, X: Any) -> Array:
-        """The label with the largest score for each row, (n,)."""
+        """The label with the largest score for each row; of equals the first in classes_.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n,)
+            In the type of classes_.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
         labels = self._labels(X)
         return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
 
@@ -102,11 +137,47 @@ class Probabilities(LinearPredictor):
     """What those can do besides whose scores are logarithms of probabilities, up to a shift."""
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Logarithms of predict_proba, (n, c), exact where the probability itself underflows."""
+        """Logarithms of predict_proba, exact where the probability itself underflows.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n, c)
+            In nats; columns in the order of classes_.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
         return _where_X_is(X, _log_softmax(self._outputs(X, "linear_scores")))
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities softmax(scores), (n, c), columns in the order of classes_."""
+        """Probabilities p_ij = exp(z_ij) / sum_k exp(z_ik), of the scores z.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n, c)
+            In [0, 1]; columns in the order of classes_.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
         return _where_X_is(X, self._outputs(X, "linear_probabilities"))
 
 

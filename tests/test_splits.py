@@ -61,7 +61,7 @@ def test_a_validation_set_leaves_all_rows_for_training() -> None:
         (1, None, None, ValueError, "cv=1 is out of range"),
         ("five", None, None, TypeError, "cv='five' is a str; pass a number of folds"),
         (2.5, None, None, TypeError, "cv=2.5 is a float"),
-        (40, None, None, ValueError, r"cv=StratifiedKFold\(n_splits=40.* cannot split these 30 rows .*pass fewer folds"),
+        (40, None, None, ValueError, r"cv=StratifiedKFold\(n_splits=40.* cannot split these 30 rows .*fewer folds"),
         (GroupKFold(3), None, None, ValueError, "cv=GroupKFold.* cannot split these 30 rows .*needs groups"),
         (None, 0.01, None, ValueError, r"validation=0\.01 cannot split these 30 rows .*another share"),
         (None, 1.5, None, ValueError, "validation=1.5 is out of range"),

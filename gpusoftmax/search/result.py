@@ -86,6 +86,10 @@ class SweepResult:
         Whether Ctrl-C ended it; candidates that were not done have NaN for scores.
     classes_ : ndarray, (c,)
     n_splits_ : int
+    out_of_fold_ : pair of ndarray, or None
+        `out_of_fold_predictions_` and `out_of_fold_probabilities_`.
+    why_no_out_of_fold : str
+        What to do to have them.
     """
 
     candidates: list[dict[str, Any]]
@@ -212,7 +216,13 @@ class SweepResult:
         ]
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the table as comma-separated values."""
+        """Write the table as comma-separated values.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to.
+        """
         import csv
 
         columns = self._columns()
@@ -223,6 +233,11 @@ class SweepResult:
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the table as a Parquet file; needs pandas and pyarrow.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to.
 
         Raises
         ------

@@ -83,8 +83,8 @@ def make_scoring(scoring: Any, softmax: bool) -> Scoring:
         return Scoring(str(scoring))
     if not isinstance(scoring, str):
         raise TypeError(
-            f"scoring={shown(scoring)} is a {type(scoring).__name__}; use 'accuracy', 'log_loss', 'loss', the name of one "
-            "of scikit-learn's scorers, or a function of (estimator, X, y)"
+            f"scoring={shown(scoring)} is a {type(scoring).__name__}; use 'accuracy', 'log_loss', 'loss', the name of "
+            "one of scikit-learn's scorers, or a function of (estimator, X, y)"
         )
     try:
         return Scoring(scoring, get_scorer(scoring))

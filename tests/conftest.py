@@ -38,6 +38,13 @@ def gpu() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def compiled() -> None:
+    """Compiled kernels: in NumPy's products the bits of a model depend on how many stand beside it."""
+    if "cpu" not in BACKENDS:
+        pytest.skip("Numba is not installed")
+
+
 @pytest.fixture(params=BACKENDS)
 def cpu_backend(request: pytest.FixtureRequest) -> Backend:
     """Every back end of the CPU, in turn: for what only they have, as leaves and threads."""

@@ -20,6 +20,7 @@ ROOT = Path(gpusoftmax.__file__).parent
 # every module or package, each of which imports earlier ones only; __init__ exempt
 ORDER = [
     "exceptions",
+    "files",
     "dtypes",
     "reference",
     "validation",
@@ -64,6 +65,7 @@ ORDER = [
     "persist",
     "datasets",
     "report",
+    "evaluation",
     "info",
     "cli",
     "__main__",

@@ -207,6 +207,7 @@ def halves(pixels: tuple[Any, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("compiled")
 @cpu_only
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_model_of_the_grid_is_that_of_train_cs231n_to_the_bit(loss: str, halves: dict[str, Any]) -> None:
@@ -224,6 +225,7 @@ def test_each_model_of_the_grid_is_that_of_train_cs231n_to_the_bit(loss: str, ha
         assert (repr(model), model.n_iter_, model.stop_reason_) == (repr(alone), alone.n_iter_, alone.stop_reason_)
 
 
+@pytest.mark.usefixtures("compiled")
 @cpu_only
 def test_a_grid_of_more_models_than_a_thread_takes_at_a_time_has_the_same_bits(halves: dict[str, Any]) -> None:
     halves |= {"learning_rates": np.logspace(-7, -6, 5), "regs": np.logspace(2, 4, 3)}

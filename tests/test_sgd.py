@@ -503,6 +503,7 @@ def test_a_batch_longer_than_a_leaf_is_no_step_in_one_call(monkeypatch: pytest.M
     assert W.any()
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_models_that_threads_share_have_the_bits_that_each_has_alone(momentum: float, weighted: bool) -> None:

@@ -25,7 +25,7 @@ def rows(rng: np.random.Generator) -> tuple[Any, Any]:
 
 def write_csv(path: Path, X: Any, y: Any, names: str = "a,b,c,d") -> Path:
     lines = [",".join([*map(str, row), str(label)]) for row, label in zip(X.tolist(), y.tolist(), strict=True)]
-    path.write_text("\n".join([f"{names},label", *lines]))
+    path.write_text("\n".join([f"{names},label", *lines]), encoding="utf-8")
     return path
 
 

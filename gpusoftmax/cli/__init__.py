@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
@@ -18,6 +19,9 @@ def main() -> None:
     """The entry point: a user's error is one line on the standard error, not a traceback."""
     from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
 
+    for stream in (sys.stdout, sys.stderr):  # the locale may lack ± or a label's letters; a ? is better than an end
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
     try:
         app(prog_name="gpusoftmax")

@@ -21,7 +21,6 @@ import json
 import math
 import platform
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
+import gpusoftmax
 from gpusoftmax.array import Backend
 from gpusoftmax.certificate import FitReport
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
@@ -143,7 +143,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "parameters": json.dumps(_encode_parameters(estimator)),
         "fitted": json.dumps(fitted),
         "versions": json.dumps(
-            {"gpusoftmax": version("gpusoftmax"), "numpy": np.__version__, "python": platform.python_version()}
+            {"gpusoftmax": gpusoftmax.__version__, "numpy": np.__version__, "python": platform.python_version()}
         ),
     }
     metadata["sha256"] = digest(metadata, tensors)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, resolve_for
 from gpusoftmax.fitting import (
+    AllOrNothing,
     make_solver,
     make_stream_solver,
     publish,
@@ -48,6 +49,14 @@ def _learns_from_streams(estimator: Any) -> bool:
             "solver='lbfgs' needs all rows at once, and partial_fit makes steps of SGD; use solver='auto' or 'sgd'"
         )
     return True
+
+
+Method = TypeVar("Method")
+
+
+def _available_if(check: Callable[[Any], bool]) -> Callable[[Method], Method]:
+    """scikit-learn's available_if, typed: a method behind it would be anything to a type checker."""
+    return available_if(check)
 
 
 class _LinearClassifier(LinearPredictor):
@@ -194,13 +203,13 @@ class _LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError, TypeError
-            A parameter or the data is not usable; the message names it and the fix.
+            A parameter or the data is not usable; the message names it and the fix. The model stays as it was.
         DivergenceError
-            The learning rate is too large; says what to change.
+            The learning rate is too large; says what to change. The model stays as it was.
         """
         self._check_parameters()
         device = resolve_for(self.backend, self.n_threads, X=X)
-        with device.active():
+        with AllOrNothing(self), device.active():
             features = device.features(X)
             validate_data(self, X if has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
             problem = prepare(self, device, features, y, sample_weight, validation)
@@ -231,7 +240,7 @@ class _LinearClassifier(LinearPredictor):
         publish(self, problem, result)
         return self._missed(result, solver, problem.objective.features.dtype)
 
-    @available_if(_learns_from_streams)  # type: ignore[untyped-decorator]
+    @_available_if(_learns_from_streams)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on from the weights as they are: one pass of minibatch SGD over these rows.
 
@@ -278,7 +287,7 @@ class _LinearClassifier(LinearPredictor):
         self._check_parameters()
         first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
         device = resolve_for(self.backend, self.n_threads, X=X)
-        with device.active():
+        with AllOrNothing(self), device.active():
             features = device.features(X)
             validate_data(self, X if has_columns(X) else features, reset=first, skip_check_array=True)
             problem = prepare(self, device, features, y, sample_weight, None, stream)
@@ -459,12 +468,24 @@ class LinearSVMClassifier(_LinearClassifier):
 
         min over W, b of  (1 / S) sum_i s_i sum_{j != y_i} max(0, z_ij - z_{i, y_i} + 1)^p + (l2 / 2) ||W||^2
 
-    with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise as `SoftmaxClassifier`, which documents the
-    parameters and attributes. It has no predict_proba: its scores are not probabilities; and no to_sklearn: the losses
-    of LinearSVC are others, one class against the rest, or Crammer and Singer's. The plain hinge has no
-    curvature from which a learning rate could be found, so its default schedule is "inverse".
+    with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise as `SoftmaxClassifier`. It has no predict_proba:
+    its scores are not probabilities; and no to_sklearn: the losses of LinearSVC are others, one class against the rest,
+    or Crammer and Singer's.
 
-    Weston and Watkins, "Support vector machines for multi-class pattern recognition", ESANN 1999.
+    Parameters
+    ----------
+    loss : {"squared_hinge", "hinge"}
+        The plain hinge has no curvature from which steps could be found: it is for solver="sgd", which "auto" then
+        takes, and schedule="auto" is "inverse".
+    label_smoothing : float
+        0: a margin has one right class.
+    C, l2, fit_intercept, penalize_intercept, scaling, class_weight, solver, max_iter, tol, batch_size, learning_rate,
+    momentum, nesterov, schedule, warm_start, random_state, backend, n_threads, callbacks, verbose
+        As of `SoftmaxClassifier`, and so are the attributes.
+
+    Notes
+    -----
+    Source: J. Weston and C. Watkins, Support vector machines for multi-class pattern recognition, ESANN 1999.
     """
 
     _losses = ("squared_hinge", "hinge")

@@ -187,6 +187,20 @@ def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
     )
 
 
+class AllOrNothing:
+    """What ends a fit before its end, at any place as Ctrl-C does, leaves the estimator as it was."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator, self.before = estimator, vars(estimator).copy()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            self.estimator.__dict__ = self.before
+
+
 def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
     write_weights(estimator, problem.objective, problem.classes, result.W, result.b)

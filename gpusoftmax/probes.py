@@ -152,8 +152,10 @@ class ProbeResult:
             count = int((status == reason).sum())
             if count and not (reason == "finished" and self.protocol == "dinov2-linear"):
                 lines.append(f"note        {count} of {len(self.values)} {words}")
-        if self.sweep.interrupted_:
+        if (status == "").any():
             lines.append("note        interrupted: not all values were tried")
+        if self.estimator.stop_reason_ == "interrupted":
+            lines.append("note        interrupted: training did not come to its end")
         if self.same_as_test:
             lines.append(f"note        {SAME}")
         rows = "training and validation rows" if self.refitted else "training rows"

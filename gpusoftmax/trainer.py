@@ -62,11 +62,28 @@ class Record:
     rows_per_second: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as a plain dictionary."""
+        """The record as a plain dictionary.
+
+        Returns
+        -------
+        dict
+            From each attribute's name to its value.
+        """
         return asdict(self)
 
     def of(self, k: int) -> Record:
-        """Of several models, one's alone."""
+        """Of several models, one's alone.
+
+        Parameters
+        ----------
+        k : int
+            Which one, from 0.
+
+        Returns
+        -------
+        Record
+            Numbers where this one has arrays.
+        """
         names = ("objective", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
         measured = {name: getattr(self, name) for name in names}
         own: dict[str, Any] = {
@@ -170,7 +187,13 @@ class EarlyStopping:
         self.patience, self.tol = check_count("patience", patience), check_number("tol", tol, least=0)
 
     def fresh(self) -> Callable[[Record], bool]:
-        """A watcher with no memory, so that one object can serve many fits."""
+        """A watcher with no memory, so that one object can serve many fits.
+
+        Returns
+        -------
+        callable
+            Told of each pass's `Record`, it says whether to stop. Without a validation set it raises ValueError.
+        """
         watch = _Plateau(self.patience, self.tol)
 
         def stop(record: Record) -> bool:
@@ -219,9 +242,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
     def handler(number: int, frame: Any) -> None:
         nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
         pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one may come before we put it back
         log.warning("interrupted: stopping after this stretch; press Ctrl-C again to quit at once")
 
     main = threading.current_thread() is threading.main_thread()
@@ -313,9 +335,9 @@ def train(
                         reason = "early_stopping" if isinstance(first, EarlyStopping) else "callback"
                 if progress is not None:
                     progress.update(state.passes, solver.passes, history[-1] if history else None)
-                if not reason and interrupted():
-                    reason = "interrupted"
-                reason = reason or state.reason
+                reason = reason or ("interrupted" if interrupted() else state.reason)
+        if interrupted():  # since it was last asked
+            reason = "interrupted"
     finally:
         if progress is not None:
             progress.close()

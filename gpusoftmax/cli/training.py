@@ -55,7 +55,7 @@ WORSE = 2  # values of C in a row that scored worse, after which weaker penaltie
     JSON keys: dataset, estimator, recipe, C, l2 (both null with a recipe), path (a list of C, l2, objective,
     validation_loss, validation_accuracy, passes: how C was chosen; empty if it was given), edge (smallest or largest if
     the best C is at the end of what was tried, else empty), train_accuracy, validation_accuracy, test_accuracy, loss
-    (the last training objective, nats for softmax), passes (with those that preconditioners took), stop_reason,
+    (the last training objective, nats for softmax; null if none was done), passes (with those that preconditioners took), stop_reason,
     fit_report (solver, reason, n_iter, passes, seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound,
     why_no_bound, kept), seconds (choosing and training), backend, reason, threads, seed, model (path or null)."""
 )
@@ -187,7 +187,9 @@ def train(
         show(penalty_in_words(strength, l2, n, choice), as_json)
     stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
     interrupted = " (interrupted)" if stopped else ""
-    show(f"loss    {model.loss_curve_[-1]:.4f} after {model.n_iter_} passes in {seconds:.2f} s{interrupted}", as_json)
+    last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
+    found = f"{last.objective:.4f} after {model.n_iter_} passes" if last else "not known: no pass came to its end"
+    show(f"loss    {found} in {seconds:.2f} s{interrupted}", as_json)
     if model.fit_report_.bound is not None:
         show(f"fit     {model.fit_report_}".replace("\n", "\n        "), as_json)
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
@@ -200,7 +202,7 @@ def train(
             "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
             "edge": "" if choice is None else choice.edges_.get("C", ""),
             **measured, "fit_report": model.fit_report_.as_dict(),
-            "loss": model.loss_curve_[-1], "passes": model.history_[-1].passes, "stop_reason": model.stop_reason_,
+            "loss": last.objective if last else None, "passes": last.passes if last else 0, "stop_reason": model.stop_reason_,
             "seconds": seconds, "backend": device.name, "reason": device.reason, "threads": device.n_threads,
             "seed": seed, "model": None if save is None else str(save),
         }  # fmt: skip

@@ -5,6 +5,7 @@ The layouts are described in tiles.py.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -60,6 +61,8 @@ class Buffers:
 
 
 buffers = Buffers()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a lock that a thread of its parent's held
+    os.register_at_fork(after_in_child=buffers.__init__)
 
 
 @dataclass(frozen=True)

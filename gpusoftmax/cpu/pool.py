@@ -10,11 +10,13 @@ that pip installs on a Mac aborts the process when two Python threads enter it, 
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,14 +26,11 @@ from threadpoolctl import ThreadpoolController
 Array = npt.NDArray[Any]
 Partial = tuple[Array, ...]  # sums over some rows, in arrays that their holder may overwrite
 
-MOST_THREADS = 1024  # of the shared pool; a thread is started only when no idle one is left
+MOST_THREADS = 1024  # of the shared pool
 
 LEAF_ELEMENTS = 1 << 21  # features a leaf: 688 rows of CIFAR-10, 0.4 ms of work, enough leaves for 16 cores
 LEAF_ROWS = 2048  # at most
 LEAF_MULTIPLE = 16  # rows that a kernel takes at a time
-
-_lock = threading.Lock()
-_executor: ThreadPoolExecutor | None = None
 
 
 def available_threads() -> int:
@@ -41,12 +40,44 @@ def available_threads() -> int:
     return int(cpu_count())
 
 
-def _shared_executor() -> ThreadPoolExecutor:
-    global _executor
-    with _lock:
-        if _executor is None:
-            _executor = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="gpusoftmax")
-        return _executor
+class _Pool:
+    """Threads that wait for tasks; one is started only when no idle one is left.
+
+    Not concurrent.futures: its pool takes nothing more once the main thread has ended, where exit handlers still
+    predict, and its locks are Python code, which Ctrl-C can leave locked, with all threads waiting for ever. So are
+    those in which `threading.Thread.start` waits. The interpreter does not wait for our threads at its end.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: SimpleQueue[tuple[Callable[[], None], SimpleQueue[None]]] = SimpleQueue()
+        self.lock, self.threads, self.unfinished = threading.Lock(), 0, 0
+
+    def take(self, task: Callable[[], None], ended: SimpleQueue[None]) -> bool:
+        """Do it, then tell `ended`; False where there is no thread for it, as in an interpreter that shuts down."""
+        with self.lock:
+            if self.unfinished >= self.threads:
+                if self.threads == MOST_THREADS:
+                    return False
+                try:
+                    start_new_thread(self._work, ())
+                except RuntimeError:
+                    return False
+                self.threads += 1
+            self.unfinished += 1
+        self.tasks.put((task, ended))
+        return True
+
+    def _work(self) -> None:
+        while True:
+            task, ended = self.tasks.get()
+            task()
+            with self.lock:  # first, so that who is told finds this thread idle
+                self.unfinished -= 1
+            ended.put(None)
+            del task, ended  # they hold the caller's arrays
+
+
+_pool = _Pool()
 
 
 def leaf_rows(d: int) -> int:
@@ -99,21 +130,46 @@ def _runs(n_items: int, n_threads: int) -> list[range]:
 def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequence[Any]:
     """`work(run)` for consecutive runs of items, one run per thread; the caller's thread takes the first.
 
-    An exception of any run is raised after all runs have ended, so that nobody still writes to the caller's arrays.
+    An exception of any run, Ctrl-C among them, is raised after all runs have ended, so that nobody still writes to the
+    caller's arrays.
     """
 
     def quiet(run: range) -> Any:  # NumPy's error state belongs to a thread; a non-finite loss is what we report
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return work(run)
 
-    first, *others = _runs(n_items, n_threads)
-    futures = [_shared_executor().submit(quiet, run) for run in others]
+    runs = _runs(n_items, n_threads)
+    results: list[Any] = [None] * len(runs)
+    errors: list[BaseException] = []
+    lock, ended, running, closed = threading.Lock(), SimpleQueue[None](), set[int](), False
+
+    def elsewhere(place: int) -> None:
+        with lock:
+            if closed:
+                return
+            running.add(place)
+        try:
+            results[place] = quiet(runs[place])
+        except BaseException as error:
+            errors.append(error)
+        running.remove(place)
+
     try:
-        results = [quiet(first)]
+        others = range(1, len(runs))
+        own = [place for place in others if not _pool.take(functools.partial(elsewhere, place), ended)]
+        for place in (0, *own):
+            results[place] = quiet(runs[place])
+        for _ in range(len(others) - len(own)):
+            ended.get()
     finally:
-        for future in futures:
-            future.exception()  # waits
-    return results + [future.result() for future in futures]
+        with lock:
+            closed = True
+        while running:  # after an exception
+            with suppress(KeyboardInterrupt):  # one is on its way
+                ended.get()
+    if errors:
+        raise errors.pop()
+    return results
 
 
 def sum_over_leaves(leaf: Callable[[int], Partial], n_leaves: int, n_threads: int) -> Partial:
@@ -148,27 +204,53 @@ class _SingleThreadedBlas:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.inside = 0
+        self.inside: set[object] = set()
+        self.found: list[tuple[Any, int]] = []  # libraries, and what they are to be set to again
         self.controller: ThreadpoolController | None = None
-        self.limiter: Any = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        me = object()
+        try:
+            self._enter(me)
+            yield
+        finally:
+            try:
+                self._leave(me)
+            except BaseException:  # Ctrl-C within it left BLAS at one thread
+                self._leave(me)
+                raise
+
+    def _enter(self, me: object) -> None:
         with self.lock:
-            if self.inside == 0:
+            if not self.inside:
                 if self.controller is None:  # 190 us a time, so it is kept
                     import scipy.linalg.cython_blas  # noqa: F401 - brings a BLAS of its own, which is to be held, too
 
                     self.controller = ThreadpoolController()
-                self.limiter = self.controller.limit(limits=1, user_api="blas")
-            self.inside += 1
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.inside -= 1
-                if self.inside == 0:
-                    self.limiter.restore_original_limits()
+                if not self.found:
+                    libraries = [one for one in self.controller.lib_controllers if one.user_api == "blas"]
+                    self.found = [(library, library.num_threads) for library in libraries]
+                for library, _ in self.found:
+                    _limit(library, 1)
+            self.inside.add(me)
+
+    def _leave(self, me: object) -> None:
+        with self.lock:
+            self.inside.discard(me)
+            if not self.inside:
+                self.restore()
+
+    def restore(self) -> None:
+        """What was found; once more where that was cut short."""
+        for library, n_threads in self.found:
+            _limit(library, n_threads)
+        self.found = []
+
+
+def _limit(library: Any, n_threads: int) -> None:
+    """From threadpoolctl 3.8 on OpenBLAS obeys the thread alone that limited it first; all others it ignores."""
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(n_threads)
 
 
 single_threaded_blas = _SingleThreadedBlas()
@@ -176,11 +258,11 @@ single_threaded_blas = _SingleThreadedBlas()
 
 def _forget_after_fork() -> None:
     """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
-    global _executor, _lock
-    _executor, _lock = None, threading.Lock()
-    if single_threaded_blas.inside:  # the parent was in the middle of a pass; the child is not
-        single_threaded_blas.limiter.restore_original_limits()
-    single_threaded_blas.lock, single_threaded_blas.inside = threading.Lock(), 0
+    global _pool
+    _pool = _Pool()
+    single_threaded_blas.lock = threading.Lock()
+    single_threaded_blas.inside = set()
+    single_threaded_blas.restore()  # the parent was in the middle of a pass; the child is not
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

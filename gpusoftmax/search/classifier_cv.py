@@ -13,6 +13,7 @@ from sklearn.metrics import get_scorer
 from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend
+from gpusoftmax.fitting import AllOrNothing
 from gpusoftmax.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
@@ -150,30 +151,32 @@ class SoftmaxClassifierCV(Probabilities):
         )  # fmt: skip
         done = np.flatnonzero(~np.isnan(result.mean_scores_)).tolist()
         if result.interrupted_:
-            warnings.warn(
-                f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_", stacklevel=2
-            )
+            words = f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_"
+            if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
+                words += "; the last fit, to all rows, did not come to its end"
+            warnings.warn(words, stacklevel=2)
         scores = result.trials.score[:, done]
         folds = [[result.models_[i, k] for k in done] for i in range(result.n_splits_)]
-        self.sweep_, self.Cs_ = result, np.array([result.candidates[k]["C"] for k in done])
-        self.l1_ratio_, self.l1_ratios_ = 0.0, np.zeros(1)
-        self.scores_ = scores[:, None, :]
-        self.n_iter_ = result.trials.passes[:, done].astype(int)[:, None, :]
-        self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
-        if self.refit:
-            best = result.best_estimator_
-            self.C_, self.coef_, self.intercept_ = float(result.best_params_["C"]), best.coef_, best.intercept_
-        else:
-            best_of = [choose(own[None], -self.Cs_, 0 * self.Cs_, "best")[0] for own in scores]
-            chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
-            self.C_ = float(np.mean([model.C for model in chosen]))
-            self.coef_ = np.mean([model.coef_ for model in chosen], axis=0)
-            self.intercept_ = np.mean([model.intercept_ for model in chosen], axis=0)
-        self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
-        if hasattr(self, "feature_names_in_"):  # of an earlier fit
-            del self.__dict__["feature_names_in_"]
-        if hasattr(folds[0][0], "feature_names_in_"):
-            self.feature_names_in_ = folds[0][0].feature_names_in_
+        with AllOrNothing(self):
+            self.sweep_, self.Cs_ = result, np.array([result.candidates[k]["C"] for k in done])
+            self.l1_ratio_, self.l1_ratios_ = 0.0, np.zeros(1)
+            self.scores_ = scores[:, None, :]
+            self.n_iter_ = result.trials.passes[:, done].astype(int)[:, None, :]
+            self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
+            if self.refit:
+                best = result.best_estimator_
+                self.C_, self.coef_, self.intercept_ = float(result.best_params_["C"]), best.coef_, best.intercept_
+            else:
+                best_of = [choose(own[None], -self.Cs_, 0 * self.Cs_, "best")[0] for own in scores]
+                chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
+                self.C_ = float(np.mean([model.C for model in chosen]))
+                self.coef_ = np.mean([model.coef_ for model in chosen], axis=0)
+                self.intercept_ = np.mean([model.intercept_ for model in chosen], axis=0)
+            self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
+            if hasattr(self, "feature_names_in_"):  # of an earlier fit
+                del self.__dict__["feature_names_in_"]
+            if hasattr(folds[0][0], "feature_names_in_"):
+                self.feature_names_in_ = folds[0][0].feature_names_in_
         return self
 
     def _values(self) -> list[float]:
@@ -192,7 +195,21 @@ class SoftmaxClassifierCV(Probabilities):
         return entry
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The score by `scoring` on these data; larger is better."""
+        """The score by `scoring` on these data.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+        y : array-like, (n,)
+            Labels.
+        sample_weight : array-like, (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        float
+            Larger is better: losses are negated.
+        """
         check_is_fitted(self)
         scoring = self._scoring()
         name = {"log_loss": "neg_log_loss", "loss": "neg_log_loss"}.get(str(scoring), scoring)
@@ -203,6 +220,11 @@ class SoftmaxClassifierCV(Probabilities):
 
     def to_sklearn(self) -> Any:
         """The chosen model as scikit-learn's LogisticRegression; see `SoftmaxClassifier.to_sklearn`.
+
+        Returns
+        -------
+        sklearn.linear_model.LogisticRegression
+            Fitted.
 
         Raises
         ------
@@ -215,7 +237,17 @@ class SoftmaxClassifierCV(Probabilities):
         return self.sweep_.best_estimator_.to_sklearn()
 
     def plot(self, ax: Any = None) -> Any:
-        """Mean scores over C; see `SweepResult.plot`."""
+        """Mean scores over C; see `SweepResult.plot`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to; a new figure's otherwise.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
         check_is_fitted(self)
         sweep_result: SweepResult = self.sweep_
         return sweep_result.plot(ax)

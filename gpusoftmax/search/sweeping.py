@@ -135,8 +135,9 @@ def sweep(
     DivergenceError
         Every configuration diverged.
     KeyboardInterrupt
-        Ctrl-C before any configuration was done on all splits; later, it ends the sweep with what is done. Models of
-        SGD that are under way count as they are.
+        Ctrl-C before any configuration was done on all splits, or before or after the passes of the last fit, to all
+        rows. Elsewhere it ends the sweep with what is done: models of SGD that are under way, and the last fit, count
+        as they are.
 
     Examples
     --------
@@ -214,6 +215,7 @@ def sweep(
             _predict_out_of_fold(result, work)
         if refit:
             result.best_estimator_ = _refit(result, work, verbose)
+            result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
     result.seconds_ = time.perf_counter() - started
     return result
 

@@ -38,6 +38,8 @@ def report(result: Any) -> str:
     lines = [f"{len(means)} configurations on {splits} by {solver} in {result.seconds_:.1f} s, by {result.scoring}"]
     if result.interrupted_:
         lines.append(f"interrupted: {int(np.isnan(means).sum())} configurations were not done")
+    if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
+        lines.append("interrupted: the best one's fit to all rows did not come to its end")
     width = max(len(candidate_in_words(one)) for one in result.candidates)
     for k in result.order_[:SHOWN].tolist():
         error = "" if np.isnan(errors[k]) else f" ± {errors[k]:.4f}"

@@ -196,9 +196,9 @@ class Work:
     def _forget(self, i: Any, some: list[int], status: str) -> None:
         """Nothing is known of these models on split i."""
         trials = self.trials
-        trials.status[i, some] = status
-        for name in MEASURES:
+        for name in MEASURES:  # the score first: with one left, Ctrl-C here would leave a candidate that can be chosen
             getattr(trials, name)[i, some] = np.nan
+        trials.status[i, some] = status
 
     def _measure(self, i: int, some: list[int], posed: _Posed, l2: Array, result: TrainResult) -> None:
         """Scores of models that were trained on split i."""
@@ -207,7 +207,8 @@ class Work:
             raise KeyboardInterrupt
         trials, aside, to_numpy = self.trials, posed.held_out, self.data.backend.to_numpy
         losses, accuracies = map(to_numpy, aside.for_penalties(l2).losses(result.W, result.b))
-        values = np.atleast_1d(result.history[-1].objective)
+        # none yet where Ctrl-C came within the first pass
+        values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(some), np.nan)
         for place, k in enumerate(some):
             if result.reasons[place] not in (*DONE, "interrupted"):
                 self._forget(i, [k], result.reasons[place])

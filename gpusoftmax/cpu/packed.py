@@ -42,6 +42,10 @@ class Buffers:
     """Buffers that are kept between passes. Any thread may take one; who took it gives it back."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is kept, and nobody holds the lock."""
         self.lock, self.kept = threading.Lock(), list[Array]()
 
     def take(self, n_bytes: int) -> Array:
@@ -62,7 +66,7 @@ class Buffers:
 
 buffers = Buffers()
 if hasattr(os, "register_at_fork"):  # a child would wait for ever for a lock that a thread of its parent's held
-    os.register_at_fork(after_in_child=buffers.__init__)
+    os.register_at_fork(after_in_child=buffers.forget)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ WORSE = 2  # values of C in a row that scored worse, after which weaker penaltie
     the best C is at the end of what was tried, else empty), train_accuracy, validation_accuracy, test_accuracy, loss
     (the last training objective, nats for softmax; null if no pass was done), passes (with those that preconditioners
     took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds, objective, tol, gradient_norm,
-    intercept_gradient_norm, bound, why_no_bound, kept), seconds (choosing and training), backend, reason, threads, seed, model (path or null)."""
+    intercept_gradient_norm, bound, why_no_bound, kept), seconds (choosing and training),
+    backend, reason, threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -203,8 +204,8 @@ def train(
             "edge": "" if choice is None else choice.edges_.get("C", ""),
             **measured, "fit_report": model.fit_report_.as_dict(),
             "loss": last.objective if last else None, "passes": last.passes if last else 0,
-            "stop_reason": model.stop_reason_, "seconds": seconds, "backend": device.name, "reason": device.reason, "threads": device.n_threads,
-            "seed": seed, "model": None if save is None else str(save),
+            "stop_reason": model.stop_reason_, "seconds": seconds, "backend": device.name, "reason": device.reason,
+            "threads": device.n_threads, "seed": seed, "model": None if save is None else str(save),
         }  # fmt: skip
         print(json.dumps(result))
     if interrupted:

@@ -39,6 +39,12 @@ def dataset_in_words(dataset: Dataset) -> str:
     return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes"
 
 
+def columns_in_words(dataset: Dataset) -> str:
+    """Which columns are features, in one line for a person; of data without names nothing."""
+    names = dataset.feature_names or ()
+    return f"columns {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
+
+
 def step_in_words(step: dict[str, Any]) -> str:
     """One line for a person: a C that was tried."""
     return (
@@ -91,7 +97,7 @@ def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -
     try:
         result.plot().figure.savefig(plot, dpi=150)
     except (ImportError, ValueError) as error:
-        show(f"no plot {error}")
+        show(f"plot    none: {error}")
         plot.unlink(missing_ok=True)  # of an earlier sweep
         files.remove(plot)
     show("saved   " + "  ".join(map(str, files)))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, __version__, load_model, save_model
 from gpusoftmax.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, printable
 from gpusoftmax.metrics import measure
 
@@ -83,6 +83,17 @@ def test_sweep_with_folds_trains_on_rows_that_validation_would_have(flowers: Pat
 def test_the_seed_decides_which_rows_are_held_out(flowers: Path, run: Any) -> None:
     losses = {run("train", flowers, *OWN, "--C", 1, "--seed", seed, "--json").json["loss"] for seed in (0, 1, 2**62)}
     assert len(losses) == 3
+
+
+def test_train_names_its_columns_and_tells_of_oddities(tmp_path: Path, run: Any) -> None:
+    rows = [f"{i},{i % 3},{'abc'[i % 3]}" for i in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["number,b,label", *rows, "30,7,d"]))
+    result = run("train", tmp_path / "a.csv", "--C", 1)
+    assert "columns number, b\n" in result.out
+    assert "column 'number' counts the rows and is taken for a feature; leave it out with drop" in result.err
+    assert "'d' is the class of one row alone" in result.err
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    assert "has no header: its first line is taken for a row" in run("train", tmp_path / "a.csv", "--label", -1).err
 
 
 # evaluate
@@ -196,6 +207,13 @@ def test_predict_finds_columns_by_name_whatever_else_there_is(trained: Path, tmp
     assert run("predict", trained, tmp_path / "new.csv").out == "prediction\ncedar\nbirch\n"
 
 
+def test_predict_says_that_names_are_not_known(tmp_path: Path, run: Any) -> None:
+    X, y = np.eye(3)[np.arange(60) % 3], np.arange(60) % 3
+    save_model(SoftmaxClassifier().fit(X, y), tmp_path / "m")
+    (tmp_path / "a.csv").write_text("a,b,c\n1,0,0\n")
+    assert "taken in the file's order" in run("predict", tmp_path / "m", tmp_path / "a.csv").err
+
+
 def test_predict_gives_probabilities(trained: Path, flowers: Path, run: Any) -> None:
     model = load_model(trained)
     X = np.genfromtxt(flowers, delimiter=",", skip_header=1, usecols=(1, 2))
@@ -253,7 +271,13 @@ def test_json_of_predict_has_the_documented_keys(
 
 
 FAILURES: dict[str, Any] = {
-    "no label": (["train", "FLOWERS"], "no column of labels among 5 columns: id, width, .*--label"),
+    "no label": (["train", "FLOWERS"], "no column of labels is certain among 5 columns: id, width, .*--label"),
+    "a model onto its table": (["train", "FLOWERS", *OWN, "--save", "FLOWERS"], "--save flowers.csv is one of"),
+    "predictions onto their rows": (["predict", "MODEL", "FLOWERS", "--out", "FLOWERS"], "--out flowers.csv is one of"),
+    "predictions onto a folder": (["predict", "MODEL", "FLOWERS", "--out", "folder.csv"], "is a folder; name a file"),
+    "a label that is dropped": (["train", "FLOWERS", *OWN, "--drop", "species"], "the labels' and dropped"),
+    "a column nearly right": (["train", "FLOWERS", "--label", "Species"], "did you mean 'species'"),
+    "a folder": (["train", "folder.csv"], "is a folder|Is a directory"),
     "text among features": (["train", "FLOWERS", "--label", "species"], r"line 2: column 4 \('note'\) is .*drop"),
     "another label": (["train", "FLOWERS", "--label", "kind"], "no 'kind' among 5 columns"),
     "a file that is not there": (["train", "nothing.csv"], r"No such file or directory: 'nothing\.csv'"),
@@ -280,6 +304,7 @@ def test_a_users_error_is_one_line_and_exits_with_1(
 ) -> None:
     monkeypatch.chdir(flowers.parent)
     (flowers.parent / "other.csv").write_text("width\n1\n")
+    (flowers.parent / "folder.csv").mkdir()
     rows = np.eye(3)[np.arange(9) % 3]
     save_model(LinearSVMClassifier(loss="squared_hinge").fit(rows, np.arange(9) % 3), flowers.parent / "svm")
     places = {"FLOWERS": "flowers.csv", "MODEL": "m.safetensors", "OTHER": "other.csv", "SVM": "svm"}
@@ -292,6 +317,16 @@ def test_a_users_error_is_one_line_and_exits_with_1(
 
 
 # as a program
+
+
+def test_version_is_printed_alone(run: Any) -> None:
+    assert run("--version") == (0, f"{__version__}\n", "")
+
+
+def test_help_lists_commands_as_one_comes_to_need_them(run: Any) -> None:
+    shown = run("--help").out
+    places = [shown.index(f"│ {name} ") for name in ("train", "evaluate", "predict", "sweep", "info", "gradcheck")]
+    assert places == sorted(places)
 
 
 def gpusoftmax(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -57,7 +57,7 @@ BAD: dict[str, Any] = {
     "lists with gaps": ({"a": [[1.0], [None]], "label": [0, 1]}, "lists with gaps"),
     "lists of text": ({"a": [["p"], ["q"]], "label": [0, 1]}, "expected numbers"),
     "no rows": ({"a": np.ones(0), "label": np.ones(0)}, "no rows"),
-    "no label": ({"a": [1.0], "b": [2.0]}, "no column of labels among 2 columns: a, b"),
+    "no label": ({"a": [1.0], "b": [2.0]}, "no column of labels is certain among 2 columns: a, b"),
 }
 
 

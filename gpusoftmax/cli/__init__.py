@@ -12,6 +12,9 @@ from gpusoftmax.cli.options import app
 from gpusoftmax.cli.sweeping import sweep_command
 from gpusoftmax.cli.training import train
 
+ORDER = ("train", "evaluate", "predict", "sweep", "info", "gradcheck")  # of the help, as one comes to need them
+app.registered_commands.sort(key=lambda command: ORDER.index(command.name or getattr(command.callback, "__name__", "")))
+
 __all__ = ["app", "evaluate", "gradcheck", "info", "main", "predict", "sweep_command", "train"]
 
 

@@ -20,6 +20,7 @@ from gpusoftmax.cli.options import (
     Threads,
     app,
     check_no_folder,
+    check_output,
     column,
     is_file,
     reading,
@@ -123,7 +124,7 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name the rows of a file by a saved model: CSV with a line for each row, or a .npy file."""
+    """Name the rows of a file by a saved model: a line of CSV for each, in the file's order, or a .npy file."""
     import numpy as np
 
     from gpusoftmax.array import resolve
@@ -133,8 +134,7 @@ def predict(
 
     if out is not None and out.suffix.lower() not in (".csv", ".npy"):
         raise ValueError(f"--out {out} is of unknown kind; name a .csv or .npy file")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first")
+    check_output("--out", out, file, model)
     estimator: Any = load_model(model).set_params(backend=resolve(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
@@ -175,4 +175,6 @@ def _read(file: str, label: str | None, quiet: bool, estimator: Any, need_label:
     columns = Columns(column(label), need_label, None if names is None else tuple(names))
     with reading(file, quiet):
         tables = read_parts(source(file), columns)
+    if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
+        show("note    the model knows no names of columns: they are taken in the file's order", as_json=True)
     return {name: for_model(table, estimator.classes_) for name, table in tables.items()}

@@ -104,7 +104,7 @@ Label = Annotated[
 Drop = Annotated[
     list[str] | None,
     typer.Option(
-        "--drop", metavar="COLUMN", help="of a file: a column to leave out; may be given again", show_default=False
+        "--drop", metavar="NAME", help="of a file: a column to leave out; give it again for another", show_default=False
     ),
 ]
 Validation = Annotated[
@@ -121,8 +121,18 @@ Threads = Annotated[
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on the standard output, nothing else there")]
+Version = Annotated[bool, typer.Option("--version", help="print the version, and no more")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a file that train --save wrote")]
+
+
+@app.callback(invoke_without_command=True)
+def _print_version(version: Version = False) -> None:
+    if version:
+        from gpusoftmax import __version__
+
+        print(__version__)
+        raise typer.Exit
 
 
 def show(text: str, as_json: bool) -> None:
@@ -159,6 +169,19 @@ def load(
             test=_share_or_source(test),
             seed=seed,
         )
+
+
+def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> None:
+    """What is written is a file in a folder that exists, and none of those that are read."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{option} {path} is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: the folder {path.absolute().parent} does not exist; make it first")
+    read = [Path(one) for name in inputs for one in (str(name), *str(name).split(",")) if one]
+    if path.is_file() and any(one.is_file() and path.samefile(one) for one in read):
+        raise ValueError(f"{option} {path} is one of the files that are read; write to another")
 
 
 def is_file(dataset: str) -> bool:

@@ -108,7 +108,7 @@ def sweep_command(
     import numpy as np
 
     from gpusoftmax.array import resolve
-    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, write_sweep
+    from gpusoftmax.report import accuracies, accuracies_in_words, columns_in_words, dataset_in_words, write_sweep
     from gpusoftmax.search.grid import values_of
     from gpusoftmax.search.sweeping import sweep
 
@@ -138,6 +138,8 @@ def sweep_command(
     if cv is None and aside is None:
         raise ValueError("there are no validation rows to score on; give --validation, or --cv 5")
     show(f"data    {dataset_in_words(loaded)}", as_json)
+    if columns := columns_in_words(loaded):
+        show(columns, as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     result = sweep(
         X, y, grid or {"C": [1.0] if sgd else GRID}, cv=cv,

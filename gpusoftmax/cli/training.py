@@ -27,6 +27,7 @@ from gpusoftmax.cli.options import (
     Threads,
     Validation,
     app,
+    check_output,
     load,
     show,
 )
@@ -118,6 +119,7 @@ def train(
     from gpusoftmax.report import (
         accuracies,
         accuracies_in_words,
+        columns_in_words,
         dataset_in_words,
         path_of,
         penalty_in_words,
@@ -139,13 +141,12 @@ def train(
         raise ValueError(f"{', '.join(given)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
     if recipe is not None and loss is Loss.squared_hinge:
         raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
-    if save is not None and save.is_dir():  # before the work, not after it
-        raise IsADirectoryError(f"--save {save} is a folder; name a file in it")
-    if save is not None and not save.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--save {save}: the folder {save.absolute().parent} does not exist; make it first")
+    check_output("--save", save, dataset, validation, test)  # before the work, not after it
     device = resolve(backend, threads)
     loaded = load(dataset, data, download, label, drop, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
+    if columns := columns_in_words(loaded):
+        show(columns, as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     started = time.perf_counter()
     choice: SweepResult | None = None

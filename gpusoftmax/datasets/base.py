@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 _CACHE_LINE = 64
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A classification problem, split once and for all.
 
@@ -43,6 +43,12 @@ class Dataset:
     class_names: tuple[str, ...]
     feature_shape: tuple[int, ...] | None
     feature_names: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{len(y)} {name}" for name, (_, y) in self.parts.items())
+        return (
+            f"<Dataset {self.name}: {rows} rows of {self.X_train.shape[1]} features, {len(self.class_names)} classes>"
+        )
 
     @property
     def parts(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:

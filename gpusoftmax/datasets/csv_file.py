@@ -6,6 +6,7 @@ import csv
 import encodings.utf_8_sig  # noqa: F401 - how a table is decoded; reading a file should import nothing
 import io
 import math
+import re
 from collections.abc import Iterator
 from itertools import chain
 from operator import itemgetter
@@ -81,7 +82,9 @@ class _Lines:
         try:
             line = self.text.readline(MOST_LINE)
         except UnicodeDecodeError as error:
-            raise self.bad(f"byte {error.object[error.start]:#04x} is not UTF-8", "text in UTF-8") from None
+            raise self.bad(
+                f"byte {error.object[error.start]:#04x} is not UTF-8", "text in UTF-8 (Excel: CSV UTF-8)"
+            ) from None
         if not line:
             raise StopIteration
         if len(line) >= MOST_LINE:
@@ -153,8 +156,17 @@ def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], na
         for name, field in zip(names, row, strict=True):
             if not _is_number(field) or not math.isfinite(float(field)):
                 found = repr(field[:80]) if field.strip() else "empty"
-                raise lines.bad(f"{name} is {found}", "a finite number; text and other columns can be left out (drop)")
+                raise lines.bad(f"{name} is {found}", f"a finite number{_hint(field.strip())}")
     raise AssertionError("a block that was not converted has a field that cannot be")
+
+
+def _hint(field: str) -> str:
+    """What may help with a field that is no number."""
+    if not field:
+        return "; fill it, or leave its row out"
+    if re.fullmatch(r"-?[0-9.]*,[0-9,]*", field):
+        return ", with a point for decimals and no other separators"
+    return "; columns of text can be left out (drop, on the command line --drop NAME)"
 
 
 def _is_number(field: str) -> bool:

@@ -73,7 +73,7 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[
     if labels and array.dtype.kind == "O":
         array = array.astype(str)
     if array.dtype.kind not in ("biufU" if labels else "biuf"):
-        expected = "labels: numbers or text" if labels else "numbers; text and other columns can be left out (drop)"
+        expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
         raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
     return array
 

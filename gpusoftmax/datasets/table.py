@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,17 @@ class Columns:
             raise bad(f"two are called {twice[:80]!r} of", "each name once")
         place = {name: i for i, name in enumerate(names)} if named else {}
         if lacking := [name for name in (*self.drop, *(self.features or ()) * named) if name not in place]:
-            raise bad(f"no {', '.join(map(repr, lacking[:8]))} among", "columns of these names")
+            similar = difflib.get_close_matches(lacking[0], names, 1) if named else []
+            hint = f" (did you mean {similar[0]!r}?)" if similar else "" if named else ", and a header"
+            raise bad(f"no {', '.join(map(repr, lacking[:8]))} among", f"columns of these names{hint}")
         label = self._label(names, place)
         if label is None and (self.need_label or self.label is not None):
-            sought = "column of labels" if self.label is None else f"{self.label!r}"
-            raise bad(f"no {sought} among", "the labels' name or position (label, on the command line --label)")
+            sought = "column of labels is certain" if self.label is None else f"{self.label!r}"
+            similar = difflib.get_close_matches(str(self.label), names, 1) if named else []
+            hint = f"; did you mean {similar[0]!r}?" if similar else ""
+            raise bad(f"no {sought} among", f"the labels' name or position (label, on the command line --label){hint}")
+        if label is not None and names[label] in self.drop:
+            raise bad(f"{names[label]!r} is the labels' and dropped, of", "either")
         out = {place[name] for name in self.drop} | {label}
         if named and self.features is not None:
             features = [place[name] for name in self.features]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +20,8 @@ from gpusoftmax.datasets.parquet import read_parquet
 from gpusoftmax.datasets.table import LABEL_NAMES, Columns, Table
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.validation import check_count, check_number, check_path
+
+log = logging.getLogger("gpusoftmax")
 
 Array = NDArray[Any]
 Source = str | Path | tuple[str | Path, str | Path]
@@ -112,12 +116,13 @@ def load_data(
     for name, y in zip(parts, alike(_labels(part) for part in parts.values()), strict=True):
         parts[name] = replace(parts[name], y=y)
     whole, labels = parts["train"], _labels(parts["train"])
+    _tell_of_oddities(whole, labels, _path(train))
     for name, rows in held_out(labels, {name: share for name, share in shares.items() if share}, seed).items():
         if not len(rows):
             largest = np.unique(labels, return_counts=True)[1].max()
             raise ValueError(
                 f"{name}={shares[name]:g}: that share of each class, rounded down, is no row at all, since the largest "
-                f"class has {largest}; pass a file, or more rows"
+                f"class has {largest}; pass a file, {name}=0, or at least {math.ceil(1 / shares[name])} rows of a class"
             )
         parts[name] = Table(whole.X[rows], labels[rows])
     none = Table(whole.X[:0], labels[:0])
@@ -157,6 +162,9 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
     """
     path = _path(source)
     kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        found = "is a folder" if path.is_dir() else f"is of kind {kind or 'unknown'}"
+        raise BadFileError(path, reason=found, expected=f"one of {', '.join(SUFFIXES)}; save it as one of them")
     if columns.drop and kind not in TABLES:
         raise ValueError(f"drop={list(columns.drop)!r}: the columns of {path} have no names; save it without them")
     if isinstance(source, tuple):
@@ -168,9 +176,7 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
     if kind == ".npy" and columns.need_label:
         expected = f"a pair of files, {path.name} and one with the labels"
         raise BadFileError(path, reason="features without labels", expected=expected)
-    if kind == ".npy":
-        return {WHOLE: _table(read_npy(path), None, path)}
-    raise BadFileError(path, reason=f"is of kind {kind or 'unknown'}", expected=f"one of {', '.join(SUFFIXES)}")
+    return {WHOLE: _table(read_npy(path), None, path)}
 
 
 def for_model(table: Table, classes: Array) -> Table:
@@ -208,6 +214,18 @@ def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Ar
     sizes = [np.floor(counts * share + 1e-9).astype(np.int64) for share in shares.values()]
     part = (place >= np.cumsum(sizes, axis=0)[:, codes]).sum(axis=0)
     return {name: np.sort(order[part == i]) for i, name in enumerate((*shares, "train"))}
+
+
+def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
+    """What is no error, and seldom meant."""
+    names, counts = np.unique(labels, return_counts=True)
+    if (counts == 1).any():
+        log.warning("%s: %r is the class of one row alone", path, str(names[counts.argmin()]))
+    if path.suffix.lower() in TABLES and table.feature_names is None and path.suffix.lower() != ".parquet":
+        log.warning("%s has no header: its first line is taken for a row", path)
+    for j, name in enumerate(table.feature_names or ()):
+        if len(table.X) > 2 and (table.X[1:, j] - table.X[:-1, j] == 1).all():
+            log.warning("%s: column %r counts the rows and is taken for a feature; leave it out with drop", path, name)
 
 
 def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:

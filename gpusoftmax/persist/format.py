@@ -72,7 +72,7 @@ def read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
     """
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= size - 8:
-        raise ValueError(f"header length {length} in a file of {size} bytes")
+        raise ValueError(f"header length {length} in a file of {size} bytes: it begins as no model does")
     if length > MOST_HEADER:
         raise ValueError(f"header of {length} bytes, more than {MOST_HEADER}; shorten names or history")
     header = parse("header", file.read(length).decode("ascii"))  # which save_model's are: no letter takes four bytes

@@ -297,7 +297,10 @@ class Work:
         text = f"{one}{more}, split {i + 1} of {len(self.splits)}"
         means = self.trials.score.mean(axis=0)
         if not np.isnan(means).all():
-            text += f"; best {self.scoring.name} so far {np.nanmax(means):.4g}"
+            best = np.nanmax(means)
+            text += (
+                f"; best {self.scoring.name} so far {-best if self.scoring.name in ('loss', 'log_loss') else best:.4g}"
+            )
         return text
 
 

@@ -100,7 +100,9 @@ def _confused(names: list[str], found: Accuracies) -> list[str]:
 def predictions_as_csv(labels: Array, probabilities: Array | None, classes: Array) -> str:
     """A line for each row, with a header: the label, and the probability of each class if there are any."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # csv quotes no carriage return where lines end in another, and readers take it for the end of a line
+    returns = any("\r" in str(label) for label in classes.tolist())
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
     if probabilities is None:
         writer.writerow(["prediction"])
         writer.writerows([label] for label in labels.tolist())

@@ -344,7 +344,7 @@ def test_sweep_writes_table_report_model_and_plot(run: Any, tmp_path: Path) -> N
 def test_sweep_says_why_there_is_no_plot(run: Any, tmp_path: Path) -> None:
     (tmp_path / "scores.png").write_text("of an earlier sweep")
     done = run("sweep", "digits", "--C", 1, "--out", tmp_path)
-    assert (done.code, "no plot a plot needs one or two numbers that vary" in done.out) == (0, True)
+    assert (done.code, "plot    none: a plot needs one or two numbers that vary" in done.out) == (0, True)
     assert not (tmp_path / "scores.png").exists()
 
 

@@ -16,7 +16,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, __version__, load_model, save_model
-from gpusoftmax.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, printable
+from gpusoftmax.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, predictions_as_csv, printable
 from gpusoftmax.metrics import measure
 
 KINDS = np.array(["ash", "birch", "cedar"])
@@ -314,6 +314,21 @@ def test_a_users_error_is_one_line_and_exits_with_1(
     assert result.err.count("\n") == 1
     with pytest.raises(ValueError, match=message):
         raise ValueError(result.err)
+
+
+def test_json_is_json_without_a_penalty(flowers: Path, run: Any) -> None:
+    result = run("train", flowers, *OWN, "--C", "inf", "--json")
+    assert json.loads(result.out, parse_constant=pytest.fail)["l2"] == 0
+
+
+def test_a_name_in_a_file_does_not_command_the_terminal(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "a.csv").write_text("a\x1b[31m,b\n1,2\n")
+    assert "a\\x1b[31m, b" in run("train", tmp_path / "a.csv").err
+
+
+def test_predictions_with_a_carriage_return_are_a_row_each() -> None:
+    text = predictions_as_csv(np.array(["a\rb", "c"]), None, np.array(["a\rb", "c"]))
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [["prediction"], ["a\rb"], ["c"]]
 
 
 # as a program

@@ -71,6 +71,30 @@ def test_dropped_columns_may_hold_anything(read: Any) -> None:
     assert (table.X.tolist(), table.feature_names, table.y.tolist()) == ([[1]], ("a",), ["ash"])
 
 
+def test_a_first_row_with_a_gap_is_no_header(read: Any) -> None:
+    with pytest.raises(BadFileError, match="line 1: column 1 is 'NA'"):
+        read("NA,ash\n1,birch\n", Columns(-1))
+
+
+def test_a_tsv_is_parted_by_tabs_whatever_its_header_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("a, in m, or so\tlabel\n1\tash\n", encoding="utf-8")
+    assert read_csv(tmp_path / "a.tsv", DEFAULT).feature_names == ("a, in m, or so",)
+
+
+def test_a_blank_first_line_does_not_decide_what_parts_fields(read: Any) -> None:
+    assert read("\n\na;b;label\n1;2;x\n").X.tolist() == [[1, 2]]
+
+
+def test_of_as_many_commas_as_semicolons_the_commas_are_decimal(read: Any) -> None:
+    with pytest.raises(BadFileError, match=r"line 1: column 1 is '1,5'; .*point for decimals"):
+        read("1,5;7\n2,5;8\n", Columns(-1))
+
+
+def test_a_table_without_a_header_is_told_of(read: Any, caplog: pytest.LogCaptureFixture) -> None:
+    read("1,2\n", ANY)
+    assert "has no header: its first line is taken for a row" in caplog.text
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_commas_semicolons_and_tabs_part_fields(delimiter: str, read: Any) -> None:
     table = read("a,b,label\n1,2,ash\n".replace(",", delimiter))
@@ -117,6 +141,8 @@ BAD = {
     "hexadecimal": ("a,b,label\n1,0x10,x\n", "line 2: column 2 .* is '0x10'"),
     "empty field": ("a,b,label\n1, ,x\n", r"line 2: column 2 \('b'\) is empty; .*fill it"),
     "decimal comma": ("a;b;label\n1;2,5;x\n", "line 2: column 2 .* is '2,5'; .*with a point for decimals"),
+    "a label without an end": (f"a,label\n1,{'x' * 1001}\n", "line 2: a label of 1001 characters; .* at most 1000"),
+    "a gap in a first row": ("NA,ash,x\n1,2,3\n", "no column of labels is certain"),
     "no label": ("a,b,label\n1,2,x\n1,2,\n", "line 3: no label"),
     "after a line in two": ('a,b,label\n1,2,"x\ny"\n1,q,z\n', "line 4: column 2"),
     "unclosed quote": ('a,b,label\n1,2,x\n1,2,"y\n1,2,z\n', "line 3: unexpected end of data; expected .* quotes"),

@@ -176,6 +176,9 @@ def directory_bomb() -> bytes:
 NPZ = {
     "a bomb": bomb(200 << 20),
     "a bomb of several members": zipped({f"X{i}.npy": described(data=bytes(33 << 20)) for i in range(3)}),
+    "small bombs that add up": zipped(
+        {f"X{i}.npy": described("'|u1'", f"({20 << 20},)", data=bytes(20 << 20)) for i in range(2)}
+    ),
     "a name twice": twice(),
     "a member that is no array": zipped({"X.npy": GOOD, "run.sh": b"touch executed"}),
     "a name that leads elsewhere": zipped({"../../X.txt": GOOD}),
@@ -226,6 +229,8 @@ CSV = {
     "a quote of many lines": b'a,label\n1,"' + b"\n" * (1 << 20) + b'"\n',
     "millions of columns": b",".join([b"1"] * (2 << 20)) + b"\n",
     "many columns with long names": b",".join([b"x" * 30 + str(i).encode() for i in range(100_000)]) + b",label\n1\n",
+    "a long label among short ones": b"a,label\n" + b"1,x\n" * 5000 + b"1," + b"x" * 130_000 + b"\n",
+    "many columns, the last of one name": b",".join(b"c%d" % (i % 99_999) for i in range(100_000)) + b",label\n1\n",
     "zero bytes": bytes(16 << 20),
     "a gzip bomb": zlib.compress(bytes(64 << 20), wbits=31),
     "UTF-16": "a,label\n1,x\n".encode("utf-16"),

@@ -56,6 +56,10 @@ BAD: dict[str, Any] = {
     "lists of two lengths": ({"a": [[1.0], [1.0, 2.0]], "label": [0, 1]}, "different lengths"),
     "lists with gaps": ({"a": [[1.0], [None]], "label": [0, 1]}, "lists with gaps"),
     "lists of text": ({"a": [["p"], ["q"]], "label": [0, 1]}, "expected numbers"),
+    "a structure": ({"a": [{"x": 1}], "label": [0]}, "column 'a': is of type struct"),
+    "labels of bytes": ({"a": [1.0], "label": [b"\xff"]}, "column 'label': is of type binary; expected labels"),
+    "labels of lists": ({"a": [1.0], "label": [[1]]}, "column 'label': is of type list"),
+    "a label without an end": ({"a": [1.0], "label": ["x" * 1001]}, "a label of 1001; expected labels of at most 1000"),
     "no rows": ({"a": np.ones(0), "label": np.ones(0)}, "no rows"),
     "no label": ({"a": [1.0], "b": [2.0]}, "no column of labels is certain among 2 columns: a, b"),
 }
@@ -65,6 +69,13 @@ BAD: dict[str, Any] = {
 def test_what_is_no_table_of_numbers_is_refused_by_column(columns: Any, message: str, read: Any) -> None:
     with pytest.raises(BadFileError, match=message):
         read(columns)
+
+
+def test_row_numbers_of_pandas_are_no_feature(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "label": list("xyz")}).sample(frac=1, random_state=0)
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert read_parquet(tmp_path / "a.parquet", DEFAULT).feature_names == ("a",)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"no parquet at all"])

@@ -169,7 +169,9 @@ def test_images_are_flattened_and_a_column_of_labels_is_one(rows: Any, tmp_path:
     ("texts", "kind", "labels"),
     [
         ([["1", "-2"], ["30"]], "i", [[1, -2], [30]]),
-        ([["1", "2.5"], ["3"]], "f", [[1.0, 2.5], [3.0]]),
+        ([["1", "2.0"], ["3"]], "f", [[1.0, 2.0], [3.0]]),
+        ([["1.1", "1.10"]], "U", [["1.1", "1.10"]]),
+        ([["123456789012345678", "1.0"]], "U", [["123456789012345678", "1.0"]]),
         ([["1", "2"], ["x"]], "U", [["1", "2"], ["x"]]),
         ([["007", "8"], ["9"]], "U", [["007", "8"], ["9"]]),
         ([["nan", "1"]], "U", [["nan", "1"]]),
@@ -213,6 +215,13 @@ REFUSED: dict[str, Any] = {
         lambda X, y: {"X_train": X, "y_train": y, "X_test": X, "y_test": y}, {"test": "b.csv"},
         "test='b.csv': .* holds test rows already; leave one out",
     ),
+    "two arrays of one name": (lambda X, y: {"X": X, "x": X, "y": y}, {}, "two arrays are the rows part's 'x'"),
+    "two arrays of one part": (lambda X, y: {"X_val": X, "X_valid": X, "X": X, "y": y}, {}, "validation part's 'x'"),
+    "a part without labels": (
+        lambda X, y: {"X_train": X, "y_train": y, "X_test": X}, {}, "features of the test part, and no labels"
+    ),
+    "a label of booleans": (lambda X, y: {"X": X, "y": y}, {"label": True}, "label=True is a bool"),
+    "columns to drop in a number": (lambda X, y: {"X": X, "y": y}, {"drop": 5}, "drop=5 is no list of names"),
     "a position of an array": (lambda X, y: {"X": X, "y": y}, {"label": 1}, "label=1 is a position"),
     "columns without names": (lambda X, y: {"X": X, "y": y}, {"drop": ["a"]}, r"drop=\['a'\]"),
     "a share of one": (lambda X, y: {"X": X, "y": y}, {"test": 1.0}, "test=1.0 is out of range"),
@@ -225,7 +234,7 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize(("arrays", "options", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_used_is_refused(arrays: Any, options: Any, message: str, rows: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays(*rows))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         load_data(tmp_path / "a.npz", **options)
 
 
@@ -261,6 +270,36 @@ def test_test_rows_of_other_features_are_refused(rows: Any, tmp_path: Path) -> N
     train, test = write_npz(tmp_path / "a.npz", X, y), write_npz(tmp_path / "b.npz", X[:, :3], y)
     with pytest.raises(BadFileError, match=r"b\.npz: 3 features; expected 4, as for training"):
         load_data(train, test=test)
+
+
+def test_labels_by_position_are_no_feature_of_training(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    train, test = write_csv(tmp_path / "a.csv", X, y), tmp_path / "b.csv"
+    test.write_text("label,a,b,c,d\nash,1,2,3,4\n", encoding="utf-8")
+    with pytest.raises(BadFileError, match=r"b\.csv: the labels' column is the feature 'd' of 5 columns"):
+        load_data(train, label=4, test=test)
+
+
+def test_a_label_in_digits_is_a_column_of_that_name_or_else_a_position(tmp_path: Path) -> None:
+    for header, X in (("2023,a,b", [[2, 3]]), ("x,a,b", [[1, 3]])):
+        (tmp_path / "a.csv").write_text(f"{header}\n1,2,3\n", encoding="utf-8")
+        label = "2023" if header.startswith("2023") else "1"
+        assert load_data(tmp_path / "a.csv", label=label, validation=0, test=0).X_train.tolist() == X
+
+
+def test_labels_of_a_part_are_named_with_or_without_it(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    np.savez(tmp_path / "a.npz", X_train=X, kind_train=y, X_test=X, kind_test=y)
+    for label in ("kind", "kind_train"):
+        assert len(load_data(tmp_path / "a.npz", label=label).y_test) == N
+
+
+def test_labels_of_truth_in_text_are_those_of_a_model_of_booleans(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,label\n1,True\n2,FALSE\n", encoding="utf-8")
+    (table,) = read_parts(tmp_path / "a.csv", Columns()).values()
+    found = for_model(table, np.array([False, True])).y
+    assert found is not None
+    assert found.tolist() == [True, False]
 
 
 def test_a_file_without_a_column_of_training_is_refused(rows: Any, tmp_path: Path) -> None:

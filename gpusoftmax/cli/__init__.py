@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 
 from gpusoftmax.cli.machine import gradcheck, info
@@ -14,6 +15,8 @@ from gpusoftmax.cli.training import train
 
 ORDER = ("train", "evaluate", "predict", "sweep", "info", "gradcheck")  # of the help, as one comes to need them
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or getattr(command.callback, "__name__", "")))
+
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # a name in a file must not command the terminal
 
 __all__ = ["app", "evaluate", "gradcheck", "info", "main", "predict", "sweep_command", "train"]
 
@@ -31,7 +34,7 @@ def main() -> None:
     except (
         ValueError, TypeError, OSError, MemoryError, ImportError, BackendUnavailableError, DivergenceError,
     ) as error:  # fmt: skip
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from gpusoftmax.cli.options import AsJson, BackendName, Loss, Threads, app, show
+from gpusoftmax.cli.options import AsJson, BackendName, Loss, Threads, app, print_json, show
 
 
 @app.command(
@@ -26,7 +25,10 @@ def info(threads: Threads = None, as_json: AsJson = False) -> None:
     from gpusoftmax.info import describe, in_words
 
     facts = describe(threads)
-    print(json.dumps(facts) if as_json else in_words(facts))
+    if as_json:
+        print_json(facts)
+    else:
+        print(in_words(facts))
 
 
 @app.command(
@@ -82,6 +84,6 @@ def gradcheck(
         )
     worst = max((r.relative_error for r in records if not r.near_kink and abs(r.numeric) > 1e-4), default=0.0)
     if as_json:
-        print(json.dumps({"loss": loss, "l2": l2, "worst": worst, "records": [asdict(r) for r in records]}))
+        print_json({"loss": loss, "l2": l2, "worst": worst, "records": [asdict(r) for r in records]})
     if worst > 1e-5:
         raise ValueError(f"the gradient of {loss} is wrong: relative error {worst:.1e}")

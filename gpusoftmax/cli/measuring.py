@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +20,8 @@ from gpusoftmax.cli.options import (
     app,
     check_no_folder,
     check_output,
-    column,
     is_file,
+    print_json,
     reading,
     show,
     source,
@@ -89,7 +88,7 @@ def evaluate(
     show(evaluation_in_words(result, measured[part]), as_json)
     if as_json:
         about = {"dataset": dataset, "estimator": type(estimator).__name__, "model": str(model)}
-        print(json.dumps({**about, **of_parts, "part": part, **result}))
+        print_json({**about, **of_parts, "part": part, **result})
 
 
 @app.command(
@@ -163,7 +162,7 @@ def predict(
             "probabilities": shares.tolist() if printed and shares is not None else None,
             "classes": estimator.classes_.tolist(),
         }  # fmt: skip
-        print(json.dumps(result))
+        print_json(result)
 
 
 def _read(file: str, label: str | None, quiet: bool, estimator: Any, need_label: bool) -> dict[str, Table]:
@@ -172,7 +171,7 @@ def _read(file: str, label: str | None, quiet: bool, estimator: Any, need_label:
     from gpusoftmax.datasets.user_files import for_model, read_parts
 
     names = getattr(estimator, "feature_names_in_", None)
-    columns = Columns(column(label), need_label, None if names is None else tuple(names))
+    columns = Columns(label, need_label, None if names is None else tuple(names))
     with reading(file, quiet):
         tables = read_parts(source(file), columns)
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):

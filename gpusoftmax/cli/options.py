@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,10 +131,23 @@ ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a file that tr
 @app.callback(invoke_without_command=True)
 def _print_version(version: Version = False) -> None:
     if version:
-        from gpusoftmax import __version__
+        import gpusoftmax
 
-        print(__version__)
+        print(gpusoftmax.__version__)
         raise typer.Exit
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """One object on the standard output; JSON knows no NaN and no infinity, which are null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    print(json.dumps(plain(result), allow_nan=False))
 
 
 def show(text: str, as_json: bool) -> None:
@@ -163,7 +178,7 @@ def load(
         check_no_folder(dataset, data, download)
         return load_data(
             source(dataset),
-            label=column(label),
+            label=label,
             drop=drop or (),
             validation=_share_or_source(validation),
             test=_share_or_source(test),
@@ -202,11 +217,6 @@ def source(text: str) -> Any:
     """A file, or a pair of .npy files with a comma between them."""
     first, comma, second = text.partition(",")
     return (first, second) if comma and not Path(text).exists() else text
-
-
-def column(label: str | None) -> str | int | None:
-    """A name, or a position."""
-    return int(label) if label is not None and label.removeprefix("-").isdecimal() else label
 
 
 def _share_or_source(text: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +27,7 @@ from gpusoftmax.cli.options import (
     app,
     is_file,
     load,
+    print_json,
     show,
 )
 from gpusoftmax.cli.training import GRID
@@ -154,17 +154,15 @@ def sweep_command(
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "dataset": loaded.name, "estimator": type(result.best_estimator_).__name__,
-                    "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
-                    "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
-                    "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,
-                    "interrupted": result.interrupted_, "backend": device.name, "reason": device.reason,
-                    "threads": device.n_threads, "seed": seed, "files": [str(path) for path in files],
-                }
-            )
+        print_json(
+            {
+                "dataset": loaded.name, "estimator": type(result.best_estimator_).__name__,
+                "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
+                "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
+                "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,
+                "interrupted": result.interrupted_, "backend": device.name, "reason": device.reason,
+                "threads": device.n_threads, "seed": seed, "files": [str(path) for path in files],
+            }
         )  # fmt: skip
     if result.interrupted_:
         raise typer.Exit(130)

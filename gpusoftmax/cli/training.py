@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +28,7 @@ from gpusoftmax.cli.options import (
     app,
     check_output,
     load,
+    print_json,
     show,
 )
 
@@ -208,6 +208,6 @@ def train(
             "stop_reason": model.stop_reason_, "seconds": seconds, "backend": device.name, "reason": device.reason,
             "threads": device.n_threads, "seed": seed, "model": None if save is None else str(save),
         }  # fmt: skip
-        print(json.dumps(result))
+        print_json(result)
     if interrupted:
         raise typer.Exit(130)

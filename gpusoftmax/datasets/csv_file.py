@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import encodings.utf_8_sig  # noqa: F401 - how a table is decoded; reading a file should import nothing
 import io
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -20,16 +21,21 @@ from gpusoftmax.datasets.table import Columns, Table
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular
 
+log = logging.getLogger("gpusoftmax")
+
 MOST_LINE = 4 << 20  # characters: 100,000 columns of 40; a line without an end must not fill the memory
 MOST_COLUMNS = 100_000
+MOST_LABEL = 1000  # characters: an array of text takes the longest's room for each
+GAPS = ("na", "n/a", "?", "-", "null", "none")  # as others write that a number is missing
 AT_ONCE = 1 << 16  # fields that are converted at a time
 
 
 def read_csv(path: Path, columns: Columns) -> Table:
     """Read a table of numbers, one column of which may hold labels.
 
-    The first line is a header if the labels' column is asked for by name, or else if it has no number in it. Its most
-    frequent of comma, semicolon and tab parts the fields of the file. Fields may be quoted.
+    The first line is a header if the labels' column is asked for by name, or else if it has neither a number nor a gap
+    ("NA", "?") in it. Its most frequent of semicolon, tab and comma parts the fields of the file, in a .tsv the tab.
+    Fields may be quoted.
 
     Parameters
     ----------
@@ -54,12 +60,16 @@ def read_csv(path: Path, columns: Columns) -> Table:
     with open_regular(path) as file:
         lines = _Lines(path, io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
         rows = _rows(lines)
-        first = [field.strip() for field in next(rows, [])]
+        first = next(rows, [])
         if not first:
             raise BadFileError(path, reason="is empty", expected="a table with a row a line")
         if len(first) > MOST_COLUMNS:
             raise lines.bad(f"{len(first)} columns", f"at most {MOST_COLUMNS}")
-        named = isinstance(columns.label, str) or not any(map(_is_number, first))
+        first = [field.strip() for field in first]
+        by_name = columns.label is not None and (columns.label in first or not columns.is_position)
+        named = by_name or not any(_is_number(field) or field.lower() in GAPS for field in first)
+        if not named:
+            log.warning("%s has no header: its first line is taken for a row", path)
         label, features = columns.choose(path, first, named)
         names = [f"column {i + 1}" + (f" ({name[:80]!r})" if named else "") for i, name in enumerate(first)]
         X, labels = _features_and_labels(
@@ -99,8 +109,9 @@ class _Lines:
 
 def _rows(lines: _Lines) -> Iterator[list[str]]:
     """The fields of each line that is not blank; all lines have as many."""
-    first = next(lines, "")
-    reader = csv.reader(chain([first], lines), delimiter=max(",;\t", key=first.count), strict=True)
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = "\t" if lines.path.suffix.lower() == ".tsv" else max(";\t,", key=first.count)
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     width = 0
     while True:
         began = lines.number + 1
@@ -130,8 +141,9 @@ def _features_and_labels(
     for row in rows:
         if label is not None:
             labels.append(row[label].strip())
-            if not labels[-1]:
-                raise lines.bad("no label", "one in each row")
+            if not 0 < len(labels[-1]) <= MOST_LABEL:
+                found = f"a label of {len(labels[-1])} characters" if labels[-1] else "no label"
+                raise lines.bad(found, f"one in each row, of at most {MOST_LABEL} characters")
         block.append(choose(row))
         numbers.append(lines.number)
         if len(block) * len(features) >= AT_ONCE:

@@ -92,6 +92,10 @@ def read_npz(path: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     with open_regular(path) as file, _zip_errors(path), zipfile.ZipFile(_Cautious(file, path)) as archive:
         members = archive.infolist()
+        whole, packed = sum(one.file_size for one in members), sum(one.compress_size for one in members)
+        if whole > max(LARGE, MOST_RATIO * min(packed, size_of(file))):
+            expected = f"at most {MOST_RATIO} times as much; if you trust it, unpack it and pass the .npy files"
+            raise BadFileError(path, reason=f"unpacks from {packed} to {whole} bytes", expected=expected)
         for member in members:
             name = member.filename.removesuffix(".npy")
             place = f"member {member.filename[:80]!r}"
@@ -104,10 +108,6 @@ def read_npz(path: Path) -> dict[str, Array]:
                 raise BadFileError(path, place=place, reason=reason, expected=expected)
             if member.compress_size > size_of(file):
                 reason, expected = f"{member.compress_size} bytes of {size_of(file)}", "an undamaged archive"
-                raise BadFileError(path, place=place, reason=reason, expected=expected)
-            if member.file_size > max(LARGE, MOST_RATIO * member.compress_size):
-                reason = f"unpacks from {member.compress_size} to {member.file_size} bytes"
-                expected = f"at most {MOST_RATIO} times; if you trust it, unpack it and pass the .npy files"
                 raise BadFileError(path, place=place, reason=reason, expected=expected)
             with archive.open(member) as content:
                 arrays[name] = _read_array(content, member.file_size, path, place)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpusoftmax.datasets.csv_file import MOST_LABEL
 from gpusoftmax.datasets.table import Columns, Table
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular
@@ -46,36 +47,52 @@ def read_parquet(path: Path, columns: Columns) -> Table:
         raise ImportError(
             f"{path}: parquet needs pyarrow; pip install 'gpusoftmax[parquet]', or save the table as .csv or .npz"
         ) from error
-    with open_regular(path) as file:
-        try:
-            table = pyarrow.parquet.read_table(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
-    names = table.column_names
+    try:
+        with open_regular(path) as file:
+            return _read(path, pyarrow.parquet.read_table(file), columns)
+    except BadFileError:
+        raise
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, not pyarrow's
+            raise
+        raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
+
+
+def _read(path: Path, table: Any, columns: Columns) -> Table:
+    # of pandas, which keeps its row numbers as a column
+    index = {name for name in (table.schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+    names = [name for name in table.column_names if name not in index]
     if not table.num_rows:
         raise BadFileError(path, reason="no rows", expected="a table with rows")
     label, positions = columns.choose(path, names)
     y = None if label is None else _column(path, table, names[label], labels=True)
     features = [names[i] for i in positions]
-    if len(features) == 1 and pyarrow.types.is_nested(table.schema.field(features[0]).type):
+    if len(features) == 1 and "list" in str(table.schema.field(features[0]).type):
         return Table(_lists(path, table, features[0]), y)
     X = np.column_stack([_column(path, table, name) for name in features])
     return Table(X, y, tuple(features))
 
 
 def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[Any]:
-    column = table.column(name)
+    import pyarrow
+
+    column, kinds = table.column(name), pyarrow.types
     place = f"column {name[:80]!r}"
+    kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
+    text = kinds.is_string(kind) or kinds.is_large_string(kind)
+    if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or (labels and text)):
+        expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
+        raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
     if column.null_count:
         row = column.is_null().to_numpy().argmax()
         raise BadFileError(path, place=f"{place}, row {row}", reason="is missing", expected="a value in each row")
-    array = column.to_numpy()
-    if labels and array.dtype.kind == "O":
-        array = array.astype(str)
-    if array.dtype.kind not in ("biufU" if labels else "biuf"):
-        expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
-        raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
-    return array
+    if not text:
+        return np.asarray(column.to_numpy())
+    words = column.to_pylist()
+    if max(map(len, words)) > MOST_LABEL:
+        expected = f"labels of at most {MOST_LABEL} characters"
+        raise BadFileError(path, place=place, reason=f"a label of {max(map(len, words))}", expected=expected)
+    return np.array(words, dtype=str)
 
 
 def _lists(path: Path, table: Any, name: str) -> NDArray[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,8 @@ class Columns:
     Attributes
     ----------
     label : str, int or None
-        The labels' column: a name, or a position from 0, negative from the end; None: the one that is called as
-        LABEL_NAMES say.
+        The labels' column: a name, or a position from 0, negative from the end, which may be text; None: the one that
+        is called as LABEL_NAMES say.
     need_label : bool
         Whether a table without such a column is refused.
     features : tuple of str, or None
@@ -53,6 +55,11 @@ class Columns:
     need_label: bool = True
     features: tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
+
+    @property
+    def is_position(self) -> bool:
+        """Whether the label may be a position."""
+        return isinstance(self.label, int) or re.fullmatch(r"-?[0-9]{1,9}", self.label or "") is not None
 
     def choose(self, path: Path, names: list[str], named: bool = True) -> tuple[int | None, list[int]]:
         """Positions of the labels' column, if there is one, and of the features'.
@@ -77,7 +84,7 @@ class Columns:
             return BadFileError(path, reason=f"{reason} {len(names)} columns: {shown}", expected=expected)
 
         if named and len(set(names)) < len(names):
-            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            [(twice, _)] = Counter(names).most_common(1)
             raise bad(f"two are called {twice[:80]!r} of", "each name once")
         place = {name: i for i, name in enumerate(names)} if named else {}
         if lacking := [name for name in (*self.drop, *(self.features or ()) * named) if name not in place]:
@@ -95,6 +102,8 @@ class Columns:
         out = {place[name] for name in self.drop} | {label}
         if named and self.features is not None:
             features = [place[name] for name in self.features]
+            if label in features:  # a position, in a file whose columns have another order
+                raise bad(f"the labels' column is the feature {names[label]!r} of", "the labels' column, by its name")
         else:
             features = [i for i in range(len(names)) if i not in out]
         if not features:
@@ -102,9 +111,10 @@ class Columns:
         return label, features
 
     def _label(self, names: list[str], place: dict[str, int]) -> int | None:
-        if isinstance(self.label, int):
-            return self.label % len(names) if -len(names) <= self.label < len(names) else None
+        if isinstance(self.label, str) and self.label in place:
+            return place[self.label]
         if self.label is not None:
-            return place.get(self.label)
+            position = int(self.label) if self.is_position else len(names)
+            return position % len(names) if -len(names) <= position < len(names) else None
         found = [i for name, i in place.items() if name.lower() in LABEL_NAMES]
         return found[0] if len(found) == 1 else None

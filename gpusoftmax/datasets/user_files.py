@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from gpusoftmax.datasets.npy import read_npy, read_npz
 from gpusoftmax.datasets.parquet import read_parquet
 from gpusoftmax.datasets.table import LABEL_NAMES, Columns, Table
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.validation import check_count, check_number, check_path
+from gpusoftmax.validation import check_count, check_number, check_path, shown
 
 log = logging.getLogger("gpusoftmax")
 
@@ -31,11 +32,12 @@ SUFFIXES = (".npz", ".npy", *TABLES)
 FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # of the array of features in a .npz
 PARTS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "test": "test", "testing": "test",
+    "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 WHOLE = "rows"  # the part of a file that is not in parts
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # as people count: 007 is a name, which would come back as 7
-NUMBER = re.compile(rf"{INTEGER.pattern}(\.[0-9]+)?")
+WHOLE_FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.0*)?")  # and exact; 1.10 and 1.1 are two names
+TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 
 
 def load_data(
@@ -88,16 +90,21 @@ def load_data(
     Arrays that are mapped (`numpy.memmap`) need no loading: pass them to an estimator, which reads them in place.
     """
     check_count("seed", seed, least=0)
+    if isinstance(label, bool) or not isinstance(label, str | numbers.Integral | None):
+        raise TypeError(f"label={shown(label)} is a {type(label).__name__}; pass a column's name or position")
+    drop = (drop,) if isinstance(drop, str) else drop
+    if not isinstance(drop, Sequence) or not all(isinstance(name, str) for name in drop):
+        raise TypeError(f"drop={shown(drop)} is no list of names; pass those of the columns to leave out")
     train = _paths("train", train)
-    columns = Columns(label, drop=(drop,) if isinstance(drop, str) else tuple(drop))
+    columns = Columns(label if isinstance(label, str | None) else int(label), drop=tuple(drop))
     parts = read_parts(train, columns)
     if WHOLE in parts:
         parts["train"] = parts.pop(WHOLE)
     if "train" not in parts:
         raise BadFileError(_path(train), reason=f"holds {', '.join(parts)} rows", expected="training rows (X_train)")
-    shares = {}
+    shares: dict[str, float] = {}
     for name, given in (("validation", validation), ("test", test)):
-        if isinstance(given, float | int):
+        if isinstance(given, float | int | np.number):
             share = check_number(name, given, least=0, most=1, below=True)
             if name not in parts:
                 shares[name] = share
@@ -183,18 +190,20 @@ def for_model(table: Table, classes: Array) -> Table:
     """The table with its labels in the type of a model's classes."""
     if table.y is None:
         return table
+    if classes.dtype.kind == "b" and table.y.dtype.kind == "U" and set(table.y.tolist()) <= set(TRUTH):
+        return replace(table, y=np.array([TRUTH[label] for label in table.y.tolist()]))
     return replace(table, y=table.y.astype(str) if classes.dtype.kind in "OU" else alike([table.y])[0])
 
 
 def alike(labels: Iterable[Array]) -> list[Array]:
-    """Labels of several files in one type: text becomes integers or floats if all of it can."""
+    """Labels of several files in one type: text becomes integers, or whole floats, if all of it can."""
     known = list(labels)
     text = {label for y in known if y.dtype.kind == "U" for label in y.tolist()}
     if not text:
         return known
     if all(INTEGER.fullmatch(label) for label in text):
         kind: Any = np.int64
-    elif all(NUMBER.fullmatch(label) for label in text):
+    elif all(WHOLE_FLOAT.fullmatch(label) for label in text):
         kind = np.float64
     else:
         return [y.astype(str) for y in known]
@@ -221,8 +230,6 @@ def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
     names, counts = np.unique(labels, return_counts=True)
     if (counts == 1).any():
         log.warning("%s: %r is the class of one row alone", path, str(names[counts.argmin()]))
-    if path.suffix.lower() in TABLES and table.feature_names is None and path.suffix.lower() != ".parquet":
-        log.warning("%s has no header: its first line is taken for a row", path)
     for j, name in enumerate(table.feature_names or ()):
         if len(table.X) > 2 and (table.X[1:, j] - table.X[:-1, j] == 1).all():
             log.warning("%s: column %r counts the rows and is taken for a feature; leave it out with drop", path, name)
@@ -230,26 +237,35 @@ def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
 
 def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
     label = columns.label
-    if isinstance(label, int):
+    if columns.is_position:
         raise ValueError(f"label={label} is a position, but the arrays of {path} have names; pass one of them")
     arrays = read_npz(path)
     parts: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
-        words = name.lower().split("_")
-        part = next((PARTS[word] for word in words if word in PARTS), WHOLE)
-        stem = "_".join(word for word in words if word not in PARTS)
-        parts.setdefault(part, {})[name if name == label else stem] = array
+        part = next((PARTS[word] for word in name.lower().split("_") if word in PARTS), WHOLE)
+        if _stem(name) in parts.setdefault(part, {}):
+            reason = f"two arrays are the {part} part's {_stem(name)!r}, one of them {name[:40]!r}"
+            raise BadFileError(path, reason=reason, expected="one of each")
+        parts[part][_stem(name)] = array
+    labels = LABEL_NAMES if label is None else (_stem(str(label)),)
     tables = {}
     for part, own in parts.items():
         X = _only(own, lambda name, _: name in FEATURE_NAMES) or _only(own, lambda _, array: array.ndim > 1)
-        y = _only(own, lambda name, _: name in (LABEL_NAMES if label is None else (label, label.lower())))
+        y = _only(own, lambda name, _: name in labels)
         if X is not None and (y is not None or not columns.need_label):
             tables[part] = _table(own[X], None if y is None else own[y], path)
+        elif X is not None and part != WHOLE:
+            raise BadFileError(path, reason=f"features of the {part} part, and no labels", expected="both")
     if not tables or (WHOLE in tables and len(tables) > 1):
         found = ", ".join(f"{name[:40]} {array.shape}" for name, array in list(arrays.items())[:12]) or "no arrays"
         wanted = "one array of features (X), and one of labels (y, or as label names it), or several _train, _test"
         raise BadFileError(path, reason=f"holds {found}", expected=wanted)
     return tables
+
+
+def _stem(name: str) -> str:
+    """An array's name without the word for its part, in small letters."""
+    return "_".join(word for word in name.lower().split("_") if word not in PARTS)
 
 
 def _only(arrays: dict[str, Array], wanted: Any) -> str | None:

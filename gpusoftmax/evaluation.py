@@ -25,8 +25,8 @@ def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
     right = found.labels[found.labels == found.predicted]
     hits, rows, taken = (np.bincount(codes, minlength=c) for codes in (right, found.labels, found.predicted))
     with np.errstate(invalid="ignore"):
-        precision, recall, f1 = hits / taken, hits / rows, 2 * hits / (rows + taken)
-    numbers = zip(classes.tolist(), rows.tolist(), *(x.tolist() for x in (precision, recall, f1)), strict=True)
+        precision, f1 = hits / taken, 2 * hits / (rows + taken)
+    numbers = zip(*(x.tolist() for x in (classes, rows, precision, found.per_class, f1)), strict=True)
     keys = "name", "rows", "precision", "recall", "f1"
     return {
         "rows": len(found.labels),
@@ -36,7 +36,10 @@ def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
         "balanced_accuracy": found.mean_per_class,
         "log_loss": found.log_loss,
         "classes": [
-            {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in zip(keys, row)}  # noqa: B905
+            {
+                key: None if isinstance(value, float) and math.isnan(value) else value
+                for key, value in zip(keys, row, strict=True)
+            }
             for row in numbers
         ],
         "confusion": found.confusion.tolist() if c <= MOST_CONFUSION else None,

@@ -33,16 +33,18 @@ def accuracies_in_words(measured: dict[str, Any]) -> str:
 
 
 def dataset_in_words(dataset: Dataset) -> str:
-    """One line for a person."""
+    """One line for a person; a second one says which columns are features, if they have names."""
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
-    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes"
-
-
-def columns_in_words(dataset: Dataset) -> str:
-    """Which columns are features, in one line for a person; of data without names nothing."""
     names = dataset.feature_names or ()
-    return f"columns {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
+    columns = f"\ncolumns {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
+    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}"
+
+
+def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:
+    """Tell a model that was fitted to arrays what their columns are called, as `predict` finds them by."""
+    if dataset.feature_names is not None:
+        estimator.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
 
 
 def step_in_words(step: dict[str, Any]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -226,10 +225,8 @@ def _share_or_source(text: str) -> Any:
         return source(text)
 
 
-@contextmanager
-def reading(what: str, quiet: bool) -> Iterator[None]:
+def reading(what: str, quiet: bool) -> AbstractContextManager[None]:
     """A sign of life on a terminal, as long as data are read."""
     from gpusoftmax.progress import waiting
 
-    with waiting(f"reading {what}", quiet):
-        yield
+    return waiting(f"reading {what}", quiet)

@@ -105,10 +105,8 @@ def sweep_command(
     """
     from dataclasses import replace
 
-    import numpy as np
-
     from gpusoftmax.array import resolve
-    from gpusoftmax.report import accuracies, accuracies_in_words, columns_in_words, dataset_in_words, write_sweep
+    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, keep_names, write_sweep
     from gpusoftmax.search.grid import values_of
     from gpusoftmax.search.sweeping import sweep
 
@@ -138,8 +136,6 @@ def sweep_command(
     if cv is None and aside is None:
         raise ValueError("there are no validation rows to score on; give --validation, or --cv 5")
     show(f"data    {dataset_in_words(loaded)}", as_json)
-    if columns := columns_in_words(loaded):
-        show(columns, as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     result = sweep(
         X, y, grid or {"C": [1.0] if sgd else GRID}, cv=cv,
@@ -148,8 +144,7 @@ def sweep_command(
         scaling="standard", random_state=seed, backend=device, **options,
     )  # fmt: skip
     show(result.report, as_json)
-    if loaded.feature_names is not None:
-        result.best_estimator_.feature_names_in_ = np.array(loaded.feature_names, dtype=object)
+    keep_names(result.best_estimator_, loaded)
     measured = accuracies(result.best_estimator_, loaded)
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))

@@ -108,8 +108,6 @@ def train(
     Of a file, a fifth of each class is held out to choose C by, and another to test on, unless --validation and --test
     say otherwise.
     """
-    import numpy as np
-
     from gpusoftmax.array import resolve
     from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
     from gpusoftmax.persist import save_model
@@ -119,8 +117,8 @@ def train(
     from gpusoftmax.report import (
         accuracies,
         accuracies_in_words,
-        columns_in_words,
         dataset_in_words,
+        keep_names,
         path_of,
         penalty_in_words,
         step_in_words,
@@ -145,8 +143,6 @@ def train(
     device = resolve(backend, threads)
     loaded = load(dataset, data, download, label, drop, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
-    if columns := columns_in_words(loaded):
-        show(columns, as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     started = time.perf_counter()
     choice: SweepResult | None = None
@@ -178,8 +174,7 @@ def train(
             model.fit(*training, validation=aside if solver is SolverName.sgd else None)
     seconds = time.perf_counter() - started
     measured = accuracies(model, loaded)
-    if loaded.feature_names is not None:
-        model.feature_names_in_ = np.array(loaded.feature_names, dtype=object)
+    keep_names(model, loaded)
     if save is not None:
         save_model(model, save)
     strength, l2 = None, None

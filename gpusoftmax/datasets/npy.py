@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from gpusoftmax.datasets.base import aligned_empty
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular, size_of
+from gpusoftmax.validation import shown
 
 Array = NDArray[Any]
 
@@ -166,7 +167,7 @@ def _read_array(file: IO[bytes], size: int, path: Path, place: str) -> Array:
         raise BadFileError(
             path,
             place=place,
-            reason=f"{size - start} bytes follow a header that says shape {_brief(shape)} of {dtype}",
+            reason=f"{size - start} bytes follow a header that says shape {shown(shape)} of {dtype}",
             expected=f"{count * dtype.itemsize} bytes",
         )
     flat = aligned_empty((count,), dtype)
@@ -211,7 +212,7 @@ def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any]
         raise bad("its header does not say descr, fortran_order and shape")
     descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
-        raise bad(f"shape {_brief(shape)}")
+        raise bad(f"shape {shown(shape)}")
     if not isinstance(fortran, bool):
         raise bad("fortran_order is neither True nor False")
     if not isinstance(descr, str):
@@ -227,8 +228,3 @@ def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any]
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise bad(f"type {descr[:40]!r}, which no two machines agree on; save float64")
     return dtype, fortran, shape, 8 + width + length
-
-
-def _brief(shape: Any) -> str:
-    text = str(shape) if isinstance(shape, tuple) and all(type(side) is int for side in shape) else type(shape).__name__
-    return text if len(text) < 80 else f"{text[:80]}..."

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.pool import single_threaded_blas
-from gpusoftmax.objective import Objective
+from gpusoftmax.intercepts import Rows, best_shift, kept_cost
+from gpusoftmax.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers.sample import read_cost, row_shares
 
 Array = npt.NDArray[Any]
 
 KEPT = 1 << 24  # scores that are kept: 64 MB in float32
-ROWS = 8192  # of them that are looked at at a time
-NEWTON_STEPS, HALVINGS = 30, 20
+SHARE, FEWEST_READS = 1 / 3, 6.0  # of the fit's passes that the intercepts may take the time of; or at least
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FitReport:
     passes : float
         The same, with the rows that its preconditioners were made from.
     seconds : float
-        Of the solver: all passes, with its preparation.
+        Of the fit: all passes, with their preparation, and the work on this report.
     objective : float
         Training objective of the model that was kept, in nats for softmax; SGD's is the mean over its last pass.
     tol : float
@@ -107,10 +107,11 @@ class Certificate:
     why_no_bound: str
 
 
-def certify(objective: Objective, W: Array, b: Array) -> list[Certificate]:
-    """The certificate of each model at W (d, K, c) and b (K, c): one read of X, two with a free intercept.
+def certify(objective: Objective, W: Array, b: Array, passes: float = 100.0) -> list[Certificate]:
+    """The certificate of each model at W (d, K, c) and b (K, c): one read of X, three with a free intercept.
 
-    There is no bound without a penalty, and with a free intercept none for more scores than are kept.
+    There is no bound without a penalty. With a free intercept there is none for more scores than are kept, nor where
+    the best intercept would take more time than SHARE of the `passes` over X that the fit took.
     """
     backend, K = objective.backend, objective.n_models
     here = objective.value_and_gradient(W, b)
@@ -120,23 +121,27 @@ def certify(objective: Objective, W: Array, b: Array) -> list[Certificate]:
     ).tolist()
     l2 = backend.to_numpy(objective.l2)
     n_scores = objective.features.n * K * objective.n_classes
-    left: list[Any] = [None] * K
-    bounds: list[Any] = [None] * K
-    why = ""
+    left, bounds, whys = [None] * K, [None] * K, [""] * K
     if (l2 <= 0).any():
-        why = "without a penalty there is none"
+        whys = ["without a penalty there is none"] * K
     elif objective.has_free_intercept and n_scores > KEPT:
-        why = f"{n_scores} scores are more than the {KEPT} that are kept"
+        whys = [f"{n_scores} scores are more than the {KEPT} that are kept"] * K
     else:
         there, falls = here, np.zeros(K)
         if objective.has_free_intercept:
-            best, falls = _best_intercepts(objective, W, b)
+            best, falls, whys = _best_intercepts(objective, W, b, here, passes)
             there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
             left = backend.to_numpy(abs(there.db).max(axis=1)).tolist()
+            limit = float(np.sqrt(np.finfo(b.dtype).eps))
+            off = f"the intercept's gradient is still above {limit:.1g} at the best one that was found"
+            whys = [why or off * (not residual <= limit) for why, residual in zip(whys, left, strict=True)]
         with np.errstate(over="ignore"):
             proved = falls + _squared_norms(objective, there.dW, there.db) / (2 * l2)
         bounds = np.minimum(proved, values).tolist()  # no objective is below 0
-    return [Certificate(*numbers, why) for numbers in zip(values.tolist(), norms, left, bounds, strict=True)]
+    return [
+        Certificate(value, norm, None if why else residual, None if why else bound, why)
+        for value, norm, residual, bound, why in zip(values.tolist(), norms, left, bounds, whys, strict=True)
+    ]
 
 
 def _squared_norms(objective: Objective, dW: Any, db: Any) -> Array:
@@ -151,74 +156,32 @@ def _squared_norms(objective: Objective, dW: Any, db: Any) -> Array:
     return total
 
 
-def _best_intercepts(objective: Objective, W: Array, b: Array) -> tuple[Array, Array]:
-    """The intercepts (K, c) that minimise f for these W, and what f falls by from b (K,); float64, on the host."""
-    backend, features = objective.backend, objective.features
+def _best_intercepts(
+    objective: Objective, W: Array, b: Array, here: Evaluation, passes: float
+) -> tuple[Array, Array, list[str]]:
+    """The intercepts (K, c) that minimise f for these W, float64; what f falls by from b (K,); and per model why they
+    are not known, or "". All on the host."""
+    backend, features, ops, c = objective.backend, objective.features, objective.backend.ops, objective.n_classes
     W_folded, b_folded = features.fold(W, b)
-    scores = backend.to_numpy(backend.ops.linear_scores(features.X, W_folded, b_folded, features.rows))
-    rows, start = features.numbers(np.arange(features.n)), backend.to_numpy(b).astype(np.float64)
-    labels = backend.to_numpy(objective.labels)[rows]
-    weights = None if objective.weights is None else backend.to_numpy(objective.weights)[rows].astype(np.float64)
-    best, falls = start.copy(), np.zeros(len(start))
-    term = objective.linear_term
-    slopes = np.zeros_like(start) if term is None else backend.to_numpy(term.t)
-    with single_threaded_blas():
-        for k in range(len(start)):
-            s = np.ones(len(labels)) if weights is None else weights[:, k]
-            shift, falls[k] = _newton(scores[:, k], labels, s / s.sum(), LOSSES[objective.loss], slopes[k])
-            best[k] += shift
-    return best, falls
-
-
-def _newton(z: Array, y: Array, share: Array, loss: str, slope: Array) -> tuple[Array, float]:
-    """The b (c,) that minimises sum_i share_i loss(z_i + b, y_i) + <slope, b>, and by how much, from b = 0."""
-    b = np.zeros(z.shape[1])
-    here = first = _loss(z, y, share, b, loss, slope)
-    for _ in range(NEWTON_STEPS):
-        value, gradient, hessian = here
-        # a shift of all classes changes nothing: with any curvature along it the step has no part there
-        lifted = hessian + max(float(np.trace(hessian)), np.finfo(np.float64).tiny) / len(b)
-        lifted[np.diag_indices(len(b))] *= 1 + 1e-12  # a class that nobody is near has none either
-        step = np.linalg.lstsq(lifted, gradient, rcond=1e-14)[0]
-        if gradient @ step <= 2 * np.finfo(np.float64).eps * abs(value):
-            break  # nothing but rounding left
-        for halving in range(HALVINGS):
-            there = _loss(z, y, share, b - step * 0.5**halving, loss, slope)
-            if there[0] < value:
-                break
+    softmax = LOSSES[objective.loss] == "softmax"
+    keep = ops.linear_probabilities if softmax else ops.linear_scores
+    kept, places = backend.to_numpy(keep(features.X, W_folded, b_folded, features.rows)), np.arange(features.n)
+    labels = backend.to_numpy(objective.labels)[features.numbers(places)]
+    values, losses = backend.to_numpy(here.value), backend.to_numpy(here.loss)
+    best = backend.to_numpy(b).astype(np.float64)
+    falls, whys = np.zeros(len(best)), [""] * len(best)
+    slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
+    effort = max(FEWEST_READS, SHARE * passes) * read_cost(features.n, features.d, c)
+    most = int(effort / kept_cost(features.n, c))
+    for k in range(len(best)):
+        if losses[k] <= np.finfo(np.float64).eps * values[k]:
+            continue  # no intercept lowers it by more than rounding
+        shares = row_shares(objective, k, features.numbers(places))
+        known = Rows(kept[:, k], labels, shares, slopes[k], backend.n_threads)
+        found = best_shift(known, LOSSES[objective.loss], float(values[k]), most)
+        if found is None:
+            whys[k] = f"to find the intercept's optimum takes more than {SHARE:.0%} of the fit's time"
         else:
-            break
-        b, here = b - step * 0.5**halving, there
-    return b, first[0] - here[0]
-
-
-def _loss(z: Array, y: Array, share: Array, b: Array, loss: str, slope: Array) -> tuple[float, Array, Array]:
-    """sum_i share_i loss(z_i + b, y_i) + <slope, b> with its gradient (c,) and Hessian (c, c)."""
-    c = z.shape[1]
-    value, gradient, hessian = float(slope @ b), slope.copy(), np.zeros((c, c))
-    for start in range(0, len(y), ROWS):
-        rows = slice(start, start + ROWS)
-        own, s = y[rows], share[rows]
-        index = np.arange(len(own))
-        scores = z[rows].astype(np.float64) + b
-        if loss == "softmax":
-            scores -= scores.max(axis=1, keepdims=True)
-            p = np.exp(scores)
-            total = p.sum(axis=1)
-            value += float(s @ (np.log(total) - scores[index, own]))
-            p /= total[:, None]
-            hessian += np.diag(s @ p) - (s[:, None] * p).T @ p
-            p[index, own] -= 1
-            gradient += s @ p
-        else:
-            margins = np.maximum(scores - scores[index, own][:, None] + 1, 0)
-            margins[index, own] = 0
-            value += float(s @ (margins * margins).sum(axis=1))
-            active = (margins > 0).astype(np.float64)
-            target = np.zeros_like(active)
-            target[index, own] = 1
-            coupled = 2 * (s[:, None] * active).T @ target
-            hessian += np.diag(2 * s @ (active + active.sum(axis=1, keepdims=True) * target)) - coupled - coupled.T
-            margins[index, own] = -margins.sum(axis=1)
-            gradient += 2 * s @ margins
-    return value, gradient, hessian
+            best[k] += found[0]
+            falls[k] = found[1]
+    return best, falls, whys

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import time
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -242,9 +243,9 @@ def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array
 
 def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
     """How the fit ended, with the certificate of a solver that goes to the optimum."""
-    exact, kept = result.gradient_norm is not None, None
+    started, exact, kept = time.perf_counter(), result.gradient_norm is not None, None
     if exact:
-        found = certify(problem.objective, result.W, result.b)[0]
+        found = certify(problem.objective, result.W, result.b, result.passes)[0]
     else:
         last = float(result.history[-1].objective) if result.history else math.nan  # interrupted in the first pass
         found = Certificate(last, None, None, None, "SGD does not go to the optimum")
@@ -255,7 +256,7 @@ def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
         reason=result.reason,
         n_iter=n_iterations(result),
         passes=result.passes,
-        seconds=result.seconds,
+        seconds=result.seconds + time.perf_counter() - started,
         tol=tol,
         kept=kept,
         **asdict(found),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,24 @@ def test_sgd_reports_what_it_knows() -> None:
     report = SoftmaxClassifier(solver="sgd", tol=1e-2, backend="numpy").fit(X, y).fit_report_
     assert (report.solver, report.gradient_norm, report.bound) == ("sgd", None, None)
     assert "SGD" in str(report)
+
+
+def test_the_time_of_the_certificate_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return certify(*arguments)
+
+    monkeypatch.setattr("gpusoftmax.fitting.certify", slowly)
+    X, y = blobs(5)
+    assert SoftmaxClassifier(backend="numpy").fit(X, y).fit_report_.seconds > 0.2
+
+
+def test_an_intercept_that_is_not_at_its_optimum_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = blobs(5)
+    monkeypatch.setattr(certificate, "best_shift", lambda rows, *_: (np.ones(3) * [0, 0, 1], 0.0))
+    report = SoftmaxClassifier(backend="numpy").fit(X, y).fit_report_
+    assert report.bound is None
+    assert "intercept's gradient is still above" in report.why_no_bound
 
 
 def test_the_report_is_of_the_weights_that_are_kept() -> None:

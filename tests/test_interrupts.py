@@ -99,7 +99,7 @@ OUTSIDE = {  # of the passes: by solver
         "the sample is drawn": "gpusoftmax.solvers.lbfgs.GramSample",
         "its curvature is factored": "gpusoftmax.solvers.curvature.Rows.inverse",
         "the certificate is worked out": "gpusoftmax.fitting.certify",
-        "its intercepts are solved for": "gpusoftmax.certificate._newton",
+        "its intercepts are solved for": "gpusoftmax.certificate.best_shift",
     }
     | AFTER_ANY,
     "sgd": BEFORE_ANY | {"the learning rate is found": "gpusoftmax.solvers.sgd.automatic_learning_rate"} | AFTER_ANY,

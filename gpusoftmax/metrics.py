@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 from sklearn.utils import _safe_indexing
 
 from gpusoftmax.estimators import Estimator
@@ -108,9 +107,10 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
         before[rows] = places(scores, labels[rows])
         predicted[rows] = scores.argmax(axis=1)
         if certain:
-            exact = scores.astype(np.float64, copy=False)
-            own = np.take_along_axis(exact, labels[rows, None], axis=1)[:, 0]
-            loss += float((logsumexp(exact, axis=1) - own).sum())
+            below = scores.astype(np.float64)
+            below -= below.max(axis=1, keepdims=True)
+            own = np.take_along_axis(below, labels[rows, None], axis=1)[:, 0]
+            loss += float((np.log(np.exp(below, out=below).sum(axis=1)) - own).sum())
     right = before == 0
     with np.errstate(invalid="ignore"):
         per_class = np.bincount(labels, right, c) / np.bincount(labels, minlength=c)

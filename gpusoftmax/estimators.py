@@ -312,17 +312,19 @@ class _LinearClassifier(LinearPredictor):
                 return ""
             return (
                 f"the training objective still fell by more than tol={self.tol:g} within the last "
-                f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol, or set "
-                "scaling='standard'"
+                f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol"
+                + ", or set scaling='standard'"
+                * (not isinstance(self.scaling, str))
             )
         if result.gradient_norm is None or result.reason not in ("finished", "precision"):
             return ""
         advice = f"max_iter={self.max_iter} passes are done: increase max_iter or tol"
         if result.reason == "precision":
-            better = "" if dtype == np.float64 else "pass X in float64, "
+            helps = [] if dtype == np.float64 else ["pass X in float64"]
+            helps += [] if isinstance(self.scaling, str) else ["set scaling='standard'"]
             advice = (
-                f"rounding in {np.dtype(dtype).name} allows no further progress: {better}set scaling='standard', or "
-                "pass a larger tol"
+                f"rounding in {np.dtype(dtype).name} allows no further progress: "
+                f"{', '.join([*helps, 'or pass a larger tol' if helps else 'pass a larger tol'])}"
             )
         return f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={self.tol:g} yet; {advice}"
 

@@ -84,8 +84,12 @@ class Operations(Protocol):
         `Objective.value_and_gradient`, each times the batch's rows, and the values (K,) of the first step.
         """
 
-    def column_moments(self, X: Any, weights: Any, rows: Any = None) -> tuple[Any, Any]:
-        """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None."""
+    def column_moments(self, X: Any, weights: Any, rows: Any = None, origin: int | None = None) -> tuple[Any, Any]:
+        """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None.
+
+        Squares are of differences from one row, so that they do not cancel: the first, or that with the number `origin`
+        in X, if the first has next to no weight.
+        """
 
     def label_sums(
         self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None

@@ -6,6 +6,7 @@ NumPy has no bfloat16. Such features travel as their bits, in uint16; a user's o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,3 +30,16 @@ def from_bits(x: Any) -> Any:
 def widen(x: Array, dtype: npt.DTypeLike = np.float64) -> Array:
     """Features as a C-contiguous array of `dtype`, float32 or float64; not copied where they are one already."""
     return np.ascontiguousarray(from_bits(x), dtype=dtype)
+
+
+def weights_in_type(weights: Array | None, dtype: npt.DTypeLike) -> tuple[Array | None, float]:
+    """Weights of rows in the type of computation, and the power of two by which they were divided.
+
+    It is 1 unless the largest weight is so large or so small that products with it would leave the type's range: a mean
+    over weighted rows does not depend on it.
+    """
+    if weights is None:
+        return None, 1.0
+    exponent = math.frexp(weights.max())[1] - 1
+    unit = 1.0 if abs(exponent) <= np.finfo(dtype).maxexp // 2 else math.ldexp(1.0, exponent)
+    return (weights / unit).astype(dtype), unit

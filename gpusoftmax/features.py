@@ -76,3 +76,24 @@ class DenseFeatures:
         if self.scale is not None:
             x /= to_numpy(self.scale)
         return x
+
+
+def rows_that_count(weights: Array | None, rows: Array | None = None) -> Array | None:
+    """The rows (their numbers in X; None for all) that have a weight other than 0, for some model at least.
+
+    The rest is not visited. To multiply its losses by 0 would not do: it would still have a part in samples and
+    minibatches, and 0 times what overflows is not 0.
+
+    Parameters
+    ----------
+    weights : ndarray, (n,) or (n, K), or None
+        Of all rows of X, on the host.
+    rows : ndarray of int64, optional
+        Those that are asked for.
+    """
+    if weights is None:
+        return rows
+    counts: Array = (weights.reshape(len(weights), -1) != 0).any(axis=1)
+    if counts.all():
+        return rows
+    return np.flatnonzero(counts) if rows is None else rows[counts[rows]]

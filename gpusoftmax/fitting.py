@@ -181,7 +181,10 @@ def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
         b = np.zeros(len(b))
     elif features.shift is not None:
         b = b + coef @ problem.backend.to_numpy(features.shift)
-    W = coef.T if features.scale is None else coef.T * problem.backend.to_numpy(features.scale)[:, None]
+    W = coef.T
+    if features.scale is not None:
+        scale = problem.backend.to_numpy(features.scale)
+        W = W * np.where(np.isfinite(scale), scale, 0.0)[:, None]  # a constant column's weight is part of b by now
     return (
         asarray(np.ascontiguousarray(W[:, None], features.dtype)),
         asarray(np.ascontiguousarray(b[None], features.dtype)),

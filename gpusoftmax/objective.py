@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from gpusoftmax.array import Backend, gpu_of, resolve_for
 from gpusoftmax.cpu.packed import Descent
-from gpusoftmax.dtypes import computation_dtype, from_bits
-from gpusoftmax.features import DenseFeatures
+from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
+from gpusoftmax.features import DenseFeatures, rows_that_count
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.validation import (
     check_class_indices,
@@ -318,12 +318,13 @@ def loss_and_gradient(
         weights, bias = (device.xp.array(device.asarray(array), dtype=dtype, order="C") for array in (weights, bias))
         _, K, c = weights.shape
         y, sample_weight = map(device.on_host, (y, sample_weight))
-        s = check_sample_weight(sample_weight, n, K, dtype)
+        s, _ = weights_in_type(check_sample_weight(sample_weight, n, K, np.float64), dtype)
+        rows = rows_that_count(s)
         shift, scale = (
             None if side is None else device.asarray(side) for side in check_shift_and_scale(shift, scale, d)
         )
         objective = Objective(
-            features=DenseFeatures(X, device, shift, scale),
+            features=DenseFeatures(X, device, shift, scale, None if rows is None else device.asarray(rows)),
             labels=device.asarray(check_class_indices(y, n, c)),
             n_classes=c,
             weights=None if s is None else device.asarray(s),
@@ -379,7 +380,10 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
             raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
         dtype = computation_dtype(scores.dtype)
         gradient = device.xp.array(scores, dtype=dtype, order="C")
-        weights = check_sample_weight(device.on_host(sample_weight), n, 1, dtype, other="logits")
+        weights = check_sample_weight(device.on_host(sample_weight), n, 1, np.float64, other="logits")
+        weights, _ = weights_in_type(weights, dtype)
+        if weights is not None and not weights.all():  # what does not count may be NaN
+            gradient = device.xp.where(device.asarray(weights > 0), gradient, dtype(0))
         if on_device:
             targets = device.asarray(labels)
             check_index_array(targets, n, c, "labels", "logits")

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from sklearn.utils import compute_class_weight
 
 from gpusoftmax.array import Backend
-from gpusoftmax.dtypes import computation_dtype, from_bits
-from gpusoftmax.features import DenseFeatures
+from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
+from gpusoftmax.features import DenseFeatures, rows_that_count
 from gpusoftmax.objective import Objective
 from gpusoftmax.soft_labels import class_sums, row_sums, soften
 from gpusoftmax.stream import Moments, Stream
@@ -39,6 +39,7 @@ Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
 
+HEAVY = 1e-3  # of the mean weight: what makes a row fit to take differences from
 ONLY_FOR_SGD = ("batch_size", "learning_rate", "momentum", "nesterov", "schedule")
 
 
@@ -56,7 +57,9 @@ class Data:
         Soft labels.
     classes : ndarray, (c,)
     weights : ndarray, (n,), or None
-        Of rows.
+        Of rows, in the type of computation.
+    unit : float
+        What the user's weights were divided by to fit into that type: 1, or a power of two.
     validation : (X, labels, proportions) or None
         Rows of the user's own that training does not see.
     backend : Backend
@@ -67,6 +70,7 @@ class Data:
     proportions: Array | None
     classes: Array
     weights: Array | None
+    unit: float
     validation: tuple[Array, Array, Array | None] | None
     backend: Backend
 
@@ -131,7 +135,7 @@ def load(
     (n, d), dtype = X.shape, computation_dtype(X.dtype)
     soft = encode_proportions(y, n, estimator.loss, known=known)
     classes, labels, proportions = soft or (*encode_labels(y, n, known), None)
-    weights = check_sample_weight(sample_weight, n, 1, dtype)
+    weights, unit = weights_in_type(check_sample_weight(sample_weight, n, 1, np.float64), dtype)
     aside = None
     if validation is not None:
         check_pair("validation", validation)
@@ -142,7 +146,7 @@ def load(
         codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
         check_same_length("validation[1]", codes, len(Xv), "validation[0]")
         aside = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes, shares
-    return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], aside, device)
+    return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], unit, aside, device)
 
 
 def prepare(
@@ -169,45 +173,51 @@ def problem_of(estimator: Any, data: Data, stream: Stream | None = None) -> Prob
 
 def pose(
     estimator: Any, data: Data, rows: Array | None, moments: Moments | None = None
-) -> tuple[Objective, Moments | None]:
-    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host).
+) -> tuple[Objective, float, Moments | None]:
+    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host); and S.
 
     The moments of these rows, if they are known from a time before, or were wanted now, come back, too.
     """
     objective, stream = _posed(estimator, data, rows, None, moments)
-    return objective, stream.moments
+    return objective, stream.weight, stream.moments
 
 
 def _posed(
     estimator: Any, data: Data, rows: Array | None, stream: Stream | None, moments: Moments | None = None
 ) -> tuple[Objective, Stream]:
     device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
-    features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
     s, of_classes = data.weights, None
     if estimator.class_weight is not None:
         of_classes, of_rows = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
         s = of_rows if s is None else s * of_rows
-    host_weights = check_sample_weight(s, n, 1, features.dtype, "class_weight * sample_weight")
-    here = host_weights if host_weights is None or rows is None else host_weights[rows]
-    total = float(features.n) if here is None else float(here.sum(dtype=np.float64))
-    weights = None if host_weights is None else asarray(host_weights)
+    s = check_sample_weight(s, n, 1, np.float64, "class_weight * sample_weight")
+    s, unit = weights_in_type(s, computation_dtype(data.X.dtype))
+    unit *= data.unit
+    rows = rows_that_count(s, rows)
+    if rows is not None and not len(rows):
+        raise ValueError("class_weight * sample_weight is 0 for all training rows of a split; pass other folds")
+    features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
+    here = s if s is None or rows is None else s[rows]
+    total = float(features.n) if here is None else float(here.sum(dtype=np.float64)) * unit
+    weights = None if s is None else asarray(s)
     sgd = stream is not None or solver_of(estimator) == "sgd"
     sums = None
     if moments is None and (stream is not None or _wants_moments(estimator, sgd)):
-        moments = _moments(features, weights, total)
+        moments = _moments(features, s, total)
     if stream is None:
         stream = Stream(data.classes, 0.0 if moments else total, moments=moments)
     else:
         assert moments is not None
         stream = stream.with_rows(data.classes, moments)
-        sums = asarray(np.array([features.n * stream.mean_weight]))
+        sums = asarray(np.array([features.n * stream.mean_weight / unit]))
     l2 = l2_of(estimator, stream.weight, c)
     log.info(
         "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
         data.X.nbytes / 2**20, device.ops.pass_bytes(data.X.dtype, features.n, d, 1, c) / 2**20,
         d * c * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
-    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd)
+    constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
+    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd, constant)
     shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
     objective = Objective(
         replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
@@ -226,6 +236,7 @@ def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Obj
     asarray, features = data.backend.asarray, objective.features
     if rows is not None:
         weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
+        rows = rows_that_count(data.weights, rows)
         aside = replace(objective, features=replace(features, rows=asarray(rows)), weights=weights, linear_term=None)
         proportions = data.proportions
     else:
@@ -266,12 +277,41 @@ def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Arr
 
 
 def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Moments:
-    """Of the columns of X, with weights (n, 1) that sum to `total`."""
-    moments = features.backend.ops.column_moments(features.X, None if weights is None else weights[:, 0], features.rows)
-    mean, variance = map(features.backend.to_numpy, moments)
-    if not np.isfinite(mean).all():
-        check_finite_features(features.backend.to_numpy(features.X))
+    """Moments of the columns of X, with weights (n, 1), on the host, of sum `total`.
+
+    Raises
+    ------
+    ValueError
+        X holds NaN or infinity, or values whose squares overflow; names the first, by row and column.
+    """
+    backend, rows, origin = features.backend, features.rows, None
+    s = None if weights is None else weights[:, 0]
+    if s is not None:
+        numbers = features.numbers(np.arange(features.n))
+        heavy = s[numbers] >= HEAVY * s[numbers].mean(dtype=np.float64)
+        origin = int(numbers[heavy.argmax()])
+    found = backend.ops.column_moments(features.X, None if s is None else backend.asarray(s), rows, origin)
+    mean, variance = map(backend.to_numpy, found)
+    if not (np.isfinite(mean) & np.isfinite(variance)).all():
+        X = backend.to_numpy(features.X)
+        check_finite_features(X)
+        column = int((~(np.isfinite(mean) & np.isfinite(variance))).argmax())
+        row = int(abs(X[:, column]).argmax())
+        raise ValueError(
+            f"X[{row}, {column}] is {X[row, column]:g}: the squares of this column overflow; divide the column by its "
+            "largest absolute value, or leave it out"
+        )
     return Moments(features.n, total, mean, variance)
+
+
+def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:
+    """Which columns (d,) hold one number, rounding apart: their deviation is within the rounding of their mean.
+
+    That is n eps |mean| of float64, as in scikit-learn's StandardScaler, or two units in the last place of the type of
+    computation. Weights of such columns would blow up rounding.
+    """
+    rounding = max(moments.rows * float(np.finfo(np.float64).eps), 2 * float(np.finfo(dtype).eps))
+    return np.asarray(moments.variance <= (rounding * moments.mean) ** 2)
 
 
 def _wants_moments(estimator: Any, sgd: bool) -> bool:
@@ -281,7 +321,7 @@ def _wants_moments(estimator: Any, sgd: bool) -> bool:
 
 
 def _coordinates(
-    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool
+    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool, constant: Array | None = None
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Shift and scale (d,) in which to solve, and the factors of the penalty there.
 
@@ -290,20 +330,27 @@ def _coordinates(
     ours to choose, each feature is divided by t_p = sqrt(variance + 2 l2), which makes all curvatures along single
     features about equal (Jacobi's preconditioner): without it columns of very different sizes would never converge. A
     penalty on W is then one on the new weights t W, with factors 1 / t^2.
+
+    Columns that are `constant` (d,) have an infinite scale where they are centred: nothing is seen of them, and their
+    weights are 0.
     """
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     shift, scale = check_shift_and_scale(given[0], given[1], d, "scaling's ")
     if moments is None or not _wants_moments(estimator, sgd):
         return shift, scale, None
     mean, variance = moments.mean, moments.variance
-    if isinstance(estimator.scaling, str):
+    standard, free = isinstance(estimator.scaling, str), estimator.fit_intercept and not estimator.penalize_intercept
+    if standard:
         shift, scale = check_shift_and_scale(mean, np.sqrt(variance), d)
-    if estimator.fit_intercept and not estimator.penalize_intercept:
+    if free:
         shift = mean
-    if not (sgd and estimator.learning_rate == "auto"):
-        return shift, scale, None
-    size = variance + (mean - (0.0 if shift is None else shift)) ** 2
-    user_scale = np.ones(d) if scale is None else scale
-    t = np.sqrt(size / user_scale**2 + 2 * l2)
-    t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
-    return shift, user_scale * t, 1 / t**2
+    factors = None
+    if sgd and estimator.learning_rate == "auto":
+        size = variance + (mean - (0.0 if shift is None else shift)) ** 2
+        user_scale = np.ones(d) if scale is None else scale
+        t = np.sqrt(size / user_scale**2 + 2 * l2)
+        t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
+        scale, factors = user_scale * t, 1 / t**2
+    if constant is not None and constant.any() and (standard or free):
+        scale = np.where(constant, np.inf, 1.0 if scale is None else scale)
+    return shift, scale, factors

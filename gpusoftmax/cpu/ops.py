@@ -284,18 +284,18 @@ class CpuOperations:
         losses, correct = sum_over_leaves(leaf, -(-m // step), self.n_threads)
         return losses, correct
 
-    def column_moments(self, X: Array, weights: Array | None, rows: Array | None = None) -> tuple[Array, Array]:
+    def column_moments(
+        self, X: Array, weights: Array | None, rows: Array | None = None, origin: int | None = None
+    ) -> tuple[Array, Array]:
         n, d = _count(X, rows), X.shape[1]
         step, block = leaf_rows(d), max(8, min(256, CACHE_FLOATS // d))
-        origin = widen(
-            X[0 if rows is None else rows[0]]
-        )  # near the data, so that the difference of squares below does not cancel
+        centre = widen(X[origin if origin is not None else 0 if rows is None else rows[0]])
 
         def leaf(index: int) -> Partial:
             total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
             for first in range(index * step, min((index + 1) * step, n), block):
                 picked = _picked(rows, first, min(first + block, (index + 1) * step, n))
-                x = widen(X[picked]) - origin
+                x = widen(X[picked]) - centre
                 s = np.ones(len(x)) if weights is None else weights[picked].astype(np.float64)
                 total += s.sum()
                 first_moment += s @ x
@@ -306,7 +306,7 @@ class CpuOperations:
             total, first_moment, second_moment = sum_over_leaves(leaf, -(-n // step), self.n_threads)
         with np.errstate(over="ignore", invalid="ignore"):  # infinite features: the caller looks for them
             mean = first_moment / total
-            return origin + mean, np.maximum(second_moment / total - mean * mean, 0.0)
+            return centre + mean, np.maximum(second_moment / total - mean * mean, 0.0)
 
     def label_sums(
         self, X: Array, labels: Array, weights: Array, class_weight: Array, proportions: Array | None,

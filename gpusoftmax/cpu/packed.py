@@ -316,7 +316,8 @@ def sgd_steps(
     linear, linear_bias = tiles.W[:0], np.empty(0)
     if descent.linear is not None:
         T = descent.linear[0].reshape(d, q)
-        T = T if descent.scale is None else T * descent.scale[:, None]
+        if descent.scale is not None:  # infinite for constant columns, which have no part in T
+            T = T * np.where(np.isfinite(descent.scale), descent.scale, 0.0)[:, None]
         linear, linear_bias = tiles.view.pack(T.astype(dtype), tiles.width), descent.linear[1].reshape(q).copy()
     scratch, sums = tiles.scratch(), buffers.take(tiles.parts[-1])
     steps = (

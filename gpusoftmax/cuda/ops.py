@@ -262,18 +262,18 @@ class CudaOperations:
             )
         return totals[:, 0], totals[:, 1]
 
-    def column_moments(self, X: Any, weights: Any, rows: Any = None) -> tuple[Any, Any]:
+    def column_moments(self, X: Any, weights: Any, rows: Any = None, origin: int | None = None) -> tuple[Any, Any]:
         import cupy
 
         n, d = _count(X, rows), X.shape[1]
         double = np.dtype(np.float64)
-        origin = _converted(X, rows, 0, 1, double)  # near the data, so that the difference of squares does not cancel
+        centre = _converted(X, rows, 0, 1, double) if origin is None else _converted(X, None, origin, 1, double)
         total = cupy.zeros((1, 1), dtype=np.float64)
         first_moment, second_moment = cupy.zeros((1, d), dtype=np.float64), cupy.zeros((1, d), dtype=np.float64)
         step = max(1, chunk_rows(d, 1) // 4)  # two float64 chunks at a time
         for first in range(0, n, step):
             m = min(step, n - first)
-            x = _converted(X, rows, first, m, double) - origin
+            x = _converted(X, rows, first, m, double) - centre
             s = cupy.ones((m, 1), dtype=np.float64)
             if weights is not None:
                 s *= weights[_picked(rows, first, m)].reshape(-1, 1)
@@ -283,7 +283,7 @@ class CudaOperations:
             product(s, x, second_moment, transpose_a=True, beta=1.0)
         mean = first_moment / total
         variance = cupy.maximum(second_moment / total - mean * mean, 0.0)
-        return (origin + mean).reshape(d), variance.reshape(d)
+        return (centre + mean).reshape(d), variance.reshape(d)
 
     def label_sums(
         self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None

@@ -17,6 +17,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import validate_data
 
 from gpusoftmax.exceptions import DivergenceError
+from gpusoftmax.features import rows_that_count
 from gpusoftmax.fitting import write_course, write_weights
 from gpusoftmax.objective import Objective
 from gpusoftmax.prediction import has_columns, on_host
@@ -180,8 +181,7 @@ class Work:
         """Split i as candidate k sees it."""
         split, estimator = self.splits[i], self.estimators[k]
         key = i, repr(estimator.class_weight)
-        objective, self.moments[key] = pose(estimator, self.data, split.train, self.moments.get(key))
-        total = float(self.data.backend.to_numpy(objective.weight_sums())[0])
+        objective, total, self.moments[key] = pose(estimator, self.data, split.train, self.moments.get(key))
         return _Posed(objective, held_out(objective, self.data, split.held_out), total)
 
     def _l2(self, some: Iterable[int], total: float) -> Array:
@@ -190,7 +190,8 @@ class Work:
 
     def strengths(self) -> Array:
         """(candidates,): penalties, for all of X."""
-        total = float(len(self.data.labels) if self.data.weights is None else self.data.weights.sum(dtype=np.float64))
+        data = self.data
+        total = float(len(data.labels) if data.weights is None else data.weights.sum(dtype=np.float64) * data.unit)
         return self._l2(range(len(self.candidates)), total)
 
     def _forget(self, i: Any, some: list[int], status: str) -> None:
@@ -252,8 +253,11 @@ class Work:
         rows = self.splits[i].held_out
         if rows is None:
             return float(self.scoring.function(model, *map(on_host, self.validation)))
-        s = self.data.weights if self.scoring.weighs else None
-        weights = {} if s is None else {"sample_weight": s[rows]}
+        weights = {}
+        if self.data.weights is not None and self.scoring.weighs:
+            rows = rows_that_count(self.data.weights, rows)
+            s, unit = self.data.weights[rows], self.data.unit
+            weights = {"sample_weight": s if unit == 1 else s.astype(np.float64) * unit}
         return float(self.scoring.function(model, _safe_indexing(self.host_X, rows), self.y[rows], **weights))
 
     @cached_property

@@ -23,7 +23,8 @@ from gpusoftmax.fitting import (
     start_weights,
     stream_after,
 )
-from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns
+from gpusoftmax.parameters import LOSSES, RATES, SOLVERS, explained, hint
+from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns, weights_of
 from gpusoftmax.problem import C_from_l2, Problem, changed_for_sgd, prepare
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.curvature import GramSample
@@ -64,6 +65,7 @@ class _LinearClassifier(LinearPredictor):
 
     _losses: tuple[str, ...]
 
+    @explained
     def __init__(
         self,
         *,
@@ -115,7 +117,7 @@ class _LinearClassifier(LinearPredictor):
 
     def _check_parameters(self) -> None:
         """Check the parameters of the constructor, which scikit-learn wants to be stored as they were passed."""
-        check_choice("loss", self.loss, self._losses)
+        check_choice("loss", self.loss, self._losses, hint(self.loss, LOSSES))
         if self.C is not None and self.l2 is not None:
             raise ValueError(
                 f"C={self.C!r} and l2={self.l2!r} say the same thing twice; pass one: l2 = 1 / (C * n) for a mean loss "
@@ -135,14 +137,14 @@ class _LinearClassifier(LinearPredictor):
                 f"label_smoothing={self.label_smoothing!r} needs loss='softmax' (SoftmaxClassifier), since a margin "
                 f"has one right class; leave it at 0 for loss={self.loss!r}"
             )
-        check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"))
+        check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"), hint(self.solver, SOLVERS))
         if self.solver == "lbfgs":
             self._check_for_lbfgs()
         check_choice("schedule", self.schedule, ("auto", *SCHEDULES))
         check_count("max_iter", self.max_iter)
         check_number("tol", self.tol, least=0)
         check_batch_size(self.batch_size)
-        check_learning_rate(self.learning_rate)
+        check_learning_rate(self.learning_rate, hint(self.learning_rate, RATES))
         check_number("momentum", self.momentum, least=0, most=1, below=True)
         check_count("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, least=0)
         check_callbacks(self.callbacks)
@@ -494,6 +496,7 @@ class LinearSVMClassifier(_LinearClassifier):
         self,
         *,
         C: float | None = None,
+    @explained
         l2: float | None = None,
         loss: str = "squared_hinge",
         fit_intercept: bool = True,

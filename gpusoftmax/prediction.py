@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.validation import (
+from gpusoftmax.parameters import check_names
     check_finite_features,
     check_labels,
     check_n_features,
@@ -29,6 +30,27 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def decision_function(self, X: Any) -> Array:
         """Scores X coef_' + intercept_.
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the constructor.
+
+        Parameters
+        ----------
+        **params
+            Their names and values.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            There is no such parameter; says what takes its place.
+        """
+        check_names(self, params)
+        super().set_params(**params)
+        return self
+
 
         Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
 

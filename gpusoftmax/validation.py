@@ -59,10 +59,10 @@ def _as_floats(name: str, value: Any) -> Array:
         raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({error})") from None
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """`value` if it is one of `choices`."""
+def check_choice(name: str, value: Any, choices: Sequence[str], hint: str = "") -> str:
+    """`value` if it is one of `choices`; `hint` ends the message."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}={shown(value)} is not known; use one of {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name}={shown(value)} is not known; use one of {', '.join(map(repr, choices))}{hint}")
     return value
 
 
@@ -528,11 +528,11 @@ def check_shift_and_scale(shift: Any, scale: Any, d: int, owner: str = "") -> tu
     return shift, scale
 
 
-def check_learning_rate(value: Any) -> float | str:
-    """ "auto" or a positive number."""
+def check_learning_rate(value: Any, hint: str = "") -> float | str:
+    """ "auto" or a positive number; `hint` ends the message about another string."""
     if isinstance(value, str):
         if value != "auto":
-            raise ValueError(f"learning_rate={shown(value)} is not known; use 'auto' or a positive number")
+            raise ValueError(f"learning_rate={shown(value)} is not known; use 'auto' or a positive number{hint}")
         return value
     return check_number("learning_rate", value, least=0, above=True)
 

@@ -24,6 +24,7 @@ ORDER = [
     "dtypes",
     "reference",
     "validation",
+    "parameters",
     "cpu.pool",
     "cpu.blas",
     "cpu.packed",

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend
 from gpusoftmax.fitting import AllOrNothing
+from gpusoftmax.parameters import explained
 from gpusoftmax.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
@@ -82,6 +83,7 @@ class SoftmaxClassifierCV(Probabilities):
     (0.1, (3, 1, 3))
     """
 
+    @explained
     def __init__(
         self,
         Cs: int | Sequence[float] = 10,

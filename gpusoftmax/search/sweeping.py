@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gpusoftmax.array import resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import DivergenceError
+from gpusoftmax.parameters import in_place_of
 from gpusoftmax.prediction import best_classes, outputs
 from gpusoftmax.problem import load, problem_of
 from gpusoftmax.progress import Tally
@@ -249,9 +250,8 @@ def _estimator(solver: str, parameters: dict[str, Any], varying: set[str]) -> An
     known = [name for name in inspect.signature(cls).parameters if name not in ("callbacks", "warm_start", "verbose")]
     for name in parameters:
         if name not in known:
-            raise TypeError(
-                f"sweep has no argument {name!r}; beside its own it takes the estimator's: {', '.join(known)}"
-            )
+            own = [one for one in inspect.signature(sweep).parameters if one != "parameters"]
+            raise TypeError(f"sweep has no argument {name!r}: {in_place_of(name, [*own, *known])}")
     if twice := sorted(varying & set(parameters)):
         raise ValueError(f"{twice[0]} is in the grid and given beside it; pass it once")
     return cls(solver=solver, **parameters)

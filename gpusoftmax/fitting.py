@@ -23,7 +23,7 @@ from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.stream import Stream
 from gpusoftmax.trainer import Solver, TrainResult
-from gpusoftmax.validation import check_classes, check_random_seed
+from gpusoftmax.validation import brief, check_classes, check_random_seed
 
 Array = npt.NDArray[Any]
 
@@ -153,8 +153,11 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
     if len(shapes[0]) != 2 or shapes[0][0] != rows or shapes[1] != (rows,) or issparse(model.coef_):
         raise ValueError(
             f"start_from is a {type(model).__name__} without classes_, coef_ (c, d), or (1, d) for two classes, and "
-            "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class"
-        )
+            "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class "
+            f"({brief(error)})"
+        ) from None
+    order = np.argsort(known)  # set by hand, they may be in another one than ours
+    known = known[order]
     if known.shape != problem.classes.shape or (known != problem.classes).any():
         raise ValueError(
             f"y has the classes {reprlib.repr(problem.classes.tolist())}, but the model that training is to start from "

@@ -14,6 +14,8 @@ from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.validation import (
 from gpusoftmax.parameters import check_names
+from gpusoftmax.validation import (
+    brief,
     check_finite_features,
     check_labels,
     check_n_features,
@@ -127,8 +129,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"y={shown(y)} is not like the classes {shown(self.classes_.tolist())} ({error}); pass labels of the "
-                "same type"
+                f"y={shown(y)} is not like the classes {shown(np.asarray(self.classes_).tolist())} "
+                f"({brief(error)}); pass labels of the same type"
             ) from None
 
     def _labels(self, X: Any) -> Array:

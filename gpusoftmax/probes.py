@@ -5,6 +5,7 @@ docs/protocols.md says of each what is as published, and what differs.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
@@ -79,6 +80,10 @@ class ProbeResult:
         Rows: {"train": ..., "validation": ..., "test": ...}; train without those of validation.
     drawn : float or None
         The share of the training rows that was held out for validation; None where the user gave rows.
+    by_class : bool
+        Whether that share was drawn class by class, rather than without regard to classes.
+    unknown : int
+        Validation rows whose class has no training rows, after the draw: no model can be right about them.
     parameter : {"lambda", "C", "learning_rate"}
         What the protocol varies.
     values : list of float
@@ -108,6 +113,8 @@ class ProbeResult:
     protocol: str
     sizes: dict[str, int]
     drawn: float | None
+    by_class: bool
+    unknown: int
     parameter: str
     values: list[float]
     chosen: float
@@ -128,7 +135,8 @@ class ProbeResult:
     @property
     def report(self) -> str:
         """Splits, grid, choice, scores and source in words."""
-        origin = "given" if self.drawn is None else f"{self.drawn:.3g} of the training rows, by class"
+        how = "by class" if self.by_class else "without regard to classes"
+        origin = "given" if self.drawn is None else f"{self.drawn:.3g} of the training rows, {how}"
         d, c = self.estimator.n_features_in_, len(self.estimator.classes_)
         chosen = f"{self.parameter} = {self.chosen:.4g}" + (
             f" (C = {1 / self.chosen:.4g})" * (self.parameter == "lambda")
@@ -156,6 +164,11 @@ class ProbeResult:
             lines.append("note        interrupted: not all values were tried")
         if self.estimator.stop_reason_ == "interrupted":
             lines.append("note        interrupted: training did not come to its end")
+        if self.unknown:
+            lines.append(
+                f"note        {self.unknown} of {self.sizes['validation']} validation rows are of classes without "
+                "training rows, and cannot be right"
+            )
         if self.same_as_test:
             lines.append(f"note        {SAME}")
         rows = "training and validation rows" if self.refitted else "training rows"
@@ -173,6 +186,10 @@ class ProbeResult:
         return f"<ProbeResult: {self.protocol}, {self.parameter} = {self.chosen:.4g}, test top-1 {self.test.top_1:.2%}>"
 
 
+ARBITRARY = (
+    "no class of the validation rows has training rows, so that the choice means nothing: pass validation=(X, y), or "
+    "more rows of each class"
+)
 SAME = "validation and test rows are the same: the choice has seen the test set, whose scores are too good"
 
 
@@ -213,10 +230,11 @@ def linear_probe(
         Labels of any type.
     protocol : {"clip", "dinov2-logreg", "dinov2-linear"}
     validation : (X, y) or float, optional
-        Rows to choose by, or the share of the training rows to hold out, drawn by `seed`, class by class. Default: 0.1.
-        Where the protocol fits anew, rows that are given are joined with the training rows in a copy of both.
+        Rows to choose by, or the share of the training rows to hold out, drawn by `seed`. Default: 0.1. It is drawn
+        class by class; for "dinov2-logreg", as published, and where classes have too few rows, without regard to
+        classes. Where the protocol fits anew, rows that are given are joined with the training rows in a copy of both.
     batch_size, n_iterations : int, optional
-        For "dinov2-linear": 128 and 12,500. At most as many rows as there are.
+        For "dinov2-linear": 128, or all training rows if they are fewer, and 12,500.
     tol : float, optional
         For the other two: the largest entry of the gradient of the mean loss at which a solution is good enough. 1e-4.
     seed : int
@@ -241,7 +259,7 @@ def linear_probe(
     Warns
     -----
     UserWarning
-        Validation and test rows are the same.
+        Validation and test rows are the same, or no class of the validation rows has training rows.
     ConvergenceWarning
         Models are not within `tol` after 1000 iterations.
 
@@ -270,25 +288,27 @@ def linear_probe(
         classes, labels = encode_labels(y_train, len(train), name="y_train")
         test_labels = encode_known_labels(y_test, classes, "y_test", " of y_train")
         check_same_length("y_test", test_labels, len(test), "X_test")
-        same, cv = False, None
+        same, cv, by_class, unknown = False, None, False, 0
         if drawn is None:
             same = _same(device, validation, test, test_labels, classes)
             aside, rows = len(validation[0]), len(train)
         else:
-            (split,) = make_splits(None, drawn, labels, seed)
-            assert split.train is not None
-            assert split.held_out is not None
-            cv, aside, rows = [(split.train, split.held_out)], len(split.held_out), len(split.train)
+            by_class = protocol != "dinov2-logreg" and _has_rows_for(drawn, labels)
+            kept, held_out = _draw(drawn, labels, seed, by_class)
+            cv, aside, rows = [(kept, held_out)], len(held_out), len(kept)
+            unknown = int((~np.isin(labels[held_out], labels[kept])).sum())
         n_test = len(test)
         del train, test  # uploads, which sweep makes anew
     if same:
         warnings.warn(f"{SAME}: pass other rows, or a share of the training rows, as validation", stacklevel=2)
+    if unknown == aside:
+        warnings.warn(ARBITRARY, stacklevel=2)
     common: dict[str, Any] = {
         "cv": cv, "validation": validation if given else None, "random_state": seed, "backend": backend,
         "n_threads": n_threads, "verbose": verbose,
     }  # fmt: skip
     if by_sgd:
-        size = batch_size or BATCH
+        size = batch_size or min(BATCH, rows)
         if size > rows:
             raise ValueError(f"batch_size={size} is more than the {rows} training rows; pass a smaller batch_size")
         found = sweep(
@@ -313,7 +333,7 @@ def linear_probe(
     best = found.best_index_
     ends = {min(values): "smallest", max(values): "largest"}
     return ProbeResult(
-        protocol, sizes, drawn, parameter, values, values[best], ends.get(values[best], ""),
+        protocol, sizes, drawn, by_class, unknown, parameter, values, values[best], ends.get(values[best], ""),
         [values[k] for k in found.ties_], found, not by_sgd, model, measure(model, X_test, y_test), same,
         time.perf_counter() - started,
     )  # fmt: skip
@@ -331,6 +351,29 @@ def _check_for(by_sgd: bool, protocol: str, batch_size: Any, n_iterations: Any, 
             check_count(name, value)
     if tol is not None:
         check_number("tol", tol, least=0)
+
+
+def _has_rows_for(share: float, labels: Array) -> bool:
+    """Whether each class can have rows on both sides, and each side as many rows as there are classes at least."""
+    counts, n = np.bincount(labels), len(labels)
+    held_out = math.ceil(share * n)
+    return bool(counts.min() > 1) and len(counts) <= min(held_out, n - held_out)
+
+
+def _draw(share: float, labels: Array, seed: int, by_class: bool) -> tuple[Array, Array]:
+    """Numbers of the rows that are kept for training, and of those that are held out."""
+    if by_class:
+        (split,) = make_splits(None, share, labels, seed)
+        assert split.train is not None
+        assert split.held_out is not None
+        return split.train, split.held_out
+    count = math.floor(share * len(labels) + 1e-9)  # 0.29 * 100 is a little less than 29
+    if count == 0:
+        raise ValueError(
+            f"validation={share!r} of {len(labels)} training rows is no row; pass validation=(X, y), or a larger share"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _normal(seed: int) -> Callable[[int, int], tuple[Array, Array]]:

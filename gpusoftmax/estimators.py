@@ -449,6 +449,7 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         check_is_fitted(self)
         C = 1.0 if self.C is None else self.C
         if self.l2 is not None:
+        classes, coef, intercept = weights_of(self)
             if not hasattr(self, "weight_sum_") and self.l2 > 0:
                 raise ValueError(
                     f"l2={self.l2!r} has no known C = 1 / (l2 S): the model comes from a file that does not hold S; "
@@ -457,11 +458,12 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
             C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(self.classes_))
         parameters = ("fit_intercept", "class_weight", "max_iter", "tol", "warm_start", "random_state", "verbose")
         model = LogisticRegression(C=C, **{name: getattr(self, name) for name in parameters})
-        for name in ("classes_", "coef_", "intercept_", "feature_names_in_"):
-            if hasattr(self, name):
-                setattr(model, name, getattr(self, name).copy())
-        model.n_features_in_ = self.n_features_in_
-        model.n_iter_ = np.array([self.n_iter_], np.int32)
+        model.classes_, model.coef_, model.intercept_ = classes.copy(), coef.copy(), intercept.copy()
+        model.n_features_in_ = coef.shape[1]
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        if hasattr(self, "n_iter_"):
+            model.n_iter_ = np.array([self.n_iter_], np.int32)
         return model
 
 

@@ -185,7 +185,9 @@ def train(
     stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
     interrupted = " (interrupted)" if stopped else ""
     last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
-    found = f"{last.objective:.4f} after {model.n_iter_} passes" if last else "not known: no pass came to its end"
+    found = (
+        f"{last.objective:.4f} after {counted(last.passes, 'pass')}" if last else "not known: no pass came to its end"
+    )
     show(f"loss    {found} in {seconds:.2f} s{interrupted}", as_json)
     if model.fit_report_.bound is not None:
         show(f"fit     {model.fit_report_}".replace("\n", "\n        "), as_json)

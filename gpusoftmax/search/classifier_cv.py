@@ -231,11 +231,13 @@ class SoftmaxClassifierCV(Probabilities):
         Raises
         ------
         ValueError
-            refit=False: the mean of several models has no C of its own.
+            refit=False: the mean of several models has no C of its own; nor have weights that were set by hand.
         """
         check_is_fitted(self)
         if not self.refit:
             raise ValueError("refit=False: the mean of the folds' models is no LogisticRegression; use refit=True")
+        if not hasattr(self, "sweep_"):
+            raise ValueError("weights that were set by hand have no chosen C; set them on a SoftmaxClassifier instead")
         return self.sweep_.best_estimator_.to_sklearn()
 
     def plot(self, ax: Any = None) -> Any:

@@ -319,7 +319,7 @@ class _LinearClassifier(LinearPredictor):
             )
         if result.gradient_norm is None or result.reason not in ("finished", "precision"):
             return ""
-        advice = f"max_iter={self.max_iter} passes are done: increase max_iter or tol"
+        advice = f"max_iter={self.max_iter} steps are taken: increase max_iter or tol"
         if result.reason == "precision":
             better = "" if dtype == np.float64 else "pass X in float64, "
             advice = (
@@ -362,7 +362,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         "auto" takes "sgd" where one of them is not at its default, and for loss "hinge", which has no curvature;
         else "lbfgs".
     max_iter : int
-        Passes over the data at most.
+        Steps of L-BFGS at most, each of which moves the weights and takes a pass over the data or, now and then, some
+        more; passes of SGD. With max_iter=1 and warm_start=True each fit makes one.
     tol : float
         L-BFGS stops when no entry of the gradient of the mean objective, in the coordinates of the scaled and, with a
         free intercept, centred features, is larger (scikit-learn's tol: the same, not centred).
@@ -399,7 +400,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
     intercept_ : ndarray, (c,) or (1,)
         Centred over the classes where the objective leaves that open.
     n_iter_ : int
-        Passes over the data; the rows that L-BFGS's preconditioners are made from are counted in fit_report_.passes.
+        Steps that L-BFGS took, 0 from a start that is within tol; passes of SGD. fit_report_.passes counts all reads of
+        the data.
     loss_curve_ : list of float
         Training objective, pass by pass.
     history_ : list of Record
@@ -447,15 +449,15 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         from sklearn.linear_model import LogisticRegression
 
         check_is_fitted(self)
+        classes, coef, intercept = weights_of(self)
         C = 1.0 if self.C is None else self.C
         if self.l2 is not None:
-        classes, coef, intercept = weights_of(self)
             if not hasattr(self, "weight_sum_") and self.l2 > 0:
                 raise ValueError(
                     f"l2={self.l2!r} has no known C = 1 / (l2 S): the model comes from a file that does not hold S; "
                     "fit it again, or set weight_sum_ to the sum of the weights of the rows"
                 )
-            C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(self.classes_))
+            C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(classes))
         parameters = ("fit_intercept", "class_weight", "max_iter", "tol", "warm_start", "random_state", "verbose")
         model = LogisticRegression(C=C, **{name: getattr(self, name) for name in parameters})
         model.classes_, model.coef_, model.intercept_ = classes.copy(), coef.copy(), intercept.copy()
@@ -494,11 +496,11 @@ class LinearSVMClassifier(_LinearClassifier):
 
     _losses = ("squared_hinge", "hinge")
 
+    @explained
     def __init__(
         self,
         *,
         C: float | None = None,
-    @explained
         l2: float | None = None,
         loss: str = "squared_hinge",
         fit_intercept: bool = True,

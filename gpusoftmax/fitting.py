@@ -165,12 +165,12 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
             f"y has the classes {reprlib.repr(problem.classes.tolist())}, but the model that training is to start from "
             f"has {reprlib.repr(known.tolist())}; fit from zero instead (without start_from, warm_start=False)"
         )
-    if model.coef_.shape[1] != features.d:
+    if coef.shape[1] != features.d:
         raise ValueError(
-            f"X has {features.d} features, but the model that training is to start from has {model.coef_.shape[1]}; "
+            f"X has {features.d} features, but the model that training is to start from has {coef.shape[1]}; "
             "fit from zero instead (without start_from, warm_start=False)"
         )
-    coef, b = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+    coef, b = coef.astype(np.float64), b.astype(np.float64)
     if not (np.isfinite(coef).all() and np.isfinite(b).all()):
         raise ValueError("start_from has weights that are NaN or infinite; fit from zero instead")
     if c == 2:
@@ -227,8 +227,8 @@ def write_course(estimator: Any, problem: Problem, result: TrainResult) -> None:
 
 
 def n_iterations(result: TrainResult) -> int:
-    """Reads of the data by the solver's steps."""
-    return math.ceil(result.passes) if result.gradient_norm is None else result.step
+    """Steps of L-BFGS, passes of SGD: what max_iter limits."""
+    return math.ceil(result.passes) if result.iterations is None else int(result.iterations[0])
 
 
 def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:

@@ -125,6 +125,7 @@ def train(
     )
     from gpusoftmax.search.result import SweepResult
     from gpusoftmax.search.sweeping import sweep
+    from gpusoftmax.validation import counted
 
     if recipe is not None and solver is not SolverName.auto:
         raise ValueError(f"--solver cannot be changed with --recipe {recipe}, which fixes it; leave one out")

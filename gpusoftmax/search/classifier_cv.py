@@ -68,7 +68,7 @@ class SoftmaxClassifierCV(Probabilities):
     coefs_paths_ : ndarray, (n_folds, 1, n_Cs, c, d + 1), or (n_folds, 1, n_Cs, 1, d + 1) for two classes
         Weights of the raw features, the intercept last; without an intercept (..., d).
     n_iter_ : ndarray of int, (n_folds, 1, n_Cs)
-        Reads of the rows.
+        Steps of each model; 0 where the path of penalties led to its optimum.
     l1_ratio_, l1_ratios_
         0.0 and [0.0], for programs that look at them.
     sweep_ : SweepResult
@@ -163,7 +163,7 @@ class SoftmaxClassifierCV(Probabilities):
             self.sweep_, self.Cs_ = result, np.array([result.candidates[k]["C"] for k in done])
             self.l1_ratio_, self.l1_ratios_ = 0.0, np.zeros(1)
             self.scores_ = scores[:, None, :]
-            self.n_iter_ = result.trials.passes[:, done].astype(int)[:, None, :]
+            self.n_iter_ = np.array([[[model.n_iter_ for model in fold]] for fold in folds])
             self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
             if self.refit:
                 best = result.best_estimator_

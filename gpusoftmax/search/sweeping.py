@@ -267,7 +267,7 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
     if short and estimators[0].tol > 0:
         warnings.warn(
             f"{short} of {trials.score.size} models are not within tol={estimators[0].tol:g} of their optima after "
-            f"max_iter={estimators[0].max_iter} passes (status 'finished' in the table): increase max_iter or tol",
+            f"max_iter={estimators[0].max_iter} steps (status 'finished' in the table): increase max_iter or tol",
             ConvergenceWarning,
             stacklevel=3,
         )

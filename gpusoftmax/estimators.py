@@ -385,7 +385,7 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         Of the order of the rows, and of samples. None: 0, so that two runs are equal.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: GPUSOFTMAX_NUM_THREADS, else all.
+        CPU threads; the result has the same bits for any number. Default: as of `resolve`.
     callbacks : sequence
         Functions that are called with a `Record` after each pass and stop training by returning True; or
         `EarlyStopping`.

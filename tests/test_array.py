@@ -13,7 +13,6 @@ from conftest import BACKENDS
 
 import gpusoftmax.cpu
 from gpusoftmax import array
-from gpusoftmax import array
 from gpusoftmax.array import (
     THREADS_OF_OTHERS,
     THREADS_VARIABLE,

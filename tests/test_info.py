@@ -28,8 +28,8 @@ def facts() -> dict[str, Any]:
 
 def test_the_facts_are_these(facts: dict[str, Any]) -> None:
     assert list(facts) == [
-        "versions", "backend", "reason", "device", "threads", "threads_from", "backends", "blas", "vector_features", "vector_bits",
-        "caches",
+        "versions", "backend", "reason", "device", "threads", "threads_from", "backends", "blas", "vector_features",
+        "vector_bits", "caches",
     ]  # fmt: skip
 
 

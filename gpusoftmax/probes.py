@@ -18,8 +18,7 @@ import numpy.typing as npt
 from sklearn.base import clone
 
 from gpusoftmax.array import Backend, gpu_of, resolve_for
-from gpusoftmax.estimators import SoftmaxClassifier
-from gpusoftmax.metrics import Accuracies, measure
+from gpusoftmax.metrics import measure
 from gpusoftmax.prediction import has_columns
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult
@@ -94,6 +93,7 @@ class ProbeResult:
         Whether the chosen one is an end of the grid: a better one may lie beyond it.
     ties : list of float
         Others whose validation top-1 is the same.
+    n_features : int
     sweep : SweepResult
         All that were tried: `sweep.table`, `sweep.plot()`. Its C is 1 / lambda.
     validation_top_1 : float
@@ -101,9 +101,10 @@ class ProbeResult:
     refitted : bool
         Whether `estimator` was fitted anew to training and validation rows.
     estimator : SoftmaxClassifier
-        Fitted.
+        Fitted; None where Ctrl-C came before it was.
     test : Accuracies
-        top_1, top_k (k = 5, or the number of classes if they are fewer), per_class, mean_per_class.
+        top_1, top_k (k = 5, or the number of classes if they are fewer), per_class, mean_per_class; None where Ctrl-C
+        came before the test rows were measured.
     same_as_test : bool
         Validation and test rows are the same: `test` is then too good, because the choice has seen it.
     seconds : float
@@ -120,10 +121,11 @@ class ProbeResult:
     chosen: float
     edge: str
     ties: list[float]
+    n_features: int
     sweep: SweepResult
     refitted: bool
-    estimator: SoftmaxClassifier
-    test: Accuracies
+    estimator: Any
+    test: Any
     same_as_test: bool
     seconds: float
 
@@ -137,7 +139,7 @@ class ProbeResult:
         """Splits, grid, choice, scores and source in words."""
         how = "by class" if self.by_class else "without regard to classes"
         origin = "given" if self.drawn is None else f"{self.drawn:.3g} of the training rows, {how}"
-        d, c = self.estimator.n_features_in_, len(self.estimator.classes_)
+        d, c = self.n_features, len(self.sweep.classes_)
         chosen = f"{self.parameter} = {self.chosen:.4g}" + (
             f" (C = {1 / self.chosen:.4g})" * (self.parameter == "lambda")
         )
@@ -162,8 +164,12 @@ class ProbeResult:
                 lines.append(f"note        {count} of {len(self.values)} {words}")
         if (status == "").any():
             lines.append("note        interrupted: not all values were tried")
-        if self.estimator.stop_reason_ == "interrupted":
+        if self.estimator is None:
+            lines.append("note        interrupted: the last fit was not made")
+        elif self.estimator.stop_reason_ == "interrupted":
             lines.append("note        interrupted: training did not come to its end")
+        if self.test is None:
+            lines.append("note        interrupted: test rows were not measured")
         if self.unknown:
             lines.append(
                 f"note        {self.unknown} of {self.sizes['validation']} validation rows are of classes without "
@@ -172,18 +178,21 @@ class ProbeResult:
         if self.same_as_test:
             lines.append(f"note        {SAME}")
         rows = "training and validation rows" if self.refitted else "training rows"
-        lines += [
-            f"fitted to   {rows}, {self.seconds:.1f} s in all",
-            f"test        top-1 {self.test.top_1:.2%}  top-{self.test.k} {self.test.top_k:.2%}  "
-            f"mean per class {self.test.mean_per_class:.2%}",
-        ]
+        if self.estimator is not None:
+            lines.append(f"fitted to   {rows}, {self.seconds:.1f} s in all")
+        if self.test is not None:
+            lines.append(
+                f"test        top-1 {self.test.top_1:.2%}  top-{self.test.k} {self.test.top_k:.2%}  "
+                f"mean per class {self.test.mean_per_class:.2%}"
+            )
         return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.report
 
     def __repr__(self) -> str:
-        return f"<ProbeResult: {self.protocol}, {self.parameter} = {self.chosen:.4g}, test top-1 {self.test.top_1:.2%}>"
+        test = "interrupted" if self.test is None else f"test top-1 {self.test.top_1:.2%}"
+        return f"<ProbeResult: {self.protocol}, {self.parameter} = {self.chosen:.4g}, {test}>"
 
 
 ARBITRARY = (
@@ -297,7 +306,7 @@ def linear_probe(
             kept, held_out = _draw(drawn, labels, seed, by_class)
             cv, aside, rows = [(kept, held_out)], len(held_out), len(kept)
             unknown = int((~np.isin(labels[held_out], labels[kept])).sum())
-        n_test = len(test)
+        n_test, d = test.shape
         del train, test  # uploads, which sweep makes anew
     if same:
         warnings.warn(f"{SAME}: pass other rows, or a share of the training rows, as validation", stacklevel=2)
@@ -324,17 +333,23 @@ def linear_probe(
             tol=TOL if tol is None else tol, **common,
         )  # fmt: skip
         model = found.best_estimator_
-        if given:
-            model = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
+    test_measured = None
+    try:
+        if given and not by_sgd:
+            fresh = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
             with device.active():
                 X = _joined(device, X_train, validation[0])
-            model.fit(X, np.concatenate([y_train, device.on_host(validation[1])]))
+            model = fresh.fit(X, np.concatenate([y_train, device.on_host(validation[1])]))
+        if model is not None:
+            test_measured = measure(model, X_test, y_test)
+    except KeyboardInterrupt:  # the choice is known, and the model if it was fitted
+        found.interrupted_ = True
     sizes = {"train": rows, "validation": aside, "test": n_test}
     best = found.best_index_
     ends = {min(values): "smallest", max(values): "largest"}
     return ProbeResult(
         protocol, sizes, drawn, by_class, unknown, parameter, values, values[best], ends.get(values[best], ""),
-        [values[k] for k in found.ties_], found, not by_sgd, model, measure(model, X_test, y_test), same,
+        [values[k] for k in found.ties_], d, found, not by_sgd, model, test_measured, same,
         time.perf_counter() - started,
     )  # fmt: skip
 

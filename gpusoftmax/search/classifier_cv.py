@@ -156,6 +156,10 @@ class SoftmaxClassifierCV(Probabilities):
             words = f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_"
             if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
                 words += "; the last fit, to all rows, did not come to its end"
+            if result.why_no_last_fit:
+                words += (
+                    "; the last fit, to all rows, was not made, coef_ and intercept_ are means of the folds' models"
+                )
             warnings.warn(words, stacklevel=2)
         scores = result.trials.score[:, done]
         folds = [[result.models_[i, k] for k in done] for i in range(result.n_splits_)]
@@ -165,15 +169,14 @@ class SoftmaxClassifierCV(Probabilities):
             self.scores_ = scores[:, None, :]
             self.n_iter_ = np.array([[[model.n_iter_ for model in fold]] for fold in folds])
             self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
-            if self.refit:
-                best = result.best_estimator_
-                self.C_, self.coef_, self.intercept_ = float(result.best_params_["C"]), best.coef_, best.intercept_
-            else:
+            best_of = [done.index(result.best_index_)] * len(folds)
+            if not self.refit:
                 best_of = [choose(own[None], -self.Cs_, 0 * self.Cs_, "best")[0] for own in scores]
-                chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
-                self.C_ = float(np.mean([model.C for model in chosen]))
-                self.coef_ = np.mean([model.coef_ for model in chosen], axis=0)
-                self.intercept_ = np.mean([model.intercept_ for model in chosen], axis=0)
+            chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
+            self.C_ = float(result.best_params_["C"]) if self.refit else float(np.mean([model.C for model in chosen]))
+            models = chosen if result.best_estimator_ is None else [result.best_estimator_]
+            self.coef_ = np.mean([model.coef_ for model in models], axis=0)
+            self.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
             self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
             if hasattr(self, "feature_names_in_"):  # of an earlier fit
                 del self.__dict__["feature_names_in_"]
@@ -236,6 +239,8 @@ class SoftmaxClassifierCV(Probabilities):
         check_is_fitted(self)
         if not self.refit:
             raise ValueError("refit=False: the mean of the folds' models is no LogisticRegression; use refit=True")
+        if hasattr(self, "sweep_") and self.sweep_.best_estimator_ is None:
+            raise ValueError("Ctrl-C came before the fit to all rows, and the mean of the folds' models is no optimum")
         if not hasattr(self, "sweep_"):
             raise ValueError("weights that were set by hand have no chosen C; set them on a SoftmaxClassifier instead")
         return self.sweep_.best_estimator_.to_sklearn()

@@ -136,9 +136,8 @@ def sweep(
     DivergenceError
         Every configuration diverged.
     KeyboardInterrupt
-        Ctrl-C before any configuration was done on all splits, or before or after the passes of the last fit, to all
-        rows. Elsewhere it ends the sweep with what is done: models of SGD that are under way, and the last fit, count
-        as they are.
+        Ctrl-C before any configuration was done on all splits. Later it ends the sweep with what is done, and
+        `interrupted_` is True: models of SGD that are under way, and the last fit, count as they are.
 
     Examples
     --------
@@ -210,13 +209,22 @@ def sweep(
                 tally.close()
     if not work.has_any():
         _explain(work)
-    result = _chosen(work, rule, interrupted)
-    with device.active():
-        if out_of_fold:
-            _predict_out_of_fold(result, work)
-        if refit:
-            result.best_estimator_ = _refit(result, work, verbose)
-            result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
+    result = None
+    try:
+        result = _chosen(work, rule, interrupted)
+        with device.active():
+            if out_of_fold:
+                _predict_out_of_fold(result, work)
+            if refit:
+                result.best_estimator_ = _refit(result, work, verbose)
+                result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
+    except KeyboardInterrupt:
+        result = result or _chosen(work, rule, interrupted)
+        result.interrupted_ = True
+        if out_of_fold and result.out_of_fold_ is None:
+            result.why_no_out_of_fold = "Ctrl-C came before they were made"
+        if refit and result.best_estimator_ is None:
+            _do_without_last_fit(result, work)
     result.seconds_ = time.perf_counter() - started
     return result
 
@@ -300,6 +308,14 @@ def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
             probabilities = np.empty((n, len(data.classes)), found.dtype) if probabilities is None else probabilities
             probabilities[split.held_out] = found
     result.out_of_fold_ = data.classes[best], probabilities
+
+
+def _do_without_last_fit(result: SweepResult, work: Work) -> None:
+    """The best candidate's model from the sweep, where that was trained on all rows, too."""
+    result.why_no_last_fit = "the best one's fit to all rows was not made"
+    if work.models and all(split.train is None for split in work.splits):
+        result.best_estimator_ = work.models[0, result.best_index_]
+        result.why_no_last_fit += ", its model from the sweep is taken"
 
 
 def _refit(result: SweepResult, work: Work, verbose: int) -> Any:

@@ -233,6 +233,24 @@ def test_an_error_within_a_fit_leaves_the_model_as_it_was(error: type[BaseExcept
     assert is_as_it_was(model, before)
 
 
+REFUSED = {  # a fit of other columns, and what is wrong with it
+    "labels": {"y": Y[:5]},
+    "weights": {"sample_weight": -np.ones(200)},
+    "validation": {"validation": (X, Y)},
+    "the model's own start": {},
+    "the model's classes": {"X": X, "y": Y + 1},
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
+def test_a_fit_that_is_refused_leaves_the_model_as_it_was(arguments: Any) -> None:
+    model = SoftmaxClassifier(backend="cpu", warm_start=True).fit(X, Y)
+    before = dict(vars(model))
+    with pytest.raises(ValueError):  # noqa: PT011 - which error is not the question
+        model.fit(**{"X": WIDER, "y": Y, **arguments})
+    assert is_as_it_was(model, before)
+
+
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("operation", ["predict", "predict_proba", "decision_function"])
 def test_ctrl_c_ends_a_prediction_at_once(
@@ -648,7 +666,7 @@ def run(press=None):
         result = act()
     finally:
         sys.setprofile(None)
-    fitted = getattr(result, "best_estimator_", model)
+    fitted = getattr(result, "best_estimator_", model) or result.models_[0, result.best_index_]
     return fitted.coef_.tobytes(), np.isfinite(fitted.predict_proba(X)).all()
 
 def settings():

@@ -21,11 +21,13 @@ from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
 from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
-from gpusoftmax.validation import check_choice, check_count, check_features
+from gpusoftmax.validation import check_choice, check_count, check_features, shown
 
 Array = npt.NDArray[Any]
 
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
+# of others, in this order: what joblib and dask set in their workers, so that these share the processors
+THREADS_OF_OTHERS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 class Operations(Protocol):
@@ -179,16 +181,36 @@ class Backend:
 
 
 def default_threads() -> int:
-    """GPUSOFTMAX_NUM_THREADS if it is set, else the processors that this process may use."""
+    """How many threads there are where nobody says so; see `threads_and_origin`."""
+    return threads_and_origin()[0]
+
+
+def threads_and_origin() -> tuple[int, str]:
+    """The threads of the CPU by default, and where the number comes from.
+
+    GPUSOFTMAX_NUM_THREADS if it is set, else the processors that this process may use, or fewer if NUMBA_NUM_THREADS or
+    OMP_NUM_THREADS says so. Those are not ours: values that are no numbers are left to their owners. "4,2" is four
+    threads, with two within each.
+
+    Raises
+    ------
+    ValueError
+        GPUSOFTMAX_NUM_THREADS is no number of threads.
+    """
     text = os.environ.get(THREADS_VARIABLE, "").strip()
     if not text:
-        return available_threads()
+        available = available_threads()
+        for name in THREADS_OF_OTHERS:
+            limit = os.environ.get(name, "").partition(",")[0].strip()
+            if limit.isdecimal() and len(limit) < 10 and 0 < int(limit) <= available:  # longer ones cannot be read
+                return int(limit), f"{name}={shown(os.environ[name])}"
+        return available, "all processors of this process"
     if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
         raise ValueError(
             f"the environment variable {THREADS_VARIABLE}={text!r} is not a thread count; "
             f"set a whole number from 1 to {MOST_THREADS}, or unset it"
         )
-    return int(text)
+    return int(text), f"{THREADS_VARIABLE}={text}"
 
 
 def _compiled_kernels() -> tuple[ModuleType | None, str]:
@@ -209,8 +231,9 @@ def resolve(backend: str | Backend = "auto", n_threads: int | None = None, preci
         "auto" takes the GPU if a kernel compiles and runs on it, else the CPU, and says why; "cpu" means compiled
         kernels where Numba is installed, else NumPy; "numpy" means plain NumPy always. A Backend is returned as it is.
     n_threads : int, optional
-        Threads on the CPU. Default: the environment's GPUSOFTMAX_NUM_THREADS, else all processors of this process.
-        Results do not depend on it.
+        Threads on the CPU. Default: the environment's GPUSOFTMAX_NUM_THREADS, else all processors of this process, or
+        as many as NUMBA_NUM_THREADS or OMP_NUM_THREADS allows, which joblib and dask set in their workers. Results do
+        not depend on it.
     precision : {"highest", "high", "medium"}
         Of the products of float32, float16 and uint8 features on a GPU: float32 throughout; TF32 operands (10 bits of
         mantissa, relative error 5e-4 each); bfloat16 operands (7 bits, 4e-3 each). Sums are float32 always. The CPU

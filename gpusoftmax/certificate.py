@@ -21,6 +21,7 @@ from gpusoftmax.intercepts import Rows, best_shift, kept_cost
 from gpusoftmax.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.sample import read_cost, row_shares
+from gpusoftmax.validation import counted
 
 Array = npt.NDArray[Any]
 
@@ -38,9 +39,10 @@ class FitReport:
     reason : str
         See `trainer.TrainResult`.
     n_iter : int
-        Reads of the data by the solver's steps.
+        Steps of L-BFGS, passes of SGD: at most max_iter.
     passes : float
-        The same, with the rows that its preconditioners were made from.
+        All reads of the data: at the start, at each point that was tried, and of the rows that preconditioners were
+        made from.
     seconds : float
         Of the fit: all passes, with their preparation, and the work on this report.
     objective : float
@@ -84,7 +86,9 @@ class FitReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.solver}: {self.reason} after {self.n_iter} reads of the data in {self.seconds:.2f} s"]
+        taken = [counted(self.n_iter, "step")] if self.solver == "lbfgs" else []
+        after = ", ".join([*taken, f"{counted(self.passes, 'pass')} over the data"])
+        lines = [f"{self.solver}: {self.reason} after {after} in {self.seconds:.2f} s"]
         if self.kept is not None:
             lines.append(f"kept: the weights of pass {self.kept:g}, which had the smallest validation loss")
         if self.gradient_norm is not None:

@@ -23,7 +23,8 @@ from gpusoftmax.fitting import (
     start_weights,
     stream_after,
 )
-from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns
+from gpusoftmax.parameters import LOSSES, RATES, SOLVERS, explained, hint
+from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns, weights_of
 from gpusoftmax.problem import C_from_l2, Problem, changed_for_sgd, prepare
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.curvature import GramSample
@@ -64,6 +65,7 @@ class _LinearClassifier(LinearPredictor):
 
     _losses: tuple[str, ...]
 
+    @explained
     def __init__(
         self,
         *,
@@ -115,7 +117,7 @@ class _LinearClassifier(LinearPredictor):
 
     def _check_parameters(self) -> None:
         """Check the parameters of the constructor, which scikit-learn wants to be stored as they were passed."""
-        check_choice("loss", self.loss, self._losses)
+        check_choice("loss", self.loss, self._losses, hint(self.loss, LOSSES))
         if self.C is not None and self.l2 is not None:
             raise ValueError(
                 f"C={self.C!r} and l2={self.l2!r} say the same thing twice; pass one: l2 = 1 / (C * n) for a mean loss "
@@ -135,14 +137,14 @@ class _LinearClassifier(LinearPredictor):
                 f"label_smoothing={self.label_smoothing!r} needs loss='softmax' (SoftmaxClassifier), since a margin "
                 f"has one right class; leave it at 0 for loss={self.loss!r}"
             )
-        check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"))
+        check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"), hint(self.solver, SOLVERS))
         if self.solver == "lbfgs":
             self._check_for_lbfgs()
         check_choice("schedule", self.schedule, ("auto", *SCHEDULES))
         check_count("max_iter", self.max_iter)
         check_number("tol", self.tol, least=0)
         check_batch_size(self.batch_size)
-        check_learning_rate(self.learning_rate)
+        check_learning_rate(self.learning_rate, hint(self.learning_rate, RATES))
         check_number("momentum", self.momentum, least=0, most=1, below=True)
         check_count("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, least=0)
         check_callbacks(self.callbacks)
@@ -318,7 +320,7 @@ class _LinearClassifier(LinearPredictor):
             )
         if result.gradient_norm is None or result.reason not in ("finished", "precision"):
             return ""
-        advice = f"max_iter={self.max_iter} passes are done: increase max_iter or tol"
+        advice = f"max_iter={self.max_iter} steps are taken: increase max_iter or tol"
         if result.reason == "precision":
             helps = [] if dtype == np.float64 else ["pass X in float64"]
             helps += [] if isinstance(self.scaling, str) else ["set scaling='standard'"]
@@ -362,7 +364,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         "auto" takes "sgd" where one of them is not at its default, and for loss "hinge", which has no curvature;
         else "lbfgs".
     max_iter : int
-        Passes over the data at most.
+        Steps of L-BFGS at most, each of which moves the weights and takes a pass over the data or, now and then, some
+        more; passes of SGD. With max_iter=1 and warm_start=True each fit makes one.
     tol : float
         L-BFGS stops when no entry of the gradient of the mean objective, in the coordinates of the scaled and, with a
         free intercept, centred features, is larger (scikit-learn's tol: the same, not centred).
@@ -384,7 +387,7 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         Of the order of the rows, and of samples. None: 0, so that two runs are equal.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: GPUSOFTMAX_NUM_THREADS, else all.
+        CPU threads; the result has the same bits for any number. Default: as of `resolve`.
     callbacks : sequence
         Functions that are called with a `Record` after each pass and stop training by returning True; or
         `EarlyStopping`.
@@ -399,7 +402,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
     intercept_ : ndarray, (c,) or (1,)
         Centred over the classes where the objective leaves that open.
     n_iter_ : int
-        Passes over the data; the rows that L-BFGS's preconditioners are made from are counted in fit_report_.passes.
+        Steps that L-BFGS took, 0 from a start that is within tol; passes of SGD. fit_report_.passes counts all reads of
+        the data.
     loss_curve_ : list of float
         Training objective, pass by pass.
     history_ : list of Record
@@ -447,6 +451,7 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         from sklearn.linear_model import LogisticRegression
 
         check_is_fitted(self)
+        classes, coef, intercept = weights_of(self)
         C = 1.0 if self.C is None else self.C
         if self.l2 is not None:
             if not hasattr(self, "weight_sum_") and self.l2 > 0:
@@ -454,14 +459,15 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
                     f"l2={self.l2!r} has no known C = 1 / (l2 S): the model comes from a file that does not hold S; "
                     "fit it again, or set weight_sum_ to the sum of the weights of the rows"
                 )
-            C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(self.classes_))
+            C = C_from_l2(self.l2, getattr(self, "weight_sum_", 1.0), len(classes))
         parameters = ("fit_intercept", "class_weight", "max_iter", "tol", "warm_start", "random_state", "verbose")
         model = LogisticRegression(C=C, **{name: getattr(self, name) for name in parameters})
-        for name in ("classes_", "coef_", "intercept_", "feature_names_in_"):
-            if hasattr(self, name):
-                setattr(model, name, getattr(self, name).copy())
-        model.n_features_in_ = self.n_features_in_
-        model.n_iter_ = np.array([self.n_iter_], np.int32)
+        model.classes_, model.coef_, model.intercept_ = classes.copy(), coef.copy(), intercept.copy()
+        model.n_features_in_ = coef.shape[1]
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        if hasattr(self, "n_iter_"):
+            model.n_iter_ = np.array([self.n_iter_], np.int32)
         return model
 
 
@@ -492,6 +498,7 @@ class LinearSVMClassifier(_LinearClassifier):
 
     _losses = ("squared_hinge", "hinge")
 
+    @explained
     def __init__(
         self,
         *,

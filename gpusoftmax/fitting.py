@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import issparse
 
 from gpusoftmax.batches import BatchPlan
 from gpusoftmax.certificate import Certificate, FitReport, certify
 from gpusoftmax.objective import Objective
+from gpusoftmax.prediction import weights_of
 from gpusoftmax.problem import Problem, solver_of
 from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.stream import Stream
 from gpusoftmax.trainer import Solver, TrainResult
-from gpusoftmax.validation import check_classes, check_random_seed
+from gpusoftmax.validation import brief, check_classes, check_random_seed
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +66,9 @@ def start_stream(estimator: Any, classes: Any) -> Stream:
         `classes` are not those of the model, or a parameter has no meaning where rows come in parts.
     """
     _check_for_stream(estimator)
-    known = getattr(estimator, "classes_", None)
+    known = None
+    if hasattr(estimator, "coef_"):
+        known = np.sort(weights_of(estimator)[0])
     if classes is not None:
         classes = check_classes(classes)
         if known is not None and not np.array_equal(classes, known):
@@ -76,7 +78,8 @@ def start_stream(estimator: Any, classes: Any) -> Stream:
             )
     if known is None:
         return Stream(classes)
-    if estimator.l2 is None and not hasattr(estimator, "weight_sum_"):
+    fitted = hasattr(estimator, "n_iter_")  # else the weights were set by hand, and no row was seen yet
+    if estimator.l2 is None and fitted and not hasattr(estimator, "weight_sum_"):
         raise ValueError(
             "the model comes from a file that does not say how many rows it has seen, which C needs; pass l2 instead"
         )
@@ -148,30 +151,32 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
     xp = problem.backend.xp
     if model is None:
         return xp.zeros((features.d, 1, c), features.dtype), xp.zeros((1, c), features.dtype)
-    shapes = np.shape(getattr(model, "coef_", 0.0)), np.shape(getattr(model, "intercept_", 0.0))
-    known = np.asarray(getattr(model, "classes_", ()))
-    rows = 1 if len(known) == 2 else len(known)
-    if len(shapes[0]) != 2 or shapes[0][0] != rows or shapes[1] != (rows,) or issparse(model.coef_):
+    try:
+        known, coef, b = weights_of(model)
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"start_from is a {type(model).__name__} without classes_, coef_ (c, d), or (1, d) for two classes, and "
-            "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class"
-        )
+            "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class "
+            f"({brief(error)})"
+        ) from None
+    order = np.argsort(known)  # set by hand, they may be in another one than ours
+    known = known[order]
     if known.shape != problem.classes.shape or (known != problem.classes).any():
         raise ValueError(
             f"y has the classes {reprlib.repr(problem.classes.tolist())}, but the model that training is to start from "
             f"has {reprlib.repr(known.tolist())}; fit from zero instead (without start_from, warm_start=False)"
         )
-    if model.coef_.shape[1] != features.d:
+    if coef.shape[1] != features.d:
         raise ValueError(
-            f"X has {features.d} features, but the model that training is to start from has {model.coef_.shape[1]}; "
+            f"X has {features.d} features, but the model that training is to start from has {coef.shape[1]}; "
             "fit from zero instead (without start_from, warm_start=False)"
         )
-    coef, b = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+    coef, b = coef.astype(np.float64), b.astype(np.float64)
     if not (np.isfinite(coef).all() and np.isfinite(b).all()):
         raise ValueError("start_from has weights that are NaN or infinite; fit from zero instead")
     if c == 2:
         coef, b = np.vstack([-coef, coef]) / 2, np.append(-b, b) / 2
-    return _placed(problem, coef, b)
+    return _placed(problem, coef[order], b[order])
 
 
 def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
@@ -215,6 +220,7 @@ def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
 
 def write_course(estimator: Any, problem: Problem, result: TrainResult) -> None:
     """How training went: the fitted attributes beside weights and report."""
+    estimator.n_features_in_ = problem.objective.features.d  # not known yet where weights were set by hand
     estimator.n_iter_ = n_iterations(result)
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
@@ -225,8 +231,8 @@ def write_course(estimator: Any, problem: Problem, result: TrainResult) -> None:
 
 
 def n_iterations(result: TrainResult) -> int:
-    """Reads of the data by the solver's steps."""
-    return math.ceil(result.passes) if result.gradient_norm is None else result.step
+    """Steps of L-BFGS, passes of SGD: what max_iter limits."""
+    return math.ceil(result.passes) if result.iterations is None else int(result.iterations[0])
 
 
 def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from gpusoftmax.array import resolve
+from gpusoftmax.array import resolve, threads_and_origin
 from gpusoftmax.cuda.probe import probe
 from gpusoftmax.datasets.download import data_home
 
@@ -38,6 +38,7 @@ def describe(n_threads: int | None = None) -> dict[str, Any]:
         "reason": device.reason,
         "device": device.device,
         "threads": device.n_threads,
+        "threads_from": threads_and_origin()[1] if n_threads is None else "asked for",
         "backends": {
             "cuda": f"{'yes' if gpu.works else 'no'}: {gpu.reason}",
             "cpu": f"{'yes' if compiled else 'no'}: {cpu.reason}",
@@ -87,7 +88,7 @@ def in_words(facts: dict[str, Any]) -> str:
     lines = [f"{name:14s} {value}" for name, value in facts["versions"].items()]
     lines += [
         f"{'computes':14s} {facts['backend']} ({facts['reason']})",
-        f"{'device':14s} {facts['device']}, {facts['threads']} threads",
+        f"{'device':14s} {facts['device']}, {facts['threads']} threads ({facts['threads_from']})",
         *(f"{'back end':14s} {name:6s} {why}" for name, why in facts["backends"].items()),
         f"{'BLAS':14s} {'; '.join(facts['blas']) or 'not found'}",
         f"{'vector units':14s} {bits}{', '.join(facts['vector_features']) or 'unknown'}",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.utils import _safe_indexing
 
 from gpusoftmax.estimators import Estimator
-from gpusoftmax.prediction import on_host
+from gpusoftmax.prediction import on_host, weights_of
 from gpusoftmax.validation import check_count, check_n_features, check_same_length, encode_known_labels
 
 Array = npt.NDArray[Any]
@@ -89,13 +89,14 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
         An unknown label, another length than X, or features that do not fit.
     """
     check_count("k", k)
+    classes, coef, _ = weights_of(estimator)
+    c, d, order = len(classes), coef.shape[1], np.argsort(classes)  # set by hand, they may be in another order
     if np.ndim(X) == 2:
-        check_n_features(X, estimator.n_features_in_, owner=type(estimator).__name__)
-    labels = encode_known_labels(on_host(y), estimator.classes_, "y", " of the model").astype(np.int64)
-    c = len(estimator.classes_)
+        check_n_features(X, d, owner=type(estimator).__name__)
+    labels = order[encode_known_labels(on_host(y), classes[order], "y", " of the model")]
     n = len(X)
     check_same_length("y", labels, n)
-    k, step = min(k, c), max(1, AT_ONCE // max(c, estimator.n_features_in_))
+    k, step = min(k, c), max(1, AT_ONCE // max(c, d))
     certain = hasattr(estimator, "predict_log_proba")
     before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
     loss = 0.0

@@ -284,7 +284,7 @@ def loss_and_gradient(
         Add (l2 / 2) ||b||^2.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: GPUSOFTMAX_NUM_THREADS, else all.
+        CPU threads; the result has the same bits for any number. Default: as of `resolve`.
 
     Returns
     -------

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
+from gpusoftmax.parameters import check_names
 from gpusoftmax.validation import (
+    brief,
     check_finite_features,
     check_labels,
     check_n_features,
@@ -26,6 +29,27 @@ Array = npt.NDArray[Any]
 class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What any linear classifier can do once it has classes_, coef_ and intercept_, and the parameters backend and
     n_threads."""
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the constructor.
+
+        Parameters
+        ----------
+        **params
+            Their names and values.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            There is no such parameter; says what takes its place.
+        """
+        check_names(self, params)
+        super().set_params(**params)
+        return self
 
     def decision_function(self, X: Any) -> Array:
         """Scores X coef_' + intercept_.
@@ -50,7 +74,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X is not usable, or has another number of features than training had.
         """
         scores = self._outputs(X, "linear_scores")
-        return _where_X_is(X, scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
+        return _where_X_is(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict(self, X: Any) -> Array:
         """The label with the largest score for each row; of equals the first in classes_.
@@ -105,23 +129,27 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"y={shown(y)} is not like the classes {shown(self.classes_.tolist())} ({error}); pass labels of the "
-                "same type"
+                f"y={shown(y)} is not like the classes {shown(np.asarray(self.classes_).tolist())} "
+                f"({brief(error)}); pass labels of the same type"
             ) from None
 
     def _labels(self, X: Any) -> Array:
         """What `predict` says, on the host."""
         best = best_classes(lambda operation: self._outputs(X, operation))
-        return np.asarray(self.classes_[best])
+        return np.asarray(np.asarray(self.classes_)[best])
 
     def _outputs(self, X: Any, operation: str) -> Array:
         """`outputs` for X as a user passes it."""
         check_is_fitted(self)
+        kind, shape = type(self).__name__, weights_of(self)[1].shape
+        d = getattr(self, "n_features_in_", shape[1])
+        if shape[1] != d:
+            raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
         self._check_names(X)
         device = resolve_for(self.backend, self.n_threads, X=X)
         with device.active():
             X = device.features(X)
-            check_n_features(X, self.n_features_in_, owner=type(self).__name__)
+            check_n_features(X, d, owner=kind)
             return outputs(self, device, X, operation)
 
     def _check_names(self, X: Any) -> None:
@@ -181,14 +209,38 @@ class Probabilities(LinearPredictor):
         return _where_X_is(X, self._outputs(X, "linear_probabilities"))
 
 
+def weights_of(model: Any) -> tuple[Array, Array, Array]:
+    """classes_ (c,), coef_ (c, d) or (1, d) for two classes, and intercept_ (c,) or (1,) of a linear classifier.
+
+    Users may set them by hand, as arrays or lists, which is why their shapes are looked at.
+    """
+    kind, names = type(model).__name__, ("classes_", "coef_", "intercept_")
+    for name in names:
+        if not hasattr(model, name):
+            raise NotFittedError(f"this {kind} has no {name}: call fit, or set {', '.join(names)}")
+    classes, coef, intercept = (np.asarray(getattr(model, name)) for name in names)
+    if classes.ndim != 1 or len(classes) < 2:
+        raise ValueError(f"classes_ of this {kind} has shape {classes.shape}; set at least two labels, shape (c,)")
+    rows = 1 if len(classes) == 2 else len(classes)
+    if coef.ndim != 2 or len(coef) != rows or intercept.shape != (rows,):
+        raise ValueError(
+            f"coef_ of this {kind} has shape {coef.shape} and intercept_ {intercept.shape}; for the {len(classes)} "
+            f"classes of classes_ set coef_ with shape ({rows}, d) and intercept_ with ({rows},)"
+        )
+    for name, array in (("coef_", coef), ("intercept_", intercept)):
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name} of this {kind} has dtype {array.dtype}; set real numbers")
+    return classes, coef, intercept
+
+
 def outputs(model: Any, device: Backend, X: Any, operation: str, rows: Any = None) -> Array:
     """One of the operations linear_scores, linear_best and linear_probabilities on X (or some of its rows), which is
     checked and on the device; the result is on the host.
 
     Two classes have two columns here, too; the first one's weights are zero.
     """
-    coef, intercept = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
+    classes, coef, intercept = weights_of(model)
+    if len(classes) == 2:
         coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
     dtype = computation_dtype(X.dtype)
     W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
@@ -196,6 +248,9 @@ def outputs(model: Any, device: Backend, X: Any, operation: str, rows: Any = Non
     found = device.to_numpy(getattr(device.ops, operation)(X, W, b, rows))[:, 0]
     if not np.isfinite(found).all() or (operation == "linear_best" and (found < 0).any()):
         check_finite_features(device.to_numpy(X))
+        for name, array in (("coef_", coef), ("intercept_", intercept)):
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} of this {type(model).__name__} holds NaN or infinity; fit it again")
     return found
 
 

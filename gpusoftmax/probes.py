@@ -5,6 +5,7 @@ docs/protocols.md says of each what is as published, and what differs.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
@@ -17,8 +18,7 @@ import numpy.typing as npt
 from sklearn.base import clone
 
 from gpusoftmax.array import Backend, gpu_of, resolve_for
-from gpusoftmax.estimators import SoftmaxClassifier
-from gpusoftmax.metrics import Accuracies, measure
+from gpusoftmax.metrics import measure
 from gpusoftmax.prediction import has_columns
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult
@@ -79,6 +79,10 @@ class ProbeResult:
         Rows: {"train": ..., "validation": ..., "test": ...}; train without those of validation.
     drawn : float or None
         The share of the training rows that was held out for validation; None where the user gave rows.
+    by_class : bool
+        Whether that share was drawn class by class, rather than without regard to classes.
+    unknown : int
+        Validation rows whose class has no training rows, after the draw: no model can be right about them.
     parameter : {"lambda", "C", "learning_rate"}
         What the protocol varies.
     values : list of float
@@ -89,6 +93,7 @@ class ProbeResult:
         Whether the chosen one is an end of the grid: a better one may lie beyond it.
     ties : list of float
         Others whose validation top-1 is the same.
+    n_features : int
     sweep : SweepResult
         All that were tried: `sweep.table`, `sweep.plot()`. Its C is 1 / lambda.
     validation_top_1 : float
@@ -96,9 +101,10 @@ class ProbeResult:
     refitted : bool
         Whether `estimator` was fitted anew to training and validation rows.
     estimator : SoftmaxClassifier
-        Fitted.
+        Fitted; None where Ctrl-C came before it was.
     test : Accuracies
-        top_1, top_k (k = 5, or the number of classes if they are fewer), per_class, mean_per_class.
+        top_1, top_k (k = 5, or the number of classes if they are fewer), per_class, mean_per_class; None where Ctrl-C
+        came before the test rows were measured.
     same_as_test : bool
         Validation and test rows are the same: `test` is then too good, because the choice has seen it.
     seconds : float
@@ -108,15 +114,18 @@ class ProbeResult:
     protocol: str
     sizes: dict[str, int]
     drawn: float | None
+    by_class: bool
+    unknown: int
     parameter: str
     values: list[float]
     chosen: float
     edge: str
     ties: list[float]
+    n_features: int
     sweep: SweepResult
     refitted: bool
-    estimator: SoftmaxClassifier
-    test: Accuracies
+    estimator: Any
+    test: Any
     same_as_test: bool
     seconds: float
 
@@ -128,8 +137,9 @@ class ProbeResult:
     @property
     def report(self) -> str:
         """Splits, grid, choice, scores and source in words."""
-        origin = "given" if self.drawn is None else f"{self.drawn:.3g} of the training rows, by class"
-        d, c = self.estimator.n_features_in_, len(self.estimator.classes_)
+        how = "by class" if self.by_class else "without regard to classes"
+        origin = "given" if self.drawn is None else f"{self.drawn:.3g} of the training rows, {how}"
+        d, c = self.n_features, len(self.sweep.classes_)
         chosen = f"{self.parameter} = {self.chosen:.4g}" + (
             f" (C = {1 / self.chosen:.4g})" * (self.parameter == "lambda")
         )
@@ -154,25 +164,41 @@ class ProbeResult:
                 lines.append(f"note        {count} of {len(self.values)} {words}")
         if (status == "").any():
             lines.append("note        interrupted: not all values were tried")
-        if self.estimator.stop_reason_ == "interrupted":
+        if self.estimator is None:
+            lines.append("note        interrupted: the last fit was not made")
+        elif self.estimator.stop_reason_ == "interrupted":
             lines.append("note        interrupted: training did not come to its end")
+        if self.test is None:
+            lines.append("note        interrupted: test rows were not measured")
+        if self.unknown:
+            lines.append(
+                f"note        {self.unknown} of {self.sizes['validation']} validation rows are of classes without "
+                "training rows, and cannot be right"
+            )
         if self.same_as_test:
             lines.append(f"note        {SAME}")
         rows = "training and validation rows" if self.refitted else "training rows"
-        lines += [
-            f"fitted to   {rows}, {self.seconds:.1f} s in all",
-            f"test        top-1 {self.test.top_1:.2%}  top-{self.test.k} {self.test.top_k:.2%}  "
-            f"mean per class {self.test.mean_per_class:.2%}",
-        ]
+        if self.estimator is not None:
+            lines.append(f"fitted to   {rows}, {self.seconds:.1f} s in all")
+        if self.test is not None:
+            lines.append(
+                f"test        top-1 {self.test.top_1:.2%}  top-{self.test.k} {self.test.top_k:.2%}  "
+                f"mean per class {self.test.mean_per_class:.2%}"
+            )
         return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.report
 
     def __repr__(self) -> str:
-        return f"<ProbeResult: {self.protocol}, {self.parameter} = {self.chosen:.4g}, test top-1 {self.test.top_1:.2%}>"
+        test = "interrupted" if self.test is None else f"test top-1 {self.test.top_1:.2%}"
+        return f"<ProbeResult: {self.protocol}, {self.parameter} = {self.chosen:.4g}, {test}>"
 
 
+ARBITRARY = (
+    "no class of the validation rows has training rows, so that the choice means nothing: pass validation=(X, y), or "
+    "more rows of each class"
+)
 SAME = "validation and test rows are the same: the choice has seen the test set, whose scores are too good"
 
 
@@ -213,10 +239,11 @@ def linear_probe(
         Labels of any type.
     protocol : {"clip", "dinov2-logreg", "dinov2-linear"}
     validation : (X, y) or float, optional
-        Rows to choose by, or the share of the training rows to hold out, drawn by `seed`, class by class. Default: 0.1.
-        Where the protocol fits anew, rows that are given are joined with the training rows in a copy of both.
+        Rows to choose by, or the share of the training rows to hold out, drawn by `seed`. Default: 0.1. It is drawn
+        class by class; for "dinov2-logreg", as published, and where classes have too few rows, without regard to
+        classes. Where the protocol fits anew, rows that are given are joined with the training rows in a copy of both.
     batch_size, n_iterations : int, optional
-        For "dinov2-linear": 128 and 12,500. At most as many rows as there are.
+        For "dinov2-linear": 128, or all training rows if they are fewer, and 12,500.
     tol : float, optional
         For the other two: the largest entry of the gradient of the mean loss at which a solution is good enough. 1e-4.
     seed : int
@@ -241,7 +268,7 @@ def linear_probe(
     Warns
     -----
     UserWarning
-        Validation and test rows are the same.
+        Validation and test rows are the same, or no class of the validation rows has training rows.
     ConvergenceWarning
         Models are not within `tol` after 1000 iterations.
 
@@ -270,25 +297,27 @@ def linear_probe(
         classes, labels = encode_labels(y_train, len(train), name="y_train")
         test_labels = encode_known_labels(y_test, classes, "y_test", " of y_train")
         check_same_length("y_test", test_labels, len(test), "X_test")
-        same, cv = False, None
+        same, cv, by_class, unknown = False, None, False, 0
         if drawn is None:
             same = _same(device, validation, test, test_labels, classes)
             aside, rows = len(validation[0]), len(train)
         else:
-            (split,) = make_splits(None, drawn, labels, seed)
-            assert split.train is not None
-            assert split.held_out is not None
-            cv, aside, rows = [(split.train, split.held_out)], len(split.held_out), len(split.train)
-        n_test = len(test)
+            by_class = protocol != "dinov2-logreg" and _has_rows_for(drawn, labels)
+            kept, held_out = _draw(drawn, labels, seed, by_class)
+            cv, aside, rows = [(kept, held_out)], len(held_out), len(kept)
+            unknown = int((~np.isin(labels[held_out], labels[kept])).sum())
+        n_test, d = test.shape
         del train, test  # uploads, which sweep makes anew
     if same:
         warnings.warn(f"{SAME}: pass other rows, or a share of the training rows, as validation", stacklevel=2)
+    if unknown == aside:
+        warnings.warn(ARBITRARY, stacklevel=2)
     common: dict[str, Any] = {
         "cv": cv, "validation": validation if given else None, "random_state": seed, "backend": backend,
         "n_threads": n_threads, "verbose": verbose,
     }  # fmt: skip
     if by_sgd:
-        size = batch_size or BATCH
+        size = batch_size or min(BATCH, rows)
         if size > rows:
             raise ValueError(f"batch_size={size} is more than the {rows} training rows; pass a smaller batch_size")
         found = sweep(
@@ -304,17 +333,23 @@ def linear_probe(
             tol=TOL if tol is None else tol, **common,
         )  # fmt: skip
         model = found.best_estimator_
-        if given:
-            model = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
+    test_measured = None
+    try:
+        if given and not by_sgd:
+            fresh = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
             with device.active():
                 X = _joined(device, X_train, validation[0])
-            model.fit(X, np.concatenate([y_train, device.on_host(validation[1])]))
+            model = fresh.fit(X, np.concatenate([y_train, device.on_host(validation[1])]))
+        if model is not None:
+            test_measured = measure(model, X_test, y_test)
+    except KeyboardInterrupt:  # the choice is known, and the model if it was fitted
+        found.interrupted_ = True
     sizes = {"train": rows, "validation": aside, "test": n_test}
     best = found.best_index_
     ends = {min(values): "smallest", max(values): "largest"}
     return ProbeResult(
-        protocol, sizes, drawn, parameter, values, values[best], ends.get(values[best], ""),
-        [values[k] for k in found.ties_], found, not by_sgd, model, measure(model, X_test, y_test), same,
+        protocol, sizes, drawn, by_class, unknown, parameter, values, values[best], ends.get(values[best], ""),
+        [values[k] for k in found.ties_], d, found, not by_sgd, model, test_measured, same,
         time.perf_counter() - started,
     )  # fmt: skip
 
@@ -331,6 +366,29 @@ def _check_for(by_sgd: bool, protocol: str, batch_size: Any, n_iterations: Any, 
             check_count(name, value)
     if tol is not None:
         check_number("tol", tol, least=0)
+
+
+def _has_rows_for(share: float, labels: Array) -> bool:
+    """Whether each class can have rows on both sides, and each side as many rows as there are classes at least."""
+    counts, n = np.bincount(labels), len(labels)
+    held_out = math.ceil(share * n)
+    return bool(counts.min() > 1) and len(counts) <= min(held_out, n - held_out)
+
+
+def _draw(share: float, labels: Array, seed: int, by_class: bool) -> tuple[Array, Array]:
+    """Numbers of the rows that are kept for training, and of those that are held out."""
+    if by_class:
+        (split,) = make_splits(None, share, labels, seed)
+        assert split.train is not None
+        assert split.held_out is not None
+        return split.train, split.held_out
+    count = math.floor(share * len(labels) + 1e-9)  # 0.29 * 100 is a little less than 29
+    if count == 0:
+        raise ValueError(
+            f"validation={share!r} of {len(labels)} training rows is no row; pass validation=(X, y), or a larger share"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _normal(seed: int) -> Callable[[int, int], tuple[Array, Array]]:

@@ -22,6 +22,7 @@ from gpusoftmax.objective import Objective
 from gpusoftmax.soft_labels import class_sums, row_sums, soften
 from gpusoftmax.stream import Moments, Stream
 from gpusoftmax.validation import (
+    brief,
     check_finite_features,
     check_loss,
     check_n_features,
@@ -264,8 +265,8 @@ def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Arr
             weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"class_weight={shown(class_weight)} has no weights for the classes {shown(classes.tolist())} ({error}); "
-            "pass None, 'balanced', or a dictionary from classes to numbers"
+            f"class_weight={shown(class_weight)} has no weights for the classes {shown(classes.tolist())} "
+            f"({brief(error)}); pass None, 'balanced', or a dictionary from classes to numbers"
         ) from None
     weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
     if not (np.isfinite(weights) & (weights >= 0)).all():

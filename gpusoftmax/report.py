@@ -95,7 +95,11 @@ def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -
     table, words, model, plot = files = [folder / name for name in names]
     result.to_csv(table)
     words.write_text(result.report + "\n", encoding="utf-8")
-    save_model(result.best_estimator_, model)
+    if result.best_estimator_ is None:  # Ctrl-C came before it was fitted
+        model.unlink(missing_ok=True)  # of an earlier sweep
+        files.remove(model)
+    else:
+        save_model(result.best_estimator_, model)
     try:
         result.plot().figure.savefig(plot, dpi=150)
     except (ImportError, ValueError) as error:

@@ -114,6 +114,8 @@ class TrainResult:
         The same for each model: where some leave before the others do.
     gradient_norm : ndarray of float64, (K,), or None
         The largest absolute entry of the gradient at the last weights, where the solver measures it.
+    iterations : ndarray of int, (K,), or None
+        Steps that each model took, where that is not the same for all; else None.
     seconds : float
         From the solver's start to its end.
     """
@@ -126,6 +128,7 @@ class TrainResult:
     step: int
     reasons: list[str]
     gradient_norm: Array | None = None
+    iterations: Array | None = None
     seconds: float = 0.0
 
     def of(self, k: int) -> TrainResult:
@@ -138,6 +141,7 @@ class TrainResult:
             reason=self.reasons[k],
             reasons=self.reasons[k : k + 1],
             gradient_norm=None if self.gradient_norm is None else self.gradient_norm[k : k + 1],
+            iterations=None if self.iterations is None else self.iterations[k : k + 1],
         )
 
 
@@ -304,7 +308,8 @@ def train(
     def result(reason: str, W: Array, b: Array) -> TrainResult:
         seconds = time.perf_counter() - started
         reasons = [each or reason for each in state.reasons]
-        return TrainResult(W, b, history, reason, state.passes, state.step, reasons, state.gradient_norm, seconds)
+        of_models = state.gradient_norm, state.iterations
+        return TrainResult(W, b, history, reason, state.passes, state.step, reasons, *of_models, seconds)
 
     try:
         state, best = solver.init(objective, W, b), _Best(W, b)

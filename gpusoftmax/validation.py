@@ -30,11 +30,24 @@ READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
+MOST_QUOTED = 150  # characters of another library's message
 
 
 def shown(value: Any) -> str:
     """A value as messages have it: on one line, and short, however large it is."""
     return re.sub(r"\s*\n\s*", " ", _SHORT.repr(value))
+
+
+def brief(error: BaseException) -> str:
+    """What another library says, on one line and short: it may list all classes, or the text of a cell."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 3]}..."
+
+
+def counted(number: float, noun: str) -> str:
+    """A number with its noun, as in "1 step" and "2.5 passes"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{round(number, 1):g} {noun if number == 1 else plural}"
 
 
 def _as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = np.asarray) -> Any:
@@ -45,7 +58,7 @@ def _as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = n
     try:
         return asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}={shown(value)} is no array ({error}); {fix}") from None
+        raise ValueError(f"{name}={shown(value)} is no array ({brief(error)}); {fix}") from None
 
 
 def _as_floats(name: str, value: Any) -> Array:
@@ -56,13 +69,13 @@ def _as_floats(name: str, value: Any) -> Array:
             raise TypeError(f"dtype {array.dtype}")
         return np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({error})") from None
+        raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({brief(error)})") from None
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """`value` if it is one of `choices`."""
+def check_choice(name: str, value: Any, choices: Sequence[str], hint: str = "") -> str:
+    """`value` if it is one of `choices`; `hint` ends the message."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}={shown(value)} is not known; use one of {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name}={shown(value)} is not known; use one of {', '.join(map(repr, choices))}{hint}")
     return value
 
 
@@ -334,12 +347,14 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
     except ValueError as error:
         row = int((array % 1 != 0).argmax()) if array.dtype.kind == "f" else 0
         label = shown(array.tolist()[row])
-        raise ValueError(f"{name}[{row}] is {label}, which is no class; pass discrete classes ({error})") from None
+        raise ValueError(
+            f"{name}[{row}] is {label}, which is no class; pass discrete classes ({brief(error)})"
+        ) from None
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in array})
         raise TypeError(
             f"{name} holds labels of types {', '.join(kinds)}; pass labels of one type, text or numbers: "
-            f"{name}.astype(str) ({error})"
+            f"{name}.astype(str) ({brief(error)})"
         ) from None
     if len(classes) < 2:
         raise ValueError(
@@ -528,11 +543,11 @@ def check_shift_and_scale(shift: Any, scale: Any, d: int, owner: str = "") -> tu
     return shift, scale
 
 
-def check_learning_rate(value: Any) -> float | str:
-    """ "auto" or a positive number."""
+def check_learning_rate(value: Any, hint: str = "") -> float | str:
+    """ "auto" or a positive number; `hint` ends the message about another string."""
     if isinstance(value, str):
         if value != "auto":
-            raise ValueError(f"learning_rate={shown(value)} is not known; use 'auto' or a positive number")
+            raise ValueError(f"learning_rate={shown(value)} is not known; use 'auto' or a positive number{hint}")
         return value
     return check_number("learning_rate", value, least=0, above=True)
 

@@ -13,7 +13,15 @@ from conftest import BACKENDS
 
 import gpusoftmax.cpu
 from gpusoftmax import array
-from gpusoftmax.array import THREADS_VARIABLE, Backend, Operations, resolve, resolve_for
+from gpusoftmax.array import (
+    THREADS_OF_OTHERS,
+    THREADS_VARIABLE,
+    Backend,
+    Operations,
+    resolve,
+    resolve_for,
+    threads_and_origin,
+)
 from gpusoftmax.cpu import fallback
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
@@ -160,7 +168,36 @@ def test_without_a_setting_all_processors_are_used(monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     else:
         monkeypatch.setenv(THREADS_VARIABLE, text)
+    for name in THREADS_OF_OTHERS:
+        monkeypatch.delenv(name, raising=False)
     assert resolve("numpy").n_threads == available_threads()
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Eight processors, and an environment that says nothing of threads."""
+    monkeypatch.setattr(array, "available_threads", lambda: 8)
+    for name in (THREADS_VARIABLE, *THREADS_OF_OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", THREADS_OF_OTHERS)
+@pytest.mark.parametrize(("text", "expected"), [("4", 4), (" 4 ", 4), ("4,2", 4), ("8", 8)])
+def test_workers_take_the_threads_that_joblib_and_dask_leave_them(
+    name: str, text: str, expected: int, eight: pytest.MonkeyPatch
+) -> None:
+    eight.setenv(name, text)
+    assert threads_and_origin() == (expected, f"{name}={text!r}")
+    eight.setenv(THREADS_VARIABLE, "5")
+    assert threads_and_origin() == (5, f"{THREADS_VARIABLE}=5")
+
+
+@pytest.mark.parametrize("text", ["abc", "", "0", "-1", "1.5", "64", ",2", "²", "9" * 5000])
+def test_what_is_no_limit_in_the_variables_of_others_is_left_to_them(text: str, eight: pytest.MonkeyPatch) -> None:
+    for name in THREADS_OF_OTHERS:
+        eight.setenv(name, text)
+    assert threads_and_origin() == (8, "all processors of this process")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "2 3", "²"])

@@ -254,7 +254,7 @@ def test_ctrl_c_while_training_exits_with_130(extra: list[str], run: Any) -> Non
 @pytest.mark.usefixtures("interrupted")
 def test_ctrl_c_while_training_still_reports(run: Any) -> None:
     out = run("train", "digits", "--solver", "sgd").out
-    assert re.search(r"after 1 passes in [\d.]+ s \(interrupted\)\naccuracy  train \d", out)
+    assert re.search(r"after 1 pass in [\d.]+ s \(interrupted\)\naccuracy  train \d", out)
 
 
 @on_each_device

@@ -33,6 +33,7 @@ def test_class_weights_may_vary() -> None:
     ("grid", "error", "message"),
     [
         ([0.1, 1.0], TypeError, r"grid=\[0.1, 1.0\] is a list; pass a dictionary"),
+        ({"penalty": ["l2"]}, ValueError, "grid has 'penalty', which is no parameter: the penalty is L2"),
         ({"scaling": [None]}, ValueError, "grid has 'scaling', but only C, l2, learning_rate, momentum, class_weight"),
         ({"C": 1.0}, TypeError, r"grid\['C'\]=1.0 is a float; pass a list"),
         ({"class_weight": "balanced"}, TypeError, r"grid\['class_weight'\]='balanced' is a str; pass a list"),

@@ -28,8 +28,8 @@ def facts() -> dict[str, Any]:
 
 def test_the_facts_are_these(facts: dict[str, Any]) -> None:
     assert list(facts) == [
-        "versions", "backend", "reason", "device", "threads", "backends", "blas", "vector_features", "vector_bits",
-        "caches",
+        "versions", "backend", "reason", "device", "threads", "threads_from", "backends", "blas", "vector_features",
+        "vector_bits", "caches",
     ]  # fmt: skip
 
 
@@ -112,6 +112,7 @@ FACTS = {
     "reason": "compiled kernels",
     "device": "CPU",
     "threads": 4,
+    "threads_from": "all processors of this process",
     "backends": {"cuda": "no: no driver", "cpu": "yes: compiled kernels"},
     "blas": ["openblas 0.3.30 (Zen)", "mkl 2025 (AVX2)"],
     "vector_features": ["avx2", "fma"],
@@ -125,7 +126,7 @@ def test_the_facts_in_words() -> None:
         "python         3.12.1",
         "numpy          2.1.0",
         "computes       cpu (compiled kernels)",
-        "device         CPU, 4 threads",
+        "device         CPU, 4 threads (all processors of this process)",
         "back end       cuda   no: no driver",
         "back end       cpu    yes: compiled kernels",
         "BLAS           openblas 0.3.30 (Zen); mkl 2025 (AVX2)",
@@ -133,6 +134,13 @@ def test_the_facts_in_words() -> None:
         "CPU kernels    kept nowhere",
         "data sets      ~/data",
     ]
+
+
+def test_where_the_number_of_threads_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPUSOFTMAX_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert (describe()["threads"], describe()["threads_from"]) == (1, "OMP_NUM_THREADS='1'")
+    assert (describe(3)["threads"], describe(3)["threads_from"]) == (3, "asked for")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pkgutil
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,24 @@ def test_an_error_within_a_fit_leaves_the_model_as_it_was(error: type[BaseExcept
     assert is_as_it_was(model, before)
 
 
+REFUSED = {  # a fit of other columns, and what is wrong with it
+    "labels": {"y": Y[:5]},
+    "weights": {"sample_weight": -np.ones(200)},
+    "validation": {"validation": (X, Y)},
+    "the model's own start": {},
+    "the model's classes": {"X": X, "y": Y + 1},
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
+def test_a_fit_that_is_refused_leaves_the_model_as_it_was(arguments: Any) -> None:
+    model = SoftmaxClassifier(backend="cpu", warm_start=True).fit(X, Y)
+    before = dict(vars(model))
+    with pytest.raises(ValueError):  # noqa: PT011 - which error is not the question
+        model.fit(**{"X": WIDER, "y": Y, **arguments})
+    assert is_as_it_was(model, before)
+
+
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("operation", ["predict", "predict_proba", "decision_function"])
 def test_ctrl_c_ends_a_prediction_at_once(
@@ -354,6 +373,53 @@ def test_ctrl_c_within_a_sweeps_last_fit_is_told(cpu_backend: Backend, monkeypat
     assert "interrupted: the best one's fit to all rows did not come to its end" in result.report
 
 
+AROUND = {  # the passes of a sweep's last fit: what Ctrl-C comes before
+    "the choice": "gpusoftmax.search.sweeping.choose",
+    "out-of-fold predictions": "gpusoftmax.search.sweeping.is_partition",
+    "the last fit": "gpusoftmax.search.sweeping.problem_of",
+    "its certificate": "gpusoftmax.fitting.certify",
+    "its publication": "gpusoftmax.estimators.publish",
+}
+
+
+@pytest.mark.usefixtures("unharmed")
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+@pytest.mark.parametrize("place", AROUND.values(), ids=AROUND)
+def test_ctrl_c_around_a_sweeps_last_fit_keeps_the_sweep(
+    cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str, solver: str
+) -> None:
+    if solver == "sgd" and place.endswith("certify"):
+        pytest.skip("SGD has no certificate")
+    common: dict[str, Any] = {"cv": 2, "solver": solver, "max_iter": 5, "tol": 0.0, "out_of_fold": True}
+    common |= {"backend": cpu_backend.name, "n_threads": 3}
+    whole = sweep(X, Y, GRID, **common)
+    press_before(monkeypatch, place)
+    result = sweep(X, Y, GRID, **common)
+    assert (result.interrupted_, result.best_params_) == (True, whole.best_params_)
+    assert result.trials.score.tolist() == whole.trials.score.tolist()
+    assert result.best_estimator_ is None
+    assert "interrupted: the best one's fit to all rows was not made" in result.report
+    if place.endswith(("choose", "is_partition")):
+        with pytest.raises(AttributeError, match="Ctrl-C came before they were made"):
+            _ = result.out_of_fold_predictions_
+    else:
+        assert result.out_of_fold_predictions_.tolist() == whole.out_of_fold_predictions_.tolist()
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_after_ctrl_c_a_model_of_all_rows_from_the_sweep_stands_in_for_the_last_fit(
+    cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common: dict[str, Any] = {"validation": (X, Y), "backend": cpu_backend.name, "n_threads": 3}
+    whole = sweep(X, Y, GRID, **common)
+    press_before(monkeypatch, AROUND["its certificate"])
+    result = sweep(X, Y, GRID, **common)
+    assert "was not made, its model from the sweep is taken" in result.report
+    np.testing.assert_allclose(
+        result.best_estimator_.predict_proba(X), whole.best_estimator_.predict_proba(X), atol=0.01
+    )
+
+
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_the_first_pass_of_a_sweep_by_sgd_counts_its_models_as_they_are(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -394,7 +460,7 @@ def test_ctrl_c_as_a_rung_forgets_the_one_before_falls_back_to_that(
 @pytest.mark.parametrize("known", [False, True], ids=["new", "fitted to other columns"])
 @pytest.mark.parametrize(
     "place",
-    ["gpusoftmax.problem.encode_labels", "gpusoftmax.fitting.certify", "gpusoftmax.search.classifier_cv.np.mean"],
+    ["gpusoftmax.problem.encode_labels", "gpusoftmax.search.classifier_cv.np.mean"],
 )
 def test_ctrl_c_outside_the_passes_of_cross_validation_leaves_the_model_as_it_was(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str, known: bool
@@ -427,6 +493,28 @@ def test_ctrl_c_within_cross_validation_is_told_and_the_model_predicts(
     with pytest.warns(UserWarning, match=words):
         model.fit(X, Y)
     assert model.predict(X).shape == (200,)
+
+
+@pytest.mark.usefixtures("unharmed")
+@pytest.mark.parametrize("place", ["its certificate", "the last fit"])
+def test_ctrl_c_around_the_last_fit_of_cross_validation_leaves_means_of_the_folds_models(
+    cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    common: dict[str, Any] = {"cv": 2, "backend": cpu_backend.name, "n_threads": 3}
+    whole = SoftmaxClassifierCV([0.1, 1.0], **common).fit(X, Y)
+    press_before(monkeypatch, AROUND[place])
+    model = SoftmaxClassifierCV([0.1, 1.0], **common)
+    with pytest.warns(
+        UserWarning, match="to all rows, was not made, coef_ and intercept_ are means of the folds' models"
+    ):
+        model.fit(X, Y)
+    assert (model.C_, model.scores_.tolist()) == (whole.C_, whole.scores_.tolist())
+    k = model.Cs_.tolist().index(model.C_)
+    folds = whole.coefs_paths_[:, 0, k]
+    np.testing.assert_array_equal(model.coef_, folds[..., :-1].mean(axis=0))
+    np.testing.assert_array_equal(model.intercept_, folds[..., -1].mean(axis=0))
+    with pytest.raises(ValueError, match="Ctrl-C came before the fit to all rows"):
+        model.to_sklearn()
 
 
 COURSE: dict[str, Any] = {"n_iterations": 500, "batch_size": 40}
@@ -485,6 +573,45 @@ def test_ctrl_c_within_a_linear_probe_is_told(
     assert found.estimator.predict(X).shape == (200,)
 
 
+@pytest.mark.usefixtures("unharmed")
+@pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
+@pytest.mark.parametrize("place", ["gpusoftmax.fitting.certify", "gpusoftmax.probes.measure"])
+def test_ctrl_c_around_the_last_fit_of_a_linear_probe_keeps_the_choice(
+    cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str, given: bool
+) -> None:
+    common: dict[str, Any] = {"protocol": "dinov2-logreg", "backend": cpu_backend.name, "n_threads": 3}
+    common |= {"validation": (X[:50], Y[:50])} if given else {}
+    whole = linear_probe(X, Y, X[:90], Y[:90], **common)
+    press_before(monkeypatch, place)
+    found = linear_probe(X, Y, X[:90], Y[:90], **common)
+    assert (found.chosen, found.test) == (whole.chosen, None)
+    assert (found.estimator is None) == place.endswith("certify")
+    assert ("the last fit was not made" in found.report) == place.endswith("certify")
+    assert "interrupted: test rows were not measured" in found.report
+    assert "interrupted" in repr(found)
+
+
+@pytest.mark.usefixtures("unharmed")
+@pytest.mark.parametrize(
+    "command", [["train", "digits"], ["sweep", "digits", "--C", "0.1"], ["sweep", "digits", "--C", "1", "--cv", "2"]]
+)
+def test_ctrl_c_before_the_last_fit_of_a_command_tells_the_choice(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], tmp_path: Path, run: Any
+) -> None:
+    press_before(monkeypatch, AROUND["its certificate"])
+    options = ["--quiet", "--backend", "cpu", "--json", *(["--out", str(tmp_path)] if command[0] == "sweep" else [])]
+    result = run(*command, *options)
+    told = result.json
+    assert result.code == 130
+    if command[0] == "train":
+        assert (told["C"] > 0, told["fit_report"], told["test_accuracy"] > 0.9) == (True, None, True)
+    else:
+        assert (told["interrupted"], len(told["candidates"])) == (True, 1)
+        assert ((told["test_accuracy"] is None), (tmp_path / "model.safetensors").exists()) == (
+            ("--cv" in command), ("--cv" not in command),
+        )  # fmt: skip
+
+
 # any place
 
 ANYWHERE = """
@@ -539,7 +666,7 @@ def run(press=None):
         result = act()
     finally:
         sys.setprofile(None)
-    fitted = getattr(result, "best_estimator_", model)
+    fitted = getattr(result, "best_estimator_", model) or result.models_[0, result.best_index_]
     return fitted.coef_.tobytes(), np.isfinite(fitted.predict_proba(X)).all()
 
 def settings():

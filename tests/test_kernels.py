@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,3 +139,49 @@ def test_without_a_place_for_compiled_kernels_they_still_run() -> None:
         np.arange(12, dtype=np.float32).reshape(4, 3) / 8, [0, 1, 2, 0], np.eye(3), np.zeros(3), backend="cpu"
     )
     assert (output.split()[0], "NUMBA_CACHE_DIR" in errors) == (value.hex(), True), errors
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "garbage": lambda content: b"\x80\x05garbage" + content[9:],
+    "of something else": lambda content: pickle.dumps(version("numba")) + pickle.dumps(7),
+}
+
+
+@pytest.fixture
+def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a function anew, as a new process would, whose compiled code is kept in tmp_path."""
+    (tmp_path / "doubling.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    kernels._say_once.cache_clear()
+    yield lambda: kernels._compiled(importlib.import_module("doubling").double)
+    del sys.modules["doubling"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_damaged_files_of_compiled_kernels_are_made_anew(
+    kind: str, damage: Any, doubling: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert doubling()(4) == 8
+    (path,) = tmp_path.rglob(f"*.{kind}")
+    path.write_bytes(damage(path.read_bytes()))
+    function = doubling()
+    assert (function(4), function(4.5)) == (8, 9.0)
+    assert len([record for record in caplog.records if "are damaged" in record.message]) == 1
+    later = doubling()
+    assert (later(4), later(4.5)) == (8, 9.0)
+    assert (sum(later.stats.cache_hits.values()), sum(later.stats.cache_misses.values())) == (2, 0)
+
+
+def test_a_full_disk_leaves_kernels_that_run(
+    doubling: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_space(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._open_for_write", no_space)
+    assert doubling()(4) == 8
+    assert "No space left on device" in caplog.text

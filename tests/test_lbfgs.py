@@ -157,10 +157,60 @@ def test_with_nothing_left_but_rounding_it_stops_and_says_so(backend: Backend) -
     assert state.gradient_norm[0] < 100 * np.finfo(np.float32).eps
 
 
-def test_reads_that_run_out_end_it() -> None:
+def test_steps_that_run_out_end_it_and_the_read_at_the_start_is_none() -> None:
     X, y = blobs(10)
     state = run(LBFGS(3, tol=0.0), objective_of(X, y, NUMPY, l2=1e-4))
-    assert (state.reason, state.reasons, state.step) == ("finished", [""], 3)
+    assert (state.reason, state.reasons) == ("finished", ["finished"])
+    assert (state.iterations.tolist(), state.step) == ([3], 4)
+
+
+def test_a_single_step_moves_and_goes_down(backend: Backend) -> None:
+    X, y = blobs(10)
+    objective = objective_of(X, y, backend, l2=1e-4)
+    state = run(LBFGS(1, tol=0.0), objective)
+    assert state.value[0] < 0.5 * state.start[0]
+    assert abs(backend.to_numpy(state.W)).max() > 0
+
+
+def test_a_refused_trial_is_no_step() -> None:
+    X, y = blobs(7, n=60, d=3)
+    objective = objective_of(X.astype(np.float64), y, NUMPY, l2=0.01)
+    solver = LBFGS(1, tol=0.0)
+    state = solver.step(objective, solver.init(objective, *zeros_for(objective)))
+    state.models.direction *= 1e3
+    state.models.slope *= 1e3
+    before = state.value.copy()
+    while not state.reason:
+        state = solver.step(objective, state)
+    assert (state.reason, state.iterations.tolist()) == ("finished", [1])
+    assert state.step > 2  # the start, trials that were refused, and the step
+    assert state.value < before
+
+
+@pytest.mark.parametrize("slope", [1.0, np.inf])
+def test_trials_that_are_always_refused_end(slope: float) -> None:
+    """No trial is as low as the slope promises, which rounding never excuses."""
+    X, y = blobs(7, n=60, d=3)
+    objective = objective_of(X.astype(np.float64), y, NUMPY, l2=0.01)
+    solver = LBFGS(10**9, tol=0.0)
+    state = solver.step(objective, solver.init(objective, *zeros_for(objective)))
+    state.models.direction *= -1  # uphill
+    state.models.slope[:] = slope
+    state.models.value[:] = 1e-300
+    while not state.reason and state.step < 1000:
+        state = solver.step(objective, state)
+    assert (state.reason, state.iterations.tolist()) == ("precision", [0])
+    assert state.step < 130
+
+
+def test_models_side_by_side_take_their_own_steps() -> None:
+    X, y = blobs(4, n=90, d=4)
+    l2 = [10.0, 1e-4]
+    state = run(LBFGS(4, tol=1e-3), objective_of(X.astype(np.float64), y, NUMPY, K=2, l2=l2))
+    alone = [run(LBFGS(4, tol=1e-3), objective_of(X.astype(np.float64), y, NUMPY, l2=one)) for one in l2]
+    assert state.reasons == ["converged", "finished"]
+    assert state.reason == "finished"
+    assert state.iterations.tolist() == [int(one.iterations[0]) for one in alone]
 
 
 def test_what_it_reports_is_of_the_weights_it_holds(backend: Backend) -> None:
@@ -181,7 +231,7 @@ def test_passes_count_the_sample_of_the_preconditioner(monkeypatch: pytest.Monke
     monkeypatch.setattr("gpusoftmax.solvers.curvature.SMALLEST_SAMPLE", 10)
     X, y = blobs(12, n=100, d=3)
     state = run(LBFGS(2, tol=0.0), objective_of(X, y, NUMPY, l2=0.1))
-    assert state.passes == pytest.approx(2.1)
+    assert state.passes == pytest.approx(state.step + 0.1)  # 10 of 100 rows
 
 
 @pytest.mark.parametrize("c", [3, 120], ids=["tiles", "blocks"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, save_model
 from gpusoftmax.batches import BatchPlan
-from gpusoftmax.probes import GRIDS, SAME
+from gpusoftmax.probes import ARBITRARY, GRIDS, SAME
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.sweeping import sweep
 from tests.conftest import frames_of
@@ -145,7 +146,8 @@ def test_a_share_of_the_training_rows_is_held_out(protocol: str, validation: Any
     aside = round(300 * share)
     assert found.sizes == {"train": 300 - aside, "validation": aside, "test": 300}
     assert found.drawn == share
-    assert f"{aside} validation ({share:g} of the training rows, by class)" in found.report
+    how = "without regard to classes" if protocol == "dinov2-logreg" else "by class"  # as published
+    assert f"{aside} validation ({share:g} of the training rows, {how})" in found.report
 
 
 def test_what_is_held_out_is_trained_on_once_the_choice_is_made(rows: Any) -> None:
@@ -292,6 +294,66 @@ def test_tensors(protocol: str, dtype: str, rows: Any) -> None:
         "validation": (torch.tensor(X).to(kind), torch.tensor(y)), "y_train": torch.tensor(rows["y_train"]),
     }  # fmt: skip
     assert probe(rows | given, protocol).test.top_1 == probe(rows, protocol).test.top_1
+
+
+# few rows of each class
+
+
+def few_shots(shots: int, c: int = 12) -> dict[str, Any]:
+    rng = np.random.default_rng(shots)
+    centers, y, y_test = rng.standard_normal((c, 16)), np.repeat(np.arange(c), shots), np.repeat(np.arange(c), 5)
+    return {
+        "X_train": centers[y] + 0.3 * rng.standard_normal((len(y), 16)), "y_train": y,
+        "X_test": centers[y_test] + 0.3 * rng.standard_normal((len(y_test), 16)), "y_test": y_test,
+    }  # fmt: skip
+
+
+def quick(rows: Any, protocol: str) -> Any:
+    options: dict[str, Any] = {"n_iterations": 20} if protocol == "dinov2-linear" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one row a class
+        return linear_probe(**rows, protocol=protocol, **options)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_few_rows_of_each_class_are_drawn_without_regard_to_classes(protocol: str, shots: int) -> None:
+    rows, n = few_shots(shots), 12 * shots
+    found = quick(rows, protocol)
+    assert (found.drawn, found.by_class) == (0.1, False)
+    assert found.sizes == {"train": n - n // 10, "validation": n // 10, "test": 60}
+    assert f"{n // 10} validation (0.1 of the training rows, without regard to classes)" in found.report
+    if found.refitted:  # to all rows: the choice may be poor, the model knows all classes
+        assert found.test.top_1 > 0.8
+
+
+def test_dinov2_draws_without_regard_to_classes_as_published() -> None:
+    rows = few_shots(20)
+    assert {protocol: quick(rows, protocol).by_class for protocol in PROTOCOLS} == {
+        "clip": True,
+        "dinov2-logreg": False,
+        "dinov2-linear": True,
+    }
+
+
+def test_validation_rows_of_classes_without_training_rows_are_told() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = linear_probe(**few_shots(1), protocol="clip")
+    assert ARBITRARY in [str(warning.message) for warning in caught]
+    assert (found.unknown, found.validation_top_1) == (1, 0.0)
+    assert "1 of 1 validation rows are of classes without training rows, and cannot be right" in found.report
+
+
+def test_too_few_rows_to_hold_any_out_are_refused_in_a_line() -> None:
+    with pytest.raises(ValueError, match=r"^validation=0.1 of 8 training rows is no row; pass validation=\(X, y\), or"):
+        linear_probe(**few_shots(1, c=8), protocol="clip")
+
+
+def test_a_batch_is_at_most_all_training_rows() -> None:
+    rows = few_shots(2)  # 22 of 24 rows; a batch is 128 by default
+    found = quick(rows, "dinov2-linear")
+    assert found.estimator.batch_size == 22
 
 
 # what is refused

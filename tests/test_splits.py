@@ -63,7 +63,13 @@ def test_a_validation_set_leaves_all_rows_for_training() -> None:
         (2.5, None, None, TypeError, "cv=2.5 is a float"),
         (40, None, None, ValueError, r"cv=StratifiedKFold\(n_splits=40.* cannot split these 30 rows .*fewer folds"),
         (GroupKFold(3), None, None, ValueError, "cv=GroupKFold.* cannot split these 30 rows .*needs groups"),
-        (None, 0.01, None, ValueError, r"validation=0\.01 cannot split these 30 rows .*another share"),
+        (
+            None,
+            0.01,
+            None,
+            ValueError,
+            r"validation=0\.01 cannot split these 30 rows .*\(X, y\), another share, or cv=",
+        ),
         (None, 1.5, None, ValueError, "validation=1.5 is out of range"),
         (None, np.zeros((3, 2)), None, TypeError, "validation is a ndarray; pass a pair"),
         ([], None, None, ValueError, "cv holds no splits"),
@@ -83,3 +89,10 @@ def test_folds_that_hold_out_each_row_once_are_a_partition() -> None:
     assert is_partition(make_splits(3, None, Y, 0), 30)
     assert not is_partition(make_splits(3, None, Y, 0)[:2], 30)
     assert not is_partition(make_splits(None, (Y, Y), Y, 0), 30)
+
+
+@pytest.mark.parametrize("options", [{"cv": None, "validation": 0.1}, {"cv": 5, "validation": None}], ids=str)
+def test_what_cannot_be_split_is_told_in_few_words_however_many_classes_there_are(options: Any) -> None:
+    with pytest.raises(ValueError, match="cannot split") as caught:
+        make_splits(**options, y=np.arange(1000), seed=0)
+    assert len(str(caught.value)) < 350

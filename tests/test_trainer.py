@@ -50,7 +50,7 @@ class Script:
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
         return SimpleNamespace(
             W=W.copy(), b=b.copy(), step=0, passes=0.0, rows=10, reason="", gradient_norm=None, start=self.values[0],
-            value=None, loss=None, accuracy=None, learning_rate=np.full(self.values.shape[1], 0.25),
+            value=None, loss=None, accuracy=None, learning_rate=np.full(self.values.shape[1], 0.25), iterations=None,
             reasons=[""] * self.values.shape[1],
         )  # fmt: skip
 

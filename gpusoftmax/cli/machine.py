@@ -16,9 +16,9 @@ from gpusoftmax.cli.options import AsJson, BackendName, Loss, Threads, app, prin
 
     gpusoftmax info --json
 
-    JSON keys: versions, backend, reason, device, threads, backends (a dict: cuda, cpu, numpy, each with yes or no and
-    why), blas (a list), vector_features (of the compiler), vector_bits (null without compiled kernels), caches (a dict:
-    where kernels and data sets are kept)."""
+    JSON keys: versions, backend, reason, device, threads, threads_from (in words), backends (a dict: cuda, cpu, numpy,
+    each with yes or no and why), blas (a list), vector_features (of the compiler), vector_bits (null without compiled
+    kernels), caches (a dict: where kernels and data sets are kept)."""
 )
 def info(threads: Threads = None, as_json: AsJson = False) -> None:
     """Show versions, the device that would compute and why, and the libraries beneath."""

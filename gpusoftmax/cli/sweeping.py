@@ -106,7 +106,7 @@ def sweep_command(
     from dataclasses import replace
 
     from gpusoftmax.array import resolve
-    from gpusoftmax.report import accuracies, accuracies_in_words, dataset_in_words, keep_names, write_sweep
+    from gpusoftmax.report import SPLITS, accuracies, accuracies_in_words, dataset_in_words, keep_names, write_sweep
     from gpusoftmax.search.grid import values_of
     from gpusoftmax.search.sweeping import sweep
 
@@ -144,14 +144,16 @@ def sweep_command(
         scaling="standard", random_state=seed, backend=device, **options,
     )  # fmt: skip
     show(result.report, as_json)
-    keep_names(result.best_estimator_, loaded)
-    measured = accuracies(result.best_estimator_, loaded)
-    show(f"accuracy  {accuracies_in_words(measured)}", as_json)
+    measured: dict[str, Any] = dict.fromkeys(f"{split}_accuracy" for split in SPLITS)
+    if result.best_estimator_ is not None:  # else Ctrl-C came before it was fitted
+        keep_names(result.best_estimator_, loaded)
+        measured = accuracies(result.best_estimator_, loaded)
+        show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))
     if as_json:
         print_json(
             {
-                "dataset": loaded.name, "estimator": type(result.best_estimator_).__name__,
+                "dataset": loaded.name, "estimator": type(result.estimators_[0]).__name__,
                 "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
                 "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
                 "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,

@@ -58,8 +58,8 @@ WORSE = 2  # values of C in a row that scored worse, after which weaker penaltie
     the best C is at the end of what was tried, else empty), train_accuracy, validation_accuracy, test_accuracy, loss
     (the last training objective, nats for softmax; null if no pass was done), passes (with those that preconditioners
     took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds, objective, tol, gradient_norm,
-    intercept_gradient_norm, bound, why_no_bound, kept), seconds (choosing and training),
-    backend, reason, threads, seed, model (path or null)."""
+    intercept_gradient_norm, bound, why_no_bound, kept; null where Ctrl-C came before the last fit), seconds (choosing
+    and training), backend, reason, threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -125,6 +125,7 @@ def train(
     )
     from gpusoftmax.search.result import SweepResult
     from gpusoftmax.search.sweeping import sweep
+    from gpusoftmax.validation import counted
 
     if recipe is not None and solver is not SolverName.auto:
         raise ValueError(f"--solver cannot be changed with --recipe {recipe}, which fixes it; leave one out")
@@ -185,10 +186,13 @@ def train(
     stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
     interrupted = " (interrupted)" if stopped else ""
     last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
-    found = f"{last.objective:.4f} after {model.n_iter_} passes" if last else "not known: no pass came to its end"
+    found = (
+        f"{last.objective:.4f} after {counted(last.passes, 'pass')}" if last else "not known: no pass came to its end"
+    )
     show(f"loss    {found} in {seconds:.2f} s{interrupted}", as_json)
-    if model.fit_report_.bound is not None:
-        show(f"fit     {model.fit_report_}".replace("\n", "\n        "), as_json)
+    fitted = getattr(model, "fit_report_", None)  # none where Ctrl-C came before the last fit
+    if fitted is not None and fitted.bound is not None:
+        show(f"fit     {fitted}".replace("\n", "\n        "), as_json)
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     if save is not None:
         show(f"saved   {save}", as_json)
@@ -198,7 +202,7 @@ def train(
             "C": strength, "l2": l2,
             "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
             "edge": "" if choice is None else choice.edges_.get("C", ""),
-            **measured, "fit_report": model.fit_report_.as_dict(),
+            **measured, "fit_report": None if fitted is None else fitted.as_dict(),
             "loss": last.objective if last else None, "passes": last.passes if last else 0,
             "stop_reason": model.stop_reason_, "seconds": seconds, "backend": device.name, "reason": device.reason,
             "threads": device.n_threads, "seed": seed, "model": None if save is None else str(save),

@@ -2,7 +2,7 @@
 
 Features are read through an address and two byte strides, and specialised by the type of a `marker` scalar, so that
 read-only, memory-mapped and sliced arrays share one compilation; so do all numbers of classes and models. float16 and
-bfloat16, which Numba lacks, come as their bits in uint16 and int16. Kernels are cached on disk (`cache=True`), so they
+bfloat16, which Numba lacks, come as their bits in uint16 and int16. Kernels are cached on disk, so they
 must stay free of closures over other jitted functions.
 
 Compile options: `contract` and `reassoc` let products fuse and row sums vectorise. Never `fastmath=True`: it makes
@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import (
     NativeValue,
     intrinsic,
@@ -50,21 +52,47 @@ FAST = {"contract", "reassoc"}
 
 
 @cache
+def _say_once(text: str) -> None:
+    log.warning(text)
+
+
 def _say_that_none_is_kept() -> None:
-    log.warning(
+    _say_once(
         "compiled kernels cannot be kept, so that each process compiles them anew, for some seconds; set "
         "NUMBA_CACHE_DIR to a folder that can be written to"
     )
 
 
+class _KernelsOnDisk(FunctionCache):
+    """Numba's files of compiled code, whose damage is mended: a full disk or a power cut can leave them cut short.
+
+    Numba would raise an error in this and each later process, until somebody deletes the file.
+    """
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # what a damaged pickle raises can be anything
+            _say_once(f"compiled kernels in {self.cache_path} are damaged ({error!r}); they are compiled anew")
+            with suppress(OSError):  # a full disk still: then they are not kept, which is told below
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _say_once(f"compiled kernels cannot be kept in {self.cache_path} ({error!r}); free some space there")
+
+
 def _compiled(function):
     """`njit`, kept on disk wherever there is a place for it: beside this file, in the user's cache, NUMBA_CACHE_DIR."""
-    options = {"nogil": True, "fastmath": FAST}
+    dispatcher = njit(nogil=True, fastmath=FAST)(function)
     try:
-        return njit(cache=True, **options)(function)
+        dispatcher._cache = _KernelsOnDisk(function)  # as cache=True does with Numba's own
     except RuntimeError:  # package and home are read-only, as in many containers
         _say_that_none_is_kept()
-        return njit(**options)(function)
+    return dispatcher
 
 
 class Source:

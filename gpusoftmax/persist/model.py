@@ -45,6 +45,7 @@ from gpusoftmax.persist.format import (
     read_header,
     read_model_file,
 )
+from gpusoftmax.prediction import weights_of
 from gpusoftmax.trainer import Record
 from gpusoftmax.validation import (
     check_choice,
@@ -118,7 +119,9 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         inner = "; of a SoftmaxClassifierCV its sweep_.best_estimator_" if hasattr(estimator, "sweep_") else ""
         raise TypeError(f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}{inner}")
     check_is_fitted(estimator)
-    tensors = {"coef": estimator.coef_, "intercept": estimator.intercept_}
+    labels, coef, intercept = weights_of(estimator)
+    dtype = np.result_type(coef, intercept, np.float32)  # set by hand, they may be of two types, or whole numbers
+    tensors = {"coef": coef.astype(dtype), "intercept": intercept.astype(dtype)}
     if isinstance(estimator.scaling, tuple):
         for name, value in zip(("shift", "scale"), estimator.scaling, strict=True):
             if value is not None:
@@ -126,20 +129,20 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     names = getattr(estimator, "feature_names_in_", None)
     fitted = {
-        "n_iter": estimator.n_iter_,
-        "stop_reason": estimator.stop_reason_,
-        "backend": estimator.backend_,
+        "n_iter": getattr(estimator, "n_iter_", 0),
+        "stop_reason": getattr(estimator, "stop_reason_", ""),
+        "backend": getattr(estimator, "backend_", ""),
         "feature_names": None if names is None else [str(name) for name in names],
         **({"fit_report": estimator.fit_report_.as_dict()} if hasattr(estimator, "fit_report_") else {}),
         **({"weight_sum": estimator.weight_sum_} if hasattr(estimator, "weight_sum_") else {}),
-        "history": [record.as_dict() for record in _thinned(estimator.history_)],
+        "history": [record.as_dict() for record in _thinned(getattr(estimator, "history_", []))],
     }
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "estimator": type(estimator).__name__,
         "objective": _objective_in_words(estimator),
-        "classes": json.dumps(_encode_classes(estimator.classes_)),
+        "classes": json.dumps(_encode_classes(labels)),
         "parameters": json.dumps(_encode_parameters(estimator)),
         "fitted": json.dumps(fitted),
         "versions": json.dumps(
@@ -151,8 +154,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     try:
         read_header(io.BytesIO(content), len(content))
         again = _restore(metadata, tensors)
-        if not np.array_equal(again.classes_, estimator.classes_):  # some strings are others in NumPy or JSON
-            raise ValueError(f"labels {shown(estimator.classes_)} would come back as {shown(again.classes_)}")
+        if not np.array_equal(again.classes_, labels):  # some strings are others in NumPy or JSON
+            raise ValueError(f"labels {shown(labels)} would come back as {shown(again.classes_)}")
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"estimator cannot be saved, since its file could not be loaded again: {error}") from error
     write_atomically(path, content)

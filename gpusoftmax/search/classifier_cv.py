@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend
 from gpusoftmax.fitting import AllOrNothing
+from gpusoftmax.parameters import explained
 from gpusoftmax.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
@@ -67,7 +68,7 @@ class SoftmaxClassifierCV(Probabilities):
     coefs_paths_ : ndarray, (n_folds, 1, n_Cs, c, d + 1), or (n_folds, 1, n_Cs, 1, d + 1) for two classes
         Weights of the raw features, the intercept last; without an intercept (..., d).
     n_iter_ : ndarray of int, (n_folds, 1, n_Cs)
-        Reads of the rows.
+        Steps of each model; 0 where the path of penalties led to its optimum.
     l1_ratio_, l1_ratios_
         0.0 and [0.0], for programs that look at them.
     sweep_ : SweepResult
@@ -82,6 +83,7 @@ class SoftmaxClassifierCV(Probabilities):
     (0.1, (3, 1, 3))
     """
 
+    @explained
     def __init__(
         self,
         Cs: int | Sequence[float] = 10,
@@ -154,6 +156,10 @@ class SoftmaxClassifierCV(Probabilities):
             words = f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_"
             if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
                 words += "; the last fit, to all rows, did not come to its end"
+            if result.why_no_last_fit:
+                words += (
+                    "; the last fit, to all rows, was not made, coef_ and intercept_ are means of the folds' models"
+                )
             warnings.warn(words, stacklevel=2)
         scores = result.trials.score[:, done]
         folds = [[result.models_[i, k] for k in done] for i in range(result.n_splits_)]
@@ -161,17 +167,16 @@ class SoftmaxClassifierCV(Probabilities):
             self.sweep_, self.Cs_ = result, np.array([result.candidates[k]["C"] for k in done])
             self.l1_ratio_, self.l1_ratios_ = 0.0, np.zeros(1)
             self.scores_ = scores[:, None, :]
-            self.n_iter_ = result.trials.passes[:, done].astype(int)[:, None, :]
+            self.n_iter_ = np.array([[[model.n_iter_ for model in fold]] for fold in folds])
             self.coefs_paths_ = np.array([[[self._path_entry(model) for model in fold]] for fold in folds])
-            if self.refit:
-                best = result.best_estimator_
-                self.C_, self.coef_, self.intercept_ = float(result.best_params_["C"]), best.coef_, best.intercept_
-            else:
+            best_of = [done.index(result.best_index_)] * len(folds)
+            if not self.refit:
                 best_of = [choose(own[None], -self.Cs_, 0 * self.Cs_, "best")[0] for own in scores]
-                chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
-                self.C_ = float(np.mean([model.C for model in chosen]))
-                self.coef_ = np.mean([model.coef_ for model in chosen], axis=0)
-                self.intercept_ = np.mean([model.intercept_ for model in chosen], axis=0)
+            chosen = [fold[k] for fold, k in zip(folds, best_of, strict=True)]
+            self.C_ = float(result.best_params_["C"]) if self.refit else float(np.mean([model.C for model in chosen]))
+            models = chosen if result.best_estimator_ is None else [result.best_estimator_]
+            self.coef_ = np.mean([model.coef_ for model in models], axis=0)
+            self.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
             self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
             if hasattr(self, "feature_names_in_"):  # of an earlier fit
                 del self.__dict__["feature_names_in_"]
@@ -229,11 +234,15 @@ class SoftmaxClassifierCV(Probabilities):
         Raises
         ------
         ValueError
-            refit=False: the mean of several models has no C of its own.
+            refit=False: the mean of several models has no C of its own; nor have weights that were set by hand.
         """
         check_is_fitted(self)
         if not self.refit:
             raise ValueError("refit=False: the mean of the folds' models is no LogisticRegression; use refit=True")
+        if hasattr(self, "sweep_") and self.sweep_.best_estimator_ is None:
+            raise ValueError("Ctrl-C came before the fit to all rows, and the mean of the folds' models is no optimum")
+        if not hasattr(self, "sweep_"):
+            raise ValueError("weights that were set by hand have no chosen C; set them on a SoftmaxClassifier instead")
         return self.sweep_.best_estimator_.to_sklearn()
 
     def plot(self, ax: Any = None) -> Any:

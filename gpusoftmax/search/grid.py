@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import reprlib
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from gpusoftmax.estimators import Estimator
+from gpusoftmax.estimators import Estimator, SoftmaxClassifier
+from gpusoftmax.parameters import in_place_of
 from gpusoftmax.problem import solver_of
 
 ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
@@ -33,6 +35,8 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
                 "{'C': [0.01, 0.1, 1]}, or a list of such dictionaries"
             )
         for name, values in part.items():
+            if name not in (known := inspect.signature(SoftmaxClassifier).parameters):
+                raise ValueError(f"grid has {name!r}, which is no parameter: {in_place_of(name, known)}")
             if name not in ON_ONE_AXIS:
                 raise ValueError(
                     f"grid has {name!r}, but only {', '.join(ON_ONE_AXIS)} can vary within one sweep; pass "

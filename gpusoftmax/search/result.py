@@ -70,7 +70,8 @@ class SweepResult:
     best_score_ : float
         The mean over the splits.
     best_estimator_ : estimator
-        Fitted to all rows of X with the best configuration; None with refit=False.
+        Fitted to all rows of X with the best configuration; None with refit=False. Where Ctrl-C came before or after
+        the passes of that fit: the model from `models_`, if all rows were its training rows, else None.
     ties_ : list of int
         Other candidates whose mean score is as good as the best one's, to rounding. Of equals, the one with the
         strongest penalty is taken.
@@ -90,6 +91,8 @@ class SweepResult:
         `out_of_fold_predictions_` and `out_of_fold_probabilities_`.
     why_no_out_of_fold : str
         What to do to have them.
+    why_no_last_fit : str
+        Empty if there was none to make, or it was made.
     """
 
     candidates: list[dict[str, Any]]
@@ -107,6 +110,7 @@ class SweepResult:
     models_: dict[tuple[int, int], Any] = field(default_factory=dict)
     out_of_fold_: tuple[Array, Array | None] | None = None
     why_no_out_of_fold: str = "pass out_of_fold=True to sweep"
+    why_no_last_fit: str = ""
 
     @property
     def best_params_(self) -> dict[str, Any]:

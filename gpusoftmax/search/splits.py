@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from gpusoftmax.validation import check_count, check_number, shown
+from gpusoftmax.validation import brief, check_count, check_number, shown
 
 Array = npt.NDArray[Any]
 
@@ -52,10 +52,15 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
         try:
             pairs: Any = list(cv.split(np.zeros((n, 1)) if X is None else X, y, groups))
         except ValueError as error:  # more folds than rows of a class, groups that are missing or too few
-            given = f"cv={shown(cv)}" if validation is None else f"validation={validation!r}"
+            if validation is not None:
+                raise ValueError(
+                    f"validation={validation!r} cannot split these {n} rows class by class ({brief(error)}); pass "
+                    f"validation=(X, y), another share, or cv=ShuffleSplit(1, test_size={validation!r}), which does "
+                    "not look at classes"
+                ) from None
             raise ValueError(
-                f"{given} cannot split these {n} rows ({error}); pass fewer folds or another share, or more rows of "
-                "each class; a group splitter needs groups, one for each row"
+                f"cv={shown(cv)} cannot split these {n} rows ({brief(error)}); pass fewer folds, or "
+                "KFold(shuffle=True), which does not look at classes; a group splitter needs groups, one for each row"
             ) from None
     elif hasattr(cv, "__iter__") and not isinstance(cv, str):
         pairs = cv

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gpusoftmax.array import resolve_for
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.exceptions import DivergenceError
+from gpusoftmax.parameters import in_place_of
 from gpusoftmax.prediction import best_classes, outputs
 from gpusoftmax.problem import load, problem_of
 from gpusoftmax.progress import Tally
@@ -135,9 +136,8 @@ def sweep(
     DivergenceError
         Every configuration diverged.
     KeyboardInterrupt
-        Ctrl-C before any configuration was done on all splits, or before or after the passes of the last fit, to all
-        rows. Elsewhere it ends the sweep with what is done: models of SGD that are under way, and the last fit, count
-        as they are.
+        Ctrl-C before any configuration was done on all splits. Later it ends the sweep with what is done, and
+        `interrupted_` is True: models of SGD that are under way, and the last fit, count as they are.
 
     Examples
     --------
@@ -209,13 +209,22 @@ def sweep(
                 tally.close()
     if not work.has_any():
         _explain(work)
-    result = _chosen(work, rule, interrupted)
-    with device.active():
-        if out_of_fold:
-            _predict_out_of_fold(result, work)
-        if refit:
-            result.best_estimator_ = _refit(result, work, verbose)
-            result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
+    result = None
+    try:
+        result = _chosen(work, rule, interrupted)
+        with device.active():
+            if out_of_fold:
+                _predict_out_of_fold(result, work)
+            if refit:
+                result.best_estimator_ = _refit(result, work, verbose)
+                result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
+    except KeyboardInterrupt:
+        result = result or _chosen(work, rule, interrupted)
+        result.interrupted_ = True
+        if out_of_fold and result.out_of_fold_ is None:
+            result.why_no_out_of_fold = "Ctrl-C came before they were made"
+        if refit and result.best_estimator_ is None:
+            _do_without_last_fit(result, work)
     result.seconds_ = time.perf_counter() - started
     return result
 
@@ -249,9 +258,8 @@ def _estimator(solver: str, parameters: dict[str, Any], varying: set[str]) -> An
     known = [name for name in inspect.signature(cls).parameters if name not in ("callbacks", "warm_start", "verbose")]
     for name in parameters:
         if name not in known:
-            raise TypeError(
-                f"sweep has no argument {name!r}; beside its own it takes the estimator's: {', '.join(known)}"
-            )
+            own = [one for one in inspect.signature(sweep).parameters if one != "parameters"]
+            raise TypeError(f"sweep has no argument {name!r}: {in_place_of(name, [*own, *known])}")
     if twice := sorted(varying & set(parameters)):
         raise ValueError(f"{twice[0]} is in the grid and given beside it; pass it once")
     return cls(solver=solver, **parameters)
@@ -267,7 +275,7 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
     if short and estimators[0].tol > 0:
         warnings.warn(
             f"{short} of {trials.score.size} models are not within tol={estimators[0].tol:g} of their optima after "
-            f"max_iter={estimators[0].max_iter} passes (status 'finished' in the table): increase max_iter or tol",
+            f"max_iter={estimators[0].max_iter} steps (status 'finished' in the table): increase max_iter or tol",
             ConvergenceWarning,
             stacklevel=3,
         )
@@ -300,6 +308,14 @@ def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
             probabilities = np.empty((n, len(data.classes)), found.dtype) if probabilities is None else probabilities
             probabilities[split.held_out] = found
     result.out_of_fold_ = data.classes[best], probabilities
+
+
+def _do_without_last_fit(result: SweepResult, work: Work) -> None:
+    """The best candidate's model from the sweep, where that was trained on all rows, too."""
+    result.why_no_last_fit = "the best one's fit to all rows was not made"
+    if work.models and all(split.train is None for split in work.splits):
+        result.best_estimator_ = work.models[0, result.best_index_]
+        result.why_no_last_fit += ", its model from the sweep is taken"
 
 
 def _refit(result: SweepResult, work: Work, verbose: int) -> Any:

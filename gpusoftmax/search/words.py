@@ -36,8 +36,11 @@ def report(result: Any) -> str:
     splits = f"{result.n_splits_} splits" if result.n_splits_ > 1 else "one validation set"
     solver = "L-BFGS" if result.estimators_ and result.estimators_[0].solver == "lbfgs" else "SGD"
     lines = [f"{len(means)} configurations on {splits} by {solver} in {result.seconds_:.1f} s, by {result.scoring}"]
-    if result.interrupted_:
-        lines.append(f"interrupted: {int(np.isnan(means).sum())} configurations were not done")
+    undone = int(np.isnan(means).sum())
+    if result.interrupted_ and undone:
+        lines.append(f"interrupted: {undone} configurations were not done")
+    if result.why_no_last_fit:
+        lines.append(f"interrupted: {result.why_no_last_fit}")
     if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
         lines.append("interrupted: the best one's fit to all rows did not come to its end")
     width = max(len(candidate_in_words(one)) for one in result.candidates)

@@ -32,6 +32,7 @@ MEMORY = 10  # pairs
 SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)
 ROUNDINGS = 16  # by as many units in the last place values of the same point may differ
 SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
+VANISHING = 1e-38  # steps that were refused down to here, after 126 trials at most, are refused whatever the reason
 REFRESH_AFTER = 8  # steps with a metric, at least, before a new one
 REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes most of the time
 SLOW, SLOW_JOINT = 24, 8  # steps still to go, at the pace so far, for a new metric: pairs of the old one are lost
@@ -96,7 +97,9 @@ class LBFGSState:
     W, b : ndarray
         The best points so far: weights (d, K, c), intercepts (K, c).
     step : int
-        Reads of X.
+        Reads of X: the start, and a trial point each.
+    iterations : ndarray of int, (K,)
+        Steps that each model has taken: the start and trial points that were refused are not among them.
     passes : float
         The same, and the sample's rows / n.
     rows : int
@@ -110,9 +113,10 @@ class LBFGSState:
     start : ndarray of float64, (K,)
         The value that training began with.
     reasons : list of str
-        Per model: "" on its way, "converged" (gradient_norm <= tol), "precision" (only rounding is left) or "diverged".
+        Per model: "" on its way, "converged" (gradient_norm <= tol), "precision" (only rounding is left), "finished"
+        (max_iter steps are taken) or "diverged".
     reason : str
-        Not empty at the end: "finished" if reads ran out, "precision" if that ended any model, else "converged".
+        Not empty at the end: "finished" if that ended any model, else "precision" if that did, else "converged".
     """
 
     W: Array
@@ -124,6 +128,7 @@ class LBFGSState:
     gradient_norm: Array
     learning_rate: Array
     start: Array
+    iterations: Array
     reasons: list[str]
     passes: float
     step: int = 0
@@ -137,8 +142,8 @@ class LBFGS:
 
     Attributes
     ----------
-    max_passes : int
-        Reads of X at most.
+    max_iter : int
+        Steps of each model at most. The read at the start is none, nor is a trial that is refused.
     tol : float
         A model has converged when no entry of the gradient of its mean objective, in the coordinates of the scaled
         features, is larger.
@@ -152,7 +157,7 @@ class LBFGS:
         Of an earlier solve over the same features, whose work is then not done again.
     """
 
-    max_passes: int
+    max_iter: int
     tol: float
     seed: int = 0
     sample: GramSample | None = None
@@ -161,8 +166,8 @@ class LBFGS:
 
     @property
     def passes(self) -> float:
-        """Reads of the data at most."""
-        return float(self.max_passes)
+        """Reads of the data if all steps are taken and none is refused: one at the start, and one a step."""
+        return float(self.max_iter + 1)
 
     def init(self, objective: Objective, W: Array, b: Array) -> LBFGSState:
         """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
@@ -201,6 +206,7 @@ class LBFGS:
             gradient_norm=np.full(K, np.inf),
             learning_rate=np.ones(K),
             start=nothing,
+            iterations=np.zeros(K, int),
             reasons=[""] * K,
             passes=0.0 if self.sample else metric.rows / objective.features.n,
         )
@@ -212,9 +218,7 @@ class LBFGS:
             self._step(state, models)
         state.step, state.passes, state.rows = state.step + 1, state.passes + 1, objective.features.n
         if all(state.reasons):
-            state.reason = "precision" if "precision" in state.reasons else "converged"
-        elif state.step >= self.max_passes:
-            state.reason = "finished"
+            state.reason = next((one for one in ("finished", "precision") if one in state.reasons), "converged")
         return state
 
     def give_up(self, state: LBFGSState, lost: Array) -> None:
@@ -237,6 +241,9 @@ class LBFGS:
         if state.step == 0:
             state.start = value.copy()
         accepted, given_up = _judge(models, value, _dot(g, models.direction, backend), eps)
+        if state.step > 0:
+            state.iterations[models.numbers] += accepted
+        out_of_steps = state.iterations[models.numbers] >= self.max_iter
         size = backend.to_numpy(abs(g).max(axis=(0, 2))).astype(np.float64)
         norm = np.where(accepted, size, state.gradient_norm[models.numbers])
         for k in np.flatnonzero(accepted).tolist():
@@ -251,14 +258,15 @@ class LBFGS:
         models.begun = np.where(models.since == 0, norm, models.begun)
         models.value = np.where(accepted, value, models.value)
         if accepted.any():
-            due = accepted & self._is_slow(models, eps)
+            due = accepted & self._is_slow(models, eps) & ~out_of_steps
             if due.any():
                 state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
             _turn(models, trial, g, accepted)
         arrived = norm <= self._goal(models)
-        over = arrived | given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
+        stuck = given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
+        over = arrived | stuck | out_of_steps
         for k in np.flatnonzero(over).tolist():
-            state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision"
+            state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision" if stuck[k] else "finished"
         if over.any() and not over.all():
             models.keep(~over)
 
@@ -288,7 +296,7 @@ def _judge(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Arr
     flat = promised <= ROUNDINGS * noise
     accepted = value <= models.value - SUFFICIENT * promised + noise  # never where it is NaN
     accepted |= flat & (abs(slope) < models.slope) & np.isfinite(value)
-    given_up = ~accepted & flat & (models.length < SHORTEST)
+    given_up = ~accepted & ((flat & (models.length < SHORTEST)) | (models.length < VANISHING))
     shorter = _shorter(models.length, models.value, models.slope, value, slope)
     models.length = np.where(accepted, models.length, shorter)
     return accepted, given_up

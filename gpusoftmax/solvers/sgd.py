@@ -99,6 +99,7 @@ class SGDState:
     batches: tuple[int, list[Array | None]] = (-1, [])  # the plan of the epoch that is under way
     reason: str = ""
     gradient_norm: Array | None = None  # never measured: it would take a read of its own
+    iterations: Array | None = None  # all models take the same steps
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ def certify(objective: Objective, W: Array, b: Array, passes: float = 100.0) -> 
         there, falls = here, np.zeros(K)
         if objective.has_free_intercept:
             best, falls, whys = _best_intercepts(objective, W, b, here, passes)
-            there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
+            if not all(whys):
+                there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
             left = backend.to_numpy(abs(there.db).max(axis=1)).tolist()
             limit = float(np.sqrt(np.finfo(b.dtype).eps))
             off = f"the intercept's gradient is still above {limit:.1g} at the best one that was found"

@@ -186,7 +186,8 @@ class _LinearClassifier(LinearPredictor):
             names of a data frame's columns, sorted. A soft label equals the row once for each class, with the
             proportion as its weight, and costs no pass more. `score` wants hard labels: y.argmax(axis=1).
         sample_weight : array-like, (n,), optional
-            Not negative; weight k equals the row k times.
+            Not negative; weight k equals the row k times. Rows of weight 0 are not visited: what they hold does not
+            matter, as long as it is finite.
         validation : (X, y), optional
             Data of the user's own, measured after each pass; y hard or soft, with a column for each of `classes_`. The
             weights with the smallest loss on it are kept, and training stops early, once that loss has not fallen for
@@ -351,7 +352,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         The intercept is part of ||W||, as with a column of ones in X.
     scaling : None, "standard" or (shift, scale)
         Features are seen as (x - shift) / scale: with "standard", their mean and standard deviation on the training
-        rows. X itself is not changed, and the penalty acts on the weights of the scaled features.
+        rows. X itself is not changed, and the penalty acts on the weights of the scaled features. Columns whose
+        deviation is within the rounding of their mean are constant, and have weight 0.
     class_weight : dict, "balanced", optional
         Multiplies sample_weight, as in scikit-learn. Of a soft label each class has its own weight, as if it were a
         row of its own.

@@ -98,7 +98,8 @@ def sweep(
         "1se": the strongest penalty whose mean score is within a standard error of the best one's. Of equals, either
         takes the strongest penalty.
     sample_weight : array-like, (n,), optional
-        Not negative; weight k equals the row k times.
+        Not negative; weight k equals the row k times. Folds are drawn over all rows, as scikit-learn draws them; those
+        of weight 0 then count nowhere.
     groups : array-like, (n,), optional
         For splitters that use them, such as GroupKFold.
     halving : int, optional

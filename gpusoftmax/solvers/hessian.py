@@ -46,6 +46,7 @@ JOINT_ROWS_PER_FEATURE, FEWEST_JOINT_ROWS = 4, 512  # each row has a rank of up 
 CLASS_ROWS_PER_FEATURE = 2
 MOST_ELEMENTS = 1 << 27  # numbers of all models' metrics: 512 MB in float32
 CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
+MOST_PROBABILITIES = 1 << 26  # of these rows: 512 MB
 
 
 def refresh_cost(objective: Objective) -> float:
@@ -79,7 +80,8 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     features, backend, c = objective.features, objective.backend, objective.n_classes
     d, dtype = features.d, features.dtype
     rng = generator(seed, NO_EPOCH + 2 + times)
-    rows = uniform_rows(features, max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), rng)
+    candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))
+    rows = uniform_rows(features, candidates, rng)
     x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
     penalty = float(backend.to_numpy(objective.l2)[k]) * penalty_diagonal(objective)
     free, penalised = objective.has_free_intercept, objective.penalize_intercept
@@ -143,7 +145,10 @@ class Curvature:
 
     def total(self) -> Array:
         """(m,): the trace."""
-        return np.sum([self.diagonal(j) for j in range(self.p.shape[1])], axis=0)
+        total = self.diagonal(0)
+        for j in range(1, self.p.shape[1]):
+            total += self.diagonal(j)
+        return total
 
     def of(self, rows: Array, scale: Array) -> Curvature:
         """The same for some rows, each counted `scale` times."""

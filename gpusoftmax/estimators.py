@@ -30,6 +30,7 @@ from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
 from gpusoftmax.validation import (
+    by_rows,
     check_batch_size,
     check_callbacks,
     check_choice,
@@ -37,6 +38,7 @@ from gpusoftmax.validation import (
     check_flag,
     check_learning_rate,
     check_number,
+    check_verbose,
 )
 
 Array = npt.NDArray[Any]
@@ -144,7 +146,7 @@ class _LinearClassifier(LinearPredictor):
         check_batch_size(self.batch_size)
         check_learning_rate(self.learning_rate)
         check_number("momentum", self.momentum, least=0, most=1, below=True)
-        check_count("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, least=0)
+        check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         if isinstance(self.scaling, str):
             check_choice("scaling", self.scaling, ("standard",))
@@ -211,10 +213,11 @@ class _LinearClassifier(LinearPredictor):
         device = resolve_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = device.features(X)
-            validate_data(self, X if has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
+            # n_features_in_, and names
+            validate_data(self, by_rows(X) if has_columns(X) else features, skip_check_array=True)
             problem = prepare(self, device, features, y, sample_weight, validation)
             if validation is not None:
-                self._check_names(validation[0])
+                self._check_names(validation[0], expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
             missed = self._solve(problem, start_from)
@@ -289,7 +292,7 @@ class _LinearClassifier(LinearPredictor):
         device = resolve_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = device.features(X)
-            validate_data(self, X if has_columns(X) else features, reset=first, skip_check_array=True)
+            validate_data(self, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
             problem = prepare(self, device, features, y, sample_weight, None, stream)
             solver = make_stream_solver(self, problem)
             result = train(

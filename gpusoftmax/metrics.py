@@ -12,7 +12,14 @@ from sklearn.utils import _safe_indexing
 
 from gpusoftmax.estimators import Estimator
 from gpusoftmax.prediction import on_host
-from gpusoftmax.validation import check_count, check_n_features, check_same_length, encode_known_labels
+from gpusoftmax.validation import (
+    by_rows,
+    check_count,
+    check_features,
+    check_n_features,
+    check_same_length,
+    encode_known_labels,
+)
 
 Array = npt.NDArray[Any]
 
@@ -90,20 +97,21 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
         An unknown label, another length than X, or features that do not fit.
     """
     check_count("k", k)
-    if np.ndim(X) == 2:
-        check_n_features(X, estimator.n_features_in_, owner=type(estimator).__name__)
+    X = by_rows(X)
+    if len(getattr(X, "shape", ())) != 2:
+        check_features(X)
+    check_n_features(X, estimator.n_features_in_, owner=type(estimator).__name__)
     labels = encode_known_labels(on_host(y), estimator.classes_, "y", " of the model").astype(np.int64)
     c = len(estimator.classes_)
-    n = len(X)
+    n = X.shape[0]
     check_same_length("y", labels, n)
     k, step = min(k, c), max(1, AT_ONCE // max(c, estimator.n_features_in_))
     certain = hasattr(estimator, "predict_log_proba")
     before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
     loss = 0.0
     for first in range(0, n, step):
-        scores = on_host(estimator.decision_function(_safe_indexing(X, slice(first, first + step))))
-        if c == 2:
-            scores = np.stack([np.zeros_like(scores), scores], axis=1)
+        part = _safe_indexing(X, slice(first, first + step))
+        scores = estimator._outputs(part, "linear_scores", names_expected=False)
         rows = slice(first, first + len(scores))
         before[rows] = places(scores, labels[rows])
         predicted[rows] = scores.argmax(axis=1)

@@ -13,11 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.validation import (
+    by_rows,
     check_finite_features,
     check_labels,
     check_n_features,
     check_sample_weight,
     shown,
+    warn_user,
 )
 
 Array = npt.NDArray[Any]
@@ -105,8 +107,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"y={shown(y)} is not like the classes {shown(self.classes_.tolist())} ({error}); pass labels of the "
-                "same type"
+                f"y[0] is {shown(labels.tolist()[0])}, which is not like the classes {shown(self.classes_.tolist())} "
+                f"({error}); pass labels of the same type"
             ) from None
 
     def _labels(self, X: Any) -> Array:
@@ -114,21 +116,28 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = best_classes(lambda operation: self._outputs(X, operation))
         return np.asarray(self.classes_[best])
 
-    def _outputs(self, X: Any, operation: str) -> Array:
-        """`outputs` for X as a user passes it."""
+    def _outputs(self, X: Any, operation: str, names_expected: bool = True) -> Array:
+        """`outputs` for X as a user passes it; see `_check_names`."""
         check_is_fitted(self)
-        self._check_names(X)
+        self._check_names(X, names_expected)
         device = resolve_for(self.backend, self.n_threads, X=X)
         with device.active():
             X = device.features(X)
             check_n_features(X, self.n_features_in_, owner=type(self).__name__)
             return outputs(self, device, X, operation)
 
-    def _check_names(self, X: Any) -> None:
-        """The columns of a data frame are those of training, in the same order."""
-        if has_columns(X):
+    def _check_names(self, X: Any, expected: bool = True) -> None:
+        """The columns of a data frame are those of training, in the same order; where their names are expected, an
+        array has a warning that they cannot be compared."""
+        if not has_columns(X):
+            if expected and hasattr(self, "feature_names_in_"):
+                warn_user(
+                    f"X does not have valid feature names, but {type(self).__name__} was fitted with feature names",
+                    UserWarning,
+                )
+        else:
             try:
-                validate_data(self, X, reset=False, skip_check_array=True)
+                validate_data(self, by_rows(X), reset=False, skip_check_array=True)
             except ValueError as error:
                 raise ValueError(f"{error}\nPass the columns feature_names_in_ of the model, in that order.") from None
 
@@ -235,5 +244,5 @@ def on_host(X: Any) -> Any:
 
 
 def has_columns(X: Any) -> bool:
-    """A data frame, whose column names scikit-learn records and compares."""
-    return hasattr(X, "columns") or hasattr(X, "__dataframe__")
+    """A data frame or table, whose column names scikit-learn records and compares; not one that is yet to be read."""
+    return hasattr(X, "shape") and (hasattr(X, "columns") or hasattr(X, "__dataframe__"))

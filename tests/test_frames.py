@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV
 from tests.conftest import frames_of
 
 # every test runs on the CPU and on a GPU: "auto" takes it
@@ -93,7 +93,10 @@ def test_an_array_after_a_frame_and_a_frame_after_an_array_warn(library: Any, X:
     frame = frame_with(library, X)
     with pytest.warns(UserWarning, match="fitted without feature names"):
         SoftmaxClassifier().fit(X, CODES).predict(frame)
-    SoftmaxClassifier().fit(frame, CODES).predict(X)  # names that are missing are not missed
+    for predictor in (SoftmaxClassifier(), LinearSVMClassifier(), SoftmaxClassifierCV(Cs=[1.0])):
+        with pytest.warns(UserWarning, match="X does not have valid feature names") as caught:
+            predictor.fit(frame, CODES).predict(X)
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_column_that_is_no_number_is_named(library: Any, X: Any) -> None:

@@ -144,8 +144,8 @@ def sweep_command(
         scaling="standard", random_state=seed, backend=device, **options,
     )  # fmt: skip
     show(result.report, as_json)
-    keep_names(result.best_estimator_, loaded)
     measured = accuracies(result.best_estimator_, loaded)
+    keep_names(result.best_estimator_, loaded)
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))
     if as_json:

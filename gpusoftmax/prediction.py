@@ -105,10 +105,10 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = check_sample_weight(on_host(sample_weight), len(labels), 1, np.float64)
         try:
             return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError):  # whose message lists all labels that there are
             raise ValueError(
-                f"y[0] is {shown(labels.tolist()[0])}, which is not like the classes {shown(self.classes_.tolist())} "
-                f"({error}); pass labels of the same type"
+                f"y[0] is {shown(labels.tolist()[0])}, which is not like the classes {shown(self.classes_.tolist())}; "
+                "pass labels of the same type"
             ) from None
 
     def _labels(self, X: Any) -> Array:

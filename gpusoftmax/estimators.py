@@ -179,7 +179,8 @@ class _LinearClassifier(LinearPredictor):
         Parameters
         ----------
         X : array-like, (n, d)
-            float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory.
+            float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory. Data
+            frames and tables of several types are converted in one copy, as are data sets of files (h5py, zarr).
         y : array-like, (n,) or (n, c)
             Labels of any type, of at least two classes. Or, for softmax, soft labels: each row's proportions of c
             classes, not negative, of sum 1 (within 0.001; they are divided by it). Classes are then 0 to c - 1, or the

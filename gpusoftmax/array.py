@@ -176,8 +176,13 @@ class Backend:
         if self.gpu is not None:
             self.xp.cuda.get_current_stream().synchronize()
 
-    def __reduce__(self) -> tuple[Any, ...]:  # modules cannot be pickled: another process resolves anew
-        return resolve, (self.name, self.n_threads, self.precision)
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and skops, which take no modules: what another process resolves anew."""
+        return {"backend": self.name, "n_threads": self.n_threads, "precision": self.precision}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Resolve what was asked for."""
+        vars(self).update(vars(resolve(**state)))
 
 
 def default_threads() -> int:

@@ -31,6 +31,7 @@ from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
 from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
 from gpusoftmax.validation import (
+    by_rows,
     check_batch_size,
     check_callbacks,
     check_choice,
@@ -38,6 +39,7 @@ from gpusoftmax.validation import (
     check_flag,
     check_learning_rate,
     check_number,
+    check_verbose,
 )
 
 Array = npt.NDArray[Any]
@@ -146,7 +148,7 @@ class _LinearClassifier(LinearPredictor):
         check_batch_size(self.batch_size)
         check_learning_rate(self.learning_rate, hint(self.learning_rate, RATES))
         check_number("momentum", self.momentum, least=0, most=1, below=True)
-        check_count("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, least=0)
+        check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         if isinstance(self.scaling, str):
             check_choice("scaling", self.scaling, ("standard",))
@@ -179,7 +181,8 @@ class _LinearClassifier(LinearPredictor):
         Parameters
         ----------
         X : array-like, (n, d)
-            float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory.
+            float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory. Data
+            frames and tables of several types are converted in one copy, as are data sets of files (h5py, zarr).
         y : array-like, (n,) or (n, c)
             Labels of any type, of at least two classes. Or, for softmax, soft labels: each row's proportions of c
             classes, not negative, of sum 1 (within 0.001; they are divided by it). Classes are then 0 to c - 1, or the
@@ -214,10 +217,11 @@ class _LinearClassifier(LinearPredictor):
         device = resolve_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = device.features(X)
-            validate_data(self, X if has_columns(X) else features, skip_check_array=True)  # n_features_in_, and names
+            # n_features_in_, and names
+            validate_data(self, by_rows(X) if has_columns(X) else features, skip_check_array=True)
             problem = prepare(self, device, features, y, sample_weight, validation)
             if validation is not None:
-                self._check_names(validation[0])
+                self._check_names(validation[0], expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
             missed = self._solve(problem, start_from)
@@ -292,7 +296,7 @@ class _LinearClassifier(LinearPredictor):
         device = resolve_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = device.features(X)
-            validate_data(self, X if has_columns(X) else features, reset=first, skip_check_array=True)
+            validate_data(self, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
             problem = prepare(self, device, features, y, sample_weight, None, stream)
             solver = make_stream_solver(self, problem)
             result = train(

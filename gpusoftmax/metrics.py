@@ -11,7 +11,14 @@ from sklearn.utils import _safe_indexing
 
 from gpusoftmax.estimators import Estimator
 from gpusoftmax.prediction import on_host, weights_of
-from gpusoftmax.validation import check_count, check_n_features, check_same_length, encode_known_labels
+from gpusoftmax.validation import (
+    by_rows,
+    check_count,
+    check_features,
+    check_n_features,
+    check_same_length,
+    encode_known_labels,
+)
 
 Array = npt.NDArray[Any]
 
@@ -91,19 +98,20 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     check_count("k", k)
     classes, coef, _ = weights_of(estimator)
     c, d, order = len(classes), coef.shape[1], np.argsort(classes)  # set by hand, they may be in another order
-    if np.ndim(X) == 2:
-        check_n_features(X, d, owner=type(estimator).__name__)
+    X = by_rows(X)
+    if len(getattr(X, "shape", ())) != 2:
+        check_features(X)
+    check_n_features(X, d, owner=type(estimator).__name__)
     labels = order[encode_known_labels(on_host(y), classes[order], "y", " of the model")]
-    n = len(X)
+    n = X.shape[0]
     check_same_length("y", labels, n)
     k, step = min(k, c), max(1, AT_ONCE // max(c, d))
     certain = hasattr(estimator, "predict_log_proba")
     before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
     loss = 0.0
     for first in range(0, n, step):
-        scores = on_host(estimator.decision_function(_safe_indexing(X, slice(first, first + step))))
-        if c == 2:
-            scores = np.stack([np.zeros_like(scores), scores], axis=1)
+        part = _safe_indexing(X, slice(first, first + step))
+        scores = estimator._outputs(part, "linear_scores", names_expected=False)
         rows = slice(first, first + len(scores))
         before[rows] = places(scores, labels[rows])
         predicted[rows] = scores.argmax(axis=1)

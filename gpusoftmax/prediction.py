@@ -15,12 +15,13 @@ from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.parameters import check_names
 from gpusoftmax.validation import (
-    brief,
+    by_rows,
     check_finite_features,
     check_labels,
     check_n_features,
     check_sample_weight,
     shown,
+    warn_user,
 )
 
 Array = npt.NDArray[Any]
@@ -127,10 +128,10 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = check_sample_weight(on_host(sample_weight), len(labels), 1, np.float64)
         try:
             return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError):  # whose message lists all labels that there are
             raise ValueError(
-                f"y={shown(y)} is not like the classes {shown(np.asarray(self.classes_).tolist())} "
-                f"({brief(error)}); pass labels of the same type"
+                f"y[0] is {shown(labels.tolist()[0])}, which is not like the classes "
+                f"{shown(np.asarray(self.classes_).tolist())}; pass labels of the same type"
             ) from None
 
     def _labels(self, X: Any) -> Array:
@@ -138,25 +139,32 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = best_classes(lambda operation: self._outputs(X, operation))
         return np.asarray(np.asarray(self.classes_)[best])
 
-    def _outputs(self, X: Any, operation: str) -> Array:
-        """`outputs` for X as a user passes it."""
+    def _outputs(self, X: Any, operation: str, names_expected: bool = True) -> Array:
+        """`outputs` for X as a user passes it; see `_check_names`."""
         check_is_fitted(self)
         kind, shape = type(self).__name__, weights_of(self)[1].shape
         d = getattr(self, "n_features_in_", shape[1])
         if shape[1] != d:
             raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
-        self._check_names(X)
+        self._check_names(X, names_expected)
         device = resolve_for(self.backend, self.n_threads, X=X)
         with device.active():
             X = device.features(X)
             check_n_features(X, d, owner=kind)
             return outputs(self, device, X, operation)
 
-    def _check_names(self, X: Any) -> None:
-        """The columns of a data frame are those of training, in the same order."""
-        if has_columns(X):
+    def _check_names(self, X: Any, expected: bool = True) -> None:
+        """The columns of a data frame are those of training, in the same order; where their names are expected, an
+        array has a warning that they cannot be compared."""
+        if not has_columns(X):
+            if expected and hasattr(self, "feature_names_in_"):
+                warn_user(
+                    f"X does not have valid feature names, but {type(self).__name__} was fitted with feature names",
+                    UserWarning,
+                )
+        else:
             try:
-                validate_data(self, X, reset=False, skip_check_array=True)
+                validate_data(self, by_rows(X), reset=False, skip_check_array=True)
             except ValueError as error:
                 raise ValueError(f"{error}\nPass the columns feature_names_in_ of the model, in that order.") from None
 
@@ -290,5 +298,5 @@ def on_host(X: Any) -> Any:
 
 
 def has_columns(X: Any) -> bool:
-    """A data frame, whose column names scikit-learn records and compares."""
-    return hasattr(X, "columns") or hasattr(X, "__dataframe__")
+    """A data frame or table, whose column names scikit-learn records and compares; not one that is yet to be read."""
+    return hasattr(X, "shape") and (hasattr(X, "columns") or hasattr(X, "__dataframe__"))

@@ -25,12 +25,15 @@ from gpusoftmax.search.result import SweepResult
 from gpusoftmax.search.splits import make_splits
 from gpusoftmax.search.sweeping import sweep
 from gpusoftmax.validation import (
+    by_rows,
     check_choice,
     check_count,
     check_n_features,
     check_number,
     check_pair,
     check_same_length,
+    check_verbose,
+    column_names,
     encode_known_labels,
     encode_labels,
 )
@@ -282,9 +285,12 @@ def linear_probe(
     by_sgd = protocol == "dinov2-linear"
     _check_for(by_sgd, protocol, batch_size, n_iterations, tol)
     check_count("seed", seed, least=0)
+    check_verbose(verbose)
+    X_train, X_test = by_rows(X_train, "X_train"), by_rows(X_test, "X_test")
     given = isinstance(validation, tuple | list)
     if given:
         check_pair("validation", validation)
+        validation = by_rows(validation[0], "validation[0]"), validation[1]
         _check_alike(X_train, validation[0])
     elif validation is not None:
         check_number("validation", validation, least=0, most=1, above=True, below=True)
@@ -339,7 +345,8 @@ def linear_probe(
             fresh = clone(found.estimators_[found.best_index_]).set_params(verbose=verbose)
             with device.active():
                 X = _joined(device, X_train, validation[0])
-            model = fresh.fit(X, np.concatenate([y_train, device.on_host(validation[1])]))
+            aside_labels = encode_known_labels(device.on_host(validation[1]), classes, "validation[1]", " of y_train")
+            model = fresh.fit(X, classes[np.concatenate([labels, aside_labels])])
         if model is not None:
             test_measured = measure(model, X_test, y_test)
     except KeyboardInterrupt:  # the choice is known, and the model if it was fitted
@@ -403,7 +410,7 @@ def _normal(seed: int) -> Callable[[int, int], tuple[Array, Array]]:
 def _same(device: Backend, validation: Any, test: Array, test_labels: Array, classes: Array) -> bool:
     """Whether the validation rows are the test rows; the first rows tell, as a rule."""
     X, y = device.features(validation[0], "validation[0]"), device.on_host(validation[1])
-    if X.shape != test.shape or X.dtype != test.dtype or len(y) != len(test):
+    if X.shape != test.shape or X.dtype != test.dtype:
         return False
     if not np.array_equal(encode_known_labels(y, classes, "validation[1]", " of y_train"), test_labels):
         return False
@@ -415,7 +422,8 @@ def _joined(device: Backend, first: Any, second: Any) -> Any:
     """The rows of both, as what they are: an array, a tensor or a data frame."""
     library: Any = sys.modules[type(first).__module__.partition(".")[0]]
     if has_columns(first):
-        return library.concat([first, second])
+        join = library.concat_tables if library.__name__ == "pyarrow" else library.concat
+        return join([first, second])
     if _is_tensor(first):
         return library.cat([first, second])
     xp = np if gpu_of(first) is None else device.xp
@@ -432,5 +440,5 @@ def _check_alike(first: Any, second: Any) -> None:
         raise TypeError(
             f"X_train is a {type(first).__name__} and validation[0] a {type(second).__name__}; pass both as the same"
         )
-    if has_columns(first) and list(first.columns) != list(second.columns):
+    if has_columns(first) and column_names(first) != column_names(second):
         raise ValueError("validation[0] has other columns than X_train, or in another order; pass the same columns")

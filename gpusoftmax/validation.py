@@ -28,7 +28,22 @@ Array = npt.NDArray[Any]
 PROPORTIONS_TOLERANCE = 1e-3  # of the sum of a row's: float16 and numbers with three digits pass
 READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16
 
-_SHORT = reprlib.Repr()
+NOT_NUMERIC = "which is not numeric; encode it as numbers first"
+
+
+class _Short(reprlib.Repr):
+    """Of series, data frames, tables and data sets the type and the size, not the contents."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        own = isinstance(x, np.ndarray | np.generic) or not hasattr(type(x), "__array__")
+        if own or getattr(x, "shape", None) == ():
+            return super().repr_instance(x, level)
+        shape = getattr(x, "shape", None)
+        size = f" of shape {tuple(shape)}" if shape is not None else f" of {len(x)}" if hasattr(x, "__len__") else ""
+        return f"<{type(x).__name__}{size}>"
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 MOST_QUOTED = 150  # characters of another library's message
 
@@ -123,6 +138,11 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def check_verbose(value: Any) -> int:
+    """How much is told: 0 or 1, more in scikit-learn; True is 1."""
+    return check_count("verbose", int(value) if isinstance(value, bool) else value, least=0)
+
+
 def check_path(name: str, value: Any) -> Path:
     """A path, or its text."""
     if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
@@ -139,19 +159,93 @@ def check_pair(name: str, value: Any) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}{size}; pass a pair (X, y)")
 
 
+def column_names(X: Any) -> list[Any] | None:
+    """The names of the columns of a data frame or table; None for what has none."""
+    names = getattr(X, "column_names", None)  # of pyarrow, whose `columns` are the data
+    names = getattr(X, "columns", None) if names is None else names
+    return None if names is None else list(names)
+
+
+def by_rows(X: Any, name: str = "X") -> Any:
+    """X as rows can be taken from it by their numbers: data frames, arrays and tensors as they are.
+
+    Lists, and data sets of files (h5py, zarr), are read into an array, once. What is no rows comes back as it is:
+    `check_features` says why.
+    """
+    if _is_of(X, "pyarrow", "RecordBatch"):
+        return sys.modules["pyarrow"].Table.from_batches([X])
+    if hasattr(X, "columns") or hasattr(X, "__dlpack_device__"):
+        return X
+    array = _as_array(name, X, "pass rows of numbers, all of equal length")
+    return X if array.ndim == 0 else array
+
+
+def _is_of(X: Any, library: str, *types: str) -> bool:
+    """Whether X is of one of these types, without importing their library."""
+    module = sys.modules.get(library)
+    return module is not None and isinstance(X, tuple(getattr(module, one) for one in types))
+
+
+def _columns_as_array(X: Any, name: str) -> Any:
+    """A data frame whose columns are numbers, of which NumPy would make an array of objects, as numbers in one copy.
+
+    Anything else comes back as it is. Columns that NumPy would take for numbers, but are none, are refused.
+    """
+    dates: Any = None
+    if _is_of(X, "polars", "DataFrame"):
+        dates = (column for column, dtype in X.schema.items() if dtype.is_temporal())
+    elif _is_of(X, "pyarrow", "Table", "RecordBatch"):
+        is_temporal = sys.modules["pyarrow"].types.is_temporal
+        dates = (place for place, dtype in enumerate(X.schema.types) if is_temporal(dtype))
+    if dates is not None and (column := next(dates, None)) is not None:
+        dtype, label = np.asarray(X[column]).dtype, column if isinstance(column, str) else X.column_names[column]
+        raise ValueError(f"{name} has dtype {dtype} in column {shown(label)}, {NOT_NUMERIC}")
+    return _frame_as_array(X, name) if _is_of(X, "pandas", "DataFrame") else X
+
+
+def _frame_as_array(frame: Any, name: str) -> Any:
+    """As `_columns_as_array`, of pandas. Boolean columns go with the others' type, if that is of floating point."""
+    dtypes = list(frame.dtypes)
+    for column, dtype in zip(frame.columns, dtypes, strict=True):
+        if _is_of(dtype, "pandas", "SparseDtype"):
+            raise TypeError(
+                f"{name} has the sparse column {shown(column)} of {dtype}; pass {name}.astype(float) if it fits in "
+                "memory"
+            )
+    types = set(dtypes)
+    kinds = {dtype.categories.dtype.kind if hasattr(dtype, "categories") else dtype.kind for dtype in types}
+    plain = all(isinstance(dtype, np.dtype) for dtype in types)
+    if not kinds <= set("fiub") or (plain and (kinds == {"b"} or "b" not in kinds)):
+        return frame  # an array of objects, whose first entry that is no number is named; or of numbers
+    for place, dtype in enumerate(dtypes):
+        nullable = not isinstance(dtype, np.dtype) and not hasattr(dtype, "categories")
+        if nullable and (column := frame.iloc[:, place]).hasnans:
+            row = int(column.isna().to_numpy().argmax())
+            raise TypeError(
+                f"Input {name} contains NaN: {name}[{row}, {place}] (column {shown(frame.columns[place])}) is "
+                f"{column.iloc[row]}: fill gaps first, or drop the row"
+            )
+    common = np.result_type(*types) if plain else np.dtype(np.float64)
+    return frame.to_numpy(common if common.kind == "f" else np.float64)
+
+
 def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
     """X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
 
     `asarray` makes an array of it: NumPy's, or that of the device that holds X. float64, float32, float16, bfloat16
     (of PyTorch, JAX or ml_dtypes) and uint8 stay as they are, whatever their strides. Booleans are seen as uint8; other
     integers of up to 16 bits become float32, wider ones float64 (exactly, up to 2^53); object arrays of numbers
-    become float64, as in scikit-learn. NaN and infinity are not looked for: that would be a second read of the data.
+    become float64, as in scikit-learn, and so do data frames with nullable or Arrow columns. NaN and infinity are not
+    looked for: that would be a second read of the data.
     """
     if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
     tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
     half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # unknown to NumPy: its bits are taken
-    readable = X if tensor is None else tensor.view(sys.modules["torch"].int16) if half else tensor
+    if tensor is None:
+        readable = _columns_as_array(X, name)
+    else:
+        readable = tensor.view(sys.modules["torch"].int16) if half else tensor
     array = _as_array(name, readable, "pass rows of numbers, all of equal length", asarray)
     half = half or array.dtype.name == "bfloat16"  # of ml_dtypes, and so of JAX
     if half:
@@ -166,14 +260,22 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
             f"or a data frame (read a file first; of a lazy frame pass {name}.collect())"
         )
     if array.dtype.kind == "O":
-        array = _numbers_from_objects(array, name, getattr(X, "columns", None))
+        array = _numbers_from_objects(array, name, column_names(X))
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} has dtype {array.dtype}, which is not numeric; encode it as numbers first")
+        if array.dtype.kind == "V":
+            fix = f"numpy.lib.recfunctions.structured_to_unstructured({name})"
+            raise ValueError(f"{name} holds records of {shown(array.dtype)}, {NOT_NUMERIC} ({fix})")
+        raise ValueError(f"{name} has dtype {array.dtype}, {NOT_NUMERIC}")
     if array.ndim != 2:
+        fix = (
+            f"{name}.to_frame() if it is one feature"
+            if hasattr(X, "to_frame")
+            else f"{name}.reshape(-1, 1) if it is one feature, {name}.reshape(1, -1) if it is one sample, "
+            f"{name}.reshape(len({name}), -1) if it holds images"
+        )
         raise ValueError(
             f"{name} has shape {array.shape}. Expected 2D array, got {array.ndim}D array instead. Reshape your data: "
-            f"{name}.reshape(-1, 1) if it is one feature, {name}.reshape(1, -1) if it is one sample, "
-            f"{name}.reshape(len({name}), -1) if it holds images"
+            + fix
         )
     for length, entry, fix in zip(array.shape, ("sample", "feature"), ("row", "column"), strict=True):
         if length == 0:
@@ -198,12 +300,12 @@ def _readable(array: Array) -> Array:
     return array
 
 
-def _numbers_from_objects(array: Array, name: str, columns: Any = None) -> Array:
+def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) -> Array:
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         for index in np.ndindex(array.shape):
-            column = "" if columns is None else f" (column {columns[index[-1]]!r})"
+            column = "" if columns is None else f" (column {shown(columns[index[-1]])})"
             entry = f"{name}[{', '.join(map(str, index))}]{column} is {shown(array[index])}"
             try:
                 array[tuple(slice(i, i + 1) for i in index)].astype(np.float64)
@@ -297,9 +399,15 @@ def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = F
         )
     if n is not None:
         check_same_length(name, array, n)
+    if array.dtype.kind == "T":
+        array = array.astype(object)  # NumPy's text of variable length, which scikit-learn does not take for labels
     kind = array.dtype.kind
     if kind == "c":
         raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real, or names")
+    if kind == "V":
+        raise ValueError(f"{name} holds records of {shown(array.dtype)}; pass the field that holds the labels")
+    if kind == "O" and all(isinstance(label, bool | np.bool_) for label in array):
+        return array.astype(bool)
     if kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
         try:
             return array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
@@ -315,18 +423,24 @@ def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = F
     return array
 
 
-def _warn_of_a_column(y: Any, name: str, shape: tuple[int, ...]) -> None:
+def warn_user(message: str, category: type[Warning]) -> None:
     """A warning that points at the line which called this library, through however many of its functions."""
-    from sklearn.exceptions import DataConversionWarning
-
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gpusoftmax":
         frame, level = frame.f_back, level + 1
-    fix = f"{name}[{y.columns[0]!r}]" if hasattr(y, "columns") else f"{name}.ravel()"
-    warnings.warn(
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _warn_of_a_column(y: Any, name: str, shape: tuple[int, ...]) -> None:
+    """One label per row was expected."""
+    from sklearn.exceptions import DataConversionWarning
+
+    columns = column_names(y)
+    fix = f"{name}.ravel()" if hasattr(y, "ravel") else f"np.ravel({name})"
+    fix = fix if columns is None else f"{name}[{shown(columns[0])}]"
+    warn_user(
         f"A column-vector y was passed when a 1d array was expected: {name} has shape {shape}; pass {fix}",
         DataConversionWarning,
-        stacklevel=level,
     )
 
 
@@ -352,9 +466,14 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
         ) from None
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in array})
+        fix = f"{name}.astype(str)"
+        if hasattr(y, "asstr"):  # of h5py
+            fix = f"{name}.asstr()[:]"
+        elif kinds == ["bytes"]:
+            fix = f"[label.decode() for label in {name}]"
         raise TypeError(
-            f"{name} holds labels of types {', '.join(kinds)}; pass labels of one type, text or numbers: "
-            f"{name}.astype(str) ({brief(error)})"
+            f"{name} holds labels of types {', '.join(kinds)}; pass labels of one type, text or numbers: {fix} "
+            f"({brief(error)})"
         ) from None
     if len(classes) < 2:
         raise ValueError(
@@ -388,12 +507,11 @@ def encode_proportions(
     check_same_length(name, array, n, other)
     if array.dtype not in (np.float64, np.float32, np.float16):
         array = _as_floats(name, array)
-    if hasattr(y, "columns"):
-        names = np.array(list(y.columns))
-        if names.ndim != 1 or len(np.unique(names)) != len(names) or len({type(one) for one in y.columns}) > 1:
-            raise ValueError(
-                f"{name} has columns {shown(list(y.columns))}; pass one per class, with its name, of one type"
-            )
+    columns = column_names(y)
+    if columns is not None:
+        names = np.array(columns)
+        if names.ndim != 1 or len(np.unique(names)) != len(names) or len({type(one) for one in columns}) > 1:
+            raise ValueError(f"{name} has columns {shown(columns)}; pass one per class, with its name, of one type")
         order = np.argsort(names)
         names = names[order]
         if (order[1:] < order[:-1]).any():

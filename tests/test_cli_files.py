@@ -197,7 +197,7 @@ def predicted(text: str) -> list[list[str]]:
 
 def test_predict_names_each_row(trained: Path, flowers: Path, run: Any) -> None:
     model = load_model(trained)
-    X = np.genfromtxt(flowers, delimiter=",", skip_header=1, usecols=(1, 2))
+    X = pytest.importorskip("pandas").read_csv(flowers)[model.feature_names_in_]
     header, *rows = predicted(run("predict", trained, flowers).out)
     assert (header, [label for (label,) in rows]) == (["prediction"], model.predict(X).tolist())
 
@@ -216,7 +216,7 @@ def test_predict_says_that_names_are_not_known(tmp_path: Path, run: Any) -> None
 
 def test_predict_gives_probabilities(trained: Path, flowers: Path, run: Any) -> None:
     model = load_model(trained)
-    X = np.genfromtxt(flowers, delimiter=",", skip_header=1, usecols=(1, 2))
+    X = pytest.importorskip("pandas").read_csv(flowers)[model.feature_names_in_]
     header, *rows = predicted(run("predict", trained, flowers, "--probabilities").out)
     assert header == ["prediction", *KINDS]
     np.testing.assert_allclose([[float(p) for p in row[1:]] for row in rows], model.predict_proba(X), rtol=1e-8)

@@ -278,6 +278,13 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "X of bytes": (FITS, {"X": X.astype("S")}, ValueError, "X", "|S", "encode it as numbers first"),
     "X of dates": (WITH_X, {"X": X.astype("M8[s]")}, ValueError, "X", "datetime64", "encode it as numbers first"),
     "X structured": (FITS, {"X": np.zeros(ROWS, "f8,f8")}, ValueError, "X", "'<f8'", "encode it as numbers first"),
+    "X of records": (
+        (*LEARNERS, *PREDICTORS), {"X": np.rec.fromarrays(X.T, names="a,b,c")},
+        ValueError, "X", "holds records of dtype", "numpy.lib.recfunctions.structured_to_unstructured(X)",
+    ),
+    "y of records": (
+        FITS, {"y": np.rec.fromarrays([Y], names="kind")}, ValueError, "y", "'kind'", "pass the field that holds",
+    ),
     "string logits": ([entropy], {"logits": LOGITS.astype(str)}, ValueError, "logits", "<U", "encode it as numbers"),
     # W and b
     "W of another d": (OBJECTIVES, {"W": W[:2]}, ValueError, "W", "(2, 3)", "pass (3, classes)"),
@@ -474,6 +481,9 @@ TABLE: dict[str, tuple[Any, ...]] = {
         FITS, {"y": np.array(["a", "b", 3] * 4, object)}, TypeError, "y", "types int, str", "y.astype(str)",
     ),
     "y of bytes": (FITS, {"y": Y.astype("S")}, TypeError, "y", "types bytes_", "text or numbers: y.astype(str)"),
+    "y of bytes as objects": (
+        FITS, {"y": Y.astype("S").astype(object)}, TypeError, "y", "types bytes;", "[label.decode() for label in y]",
+    ),
     "y with a list": (FITS, {"y": changed(Y, 0, [1], object)}, ValueError, "y[0]", "is [1],", "pass discrete classes"),
     "y of complex": (LEARNERS, {"y": Y + 1j}, ValueError, "y", "complex128. Complex data not supported", "pass y.real"),
     "y of objects": (FITS, {"y": [{}] * ROWS}, ValueError, "y[0]", "{}", "pass discrete classes"),
@@ -586,6 +596,14 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "scale a column": (OBJECTIVES, {"scale": np.ones((3, 1))}, ValueError, "scale", "(3, 1)", "shape (3,)"),
     "verbose negative": (FITS, {"verbose": -1}, ValueError, "verbose", "-1", "at least 0"),
     "verbose a word": (FITS, {"verbose": "yes"}, TypeError, "verbose", "'yes'", "whole number"),
+    "verbose a word for a search": (
+        (grid, classifier_cv, probe), {"verbose": "yes"}, TypeError, "verbose", "'yes'", "whole number",
+    ),
+    "refit a word": ((grid, classifier_cv), {"refit": "no"}, TypeError, "refit", "'no'", "True or False"),
+    "keep_models a word": ([grid], {"keep_models": "no"}, TypeError, "keep_models", "'no'", "True or False"),
+    "out_of_fold a word": ([grid], {"out_of_fold": "no"}, TypeError, "out_of_fold", "'no'", "True or False"),
+    "warm_start a word": (FITS, {"warm_start": "no"}, TypeError, "warm_start", "'no'", "True or False"),
+    "download a word": ([load_cifar10], {"download": "no"}, TypeError, "download", "'no'", "True or False"),
     "verbose None": (FITS, {"verbose": None}, TypeError, "verbose", "None", "whole number"),
     "verbose 0.5": (FITS, {"verbose": 0.5}, TypeError, "verbose", "0.5", "whole number"),
     "callbacks a function": (FITS, {"callbacks": print}, TypeError, "callbacks", "print", "pass a list"),
@@ -771,11 +789,13 @@ def test_a_frame_of_other_columns_is_refused_with_the_fix(library: str, columns:
 # what only looks wrong
 
 
-@pytest.mark.parametrize("kind", ["array", "pandas", "polars"])
+@pytest.mark.parametrize("kind", ["array", "pandas", "polars", "pyarrow"])
 @pytest.mark.parametrize("entry", LEARNERS)
 def test_a_column_of_labels_is_the_flat_labels_with_one_warning_at_the_users_line(entry: Any, kind: str) -> None:
     column, fix = Y[:, None], "y.ravel()"
-    if kind != "array":
+    if kind == "pyarrow":
+        column, fix = pytest.importorskip("pyarrow").table({"tree": Y}), "y['tree']"
+    elif kind != "array":
         column, fix = frames_of(kind).DataFrame({"tree": Y}), "y['tree']"
     with pytest.warns(DataConversionWarning) as caught:
         model = entry(y=column)

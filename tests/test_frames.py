@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV
+from gpusoftmax.validation import check_features
 from tests.conftest import frames_of
 
 # every test runs on the CPU and on a GPU: "auto" takes it
@@ -93,7 +94,10 @@ def test_an_array_after_a_frame_and_a_frame_after_an_array_warn(library: Any, X:
     frame = frame_with(library, X)
     with pytest.warns(UserWarning, match="fitted without feature names"):
         SoftmaxClassifier().fit(X, CODES).predict(frame)
-    SoftmaxClassifier().fit(frame, CODES).predict(X)  # names that are missing are not missed
+    for predictor in (SoftmaxClassifier(), LinearSVMClassifier(), SoftmaxClassifierCV(Cs=[1.0])):
+        with pytest.warns(UserWarning, match="X does not have valid feature names") as caught:
+            predictor.fit(frame, CODES).predict(X)
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_column_that_is_no_number_is_named(library: Any, X: Any) -> None:
@@ -131,6 +135,79 @@ def test_nullable_columns_without_gaps_are_numbers(dtype: str, X: Any) -> None:
     np.testing.assert_allclose(model.coef_, SoftmaxClassifier().fit(values, CODES).coef_, rtol=0.01, atol=1e-3)
 
 
+NUMBERS = {
+    "bool": ("bool", np.float64), "boolean": ("boolean", np.float64), "Int64": ("Int64", np.float64),
+    "Float32": ("Float32", np.float64), "category": ("category", np.float64),
+    "int64[pyarrow]": ("int64[pyarrow]", np.float64), "float[pyarrow]": ("float[pyarrow]", np.float64),
+    "bool[pyarrow]": ("bool[pyarrow]", np.float64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "found"), NUMBERS.values(), ids=NUMBERS.keys())
+def test_a_frame_of_numbers_is_never_one_of_objects(
+    dtype: str, found: Any, X: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr("gpusoftmax.validation._numbers_from_objects", None)
+    frame = pandas.DataFrame(X, columns=COLUMNS).assign(flag=pandas.Series((X[:, 0] > 0).astype(int)).astype(dtype))
+    array = check_features(frame)
+    np.testing.assert_array_equal(array, np.column_stack([X, X[:, 0] > 0]))
+    assert array.dtype == found
+
+
+@pytest.mark.parametrize(("others", "found"), [("f4", "f4"), ("f2", "f2"), ("u1", "f8"), ("i8", "f8"), ("f8", "f8")])
+def test_booleans_take_the_type_of_floating_point_of_the_others(others: str, found: str, X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(np.abs(X).astype(others)).assign(flag=X[:, 0] > 0)
+    assert check_features(frame).dtype == found
+
+
+def test_many_columns_of_several_types_are_numbers() -> None:
+    pandas = pytest.importorskip("pandas")
+    wide = pandas.DataFrame(np.eye(2, 10_000)).astype({0: bool, 9_999: "Int64"})
+    np.testing.assert_array_equal(check_features(wide), np.eye(2, 10_000))
+
+
+def test_a_sparse_column_is_refused_by_its_name(X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": X[:, 0], "b": pandas.arrays.SparseArray(X[:, 1])})
+    with pytest.raises(TypeError, match=r"X has the sparse column 'b' of Sparse.*; pass X.astype\(float\)"):
+        SoftmaxClassifier().fit(frame, CODES)
+    SoftmaxClassifier().fit(frame.astype(float), CODES)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+def test_dates_among_numbers_are_refused_by_their_name(kind: str, X: Any) -> None:
+    frame = pytest.importorskip("pandas").DataFrame({"a": X[:, 0], "day": np.arange(ROWS).astype("M8[us]")})
+    if kind != "pandas":
+        other = pytest.importorskip(kind)
+        frame = other.table(frame) if kind == "pyarrow" else other.from_pandas(frame)
+    with pytest.raises((TypeError, ValueError), match=r"column '?day'?.*encode"):
+        SoftmaxClassifier().fit(frame, CODES)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "table", "batch"])
+def test_no_message_prints_a_column(kind: str, X: Any) -> None:
+    columns = {"a": X[:, 0], "tree": NAMES[CODES]}
+    pyarrow = pytest.importorskip("pyarrow")
+    make = {"table": pyarrow.table, "batch": pyarrow.RecordBatch.from_pydict}.get(kind)
+    frame = pytest.importorskip(kind).DataFrame(columns) if make is None else make(columns)
+    labels = frame["tree"]
+    mistakes: list[Any] = [
+        lambda: SoftmaxClassifier().fit(frame, CODES), lambda: SoftmaxClassifier().fit(X, CODES, labels),
+        lambda: SoftmaxClassifier().fit(X, CODES).score(X, labels), lambda: SoftmaxClassifier().fit(labels, CODES),
+        lambda: SoftmaxClassifier(C=labels).fit(X, CODES), lambda: SoftmaxClassifier().fit(X, frame),
+        lambda: SoftmaxClassifier().fit({"a": labels}, CODES),
+    ]  # fmt: skip
+    for mistake in mistakes:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            mistake()
+        assert str(caught.value).count("birch") + str(caught.value).count("cedar") == 0
+        assert len(str(caught.value)) < 400
+
+
 def test_an_empty_frame_is_refused(library: Any) -> None:
     with pytest.raises(ValueError, match="X is empty"):
         SoftmaxClassifier().fit(library.DataFrame({}), [])
@@ -139,8 +216,10 @@ def test_an_empty_frame_is_refused(library: Any) -> None:
 def test_a_lazy_frame_is_to_be_collected(X: Any) -> None:
     polars = pytest.importorskip("polars")
     lazy = frame_with(polars, X).lazy()
-    with pytest.raises(TypeError, match=r"X is a LazyFrame\. .*X.collect\(\)"):
-        SoftmaxClassifier().fit(lazy, CODES)
+    model = SoftmaxClassifier().fit(X, CODES)
+    for entry in (lambda: SoftmaxClassifier().fit(lazy, CODES), lambda: model.predict(lazy)):
+        with pytest.raises(TypeError, match=r"X is a LazyFrame\. .*X.collect\(\)"):
+            entry()
 
 
 # labels and weights
@@ -182,6 +261,40 @@ def test_labels_may_be_a_series_of_polars(names: Any, dtype: str, X: Any) -> Non
     polars = pytest.importorskip("polars")
     values = np.asarray(names)[CODES].tolist()
     check_labels(X, polars.Series(values, dtype=getattr(polars, dtype)), values)
+
+
+LABELS_IN_THEIR_TYPE = {
+    "booleans as objects": (np.array([True, False], object), np.bool_),
+    "NumPy's booleans as objects": (np.array([np.True_, np.False_], object), np.bool_),
+    "integers as objects": (np.array([4, 2], object), np.int64), "booleans": (np.array([True, False]), np.bool_),
+    "text of variable length": (np.array(["ash", "birch"], np.dtypes.StringDType()), np.object_),
+    "text": (np.array(["ash", "birch"]), np.str_),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "kind"), LABELS_IN_THEIR_TYPE.values(), ids=LABELS_IN_THEIR_TYPE.keys())
+def test_labels_come_back_in_their_type(names: Any, kind: Any, X: Any) -> None:
+    labels = names[CODES % 2]
+    model = SoftmaxClassifier().fit(X, labels)
+    assert model.classes_.dtype.type is kind
+    assert model.predict(X).dtype.type is kind
+    assert model.score(X, labels) == (model.predict(X) == labels).mean()
+
+
+def test_booleans_of_a_series_with_gaps_dropped_come_back_as_booleans() -> None:
+    pandas = pytest.importorskip("pandas")
+    y = pandas.Series([True, False, None] * 9).dropna()
+    predicted = SoftmaxClassifier().fit(np.arange(18.0)[:, None], y).predict([[0.0]])
+    assert predicted.dtype == np.bool_
+
+
+@pytest.mark.parametrize("dtype", ["boolean", "Int8", "Float32", "bool[pyarrow]", "int8[pyarrow]"])
+def test_nullable_labels_come_back_as_what_they_hold(dtype: str, X: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    y = pandas.Series(CODES % 2).astype(dtype)
+    held = {"b": np.bool_, "I": np.int8, "i": np.int8, "F": np.float32}[dtype[0]]
+    assert SoftmaxClassifier().fit(X, y).predict(X).dtype == held
 
 
 @pytest.mark.parametrize("dtype", ["str", "string", "category", object, "Int64", "boolean", "float64"])

@@ -170,7 +170,7 @@ def _read(file: str, label: str | None, quiet: bool, estimator: Any, need_label:
     from gpusoftmax.datasets.table import Columns
     from gpusoftmax.datasets.user_files import for_model, read_parts
 
-    names = getattr(estimator, "feature_names_in_", None)
+    names = vars(estimator).pop("feature_names_in_", None)  # they find the columns here: the arrays below have none
     columns = Columns(label, need_label, None if names is None else tuple(names))
     with reading(file, quiet):
         tables = read_parts(source(file), columns)

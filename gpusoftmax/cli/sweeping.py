@@ -146,8 +146,8 @@ def sweep_command(
     show(result.report, as_json)
     measured: dict[str, Any] = dict.fromkeys(f"{split}_accuracy" for split in SPLITS)
     if result.best_estimator_ is not None:  # else Ctrl-C came before it was fitted
-        keep_names(result.best_estimator_, loaded)
         measured = accuracies(result.best_estimator_, loaded)
+        keep_names(result.best_estimator_, loaded)
         show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))
     if as_json:

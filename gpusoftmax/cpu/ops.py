@@ -30,6 +30,7 @@ LARGE_GRADIENT = 32 << 20  # bytes from which on threads share a gradient's colu
 TILE_COLUMNS = 512  # that a thread multiplies at a time then
 SCORE_BYTES = 32 << 20  # of the scores of a block then
 SCORE_BLOCK = 64  # rows a product in prediction, where a short block is padded to its full length
+COMPARED_CLASSES = 5  # up to here comparing columns finds the largest score of rows faster than reducing along them
 CACHE_FLOATS = 1 << 16  # of a block's float copy: 512 KB, in the second-level cache
 
 NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
@@ -43,6 +44,18 @@ def _picked(rows: Array | None, first: int, stop: int) -> Any:
 def _count(X: Array, rows: Array | None) -> int:
     """How many rows are visited."""
     return len(X) if rows is None else len(rows)
+
+
+def _best(Z: Array) -> Array:
+    """The first column with the largest of the scores Z (m, K, c), (m, K); -1 where that is NaN or infinite."""
+    if Z.shape[2] > COMPARED_CLASSES:
+        return np.where(np.isfinite(Z.max(axis=2)), Z.argmax(axis=2), -1)
+    largest, best = Z[..., 0].copy(), np.zeros(Z.shape[:2], np.int32)
+    for j in range(1, Z.shape[2]):
+        np.putmask(best, Z[..., j] > largest, j)
+        np.maximum(largest, Z[..., j], out=largest)
+    np.putmask(best, ~np.isfinite(largest), -1)
+    return best
 
 
 @dataclass(frozen=True)
@@ -229,7 +242,7 @@ class CpuOperations:
         out = np.empty((_count(X, rows), W.shape[1]), np.int32)
 
         def finish(part: slice, Z: Array) -> None:
-            out[part] = np.where(np.isfinite(Z.max(axis=2)), Z.argmax(axis=2), -1)
+            out[part] = _best(Z)
 
         self._for_scores(X, W, b, rows, finish)
         return out

@@ -15,7 +15,7 @@ from gpusoftmax.datasets.base import Dataset, aligned_empty
 from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular, size_of
-from gpusoftmax.validation import check_path
+from gpusoftmax.validation import check_flag, check_path
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 OFFICIAL = OfficialFile(
@@ -68,13 +68,14 @@ def load_cifar10(folder: str | Path | None = None, *, download: bool = False) ->
     ImportError
         If pooch is needed and not installed; the same.
     TypeError
-        `folder` is no path.
+        `folder` is no path, or `download` neither True nor False.
 
     Notes
     -----
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
     https://www.cs.toronto.edu/~kriz/cifar.html.
     """
+    check_flag("download", download)
     folder = data_home() if folder is None else check_path("folder", folder)
     try:
         place, layout = _find(folder)

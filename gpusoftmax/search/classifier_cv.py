@@ -19,7 +19,7 @@ from gpusoftmax.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.sweeping import sweep
-from gpusoftmax.validation import check_count
+from gpusoftmax.validation import check_count, check_flag, check_labels
 
 Array = npt.NDArray[Any]
 
@@ -143,11 +143,11 @@ class SoftmaxClassifierCV(Probabilities):
         ValueError, TypeError
             A parameter or the data is not usable; the message names it and the fix.
         """
-        if self.rule == "1se" and not self.refit:
+        if not check_flag("refit", self.refit) and self.rule == "1se":
             raise ValueError("rule='1se' needs refit=True: with refit=False each fold has its own best C")
         Cs = self._values()
         result = sweep(
-            X, y, {"C": Cs}, cv=self.cv, scoring=self._scoring(), refit=bool(self.refit), rule=self.rule,
+            X, y, {"C": Cs}, cv=self.cv, scoring=self._scoring(), refit=self.refit, rule=self.rule,
             sample_weight=sample_weight, groups=groups, solver="lbfgs", verbose=self.verbose,
             **{name: getattr(self, name) for name in SHARED},
         )  # fmt: skip
@@ -221,7 +221,7 @@ class SoftmaxClassifierCV(Probabilities):
         scorer = make_scoring(name if callable(name) else get_scorer(name), softmax=True).knowing(self.classes_)
         assert scorer.function is not None
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return float(scorer.function(self, on_host(X), on_host(y), **weights))
+        return float(scorer.function(self, on_host(X), check_labels(on_host(y), "y"), **weights))
 
     def to_sklearn(self) -> Any:
         """The chosen model as scikit-learn's LogisticRegression; see `SoftmaxClassifier.to_sklearn`.

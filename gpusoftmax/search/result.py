@@ -112,6 +112,14 @@ class SweepResult:
     why_no_out_of_fold: str = "pass out_of_fold=True to sweep"
     why_no_last_fit: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and skops, which knows no pairs as keys: the models as a list."""
+        return {**vars(self), "models_": list(self.models_.items())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From that, or from the dictionary that 0.1.0 wrote."""
+        vars(self).update(state, models_=dict(state["models_"]))
+
     @property
     def best_params_(self) -> dict[str, Any]:
         """The chosen candidate."""

@@ -30,7 +30,7 @@ from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
 from gpusoftmax.search.words import candidate_in_words
 from gpusoftmax.search.work import Work
-from gpusoftmax.validation import check_choice, check_count, check_flag, check_random_seed
+from gpusoftmax.validation import by_rows, check_choice, check_count, check_flag, check_random_seed, check_verbose
 
 Array = npt.NDArray[Any]
 
@@ -156,6 +156,7 @@ def sweep(
     check_choice("rule", rule, ("best", "1se"))
     check_flag("refit", refit)
     check_flag("keep_models", keep_models)
+    check_verbose(verbose)
     if check_flag("out_of_fold", out_of_fold) and not keep_models:
         raise ValueError("out_of_fold=True needs keep_models=True: it is these models that predict")
     estimators = configured(estimator, candidates)
@@ -177,6 +178,7 @@ def sweep(
         )
     device = resolve_for(estimator.backend, estimator.n_threads, X=X)
     own: Any = validation if isinstance(validation, tuple | list) else None
+    X = by_rows(X)
     with device.active():
         features = device.features(X)
         data = load(estimator, device, features, y, sample_weight, own)
@@ -195,7 +197,7 @@ def sweep(
             None, on_candidate, recipe,
         )  # fmt: skip
         if own is not None:
-            work.estimator(0)._check_names(own[0])
+            work.estimator(0)._check_names(own[0], expected=False)
         work.tally = tally = Tally(models) if verbose else None
         interrupted = False
         try:

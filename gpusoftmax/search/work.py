@@ -53,7 +53,7 @@ class Work:
     Attributes
     ----------
     X, y, validation
-        As the user passed them, for scorers.
+        For scorers: X as the user passed it, if rows can be taken from it, see `by_rows`; labels; X and y.
     data : Data
     splits : list of Split
     candidates : list of dict
@@ -252,7 +252,9 @@ class Work:
         assert self.scoring.function is not None
         rows = self.splits[i].held_out
         if rows is None:
-            return float(self.scoring.function(model, *map(on_host, self.validation)))
+            assert self.data.validation is not None
+            labels = self.data.classes[self.data.validation[1]]
+            return float(self.scoring.function(model, on_host(self.validation[0]), labels))
         weights = {}
         if self.data.weights is not None and self.scoring.weighs:
             rows = rows_that_count(self.data.weights, rows)
@@ -262,9 +264,8 @@ class Work:
 
     @cached_property
     def host_X(self) -> Any:
-        """X for scorers, which know no GPU: a data frame, or an array."""
-        X = on_host(self.X)
-        return X if has_columns(X) or hasattr(X, "dtype") else np.asarray(X)
+        """X for scorers, which know no GPU: a data frame, an array or a tensor."""
+        return on_host(self.X)
 
     def has_any(self) -> bool:
         """Whether any candidate was measured on every split, to its end."""

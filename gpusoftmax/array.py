@@ -179,7 +179,7 @@ def default_threads() -> int:
     text = os.environ.get(THREADS_VARIABLE, "").strip()
     if not text:
         return available_threads()
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_THREADS:
         raise ValueError(
             f"the environment variable {THREADS_VARIABLE}={text!r} is not a thread count; "
             f"set a whole number from 1 to {MOST_THREADS}, or unset it"

@@ -14,6 +14,7 @@ from gpusoftmax.persist import save_model
 from gpusoftmax.problem import l2_from_C
 from gpusoftmax.search.result import SweepResult
 
+SWEEP_FILES = ("table.csv", "report.txt", "model.safetensors", "scores.png")
 SPLITS = ("train", "validation", "test")
 
 
@@ -33,12 +34,13 @@ def accuracies_in_words(measured: dict[str, Any]) -> str:
 
 
 def dataset_in_words(dataset: Dataset) -> str:
-    """One line for a person; a second one says which columns are features, if they have names."""
+    """One line for a person; others say which columns are features, if they have names, and which is predicted."""
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
     names = dataset.feature_names or ()
     columns = f"\ncolumns {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
-    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}"
+    labels = "" if dataset.label_name is None else f"\nlabels  {dataset.label_name}"
+    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}{labels}"
 
 
 def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:
@@ -91,8 +93,7 @@ def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = N
 
 def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
     """Table, report, best model and plot into a folder; the paths. `show` is told what cannot be."""
-    names = ("table.csv", "report.txt", "model.safetensors", "scores.png")
-    table, words, model, plot = files = [folder / name for name in names]
+    table, words, model, plot = files = [folder / name for name in SWEEP_FILES]
     result.to_csv(table)
     words.write_text(result.report + "\n", encoding="utf-8")
     save_model(result.best_estimator_, model)

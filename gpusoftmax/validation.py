@@ -59,6 +59,12 @@ def _as_floats(name: str, value: Any) -> Array:
         raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({error})") from None
 
 
+def is_plain(text: str) -> bool:
+    """Whether it has nothing that Python's `float` and `int` read as part of a number, and other programs do not:
+    underscores, and digits that are not ASCII."""
+    return text.isascii() and "_" not in text
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """`value` if it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:

@@ -284,7 +284,7 @@ FAILURES: dict[str, Any] = {
     "a folder of a file": (["train", "FLOWERS", "--data", "x"], "--data x is for cifar10"),
     "a download of a file": (["evaluate", "MODEL", "FLOWERS", "--download"], "--download is for cifar10"),
     "a label of digits": (["train", "digits", "--label", "y"], "--label is for files of your own"),
-    "a label of digits to measure": (["evaluate", "MODEL", "digits", "--label", "y"], "--label y is for files"),
+    "a label of digits to measure": (["evaluate", "MODEL", "digits", "--label", "y"], "--label is for files"),
     "test rows for digits": (["train", "digits", "--test", "a.csv"], "--test is for files of your own"),
     "no rows to choose by": (["train", "FLOWERS", *OWN, "--validation", "0"], "no validation rows to choose C by"),
     "no rows to score on": (["sweep", "FLOWERS", *OWN, "--validation", "0"], "no validation rows to score on.*--cv 5"),

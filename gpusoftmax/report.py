@@ -10,6 +10,7 @@ import numpy as np
 
 from gpusoftmax.datasets import Dataset
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.evaluation import printable
 from gpusoftmax.persist import save_model
 from gpusoftmax.problem import l2_from_C
 from gpusoftmax.search.result import SweepResult
@@ -38,8 +39,9 @@ def dataset_in_words(dataset: Dataset) -> str:
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
     names = dataset.feature_names or ()
-    columns = f"\ncolumns {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
-    labels = "" if dataset.label_name is None else f"\nlabels  {dataset.label_name}"
+    shown = ", ".join(printable(name, 80) for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    columns = f"\ncolumns {shown}" if names else ""
+    labels = "" if dataset.label_name is None else f"\nlabels  {printable(dataset.label_name, 80)}"
     return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}{labels}"
 
 

@@ -73,7 +73,7 @@ def evaluate(
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.datasets.table import Columns
     from gpusoftmax.datasets.user_files import known_labels, path_of_labels
-    from gpusoftmax.evaluation import evaluation, evaluation_in_words
+    from gpusoftmax.evaluation import evaluation, evaluation_in_words, printable
     from gpusoftmax.metrics import measure
     from gpusoftmax.persist import load_model
     from gpusoftmax.report import SPLITS, accuracies_in_words
@@ -99,7 +99,7 @@ def evaluate(
     result = evaluation(measured[part], estimator.classes_)
     show(f"data      {dataset}: {', '.join(f'{len(y)} {name}' for name, (_, y) in parts.items())}", as_json)
     if label_name is not None:
-        show(f"labels    {label_name}", as_json)
+        show(f"labels    {printable(label_name, 80)}", as_json)
     if len(parts) > 1:
         show(f"parts     {accuracies_in_words(of_parts)}; what follows is of the {part} rows", as_json)
     show(evaluation_in_words(result, measured[part]), as_json)
@@ -162,7 +162,7 @@ def predict(
         raise ValueError(f"{file} holds the parts {', '.join(tables)}; save the rows to name as a file of their own")
     [table] = tables.values()
     if label is None and table.label is not None and not quiet:
-        show(f"note    {table.label_name} holds labels by its name, and is left out", as_json=True)
+        show(f"note    {table.label_name!r} holds labels by its name, and is left out", as_json=True)
     labels = estimator.predict(table.X)
     shares = estimator.predict_proba(table.X) if probabilities else None
     if out is None:

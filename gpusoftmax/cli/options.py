@@ -12,11 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from gpusoftmax.datasets import Dataset
 
+
+class _Commands(TyperGroup):
+    """The commands; one that Ctrl-C ends says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -213,9 +227,9 @@ def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> 
         raise IsADirectoryError(f"{option} {path} is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{option} {path} is no regular file and is not replaced; name another")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{option} {path}: the folder {path.absolute().parent} does not exist; make it first")
-    folder = path.resolve().parent  # of the file that a link leads to: it is replaced by one written beside it
+    folder = (path.resolve() if path.is_symlink() else path.absolute()).parent  # a link's target is what is replaced
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{option} {path}: the folder {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{option} {path}: the folder {folder} may not be written to; name another")
     read = [Path(one) for name in inputs for one in (str(name), *str(name).split(",")) if one]

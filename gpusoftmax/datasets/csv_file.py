@@ -28,6 +28,7 @@ log = logging.getLogger("gpusoftmax")
 
 MOST_LINE = 4 << 20  # characters: 100,000 columns of 40; a line without an end must not fill the memory
 MOST_COLUMNS = 100_000
+MOST_NAME_LINES = 100  # of the header, where names in quotes have several
 MOST_LABEL = 1000  # characters: an array of text takes the longest's room for each
 SEPARATORS = ";\t,"  # of equally frequent ones the first: commas may be those of decimals
 QUOTED = re.compile(r'"[^"]*("|$)')
@@ -156,12 +157,16 @@ def _rows(lines: _Lines) -> Iterator[list[str]]:
     excel = EXCEL.fullmatch(first)
     if excel:
         first = next((line for line in lines if line.strip()), "")
+    head, quotes, began = [first], first.count('"'), lines.number
+    while quotes % 2 and len(head) < MOST_NAME_LINES and (line := next(lines, "")):  # a name on several lines
+        head.append(line)
+        quotes += line.count('"')
     if excel or lines.path.suffix.lower() == ".tsv":
         delimiter = excel[1] if excel else "\t"
     else:
-        delimiter = max(SEPARATORS, key=QUOTED.sub("", first).count)
-    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
-    width, began = 0, lines.number
+        delimiter = max(SEPARATORS, key=QUOTED.sub("", "".join(head)).count)
+    reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
+    width = 0
     while True:
         try:
             row = next(reader, None)
@@ -271,15 +276,17 @@ def _features_and_labels(
     block: list[tuple[str, ...]] = []
     numbers: list[int] = []  # of the lines that the block's rows end in
     choose = itemgetter(*features) if len(features) > 1 else lambda row: (row[features[0]],)
+    at_once = max(1, AT_ONCE // len(features))
     for row in rows:
         if label is not None:
-            labels.append(row[label].strip())
-            if not 0 < len(labels[-1]) <= MOST_LABEL:
-                found = f"a label of {len(labels[-1])} characters" if labels[-1] else "no label"
+            text = row[label].strip()
+            if not 0 < len(text) <= MOST_LABEL:
+                found = f"a label of {len(text)} characters" if text else "no label"
                 raise lines.bad(found, f"one in each row, of at most {MOST_LABEL} characters")
+            labels.append(text)
         block.append(choose(row))
         numbers.append(lines.number)
-        if len(block) * len(features) >= AT_ONCE:
+        if len(block) == at_once:
             blocks.append(_convert(lines, block, numbers, names))
             ends.append(np.array(numbers))
             block, numbers = [], []

@@ -277,6 +277,30 @@ def test_gaps_among_labels_of_numbers_are_refused_in_every_kind_of_file(
         load_data(write(tmp_path / name, rows[0], y))
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("name", ["own.npz", "own", "own.parquet"])
+def test_a_feature_that_is_not_finite_is_refused_by_its_row_in_the_file(
+    name: str, value: float, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpusoftmax.datasets.user_files.ROWS_AT_ONCE", 8)
+    X, y = rows
+    X[21, 2] = value
+    column = "'x2'" if name == "own.parquet" else "2"
+    with pytest.raises(BadFileError, match=f"row 21: column {column} is {value}; expected a finite number"):
+        load_data(WRITERS[name](tmp_path / name, X, y))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 30), (5, 35)])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_column_that_counts_rows_in_any_order_is_told_of(
+    first: int, last: int, shuffled: bool, rows: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    X, y = rows
+    X[:, 1] = np.random.default_rng(0).permutation(np.arange(first, last)) if shuffled else np.arange(first, last)
+    load_data(write_csv(tmp_path / "a.csv", X, y))
+    assert caplog.text.count("counts the rows and is taken for a feature") == caplog.text.count("column 'b'") == 1
+
+
 @every_kind
 def test_the_labels_origin_is_named(name: str, write: Any, rows: Any, tmp_path: Path) -> None:
     expected = {"own.npz": "y", "own": None}.get(name, "label")

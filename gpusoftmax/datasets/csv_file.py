@@ -41,9 +41,9 @@ AT_ONCE = 1 << 16  # fields that are converted at a time
 def read_csv(path: Path, columns: Columns) -> Table:
     """Read a table of numbers, one column of which may hold labels.
 
-    The first line is a header or a row as `columns.header` says, or else as `_has_header` finds. The most frequent of
-    semicolon, tab and comma outside quotes in it parts the fields of the file, in a .tsv the tab; or what a line
-    "sep=;" before it says. Fields may be quoted. True and False are 1 and 0.
+    The first line is a header or a row as `columns.header` says, or else as it looks (`_header_and_rows`). Fields are
+    separated by semicolons, tabs or commas, whichever the first line has most of outside quotes; in a .tsv by tabs; or
+    by what a line "sep=;" before it says. They may be quoted. True and False are 1 and 0.
 
     Parameters
     ----------

@@ -35,6 +35,7 @@ PARTS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
+ROWS_AT_ONCE = 1024  # whose numbers are looked at
 WHOLE = "rows"  # the part of a file that is not in parts
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # as people count: 007 is a name, which would come back as 7
 WHOLE_FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.0*)?")  # and exact; 1.10 and 1.1 are two names
@@ -133,6 +134,7 @@ def load_data(
                 raise BadFileError(_path(given), reason=f"{found} features", expected=f"{d}, as for training")
     if sum(shares.values()) >= 1:
         raise ValueError(f"validation={validation} and test={test} leave nothing to train on; hold out less")
+    _check_finite(parts["train"], _path(train))
     labels = training_labels(parts["train"], path_of_labels(train))
     classes = np.unique(labels)
     for name, part in parts.items():
@@ -302,6 +304,20 @@ def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Ar
     sizes = [np.floor(counts * share + 1e-9).astype(np.int64) for share in shares.values()]
     part = (place >= np.cumsum(sizes, axis=0)[:, codes]).sum(axis=0)
     return {name: np.sort(order[part == i]) for i, name in enumerate((*shares, "train"))}
+
+
+def _check_finite(table: Table, path: Path) -> None:
+    """Refuse what is no number by its row in the file, which a fit to some of the rows would not know."""
+    if table.X.dtype.kind != "f":
+        return
+    for start in range(0, len(table.X), ROWS_AT_ONCE):
+        finite = np.isfinite(table.X[start : start + ROWS_AT_ONCE])
+        if not finite.all():
+            row, j = np.argwhere(~finite)[0]
+            name = f"column {j}" if table.feature_names is None else f"column {table.feature_names[j][:80]!r}"
+            reason = f"{name} is {table.X[start + row, j]}"
+            expected = "a finite number; fill it, or leave its row out"
+            raise BadFileError(path, place=table.place(start + row), reason=reason, expected=expected)
 
 
 def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:

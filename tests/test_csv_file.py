@@ -227,6 +227,15 @@ def test_separators_are_found_outside_quotes_or_as_the_file_says(text: str, read
     assert (table.X.tolist(), table.y.tolist()) == ([[1, 2]], ["x"])
 
 
+def test_a_quote_within_a_name_opens_nothing(read: Any) -> None:
+    table = read('height 5",b;c,label\n1,2,x\n3,4,y\n')
+    assert (table.feature_names, table.lines.tolist()) == (('height 5"', "b;c"), [2, 3])
+
+
+def test_lines_are_counted_after_a_name_on_several(read: Any) -> None:
+    assert read('"a;b\n;c;d",b,label\n1,2,x\n\n3,4,y\n').lines.tolist() == [3, 5]
+
+
 @pytest.mark.parametrize("first", ["a|b|label", "a b label", "a:b:label"])
 def test_a_separator_that_is_not_known_is_told_of(first: str, read: Any) -> None:
     message = rf"line 1: one column, '{re.escape(first)}'; expected fields with commas, semicolons or tabs between them"

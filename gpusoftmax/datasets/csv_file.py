@@ -9,12 +9,12 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular
 from gpusoftmax.validation import is_plain
 
+T = TypeVar("T")
+
 log = logging.getLogger("gpusoftmax")
 
 MOST_LINE = 4 << 20  # characters: 100,000 columns of 40; a line without an end must not fill the memory
@@ -31,7 +33,7 @@ MOST_COLUMNS = 100_000
 MOST_NAME_LINES = 100  # of the header, where names in quotes have several
 MOST_LABEL = 1000  # characters: an array of text takes the longest's room for each
 SEPARATORS = ";\t,"  # of equally frequent ones the first: commas may be those of decimals
-QUOTED = re.compile(r'"[^"]*("|$)')
+QUOTED = re.compile(r'(?:^|(?<=[;\t,]))"(?:[^"]|"")*("|\Z)')  # a field in quotes, or what there is of one
 EXCEL = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*')  # how a table for Excel may name its separator, in a first line
 INFINITE = ("inf", "infinity")
 DIGITS = {text: str(int(truth)) for text, truth in TRUTH.items()}
@@ -102,7 +104,7 @@ class _Lines:
     """
 
     def __init__(self, path: Path, text: io.TextIOWrapper) -> None:
-        self.path, self.text = path, text
+        self.path, self.readline = path, text.readline
         self.number = self.odd = self.done = self.unsure = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -111,7 +113,7 @@ class _Lines:
     def __next__(self) -> str:
         self.number += 1
         try:
-            line = self.text.readline(MOST_LINE)
+            line = self.readline(MOST_LINE)
         except UnicodeDecodeError as error:
             raise self.bad(
                 f"byte {error.object[error.start]:#04x} is not UTF-8", "text in UTF-8 (Excel: CSV UTF-8)"
@@ -157,15 +159,15 @@ def _rows(lines: _Lines) -> Iterator[list[str]]:
     excel = EXCEL.fullmatch(first)
     if excel:
         first = next((line for line in lines if line.strip()), "")
-    head, quotes, began = [first], first.count('"'), lines.number
-    while quotes % 2 and len(head) < MOST_NAME_LINES and (line := next(lines, "")):  # a name on several lines
-        head.append(line)
-        quotes += line.count('"')
+    head, began, size = [first], lines.number, len(first)
+    while _is_open("".join(head)) and len(head) < MOST_NAME_LINES and size < MOST_LINE and (line := next(lines, "")):
+        head.append(line)  # a name in quotes on several lines
+        size += len(line)
     if excel or lines.path.suffix.lower() == ".tsv":
         delimiter = excel[1] if excel else "\t"
     else:
         delimiter = max(SEPARATORS, key=QUOTED.sub("", "".join(head)).count)
-    reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain(_replayed(lines, enumerate(head, began)), lines), delimiter=delimiter, strict=True)
     width = 0
     while True:
         try:
@@ -209,10 +211,16 @@ def _header_and_rows(
     return named, rows if named else chain(_replayed(lines, [(number, first)]), rows)
 
 
-def _replayed(lines: _Lines, ahead: list[tuple[int, list[str]]]) -> Iterator[list[str]]:
-    """Rows that were read before, and the line of each."""
-    for lines.number, row in ahead:
-        yield row
+def _is_open(text: str) -> bool:
+    """Whether it ends within quotes."""
+    closings = [found[1] for found in QUOTED.finditer(text)]
+    return bool(closings) and not closings[-1]
+
+
+def _replayed(lines: _Lines, ahead: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """Lines or rows that were read before, each with its line's number."""
+    for lines.number, one in ahead:
+        yield one
 
 
 def _named_by_names(lines: _Lines, first: list[str], columns: Columns) -> bool | None:

@@ -207,10 +207,11 @@ def threads_and_origin() -> tuple[int, str]:
         available = available_threads()
         for name in THREADS_OF_OTHERS:
             limit = os.environ.get(name, "").partition(",")[0].strip()
-            if limit.isdecimal() and len(limit) < 10 and 0 < int(limit) <= available:  # longer ones cannot be read
+            # longer ones cannot be read
+            if limit.isascii() and limit.isdecimal() and len(limit) < 10 and 0 < int(limit) <= available:
                 return int(limit), f"{name}={shown(os.environ[name])}"
         return available, "all processors of this process"
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_THREADS:
         raise ValueError(
             f"the environment variable {THREADS_VARIABLE}={text!r} is not a thread count; "
             f"set a whole number from 1 to {MOST_THREADS}, or unset it"

@@ -10,10 +10,12 @@ import numpy as np
 
 from gpusoftmax.datasets import Dataset
 from gpusoftmax.estimators import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.evaluation import printable
 from gpusoftmax.persist import save_model
 from gpusoftmax.problem import l2_from_C
 from gpusoftmax.search.result import SweepResult
 
+SWEEP_FILES = ("table.csv", "report.txt", "model.safetensors", "scores.png")
 SPLITS = ("train", "validation", "test")
 
 
@@ -33,12 +35,14 @@ def accuracies_in_words(measured: dict[str, Any]) -> str:
 
 
 def dataset_in_words(dataset: Dataset) -> str:
-    """One line for a person; a second one says which columns are features, if they have names."""
+    """One line for a person; others say which columns are features, if they have names, and which is predicted."""
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
     names = dataset.feature_names or ()
-    columns = f"\ncolumns {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
-    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}"
+    shown = ", ".join(printable(name, 80) for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    columns = f"\ncolumns {shown}" if names else ""
+    labels = "" if dataset.label_name is None else f"\nlabels  {printable(dataset.label_name, 80)}"
+    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}{labels}"
 
 
 def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:
@@ -91,8 +95,7 @@ def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = N
 
 def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
     """Table, report, best model and plot into a folder; the paths. `show` is told what cannot be."""
-    names = ("table.csv", "report.txt", "model.safetensors", "scores.png")
-    table, words, model, plot = files = [folder / name for name in names]
+    table, words, model, plot = files = [folder / name for name in SWEEP_FILES]
     result.to_csv(table)
     words.write_text(result.report + "\n", encoding="utf-8")
     if result.best_estimator_ is None:  # Ctrl-C came before it was fitted

@@ -87,6 +87,12 @@ def _as_floats(name: str, value: Any) -> Array:
         raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({brief(error)})") from None
 
 
+def is_plain(text: str) -> bool:
+    """Whether it has nothing that Python's `float` and `int` read as part of a number, and other programs do not:
+    underscores, and digits that are not ASCII."""
+    return text.isascii() and "_" not in text
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str], hint: str = "") -> str:
     """`value` if it is one of `choices`; `hint` ends the message."""
     if not isinstance(value, str) or value not in choices:

@@ -198,8 +198,10 @@ def csv_target() -> Target:
         assert (table.X.dtype, table.X.ndim, np.isfinite(table.X).all()) == (np.float64, 2, True)
         assert table.y is None or (table.y.shape == table.X.shape[:1] and all(table.y.tolist()))
         assert table.feature_names is None or len(table.feature_names) == table.X.shape[1]
+        assert (np.diff(table.lines) > 0).all()
 
     seeds = [b'a,b,label\n1,2.5,ash\n-3e2,4,"birch, old"\n0,.5,x\n', b"1;2;3\n4;5;6\n", b"\xef\xbb\xbfx\ty\r\n1\t7\r\n"]
+    seeds += [b"sep=;\n2019;2020;y\n1;True;a\n2;False;b\n3;0;a\n", b'"a,\nb",,label\n1,7,NA\n']
     words = [
         b",",
         b";",
@@ -216,6 +218,11 @@ def csv_target() -> Target:
         b"-",
         b"label",
         b"0x1",
+        b"_1",
+        b"\xd9\xa1",
+        b"sep=,\n",
+        b"True",
+        b"0,1,2,3\n",
     ]
     return Target(seeds, check, words)
 

@@ -276,7 +276,49 @@ def test_ctrl_c_before_training_exits_with_130(monkeypatch: pytest.MonkeyPatch, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gpusoftmax.datasets.load_dataset", load)
-    assert run("train", "digits").code == 130
+    assert run("train", "digits") == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["gpusoftmax.cli", "typer", "gpusoftmax.exceptions", "gpusoftmax.datasets"])
+def test_ctrl_c_while_importing_exits_with_130(module: str) -> None:
+    # the interrupt comes where the import begins, whatever the machine's speed
+    program = f"""
+import sys
+class Press:
+    def find_spec(self, name, *others):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Press())
+sys.argv[1:] = ["train", "digits"]
+from gpusoftmax.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_folder_that_may_not_be_written_to_is_found_before_the_work(
+    command: str, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    monkeypatch.setattr("gpusoftmax.datasets.load_dataset", lambda *arguments, **options: read.append(arguments))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK or Path(path) != tmp_path)  # root may
+    where = {"train": ["--save", tmp_path / "m"], "sweep": ["--out", tmp_path]}[command]
+    result = run(command, "digits", *where)
+    assert (result.code, read) == (1, [])
+    assert f"the folder {tmp_path} may not be written to; name another" in result.err
+
+
+def test_a_link_is_followed_to_the_folder_that_is_written_to(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "m").symlink_to(tmp_path / "no" / "m")
+    assert f"the folder {tmp_path / 'no'} does not exist" in run("train", "digits", "--save", tmp_path / "m").err
+
+
+def test_the_files_of_a_sweep_are_none_that_it_reads(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "table.csv").write_text("a,label\n1,x\n")
+    result = run("sweep", tmp_path / "table.csv", "--out", tmp_path)
+    assert f"--out {tmp_path / 'table.csv'} is one of the files that are read" in result.err
 
 
 def test_ctrl_c_while_choosing_c_exits_with_130_and_saves_the_best_so_far(

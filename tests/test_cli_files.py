@@ -96,6 +96,97 @@ def test_train_names_its_columns_and_tells_of_oddities(tmp_path: Path, run: Any)
     assert "has no header: its first line is taken for a row" in run("train", tmp_path / "a.csv", "--label", -1).err
 
 
+def test_the_output_says_which_column_is_predicted(flowers: Path, run: Any) -> None:
+    result = run("train", flowers, *OWN, "--C", 1)
+    assert "columns width, height\nlabels  species\n" in result.out
+    assert run("train", flowers, *OWN, "--C", 1, "--json").json["label"] == "species"
+    assert run("sweep", flowers, *OWN, "--C", "1", "--json").json["label"] == "species"
+
+
+@pytest.fixture
+def years(tmp_path: Path) -> Path:
+    """A table whose header has the numbers of years."""
+    rows = [f"{i % 7},{i % 3}.5,{i % 4},k{i % 3}" for i in range(60)]
+    (tmp_path / "years.csv").write_text("\n".join(["2019,2020,2023,label", *rows]))
+    return tmp_path / "years.csv"
+
+
+@pytest.mark.parametrize("label", [[], ["--label", "label"], ["--label", "-1"]])
+def test_a_header_of_numbers_is_one_in_every_command(label: list[str], years: Path, run: Any) -> None:
+    model, new = years.parent / "m", years.parent / "new.csv"
+    assert run("train", years, *label, "--C", 1, "--save", model, "--json").json["label"] == "label"
+    assert load_model(model).feature_names_in_.tolist() == ["2019", "2020", "2023"]
+    rows = [line.split(",") for line in years.read_text().splitlines()]
+    new.write_text("\n".join(f"{c},{a},{b}" for a, b, c, _ in rows))
+    expected = run("predict", model, years).out
+    assert expected.count("\n") == 61
+    assert run("predict", model, new).out == expected
+    measured = run("evaluate", model, years, *label, "--json").json
+    assert (measured["rows"], measured["accuracy"], measured["label"]) == (60, 1.0, "label")
+
+
+def test_a_missing_year_is_named(years: Path, run: Any) -> None:
+    run("train", years, "--C", 1, "--save", years.parent / "m", "--quiet")
+    (years.parent / "new.csv").write_text("2019,2020\n1,2\n")
+    assert "line 1: has some of the names that are asked for, and not '2023'" in run(
+        "predict", years.parent / "m", years.parent / "new.csv"
+    ).err  # fmt: skip
+
+
+def test_whether_there_is_a_header_can_be_said(years: Path, run: Any) -> None:
+    model, new = years.parent / "m", years.parent / "new.csv"
+    new.write_text("".join(years.read_text().replace("label", "k0").splitlines(keepends=True)[:40]))
+    result = run("train", new, "--label", -1, "--no-header", "--C", 1, "--save", model, "--json")
+    assert ("has no header" in result.err, result.json["label"]) == (False, "column 4")
+    assert run("evaluate", model, new, "--label", -1, "--no-header", "--json").json["rows"] == 40
+    assert run("evaluate", model, new, "--label", -1, "--header", "--json").json["rows"] == 39
+    assert run("predict", model, new, "--label", -1, "--header").out.count("\n") == 40
+
+
+def test_options_of_texts_are_refused_with_other_files(trained: Path, run: Any) -> None:
+    np.save(trained.parent / "X.npy", np.ones((3, 2)))
+    result = run("predict", trained, trained.parent / "X.npy", "--header")
+    assert "header=True: " in result.err
+    assert "is no table in text; leave it out" in result.err
+
+
+def test_a_model_of_embeddings_finds_them_by_name(tmp_path: Path, run: Any) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    y = np.arange(60) % 3
+    table = {"text": [f"doc {i}" for i in y], "embedding": list(np.eye(3, 8, dtype="f4")[y]), "label": y}
+    path, model = tmp_path / "a.parquet", tmp_path / "m"
+    parquet.write_table(pyarrow.table(table), path)
+    run("train", path, "--drop", "text", "--C", 1, "--save", model, "--quiet")
+    expected = "prediction\n" + "0\n1\n2\n" * 20
+    for drop in ([], ["--drop", "text"]):
+        assert run("predict", model, path, *drop).out == expected
+        assert run("evaluate", model, path, *drop, "--json").json["accuracy"] == 1.0
+
+
+def test_a_model_without_names_leaves_out_what_it_is_told_to(tmp_path: Path, run: Any) -> None:
+    X, y = np.eye(3)[np.arange(60) % 3], np.arange(60) % 3
+    save_model(SoftmaxClassifier().fit(X, y), tmp_path / "m")
+    (tmp_path / "a.csv").write_text("a,b,text,c,label\n1,0,hello,0,0\n")
+    result = run("predict", tmp_path / "m", tmp_path / "a.csv", "--drop", "text")
+    assert result.out == "prediction\n0\n"
+    assert "'label' holds labels by its name, and is left out" in result.err
+
+
+def test_a_model_of_a_feature_with_a_usual_name_of_labels_predicts(tmp_path: Path, run: Any) -> None:
+    rows = "\n".join(f"{i % 3},{i % 3},{i % 3}" for i in range(30))
+    (tmp_path / "a.csv").write_text(f"x,y,kind\n{rows}\n")
+    run("train", tmp_path / "a.csv", "--label", "kind", "--C", 1, "--save", tmp_path / "m", "--quiet")
+    assert run("predict", tmp_path / "m", tmp_path / "a.csv").out.count("\n") == 31
+
+
+def test_an_unknown_label_is_told_by_line(trained: Path, flowers: Path, run: Any) -> None:
+    lines = flowers.read_text().splitlines()
+    (flowers.parent / "b.csv").write_text("\n".join([*lines[:48], lines[48].replace("cedar", "oak"), *lines[49:]]))
+    message = "b.csv, line 49: label 'oak' is not among the 3 classes of the "
+    assert message + "model" in run("evaluate", trained, flowers.parent / "b.csv", "--label", "species").err
+    assert message + "training rows" in run("train", flowers, *OWN, "--test", flowers.parent / "b.csv").err
+
+
 # evaluate
 
 
@@ -282,9 +373,13 @@ FAILURES: dict[str, Any] = {
     "another label": (["train", "FLOWERS", "--label", "kind"], "no 'kind' among 5 columns"),
     "a file that is not there": (["train", "nothing.csv"], r"No such file or directory: 'nothing\.csv'"),
     "a folder of a file": (["train", "FLOWERS", "--data", "x"], "--data x is for cifar10"),
+    "columns to drop of digits": (["evaluate", "MODEL", "digits", "--drop", "a"], "--drop is for files of your own"),
+    "a header of digits": (["train", "digits", "--no-header"], "--header is for files of your own"),
+    "a column that the model needs": (["predict", "MODEL", "FLOWERS", "--drop", "width"], "'width' is a feature of"),
+    "a share with an underscore": (["train", "FLOWERS", *OWN, "--test", "0_2"], "0_2: is of kind unknown"),
     "a download of a file": (["evaluate", "MODEL", "FLOWERS", "--download"], "--download is for cifar10"),
     "a label of digits": (["train", "digits", "--label", "y"], "--label is for files of your own"),
-    "a label of digits to measure": (["evaluate", "MODEL", "digits", "--label", "y"], "--label y is for files"),
+    "a label of digits to measure": (["evaluate", "MODEL", "digits", "--label", "y"], "--label is for files"),
     "test rows for digits": (["train", "digits", "--test", "a.csv"], "--test is for files of your own"),
     "no rows to choose by": (["train", "FLOWERS", *OWN, "--validation", "0"], "no validation rows to choose C by"),
     "no rows to score on": (["sweep", "FLOWERS", *OWN, "--validation", "0"], "no validation rows to score on.*--cv 5"),

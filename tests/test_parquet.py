@@ -48,6 +48,57 @@ def test_a_column_of_lists_is_a_matrix(kind: Any, read: Any) -> None:
     assert (table.X.tolist(), table.X.dtype) == ([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
+def test_elements_of_lists_have_names_beside_other_columns(read: Any) -> None:
+    table = read({"e": [[1.0, 2.0], [4.0, 5.0]], "age": [7.0, 8.0], "label": [0, 1]})
+    assert (table.X.tolist(), table.feature_names) == ([[1, 2, 7], [4, 5, 8]], ("e[0]", "e[1]", "age"))
+    assert table.label == "label"
+
+
+def test_elements_of_lists_are_found_by_name_whatever_else_there_is(read: Any) -> None:
+    asked = Columns(need_label=False, features=("e[1]", "age", "e[0]", "x[0]"))
+    columns = {
+        "text": ["p", "q"],
+        "age": [7.0, 8.0],
+        "e": [[1.0, 2.0], [4.0, 5.0]],
+        "x[0]": [3.0, 6.0],
+        "x": [[9], [9]],
+    }
+    table = read(columns, asked)
+    assert (table.X.tolist(), table.feature_names) == ([[2, 7, 1, 3], [5, 8, 4, 6]], asked.features)
+    with pytest.raises(BadFileError, match=r"has no 'e\[2\]'; expected all 3 features"):
+        read(columns, Columns(need_label=False, features=("e[0]", "e[1]", "e[2]")))
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [
+        pyarrow.array(["p", None]),
+        pyarrow.array([[1.0], [1.0, 2.0]]),
+        pyarrow.array([{"a": 1}, None]),
+        pyarrow.array([b"\xff", b""]),
+        pyarrow.array([None, None]),
+    ],
+    ids=["text with gaps", "ragged lists", "structures", "bytes", "nothing"],
+)
+def test_dropped_columns_may_hold_anything(dropped: Any, read: Any) -> None:
+    assert read({"a": [1.0, 2.0], "b": dropped, "label": [0, 1]}, Columns(drop=("b",))).X.tolist() == [[1], [2]]
+    assert read({"a": [1.0, 2.0], "b": dropped}, Columns(need_label=False, features=("a",))).X.tolist() == [[1], [2]]
+
+
+def test_it_is_read_without_threads(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # threads of pyarrow that outlive an error abort the process, one time in thirty
+    asked: list[Any] = []
+    read_all, begin = parquet.ParquetFile.read, parquet.ParquetFile.__init__
+    monkeypatch.setattr(
+        parquet.ParquetFile, "read", lambda *a, **o: asked.append(o["use_threads"]) or read_all(*a, **o)
+    )
+    monkeypatch.setattr(
+        parquet.ParquetFile, "__init__", lambda *a, **o: asked.append(o["pre_buffer"]) or begin(*a, **o)
+    )
+    read({"a": [1.0], "label": [0]})
+    assert asked == [False, False]
+
+
 BAD: dict[str, Any] = {
     "text": ({"a": ["p", "q"], "label": [0, 1]}, "column 'a': is of type string; expected numbers.*drop"),
     "a gap": ({"a": [1.0, None], "label": [0, 1]}, "column 'a', row 1: is missing"),
@@ -71,11 +122,20 @@ def test_what_is_no_table_of_numbers_is_refused_by_column(columns: Any, message:
         read(columns)
 
 
-def test_row_numbers_of_pandas_are_no_feature(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [None, "key"])
+def test_an_index_of_pandas_is_no_feature(name: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "label": list("xyz")}).sample(frac=1, random_state=0)
-    frame.to_parquet(tmp_path / "a.parquet")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "label": list("xyz")}).iloc[[2, 0, 1]]
+    frame.rename_axis(name).to_parquet(tmp_path / "a.parquet")
     assert read_parquet(tmp_path / "a.parquet", DEFAULT).feature_names == ("a",)
+    assert f"({name or '__index_level_0__'!r}) is taken for row numbers and left out" in caplog.text
+
+
+def test_an_index_of_pandas_that_is_asked_for_is_taken(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame({"a": [1.0, 2.0]}, index=pandas.Index([7, 8], name="key")).to_parquet(tmp_path / "a.parquet")
+    assert read_parquet(tmp_path / "a.parquet", Columns("key")).y.tolist() == [7, 8]
+    assert read_parquet(tmp_path / "a.parquet", Columns(None, False, ("key",))).X.tolist() == [[7], [8]]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"no parquet at all"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from gpusoftmax import SoftmaxClassifier
 from gpusoftmax.datasets import load_data
-from gpusoftmax.datasets.table import Columns
-from gpusoftmax.datasets.user_files import alike, for_model, held_out, read_parts
+from gpusoftmax.datasets.table import Table
+from gpusoftmax.datasets.user_files import as_numbers, held_out, known_labels, training_labels
 from gpusoftmax.exceptions import BadFileError
 
 N, KINDS = 30, np.array(["ash", "birch", "cedar"])
@@ -166,40 +167,144 @@ def test_images_are_flattened_and_a_column_of_labels_is_one(rows: Any, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("texts", "kind", "labels"),
+    ("text", "kind", "labels"),
     [
-        ([["1", "-2"], ["30"]], "i", [[1, -2], [30]]),
-        ([["1", "2.0"], ["3"]], "f", [[1.0, 2.0], [3.0]]),
-        ([["1.1", "1.10"]], "U", [["1.1", "1.10"]]),
-        ([["123456789012345678", "1.0"]], "U", [["123456789012345678", "1.0"]]),
-        ([["1", "2"], ["x"]], "U", [["1", "2"], ["x"]]),
-        ([["007", "8"], ["9"]], "U", [["007", "8"], ["9"]]),
-        ([["nan", "1"]], "U", [["nan", "1"]]),
-        ([["1" + 30 * "0"]], "U", [["1" + 30 * "0"]]),
+        (["1", "-2", "30"], "i", [1, -2, 30]),
+        (["1", "2.0", "3"], "f", [1.0, 2.0, 3.0]),
+        (["1.1", "1.10"], "U", ["1.1", "1.10"]),
+        (["123456789012345678", "1.0"], "U", ["123456789012345678", "1.0"]),
+        (["1", "2", "x"], "U", ["1", "2", "x"]),
+        (["007", "8", "9"], "U", ["007", "8", "9"]),
+        (["1_0", "8"], "U", ["1_0", "8"]),
+        (["\u0661", "8"], "U", ["\u0661", "8"]),
+        (["1" + 30 * "0"], "U", ["1" + 30 * "0"]),
     ],
 )
-def test_labels_in_text_become_numbers_if_all_can(texts: Any, kind: str, labels: Any) -> None:
-    found = alike(map(np.array, texts))
-    assert ([y.tolist() for y in found], {y.dtype.kind for y in found}) == (labels, {kind})
+def test_labels_in_text_become_numbers_if_all_can(text: Any, kind: str, labels: Any) -> None:
+    found = as_numbers(np.array(text))
+    assert (found.tolist(), found.dtype.kind) == (labels, kind)
 
 
-def test_labels_of_numbers_stay_beside_text_of_numbers() -> None:
-    numbers, text = alike([np.array([1, 2], np.uint8), np.array(["2"])])
-    assert (numbers.dtype, text.dtype) == (np.uint8, np.int64)
-
-
-def test_labels_that_are_text_in_one_file_are_text_in_all() -> None:
-    assert [y.tolist() for y in alike([np.array([1, 2]), np.array(["x"])])] == [["1", "2"], ["x"]]
+X1 = np.ones((1, 1))
 
 
 @pytest.mark.parametrize(
-    ("classes", "text", "labels"), [([0, 1], ["1", "0"], [1, 0]), (["0", "1"], ["1", "0"], ["1", "0"])]
+    ("classes", "labels", "expected"),
+    [
+        ([0, 1], ["1", "0"], [1, 0]),
+        ([0, 1], ["1.0", "0."], [1, 0]),
+        ([0.0, 1.0], ["1", "0"], [1.0, 0.0]),
+        (["0", "1"], ["1", "0"], ["1", "0"]),
+        (["0", "1"], [1, 0], ["1", "0"]),
+        ([False, True], ["True", "FALSE"], [True, False]),
+        ([0, 1], np.array([1, 0], np.uint8), [1, 0]),
+    ],
 )
-def test_labels_take_the_type_of_a_models_classes(classes: Any, text: Any, labels: Any, tmp_path: Path) -> None:
-    (table,) = read_parts(write_csv(tmp_path / "a.csv", np.ones((2, 1)), np.array(text), "a"), Columns()).values()
-    found = for_model(table, np.array(classes)).y
-    assert found is not None
-    assert found.tolist() == labels
+def test_labels_take_the_type_of_known_classes(classes: Any, labels: Any, expected: Any) -> None:
+    found = known_labels(Table(X1, np.array(labels)), np.array(classes), Path("a.csv"), "of the model")
+    assert (found.tolist(), found.dtype) == (expected, np.array(classes).dtype)
+
+
+@pytest.mark.parametrize("stray", ["unknown", "NA", "9", "1_0", "01"])
+@pytest.mark.parametrize("option", ["validation", "test"])
+def test_a_label_that_no_training_row_has_is_refused_by_line(option: str, stray: str, tmp_path: Path) -> None:
+    rows = [f"{i},{i % 3}" for i in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["a,label", *rows]), encoding="utf-8")
+    (tmp_path / "b.csv").write_text("\n".join(["a,label", *rows[:9], f"1,{stray}", *rows]), encoding="utf-8")
+    message = rf"b\.csv, line 11: label '{stray}' is not among the 3 classes of the training rows, \[0, 1, 2\]"
+    with pytest.raises(BadFileError, match=message):
+        load_data(tmp_path / "a.csv", **{option: tmp_path / "b.csv"})
+
+
+def test_an_unknown_label_of_an_archives_part_is_refused_by_row(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    np.savez(tmp_path / "a.npz", X_train=X, y_train=y, X_test=X[:3], y_test=np.array(["ash", "oak", "elm"]))
+    with pytest.raises(BadFileError, match="row 1: label 'oak' is not among the 3 classes"):
+        load_data(tmp_path / "a.npz")
+
+
+def test_an_unknown_label_of_a_pair_is_told_with_the_file_of_labels(rows: Any, tmp_path: Path) -> None:
+    X, y = rows
+    pair = write_pair(tmp_path / "b", X[:2], np.array(["ash", "oak"]))
+    with pytest.raises(BadFileError, match=r"b\.y\.npy, row 1: label 'oak'"):
+        load_data(write_npz(tmp_path / "a.npz", X, y), test=pair)
+
+
+GAPS = ["NA", "N/A", "NaN", "nan", "?", "-", "null", "None"]
+NOT_CLASSES: dict[str, Any] = {
+    **{f"{gap} among numbers": (["1", "2", gap, "1"], f"row 2: label '{re.escape(gap)}'") for gap in GAPS},
+    "an empty text": (["x", "", "y"], "row 1: label ''; expected a label in each row"),
+    "blanks": (["x", "y", " "], "row 2: label ' '; expected a label in each row"),
+    "parts of numbers in text": (["1", "2.0", "1.55", "1.45"], "row 2: label '1.55'; expected classes: whole numbers"),
+    "parts of numbers": ([1.0, 2.5, 3.5], r"row 1: label 2\.5; expected classes: whole numbers, or names"),
+    "NaN": ([1.0, float("nan"), 3.5], "row 1: label nan; expected a label in each row"),
+    "infinity": ([1.0, float("inf")], "row 1: label inf; expected classes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("labels", "message"), NOT_CLASSES.values(), ids=NOT_CLASSES.keys())
+def test_labels_that_are_no_classes_are_refused_by_row(labels: Any, message: str) -> None:
+    with pytest.raises(BadFileError, match=message):
+        training_labels(Table(X1, np.array(labels)), Path("a.npz"))
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_words_for_gaps_among_words_are_told_of(gap: str, caplog: pytest.LogCaptureFixture) -> None:
+    y = np.array(["mild", gap, "severe", gap])
+    assert training_labels(Table(X1, y), Path("a.npz")).tolist() == y.tolist()
+    assert f"the label of 2 rows is '{gap}', a class of its own" in caplog.text
+
+
+def test_a_stray_word_among_numbers_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    labels = training_labels(Table(X1, np.array(["1", "2", "oops", "1"])), Path("a.npz"))
+    assert labels.tolist() == ["1", "2", "oops", "1"]
+    assert "a.npz, row 2: label 'oops' is no number, so all are taken for text" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [["1a", "2b", "3"], ["x", "y"], ["7", "8"], ["007", "8"]])
+def test_ordinary_labels_are_not_told_of(labels: Any, caplog: pytest.LogCaptureFixture) -> None:
+    training_labels(Table(X1, np.array(labels)), Path("a.npz"))
+    assert caplog.text == ""
+
+
+@every_kind
+def test_gaps_among_labels_of_numbers_are_refused_in_every_kind_of_file(
+    name: str, write: Any, rows: Any, tmp_path: Path
+) -> None:
+    y = np.array(["1", "2", "3"], "U3")[np.arange(N) % 3]
+    y[[7, 9]] = "NaN"
+    with pytest.raises(BadFileError, match=f"{'line 9' if name == 'own.csv' else 'row 7'}: label 'NaN'"):
+        load_data(write(tmp_path / name, rows[0], y))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("name", ["own.npz", "own", "own.parquet"])
+def test_a_feature_that_is_not_finite_is_refused_by_its_row_in_the_file(
+    name: str, value: float, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpusoftmax.datasets.user_files.ROWS_AT_ONCE", 8)
+    X, y = rows
+    X[21, 2] = value
+    column = "'x2'" if name == "own.parquet" else "2"
+    with pytest.raises(BadFileError, match=f"row 21: column {column} is {value}; expected a finite number"):
+        load_data(WRITERS[name](tmp_path / name, X, y))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 30), (5, 35)])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_column_that_counts_rows_in_any_order_is_told_of(
+    first: int, last: int, shuffled: bool, rows: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    X, y = rows
+    X[:, 1] = np.random.default_rng(0).permutation(np.arange(first, last)) if shuffled else np.arange(first, last)
+    load_data(write_csv(tmp_path / "a.csv", X, y))
+    assert caplog.text.count("counts the rows and is taken for a feature") == caplog.text.count("column 'b'") == 1
+
+
+@every_kind
+def test_the_labels_origin_is_named(name: str, write: Any, rows: Any, tmp_path: Path) -> None:
+    expected = {"own.npz": "y", "own": None}.get(name, "label")
+    assert load_data(write(tmp_path / name, *rows)).label_name == expected
 
 
 REFUSED: dict[str, Any] = {
@@ -292,14 +397,6 @@ def test_labels_of_a_part_are_named_with_or_without_it(rows: Any, tmp_path: Path
     np.savez(tmp_path / "a.npz", X_train=X, kind_train=y, X_test=X, kind_test=y)
     for label in ("kind", "kind_train"):
         assert len(load_data(tmp_path / "a.npz", label=label).y_test) == N
-
-
-def test_labels_of_truth_in_text_are_those_of_a_model_of_booleans(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,label\n1,True\n2,FALSE\n", encoding="utf-8")
-    (table,) = read_parts(tmp_path / "a.csv", Columns()).values()
-    found = for_model(table, np.array([False, True])).y
-    assert found is not None
-    assert found.tolist() == [True, False]
 
 
 def test_a_file_without_a_column_of_training_is_refused(rows: Any, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ __all__ = ["app", "evaluate", "gradcheck", "info", "main", "predict", "sweep_com
 
 
 def main() -> None:
-    """The entry point: a user's error is one line on the standard error, not a traceback."""
+    """Run a command: a user's error is one line on the standard error, not a traceback."""
     from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
 
     for stream in (sys.stdout, sys.stderr):  # the locale may lack ± or a label's letters; a ? is better than an end
@@ -36,6 +36,3 @@ def main() -> None:
     ) as error:  # fmt: skip
         print(f"error: {_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], str(error))}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)

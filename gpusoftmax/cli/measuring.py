@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ from gpusoftmax.cli.options import (
     Data,
     DatasetName,
     Download,
+    Drop,
+    Header,
     Label,
     ModelFile,
     Quiet,
@@ -23,12 +26,14 @@ from gpusoftmax.cli.options import (
     is_file,
     print_json,
     reading,
+    refuse_for_known,
     show,
     source,
 )
 
 if TYPE_CHECKING:
     from gpusoftmax.datasets import Table
+    from gpusoftmax.datasets.table import Columns
 
 
 @app.command(
@@ -40,10 +45,11 @@ if TYPE_CHECKING:
 
     gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
 
-    JSON keys: dataset, estimator, model, train_accuracy, validation_accuracy, test_accuracy (null for parts that there
-    are not), part (the one that all the rest is about: test, or rows for a file that is not in parts), rows, accuracy,
-    top_k, k, balanced_accuracy, log_loss (nats; null for an SVM), classes (a list of name, rows,
-    precision, recall, f1), confusion (a list of rows, one for each true class; null beyond 200 classes)."""
+    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, model, train_accuracy,
+    validation_accuracy, test_accuracy (null for parts that there are not), part (the one that all the rest is about:
+    test, or rows for a file that is not in parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null
+    for an SVM), classes (a list of name, rows, precision, recall, f1), confusion (a list of rows, one for each true
+    class; null beyond 200 classes)."""
 )
 def evaluate(
     model: ModelFile,
@@ -51,6 +57,8 @@ def evaluate(
     data: Data = None,
     download: Download = False,
     label: Label = None,
+    drop: Drop = None,
+    header: Header = None,
     top: Annotated[int, typer.Option("--top", min=1, help="guesses that count as right, for top-k accuracy")] = 5,
     threads: Threads = None,
     backend: BackendName = "auto",
@@ -63,7 +71,9 @@ def evaluate(
     """
     from gpusoftmax.array import resolve
     from gpusoftmax.datasets import load_dataset
-    from gpusoftmax.evaluation import evaluation, evaluation_in_words
+    from gpusoftmax.datasets.table import Columns
+    from gpusoftmax.datasets.user_files import known_labels, path_of_labels
+    from gpusoftmax.evaluation import evaluation, evaluation_in_words, printable
     from gpusoftmax.metrics import measure
     from gpusoftmax.persist import load_model
     from gpusoftmax.report import SPLITS, accuracies_in_words
@@ -71,11 +81,16 @@ def evaluate(
     estimator = load_model(model).set_params(backend=resolve(backend, threads))
     if is_file(dataset):
         check_no_folder(dataset, data, download)
-        tables = _read(dataset, label, quiet, estimator, need_label=True)
-        parts: dict[str, Any] = {name: (table.X, table.y) for name, table in tables.items()}
+        tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator)
+        path = path_of_labels(source(dataset))
+        label_name = next(iter(tables.values())).label_name
+        parts: dict[str, Any] = {
+            name: (table.X, known_labels(table, estimator.classes_, path, "of the model"))
+            for name, table in tables.items()
+        }
     else:
-        if label is not None:
-            raise ValueError(f"--label {label} is for files of your own; {dataset} has its own: leave it out")
+        refuse_for_known(dataset, label, drop, header)
+        label_name = None
         with reading(dataset, quiet):
             parts = dict(load_dataset(dataset, data, download=download).parts)
     measured = {name: measure(estimator, X, y, top) for name, (X, y) in parts.items()}
@@ -83,11 +98,13 @@ def evaluate(
     of_parts = {f"{name}_accuracy": measured[name].top_1 if name in measured else None for name in SPLITS}
     result = evaluation(measured[part], estimator.classes_)
     show(f"data      {dataset}: {', '.join(f'{len(y)} {name}' for name, (_, y) in parts.items())}", as_json)
+    if label_name is not None:
+        show(f"labels    {printable(label_name, 80)}", as_json)
     if len(parts) > 1:
         show(f"parts     {accuracies_in_words(of_parts)}; what follows is of the {part} rows", as_json)
     show(evaluation_in_words(result, measured[part]), as_json)
     if as_json:
-        about = {"dataset": dataset, "estimator": type(estimator).__name__, "model": str(model)}
+        about = {"dataset": dataset, "label": label_name, "estimator": type(estimator).__name__, "model": str(model)}
         print_json({**about, **of_parts, "part": part, **result})
 
 
@@ -118,6 +135,8 @@ def predict(
         str | None,
         typer.Option("--label", metavar="COLUMN", help="a column of labels, by name or position, to leave out"),
     ] = None,
+    drop: Drop = None,
+    header: Header = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     as_json: AsJson = False,
@@ -127,6 +146,7 @@ def predict(
     import numpy as np
 
     from gpusoftmax.array import resolve
+    from gpusoftmax.datasets.table import Columns
     from gpusoftmax.evaluation import predictions_as_csv, predictions_as_npy
     from gpusoftmax.persist import load_model
     from gpusoftmax.persist.atomic import write_atomically
@@ -137,10 +157,12 @@ def predict(
     estimator: Any = load_model(model).set_params(backend=resolve(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
-    tables = _read(str(file), label, quiet, estimator, need_label=False)
+    tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)
     if len(tables) > 1:
         raise ValueError(f"{file} holds the parts {', '.join(tables)}; save the rows to name as a file of their own")
     [table] = tables.values()
+    if label is None and table.label is not None and not quiet:
+        show(f"note    {table.label_name!r} holds labels by its name, and is left out", as_json=True)
     labels = estimator.predict(table.X)
     shares = estimator.predict_proba(table.X) if probabilities else None
     if out is None:
@@ -165,15 +187,13 @@ def predict(
         print_json(result)
 
 
-def _read(file: str, label: str | None, quiet: bool, estimator: Any, need_label: bool) -> dict[str, Table]:
+def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:
     """The parts of a file, with the columns that the model knows, by their names if it knows these."""
-    from gpusoftmax.datasets.table import Columns
-    from gpusoftmax.datasets.user_files import for_model, read_parts
+    from gpusoftmax.datasets.user_files import read_parts
 
-    names = vars(estimator).pop("feature_names_in_", None)  # they find the columns here: the arrays below have none
-    columns = Columns(label, need_label, None if names is None else tuple(names))
+    names = vars(estimator).pop("feature_names_in_", None)  # it is given arrays, whose columns have none
     with reading(file, quiet):
-        tables = read_parts(source(file), columns)
+        tables = read_parts(source(file), replace(columns, features=None if names is None else tuple(names)))
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
         show("note    the model knows no names of columns: they are taken in the file's order", as_json=True)
-    return {name: for_model(table, estimator.classes_) for name, table in tables.items()}
+    return tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from contextlib import AbstractContextManager
 from enum import StrEnum
@@ -11,11 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from gpusoftmax.datasets import Dataset
 
+
+class _Commands(TyperGroup):
+    """The commands; one that Ctrl-C ends says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -108,6 +123,14 @@ Drop = Annotated[
         "--drop", metavar="NAME", help="of a file: a column to leave out; give it again for another", show_default=False
     ),
 ]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="of a table in text: whether its first line has the columns' names",
+        show_default="as it looks",
+    ),
+]
 Validation = Annotated[
     str,
     typer.Option("--validation", metavar="FILE|SHARE", help="of a file: rows to choose by, or the share to hold out"),
@@ -160,6 +183,7 @@ def load(
     download: bool,
     label: str | None,
     drop: list[str] | None,
+    header: bool | None,
     validation: str,
     test: str,
     seed: int,
@@ -170,29 +194,44 @@ def load(
 
     with reading(dataset, quiet):
         if not is_file(dataset):
-            given = {"--label": label, "--drop": drop, "--validation": validation != SHARE, "--test": test != SHARE}
-            if wrong := [name for name, value in given.items() if value]:
-                raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
+            refuse_for_known(
+                dataset, label, drop, header, **{"--validation": validation != SHARE, "--test": test != SHARE}
+            )
             return load_dataset(dataset, data, download=download)
         check_no_folder(dataset, data, download)
         return load_data(
             source(dataset),
             label=label,
             drop=drop or (),
+            header=header,
             validation=_share_or_source(validation),
             test=_share_or_source(test),
             seed=seed,
         )
 
 
+def refuse_for_known(
+    dataset: str, label: str | None, drop: list[str] | None, header: bool | None, **others: bool
+) -> None:
+    """Options of files are refused with data sets that are known by name."""
+    given = {"--label": label is not None, "--drop": bool(drop), "--header": header is not None, **others}
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
+
+
 def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> None:
-    """What is written is a file in a folder that exists, and none of those that are read."""
+    """What is written is a file in a folder that exists and may be written to, and none of those that are read."""
     if path is None:
         return
     if path.is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder; name a file in it")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{option} {path}: the folder {path.absolute().parent} does not exist; make it first")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{option} {path} is no regular file and is not replaced; name another")
+    folder = (path.resolve() if path.is_symlink() else path.absolute()).parent  # a link's target is what is replaced
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{option} {path}: the folder {folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option} {path}: the folder {folder} may not be written to; name another")
     read = [Path(one) for name in inputs for one in (str(name), *str(name).split(",")) if one]
     if path.is_file() and any(one.is_file() and path.samefile(one) for one in read):
         raise ValueError(f"{option} {path} is one of the files that are read; write to another")
@@ -219,8 +258,10 @@ def source(text: str) -> Any:
 
 
 def _share_or_source(text: str) -> Any:
+    from gpusoftmax.validation import is_plain
+
     try:
-        return float(text)
+        return float(text) if is_plain(text) else source(text)
     except ValueError:
         return source(text)
 

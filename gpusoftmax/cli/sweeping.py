@@ -15,6 +15,7 @@ from gpusoftmax.cli.options import (
     DatasetName,
     Download,
     Drop,
+    Header,
     Label,
     Loss,
     Quiet,
@@ -25,6 +26,7 @@ from gpusoftmax.cli.options import (
     Threads,
     Validation,
     app,
+    check_output,
     is_file,
     load,
     print_json,
@@ -51,10 +53,10 @@ from gpusoftmax.cli.training import GRID
     model.safetensors (the best, fitted to all training rows) and scores.png, for one or two parameters that vary.
     Ctrl-C ends the sweep and keeps what is done.
 
-    JSON keys: dataset, estimator, candidates (a list of their parameters, score, accuracy, loss, objective, passes,
-    status), scoring, rule, splits, best (its parameters), score, ties (a list of indices), edges (parameter: smallest
-    or largest), train_accuracy, validation_accuracy, test_accuracy, seconds, interrupted, backend, reason, threads,
-    seed, files (a list of paths).""",
+    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, candidates (a list of their
+    parameters, score, accuracy, loss, objective, passes, status), scoring, rule, splits, best (its parameters), score,
+    ties (a list of indices), edges (parameter: smallest or largest), train_accuracy, validation_accuracy,
+    test_accuracy, seconds, interrupted, backend, reason, threads, seed, files (a list of paths).""",
 )
 def sweep_command(
     dataset: DatasetName,
@@ -62,6 +64,7 @@ def sweep_command(
     download: Download = False,
     label: Label = None,
     drop: Drop = None,
+    header: Header = None,
     validation: Validation = SHARE,
     test: Test = SHARE,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
@@ -106,7 +109,15 @@ def sweep_command(
     from dataclasses import replace
 
     from gpusoftmax.array import resolve
-    from gpusoftmax.report import SPLITS, accuracies, accuracies_in_words, dataset_in_words, keep_names, write_sweep
+    from gpusoftmax.report import (
+        SPLITS,
+        SWEEP_FILES,
+        accuracies,
+        accuracies_in_words,
+        dataset_in_words,
+        keep_names,
+        write_sweep,
+    )
     from gpusoftmax.search.grid import values_of
     from gpusoftmax.search.sweeping import sweep
 
@@ -124,10 +135,12 @@ def sweep_command(
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(f"--out {out} is a file; name a folder")
         out.mkdir(parents=True, exist_ok=True)
+        for name in SWEEP_FILES:
+            check_output("--out", out / name, dataset, validation, test)
     device = resolve(backend, threads)
     if cv is not None and validation == SHARE and is_file(dataset):
         validation = "0"  # the folds take its place
-    loaded = load(dataset, data, download, label, drop, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
     if (seen := len(set(y.tolist()))) < len(loaded.class_names):
         raise ValueError(f"--rows {rows}: these rows hold {seen} of {len(loaded.class_names)} classes; take more")
@@ -153,7 +166,7 @@ def sweep_command(
     if as_json:
         print_json(
             {
-                "dataset": loaded.name, "estimator": type(result.estimators_[0]).__name__,
+                "dataset": loaded.name, "label": loaded.label_name, "estimator": type(result.estimators_[0]).__name__,
                 "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
                 "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
                 "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,

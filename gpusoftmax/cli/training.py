@@ -16,6 +16,7 @@ from gpusoftmax.cli.options import (
     DatasetName,
     Download,
     Drop,
+    Header,
     Label,
     Loss,
     Quiet,
@@ -53,13 +54,13 @@ WORSE = 2  # values of C in a row that scored worse, after which weaker penaltie
 
     gpusoftmax train digits --epochs 20 --batch-size 64
 
-    JSON keys: dataset, estimator, recipe, C, l2 (both null with a recipe), path (a list of C, l2, objective,
-    validation_loss, validation_accuracy, passes: how C was chosen; empty if it was given), edge (smallest or largest if
-    the best C is at the end of what was tried, else empty), train_accuracy, validation_accuracy, test_accuracy, loss
-    (the last training objective, nats for softmax; null if no pass was done), passes (with those that preconditioners
-    took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds, objective, tol, gradient_norm,
-    intercept_gradient_norm, bound, why_no_bound, kept; null where Ctrl-C came before the last fit), seconds (choosing
-    and training), backend, reason, threads, seed, model (path or null)."""
+    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, recipe, C, l2 (both null with a
+    recipe), path (a list of C, l2, objective, validation_loss, validation_accuracy, passes: how C was chosen; empty if
+    it was given), edge (smallest or largest if the best C is at the end of what was tried, else empty), train_accuracy,
+    validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no pass was done),
+    passes (with those that preconditioners took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds,
+    objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null where Ctrl-C came before the
+    last fit), seconds (choosing and training), backend, reason, threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -67,6 +68,7 @@ def train(
     download: Download = False,
     label: Label = None,
     drop: Drop = None,
+    header: Header = None,
     validation: Validation = SHARE,
     test: Test = SHARE,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
@@ -142,7 +144,7 @@ def train(
         raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
     check_output("--save", save, dataset, validation, test)  # before the work, not after it
     device = resolve(backend, threads)
-    loaded = load(dataset, data, download, label, drop, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
     started = time.perf_counter()
@@ -198,7 +200,7 @@ def train(
         show(f"saved   {save}", as_json)
     if as_json:
         result: dict[str, Any] = {
-            "dataset": loaded.name, "estimator": type(model).__name__, "recipe": recipe,
+            "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__, "recipe": recipe,
             "C": strength, "l2": l2,
             "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
             "edge": "" if choice is None else choice.edges_.get("C", ""),

@@ -31,6 +31,8 @@ class Dataset:
         What a row is when it is not flat, such as (3, 32, 32) for an image: channels, height, width.
     feature_names : tuple of str, length d, or None
         What the columns are called, if they have names.
+    label_name : str or None
+        Where a user's own labels are from: the name of their column or array, "column 3" if it has none.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Dataset:
     class_names: tuple[str, ...]
     feature_shape: tuple[int, ...] | None
     feature_names: tuple[str, ...] | None = None
+    label_name: str | None = None
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{len(y)} {name}" for name, (_, y) in self.parts.items())

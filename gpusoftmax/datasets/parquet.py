@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpusoftmax.datasets.csv_file import MOST_LABEL
+from gpusoftmax.datasets.csv_file import MOST_COLUMNS, MOST_LABEL
 from gpusoftmax.datasets.table import Columns, Table
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import open_regular
@@ -22,7 +24,8 @@ def read_parquet(path: Path, columns: Columns) -> Table:
     Parameters
     ----------
     path : pathlib.Path
-        Columns of numbers or booleans, or one column of lists of equal length, such as embeddings.
+        Columns of numbers or booleans, or of lists of them of one length, such as embeddings. The elements of a list
+        are features of their own, NAME[0], NAME[1] and so on.
     columns : Columns
         What is asked for.
 
@@ -49,7 +52,8 @@ def read_parquet(path: Path, columns: Columns) -> Table:
         ) from error
     try:
         with open_regular(path) as file:
-            return _read(path, pyarrow.parquet.read_table(file), columns)
+            # without threads: some outlive an error, and abort the process when they let go of a Python file at its end
+            return _read(path, pyarrow.parquet.ParquetFile(file, pre_buffer=False), columns)
     except BadFileError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -58,19 +62,41 @@ def read_parquet(path: Path, columns: Columns) -> Table:
         raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
 
 
-def _read(path: Path, table: Any, columns: Columns) -> Table:
-    # of pandas, which keeps its row numbers as a column
-    index = {name for name in (table.schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
-    names = [name for name in table.column_names if name not in index]
-    if not table.num_rows:
+def _read(path: Path, file: Any, columns: Columns) -> Table:
+    schema = file.schema_arrow
+    # of pandas, which keeps its row numbers, or what stands for them, as a column
+    index = {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+    names = list(schema.names)
+    if not file.metadata.num_rows:
         raise BadFileError(path, reason="no rows", expected="a table with rows")
-    label, positions = columns.choose(path, names)
-    y = None if label is None else _column(path, table, names[label], labels=True)
+    asked = columns.features
+    if asked is not None:  # elements of lists are asked for by the lists' names
+        known = set(names)
+        columns = replace(columns, features=tuple(dict.fromkeys(_column_of(name, known) for name in asked)))
+    label, positions = columns.choose(path, names, index=index)
     features = [names[i] for i in positions]
-    if len(features) == 1 and "list" in str(table.schema.field(features[0]).type):
-        return Table(_lists(path, table, features[0]), y)
-    X = np.column_stack([_column(path, table, name) for name in features])
-    return Table(X, y, tuple(features))
+    wanted = features if label is None else [*features, names[label]]
+    table = file.read(columns=wanted, use_threads=False)  # and nothing of other columns
+    y = None if label is None else _column(path, table, names[label], labels=True)
+    parts, found = [], []
+    for name in features:
+        is_list = "list" in str(table.schema.field(name).type)
+        parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
+        found += [f"{name}[{i}]" for i in range(parts[-1].shape[1])] if is_list else [name]
+    X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    if asked is not None and tuple(found) != asked:
+        place = {name: i for i, name in enumerate(found)}
+        if lacking := [name for name in asked if name not in place]:
+            raise BadFileError(path, reason=f"has no {lacking[0][:80]!r}", expected=f"all {len(asked)} features")
+        X, found = X[:, [place[name] for name in asked]], list(asked)
+    # more names than a table may have columns would fill a model's file
+    return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label if label is None else names[label])
+
+
+def _column_of(feature: str, names: set[str]) -> str:
+    """The column that a feature is in: the one of its name, or a list of which it is an element."""
+    element = re.fullmatch(r"(.*)\[[0-9]+\]", feature, re.DOTALL)
+    return element[1] if feature not in names and element and element[1] in names else feature
 
 
 def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from gpusoftmax.estimators import Estimator, SoftmaxClassifier
 from gpusoftmax.parameters import in_place_of
 from gpusoftmax.problem import solver_of
+from gpusoftmax.validation import is_plain
 
 ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
 FOR_SGD = ("learning_rate", "momentum")
@@ -72,6 +73,8 @@ def values_of(name: str, text: str) -> list[float]:
         Neither.
     """
     try:
+        if not is_plain(text):
+            raise ValueError
         if ":" in text:
             start, stop, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
             if not (start > 0 and stop > 0 and count > 1):

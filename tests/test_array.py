@@ -163,7 +163,7 @@ def test_without_a_setting_all_processors_are_used(monkeypatch: pytest.MonkeyPat
     assert resolve("numpy").n_threads == available_threads()
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "2 3", "²"])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "2 3", "1_0", "²", "\u0663"])
 def test_a_bad_setting_in_the_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, text)
     with pytest.raises(ValueError, match=f"{THREADS_VARIABLE}='{text}' is not a thread count"):

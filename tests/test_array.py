@@ -200,7 +200,7 @@ def test_what_is_no_limit_in_the_variables_of_others_is_left_to_them(text: str, 
     assert threads_and_origin() == (8, "all processors of this process")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "2 3", "²"])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1025", "2 3", "1_0", "²", "\u0663"])
 def test_a_bad_setting_in_the_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, text)
     with pytest.raises(ValueError, match=f"{THREADS_VARIABLE}='{text}' is not a thread count"):

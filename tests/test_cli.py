@@ -399,6 +399,7 @@ def test_sweep_says_why_there_is_no_plot(run: Any, tmp_path: Path) -> None:
         (("--C=-1:1:3",), "--C '-1:1:3' is no range of numbers"),
         (("--rows", 3), "--rows 3: these rows hold 2 of 10 classes; take more"),
         (("--C", "a,b"), "--C 'a,b' is no range"),
+        (("--C", "1_0,1"), "--C '1_0,1' is no range"),
         (("--learning-rate", "fast"), "--learning-rate 'fast' is no range"),
         (("--C", "-1"), "C=-1.0 is out of range"),
         (("--halving", 2), "--halving 2 is for SGD"),

@@ -302,6 +302,7 @@ BAD = {
     "NaN": ("a,b,label\nnan,2,x\n", r"line 2: column 1 \('a'\) is 'nan'"),
     "infinity": ("a,b,label\n1,2,x\n1,-inf,x\n", r"line 3: column 2 \('b'\) is '-inf'"),
     "overflow": ("a,b,label\n1,1e999,x\n", r"line 2: column 2 \('b'\) is '1e999'"),
+    "a control character": ("a,b,label\n1,\x1f1,x\n", r"line 2: column 2 \('b'\) is '\\x1f1'"),
     "hexadecimal": ("a,b,label\n1,0x10,x\n", "line 2: column 2 .* is '0x10'"),
     "empty field": ("a,b,label\n1, ,x\n", r"line 2: column 2 \('b'\) is empty; .*fill it"),
     "decimal comma": ("a;b;label\n1;2,5;x\n", "line 2: column 2 .* is '2,5'; .*with a point for decimals"),

@@ -319,7 +319,9 @@ def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], na
     if converted is None or odd or not np.isfinite(converted).all():
         for row, lines.number in zip(fields, numbers, strict=True):
             for name, field in zip(names, row, strict=True):
-                if not NUMBER.fullmatch(field.strip()) or not math.isfinite(float(field)):
+                # as `float` does, which takes the control characters of ASCII for no blanks
+                number = field.strip(" \t\n\r\f\v" if field.isascii() else None)
+                if not NUMBER.fullmatch(number) or not math.isfinite(float(number)):
                     found = repr(field[:80]) if field.strip() else "empty"
                     hint = "; if these are names, header=True (--header)" if lines.number == lines.unsure else ""
                     raise lines.bad(f"{name} is {found}", f"a finite number{_hint(field.strip())}{hint}")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.intercepts import Rows, best_shift, kept_cost
-from gpusoftmax.objective import Evaluation, Objective
+from gpusoftmax.intercepts import Rows, affordable, best_shift
+from gpusoftmax.objective import Objective
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.sample import read_cost, row_shares
 from gpusoftmax.validation import counted
@@ -26,7 +26,7 @@ from gpusoftmax.validation import counted
 Array = npt.NDArray[Any]
 
 KEPT = 1 << 24  # scores that are kept: 64 MB in float32
-SHARE, FEWEST_READS = 1 / 3, 6.0  # of the fit's passes that the intercepts may take the time of; or at least
+SHARE, FEWEST_READS = 1 / 3, 4.0  # of the fit's passes that the intercepts may take the time of; or at least
 
 
 @dataclass(frozen=True)
@@ -111,18 +111,34 @@ class Certificate:
     why_no_bound: str
 
 
-def certify(objective: Objective, W: Array, b: Array, passes: float = 100.0) -> list[Certificate]:
-    """The certificate of each model at W (d, K, c) and b (K, c): one read of X, three with a free intercept.
+@dataclass(frozen=True)
+class Measured:
+    """Objective, loss, and the largest entry of the gradient at some weights, each (K,) float64 on the host."""
+
+    value: Array
+    loss: Array
+    gradient_norm: Array
+
+
+def certify(
+    objective: Objective, W: Array, b: Array, passes: float = 100.0, known: Measured | None = None
+) -> list[Certificate]:
+    """The certificate of each model at W (d, K, c) and b (K, c): one read of X, or with a free intercept two.
 
     There is no bound without a penalty. With a free intercept there is none for more scores than are kept, nor where
-    the best intercept would take more time than SHARE of the `passes` over X that the fit took.
+    the best intercept would take more time than SHARE of the `passes` over X that the fit took. What is `known` at W
+    and b spares another read.
     """
     backend, K = objective.backend, objective.n_models
-    here = objective.value_and_gradient(W, b)
-    values = backend.to_numpy(here.value)
-    norms = np.maximum(
-        backend.to_numpy(abs(here.dW).max(axis=(0, 2))), backend.to_numpy(abs(here.db).max(axis=1))
-    ).tolist()
+    here = None
+    if known is None or not objective.has_free_intercept:
+        here = objective.value_and_gradient(W, b)
+    if known is None:
+        assert here is not None
+        norm = np.maximum(
+            backend.to_numpy(abs(here.dW).max(axis=(0, 2))), backend.to_numpy(abs(here.db).max(axis=1))
+        ).astype(np.float64)
+        known = Measured(backend.to_numpy(here.value), backend.to_numpy(here.loss), norm)
     l2 = backend.to_numpy(objective.l2)
     n_scores = objective.features.n * K * objective.n_classes
     left, bounds, whys = [None] * K, [None] * K, [""] * K
@@ -131,21 +147,23 @@ def certify(objective: Objective, W: Array, b: Array, passes: float = 100.0) -> 
     elif objective.has_free_intercept and n_scores > KEPT:
         whys = [f"{n_scores} scores are more than the {KEPT} that are kept"] * K
     else:
-        there, falls = here, np.zeros(K)
+        falls = np.zeros(K)
         if objective.has_free_intercept:
-            best, falls, whys = _best_intercepts(objective, W, b, here, passes)
-            if not all(whys):
-                there = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
-            left = backend.to_numpy(abs(there.db).max(axis=1)).tolist()
+            best, falls, whys = _best_intercepts(objective, W, b, known, passes)
+            here = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
+            left = backend.to_numpy(abs(here.db).max(axis=1)).tolist()
             limit = float(np.sqrt(np.finfo(b.dtype).eps))
             off = f"the intercept's gradient is still above {limit:.1g} at the best one that was found"
             whys = [why or off * (not residual <= limit) for why, residual in zip(whys, left, strict=True)]
+        assert here is not None
         with np.errstate(over="ignore"):
-            proved = falls + _squared_norms(objective, there.dW, there.db) / (2 * l2)
-        bounds = np.minimum(proved, values).tolist()  # no objective is below 0
+            proved = falls + _squared_norms(objective, here.dW, here.db) / (2 * l2)
+        bounds = np.minimum(proved, known.value).tolist()  # no objective is below 0
     return [
         Certificate(value, norm, None if why else residual, None if why else bound, why)
-        for value, norm, residual, bound, why in zip(values.tolist(), norms, left, bounds, whys, strict=True)
+        for value, norm, residual, bound, why in zip(
+            known.value.tolist(), known.gradient_norm.tolist(), left, bounds, whys, strict=True
+        )
     ]
 
 
@@ -162,7 +180,7 @@ def _squared_norms(objective: Objective, dW: Any, db: Any) -> Array:
 
 
 def _best_intercepts(
-    objective: Objective, W: Array, b: Array, here: Evaluation, passes: float
+    objective: Objective, W: Array, b: Array, known: Measured, passes: float
 ) -> tuple[Array, Array, list[str]]:
     """The intercepts (K, c) that minimise f for these W, float64; what f falls by from b (K,); and per model why they
     are not known, or "". All on the host."""
@@ -172,18 +190,17 @@ def _best_intercepts(
     keep = ops.linear_probabilities if softmax else ops.linear_scores
     kept, places = backend.to_numpy(keep(features.X, W_folded, b_folded, features.rows)), np.arange(features.n)
     labels = backend.to_numpy(objective.labels)[features.numbers(places)]
-    values, losses = backend.to_numpy(here.value), backend.to_numpy(here.loss)
     best = backend.to_numpy(b).astype(np.float64)
     falls, whys = np.zeros(len(best)), [""] * len(best)
     slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
-    effort = max(FEWEST_READS, SHARE * passes) * read_cost(features.n, features.d, c)
-    most = int(effort / kept_cost(features.n, c))
+    reads = max(FEWEST_READS, SHARE * passes)
+    most = affordable(reads, read_cost(features.n, features.d, c), features.n, c)
     for k in range(len(best)):
-        if losses[k] <= np.finfo(np.float64).eps * values[k]:
+        if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
             continue  # no intercept lowers it by more than rounding
         shares = row_shares(objective, k, features.numbers(places))
-        known = Rows(kept[:, k], labels, shares, slopes[k], backend.n_threads)
-        found = best_shift(known, LOSSES[objective.loss], float(values[k]), most)
+        rows = Rows(kept[:, k], labels, shares, slopes[k], backend.n_threads)
+        found = best_shift(rows, LOSSES[objective.loss], float(known.value[k]), most)
         if found is None:
             whys[k] = f"to find the intercept's optimum takes more than {SHARE:.0%} of the fit's time"
         else:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.batches import BatchPlan
-from gpusoftmax.certificate import Certificate, FitReport, certify
+from gpusoftmax.certificate import Certificate, FitReport, Measured, certify
 from gpusoftmax.objective import Objective
 from gpusoftmax.prediction import weights_of
 from gpusoftmax.problem import Problem, solver_of
@@ -254,7 +254,9 @@ def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
     """How the fit ended, with the certificate of a solver that goes to the optimum."""
     started, exact, kept = time.perf_counter(), result.gradient_norm is not None, None
     if exact:
-        found = certify(problem.objective, result.W, result.b, result.passes)[0]
+        measured, norm = result.measured, result.gradient_norm
+        known = None if measured is None or norm is None else Measured(*measured, norm)
+        found = certify(problem.objective, result.W, result.b, result.passes, known)[0]
     else:
         last = float(result.history[-1].objective) if result.history else math.nan  # interrupted in the first pass
         found = Certificate(last, None, None, None, "SGD does not go to the optimum")

@@ -27,11 +27,13 @@ Array = npt.NDArray[Any]
 Partial = tuple[Array, ...]
 
 ACCURACY = 0.01  # of a Newton step: the residual of its linear system, relative to the gradient
-READ = 32.0  # operations of a matrix product that take as long as one number of `kept` in a read of it
-FORMED, MOST_FORMED = 24.0, 2048  # classes for which to form the Hessian takes as long as one read; at most
+# operations of a matrix product that take as long as one number of `kept` in a product with the Hessian, and as one
+# score's softmax in a read of X
+READ, SOFTMAX = 50.0, 250.0
+FORMED, MOST_FORMED = 20.0, 2048  # classes for which to form the Hessian takes as long as one read; at most
 ROUNDING = 1e-14  # of a Hessian's entries, relative to its diagonal
 NOTHING = 1e-30  # curvature that is none
-BLOCK = 1 << 16  # numbers of an (n, c) array that are widened to float64 at a time: 512 KB, in the second-level cache
+BLOCK = 1 << 19  # numbers of an (n, c) array that are looked at at a time: fewer, and threads wait for the GIL
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,12 @@ class Softmax:
         return found if np.isfinite(found) else np.inf, self.masses - self.q  # -inf where some u underflows
 
     def times(self, x: Array) -> Array:
-        rows, ex = self.rows, self.e * x
+        rows, dtype = self.rows, self.rows.kept.dtype
+        ex = (self.e * x).astype(dtype)
 
-        def of_block(part: slice) -> Partial:
-            p = rows.kept[part].astype(np.float64)
-            return ((self.factor[part] * (p @ ex)) @ p,)
+        def of_block(part: slice) -> Partial:  # in float32 it is five times as fast, and good enough for a direction
+            p = rows.kept[part]
+            return (((self.factor[part] * (p @ ex)).astype(dtype) @ p).astype(np.float64),)
 
         return self.masses * x - self.e * rows.sum(of_block)[0]
 
@@ -208,9 +211,10 @@ class SquaredHinge:
 LOSSES: dict[str, Callable[[Rows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
 
 
-def kept_cost(n: int, c: int) -> float:
-    """Operations that take as long as a read of `kept`, counted as by `solvers.sample.read_cost`."""
-    return READ * n * c
+def affordable(reads: float, cost: float, n: int, c: int) -> int:
+    """Products with the Hessian that take as long as so many reads of X, whose matrix products take `cost` operations
+    each (`solvers.sample.read_cost`)."""
+    return int(reads * (cost + SOFTMAX * n * c) / (READ * n * c))
 
 
 def best_shift(rows: Rows, loss: str, size: float, most: int) -> tuple[Array, float] | None:
@@ -223,13 +227,13 @@ def best_shift(rows: Rows, loss: str, size: float, most: int) -> tuple[Array, fl
     size : float
         The objective's value, by which its rounding is judged.
     most : int
-        Reads of `kept` that it may take: products, and values of phi.
+        Products with the Hessian that it may take the time of. A value of phi, or the diagonal, counts as two.
 
     Returns
     -------
     v : ndarray of float64, (c,)
     fall : float
-        Or None in place of both: not found within `most` reads.
+        Or None in place of both: not found within that.
     """
     phi, left = LOSSES[loss](rows), most
     # as far as the type of the kept numbers can tell: what a step promises is quadratic in the gradient
@@ -238,14 +242,14 @@ def best_shift(rows: Rows, loss: str, size: float, most: int) -> tuple[Array, fl
     with single_threaded_blas():
         start, gradient = phi.at(v)
         value = start
-        if len(v) <= min(MOST_FORMED, FORMED * most / 4):
+        if len(v) <= min(MOST_FORMED, FORMED * most / 16):
             factor, left = _factor(phi, len(v)), left - int(len(v) / FORMED)
         while left > 0:
             step, used = _newton_step(phi, gradient, factor, left)
-            promised, length, left = float(gradient @ step), 1.0, left - used - 2
+            promised, length, left = float(gradient @ step), 1.0, left - used - 4
             there, slope = phi.at(v - step)
             while not there < value and promised * length > noise and left > 0:
-                length, left = length / 2, left - 1
+                length, left = length / 2, left - 2
                 there, slope = phi.at(v - length * step)
             if there < value:
                 v, value, gradient = v - length * step, there, slope

@@ -118,6 +118,8 @@ class TrainResult:
         Steps that each model took, where that is not the same for all; else None.
     seconds : float
         From the solver's start to its end.
+    measured : pair of ndarray of float64, (K,), or None
+        Objective and loss at W and b, where W and b are the solver's last and it measured them there.
     """
 
     W: Array
@@ -130,6 +132,7 @@ class TrainResult:
     gradient_norm: Array | None = None
     iterations: Array | None = None
     seconds: float = 0.0
+    measured: tuple[Array, Array] | None = None
 
     def of(self, k: int) -> TrainResult:
         """Of several models, one's alone; passes, steps and seconds are those of all."""
@@ -142,6 +145,7 @@ class TrainResult:
             reasons=self.reasons[k : k + 1],
             gradient_norm=None if self.gradient_norm is None else self.gradient_norm[k : k + 1],
             iterations=None if self.iterations is None else self.iterations[k : k + 1],
+            measured=None if self.measured is None else (self.measured[0][k : k + 1], self.measured[1][k : k + 1]),
         )
 
 
@@ -309,7 +313,8 @@ def train(
         seconds = time.perf_counter() - started
         reasons = [each or reason for each in state.reasons]
         of_models = state.gradient_norm, state.iterations
-        return TrainResult(W, b, history, reason, state.passes, state.step, reasons, *of_models, seconds)
+        measured = (state.value, state.loss) if W is state.W and state.gradient_norm is not None else None
+        return TrainResult(W, b, history, reason, state.passes, state.step, reasons, *of_models, seconds, measured)
 
     try:
         state, best = solver.init(objective, W, b), _Best(W, b)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -762,3 +763,12 @@ def test_the_program_turns_an_error_into_one_line(as_module: bool) -> None:
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
     expected = "error: [Errno 2] No such file or directory: 'no-such-model'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_without_our_source(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpusoftmax.info.describe", lambda threads: warnings.warn("odd \x1b[2J", stacklevel=1))
+    monkeypatch.setattr("gpusoftmax.info.in_words", str)
+    found = run("info")
+    assert found.code == 0
+    assert found.err == "warning: odd \\x1b[2J\n"

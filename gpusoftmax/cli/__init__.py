@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import sys
+import warnings
 
 from gpusoftmax.cli.machine import gradcheck, info
 from gpusoftmax.cli.measuring import evaluate, predict
@@ -21,6 +22,15 @@ _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # a name in a file mus
 __all__ = ["app", "evaluate", "gradcheck", "info", "main", "predict", "sweep_command", "train"]
 
 
+def _printable(message: object) -> str:
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], str(message))
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    """A warning without the line of our source that it comes from."""
+    print(f"warning: {_printable(message)}", file=sys.stderr)
+
+
 def main() -> None:
     """Run a command: a user's error is one line on the standard error, not a traceback."""
     from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
@@ -30,9 +40,11 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
     try:
-        app(prog_name="gpusoftmax")
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            app(prog_name="gpusoftmax")
     except (
         ValueError, TypeError, OSError, MemoryError, ImportError, BackendUnavailableError, DivergenceError,
     ) as error:  # fmt: skip
-        print(f"error: {_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], str(error))}", file=sys.stderr)
+        print(f"error: {_printable(error)}", file=sys.stderr)
         sys.exit(1)

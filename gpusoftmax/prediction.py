@@ -248,12 +248,15 @@ def outputs(model: Any, device: Backend, X: Any, operation: str, rows: Any = Non
     Two classes have two columns here, too; the first one's weights are zero.
     """
     classes, coef, intercept = weights_of(model)
-    if len(classes) == 2:
+    single = len(classes) == 2 and operation == "linear_best"  # the sign of one column tells: half the work
+    if len(classes) == 2 and not single:
         coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
     dtype = computation_dtype(X.dtype)
     W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
     b = device.asarray(np.ascontiguousarray(intercept, dtype=dtype)[None, :])
-    found = device.to_numpy(getattr(device.ops, operation)(X, W, b, rows))[:, 0]
+    found = device.to_numpy(getattr(device.ops, "linear_scores" if single else operation)(X, W, b, rows))[:, 0]
+    if single:
+        found = np.where(np.isfinite(found[:, 0]), found[:, 0] > 0, -1)
     if not np.isfinite(found).all() or (operation == "linear_best" and (found < 0).any()):
         check_finite_features(device.to_numpy(X))
         for name, array in (("coef_", coef), ("intercept_", intercept)):

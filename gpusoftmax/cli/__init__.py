@@ -41,7 +41,7 @@ def main() -> None:
     logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _print_warning
+            warnings.showwarning = _print_warning  # type: ignore[assignment]
             app(prog_name="gpusoftmax")
     except (
         ValueError, TypeError, OSError, MemoryError, ImportError, BackendUnavailableError, DivergenceError,

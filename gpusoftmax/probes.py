@@ -24,6 +24,7 @@ from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult
 from gpusoftmax.search.splits import make_splits
 from gpusoftmax.search.sweeping import sweep
+from gpusoftmax.search.words import listed
 from gpusoftmax.validation import (
     by_rows,
     check_choice,
@@ -155,7 +156,7 @@ class ProbeResult:
             f"chosen      {chosen}, validation top-1 {self.validation_top_1:.2%}",
         ]
         if self.ties:
-            lines.append(f"as good     {', '.join(f'{value:.4g}' for value in self.ties)}")
+            lines.append(f"as good     {listed([f'{value:.4g}' for value in self.ties], ', ')}")
         if self.edge:
             lines.append(
                 f"note        {self.chosen:.4g} is the {self.edge} that was tried: a better one may lie beyond it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,9 @@ def test_of_equals_the_chosen_one_is_the_first() -> None:
 
 def test_the_report_names_ties() -> None:
     assert "as good: C = 1; C = 10" in result_of([[0.5, 0.5, 0.5]], CS).report
+    (ties,) = re.findall("as good: .*", result_of([[0.5] * 15], [{"C": float(10**k)} for k in range(15)]).report)
+    assert ties.count("C = ") == 10
+    assert ties.endswith("; and 4 more")
 
 
 def test_the_report_is_short_for_a_large_grid() -> None:

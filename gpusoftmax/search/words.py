@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SHOWN = 10  # candidates at most
+SHOWN = 10  # candidates at most, and of those that are as good
 
 
 def status_in_words(column: Array) -> str:
@@ -28,6 +29,12 @@ def value_in_words(value: Any) -> str:
 def candidate_in_words(candidate: dict[str, Any]) -> str:
     """What was set."""
     return ", ".join(f"{name} = {value_in_words(value)}" for name, value in candidate.items())
+
+
+def listed(words: Sequence[str], separator: str) -> str:
+    """The first SHOWN of them, and how many more there are."""
+    more = [f"and {len(words) - SHOWN} more"] if len(words) > SHOWN else []
+    return separator.join([*words[:SHOWN], *more])
 
 
 def report(result: Any) -> str:
@@ -59,7 +66,7 @@ def report(result: Any) -> str:
     rule = "the best" if result.rule == "best" else "the strongest penalty within a standard error of the best"
     lines.append(f"chosen, {rule}: {candidate_in_words(result.best_params_)}")
     if result.ties_:
-        lines.append(f"as good: {'; '.join(candidate_in_words(result.candidates[k]) for k in result.ties_)}")
+        lines.append(f"as good: {listed([candidate_in_words(result.candidates[k]) for k in result.ties_], '; ')}")
     lines += [
         f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in result.edges_.items()
     ]

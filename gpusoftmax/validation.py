@@ -32,7 +32,7 @@ NOT_NUMERIC = "which is not numeric; encode it as numbers first"
 
 
 class _Short(reprlib.Repr):
-    """Of series, data frames, tables and data sets the type and the size, not the contents."""
+    """Shows series, data frames, tables and data sets by type and size, not by contents."""
 
     def repr_instance(self, x: Any, level: int) -> str:
         own = isinstance(x, np.ndarray | np.generic) or not hasattr(type(x), "__array__")

@@ -663,7 +663,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "grid of a word": ([grid], {"grid": {"C": "0.1"}}, TypeError, "grid['C']", "'0.1'", "pass a list of values"),
     "grid of what cannot vary": (
         [grid], {"grid": {"gamma": [1]}},
-        ValueError, "grid", "'gamma'", "only C, l2, learning_rate",
+        ValueError, "grid", "'gamma'", "it has C, l2, learning_rate",
     ),
     "grid of class_weight": (
         [grid], {"grid": {"class_weight": [{7: 1.0}]}}, ValueError, "class_weight", "{7: 1.0}", "the classes [0, 1, 2]",
@@ -675,7 +675,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
         ValueError, "cv split 0", "row 99", "X has 12 rows",
     ),
     "scoring a number": ((grid, classifier_cv), {"scoring": 3}, TypeError, "scoring", "=3 ", "use 'accuracy'"),
-    "an argument that is none": ([grid], {"n_jobs": 2}, TypeError, "sweep", "'n_jobs'", "the estimator's: C, l2"),
+    "an argument that is none": ([grid], {"n_jobs": 2}, TypeError, "sweep", "'n_jobs'", "n_threads is the number of"),
     # files
     "a model that is none": (
         [save_model], {"estimator": None, "path": "model"},

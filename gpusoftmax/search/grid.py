@@ -36,8 +36,8 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
                 "{'C': [0.01, 0.1, 1]}, or a list of such dictionaries"
             )
         for name, values in part.items():
-            if name not in (known := inspect.signature(SoftmaxClassifier).parameters):
-                raise ValueError(f"grid has {name!r}, which is no parameter: {in_place_of(name, known)}")
+            if name not in inspect.signature(SoftmaxClassifier).parameters:
+                raise ValueError(f"grid has {name!r}, which is no parameter: {in_place_of(name, ON_ONE_AXIS)}")
             if name not in ON_ONE_AXIS:
                 raise ValueError(
                     f"grid has {name!r}, but only {', '.join(ON_ONE_AXIS)} can vary within one sweep; pass "

@@ -504,3 +504,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_predictions_in_a_pipe_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    rows = [f"{i % 3},{i % 5},{'猫犬鳥'[i % 3]}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *rows]), encoding="utf-8")
+    command, environment = [sys.executable, "-m", "gpusoftmax"], {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    model = tmp_path / "m.safetensors"
+    subprocess.run([*command, "train", tmp_path / "t.csv", "--C", "1", "--quiet", "--save", model], env=environment,
+                   check=True, capture_output=True)  # fmt: skip
+    done = subprocess.run([*command, "predict", model, tmp_path / "t.csv", "--quiet"], env=environment, check=True,
+                          capture_output=True)  # fmt: skip
+    assert done.stdout.decode("utf-8").split()[1:4] == ["猫", "犬", "鳥"]

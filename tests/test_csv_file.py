@@ -370,3 +370,32 @@ def test_the_limit_of_the_csv_module_is_left_as_it_is(read: Any) -> None:
     before = csv.field_size_limit()
     read("a,label\n1,x\n")
     assert csv.field_size_limit() == before
+
+
+def test_the_line_of_a_byte_that_is_not_utf_8_is_its_own(tmp_path: Path) -> None:
+    """Text is decoded in blocks of many lines."""
+    lines = [b"a,label"] + [b"1,x"] * 5000
+    for bad in (61, 301, 4000):
+        file = tmp_path / "cp1252.csv"
+        file.write_bytes(b"\n".join([*lines[: bad - 1], b"1,caf\xe9", *lines[bad:]]))
+        with pytest.raises(BadFileError, match=f"line {bad}: byte 0xe9 is not UTF-8"):
+            read_csv(file, Columns())
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [("NA", "fill it"), ("NaN", "fill it"), ("-inf", "fill it"), ("1e999", "fill it"), ("1 000", "point for decimals"),
+     ("text", "columns of text can be left out")],
+)  # fmt: skip
+def test_the_advice_is_that_for_what_stands_there(tmp_path: Path, field: str, hint: str) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text(f"a,b,label\n1,2,x\n{field},4,y\n")
+    with pytest.raises(BadFileError, match=hint):
+        read_csv(file, Columns())
+
+
+def test_without_names_no_column_is_advised_to_be_dropped_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("1,2,x\n3,4,y\n")
+    with pytest.raises(BadFileError, match="the labels' column is named by label"):
+        read_csv(file, Columns(need_label=False))

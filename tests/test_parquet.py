@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,14 @@ def test_without_pyarrow_the_message_says_how_to_get_it(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'gpusoftmax\[parquet\]', or save the table as \.csv"):
         read_parquet(tmp_path / "a.parquet", DEFAULT)
+
+
+def test_decimals_and_views_of_text_are_read(tmp_path: Path) -> None:
+    """As databases write them."""
+    a = pyarrow.array([Decimal("1.50"), Decimal("-2.25")])
+    table = pyarrow.table({"a": a, "label": pyarrow.array(["x", "y"], pyarrow.string_view())})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    found = read_parquet(tmp_path / "t.parquet", Columns())
+    assert found.X.tolist() == [[1.5], [-2.25]]
+    assert found.y is not None
+    assert found.y.tolist() == ["x", "y"]

@@ -11,8 +11,8 @@ import pytest
 
 from gpusoftmax import SoftmaxClassifier
 from gpusoftmax.datasets import load_data
-from gpusoftmax.datasets.table import Table
-from gpusoftmax.datasets.user_files import as_numbers, held_out, known_labels, training_labels
+from gpusoftmax.datasets.table import Columns, Table
+from gpusoftmax.datasets.user_files import as_numbers, held_out, known_labels, read_parts, training_labels
 from gpusoftmax.exceptions import BadFileError
 
 N, KINDS = 30, np.array(["ash", "birch", "cedar"])
@@ -380,7 +380,7 @@ def test_test_rows_of_other_features_are_refused(rows: Any, tmp_path: Path) -> N
 def test_labels_by_position_are_no_feature_of_training(rows: Any, tmp_path: Path) -> None:
     X, y = rows
     train, test = write_csv(tmp_path / "a.csv", X, y), tmp_path / "b.csv"
-    test.write_text("label,a,b,c,d\nash,1,2,3,4\n", encoding="utf-8")
+    test.write_text("kind,a,b,c,d\nash,1,2,3,4\n", encoding="utf-8")
     with pytest.raises(BadFileError, match=r"b\.csv: the labels' column is the feature 'd' of 5 columns"):
         load_data(train, label=4, test=test)
 
@@ -417,3 +417,47 @@ def test_arrays_of_a_raw_file_are_mapped_and_read_in_place(rows: Any, tmp_path: 
     X.tofile(tmp_path / "X.raw")
     mapped = np.memmap(tmp_path / "X.raw", np.float32, "r", shape=X.shape)
     np.testing.assert_array_equal(SoftmaxClassifier().fit(mapped, y).coef_, SoftmaxClassifier().fit(X, y).coef_)
+
+
+def test_labels_by_position_are_found_by_their_name_in_other_files(tmp_path: Path) -> None:
+    """A second column of classes behind them, such as old predictions, must not be taken for them."""
+    rows = [f"{i % 5},{i % 7},{'uv'[i % 2]}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["a,b,kind", *rows]))
+    old = [f"{row},{'vu'[i % 2]}" for i, row in enumerate(rows)]
+    (tmp_path / "test.csv").write_text("\n".join(["a,b,kind,old", *old]))
+    found = load_data(tmp_path / "train.csv", label=-1, test=tmp_path / "test.csv", validation=0)
+    assert found.y_test.tolist() == ["u", "v"] * 20
+    (tmp_path / "bare.csv").write_text("\n".join(rows))  # without names the position counts
+    assert load_data(tmp_path / "train.csv", label=-1, test=tmp_path / "bare.csv", validation=0).y_test[1] == "v"
+
+
+def test_the_labels_of_training_are_certain_in_other_files(tmp_path: Path) -> None:
+    rows = [f"{i % 5},{'uv'[i % 2]}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["a,label", *rows]))
+    (tmp_path / "test.csv").write_text("\n".join(["a,label,y", *(f"{row},3" for row in rows)]))
+    found = load_data(tmp_path / "train.csv", test=tmp_path / "test.csv", validation=0)
+    assert found.y_test.tolist() == ["u", "v"] * 20
+
+
+def test_a_column_of_labels_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", np.ones((8, 2)))
+    np.save(tmp_path / "y.npy", np.arange(8) % 2)
+    with pytest.raises(ValueError, match=r"label='kind': .*X\.npy has no column of labels; leave it out"):
+        load_data((tmp_path / "X.npy", tmp_path / "y.npy"), label="kind")
+    np.savez(tmp_path / "p.npz", X=np.ones((8, 2)))
+    with pytest.raises(BadFileError, match="an array 'kind', as label says"):
+        read_parts(tmp_path / "p.npz", Columns("kind", need_label=False))
+
+
+def test_true_is_one_label_however_it_is_written(tmp_path: Path) -> None:
+    def written(name: str, words: list[str]) -> Path:
+        (tmp_path / name).write_text(
+            "\n".join(["a,label", *(f"{i},{words[i % len(words)]}" for i in (3, 1, 2, 0) * 5)])
+        )
+        return tmp_path / name
+
+    mixed = load_data(written("mixed.csv", ["True", "False", "TRUE", "FALSE"]), validation=0, test=0)
+    assert mixed.class_names == ("False", "True")
+    excel = written("excel.csv", ["TRUE", "FALSE"])
+    found = load_data(written("pandas.csv", ["True", "False"]), test=excel, validation=0)
+    assert set(found.y_test) == {"True", "False"}

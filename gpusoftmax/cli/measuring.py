@@ -24,6 +24,7 @@ from gpusoftmax.cli.options import (
     check_no_folder,
     check_output,
     is_file,
+    print_data,
     print_json,
     reading,
     refuse_for_known,
@@ -167,7 +168,7 @@ def predict(
     shares = estimator.predict_proba(table.X) if probabilities else None
     if out is None:
         if not as_json:
-            print(predictions_as_csv(labels, shares, estimator.classes_), end="")
+            print_data(predictions_as_csv(labels, shares, estimator.classes_))
     elif out.suffix.lower() == ".npy":
         write_atomically(out, predictions_as_npy(labels if shares is None else shares))
     else:
@@ -189,8 +190,9 @@ def predict(
 
 def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:
     """The parts of a file, with the columns that the model knows, by their names if it knows these."""
-    from gpusoftmax.datasets.user_files import read_parts
+    from gpusoftmax.datasets.user_files import check_label, read_parts
 
+    check_label(columns.label, source(file))
     names = vars(estimator).pop("feature_names_in_", None)  # it is given arrays, whose columns have none
     with reading(file, quiet):
         tables = read_parts(source(file), replace(columns, features=None if names is None else tuple(names)))

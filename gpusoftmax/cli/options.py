@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -170,6 +171,13 @@ def print_json(result: dict[str, Any]) -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     print(json.dumps(plain(result), allow_nan=False))
+
+
+def print_data(text: str) -> None:
+    """Text for a file or a program in UTF-8, whatever the locale; for a terminal as it can show it."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text, end="")
 
 
 def show(text: str, as_json: bool) -> None:

@@ -115,6 +115,8 @@ class _Lines:
         try:
             line = self.readline(MOST_LINE)
         except UnicodeDecodeError as error:
+            before = error.object[: error.start]  # of a block of the file, which begins within this line
+            self.number += before.count(b"\n") or before.count(b"\r")
             raise self.bad(
                 f"byte {error.object[error.start]:#04x} is not UTF-8", "text in UTF-8 (Excel: CSV UTF-8)"
             ) from None
@@ -226,6 +228,8 @@ def _replayed(lines: _Lines, ahead: Iterable[tuple[int, T]]) -> Iterator[T]:
 def _named_by_names(lines: _Lines, first: list[str], columns: Columns) -> bool | None:
     """Whether the first line is a header; None where its fields alone do not tell."""
     fields, asked = set(first), set(columns.features or ())
+    if columns.label_name in fields:
+        return True
     if columns.label is not None and not (columns.is_position and -len(first) <= int(columns.label) < len(first)):
         return True  # the labels' column is asked for by its name
     if not any(map(_is_value, first)) or not fields.isdisjoint(columns.drop) or (asked and asked <= fields):
@@ -324,18 +328,22 @@ def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], na
                 if not NUMBER.fullmatch(number) or not math.isfinite(float(number)):
                     found = repr(field[:80]) if field.strip() else "empty"
                     hint = "; if these are names, header=True (--header)" if lines.number == lines.unsure else ""
-                    raise lines.bad(f"{name} is {found}", f"a finite number{_hint(field.strip())}{hint}")
+                    raise lines.bad(f"{name} is {found}", f"a finite number{_hint(field.strip(), '(' in name)}{hint}")
     assert converted is not None, "a block that was not converted has a field that cannot be"
     lines.done = numbers[-1]
     return converted
 
 
-def _hint(field: str) -> str:
-    """What may help with a field that is no number."""
-    if not field:
+def _hint(field: str, named: bool) -> str:
+    """What may help with a field that is no finite number, in a table whose columns have names or not."""
+    if not field or _is_value(field):
         return "; fill it, or leave its row out"
+    if re.fullmatch(r"-?[0-9]{1,3}([\s'][0-9]{3})+([.,][0-9]+)?", field):
+        return ", with a point for decimals and no other separators"
     if re.fullmatch(r"[-+.0-9eE]+([\s|:][-+.0-9eE]+)+", field):
         return "; commas, semicolons or tabs part fields"
     if re.fullmatch(r"-?[0-9.]*,[0-9,]*", field):
         return ", with a point for decimals and no other separators"
+    if not named:
+        return "; the labels' column is named by label (--label); to be left out a column needs a name"
     return "; columns of text can be left out (drop, on the command line --drop NAME)"

@@ -80,7 +80,7 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     y = None if label is None else _column(path, table, names[label], labels=True)
     parts, found = [], []
     for name in features:
-        is_list = "list" in str(table.schema.field(name).type)
+        is_list = _is_list(table.schema.field(name).type)
         parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
         found += [f"{name}[{i}]" for i in range(parts[-1].shape[1])] if is_list else [name]
     X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -91,6 +91,13 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
         X, found = X[:, [place[name] for name in asked]], list(asked)
     # more names than a table may have columns would fill a model's file
     return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label if label is None else names[label])
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow
+
+    kinds = pyarrow.types
+    return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))
 
 
 def _column_of(feature: str, names: set[str]) -> str:
@@ -105,7 +112,9 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[
     column, kinds = table.column(name), pyarrow.types
     place = f"column {name[:80]!r}"
     kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
-    text = kinds.is_string(kind) or kinds.is_large_string(kind)
+    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+    if kinds.is_decimal(kind):
+        column, kind = column.cast(pyarrow.float64()), pyarrow.float64()
     if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or (labels and text)):
         expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
         raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)

@@ -75,6 +75,8 @@ class Columns:
         Names of columns to leave out, whatever is in them.
     header : bool or None
         Whether the first line of a text has names; None: as it looks.
+    label_name : str or None
+        What the labels' column is called in another file of the same table: where a table has it, it is that one.
     """
 
     label: str | int | None = None
@@ -82,6 +84,7 @@ class Columns:
     features: tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
     header: bool | None = None
+    label_name: str | None = None
 
     @property
     def is_position(self) -> bool:
@@ -157,6 +160,8 @@ class Columns:
         return self._label(names, {name: i for i, name in enumerate(names)})
 
     def _label(self, names: list[str], place: dict[str, int]) -> int | None:
+        if self.label_name in place:
+            return place[self.label_name]
         if isinstance(self.label, str) and self.label in place:
             return place[self.label]
         if self.label is not None:

@@ -109,6 +109,7 @@ def load_data(
         raise TypeError(f"header={shown(header)} is a {type(header).__name__}; pass True, False or None")
     train = _paths("train", train)
     columns = Columns(label if isinstance(label, str | None) else int(label), drop=tuple(drop), header=header)
+    check_label(columns.label, train)
     parts = read_parts(train, columns)
     if WHOLE in parts:
         parts["train"] = parts.pop(WHOLE)
@@ -124,8 +125,13 @@ def load_data(
             raise ValueError(f"{name}={str(given)!r}: {_path(train)} holds {name} rows already; leave one out")
         else:
             given = _paths(name, given)
-            own_header = header if _path(given).suffix.lower() in TEXTS else None
-            own = replace(columns, features=parts["train"].feature_names, drop=(), header=own_header)
+            found_label = parts["train"].label
+            own = Columns(
+                columns.label if has_label_column(given) else None,
+                features=parts["train"].feature_names,
+                header=header if _path(given).suffix.lower() in TEXTS else None,
+                label_name=found_label if isinstance(found_label, str) else None,
+            )
             read = read_parts(given, own)
             if len(read) > 1:
                 raise ValueError(f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file of one part")
@@ -164,6 +170,17 @@ def load_data(
         feature_names=whole.feature_names,
         label_name=whole.label_name,
     )
+
+
+def has_label_column(source: Source) -> bool:
+    """Whether labels are a column of a table, or an array with a name, and not a file of their own."""
+    return not isinstance(source, tuple) and _path(source).suffix.lower() in (*TABLES, ".npz")
+
+
+def check_label(label: str | int | None, source: Source) -> None:
+    """Refuse a column of labels where there are no columns."""
+    if label is not None and not has_label_column(source):
+        raise ValueError(f"label={label!r}: {_path(source)} has no column of labels; leave it out")
 
 
 def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
@@ -218,6 +235,8 @@ def known_labels(table: Table, classes: Array, path: Path, whose: str) -> Array:
     distinct, first, codes = np.unique(_labels(table), return_index=True, return_inverse=True)
     known = {label: label for label in classes.tolist()}
     text = distinct.dtype.kind == "U"
+    if all(label in TRUTH for label in known):  # True, true and TRUE are one
+        known |= {other: label for label in classes.tolist() for other in TRUTH if TRUTH[other] is TRUTH[label]}
     read: Callable[[Any], Any] = (
         str if classes.dtype.kind in "OU" else TRUTH.get if text and classes.dtype.kind == "b" else
         _number if text else lambda label: label
@@ -228,7 +247,7 @@ def known_labels(table: Table, classes: Array, path: Path, whose: str) -> Array:
         raise BadFileError(
             path,
             place=table.place(row),
-            reason=f"label {shown(_labels(table)[row].item())} is not among the {len(known)} classes {whose}, "
+            reason=f"label {shown(_labels(table)[row].item())} is not among the {len(classes)} classes {whose}, "
             f"{shown(classes.tolist())}",
             expected="one of them; drop such rows, or train on some, too",
         )
@@ -257,6 +276,8 @@ def training_labels(table: Table, path: Path) -> Array:
     if y.dtype.kind != "U":
         return y
     distinct, firsts, counts = np.unique(y, return_index=True, return_counts=True)
+    if len(distinct) > 2 and all(label in TRUTH for label in distinct.tolist()):  # half of them saved by Excel
+        return np.array([str(TRUTH[label]) for label in y.tolist()])
     words = [label.strip() for label in distinct.tolist()]
     number = np.array([NUMBER.fullmatch(word) is not None for word in words])
     gap = np.array([word.lower() in GAPS for word in words])
@@ -351,6 +372,9 @@ def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
             raise BadFileError(path, reason=reason, expected="one of each")
         parts[part][_stem(name)] = array
     labels = LABEL_NAMES if label is None else (_stem(str(label)),)
+    if label is not None and not any(labels[0] in own for own in parts.values()):
+        reason = f"holds {', '.join(name[:40] for name in list(arrays)[:12])}"
+        raise BadFileError(path, reason=reason, expected=f"an array {label!r}, as label says")
     tables = {}
     for part, own in parts.items():
         X = _only(own, lambda name, _: name in FEATURE_NAMES) or _only(own, lambda _, array: array.ndim > 1)

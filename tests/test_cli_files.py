@@ -116,7 +116,7 @@ def test_a_header_of_numbers_is_one_in_every_command(label: list[str], years: Pa
     model, new = years.parent / "m", years.parent / "new.csv"
     assert run("train", years, *label, "--C", 1, "--save", model, "--json").json["label"] == "label"
     assert load_model(model).feature_names_in_.tolist() == ["2019", "2020", "2023"]
-    rows = [line.split(",") for line in years.read_text().splitlines()]
+    rows = [line.split(",") for line in years.read_text(encoding="utf-8").splitlines()]
     new.write_text("\n".join(f"{c},{a},{b}" for a, b, c, _ in rows))
     expected = run("predict", model, years).out
     assert expected.count("\n") == 61
@@ -135,7 +135,7 @@ def test_a_missing_year_is_named(years: Path, run: Any) -> None:
 
 def test_whether_there_is_a_header_can_be_said(years: Path, run: Any) -> None:
     model, new = years.parent / "m", years.parent / "new.csv"
-    new.write_text("".join(years.read_text().replace("label", "k0").splitlines(keepends=True)[:40]))
+    new.write_text("".join(years.read_text(encoding="utf-8").replace("label", "k0").splitlines(keepends=True)[:40]))
     result = run("train", new, "--label", -1, "--no-header", "--C", 1, "--save", model, "--json")
     assert ("has no header" in result.err, result.json["label"]) == (False, "column 4")
     assert run("evaluate", model, new, "--label", -1, "--no-header", "--json").json["rows"] == 40
@@ -180,7 +180,7 @@ def test_a_model_of_a_feature_with_a_usual_name_of_labels_predicts(tmp_path: Pat
 
 
 def test_an_unknown_label_is_told_by_line(trained: Path, flowers: Path, run: Any) -> None:
-    lines = flowers.read_text().splitlines()
+    lines = flowers.read_text(encoding="utf-8").splitlines()
     (flowers.parent / "b.csv").write_text("\n".join([*lines[:48], lines[48].replace("cedar", "oak"), *lines[49:]]))
     message = "b.csv, line 49: label 'oak' is not among the 3 classes of the "
     assert message + "model" in run("evaluate", trained, flowers.parent / "b.csv", "--label", "species").err

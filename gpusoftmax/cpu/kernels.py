@@ -37,6 +37,7 @@ from gpusoftmax.cpu.tiles import (
     BLOCK,
     SOFTMAX,
     SQUARED_HINGE,
+    fetch_line,
     gradient_tiles,
     loss_rows,
     row_maximum,
@@ -132,6 +133,9 @@ ALIGNMENT = 64  # bytes: of our buffers, and of the parts of a scratch
 # From a row's entry in the table of addresses to that of the row to be fetched. Scores and gradients both ask for the
 # same lines: on AVX-512 and AVX2 that was as fast as either alone, or faster; predictions have scores only.
 PREFETCH = 8 * BLOCK
+# Columns that lie apart are a page each. Beyond the pages whose addresses a processor keeps, asking ahead for scattered
+# rows only looks up each page twice (3072 columns of uint8: a third slower).
+FETCHED_COLUMNS = 1024
 
 
 @intrinsic
@@ -264,9 +268,10 @@ def direct_slabs(d, contiguous, size):
 def _copy_features(table, copies, column_stride, marker, d, first, size, out, computed, row_floats):
     """The features from `first` on of BLOCK rows, converted, to out (BLOCK, row_floats), which stays zero elsewhere.
 
-    The table `copies` gets the addresses.
+    The table `copies` gets the addresses. Columns that lie apart are fetched for the next rows meanwhile: they are more
+    streams than a processor follows by itself (400,000 rows of 41 columns: scores in 27 ms in place of 37).
     """
-    rows = carray(_pointer(table, np.int64(0)), (BLOCK,))
+    rows = carray(_pointer(table, np.int64(0)), (2 * BLOCK,))
     places = carray(_pointer(copies, np.int64(0)), (BLOCK,))
     for i in range(BLOCK):
         places[i] = out + i * row_floats * size
@@ -278,6 +283,8 @@ def _copy_features(table, copies, column_stride, marker, d, first, size, out, co
         else:
             for p in range(d):
                 x[p] = _feature(_peek(rows[i] + p * column_stride, marker))
+                if d <= FETCHED_COLUMNS:
+                    fetch_line(rows[BLOCK + i] + p * column_stride)
 
 
 @register_jitable

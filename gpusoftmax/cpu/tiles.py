@@ -62,6 +62,17 @@ def _fetch(b: Any, address: Any, n_bytes: int) -> None:
         b.call(prefetch, [pointer(b, b.add(address, I64(line)), I8), I32(0), I32(2), I32(1)])
 
 
+@intrinsic
+def fetch_line(typing, address):
+    """Ask for the line of memory that holds `address` in the second-level cache."""
+
+    def emit(context, b, signature, args):
+        _fetch(b, args[0], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
 def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
     """A vector of features at `address`, of the type of `marker` (its bits), in the type of computation."""
     lanes = MACHINE.vector // SIZES[computed]

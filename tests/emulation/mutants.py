@@ -287,7 +287,7 @@ MUTANTS = [
     Mutant("moments without weights", OPS, "s *= weights[_picked(rows, first, m)].reshape(-1, 1)", "pass", MOMENTS),
     Mutant("moments' weights not sliced by chunk", OPS, "s *= weights[_picked(rows, first, m)].reshape", "s *= weights[: len(x)].reshape", MOMENTS),
     Mutant("moments of the last chunk alone", OPS, "product(s, x, second_moment, transpose_a=True, beta=1.0)", "product(s, x, second_moment, transpose_a=True)", MOMENTS),
-    Mutant("moments far from the data", OPS, "origin = _converted(X, rows, 0, 1, double)", "origin = 0 * _converted(X, rows, 0, 1, double)", MOMENTS),
+    Mutant("moments far from the data", OPS, "total = cupy.zeros((1, 1), dtype=np.float64)", "total, centre = cupy.zeros((1, 1)), 0 * centre", MOMENTS),
     Mutant("label sums of the last chunk alone", OPS, "d, c), transpose_a=True, beta=1.0)", "d, c), transpose_a=True, beta=0.0)", LABELS),
     Mutant("label totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", LABELS),
     Mutant("weights of label sums not sliced by chunk", OPS, "weights[picked].reshape(m, 1)", "weights[:m].reshape(m, 1)", LABELS),

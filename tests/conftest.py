@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -26,6 +27,12 @@ from tests.emulation import build, standin
 
 BACKENDS = ["cpu", "numpy"] if find_spec("numba") else ["numpy"]
 CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking through the objects of some 10,000 tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ DETERMINISTIC = settings(
 )
 
 DTYPES = ("float64", "float32", "float16", "uint8")
-LAYOUTS = ("C", "Fortran", "reversed", "every other", "read-only", "repeated row")
+LAYOUTS = ("C", "Fortran", "reversed", "every other", "read-only", "repeated row", "repeated column")
 # typical features: ordinary, large and small; float16's largest number is 65504, and below 6.1e-5 it is subnormal
 SIZES = {"float64": (1.0, 1e4, 1e-3), "float32": (1.0, 1e4, 1e-3), "float16": (1.0, 2e4, 6e-6), "uint8": (100.0,)}
 
@@ -71,7 +71,7 @@ class Sums:
 
 
 def laid_out(X: Array, layout: str) -> Array:
-    """X with the same values but other strides or flags; "repeated row" is its first row n times."""
+    """X with other strides or flags and the same values, but that "repeated row" and "repeated column" repeat one."""
     n, d = X.shape
     if layout == "Fortran":
         return np.asfortranarray(X)
@@ -83,6 +83,8 @@ def laid_out(X: Array, layout: str) -> Array:
         return wide[::2, 1::3]
     if layout == "repeated row":
         return np.broadcast_to(X[0].copy(), (n, d))  # stride 0, read-only
+    if layout == "repeated column":
+        return np.broadcast_to(X[:, :1].copy(), (n, d))
     X = X.copy()
     X.setflags(write=layout != "read-only")
     return X

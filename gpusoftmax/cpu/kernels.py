@@ -265,7 +265,7 @@ def direct_slabs(d, contiguous, size):
 
 
 @register_jitable
-def _copy_features(table, copies, column_stride, marker, d, first, size, out, computed, row_floats):
+def _copy_features(table, copies, column_stride, item, marker, d, first, size, out, computed, row_floats):
     """The features from `first` on of BLOCK rows, converted, to out (BLOCK, row_floats), which stays zero elsewhere.
 
     The table `copies` gets the addresses. Columns that lie apart are fetched for the next rows meanwhile: they are more
@@ -276,7 +276,7 @@ def _copy_features(table, copies, column_stride, marker, d, first, size, out, co
     for i in range(BLOCK):
         places[i] = out + i * row_floats * size
         x = carray(_pointer(out, computed), (BLOCK, row_floats))[i]
-        if column_stride == 0:
+        if column_stride == item:
             raw = carray(_pointer(rows[i], marker), (d,))
             for p in range(first, d):
                 x[p - first] = _feature(raw[p])
@@ -352,10 +352,12 @@ def _add_scores(table, offset, n_slabs, item, q, size, W, acc, fresh, ahead, mar
 def _block_scores(table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, marker, computed):
     """Scores z (q, BLOCK) of the rows in `table`. Features outside the direct slabs are copied first, to `copied`."""
     width = 2 * VECTOR // size
-    direct = direct_slabs(d, column_stride == 0, size)
+    direct = direct_slabs(d, column_stride == item, size)
     others = n_slabs - direct
     if others:
-        _copy_features(table, copies, column_stride, marker, d, direct * width, size, copied, computed, others * width)
+        _copy_features(
+            table, copies, column_stride, item, marker, d, direct * width, size, copied, computed, others * width
+        )
     fresh = _add_scores(table, 0, direct, item, q, size, W, acc, 1, PREFETCH, marker, computed)
     rest = W + direct * q * width * size
     _add_scores(copies, 0, others, size, q, size, rest, acc, fresh, 0, computed, computed)
@@ -370,7 +372,7 @@ def _block_scores(table, copies, copied, column_stride, d, n_slabs, size, item, 
 def _block_gradient(table, copies, m, column_stride, d, n_slabs, size, item, q, z, dW, fresh, marker, computed):
     """dW += z x over the first m rows of a block whose scores have just been made into gradients."""
     column = 2 * VECTOR
-    direct = direct_slabs(d, column_stride == 0, size)
+    direct = direct_slabs(d, column_stride == item, size)
     for index in range(_groups(q)):
         j, count = _group(index, q)
         scores, out = z + j * BLOCK * size, dW + j * column
@@ -397,7 +399,7 @@ def _leaf(
 ):  # fmt: skip
     """Sums over the rows [start, stop), in the parts of `out`; or, if `scores` (rows, q) is not 0, scores alone."""
     c = q // K
-    parts = scratch_parts(q, K, size, n_slabs - direct_slabs(d, column_stride == 0, size))
+    parts = scratch_parts(q, K, size, n_slabs - direct_slabs(d, column_stride == item, size))
     table, label, weight, acc = scratch + parts[0], scratch + parts[1], scratch + parts[2], scratch + parts[3]
     z, copied, copies = scratch + parts[4], scratch + parts[8], scratch + 2 * BLOCK * 8
     losses = carray(_pointer(scratch + parts[5], np.float64(0)), (K, BLOCK))
@@ -561,7 +563,7 @@ def visit(
 ):  # fmt: skip
     """Visit rows of X, part after part: part i is rows [bounds[i], bounds[i + 1]), `first` <= i < `last`.
 
-    X is at `address`, features `column_stride` bytes apart, or 0: side by side. Rows are those of `rows` (an address of
+    X is at `address`, features of `item` bytes `column_stride` bytes apart. Rows are those of `rows` (an address of
     int64 indices) if it is not 0. W (slabs, q, S) is packed, b (q). One function for all that is done with rows, since
     the tiles in it take seconds to compile:
 

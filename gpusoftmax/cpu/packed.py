@@ -78,7 +78,7 @@ class View:
     X : ndarray
         Kept alive.
     address, row_stride, column_stride, item : int
-        Bytes; column_stride is 0 where features lie side by side.
+        Bytes. Features lie side by side where column_stride is item; it is 0 where one column stands for all.
     d, n_slabs : int
     marker : scalar
         Carries the type.
@@ -97,7 +97,7 @@ class View:
     def of(cls, X: Array, width: int) -> View:
         """`width`: features of a slab, two vectors."""
         d, (row_stride, column_stride) = X.shape[1], X.strides
-        stride = 0 if column_stride == X.itemsize or d == 1 else column_stride
+        stride = X.itemsize if d == 1 else column_stride
         marker = MARKERS.get(X.dtype, X.dtype.type(0))
         return cls(X, X.ctypes.data, row_stride, stride, X.itemsize, d, -(-d // width), marker)
 
@@ -170,7 +170,7 @@ class Tiles:
     def scratch(self) -> Array:
         """Memory for one thread's visit."""
         view, size = self.view, self.dtype.itemsize
-        others = view.n_slabs - self.kernels.direct_slabs(view.d, view.column_stride == 0, size)
+        others = view.n_slabs - self.kernels.direct_slabs(view.d, view.column_stride == view.item, size)
         *_, copied, length = self.kernels.scratch_parts(self.q, self.K, size, others)
         scratch = buffers.take(length)
         scratch[copied:length] = 0

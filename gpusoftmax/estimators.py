@@ -376,8 +376,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         L-BFGS stops when no entry of the gradient of the mean objective, in the coordinates of the scaled and, with a
         free intercept, centred features, is larger (scikit-learn's tol: the same, not centred).
         SGD stops when the training objective has not fallen by this much (nats) in 5 passes ("adaptive": in 15, after
-        it has shortened the steps twice). 0: never. The schedules "step" and "cosine" are planned over max_iter passes
-        and take them all.
+        it has shortened the steps twice); with fewer than 4 steps a pass, in 20 steps (60). 0: never. The schedules
+        "step" and "cosine" are planned over max_iter passes and take them all.
     batch_size : int, "auto" or "full"
         Rows a step. "auto": 256. More than there are rows: all rows.
     learning_rate : float or "auto"
@@ -489,8 +489,7 @@ class LinearSVMClassifier(_LinearClassifier):
     Parameters
     ----------
     loss : {"squared_hinge", "hinge"}
-        The plain hinge has no curvature from which steps could be found: it is for solver="sgd", which "auto" then
-        takes, and schedule="auto" is "inverse".
+        The plain hinge has no curvature from which steps could be found: "auto" takes solver="sgd" for it.
     label_smoothing : float
         0: a margin has one right class.
     C, l2, fit_intercept, penalize_intercept, scaling, class_weight, solver, max_iter, tol, batch_size, learning_rate,

@@ -37,16 +37,13 @@ def make_solver(estimator: Any, objective: Objective, sample: GramSample | None 
         seed = check_random_seed(estimator.random_state)
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
     plan = _plan(estimator, objective.features.n)
-    schedule = estimator.schedule
-    if schedule == "auto":
-        schedule = "inverse" if estimator.loss == "hinge" else "adaptive"
     return SGD(
         plan,
         steps=plan.steps_per_epoch * int(estimator.max_iter),
         learning_rate=estimator.learning_rate,
         momentum=float(estimator.momentum),
         nesterov=bool(estimator.nesterov),
-        schedule=schedule,
+        schedule="adaptive" if estimator.schedule == "auto" else estimator.schedule,
         tol=float(estimator.tol),
     )
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_iris, load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from gpusoftmax import (
@@ -736,7 +736,32 @@ def test_an_open_schedule_stops_after_passes_without_progress(
     schedule: str, patience: int, small: tuple[Any, Any]
 ) -> None:
     # no pass gains 10 nats: the first sets the mark, the others wait in vain
-    assert SoftmaxClassifier(schedule=schedule, max_iter=30, tol=10.0).fit(*small).n_iter_ == 1 + patience
+    assert SoftmaxClassifier(schedule=schedule, batch_size=4, max_iter=30, tol=10.0).fit(*small).n_iter_ == 1 + patience
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-4])
+def test_gradient_descent_on_all_rows_goes_to_the_optimum(l2: float) -> None:
+    # momentum takes the objective below what follows; the first such low once ended training, 3e-3 above the optimum
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 4))
+    y = np.digitize(X[:, 0] + 0.5 * rng.standard_normal(300), [-0.5, 0.5])
+    best = SoftmaxClassifier(l2=l2, tol=1e-8).fit(X, y).fit_report_.objective
+    model = SoftmaxClassifier(l2=l2, batch_size="full").fit(X, y)
+    assert model.stop_reason_ == "converged"
+    assert model.fit_report_.objective < best + 1e-6
+
+
+def test_the_plain_hinge_comes_near_its_optimum_by_default() -> None:
+    rng = np.random.default_rng(0)
+    n, l2 = 300, 0.01
+    X = rng.standard_normal((n, 4))
+    y = X[:, 0] + 0.8 * rng.standard_normal(n) > 0
+    # two classes are LinearSVC's problem: margins are those of w = w_1 - w_0, and ||W||^2 is ||w||^2 / 2
+    theirs = LinearSVC(loss="hinge", C=2 / (l2 * n), fit_intercept=False, tol=1e-8, max_iter=10**6).fit(X, y)
+    w = theirs.coef_[0]
+    best = np.maximum(0, 1 - np.where(y, 1, -1) * (X @ w)).mean() + l2 / 4 * (w @ w)
+    model = LinearSVMClassifier(loss="hinge", l2=l2, fit_intercept=False).fit(X, y)
+    assert best - 1e-9 < model.fit_report_.objective < best + 1e-3
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -183,6 +183,13 @@ class ScriptedObjective:
         return self.backend.xp.zeros((1, self.n_models, 2)), self.backend.xp.zeros((self.n_models, 2))
 
 
+@pytest.fixture
+def epochs_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience of five epochs, even of a single step each."""
+    monkeypatch.setattr(sgd, "PATIENT_STEPS", 1)
+
+
+@pytest.mark.usefixtures("epochs_alone_count")
 @pytest.mark.parametrize(
     "plan",
     [BatchPlan(12, 12), BatchPlan(12, 4), BatchPlan(12, 4, replacement=True), BatchPlan(12, 5, replacement=True)],
@@ -241,6 +248,7 @@ def scripted(values: Any, schedule: str = "constant", tol: float = 0.1, backend:
     return run(SGD(plan, len(table), 1.0, 0.0, False, schedule, tol), objective, *objective.start())
 
 
+@pytest.mark.usefixtures("epochs_alone_count")
 @pytest.mark.parametrize("case", CONVERGENCE)
 def test_a_model_converges_after_five_epochs_without_progress(case: str) -> None:
     values, epochs = CONVERGENCE[case]
@@ -248,9 +256,26 @@ def test_a_model_converges_after_five_epochs_without_progress(case: str) -> None
     assert (state.reason, state.reasons, state.step) == ("converged", ["converged"], epochs)
 
 
+@pytest.mark.usefixtures("epochs_alone_count")
 def test_adaptive_tries_shorter_steps_before_it_gives_up() -> None:
     state = scripted([1.0] * 20, "adaptive")
     assert (state.reason, state.step) == ("converged", 1 + 15)
+
+
+@pytest.mark.parametrize(("schedule", "waits"), [("constant", 1), ("adaptive", 3)])
+def test_where_epochs_are_short_twenty_steps_are_waited_for(schedule: str, waits: int) -> None:
+    state = scripted([1.0] * 100, schedule)
+    assert (state.reason, state.step) == ("converged", 1 + 20 * waits)
+
+
+def test_without_a_tolerance_adaptive_shortens_the_steps_of_a_stuck_model_twice_and_no_more() -> None:
+    state = scripted([1.0] * 300, "adaptive", tol=0.0)
+    assert (state.reason, state.learning_rate.tolist()) == ("finished", [1 / 25])
+
+
+def test_adaptive_shortens_the_steps_twice_more_after_progress() -> None:
+    state = scripted([1.0] * 100 + [0.5] * 100, "adaptive", tol=0.0)
+    np.testing.assert_allclose(state.learning_rate, [1 / 625], rtol=1e-14)
 
 
 @pytest.mark.parametrize(("schedule", "tol"), [("constant", 0.0), ("adaptive", 0.0), ("step", 0.1), ("cosine", 0.1)])
@@ -259,6 +284,7 @@ def test_a_plan_is_carried_out_without_a_tolerance_and_where_it_is_fixed(schedul
     assert (state.reason, state.reasons, state.step) == ("finished", [""], 20)
 
 
+@pytest.mark.usefixtures("epochs_alone_count")
 def test_a_converged_model_leaves_and_keeps_its_weights_while_others_go_on(backend: Backend) -> None:
     values = [[5.0, 9.0 - epoch, 5.0 - min(epoch, 2)] for epoch in range(9)]
     state = scripted(values, backend=backend)

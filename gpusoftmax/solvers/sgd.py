@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
 STRETCH_ROWS = 1 << 16  # rows between two looks at progress, callbacks and Ctrl-C
 PATIENCE = 5  # epochs without progress: momentum makes the objective swing for a few
+PATIENT_STEPS = 20  # and at least as many steps: where an epoch is one or two, five are less than a swing
 ADAPT_BY, ADAPTATIONS = 5.0, 2  # what "adaptive" then divides the learning rate by; how often before it gives up
 CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is found
 
@@ -120,12 +121,13 @@ class SGD:
         Look ahead along the velocity.
     schedule : {"adaptive", "constant", "step", "cosine", "inverse"}
         "adaptive" divides a model's learning rate by 5 whenever its objective has not fallen by `tol` in five epochs,
-        and stops its momentum whenever it rose in one.
+        twice at most without progress in between, and stops its momentum whenever it rose in one.
         The others are factors, with p the share of the steps done and e the epochs done: 1; 0.1^floor(3 p);
         (1 + cos(pi p)) / 2; 1 / (1 + e).
     tol : float
         What is progress. A model leaves once its objective has not fallen by this much in five epochs ("adaptive": in
-        fifteen, after two shorter steps were tried); "step" and "cosine" run to their end, and so do all at 0.
+        fifteen, after two shorter steps were tried); "step" and "cosine" run to their end, and so do all at 0. With
+        fewer than four steps an epoch, 20 steps take the place of five epochs.
     epochs_before : int
         Of a stream whose rows come in parts: e and the order of the rows go on from there.
     velocity : pair of ndarray, optional
@@ -155,7 +157,12 @@ class SGD:
     @property
     def patience(self) -> int:
         """Epochs without progress after which a model leaves: "adaptive" tries shorter steps first."""
-        return PATIENCE * (1 + ADAPTATIONS) if self.schedule == "adaptive" else PATIENCE
+        return self._wait * (1 + ADAPTATIONS) if self.schedule == "adaptive" else self._wait
+
+    @property
+    def _wait(self) -> int:
+        """Epochs without progress after which something is done about it."""
+        return max(PATIENCE, -(-PATIENT_STEPS // self.plan.steps_per_epoch))
 
     def init(self, objective: Objective, W: Array, b: Array) -> SGDState:
         """Start at W (d, K, c) and b (K, c), which are copied."""
@@ -270,7 +277,10 @@ class SGD:
         models.since = np.where(progress, 0, models.since + 1)
         models.best_value = np.where(progress, value, models.best_value)
         if adaptive:
-            stuck = (models.since > 0) & (models.since % PATIENCE == 0)
+            waited, rest = np.divmod(models.since, self._wait)
+            # no more often, even if tol=0 lets nothing leave: an early swing below what the model comes to would
+            # otherwise have its learning rate divided until it is zero
+            stuck = (rest == 0) & (waited > 0) & (waited <= ADAPTATIONS)
             models.base_rate = np.where(stuck, models.base_rate / ADAPT_BY, models.base_rate)
         if self.tol > 0 and self.open_ended:
             _leave(state, models.since >= self.patience, "converged")
@@ -313,7 +323,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
 
         softmax        U = (I - 11'/c) / 2, whatever the probabilities (Boehning, 1992)
         squared_hinge  U_i: z -> 2 sum_{j != y} (z_j - z_y)(e_j - e_y), all margins active
-        hinge          has no curvature: U = I only sets the size, and the schedule has to decay
+        hinge          has no curvature: U = I only sets the size, and the steps have to become shorter
 
     Its largest eigenvalue is found by power iteration on a sample. A minibatch of B rows adds the noise of its own
     curvature, at most trace(H) / B, and l2 comes on top.

@@ -23,9 +23,9 @@ from gpusoftmax.fitting import (
     start_weights,
     stream_after,
 )
-from gpusoftmax.parameters import LOSSES, RATES, SOLVERS, explained, hint
+from gpusoftmax.parameters import LOSSES, RATES, SOLVERS, explained, hint, named_in_errors
 from gpusoftmax.prediction import LinearPredictor, Probabilities, has_columns, weights_of
-from gpusoftmax.problem import C_from_l2, Problem, changed_for_sgd, prepare
+from gpusoftmax.problem import C_from_l2, Problem, changed_for_sgd, far_from_zero, prepare
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
@@ -167,6 +167,7 @@ class _LinearClassifier(LinearPredictor):
                 f"finds its own steps: leave {name} at {default!r}"
             )
 
+    @named_in_errors
     def fit(
         self,
         X: Any,
@@ -226,7 +227,7 @@ class _LinearClassifier(LinearPredictor):
                 start_from = self
             missed = self._solve(problem, start_from)
         if missed:
-            warnings.warn(missed, ConvergenceWarning, stacklevel=2)
+            warnings.warn(missed, ConvergenceWarning, stacklevel=3)  # the user's line: named_in_errors is in between
         return self
 
     def _solve(self, problem: Problem, start_from: Any, sample: GramSample | None = None) -> str:
@@ -245,9 +246,10 @@ class _LinearClassifier(LinearPredictor):
             progress=progress_display() if self.verbose else None,
         )
         publish(self, problem, result)
-        return self._missed(result, solver, problem.objective.features.dtype)
+        return self._missed(result, solver, problem)
 
     @_available_if(_learns_from_streams)
+    @named_in_errors
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on from the weights as they are: one pass of minibatch SGD over these rows.
 
@@ -310,7 +312,7 @@ class _LinearClassifier(LinearPredictor):
             self._stream = stream_after(self, problem, solver)
         return self
 
-    def _missed(self, result: TrainResult, solver: Solver, dtype: Any) -> str:
+    def _missed(self, result: TrainResult, solver: Solver, problem: Problem) -> str:
         """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
         if self.tol == 0:
             return ""
@@ -327,10 +329,14 @@ class _LinearClassifier(LinearPredictor):
             return ""
         advice = f"max_iter={self.max_iter} steps are taken: increase max_iter or tol"
         if result.reason == "precision":
+            dtype = np.dtype(problem.objective.features.dtype)
             helps = [] if dtype == np.float64 else ["pass X in float64"]
-            helps += [] if isinstance(self.scaling, str) else ["set scaling='standard'"]
+            if far := far_from_zero(problem):
+                helps += [far]
+            elif not isinstance(self.scaling, str):
+                helps += ["set scaling='standard'"]
             advice = (
-                f"rounding in {np.dtype(dtype).name} allows no further progress: "
+                f"rounding in {dtype.name} allows no further progress: "
                 f"{', '.join([*helps, 'or pass a larger tol' if helps else 'pass a larger tol'])}"
             )
         return f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={self.tol:g} yet; {advice}"

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from gpusoftmax.validation import shown
 
@@ -74,6 +74,7 @@ RATES = {name: f"schedule={name!r} says how it changes" for name in ("constant",
 }
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def in_place_of(name: str, known: Iterable[str]) -> str:
@@ -104,6 +105,26 @@ def explained(init: Callable[P, None]) -> Callable[P, None]:
             if name not in parameters:
                 raise TypeError(f"{kind} has no parameter {name!r}: {in_place_of(name, names)}")
         init(*args, **kwargs)
+
+    return wrapper
+
+
+def named_in_errors(method: Callable[P, R]) -> Callable[P, R]:
+    """A method whose TypeErrors about its arguments name the class of its object, and the arguments that there are.
+
+    Python's own would name the class that defines it, which may be a private one.
+    """
+    signature = inspect.signature(method)
+    names = ", ".join(name for name in signature.parameters if name != "self")
+
+    @wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            place = f"{type(args[0]).__name__}.{method.__name__}"
+            raise TypeError(f"{place}: {error}; its arguments are {names}") from None
+        return method(*args, **kwargs)
 
     return wrapper
 

@@ -40,6 +40,8 @@ Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
 
+FAR = 1e-4  # of a column's deviation: rounding of its mean that is worth a word
+LARGEST_WEIGHT = 1e3  # of a standardised feature: what is left of the range of a type
 HEAVY = 1e-3  # of the mean weight: what makes a row fit to take differences from
 ONLY_FOR_SGD = ("batch_size", "learning_rate", "momentum", "nesterov", "schedule")
 
@@ -218,7 +220,7 @@ def _posed(
         d * c * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
     constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
-    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd, constant)
+    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
     shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
     objective = Objective(
         replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
@@ -302,6 +304,15 @@ def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Mo
             f"X[{row}, {column}] is {X[row, column]:g}: the squares of this column overflow; divide the column by its "
             "largest absolute value, or leave it out"
         )
+    largest = np.sqrt(variance + mean * mean)
+    if (largest * features.n > np.finfo(features.dtype).max).any():
+        column = int(largest.argmax())
+        row = int(abs(backend.to_numpy(features.X[:, column])).argmax())
+        raise ValueError(
+            f"X[{row}, {column}] is {backend.to_numpy(features.X[row : row + 1, column])[0]:g}: sums of this column "
+            f"overflow in {np.dtype(features.dtype).name}; divide the column by its largest absolute value, or leave "
+            "it out"
+        )
     return Moments(features.n, total, mean, variance)
 
 
@@ -315,6 +326,26 @@ def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:
     return np.asarray(moments.variance <= (rounding * moments.mean) ** 2)
 
 
+def far_from_zero(problem: Problem) -> str:
+    """Advice about the column that lies farthest from zero, by its deviation, if that costs digits; else "".
+
+    Features are centred as they are read, through the weights: scores are differences of numbers as large as the
+    mean, and have its rounding.
+    """
+    moments, dtype = problem.stream.moments, problem.objective.features.dtype
+    if moments is None:
+        return ""
+    varies = ~constant_columns(moments, dtype)
+    distances = np.divide(abs(moments.mean), np.sqrt(moments.variance), out=np.zeros(len(varies)), where=varies)
+    column = int(distances.argmax())
+    if distances[column] * np.finfo(dtype).eps < FAR:
+        return ""
+    return (
+        f"subtract the mean of column {column} ({moments.mean[column]:.3g}, {distances[column]:.0e} times its "
+        "deviation) beforehand, as sklearn's StandardScaler does"
+    )
+
+
 def _wants_moments(estimator: Any, sgd: bool) -> bool:
     """Whether the coordinates depend on the data."""
     free = estimator.fit_intercept and not estimator.penalize_intercept
@@ -322,7 +353,7 @@ def _wants_moments(estimator: Any, sgd: bool) -> bool:
 
 
 def _coordinates(
-    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool, constant: Array | None = None
+    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool, constant: Array | None, dtype: Any
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Shift and scale (d,) in which to solve, and the factors of the penalty there.
 
@@ -334,6 +365,11 @@ def _coordinates(
 
     Columns that are `constant` (d,) have an infinite scale where they are centred: nothing is seen of them, and their
     weights are 0.
+
+    Raises
+    ------
+    ValueError
+        A column varies so little that its weights might be infinite in the type of computation, `dtype`.
     """
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     shift, scale = check_shift_and_scale(given[0], given[1], d, "scaling's ")
@@ -342,7 +378,17 @@ def _coordinates(
     mean, variance = moments.mean, moments.variance
     standard, free = isinstance(estimator.scaling, str), estimator.fit_intercept and not estimator.penalize_intercept
     if standard:
-        shift, scale = check_shift_and_scale(mean, np.sqrt(variance), d)
+        deviation = np.sqrt(variance)
+        tiny = deviation < LARGEST_WEIGHT / np.finfo(dtype).max
+        if constant is not None:
+            tiny &= ~constant
+        if tiny.any():
+            column = int(tiny.argmax())
+            raise ValueError(
+                f"the standard deviation of column {column} of X is {deviation[column]:.2g}, which scaling='standard' "
+                f"cannot divide by in {np.dtype(dtype).name}; multiply the column by a large number, or leave it out"
+            )
+        shift, scale = check_shift_and_scale(mean, deviation, d)
     if free:
         shift = mean
     factors = None

@@ -318,6 +318,11 @@ def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) ->
             except OverflowError:
                 raise ValueError(f"{entry}, more than float64 holds; scale the numbers first") from None
             except (TypeError, ValueError):
+                if np.ndim(array[index]):
+                    raise TypeError(
+                        f"{name} has dtype object, and {entry}: a vector where a number belongs; stack vectors into "
+                        "columns first, as in numpy.stack(df['embedding'])"
+                    ) from None
                 raise TypeError(
                     f"{name} has dtype object, and {entry}: the argument must be a string-free array of numbers; "
                     "encode categories and fill gaps first"

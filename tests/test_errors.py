@@ -270,7 +270,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
         FITS, {"X": changed(objects("red"), (0, 0), "1.5")}, TypeError, "X[3, 1]", "'red'", "encode categories",
     ),
     "object X of long text": (FITS, {"X": objects(LONG)}, TypeError, "X[3, 1]", "'xxx", "encode categories"),
-    "object X of lists": (FITS, {"X": objects([1, 2])}, TypeError, "X[3, 1]", "[1, 2]", "encode categories"),
+    "object X of lists": (FITS, {"X": objects([1, 2])}, TypeError, "X[3, 1]", "[1, 2]", "stack vectors into columns"),
     "object X of huge integers": (FITS, {"X": objects(10**400)}, ValueError, "X[3, 1]", "is 1000", "scale the numbers"),
     "object X of complex": (FITS, {"X": objects(1j)}, TypeError, "X[3, 1]", "1j", "encode categories"),
     "complex X": (WITH_X, {"X": X + 1j}, ValueError, "X", "complex128. Complex data not supported", "X.real"),

@@ -318,3 +318,12 @@ def test_weights_may_be_a_series(library: Any, X: Any) -> None:
     weights = np.arange(ROWS) + 0.5
     model = SoftmaxClassifier().fit(X, CODES, library.Series(weights))
     assert bits(model) == bits(SoftmaxClassifier().fit(X, CODES, weights))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_column_of_vectors_is_told_from_text(library: str) -> None:
+    module = frames_of(library)
+    vectors = [np.array([0.0, 1.0]), np.array([1.0, 2.0])]
+    frame = module.DataFrame({"emb": vectors})
+    with pytest.raises(TypeError, match=r"column 'emb'\) is .*: a vector where a number belongs; stack vectors"):
+        SoftmaxClassifier().fit(frame, [0, 1])

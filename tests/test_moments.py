@@ -195,3 +195,28 @@ def test_the_advice_of_a_fit_that_rounding_stopped_is_not_what_was_done_already(
     with pytest.warns(UserWarning, match="pass X in float64") as caught:
         SoftmaxClassifier(scaling="standard", tol=1e-9).fit(X, y)
     assert "scaling='standard'" not in str(caught[0].message)
+
+
+def test_the_advice_of_a_fit_that_rounding_stopped_names_a_column_far_from_zero() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 3)), np.arange(300) % 2
+    X[:, 1] += 1e6
+    with pytest.warns(UserWarning, match=r"subtract the mean of column 1 \(1e\+06, 1e\+06 times its deviation\)"):
+        SoftmaxClassifier(tol=1e-9).fit(X.astype("f4"), y)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (1e38, r"sums of this column overflow in float32"),
+        (1e-42, r"of column 2 of X is 9.7e-43, .* by in float32; multiply"),
+    ],
+)
+def test_columns_without_weights_in_float32_are_told_of(size: float, words: str, backend: Backend) -> None:
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    X[:, 2] = size * (np.arange(20) % 3 - 1) * 1.2
+    model = SoftmaxClassifier(scaling="standard", backend=backend)
+    with pytest.raises(ValueError, match=words):
+        model.fit(X.astype("f4"), np.arange(20) % 2)
+    model.fit(X, np.arange(20) % 2)  # float64 has the range
+    assert np.isfinite(model.coef_).all()

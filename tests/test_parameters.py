@@ -32,6 +32,15 @@ def test_each_parameter_of_other_libraries_is_ours_or_has_something_in_its_place
     assert (THEIRS | of_sgd) - set(cls().get_params()) - set(INSTEAD) == set()
 
 
+@pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_an_unknown_argument_names_the_class_and_the_arguments(cls: Any, method: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^{cls.__name__}\.{method}: .*'weights'; its arguments are X, y, .*sample_weight"
+    ):
+        getattr(cls(), method)(X, Y, weights=Y)
+
+
 @pytest.mark.parametrize("cls", OURS)
 @pytest.mark.parametrize(
     ("name", "words"),

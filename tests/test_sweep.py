@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import blobs, sha256
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from gpusoftmax import (
@@ -360,6 +360,11 @@ def test_weak_penalties_are_solved_to_a_gradient_that_is_small_beside_the_object
     path = sweep(digits.X_train, digits.y_train, {"C": np.logspace(-3, 2, 11)}, **common)
     exact_ = sweep(digits.X_train, digits.y_train, {"C": [100.0]}, tol=1e-9, **common)
     assert path.trials.loss[0, -1] == pytest.approx(exact_.trials.loss[0, 0], rel=0.02)
+
+
+def test_a_metric_in_place_of_a_scorer_is_told_of(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"scoring=accuracy_score is a metric .*make_scorer\(accuracy_score\)"):
+        sweep(*data, {"C": [1.0]}, cv=2, scoring=accuracy_score)
 
 
 def test_a_scorer_that_is_nan_for_some_is_told_of(data: Any) -> None:

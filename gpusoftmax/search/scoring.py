@@ -71,12 +71,18 @@ def make_scoring(scoring: Any, softmax: bool) -> Scoring:
     Raises
     ------
     ValueError, TypeError
-        No such scorer, or log_loss for a classifier without probabilities.
+        No such scorer, a metric in a scorer's place, or log_loss for a classifier without probabilities.
     """
     if scoring is None:
         return Scoring("accuracy")
     if callable(scoring):
-        return Scoring(getattr(scoring, "__name__", "score"), scoring)
+        name = getattr(scoring, "__name__", "score")
+        if next(iter(inspect.signature(scoring).parameters), None) == "y_true":
+            raise ValueError(
+                f"scoring={name} is a metric of (y_true, y_pred), not a scorer of (estimator, X, y); pass its name, or "
+                f"sklearn.metrics.make_scorer({name})"
+            )
+        return Scoring(name, scoring)
     if scoring in ("log_loss", "neg_log_loss") and not softmax:
         raise ValueError(f"scoring={scoring!r} needs probabilities, which an SVM has not; use 'accuracy' or 'loss'")
     if scoring in ("accuracy", *NEGATIVE_LOSSES):

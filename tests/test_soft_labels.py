@@ -341,7 +341,7 @@ def test_narrow_features_with_soft_labels_give_the_model_of_their_float64_copy(
 def test_sgd_comes_near_the_optimum_of_soft_labels(small: tuple[Array, Array]) -> None:
     X, P = small
     exact = SoftmaxClassifier(label_smoothing=0.1, **EXACT).fit(X, P)
-    model = SoftmaxClassifier(label_smoothing=0.1, batch_size="full", schedule="constant", tol=0.0, max_iter=1500).fit(
+    model = SoftmaxClassifier(label_smoothing=0.1, batch_size="full", schedule="constant", tol=0.0, max_iter=400).fit(
         X, P
     )
     np.testing.assert_allclose(model.coef_, exact.coef_, atol=1e-6)

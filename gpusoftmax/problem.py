@@ -304,16 +304,18 @@ def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Mo
             f"X[{row}, {column}] is {X[row, column]:g}: the squares of this column overflow; divide the column by its "
             "largest absolute value, or leave it out"
         )
-    largest = np.sqrt(variance + mean * mean)
-    if (largest * features.n > np.finfo(features.dtype).max).any():
-        column = int(largest.argmax())
-        row = int(abs(backend.to_numpy(features.X[:, column])).argmax())
+    moments = Moments(features.n, total, mean, variance)
+    sums = features.n * np.hypot(mean, np.sqrt(variance))
+    too_large = (sums > np.finfo(features.dtype).max) & ~constant_columns(moments, features.dtype)
+    if too_large.any():
+        column = int((sums * too_large).argmax())
+        x = backend.to_numpy(features.X[:, column])
+        row = int(abs(x).argmax())
         raise ValueError(
-            f"X[{row}, {column}] is {backend.to_numpy(features.X[row : row + 1, column])[0]:g}: sums of this column "
-            f"overflow in {np.dtype(features.dtype).name}; divide the column by its largest absolute value, or leave "
-            "it out"
+            f"X[{row}, {column}] is {x[row]:g}: sums of this column overflow in {np.dtype(features.dtype).name}; "
+            "divide the column by its largest absolute value, or leave it out"
         )
-    return Moments(features.n, total, mean, variance)
+    return moments
 
 
 def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:
@@ -323,7 +325,7 @@ def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:
     computation. Weights of such columns would blow up rounding.
     """
     rounding = max(moments.rows * float(np.finfo(np.float64).eps), 2 * float(np.finfo(dtype).eps))
-    return np.asarray(moments.variance <= (rounding * moments.mean) ** 2)
+    return np.asarray(np.sqrt(moments.variance) <= rounding * abs(moments.mean))
 
 
 def far_from_zero(problem: Problem) -> str:

@@ -220,3 +220,12 @@ def test_columns_without_weights_in_float32_are_told_of(size: float, words: str,
         model.fit(X.astype("f4"), np.arange(20) % 2)
     model.fit(X, np.arange(20) % 2)  # float64 has the range
     assert np.isfinite(model.coef_).all()
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(2e38, "float32"), (1e200, "float64")])
+def test_a_constant_column_may_be_of_any_size(size: float, dtype: str, backend: Backend) -> None:
+    X = np.random.default_rng(0).standard_normal((20, 3)).astype(dtype)
+    X[:, 1] = size
+    model = SoftmaxClassifier(scaling="standard", backend=backend).fit(X, np.arange(20) % 2)
+    assert model.coef_[0, 1] == 0
+    np.testing.assert_array_equal(model.coef_[0, ::2], model.fit(X[:, ::2], np.arange(20) % 2).coef_[0])

@@ -50,7 +50,7 @@ def data(c: int, most_rows: int) -> tuple[Any, Any]:
 def steps_of_ours(X: Any, y: Any, path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Ours, step by step."""
     from gpusoftmax import SoftmaxClassifier, load_model, save_model
-    from gpusoftmax.metrics import measure
+    from gpusoftmax.reports.accuracy import measure
 
     model = SoftmaxClassifier()
     yield "fit", lambda: model.fit(X, y)

@@ -19,9 +19,9 @@ from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
 from bench.truth import Answer
 from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, reference, resolve
 from gpusoftmax.array import Backend
-from gpusoftmax.batches import BatchPlan
-from gpusoftmax.features import DenseFeatures
-from gpusoftmax.objective import Objective
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 
 REFERENCE_WORK = 20_000_000  # n d K c of the cut that the reference visits: a tenth of a second

@@ -17,7 +17,7 @@ from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
 from bench.peers import conversion_note, rows_of
 from bench.truth import Answer
 from gpusoftmax.array import default_threads
-from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features.batches import BatchPlan
 
 # ---- PyTorch
 

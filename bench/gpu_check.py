@@ -50,7 +50,7 @@ def machine() -> dict[str, Any]:
     """Device, driver and versions."""
     import cupy
 
-    from gpusoftmax.info import describe
+    from gpusoftmax.reports.machine import describe
 
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     facts = {

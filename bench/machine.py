@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gpusoftmax.info import describe
+from gpusoftmax.reports.machine import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "jax", "jaxlib", "scikit-learn-intelex", "cupy-cuda13x", "cupy-cuda12x", "matplotlib")

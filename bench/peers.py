@@ -15,7 +15,7 @@ import numpy as np
 from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
 from bench.truth import Answer
 from gpusoftmax.array import default_threads
-from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features.batches import BatchPlan
 
 CONVERTED = "X as float32, converted outside the clock"
 MANY_SCORES = 1_000_000

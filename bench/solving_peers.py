@@ -21,8 +21,8 @@ import numpy as np
 from bench.cases import NotForThisError
 from bench.solving_cases import Problem
 from gpusoftmax import SoftmaxClassifier, reference, resolve
-from gpusoftmax.features import DenseFeatures
-from gpusoftmax.objective import Objective
+from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.objective.objective import Objective
 
 # iterations of those that tell nothing while they work; each is a fit of its own
 LADDER = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 452, 640, 905, 1280, 2560, 5120)

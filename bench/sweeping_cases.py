@@ -114,7 +114,7 @@ class Problem:
 
     def batches(self) -> list[Array]:
         """The rows of each step of the recipe, as `recipes.train_cs231n` draws them."""
-        from gpusoftmax.batches import BatchPlan
+        from gpusoftmax.features.batches import BatchPlan
 
         plan = BatchPlan(len(self.y), self.size.batch, replacement=True, seed=SEED)
         epochs = range(-(-self.size.steps // plan.steps_per_epoch))

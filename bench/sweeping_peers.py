@@ -22,14 +22,14 @@ import numpy as np
 from bench.sweeping_cases import CLASSES, SCALE, SEED, Array, Problem
 from bench.sweeping_truth import Models, choices
 from gpusoftmax import SoftmaxClassifier, resolve
-from gpusoftmax.batches import BatchPlan
-from gpusoftmax.features import DenseFeatures
-from gpusoftmax.objective import Objective
-from gpusoftmax.problem import prepare
-from gpusoftmax.recipes import train_cs231n
+from gpusoftmax.estimators.problem import prepare
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.protocols.cs231n import train_cs231n
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.search import exact
-from gpusoftmax.search.sweeping import sweep
+from gpusoftmax.search.sweep import sweep
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import train
 

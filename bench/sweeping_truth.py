@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bench.sweeping_cases import SCALE, Problem
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.search.sweeping import sweep
+from gpusoftmax.search.sweep import sweep
 
 Array = npt.NDArray[Any]
 

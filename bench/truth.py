@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.cases import MOMENTUM, Problem
 from gpusoftmax import reference
-from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features.batches import BatchPlan
 
 Array = npt.NDArray[Any]
 Answer = tuple[Any, ...]

@@ -8,38 +8,41 @@ import logging
 from importlib import import_module
 from typing import Any
 
+from gpusoftmax._moved import register
+
 _EXPORTS = {
     "BackendUnavailableError": "exceptions",
     "BadFileError": "exceptions",
-    "CourseSweep": "recipes",
+    "CourseSweep": "protocols.cs231n",
     "DivergenceError": "exceptions",
     "EarlyStopping": "trainer",
-    "FitReport": "certificate",
-    "GradientRecord": "gradcheck",
-    "LinearSVMClassifier": "estimators",
-    "ProbeResult": "probes",
+    "FitReport": "solvers.certificate",
+    "GradientRecord": "objective.gradcheck",
+    "LinearSVMClassifier": "estimators.classifiers",
+    "ProbeResult": "protocols.linear_probe",
     "Record": "trainer",
-    "SoftmaxClassifier": "estimators",
+    "SoftmaxClassifier": "estimators.classifiers",
     "SoftmaxClassifierCV": "search.classifier_cv",
     "SweepResult": "search.result",
-    "gradient_check": "gradcheck",
-    "linear_probe": "probes",
+    "gradient_check": "objective.gradcheck",
+    "linear_probe": "protocols.linear_probe",
     "load_cifar10": "datasets",
-    "load_data": "datasets",
+    "load_data": "files.load",
     "load_digits": "datasets",
-    "load_model": "persist",
-    "loss_and_gradient": "objective",
+    "load_model": "models",
+    "loss_and_gradient": "objective.objective",
     "resolve": "array",
-    "save_model": "persist",
-    "softmax_cross_entropy": "objective",
-    "sweep": "search.sweeping",
-    "sweep_cs231n": "recipes",
-    "train_cs231n": "recipes",
+    "save_model": "models",
+    "softmax_cross_entropy": "objective.objective",
+    "sweep": "search.sweep",
+    "sweep_cs231n": "protocols.cs231n",
+    "train_cs231n": "protocols.cs231n",
 }
 
 __all__ = sorted([*_EXPORTS, "__version__"])
 
 logging.getLogger("gpusoftmax").addHandler(logging.NullHandler())
+register()
 
 
 def __getattr__(name: str) -> Any:

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax.checks.validation import check_choice, check_count, check_features, shown
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.packed import Descent
-from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
+from gpusoftmax.cpu.threads import MOST_THREADS, available_threads
 from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
-from gpusoftmax.validation import check_choice, check_count, check_features, shown
 
 Array = npt.NDArray[Any]
 

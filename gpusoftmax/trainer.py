@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax.checks.validation import check_count, check_finite_features, check_number
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.objective import Objective
-from gpusoftmax.validation import check_count, check_finite_features, check_number
+from gpusoftmax.objective.objective import Objective
 
 Array = npt.NDArray[Any]
 

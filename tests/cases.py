@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend
-from gpusoftmax.certificate import certify
-from gpusoftmax.features import DenseFeatures
-from gpusoftmax.objective import Evaluation, Objective
+from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import LBFGS
+from gpusoftmax.solvers.certificate import certify
 
 Array = npt.NDArray[Any]
 

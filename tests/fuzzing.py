@@ -25,10 +25,10 @@ import numpy as np
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
 from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
-from gpusoftmax.datasets.csv_file import read_csv
-from gpusoftmax.datasets.npy import read_npy, read_npz
-from gpusoftmax.datasets.table import Columns
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.table import Columns
 from tests.test_pickled import PYTHON2, PYTHON3, ROWS
 
 INTERESTING = [0, 1, 2, 9, 10, 16, 32, 39, 40, 44, 46, 48, 57, 91, 92, 123, 125, 127, 128, 255]

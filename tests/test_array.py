@@ -24,7 +24,7 @@ from gpusoftmax.array import (
 )
 from gpusoftmax.cpu import fallback
 from gpusoftmax.cpu.ops import CpuOperations
-from gpusoftmax.cpu.pool import MOST_THREADS, available_threads
+from gpusoftmax.cpu.threads import MOST_THREADS, available_threads
 from gpusoftmax.cuda.ops import CudaOperations
 from gpusoftmax.cuda.probe import Probe
 from gpusoftmax.exceptions import BackendUnavailableError

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gpusoftmax.persist import atomic
-from gpusoftmax.persist.atomic import write_atomically
+from gpusoftmax.files import atomic
+from gpusoftmax.files.atomic import write_atomically
 
 OLD, NEW, NEWER = b"old", b"new" * 1000, b"newer" * 1000
 SHORT_WRITE = 1100  # bytes: NEW takes three writes

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features.batches import BatchPlan
 
 PLANS = [BatchPlan(n, size) for n, size in [(10, 3), (10, 5), (10, 1), (1000, 64), (7, 6)]]
 

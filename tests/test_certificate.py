@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from cases import Array, assert_bounds_hold, blobs, evaluated, objective_of, run
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, certificate
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.certificate import certify
-from gpusoftmax.solvers import LBFGS
+from gpusoftmax.solvers import LBFGS, certificate
+from gpusoftmax.solvers.certificate import certify
 
 NUMPY = resolve("numpy", n_threads=1)
 INTERCEPTS = [{}, {"penalize_intercept": True}, {"fit_intercept": False}]
@@ -102,7 +102,7 @@ def test_the_time_of_the_certificate_is_counted(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.2)
         return certify(*arguments)
 
-    monkeypatch.setattr("gpusoftmax.fitting.certify", slowly)
+    monkeypatch.setattr("gpusoftmax.estimators.fitting.certify", slowly)
     X, y = blobs(5)
     assert SoftmaxClassifier(backend="numpy").fit(X, y).fit_report_.seconds > 0.2
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax import cli, load_model, resolve
-from gpusoftmax.cli.training import GRID
+from gpusoftmax.cli.train import GRID
 from gpusoftmax.progress import Lines
 from tests.conftest import Result
 
@@ -328,7 +328,7 @@ def test_ctrl_c_while_choosing_c_exits_with_130_and_saves_the_best_so_far(
     def press(step: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpusoftmax.report.step_in_words", press)
+    monkeypatch.setattr("gpusoftmax.reports.training.step_in_words", press)
     result = run("train", "digits", "--save", tmp_path / "m.safetensors")
     assert (result.code, load_model(tmp_path / "m.safetensors").C) == (130, 1e-5)
 
@@ -439,7 +439,7 @@ def test_sigint_from_outside_stops_saves_and_exits_with_130(tmp_path: Path) -> N
     program = """
 import signal, sys, time
 from gpusoftmax.cli import main
-from gpusoftmax.cli.training import GRID
+from gpusoftmax.cli.train import GRID
 from gpusoftmax.progress import Lines
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 pressed, update = [], Lines.update
@@ -662,7 +662,7 @@ def test_gradcheck_prints_a_line_for_each_coordinate(run: Any) -> None:
 
 
 def test_gradcheck_fails_for_a_wrong_gradient(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpusoftmax import gradcheck
+    from gpusoftmax.objective import gradcheck
 
     def wrong(*arguments: Any, **options: Any) -> Any:
         loss, dW, db = honest(*arguments, **options)
@@ -767,8 +767,10 @@ def test_the_program_turns_an_error_into_one_line(as_module: bool) -> None:
 
 @pytest.mark.filterwarnings("default")
 def test_a_warning_is_one_line_without_our_source(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpusoftmax.info.describe", lambda threads: warnings.warn("odd \x1b[2J", stacklevel=1))
-    monkeypatch.setattr("gpusoftmax.info.in_words", str)
+    monkeypatch.setattr(
+        "gpusoftmax.reports.machine.describe", lambda threads: warnings.warn("odd \x1b[2J", stacklevel=1)
+    )
+    monkeypatch.setattr("gpusoftmax.reports.machine.in_words", str)
     found = run("info")
     assert found.code == 0
     assert found.err == "warning: odd \\x1b[2J\n"

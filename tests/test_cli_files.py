@@ -16,8 +16,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, __version__, load_model, save_model
-from gpusoftmax.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, predictions_as_csv, printable
-from gpusoftmax.metrics import measure
+from gpusoftmax.reports.accuracy import measure
+from gpusoftmax.reports.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, predictions_as_csv, printable
 
 KINDS = np.array(["ash", "birch", "cedar"])
 

@@ -31,9 +31,9 @@ from gpusoftmax import (
     train_cs231n,
 )
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu import ops, pool
-from gpusoftmax.cpu.pool import for_each, single_threaded_blas
-from gpusoftmax.recipes import sweep_cs231n
+from gpusoftmax.cpu import ops, threads
+from gpusoftmax.cpu.threads import for_each, single_threaded_blas
+from gpusoftmax.protocols.cs231n import sweep_cs231n
 from tests.test_pool import (
     HANGS,
     blas,
@@ -79,7 +79,7 @@ JOBS = [exact, minibatches, swept]
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64 rows, so that few rows keep several threads busy."""
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)
 
 
 def at_once(n: int, work: Callable[[int], Any]) -> list[Any]:
@@ -158,17 +158,17 @@ def test_a_caller_without_other_threads_does_all_runs_itself(monkeypatch: pytest
     def refuse(*arguments: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(pool, "_pool", pool._Pool())
-    monkeypatch.setattr(pool, "start_new_thread", refuse)
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(threads, "start_new_thread", refuse)
     found = for_each(lambda run: (run, threading.current_thread()), 5, 3)
     assert found == [(run, threading.current_thread()) for run in (range(1), range(1, 3), range(3, 5))]
 
 
 def test_threads_of_the_pool_that_are_idle_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_pool", pool._Pool())
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
     for _ in range(100):
         for_each(lambda run: None, 3, 3)
-    assert pool._pool.threads == 2
+    assert threads._pool.threads == 2
 
 
 # the setting of BLAS
@@ -369,9 +369,9 @@ FORK = """
 import os, signal, threading
 import numpy as np
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.cpu import ops, pool
+from gpusoftmax.cpu import ops, threads
 
-pool.LEAF_ELEMENTS = 1  # leaves of 64 rows
+threads.LEAF_ELEMENTS = 1  # leaves of 64 rows
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((300, 5)), rng.integers(0, 3, 300)
 
@@ -387,7 +387,7 @@ def right_in_a_child(deeper):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 expected = bits(1)  # by this thread alone
-assert pool._pool.threads == 0
+assert threads._pool.threads == 0
 """
 FORKS = {
     "before the pool has threads": "assert right_in_a_child(True)",
@@ -445,9 +445,9 @@ END = """
 import atexit, sys, threading
 import numpy as np
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.cpu import pool
+from gpusoftmax.cpu import threads
 
-pool.LEAF_ELEMENTS = 1  # leaves of 64 rows
+threads.LEAF_ELEMENTS = 1  # leaves of 64 rows
 X, y = np.arange(600.0).reshape(300, 2) % 7, np.arange(300) % 3
 reached = threading.Event()
 model = SoftmaxClassifier(backend="cpu", n_threads=3)

@@ -18,7 +18,7 @@ from gpusoftmax import (
     sweep,
     sweep_cs231n,
 )
-from gpusoftmax.metrics import measure
+from gpusoftmax.reports.accuracy import measure
 
 ROWS = 60
 Y = np.arange(ROWS) % 2

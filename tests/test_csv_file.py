@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax.datasets import csv_file
-from gpusoftmax.datasets.csv_file import read_csv
-from gpusoftmax.datasets.table import Columns
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files import csv_file
+from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.table import Columns
 
 DEFAULT, ANY = Columns(), Columns(need_label=False)
 

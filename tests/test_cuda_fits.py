@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_cifar10, load_digits, train_cs231n
-from gpusoftmax.objective import Objective
+from gpusoftmax.objective.objective import Objective
 
 ESTIMATORS = [
     pytest.param(SoftmaxClassifier, {}, id="softmax"),

@@ -11,11 +11,11 @@ import pytest
 from cases import INTERCEPTS, Array, objective_of
 
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.objective import Objective
-from gpusoftmax.solvers import curvature, factors
-from gpusoftmax.solvers.curvature import GramSample
-from gpusoftmax.solvers.factors import Cholesky, Diagonal, LowRank
-from gpusoftmax.solvers.metrics import Preconditioner, Shared
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.preconditioners import gram, inverses
+from gpusoftmax.solvers.preconditioners.base import Preconditioner, Shared
+from gpusoftmax.solvers.preconditioners.gram import GramSample
+from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank
 
 NUMPY = resolve("numpy", n_threads=1)
 SHAPES = {"cholesky": (40, 6), "low rank": (7, 20)}
@@ -77,8 +77,8 @@ def test_it_may_be_applied_in_place(rng: np.random.Generator) -> None:
 
 
 def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curvature, "FULL_FEATURES", 2)
-    monkeypatch.setattr(curvature, "LOW_RANK_ELEMENTS", 100)  # 25 rows of 4 features, fewer than are worth while
+    monkeypatch.setattr(gram, "FULL_FEATURES", 2)
+    monkeypatch.setattr(gram, "LOW_RANK_ELEMENTS", 100)  # 25 rows of 4 features, fewer than are worth while
     X = rng.standard_normal((300, 4))
     metric = preconditioned(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
     assert [type(of.inverse) for of in metric.metrics if isinstance(of, Shared)] == [Diagonal]
@@ -101,7 +101,7 @@ def test_a_sample_is_multiplied_once_for_many_penalties(rng: np.random.Generator
     sample, other = GramSample(objective, seed=0), replace(objective, l2=np.array([3.0]))
     sample.precondition(objective)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curvature, "Rows", None)  # would be called
+        patch.setattr(gram, "Rows", None)  # would be called
         found = sample.precondition(other)
     g = rng.standard_normal((5, 1, 3))
     expected = preconditioned(other, seed=0).apply(g, np.empty_like(g))
@@ -137,8 +137,8 @@ def test_folds_share_the_inverse_of_a_penalty(rng: np.random.Generator) -> None:
 def test_many_penalties_share_eigenpairs_unless_small_columns_would_be_lost(
     columns: str, penalties: int, kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curvature, "SPECTRUM_FEATURES", 5)
-    monkeypatch.setattr(factors, "RANK", 3)
+    monkeypatch.setattr(gram, "SPECTRUM_FEATURES", 5)
+    monkeypatch.setattr(inverses, "RANK", 3)
     X = rng.standard_normal((40, 6)) * (10.0 ** np.arange(6) if columns == "uneven" else 1.0)
     objective = objective_of(X, rng.integers(0, 3, 40), NUMPY, c=3, l2=0.1)
     metric = GramSample(objective, 0, penalties).metric(objective, 0)
@@ -167,7 +167,7 @@ def test_it_is_finite_and_positive_definite_whatever_the_columns(
 def test_a_model_whose_rows_all_weigh_nothing_in_the_sample_has_the_unweighted_one(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curvature, "SMALLEST_SAMPLE", 1)
+    monkeypatch.setattr(gram, "SMALLEST_SAMPLE", 1)
     X, weights = rng.standard_normal((40, 2)), np.zeros((40, 1))
     labels = rng.integers(0, 3, 40)
     sampled = preconditioned(objective_of(X, labels, NUMPY, c=3, l2=0.1, weights=np.ones((40, 1))), seed=0)

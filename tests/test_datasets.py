@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpusoftmax.cli.options import KNOWN as KNOWN_TO_THE_SHELL
-from gpusoftmax.datasets import KNOWN, aligned_empty, load_dataset, load_digits
+from gpusoftmax.datasets import KNOWN, load_dataset, load_digits
+from gpusoftmax.files.dataset import aligned_empty
 from tests.test_cifar10 import assert_aligned
 
 

@@ -11,8 +11,8 @@ from cases import blobs
 
 from gpusoftmax import SoftmaxClassifier, gradient_check, loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.array import Backend
+from gpusoftmax.checks.validation import check_features
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype, widen
-from gpusoftmax.validation import check_features
 
 
 def half(x: Any) -> tuple[Any, Any]:

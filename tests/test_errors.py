@@ -32,8 +32,8 @@ from gpusoftmax import (
     sweep_cs231n,
     train_cs231n,
 )
+from gpusoftmax.checks.validation import check_features
 from gpusoftmax.cuda.probe import Probe
-from gpusoftmax.validation import check_features
 from tests.conftest import frames_of
 
 ROWS, FEATURES, CLASSES = 12, 3, 3

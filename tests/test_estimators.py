@@ -31,8 +31,8 @@ from gpusoftmax import (
     reference,
     resolve,
 )
-from gpusoftmax.fitting import publish
-from gpusoftmax.problem import prepare, solver_of
+from gpusoftmax.estimators.fitting import publish
+from gpusoftmax.estimators.problem import prepare, solver_of
 from gpusoftmax.trainer import TrainResult
 
 # every test runs on the CPU and on a GPU: "auto" takes it
@@ -140,8 +140,8 @@ def test_ten_classes_have_the_optimum_of_logistic_regression(rng: np.random.Gene
 @pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
 def test_an_exact_fit_has_the_same_bits_at_any_thread_count(joint: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With each of its metrics: confident digits want new ones."""
-    monkeypatch.setattr("gpusoftmax.cpu.pool.LEAF_ELEMENTS", 1)
-    monkeypatch.setattr("gpusoftmax.solvers.hessian.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.cpu.threads.LEAF_ELEMENTS", 1)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.JOINT", joint)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
     digits = load_digits()
     X, y = (16 * digits.X_train).astype(np.uint8), digits.y_train
@@ -1022,7 +1022,7 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
         return resolve(backend, n_threads)
 
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
-    for module in ("estimators", "prediction"):
+    for module in ("estimators.classifiers", "estimators.prediction"):
         monkeypatch.setattr(f"gpusoftmax.{module}.resolve_for", spy)
     SoftmaxClassifier(**SHORT).fit(*small).predict(small[0])
     assert used == [3, 3]

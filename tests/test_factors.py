@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpusoftmax.array import resolve
-from gpusoftmax.solvers import factors
-from gpusoftmax.solvers.factors import Cholesky, Diagonal, LowRank, Rows, Spectrum, cholesky, gram
+from gpusoftmax.solvers.preconditioners import inverses
+from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank, Rows, Spectrum, cholesky, gram
 
 NUMPY = resolve("numpy", n_threads=1)
 
@@ -70,7 +70,7 @@ def test_a_solve_that_threads_share_is_right_and_has_the_same_bits_at_any_thread
 def test_a_spectrum_inverts_what_its_eigenpairs_and_an_even_tail_make_up(
     l2: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factors, "RANK", 3)
+    monkeypatch.setattr(inverses, "RANK", 3)
     d, r = 100, rng.random(100) + 0.5
     basis = np.linalg.qr(rng.standard_normal((d, d)))[0]
     S = basis * np.append([50.0, 20.0, 10.0], np.full(d - 3, 0.02)) @ basis.T

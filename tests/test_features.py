@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusoftmax.array import resolve
-from gpusoftmax.features import DenseFeatures
+from gpusoftmax.features.dense import DenseFeatures
 
 BACKEND = resolve("numpy", n_threads=1)
 SHIFTED = [(False, False), (True, False), (False, True), (True, True)]

@@ -10,10 +10,10 @@ from cases import INTERCEPTS, Array, objective_of
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.objective import Objective
-from gpusoftmax.solvers import hessian
-from gpusoftmax.solvers.hessian import refresh, refresh_cost
-from gpusoftmax.solvers.metrics import ClassWise, Joint
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.preconditioners import hessian
+from gpusoftmax.solvers.preconditioners.base import ClassWise, Joint
+from gpusoftmax.solvers.preconditioners.hessian import refresh, refresh_cost
 
 NUMPY = resolve("numpy", n_threads=1)
 

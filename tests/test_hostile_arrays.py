@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from gpusoftmax import load_model
-from gpusoftmax.datasets import load_data
 from gpusoftmax.datasets.cifar10 import read_file
-from gpusoftmax.datasets.csv_file import read_csv
-from gpusoftmax.datasets.npy import read_npy, read_npz
-from gpusoftmax.datasets.table import Columns
+from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.load import load_data
+from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.table import Columns
 from tests.hostile import assert_refused, audited, forbidden
 
 

@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import BadFileError, load_model, save_model
-from gpusoftmax.persist import format as model_format
-from gpusoftmax.persist.format import KEYS, MOST_HEADER, MOST_ITEMS
+from gpusoftmax.models import format as model_format
+from gpusoftmax.models.format import KEYS, MOST_HEADER, MOST_ITEMS
 from tests.hostile import assert_refused
 from tests.test_persist import differences, equal, fitted, header, signed
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import info, resolve
+from gpusoftmax import resolve
 from gpusoftmax.cuda.probe import probe
-from gpusoftmax.info import describe, in_words
+from gpusoftmax.reports import machine
+from gpusoftmax.reports.machine import describe, in_words
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,8 @@ def test_a_package_that_is_not_there_is_said_to_be(monkeypatch: pytest.MonkeyPat
     def absent(package: str) -> str:
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr(info, "version", absent)
-    assert {describe()["versions"][package] for package in info.PACKAGES} == {"not installed"}
+    monkeypatch.setattr(machine, "version", absent)
+    assert {describe()["versions"][package] for package in machine.PACKAGES} == {"not installed"}
 
 
 def test_the_back_end_is_the_automatic_one(facts: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def test_the_number_of_threads_is_the_environments(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_numba_there_are_no_vectors_and_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "resolve", lambda name, n_threads=None: resolve("numpy", n_threads))
+    monkeypatch.setattr(machine, "resolve", lambda name, n_threads=None: resolve("numpy", n_threads))
     facts = describe()
     assert (facts["vector_features"], facts["vector_bits"], facts["caches"]["CPU kernels"]) == ([], None, None)
 
@@ -103,7 +104,7 @@ def test_data_sets_and_gpu_kernels_are_where_the_environment_says(monkeypatch: p
 
 
 def test_vector_features_are_known_ones(facts: dict[str, Any]) -> None:
-    assert set(facts["vector_features"]) <= set(info.VECTOR_FEATURES)
+    assert set(facts["vector_features"]) <= set(machine.VECTOR_FEATURES)
 
 
 FACTS = {

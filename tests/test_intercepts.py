@@ -10,11 +10,11 @@ import pytest
 from cases import Array, objective_of
 from scipy.optimize import minimize
 
-from gpusoftmax import intercepts
 from gpusoftmax.array import resolve
-from gpusoftmax.certificate import certify
-from gpusoftmax.intercepts import LOSSES, Rows, best_shift
 from gpusoftmax.reference import row_loss
+from gpusoftmax.solvers import intercepts
+from gpusoftmax.solvers.certificate import certify
+from gpusoftmax.solvers.intercepts import LOSSES, Rows, best_shift
 
 BOTH = pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
 AS_LONG_AS_IT_TAKES = 1 << 30  # reads

@@ -18,10 +18,10 @@ from sklearn.exceptions import NotFittedError
 
 from gpusoftmax import SoftmaxClassifier, SoftmaxClassifierCV, linear_probe, sweep, train_cs231n
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu import pool
-from gpusoftmax.cpu.pool import for_each
-from gpusoftmax.recipes import sweep_cs231n
-from gpusoftmax.search import work
+from gpusoftmax.cpu import threads
+from gpusoftmax.cpu.threads import for_each
+from gpusoftmax.protocols.cs231n import sweep_cs231n
+from gpusoftmax.search import runner
 from gpusoftmax.solvers import sgd
 from tests.test_concurrency import data, settings_of_blas
 from tests.test_pool import HANGS, run_script, three_blas_threads  # noqa: F401 - a fixture
@@ -69,7 +69,7 @@ def fitted_bits(backend: Backend) -> list[bytes]:
 @pytest.fixture
 def unharmed(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, three_blas_threads: None) -> Iterator[None]:  # noqa: F811
     """After the test all but the model is as ever. During it Ctrl-C is Python's own, as in a terminal."""
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     bits, blas = fitted_bits(cpu_backend), settings_of_blas()
     yield
@@ -85,22 +85,22 @@ def unharmed(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, three_blas_t
 LBFGS, SGD = "gpusoftmax.solvers.lbfgs.LBFGS", "gpusoftmax.solvers.sgd.SGD"
 BEFORE_ANY = {
     "features are checked": "gpusoftmax.array.check_features",
-    "labels are checked": "gpusoftmax.problem.encode_labels",
-    "validation labels are checked": "gpusoftmax.problem.encode_known_labels",
+    "labels are checked": "gpusoftmax.estimators.problem.encode_labels",
+    "validation labels are checked": "gpusoftmax.estimators.problem.encode_known_labels",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
 }
 AFTER_ANY = {
-    "weights are written": "gpusoftmax.fitting.write_weights",
-    "the report is made": "gpusoftmax.fitting.FitReport",
-    "the history is written": "gpusoftmax.fitting.write_course",
+    "weights are written": "gpusoftmax.estimators.fitting.write_weights",
+    "the report is made": "gpusoftmax.estimators.fitting.FitReport",
+    "the history is written": "gpusoftmax.estimators.fitting.write_course",
 }
 OUTSIDE = {  # of the passes: by solver
     "lbfgs": BEFORE_ANY
     | {
         "the sample is drawn": "gpusoftmax.solvers.lbfgs.GramSample",
-        "its curvature is factored": "gpusoftmax.solvers.curvature.Rows.inverse",
-        "the certificate is worked out": "gpusoftmax.fitting.certify",
-        "its intercepts are solved for": "gpusoftmax.certificate.best_shift",
+        "its curvature is factored": "gpusoftmax.solvers.preconditioners.gram.Rows.inverse",
+        "the certificate is worked out": "gpusoftmax.estimators.fitting.certify",
+        "its intercepts are solved for": "gpusoftmax.solvers.certificate.best_shift",
     }
     | AFTER_ANY,
     "sgd": BEFORE_ANY | {"the learning rate is found": "gpusoftmax.solvers.sgd.automatic_learning_rate"} | AFTER_ANY,
@@ -110,14 +110,14 @@ WITHIN = {
         "a step begins": f"{LBFGS}.step",
         "a pass": "gpusoftmax.cpu.ops.CpuOperations.linear_gradient",
         "the step is judged": "gpusoftmax.solvers.lbfgs._judge",
-        "the validation set is measured": "gpusoftmax.objective.Objective.losses",
+        "the validation set is measured": "gpusoftmax.objective.objective.Objective.losses",
         "a line of history is written": "gpusoftmax.trainer._record",
     },
     "sgd": {
         "a stretch begins": f"{SGD}.step",
-        "minibatches": "gpusoftmax.objective.Objective.sgd_steps",
+        "minibatches": "gpusoftmax.objective.objective.Objective.sgd_steps",
         "the end of an epoch": f"{SGD}._end_epoch",
-        "the validation set is measured": "gpusoftmax.objective.Objective.losses",
+        "the validation set is measured": "gpusoftmax.objective.objective.Objective.losses",
         "a line of history is written": "gpusoftmax.trainer._record",
     },
 }
@@ -174,10 +174,10 @@ def test_ctrl_c_within_the_passes_ends_them_with_a_model_that_predicts(
 STREAM = {
     "features are checked": "gpusoftmax.array.check_features",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
-    "the learning rate is found": "gpusoftmax.fitting.automatic_learning_rate",
-    "weights are written": "gpusoftmax.fitting.write_weights",
-    "the history is written": "gpusoftmax.fitting.write_course",
-    "the velocity is kept": "gpusoftmax.estimators.stream_after",
+    "the learning rate is found": "gpusoftmax.estimators.fitting.automatic_learning_rate",
+    "weights are written": "gpusoftmax.estimators.fitting.write_weights",
+    "the history is written": "gpusoftmax.estimators.fitting.write_course",
+    "the velocity is kept": "gpusoftmax.estimators.classifiers.stream_after",
 }
 
 
@@ -350,7 +350,7 @@ def test_ctrl_c_before_a_sweep_has_anything_is_an_interrupt(
 
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize(
-    "place", ["a pass", "gpusoftmax.search.exact.Path.start", "gpusoftmax.search.work.Work._measure"]
+    "place", ["a pass", "gpusoftmax.search.exact.Path.start", "gpusoftmax.search.runner.Work._measure"]
 )
 def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str
@@ -367,18 +367,18 @@ def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
 
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_a_sweeps_last_fit_is_told(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    press_in_training(monkeypatch, "estimators")
+    press_in_training(monkeypatch, "estimators.classifiers")
     result = sweep(X, Y, GRID, cv=2, tol=1e-9, backend=cpu_backend.name, n_threads=3)
     assert (result.interrupted_, result.best_estimator_.stop_reason_) == (True, "interrupted")
     assert "interrupted: the best one's fit to all rows did not come to its end" in result.report
 
 
 AROUND = {  # the passes of a sweep's last fit: what Ctrl-C comes before
-    "the choice": "gpusoftmax.search.sweeping.choose",
-    "out-of-fold predictions": "gpusoftmax.search.sweeping.is_partition",
-    "the last fit": "gpusoftmax.search.sweeping.problem_of",
-    "its certificate": "gpusoftmax.fitting.certify",
-    "its publication": "gpusoftmax.estimators.publish",
+    "the choice": "gpusoftmax.search.sweep.choose",
+    "out-of-fold predictions": "gpusoftmax.search.sweep.is_partition",
+    "the last fit": "gpusoftmax.search.sweep.problem_of",
+    "its certificate": "gpusoftmax.estimators.fitting.certify",
+    "its publication": "gpusoftmax.estimators.classifiers.publish",
 }
 
 
@@ -447,8 +447,8 @@ def test_ctrl_c_as_a_rung_forgets_the_one_before_falls_back_to_that(
                     press()
                 yield name
 
-    names, grid = work.MEASURES, {"learning_rate": [0.1, 0.03, 0.01]}
-    monkeypatch.setattr(work, "MEASURES", Measures())
+    names, grid = runner.MEASURES, {"learning_rate": [0.1, 0.03, 0.01]}
+    monkeypatch.setattr(runner, "MEASURES", Measures())
     common: dict[str, Any] = {"cv": 2, "refit": False, "tol": 0.0, "backend": cpu_backend.name, "n_threads": 3}
     result = sweep(X, Y, grid, halving=3, max_iter=6, **common)
     first = sweep(X, Y, grid, max_iter=2, **common)
@@ -460,7 +460,7 @@ def test_ctrl_c_as_a_rung_forgets_the_one_before_falls_back_to_that(
 @pytest.mark.parametrize("known", [False, True], ids=["new", "fitted to other columns"])
 @pytest.mark.parametrize(
     "place",
-    ["gpusoftmax.problem.encode_labels", "gpusoftmax.search.classifier_cv.np.mean"],
+    ["gpusoftmax.estimators.problem.encode_labels", "gpusoftmax.search.classifier_cv.np.mean"],
 )
 def test_ctrl_c_outside_the_passes_of_cross_validation_leaves_the_model_as_it_was(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str, known: bool
@@ -481,7 +481,11 @@ def test_ctrl_c_outside_the_passes_of_cross_validation_leaves_the_model_as_it_wa
     ("module", "nth", "words"),
     [
         ("search.exact", 3, "interrupted: C_ is the best of the 1 of 2 values that were done, Cs_$"),
-        ("estimators", 1, "2 of 2 values that were done, Cs_; the last fit, to all rows, did not come to its end"),
+        (
+            "estimators.classifiers",
+            1,
+            "2 of 2 values that were done, Cs_; the last fit, to all rows, did not come to its end",
+        ),
     ],
     ids=["on the path", "in the last fit"],
 )
@@ -521,7 +525,7 @@ COURSE: dict[str, Any] = {"n_iterations": 500, "batch_size": 40}
 
 
 @pytest.mark.usefixtures("unharmed")
-@pytest.mark.parametrize("place", [BEFORE_ANY["moments are taken"], "gpusoftmax.recipes.publish"])
+@pytest.mark.parametrize("place", [BEFORE_ANY["moments are taken"], "gpusoftmax.protocols.cs231n.publish"])
 def test_ctrl_c_outside_the_passes_of_the_course_is_an_interrupt(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -557,7 +561,7 @@ def test_ctrl_c_within_the_courses_sweep_keeps_its_models(
     ("protocol", "module", "nth", "told"),
     [
         ("clip", "search.exact", 3, ["not all values were tried"]),
-        ("clip", "estimators", 1, ["training did not come to its end"]),
+        ("clip", "estimators.classifiers", 1, ["training did not come to its end"]),
         ("dinov2-linear", "search.minibatch", 1, ["training did not come to its end"]),
     ],
     ids=["on the path", "in the last fit", "by SGD"],
@@ -565,7 +569,7 @@ def test_ctrl_c_within_the_courses_sweep_keeps_its_models(
 def test_ctrl_c_within_a_linear_probe_is_told(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, protocol: str, module: str, nth: int, told: list[str]
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.probes.TOL", 1e-9)
+    monkeypatch.setattr("gpusoftmax.protocols.linear_probe.TOL", 1e-9)
     press_in_training(monkeypatch, module, nth)
     found = linear_probe(X, Y, X[:90], Y[:90], protocol=protocol, backend=cpu_backend.name, n_threads=3)
     notes = [line.split("interrupted: ")[1] for line in found.report.splitlines() if "interrupted" in line]
@@ -575,7 +579,9 @@ def test_ctrl_c_within_a_linear_probe_is_told(
 
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
-@pytest.mark.parametrize("place", ["gpusoftmax.fitting.certify", "gpusoftmax.probes.measure"])
+@pytest.mark.parametrize(
+    "place", ["gpusoftmax.estimators.fitting.certify", "gpusoftmax.protocols.linear_probe.measure"]
+)
 def test_ctrl_c_around_the_last_fit_of_a_linear_probe_keeps_the_choice(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str, given: bool
 ) -> None:
@@ -619,12 +625,12 @@ import faulthandler, signal, sys, warnings
 import numpy as np
 from threadpoolctl import threadpool_info
 from gpusoftmax import SoftmaxClassifier, SoftmaxClassifierCV, sweep
-from gpusoftmax.cpu import pool
+from gpusoftmax.cpu import threads
 
 faulthandler.dump_traceback_later(50, exit=True)
 warnings.simplefilter("ignore")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
-pool.LEAF_ELEMENTS = 1  # leaves of 64 rows
+threads.LEAF_ELEMENTS = 1  # leaves of 64 rows
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((200, 5)), rng.integers(0, 3, 200)
 wider = np.hstack([X, X])
@@ -660,7 +666,7 @@ class Press:
 
 def run(press=None):
     model.__dict__ = dict(before)
-    pool._pool = pool._Pool()  # without threads, so that their start is among the places
+    threads._pool = threads._Pool()  # without threads, so that their start is among the places
     sys.setprofile(press)
     try:
         result = act()

@@ -21,7 +21,7 @@ pytest.importorskip("numba")
 
 from gpusoftmax import loss_and_gradient
 from gpusoftmax.array import resolve
-from gpusoftmax.cpu import fallback, kernels, pool
+from gpusoftmax.cpu import fallback, kernels, threads
 from gpusoftmax.reference import LOSSES
 
 OPS = resolve("cpu", n_threads=2).ops
@@ -93,7 +93,7 @@ def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.ra
 def test_the_bits_of_a_rows_scores_do_not_depend_on_its_neighbours(
     monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
 ) -> None:
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     problem = random_problem(0, dtype=dtype, n=300, d=37, c=c)
     whole = OPS.linear_scores(problem.X, problem.W, problem.b)
     calls = [slice(0, 1), slice(5, 6), slice(299, 300), slice(3, 70), slice(100, 233), slice(None, None, -3)]

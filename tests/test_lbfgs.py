@@ -13,9 +13,9 @@ from cases import Array, blobs, evaluated, objective_of, random_problem, run, sh
 
 from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.objective import Objective
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
-from gpusoftmax.solvers.hessian import refresh
+from gpusoftmax.solvers.preconditioners.hessian import refresh
 
 NUMPY = resolve("numpy", n_threads=1)
 
@@ -228,7 +228,7 @@ def test_what_it_reports_is_of_the_weights_it_holds(backend: Backend) -> None:
 
 
 def test_passes_count_the_sample_of_the_preconditioner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpusoftmax.solvers.curvature.SMALLEST_SAMPLE", 10)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.gram.SMALLEST_SAMPLE", 10)
     X, y = blobs(12, n=100, d=3)
     state = run(LBFGS(2, tol=0.0), objective_of(X, y, NUMPY, l2=0.1))
     assert state.passes == pytest.approx(state.step + 0.1)  # 10 of 100 rows
@@ -236,7 +236,7 @@ def test_passes_count_the_sample_of_the_preconditioner(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("c", [3, 120], ids=["tiles", "blocks"])
 def test_the_bits_do_not_depend_on_the_number_of_threads(c: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpusoftmax.cpu.pool.LEAF_ELEMENTS", 1)
+    monkeypatch.setattr("gpusoftmax.cpu.threads.LEAF_ELEMENTS", 1)
     rng = np.random.default_rng(13)
     X, y = rng.integers(0, 256, (700, 300), dtype=np.uint8), rng.integers(0, c, 700)
     digests = set()
@@ -277,7 +277,7 @@ def confident(seed: int, noise: float = 0.1) -> tuple[Array, Array]:
 def test_a_new_metric_saves_passes_for_confident_models(
     joint: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.solvers.hessian.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.JOINT", joint)
     X, y = confident(0, noise=0.0)  # separable: without noise the optimum is far away
     objective = objective_of(X, y, backend, c=8, l2=1e-5)
     with_it = run(LBFGS(500, tol=1e-6), objective)
@@ -309,7 +309,7 @@ def test_models_side_by_side_have_new_metrics_at_their_own_time(monkeypatch: pyt
 def test_where_rows_are_few_the_gram_matrix_comes_after_the_diagonal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.solvers.curvature.AFFORDABLE", 0.0)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.gram.AFFORDABLE", 0.0)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.SLOW", 4)
     X, y = blobs(16, n=40, d=60, apart=0.3)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, metrics
-from gpusoftmax.metrics import measure, places
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.reports import accuracy
+from gpusoftmax.reports.accuracy import measure, places
 
 N, D = 90, 4
 
@@ -63,7 +64,7 @@ def test_a_class_without_rows_does_not_count(fitted: tuple[Any, Any, Any]) -> No
 
 def test_pieces_do_not_change_anything(fitted: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure(*fitted)
-    monkeypatch.setattr(metrics, "AT_ONCE", 50)  # 7 rows at a time
+    monkeypatch.setattr(accuracy, "AT_ONCE", 50)  # 7 rows at a time
     parts = measure(*fitted)
     assert (parts.top_1, parts.top_k) == (whole.top_1, whole.top_k)
     np.testing.assert_array_equal(parts.per_class, whole.per_class)

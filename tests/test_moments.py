@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, sweep
 from gpusoftmax.array import Backend
-from gpusoftmax.problem import constant_columns, load, pose
-from gpusoftmax.stream import Moments
+from gpusoftmax.estimators.partial_fit import Moments
+from gpusoftmax.estimators.problem import constant_columns, load, pose
 from tests.cases import Array
 
 EPS = float(np.finfo(np.float64).eps)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax.datasets.npy import read_npy, read_npz
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.npy import read_npy, read_npz
 
 ARRAYS = {
     **{f"{kind}": np.arange(12).reshape(3, 4).astype(kind) for kind in ("f2", "f4", "f8", "u1", "i2", "i8", "u4")},

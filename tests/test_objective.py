@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.batches import BatchPlan
-from gpusoftmax.certificate import certify
-from gpusoftmax.objective import loss_and_gradient, softmax_cross_entropy
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.objective.objective import loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers.certificate import certify
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD
 

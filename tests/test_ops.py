@@ -30,9 +30,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.cpu import fallback, ops, pool
+from gpusoftmax.cpu import fallback, ops, threads
 from gpusoftmax.cpu.ops import CpuOperations
-from gpusoftmax.cpu.pool import leaf_rows, single_threaded_blas
+from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
 from gpusoftmax.cuda import ops as cuda_ops
 from gpusoftmax.reference import LOSSES
 
@@ -48,7 +48,7 @@ def backend(backend: Backend) -> Backend:
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of 64 rows, or of four times the columns; on a GPU, chunks of 128 (column_moments: 32)."""
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)
     monkeypatch.setattr(cuda_ops, "CHUNK_BYTES", 1)
 
 
@@ -117,7 +117,7 @@ def test_linear_gradient_is_right_next_to_every_boundary(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, n: int, d: int, c: int, K: int, leaf_elements: int, picked: bool
 ) -> None:
     if leaf_elements is not None:
-        monkeypatch.setattr(pool, "LEAF_ELEMENTS", leaf_elements)
+        monkeypatch.setattr(threads, "LEAF_ELEMENTS", leaf_elements)
         monkeypatch.setattr(cuda_ops, "CHUNK_BYTES", 1)
     rows = n if picked else None
     assert_gradient_is_right(backend, random_problem(n, n=n, d=d, c=c, K=K, weighted=True, n_rows=rows))

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV, sweep
-from gpusoftmax.parameters import INSTEAD, SOLVERS
+from gpusoftmax.checks.parameters import INSTEAD, SOLVERS
 
 OURS = [SoftmaxClassifier, LinearSVMClassifier, SoftmaxClassifierCV]
 CUML = {

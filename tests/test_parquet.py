@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax.datasets.parquet import read_parquet
-from gpusoftmax.datasets.table import Columns
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.parquet import read_parquet
+from gpusoftmax.files.table import Columns
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

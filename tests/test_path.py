@@ -13,8 +13,8 @@ from gpusoftmax import load_digits
 from gpusoftmax.array import Backend, resolve
 from gpusoftmax.search import exact
 from gpusoftmax.search.exact import Path, _lagrange, _spread
-from gpusoftmax.solvers.curvature import GramSample
 from gpusoftmax.solvers.lbfgs import LBFGS
+from gpusoftmax.solvers.preconditioners.gram import GramSample
 
 NUMPY = resolve("numpy", n_threads=1)
 L2 = np.geomspace(1.0, 1e-4, 12)

@@ -20,7 +20,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import EarlyStopping, LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
-from gpusoftmax.persist.format import digest
+from gpusoftmax.models.format import digest
 from tests import killed_saves
 
 X = np.random.default_rng(0).standard_normal((40, 3))

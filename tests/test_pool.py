@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from gpusoftmax.cpu.pool import Partial, TreeSum, for_each, single_threaded_blas, sum_over_leaves
+from gpusoftmax.cpu.threads import Partial, TreeSum, for_each, single_threaded_blas, sum_over_leaves
 
 HANGS = 60  # seconds after which a child process counts as hung; it needs about one
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -178,10 +178,10 @@ FORK = """
 import os, signal, sys
 import numpy as np
 from gpusoftmax.array import resolve
-from gpusoftmax.cpu import pool
+from gpusoftmax.cpu import threads
 
 rng = np.random.default_rng(0)
-pool.LEAF_ELEMENTS = 1  # leaves of 64 rows
+threads.LEAF_ELEMENTS = 1  # leaves of 64 rows
 X, y = rng.standard_normal((300, 33)).astype(np.float32), rng.integers(0, 3, 300)
 W, b = rng.standard_normal((33, 1, 3)).astype(np.float32), np.zeros((1, 3), np.float32)
 
@@ -209,7 +209,7 @@ FORK_INSIDE = """
 import os, signal
 from threadpoolctl import threadpool_info, threadpool_limits
 import numpy, scipy.linalg.cython_blas
-from gpusoftmax.cpu.pool import single_threaded_blas
+from gpusoftmax.cpu.threads import single_threaded_blas
 
 def setting():
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
@@ -237,5 +237,5 @@ def test_a_child_forked_in_the_middle_of_a_pass_has_the_users_setting_of_blas() 
 
 
 def test_the_interpreter_exits_although_the_pool_was_used() -> None:
-    done = run_script("from gpusoftmax.cpu.pool import for_each; print(for_each(lambda run: sum(run), 8, 4))")
+    done = run_script("from gpusoftmax.cpu.threads import for_each; print(for_each(lambda run: sum(run), 8, 4))")
     assert (done.returncode, done.stdout) == (0, "[1, 5, 9, 13]\n")

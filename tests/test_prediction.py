@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV, load_model, save_model
-from gpusoftmax.metrics import measure
+from gpusoftmax.reports.accuracy import measure
 
 ALL = [SoftmaxClassifier, LinearSVMClassifier, SoftmaxClassifierCV]
 X = np.random.default_rng(0).standard_normal((9, 4))

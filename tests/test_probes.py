@@ -12,10 +12,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, save_model
-from gpusoftmax.batches import BatchPlan
-from gpusoftmax.probes import ARBITRARY, GRIDS, SAME
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.protocols.linear_probe import ARBITRARY, GRIDS, SAME
 from gpusoftmax.search.minibatch import Recipe
-from gpusoftmax.search.sweeping import sweep
+from gpusoftmax.search.sweep import sweep
 from tests.conftest import frames_of
 
 PROTOCOLS = list(GRIDS)

@@ -20,7 +20,7 @@ from gpusoftmax import (
     sweep_cs231n,
     train_cs231n,
 )
-from gpusoftmax.batches import BatchPlan
+from gpusoftmax.features.batches import BatchPlan
 
 N, D, CLASSES = 120, 48, 10
 LEARNING_RATE, REG = 1e-7, 2.5e4  # the course's, and the defaults

@@ -16,9 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.batches import BatchPlan
-from gpusoftmax.cpu import pool
-from gpusoftmax.objective import Evaluation, LinearTerm
+from gpusoftmax.cpu import threads
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.objective.objective import Evaluation, LinearTerm
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
@@ -461,7 +461,7 @@ def test_features_of_all_zeros_leave_the_weights_at_zero(backend: Backend, loss:
 def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str, c: int
 ) -> None:
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows for 5 classes, of 280 for 70
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows for 5 classes, of 280 for 70
     n = 20 * c + 13
     problem = random_problem(0, dtype=dtype, n=n, d=9, c=c, weighted=True)
 
@@ -518,7 +518,7 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
 
 @pytest.mark.skipif(not hasattr(resolve("cpu").ops.kernels, "visit"), reason="Numba is not installed")
 def test_a_batch_longer_than_a_leaf_is_no_step_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     X, y = blobs(0, n=200)
     objective = objective_of(X, y, resolve("cpu", 2), c=3)
     W, b = zeros_for(objective)

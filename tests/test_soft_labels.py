@@ -24,12 +24,12 @@ from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, reference
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.batches import BatchPlan
-from gpusoftmax.certificate import certify
-from gpusoftmax.cpu import pool
-from gpusoftmax.objective import Objective
-from gpusoftmax.soft_labels import soften
+from gpusoftmax.cpu import threads
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.objective.soft_labels import soften
 from gpusoftmax.solvers import LBFGS
+from gpusoftmax.solvers.certificate import certify
 
 D, CLASSES = 6, 4
 EXACT = {"tol": 1e-10, "max_iter": 500}
@@ -167,7 +167,7 @@ def test_some_of_the_models_keep_their_own_labels(backend: Backend) -> None:
 def test_soft_labels_have_the_same_bits_for_any_number_of_threads(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, n_threads: int
 ) -> None:
-    monkeypatch.setattr(pool, "LEAF_ELEMENTS", 1)
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)
     problem, P = random_problem(8, n=64 * 9 + 17, d=7, c=CLASSES, weighted=True), proportions(6, 64 * 9 + 17)
 
     def digest(threads: int) -> str:

@@ -21,7 +21,7 @@ from gpusoftmax import (
     save_model,
 )
 from gpusoftmax.array import Backend
-from gpusoftmax.stream import Moments
+from gpusoftmax.estimators.partial_fit import Moments
 
 ESTIMATORS = [
     pytest.param(SoftmaxClassifier, {}, id="softmax"),
@@ -291,7 +291,7 @@ def test_a_feature_that_is_not_finite_is_named(small: tuple[Any, Any]) -> None:
 def test_the_number_of_threads_does_not_change_a_bit(
     cls: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch, small: tuple[Any, Any]
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.cpu.pool.LEAF_ELEMENTS", 1)
+    monkeypatch.setattr("gpusoftmax.cpu.threads.LEAF_ELEMENTS", 1)
     X, y = np.tile(small[0], (8, 1)).astype(np.float32), np.tile(small[1], 8)
     models = []
     for threads in (1, 2, 7):

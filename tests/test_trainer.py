@@ -17,9 +17,9 @@ import pytest
 from cases import Array, blobs, evaluated, objective_of, on_host, zeros_for
 
 from gpusoftmax.array import Backend, resolve
-from gpusoftmax.batches import BatchPlan
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.objective import Objective
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.trainer import EarlyStopping, Record, TrainResult, train

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.datasets import load_data
-from gpusoftmax.datasets.table import Columns, Table
-from gpusoftmax.datasets.user_files import as_numbers, held_out, known_labels, read_parts, training_labels
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.load import as_numbers, held_out, known_labels, load_data, read_parts, training_labels
+from gpusoftmax.files.table import Columns, Table
 
 N, KINDS = 30, np.array(["ash", "birch", "cedar"])
 
@@ -282,7 +281,7 @@ def test_gaps_among_labels_of_numbers_are_refused_in_every_kind_of_file(
 def test_a_feature_that_is_not_finite_is_refused_by_its_row_in_the_file(
     name: str, value: float, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.datasets.user_files.ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("gpusoftmax.files.load.ROWS_AT_ONCE", 8)
     X, y = rows
     X[21, 2] = value
     column = "'x2'" if name == "own.parquet" else "2"

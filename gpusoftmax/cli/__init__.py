@@ -8,11 +8,11 @@ import re
 import sys
 import warnings
 
-from gpusoftmax.cli.machine import gradcheck, info
-from gpusoftmax.cli.measuring import evaluate, predict
+from gpusoftmax.cli.info import gradcheck, info
+from gpusoftmax.cli.measure import evaluate, predict
 from gpusoftmax.cli.options import app
-from gpusoftmax.cli.sweeping import sweep_command
-from gpusoftmax.cli.training import train
+from gpusoftmax.cli.sweep import sweep_command
+from gpusoftmax.cli.train import train
 
 ORDER = ("train", "evaluate", "predict", "sweep", "info", "gradcheck")  # of the help, as one comes to need them
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or getattr(command.callback, "__name__", "")))

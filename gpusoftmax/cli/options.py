@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from gpusoftmax.datasets import Dataset
+    from gpusoftmax.files.dataset import Dataset
 
 
 class _Commands(TyperGroup):
@@ -198,7 +198,8 @@ def load(
     quiet: bool,
 ) -> Dataset:
     """The data that a command's arguments name."""
-    from gpusoftmax.datasets import load_data, load_dataset
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.files.load import load_data
 
     with reading(dataset, quiet):
         if not is_file(dataset):
@@ -247,7 +248,7 @@ def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> 
 
 def is_file(dataset: str) -> bool:
     """Whether an argument names a user's own file rather than a data set."""
-    from gpusoftmax.datasets import SUFFIXES
+    from gpusoftmax.files.load import SUFFIXES
 
     return dataset not in KNOWN and (dataset.lower().endswith(SUFFIXES) or Path(dataset).exists())
 
@@ -266,7 +267,7 @@ def source(text: str) -> Any:
 
 
 def _share_or_source(text: str) -> Any:
-    from gpusoftmax.validation import is_plain
+    from gpusoftmax.checks.validation import is_plain
 
     try:
         return float(text) if is_plain(text) else source(text)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import Descent, scorer, sgd_steps, sums_over_rows
-from gpusoftmax.cpu.pool import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
+from gpusoftmax.cpu.threads import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
 
 Array = npt.NDArray[Any]

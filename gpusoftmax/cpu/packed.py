@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.pool import TreeSum, for_each, leaf_rows, sum_of_trees
+from gpusoftmax.cpu.threads import TreeSum, for_each, leaf_rows, sum_of_trees
 from gpusoftmax.dtypes import BFLOAT16
 
 Array = npt.NDArray[Any]

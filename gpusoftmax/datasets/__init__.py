@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpusoftmax.datasets.base import Dataset, aligned_empty
 from gpusoftmax.datasets.cifar10 import load_cifar10
 from gpusoftmax.datasets.digits import load_digits
-from gpusoftmax.datasets.table import Table
-from gpusoftmax.datasets.user_files import SUFFIXES, load_data
+from gpusoftmax.files.dataset import Dataset, aligned_empty
+from gpusoftmax.files.load import SUFFIXES, load_data
+from gpusoftmax.files.table import Table
 
 __all__ = [
     "KNOWN",

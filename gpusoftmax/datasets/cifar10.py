@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpusoftmax.checks.validation import check_flag, check_path
 from gpusoftmax.datasets import pickled
-from gpusoftmax.datasets.archive import read_members
-from gpusoftmax.datasets.base import Dataset, aligned_empty
 from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.files import open_regular, size_of
-from gpusoftmax.validation import check_flag, check_path
+from gpusoftmax.files.archive import read_members
+from gpusoftmax.files.dataset import Dataset, aligned_empty
+from gpusoftmax.files.open import open_regular, size_of
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 OFFICIAL = OfficialFile(

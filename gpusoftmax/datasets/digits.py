@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpusoftmax.datasets.base import Dataset, aligned_empty
+from gpusoftmax.files.dataset import Dataset, aligned_empty
 
 _SEED = 0
 _TRAIN_ROWS, _VALIDATION_ROWS = 1197, 300

@@ -13,13 +13,13 @@ from sklearn.metrics import get_scorer
 from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend
-from gpusoftmax.fitting import AllOrNothing
-from gpusoftmax.parameters import explained
-from gpusoftmax.prediction import Probabilities, on_host
+from gpusoftmax.checks.parameters import explained
+from gpusoftmax.checks.validation import check_count, check_flag, check_labels
+from gpusoftmax.estimators.fitting import AllOrNothing
+from gpusoftmax.estimators.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
-from gpusoftmax.search.sweeping import sweep
-from gpusoftmax.validation import check_count, check_flag, check_labels
+from gpusoftmax.search.sweep import sweep
 
 Array = npt.NDArray[Any]
 

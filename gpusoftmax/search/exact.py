@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.array import Backend
-from gpusoftmax.objective import Objective
-from gpusoftmax.solvers.curvature import SPECTRUM_FEATURES, GramSample
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.lbfgs import LBFGS, MEMORY
+from gpusoftmax.solvers.preconditioners.gram import SPECTRUM_FEATURES, GramSample
 from gpusoftmax.trainer import Progress, TrainResult, train
 
 Array = npt.NDArray[Any]

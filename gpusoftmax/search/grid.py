@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from gpusoftmax.estimators import Estimator, SoftmaxClassifier
-from gpusoftmax.parameters import in_place_of
-from gpusoftmax.problem import solver_of
-from gpusoftmax.validation import is_plain
+from gpusoftmax.checks.parameters import in_place_of
+from gpusoftmax.checks.validation import is_plain
+from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
+from gpusoftmax.estimators.problem import solver_of
 
 ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
 FOR_SGD = ("learning_rate", "momentum")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.fitting import make_solver
-from gpusoftmax.objective import Objective
+from gpusoftmax.estimators.fitting import make_solver
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, TrainResult, train
 

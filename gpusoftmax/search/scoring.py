@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn import get_config
 from sklearn.metrics import get_scorer
 
-from gpusoftmax.validation import shown
+from gpusoftmax.checks.validation import shown
 
 Array = npt.NDArray[Any]
 

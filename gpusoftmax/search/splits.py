@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from gpusoftmax.validation import brief, check_count, check_number, shown
+from gpusoftmax.checks.validation import brief, check_count, check_number, shown
 
 Array = npt.NDArray[Any]
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.pool import single_threaded_blas
-from gpusoftmax.objective import Objective
+from gpusoftmax.cpu.threads import single_threaded_blas
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.reference import LOSSES
-from gpusoftmax.solvers.curvature import GramSample
-from gpusoftmax.solvers.hessian import is_joint, refresh, refresh_cost
-from gpusoftmax.solvers.metrics import Preconditioner
+from gpusoftmax.solvers.preconditioners.base import Preconditioner
+from gpusoftmax.solvers.preconditioners.gram import GramSample
+from gpusoftmax.solvers.preconditioners.hessian import is_joint, refresh, refresh_cost
 
 Array = npt.NDArray[Any]
 

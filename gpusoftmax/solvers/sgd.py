@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.batches import NO_EPOCH, BatchPlan, generator
-from gpusoftmax.cpu.pool import single_threaded_blas
-from gpusoftmax.objective import Objective
+from gpusoftmax.cpu.threads import single_threaded_blas
+from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.reference import LOSSES
 
 Array = npt.NDArray[Any]

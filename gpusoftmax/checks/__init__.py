@@ -1,0 +1,1 @@
+"""What a user passes is checked here, once; the message names the argument and the fix."""

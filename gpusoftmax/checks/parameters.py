@@ -1,0 +1,144 @@
+"""Parameters that a class does not have: what takes their place, by the names that other libraries give them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from gpusoftmax.checks.validation import shown
+
+NO_L1 = "the penalty is L2 alone, of strength C or l2"
+PATIENCE = "pass an EarlyStopping in callbacks, and validation=(X, y) to fit"
+BY_VALUES = "SoftmaxClassifierCV and sweep choose C by cross-validation"
+INSTEAD = {  # of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassifier, GridSearchCV and cuML
+    "penalty": "the penalty is L2, of strength C or l2; C=math.inf means none",
+    "l1_ratio": NO_L1,
+    "l1_ratios": NO_L1,
+    "penalty_normalized": "C is scikit-learn's: it multiplies the sum of the losses; l2 is relative to their mean",
+    "dual": "there is no dual problem, leave it out",
+    "intercept_scaling": "penalize_intercept=True penalises the intercept as a weight",
+    "multi_class": "all classes are fitted together; for one against the rest use OneVsRestClassifier",
+    "n_jobs": "n_threads is the number of threads",
+    "pre_dispatch": "n_threads is the number of threads",
+    "alpha": "l2 is the strength of the penalty: l2 = alpha, with two classes 2 alpha",
+    "eta0": "learning_rate is the first step's, and schedule how it goes on",
+    "power_t": "schedule='inverse' divides the learning rate by 1 + passes",
+    "early_stopping": PATIENCE,
+    "validation_fraction": PATIENCE,
+    "n_iter_no_change": PATIENCE,
+    "shuffle": "SGD visits the rows in an order drawn by random_state",
+    "average": "there are no averaged weights; schedule='cosine' or 'inverse' settles down",
+    "epsilon": "no loss has it",
+    "n_iter": "max_iter is the number of steps",
+    "linesearch_max_iter": "the line search is fixed, leave it out",
+    "lbfgs_memory": "the memory of L-BFGS is fixed, leave it out",
+    "output_type": "results are where X is, leave it out",
+    "handle": "CuPy's current stream is taken, leave it out",
+    "device": "backend says who computes",
+    "use_legacy_attributes": "attributes are those of use_legacy_attributes=False",
+    "Cs": BY_VALUES,
+    "cv": BY_VALUES,
+    "scoring": BY_VALUES,
+    "refit": BY_VALUES,
+    "rule": BY_VALUES,
+    "estimator": "the estimator's parameters are arguments themselves",
+    "param_grid": "grid is the dictionary of values",
+    "error_score": "a configuration that diverges has NaN for its score",
+    "return_train_score": "the table has the training objective",
+    # of ours, where a class does not have them all
+    "C": "Cs are the values of C",
+    "l2": "Cs are the values of C",
+    "solver": "the solver is the exact one",
+    "callbacks": "on_candidate is told of each configuration that sweep has done",
+    "warm_start": "models start from their neighbours on the path of penalties",
+    "loss": "the loss is softmax; sweep(..., loss='squared_hinge') chooses C of an SVM",
+    "probability": "SoftmaxClassifier has probabilities; for an SVM use CalibratedClassifierCV",
+}
+SOLVERS = dict.fromkeys(  # that others have
+    ("liblinear", "newton-cg", "newton-cholesky", "sag", "saga", "qn"), "'auto' is one exact solver in place of theirs"
+)
+LOSSES = {
+    "log_loss": "that is 'softmax', which SoftmaxClassifier has",
+    "log": "that is 'softmax', which SoftmaxClassifier has",
+    "cross_entropy": "that is 'softmax', which SoftmaxClassifier has",
+    "hinge": "LinearSVMClassifier has it",
+    "squared_hinge": "LinearSVMClassifier has it",
+    "softmax": "SoftmaxClassifier has it",
+}
+RATES = {name: f"schedule={name!r} says how it changes" for name in ("constant", "adaptive")} | {
+    "optimal": "'auto' finds it from the data",
+    "invscaling": "schedule='inverse' says how it changes",
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_place_of(name: str, known: Iterable[str]) -> str:
+    """What to pass instead of a parameter that is not among the known ones."""
+    known = list(known)
+    if name in INSTEAD:
+        return INSTEAD[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+
+
+def explained(init: Callable[P, None]) -> Callable[P, None]:
+    """An __init__ whose TypeErrors name the class that was called, and what takes a parameter's place.
+
+    Python's own would name the class that defines __init__, which may be a private one.
+    """
+    parameters = inspect.signature(init).parameters
+    names = [name for name in parameters if name != "self"]
+    positional = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+
+    @wraps(init)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        kind = type(args[0]).__name__
+        if len(args) > len(positional):
+            value = shown(args[len(positional)])
+            raise TypeError(f"{kind} takes its parameters by name, as in {kind}(max_iter=100); {value} has none")
+        for name in kwargs:
+            if name not in parameters:
+                raise TypeError(f"{kind} has no parameter {name!r}: {in_place_of(name, names)}")
+        init(*args, **kwargs)
+
+    return wrapper
+
+
+def named_in_errors(method: Callable[P, R]) -> Callable[P, R]:
+    """A method whose TypeErrors about its arguments name the class of its object, and the arguments that there are.
+
+    Python's own would name the class that defines it, which may be a private one.
+    """
+    signature = inspect.signature(method)
+    names = ", ".join(name for name in signature.parameters if name != "self")
+
+    @wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            place = f"{type(args[0]).__name__}.{method.__name__}"
+            raise TypeError(f"{place}: {error}; its arguments are {names}") from None
+        return method(*args, **kwargs)
+
+    return wrapper
+
+
+def check_names(estimator: Any, given: Iterable[str]) -> None:
+    """Refuse what set_params is given that is no parameter; "a__b" is b of a, which scikit-learn looks at."""
+    known = estimator.get_params(deep=False)
+    for name in given:
+        if name.partition("__")[0] not in known:
+            raise ValueError(
+                f"Invalid parameter {name!r} for estimator {type(estimator).__name__}: {in_place_of(name, known)}"
+            )
+
+
+def hint(value: Any, theirs: dict[str, str]) -> str:
+    """The end of a message about a value that other libraries take."""
+    return f"; {theirs[value]}" if isinstance(value, str) and value in theirs else ""

@@ -1,0 +1,200 @@
+"""gpusoftmax evaluate and predict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpusoftmax.cli.options import (
+    AsJson,
+    BackendName,
+    Data,
+    DatasetName,
+    Download,
+    Drop,
+    Header,
+    Label,
+    ModelFile,
+    Quiet,
+    Threads,
+    app,
+    check_no_folder,
+    check_output,
+    is_file,
+    print_data,
+    print_json,
+    reading,
+    refuse_for_known,
+    show,
+    source,
+)
+
+if TYPE_CHECKING:
+    from gpusoftmax.files.table import Columns, Table
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax evaluate flowers.safetensors more-flowers.csv --label species
+
+    gpusoftmax evaluate model.safetensors cifar10 --data ~/data
+
+    gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
+
+    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, model, train_accuracy,
+    validation_accuracy, test_accuracy (null for parts that there are not), part (the one that all the rest is about:
+    test, or rows for a file that is not in parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null
+    for an SVM), classes (a list of name, rows, precision, recall, f1), confusion (a list of rows, one for each true
+    class; null beyond 200 classes)."""
+)
+def evaluate(
+    model: ModelFile,
+    dataset: DatasetName,
+    data: Data = None,
+    download: Download = False,
+    label: Label = None,
+    drop: Drop = None,
+    header: Header = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="guesses that count as right, for top-k accuracy")] = 5,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a saved model on a data set, or on all rows of a file.
+
+    Accuracy, top-k accuracy, log loss, precision and recall of each class, and which class is taken for which.
+    """
+    from gpusoftmax.array import resolve
+    from gpusoftmax.datasets import load_dataset
+    from gpusoftmax.files.load import known_labels, path_of_labels
+    from gpusoftmax.files.table import Columns
+    from gpusoftmax.models import load_model
+    from gpusoftmax.reports.accuracy import measure
+    from gpusoftmax.reports.evaluation import evaluation, evaluation_in_words, printable
+    from gpusoftmax.reports.training import SPLITS, accuracies_in_words
+
+    estimator = load_model(model).set_params(backend=resolve(backend, threads))
+    if is_file(dataset):
+        check_no_folder(dataset, data, download)
+        tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator)
+        path = path_of_labels(source(dataset))
+        label_name = next(iter(tables.values())).label_name
+        parts: dict[str, Any] = {
+            name: (table.X, known_labels(table, estimator.classes_, path, "of the model"))
+            for name, table in tables.items()
+        }
+    else:
+        refuse_for_known(dataset, label, drop, header)
+        label_name = None
+        with reading(dataset, quiet):
+            parts = dict(load_dataset(dataset, data, download=download).parts)
+    measured = {name: measure(estimator, X, y, top) for name, (X, y) in parts.items()}
+    part = "test" if "test" in measured else next(iter(measured))
+    of_parts = {f"{name}_accuracy": measured[name].top_1 if name in measured else None for name in SPLITS}
+    result = evaluation(measured[part], estimator.classes_)
+    show(f"data      {dataset}: {', '.join(f'{len(y)} {name}' for name, (_, y) in parts.items())}", as_json)
+    if label_name is not None:
+        show(f"labels    {printable(label_name, 80)}", as_json)
+    if len(parts) > 1:
+        show(f"parts     {accuracies_in_words(of_parts)}; what follows is of the {part} rows", as_json)
+    show(evaluation_in_words(result, measured[part]), as_json)
+    if as_json:
+        about = {"dataset": dataset, "label": label_name, "estimator": type(estimator).__name__, "model": str(model)}
+        print_json({**about, **of_parts, "part": part, **result})
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax predict flowers.safetensors new.csv
+
+    gpusoftmax predict flowers.safetensors new.csv --probabilities --out predictions.csv
+
+    gpusoftmax predict model.safetensors X.npy --out labels.npy
+
+    If the model was trained on columns with names, these are found by name, whatever their order; others do not matter.
+
+    JSON keys: data, estimator, model, rows, counts (a dict: how many rows of each label), out (path or null),
+    predictions (a list; null with --out), probabilities (a list for each row; null with --out or without
+    --probabilities), classes (a list, in the order of probabilities)."""
+)
+def predict(
+    model: ModelFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="rows to name: .csv, .tsv, .parquet, .npz or .npy")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".csv, or .npy of labels or probabilities", show_default="print"),
+    ] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="of each class, too")] = False,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="a column of labels, by name or position, to leave out"),
+    ] = None,
+    drop: Drop = None,
+    header: Header = None,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Name the rows of a file by a saved model: a line of CSV for each, in the file's order, or a .npy file."""
+    import numpy as np
+
+    from gpusoftmax.array import resolve
+    from gpusoftmax.files.atomic import write_atomically
+    from gpusoftmax.files.table import Columns
+    from gpusoftmax.models import load_model
+    from gpusoftmax.reports.evaluation import predictions_as_csv, predictions_as_npy
+
+    if out is not None and out.suffix.lower() not in (".csv", ".npy"):
+        raise ValueError(f"--out {out} is of unknown kind; name a .csv or .npy file")
+    check_output("--out", out, file, model)
+    estimator: Any = load_model(model).set_params(backend=resolve(backend, threads))
+    if probabilities and not hasattr(estimator, "predict_proba"):
+        raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
+    tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)
+    if len(tables) > 1:
+        raise ValueError(f"{file} holds the parts {', '.join(tables)}; save the rows to name as a file of their own")
+    [table] = tables.values()
+    if label is None and table.label is not None and not quiet:
+        show(f"note    {table.label_name!r} holds labels by its name, and is left out", as_json=True)
+    labels = estimator.predict(table.X)
+    shares = estimator.predict_proba(table.X) if probabilities else None
+    if out is None:
+        if not as_json:
+            print_data(predictions_as_csv(labels, shares, estimator.classes_))
+    elif out.suffix.lower() == ".npy":
+        write_atomically(out, predictions_as_npy(labels if shares is None else shares))
+    else:
+        write_atomically(out, predictions_as_csv(labels, shares, estimator.classes_).encode())
+    names, counts = np.unique(labels, return_counts=True)
+    if out is not None:
+        show(f"saved   {len(labels)} rows to {out}", as_json)
+    if as_json:
+        printed = out is None
+        result = {
+            "data": str(file), "estimator": type(estimator).__name__, "model": str(model), "rows": len(labels),
+            "counts": dict(zip(map(str, names), counts.tolist(), strict=True)), "out": None if printed else str(out),
+            "predictions": labels.tolist() if printed else None,
+            "probabilities": shares.tolist() if printed and shares is not None else None,
+            "classes": estimator.classes_.tolist(),
+        }  # fmt: skip
+        print_json(result)
+
+
+def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:
+    """The parts of a file, with the columns that the model knows, by their names if it knows these."""
+    from gpusoftmax.files.load import check_label, read_parts
+
+    check_label(columns.label, source(file))
+    names = vars(estimator).pop("feature_names_in_", None)  # it is given arrays, whose columns have none
+    with reading(file, quiet):
+        tables = read_parts(source(file), replace(columns, features=None if names is None else tuple(names)))
+    if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
+        show("note    the model knows no names of columns: they are taken in the file's order", as_json=True)
+    return tables

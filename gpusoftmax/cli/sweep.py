@@ -1,0 +1,178 @@
+"""gpusoftmax sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpusoftmax.cli.options import (
+    SHARE,
+    AsJson,
+    BackendName,
+    Data,
+    DatasetName,
+    Download,
+    Drop,
+    Header,
+    Label,
+    Loss,
+    Quiet,
+    Rule,
+    Scoring,
+    Seed,
+    Test,
+    Threads,
+    Validation,
+    app,
+    check_output,
+    is_file,
+    load,
+    print_json,
+    show,
+)
+from gpusoftmax.cli.train import GRID
+
+
+@app.command(
+    name="sweep",
+    epilog="""Examples:
+
+    gpusoftmax sweep digits --C 1e-3:1e2:11
+
+    gpusoftmax sweep flowers.csv --label species --cv 5 --out results
+
+    gpusoftmax sweep cifar10 --data ~/data --C 1e-5:1e-1:20 --cv 5 --out results
+
+    gpusoftmax sweep cifar10 --data ~/data --C 1e-5:1e-1:20 --scoring log_loss --rule 1se --cv 5
+
+    gpusoftmax sweep digits --learning-rate 1e-3:1:8 --C 0.01,0.1,1 --epochs 30 --halving 2
+
+    A range START:STOP:COUNT has equal ratios. --out writes table.csv (every configuration), report.txt,
+    model.safetensors (the best, fitted to all training rows) and scores.png, for one or two parameters that vary.
+    Ctrl-C ends the sweep and keeps what is done.
+
+    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, candidates (a list of their
+    parameters, score, accuracy, loss, objective, passes, status), scoring, rule, splits, best (its parameters), score,
+    ties (a list of indices), edges (parameter: smallest or largest), train_accuracy, validation_accuracy,
+    test_accuracy, seconds, interrupted, backend, reason, threads, seed, files (a list of paths).""",
+)
+def sweep_command(
+    dataset: DatasetName,
+    data: Data = None,
+    download: Download = False,
+    label: Label = None,
+    drop: Drop = None,
+    header: Header = None,
+    validation: Validation = SHARE,
+    test: Test = SHARE,
+    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
+    C: Annotated[
+        str | None,
+        typer.Option(
+            "--C", metavar="RANGE", help="START:STOP:COUNT or a list 0.1,1,10", show_default="1e-5 to 1e3; with SGD 1"
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="from the largest curvature")
+    ] = None,
+    momentum: Annotated[str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="0.9")] = None,
+    cv: Annotated[
+        int | None,
+        typer.Option(min=2, help="folds of the training rows", show_default="the data set's validation rows"),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="the first training rows alone", show_default="all")] = None,
+    scoring: Annotated[
+        Scoring, typer.Option(help="what the best has most of; log_loss and loss count negated")
+    ] = Scoring.accuracy,
+    rule: Annotated[
+        Rule, typer.Option(help="1se (with --cv): the strongest penalty within a standard error of the best")
+    ] = Rule.best,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
+    halving: Annotated[
+        int | None, typer.Option(min=2, help="of SGD: keep 1 in so many at each rung, for as many times more passes")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="a folder for table, model and plot")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train every combination of C, learning rate and momentum, on every fold, and print which is best.
+
+    Features are standardised, by folding, each fold by its own rows. The exact solver goes along all values of C at
+    once; a learning rate or momentum makes it SGD, whose configurations take their steps side by side.
+    """
+    from dataclasses import replace
+
+    from gpusoftmax.array import resolve
+    from gpusoftmax.reports.training import (
+        SPLITS,
+        SWEEP_FILES,
+        accuracies,
+        accuracies_in_words,
+        dataset_in_words,
+        keep_names,
+        write_sweep,
+    )
+    from gpusoftmax.search.grid import values_of
+    from gpusoftmax.search.sweep import sweep
+
+    ranges = {"C": C, "learning_rate": learning_rate, "momentum": momentum}
+    grid = {name: values_of(f"--{name.replace('_', '-')}", text) for name, text in ranges.items() if text is not None}
+    options: dict[str, Any] = {
+        name: value for name, value in {"batch_size": batch_size, "max_iter": epochs}.items() if value is not None
+    }
+    sgd = loss is Loss.hinge or bool(options) or "learning_rate" in grid or "momentum" in grid
+    if sgd:
+        options = {"max_iter": 10, "schedule": "cosine", "solver": "sgd", **options}
+    if halving is not None and not sgd:
+        raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs, too")
+    if out is not None:  # before the work, not after it
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"--out {out} is a file; name a folder")
+        out.mkdir(parents=True, exist_ok=True)
+        for name in SWEEP_FILES:
+            check_output("--out", out / name, dataset, validation, test)
+    device = resolve(backend, threads)
+    if cv is not None and validation == SHARE and is_file(dataset):
+        validation = "0"  # the folds take its place
+    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    X, y = loaded.X_train[:rows], loaded.y_train[:rows]
+    if (seen := len(set(y.tolist()))) < len(loaded.class_names):
+        raise ValueError(f"--rows {rows}: these rows hold {seen} of {len(loaded.class_names)} classes; take more")
+    loaded = replace(loaded, X_train=X, y_train=y)
+    aside = loaded.parts.get("validation")
+    if cv is None and aside is None:
+        raise ValueError("there are no validation rows to score on; give --validation, or --cv 5")
+    show(f"data    {dataset_in_words(loaded)}", as_json)
+    show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    result = sweep(
+        X, y, grid or {"C": [1.0] if sgd else GRID}, cv=cv,
+        validation=None if cv else aside,
+        scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1, loss=str(loss),
+        scaling="standard", random_state=seed, backend=device, **options,
+    )  # fmt: skip
+    show(result.report, as_json)
+    measured: dict[str, Any] = dict.fromkeys(f"{split}_accuracy" for split in SPLITS)
+    if result.best_estimator_ is not None:  # else Ctrl-C came before it was fitted
+        measured = accuracies(result.best_estimator_, loaded)
+        keep_names(result.best_estimator_, loaded)
+        show(f"accuracy  {accuracies_in_words(measured)}", as_json)
+    files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))
+    if as_json:
+        print_json(
+            {
+                "dataset": loaded.name, "label": loaded.label_name, "estimator": type(result.estimators_[0]).__name__,
+                "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
+                "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
+                "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,
+                "interrupted": result.interrupted_, "backend": device.name, "reason": device.reason,
+                "threads": device.n_threads, "seed": seed, "files": [str(path) for path in files],
+            }
+        )  # fmt: skip
+    if result.interrupted_:
+        raise typer.Exit(130)

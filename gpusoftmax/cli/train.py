@@ -1,0 +1,214 @@
+"""gpusoftmax train."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpusoftmax.cli.options import (
+    SHARE,
+    AsJson,
+    BackendName,
+    Data,
+    DatasetName,
+    Download,
+    Drop,
+    Header,
+    Label,
+    Loss,
+    Quiet,
+    Recipe,
+    Seed,
+    SolverName,
+    Test,
+    Threads,
+    Validation,
+    app,
+    check_output,
+    load,
+    print_json,
+    show,
+)
+
+GRID = [float(f"{10.0 ** (half / 2):.1g}") for half in range(-10, 7)]  # 1e-5, 3e-5, 1e-4, ..., 1e3
+WORSE = 2  # values of C in a row that scored worse, after which weaker penalties are not tried any more
+
+
+@app.command(
+    epilog="""Examples:
+
+    gpusoftmax train digits
+
+    gpusoftmax train flowers.csv --label species --drop id --save flowers.safetensors
+
+    gpusoftmax train X.npy,y.npy --test X_test.npy,y_test.npy
+
+    gpusoftmax train cifar10 --data ~/data --save model.safetensors
+
+    gpusoftmax train cifar10 --data ~/data --C 0.001
+
+    gpusoftmax train cifar10 --data ~/data --recipe cs231n --loss hinge --seed 1
+
+    gpusoftmax train digits --epochs 20 --batch-size 64
+
+    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, recipe, C, l2 (both null with a
+    recipe), path (a list of C, l2, objective, validation_loss, validation_accuracy, passes: how C was chosen; empty if
+    it was given), edge (smallest or largest if the best C is at the end of what was tried, else empty), train_accuracy,
+    validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no pass was done),
+    passes (with those that preconditioners took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds,
+    objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null where Ctrl-C came before the
+    last fit), seconds (choosing and training), backend, reason, threads, seed, model (path or null)."""
+)
+def train(
+    dataset: DatasetName,
+    data: Data = None,
+    download: Download = False,
+    label: Label = None,
+    drop: Drop = None,
+    header: Header = None,
+    validation: Validation = SHARE,
+    test: Test = SHARE,
+    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
+    recipe: Annotated[
+        Recipe | None,
+        typer.Option(help="a training described elsewhere; cs231n: the course's exercise (1500 steps of 200 raw rows)"),
+    ] = None,
+    C: Annotated[
+        float | None,
+        typer.Option(
+            "--C",
+            help="inverse strength of the penalty, as in scikit-learn",
+            show_default="chosen on the validation rows; with SGD 1",
+        ),
+    ] = None,
+    solver: Annotated[
+        SolverName,
+        typer.Option(help="lbfgs: the exact optimum; sgd: minibatches; auto: sgd for the hinge and with its options"),
+    ] = SolverName.auto,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="of SGD", show_default="from the largest curvature")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="write the model (safetensors)")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on a data set, or a file, and print the accuracy on its training, validation and test rows.
+
+    By default: softmax, features standardised (by folding: the data stay as they are), the optimum for the training
+    rows, to a gradient of 1e-4, at the C with the smallest loss on the validation rows. With SGD (--solver sgd, --loss
+    hinge, or any of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and
+    lowered along a cosine, the weights with the smallest validation loss kept.
+
+    Of a file, a fifth of each class is held out to choose C by, and another to test on, unless --validation and --test
+    say otherwise.
+    """
+    from gpusoftmax.array import resolve
+    from gpusoftmax.checks.validation import counted
+    from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
+    from gpusoftmax.estimators.problem import l2_from_C
+    from gpusoftmax.models import save_model
+    from gpusoftmax.progress import progress_display
+    from gpusoftmax.protocols.cs231n import train_cs231n
+    from gpusoftmax.reports.training import (
+        accuracies,
+        accuracies_in_words,
+        dataset_in_words,
+        keep_names,
+        path_of,
+        penalty_in_words,
+        step_in_words,
+    )
+    from gpusoftmax.search.result import SweepResult
+    from gpusoftmax.search.sweep import sweep
+
+    if recipe is not None and solver is not SolverName.auto:
+        raise ValueError(f"--solver cannot be changed with --recipe {recipe}, which fixes it; leave one out")
+    for_sgd = {"--epochs": epochs, "--batch-size": batch_size, "--learning-rate": learning_rate}
+    given = [name for name, value in for_sgd.items() if value is not None]
+    if solver is SolverName.lbfgs and given:
+        raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
+    if solver is SolverName.auto:
+        solver = SolverName.sgd if given or loss is Loss.hinge else SolverName.lbfgs
+    given += ["--C"] if C is not None else []
+    if recipe is not None and given:
+        raise ValueError(f"{', '.join(given)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
+    if recipe is not None and loss is Loss.squared_hinge:
+        raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
+    check_output("--save", save, dataset, validation, test)  # before the work, not after it
+    device = resolve(backend, threads)
+    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    show(f"data    {dataset_in_words(loaded)}", as_json)
+    show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    started = time.perf_counter()
+    choice: SweepResult | None = None
+    training, aside = loaded.parts["train"], loaded.parts.get("validation")
+    if aside is None and solver is SolverName.lbfgs and C is None:
+        raise ValueError("there are no validation rows to choose C by; give --C, or use gpusoftmax sweep with --cv 5")
+    if recipe is not None:
+        progress = None if quiet else progress_display()
+        model = train_cs231n(*training, loss=str(loss), seed=seed, backend=device, progress=progress)
+    else:
+        common: dict[str, Any] = {
+            "loss": str(loss), "scaling": "standard", "solver": str(solver), "random_state": seed, "backend": device,
+            "verbose": 0 if quiet else 1,
+        }  # fmt: skip
+        if solver is SolverName.lbfgs and C is None:
+            choice = sweep(
+                *training, {"C": GRID}, validation=aside, scoring="loss", patience=WORSE,
+                on_candidate=lambda step: show(step_in_words(step), as_json), **common,
+            )  # fmt: skip
+            model = choice.best_estimator_
+        else:
+            cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+            model = cls(C=C, **common)
+            if solver is SolverName.sgd:
+                model.set_params(
+                    schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
+                    learning_rate="auto" if learning_rate is None else learning_rate,
+                )  # fmt: skip
+            model.fit(*training, validation=aside if solver is SolverName.sgd else None)
+    seconds = time.perf_counter() - started
+    measured = accuracies(model, loaded)
+    keep_names(model, loaded)
+    if save is not None:
+        save_model(model, save)
+    strength, l2 = None, None
+    if recipe is None:
+        n, strength = len(loaded.y_train), model.C or 1.0
+        l2 = l2_from_C(strength, n, len(model.classes_))
+        show(penalty_in_words(strength, l2, n, choice), as_json)
+    stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
+    interrupted = " (interrupted)" if stopped else ""
+    last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
+    found = (
+        f"{last.objective:.4f} after {counted(last.passes, 'pass')}" if last else "not known: no pass came to its end"
+    )
+    show(f"loss    {found} in {seconds:.2f} s{interrupted}", as_json)
+    fitted = getattr(model, "fit_report_", None)  # none where Ctrl-C came before the last fit
+    if fitted is not None and fitted.bound is not None:
+        show(f"fit     {fitted}".replace("\n", "\n        "), as_json)
+    show(f"accuracy  {accuracies_in_words(measured)}", as_json)
+    if save is not None:
+        show(f"saved   {save}", as_json)
+    if as_json:
+        result: dict[str, Any] = {
+            "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__, "recipe": recipe,
+            "C": strength, "l2": l2,
+            "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
+            "edge": "" if choice is None else choice.edges_.get("C", ""),
+            **measured, "fit_report": None if fitted is None else fitted.as_dict(),
+            "loss": last.objective if last else None, "passes": last.passes if last else 0,
+            "stop_reason": model.stop_reason_, "seconds": seconds, "backend": device.name, "reason": device.reason,
+            "threads": device.n_threads, "seed": seed, "model": None if save is None else str(save),
+        }  # fmt: skip
+        print_json(result)
+    if interrupted:
+        raise typer.Exit(130)

@@ -1,0 +1,271 @@
+"""From an objective to a solver, and from a solution to fitted attributes.
+
+`make_solver` picks the solver, `trainer.train` runs it, and `publish` writes the attributes, in raw feature space.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.checks.validation import brief, check_classes, check_random_seed
+from gpusoftmax.estimators.partial_fit import Stream
+from gpusoftmax.estimators.prediction import weights_of
+from gpusoftmax.estimators.problem import Problem, solver_of
+from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.certificate import Certificate, FitReport, Measured, certify
+from gpusoftmax.solvers.lbfgs import LBFGS
+from gpusoftmax.solvers.preconditioners.gram import GramSample
+from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
+from gpusoftmax.trainer import Solver, TrainResult
+
+Array = npt.NDArray[Any]
+
+AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
+
+
+def make_solver(estimator: Any, objective: Objective, sample: GramSample | None = None) -> Solver:
+    """The solver that the parameters ask for; an exact one of a sweep has the sample that all its models share."""
+    if solver_of(estimator) == "lbfgs":
+        seed = check_random_seed(estimator.random_state)
+        return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
+    plan = _plan(estimator, objective.features.n)
+    return SGD(
+        plan,
+        steps=plan.steps_per_epoch * int(estimator.max_iter),
+        learning_rate=estimator.learning_rate,
+        momentum=float(estimator.momentum),
+        nesterov=bool(estimator.nesterov),
+        schedule="adaptive" if estimator.schedule == "auto" else estimator.schedule,
+        tol=float(estimator.tol),
+    )
+
+
+def _plan(estimator: Any, n: int) -> BatchPlan:
+    sizes = {"auto": AUTOMATIC_BATCH, "full": n}
+    size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+    return BatchPlan(n, size, seed=check_random_seed(estimator.random_state))
+
+
+def start_stream(estimator: Any, classes: Any) -> Stream:
+    """The stream that a call of partial_fit goes on with: the model's, or a new one from the model as it is.
+
+    Raises
+    ------
+    ValueError
+        `classes` are not those of the model, or a parameter has no meaning where rows come in parts.
+    """
+    _check_for_stream(estimator)
+    known = None
+    if hasattr(estimator, "coef_"):
+        known = np.sort(weights_of(estimator)[0])
+    if classes is not None:
+        classes = check_classes(classes)
+        if known is not None and not np.array_equal(classes, known):
+            raise ValueError(
+                f"classes={reprlib.repr(classes.tolist())} is not the same as on last call to partial_fit or fit, "
+                f"was: {reprlib.repr(known.tolist())}; leave classes out, or clone the estimator to start anew"
+            )
+    if known is None:
+        return Stream(classes)
+    fitted = hasattr(estimator, "n_iter_")  # else the weights were set by hand, and no row was seen yet
+    if estimator.l2 is None and fitted and not hasattr(estimator, "weight_sum_"):
+        raise ValueError(
+            "the model comes from a file that does not say how many rows it has seen, which C needs; pass l2 instead"
+        )
+    return getattr(estimator, "_stream", None) or Stream(known, getattr(estimator, "weight_sum_", 0.0))
+
+
+def _check_for_stream(estimator: Any) -> None:
+    """What needs all rows at once is refused, rather than ignored."""
+    if isinstance(estimator.scaling, str):
+        raise ValueError(
+            "scaling='standard' needs the mean and standard deviation of all rows before the first of them; for "
+            "partial_fit pass scaling=(shift, scale)"
+        )
+    if isinstance(estimator.class_weight, str):
+        raise ValueError(
+            f"class_weight={estimator.class_weight!r} is not supported for partial_fit, since it needs the counts of "
+            "all rows; pass a dict {label: weight}, such as sklearn.utils.compute_class_weight finds on a large sample"
+        )
+    if estimator.schedule in ("adaptive", "step", "cosine"):
+        raise ValueError(
+            f"schedule={estimator.schedule!r} is for passes over the same rows, up to max_iter; for partial_fit use "
+            "'constant', 'inverse' (the t-th call takes learning_rate / t) or 'auto'"
+        )
+
+
+def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
+    """One pass of SGD over the next part of a stream, with the velocity that the last one left."""
+    objective, stream = problem.objective, problem.stream
+    plan, rate = _plan(estimator, objective.features.n), estimator.learning_rate
+    if rate == "auto":
+        rate = float(automatic_learning_rate(objective, plan)[0]) if stream.wants_a_rate(plan.size) else stream.rate
+    velocity = None
+    if estimator.momentum > 0:
+        W, b = start_weights(None, problem) if stream.last_step is None else _placed(problem, *stream.last_step)
+        velocity = W / rate, b / rate
+    return SGD(
+        plan,
+        steps=plan.steps_per_epoch,
+        learning_rate=rate,
+        momentum=float(estimator.momentum),
+        nesterov=bool(estimator.nesterov),
+        schedule="constant" if estimator.schedule == "auto" else estimator.schedule,
+        epochs_before=stream.calls - 1,
+        velocity=velocity,
+    )
+
+
+def stream_after(estimator: Any, problem: Problem, solver: SGD) -> Stream:
+    """The stream once `solver` has made its pass."""
+    stream, rate, last_step = problem.stream, float(solver.learning_rate), None
+    if solver.velocity is not None:
+        W, b = problem.objective.features.fold(*(rate * velocity for velocity in solver.velocity))
+        last_step = problem.backend.to_numpy(W)[:, 0].T, problem.backend.to_numpy(b)[0]
+    stream = replace(stream, last_step=last_step)
+    if estimator.learning_rate != "auto" or rate == stream.rate:
+        return stream
+    return replace(stream, rate=rate, rate_rows=stream.rows, rate_batch=solver.plan.size)
+
+
+def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
+    """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates: a fitted model's, or zeros without one.
+
+    Raises
+    ------
+    ValueError
+        The model knows other classes, or another number of features.
+    """
+    features, c = problem.objective.features, len(problem.classes)
+    xp = problem.backend.xp
+    if model is None:
+        return xp.zeros((features.d, 1, c), features.dtype), xp.zeros((1, c), features.dtype)
+    try:
+        known, coef, b = weights_of(model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"start_from is a {type(model).__name__} without classes_, coef_ (c, d), or (1, d) for two classes, and "
+            "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class "
+            f"({brief(error)})"
+        ) from None
+    order = np.argsort(known)  # set by hand, they may be in another one than ours
+    known = known[order]
+    if known.shape != problem.classes.shape or (known != problem.classes).any():
+        raise ValueError(
+            f"y has the classes {reprlib.repr(problem.classes.tolist())}, but the model that training is to start from "
+            f"has {reprlib.repr(known.tolist())}; fit from zero instead (without start_from, warm_start=False)"
+        )
+    if coef.shape[1] != features.d:
+        raise ValueError(
+            f"X has {features.d} features, but the model that training is to start from has {coef.shape[1]}; "
+            "fit from zero instead (without start_from, warm_start=False)"
+        )
+    coef, b = coef.astype(np.float64), b.astype(np.float64)
+    if not (np.isfinite(coef).all() and np.isfinite(b).all()):
+        raise ValueError("start_from has weights that are NaN or infinite; fit from zero instead")
+    if c == 2:
+        coef, b = np.vstack([-coef, coef]) / 2, np.append(-b, b) / 2
+    return _placed(problem, coef[order], b[order])
+
+
+def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
+    """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates, from (c, d) and (c,) in raw space."""
+    features, asarray = problem.objective.features, problem.backend.asarray
+    if not problem.objective.fit_intercept:
+        b = np.zeros(len(b))
+    elif features.shift is not None:
+        b = b + coef @ problem.backend.to_numpy(features.shift)
+    W = coef.T
+    if features.scale is not None:
+        scale = problem.backend.to_numpy(features.scale)
+        W = W * np.where(np.isfinite(scale), scale, 0.0)[:, None]  # a constant column's weight is part of b by now
+    return (
+        asarray(np.ascontiguousarray(W[:, None], features.dtype)),
+        asarray(np.ascontiguousarray(b[None], features.dtype)),
+    )
+
+
+class AllOrNothing:
+    """What ends a fit before its end, at any place as Ctrl-C does, leaves the estimator as it was."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator, self.before = estimator, vars(estimator).copy()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            self.estimator.__dict__ = self.before
+
+
+def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
+    """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
+    write_weights(estimator, problem.objective, problem.classes, result.W, result.b)
+    estimator.fit_report_ = _report(problem, result, float(estimator.tol))
+    write_course(estimator, problem, result)
+    return estimator
+
+
+def write_course(estimator: Any, problem: Problem, result: TrainResult) -> None:
+    """How training went: the fitted attributes beside weights and report."""
+    estimator.n_features_in_ = problem.objective.features.d  # not known yet where weights were set by hand
+    estimator.n_iter_ = n_iterations(result)
+    estimator.history_ = result.history
+    estimator.loss_curve_ = [float(record.objective) for record in result.history]
+    estimator.stop_reason_ = result.reason
+    estimator.weight_sum_ = problem.stream.weight
+    estimator._stream = problem.stream
+    estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
+
+
+def n_iterations(result: TrainResult) -> int:
+    """Steps of L-BFGS, passes of SGD: what max_iter limits."""
+    return math.ceil(result.passes) if result.iterations is None else int(result.iterations[0])
+
+
+def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
+    """classes_, coef_ and intercept_ from W (d, 1, c) and b (1, c) in the objective's coordinates."""
+    W, b = objective.features.fold(W, b)
+    W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]
+    if objective.has_free_intercept:
+        b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
+    if float(objective.l2[0]) == 0:
+        W = W - W.mean(axis=1, keepdims=True)
+    if len(classes) == 2:
+        W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
+    estimator.classes_ = classes
+    estimator.coef_ = np.ascontiguousarray(W.T)
+    estimator.intercept_ = np.ascontiguousarray(b)
+
+
+def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
+    """How the fit ended, with the certificate of a solver that goes to the optimum."""
+    started, exact, kept = time.perf_counter(), result.gradient_norm is not None, None
+    if exact:
+        measured, norm = result.measured, result.gradient_norm
+        known = None if measured is None or norm is None else Measured(*measured, norm)
+        found = certify(problem.objective, result.W, result.b, result.passes, known)[0]
+    else:
+        last = float(result.history[-1].objective) if result.history else math.nan  # interrupted in the first pass
+        found = Certificate(last, None, None, None, "SGD does not go to the optimum")
+    if problem.validation is not None and result.history:
+        kept = min(result.history, key=lambda record: float(record.validation_loss)).passes
+    return FitReport(
+        solver="lbfgs" if exact else "sgd",
+        reason=result.reason,
+        n_iter=n_iterations(result),
+        passes=result.passes,
+        seconds=result.seconds + time.perf_counter() - started,
+        tol=tol,
+        kept=kept,
+        **asdict(found),
+    )

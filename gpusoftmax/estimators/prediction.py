@@ -1,0 +1,305 @@
+"""Predictions of linear classifiers, from fitted coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
+from gpusoftmax.checks.parameters import check_names
+from gpusoftmax.checks.validation import (
+    by_rows,
+    check_finite_features,
+    check_labels,
+    check_n_features,
+    check_sample_weight,
+    shown,
+    warn_user,
+)
+from gpusoftmax.dtypes import computation_dtype
+
+Array = npt.NDArray[Any]
+
+
+class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What any linear classifier can do once it has classes_, coef_ and intercept_, and the parameters backend and
+    n_threads."""
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the constructor.
+
+        Parameters
+        ----------
+        **params
+            Their names and values.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            There is no such parameter; says what takes its place.
+        """
+        check_names(self, params)
+        super().set_params(**params)
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Scores X coef_' + intercept_.
+
+        Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n, c), or (n,) for two classes, where positive means classes_[1]
+            float64 for float64 X, else float32.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
+        scores = self._outputs(X, "linear_scores")
+        return _where_X_is(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict(self, X: Any) -> Array:
+        """The label with the largest score for each row; of equals the first in classes_.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n,)
+            In the type of classes_.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
+        labels = self._labels(X)
+        return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows, by weight, for which predict says y.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+        y : array-like, (n,)
+            Labels; those that are none of the model's classes are never said.
+        sample_weight : array-like, (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            The data are not usable; the message names the argument and the fix.
+        """
+        from sklearn.metrics import accuracy_score
+
+        predicted = self._labels(X)
+        labels = check_labels(on_host(y), "y", len(predicted))
+        weights = check_sample_weight(on_host(sample_weight), len(labels), 1, np.float64)
+        try:
+            return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
+        except (TypeError, ValueError):  # whose message lists all labels that there are
+            raise ValueError(
+                f"y[0] is {shown(labels.tolist()[0])}, which is not like the classes "
+                f"{shown(np.asarray(self.classes_).tolist())}; pass labels of the same type"
+            ) from None
+
+    def _labels(self, X: Any) -> Array:
+        """What `predict` says, on the host."""
+        best = best_classes(lambda operation: self._outputs(X, operation))
+        return np.asarray(np.asarray(self.classes_)[best])
+
+    def _outputs(self, X: Any, operation: str, names_expected: bool = True) -> Array:
+        """`outputs` for X as a user passes it; see `_check_names`."""
+        check_is_fitted(self)
+        kind, shape = type(self).__name__, weights_of(self)[1].shape
+        d = getattr(self, "n_features_in_", shape[1])
+        if shape[1] != d:
+            raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
+        self._check_names(X, names_expected)
+        device = resolve_for(self.backend, self.n_threads, X=X)
+        with device.active():
+            X = device.features(X)
+            check_n_features(X, d, owner=kind)
+            return outputs(self, device, X, operation)
+
+    def _check_names(self, X: Any, expected: bool = True) -> None:
+        """The columns of a data frame are those of training, in the same order; where their names are expected, an
+        array has a warning that they cannot be compared."""
+        if not has_columns(X):
+            if expected and hasattr(self, "feature_names_in_"):
+                warn_user(
+                    f"X does not have valid feature names, but {type(self).__name__} was fitted with feature names",
+                    UserWarning,
+                )
+        else:
+            try:
+                validate_data(self, by_rows(X), reset=False, skip_check_array=True)
+            except ValueError as error:
+                raise ValueError(f"{error}\nPass the columns feature_names_in_ of the model, in that order.") from None
+
+
+class Probabilities(LinearPredictor):
+    """What those can do besides whose scores are logarithms of probabilities, up to a shift."""
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of predict_proba, exact where the probability itself underflows.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n, c)
+            In nats; columns in the order of classes_.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
+        return _where_X_is(X, _log_softmax(self._outputs(X, "linear_scores")))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities p_ij = exp(z_ij) / sum_k exp(z_ik), of the scores z.
+
+        Parameters
+        ----------
+        X : array-like, (n, d)
+            As for `fit`; a data frame's columns are to be those of training.
+
+        Returns
+        -------
+        ndarray, (n, c)
+            In [0, 1]; columns in the order of classes_.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ValueError, TypeError
+            X is not usable, or has another number of features than training had.
+        """
+        return _where_X_is(X, self._outputs(X, "linear_probabilities"))
+
+
+def weights_of(model: Any) -> tuple[Array, Array, Array]:
+    """classes_ (c,), coef_ (c, d) or (1, d) for two classes, and intercept_ (c,) or (1,) of a linear classifier.
+
+    Users may set them by hand, as arrays or lists, which is why their shapes are looked at.
+    """
+    kind, names = type(model).__name__, ("classes_", "coef_", "intercept_")
+    for name in names:
+        if not hasattr(model, name):
+            raise NotFittedError(f"this {kind} has no {name}: call fit, or set {', '.join(names)}")
+    classes, coef, intercept = (np.asarray(getattr(model, name)) for name in names)
+    if classes.ndim != 1 or len(classes) < 2:
+        raise ValueError(f"classes_ of this {kind} has shape {classes.shape}; set at least two labels, shape (c,)")
+    rows = 1 if len(classes) == 2 else len(classes)
+    if coef.ndim != 2 or len(coef) != rows or intercept.shape != (rows,):
+        raise ValueError(
+            f"coef_ of this {kind} has shape {coef.shape} and intercept_ {intercept.shape}; for the {len(classes)} "
+            f"classes of classes_ set coef_ with shape ({rows}, d) and intercept_ with ({rows},)"
+        )
+    for name, array in (("coef_", coef), ("intercept_", intercept)):
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name} of this {kind} has dtype {array.dtype}; set real numbers")
+    return classes, coef, intercept
+
+
+def outputs(model: Any, device: Backend, X: Any, operation: str, rows: Any = None) -> Array:
+    """One of the operations linear_scores, linear_best and linear_probabilities on X (or some of its rows), which is
+    checked and on the device; the result is on the host.
+
+    Two classes have two columns here, too; the first one's weights are zero.
+    """
+    classes, coef, intercept = weights_of(model)
+    single = len(classes) == 2 and operation == "linear_best"  # the sign of one column tells: half the work
+    if len(classes) == 2 and not single:
+        coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
+    dtype = computation_dtype(X.dtype)
+    W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
+    b = device.asarray(np.ascontiguousarray(intercept, dtype=dtype)[None, :])
+    found = device.to_numpy(getattr(device.ops, "linear_scores" if single else operation)(X, W, b, rows))[:, 0]
+    if single:
+        found = np.where(np.isfinite(found[:, 0]), found[:, 0] > 0, -1)
+    if not np.isfinite(found).all() or (operation == "linear_best" and (found < 0).any()):
+        check_finite_features(device.to_numpy(X))
+        for name, array in (("coef_", coef), ("intercept_", intercept)):
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} of this {type(model).__name__} holds NaN or infinity; fit it again")
+    return found
+
+
+def best_classes(outputs_of: Callable[[str], Array]) -> Array:
+    """The class index with the largest score of each row, from a function that has `outputs` of an operation."""
+    best = outputs_of("linear_best")
+    if (best < 0).any():  # scores beyond the largest number of their type: infinite, but one of them the largest
+        best = outputs_of("linear_scores").argmax(axis=1)
+    return best
+
+
+def _log_softmax(scores: Array) -> Array:
+    """Log-probabilities (n, c) from scores (n, c)."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probabilities
+
+
+def _where_X_is(X: Any, result: Array) -> Any:
+    """A host array, moved to the GPU that holds X, if one does."""
+    place = gpu_of(X)
+    if place is None:
+        return result
+    device = resolve(f"cuda:{place}")
+    with device.active():
+        return device.asarray(result)
+
+
+def on_host(X: Any) -> Any:
+    """X as it is, unless a GPU holds it: a copy on the host."""
+    place = gpu_of(X)
+    if place is None:
+        return X
+    device = resolve(f"cuda:{place}")
+    with device.active():
+        return device.to_numpy(X)
+
+
+def has_columns(X: Any) -> bool:
+    """A data frame or table, whose column names scikit-learn records and compares; not one that is yet to be read."""
+    return hasattr(X, "shape") and (hasattr(X, "columns") or hasattr(X, "__dataframe__"))

@@ -1,0 +1,405 @@
+"""From an estimator and a user's data to what is to be minimised.
+
+`load` checks the data, `pose` makes an objective of them or of some of their rows, in coordinates that suit the solver.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import compute_class_weight
+
+from gpusoftmax.array import Backend
+from gpusoftmax.checks.validation import (
+    brief,
+    check_finite_features,
+    check_loss,
+    check_n_features,
+    check_pair,
+    check_same_length,
+    check_sample_weight,
+    check_shift_and_scale,
+    encode_known_labels,
+    encode_labels,
+    encode_proportions,
+    shown,
+)
+from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
+from gpusoftmax.estimators.partial_fit import Moments, Stream
+from gpusoftmax.features.dense import DenseFeatures, rows_that_count
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.objective.soft_labels import class_sums, row_sums, soften
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+FAR = 1e-4  # of a column's deviation: rounding of its mean that is worth a word
+LARGEST_WEIGHT = 1e3  # of a standardised feature: what is left of the range of a type
+HEAVY = 1e-3  # of the mean weight: what makes a row fit to take differences from
+ONLY_FOR_SGD = ("batch_size", "learning_rate", "momentum", "nesterov", "schedule")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A user's rows, checked.
+
+    Attributes
+    ----------
+    X : ndarray, (n, d)
+        On the device; the rest is on the host.
+    labels : ndarray of int32, (n,)
+        Indices of classes: of soft labels the largest.
+    proportions : ndarray, (n, c), or None
+        Soft labels.
+    classes : ndarray, (c,)
+    weights : ndarray, (n,), or None
+        Of rows, in the type of computation.
+    unit : float
+        What the user's weights were divided by to fit into that type: 1, or a power of two.
+    validation : (X, labels, proportions) or None
+        Rows of the user's own that training does not see.
+    backend : Backend
+    """
+
+    X: Array
+    labels: Array
+    proportions: Array | None
+    classes: Array
+    weights: Array | None
+    unit: float
+    validation: tuple[Array, Array, Array | None] | None
+    backend: Backend
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What `prepare` makes of a user's data: objectives over scaled features, the labels' names, and where a stream
+    stands that begins with these rows, or goes on with them."""
+
+    objective: Objective
+    validation: Objective | None
+    classes: Array
+    backend: Backend
+    stream: Stream
+
+
+def changed_for_sgd(estimator: Any) -> dict[str, Any]:
+    """Parameters that only SGD has a use for and that are not at their defaults, which are the values."""
+    parameters = inspect.signature(type(estimator)).parameters
+    defaults = {name: parameters[name].default for name in ONLY_FOR_SGD}
+    return {name: default for name, default in defaults.items() if getattr(estimator, name) != default}
+
+
+def solver_of(estimator: Any) -> str:
+    """The solver's name, "lbfgs" or "sgd": what solver="auto" means for this estimator."""
+    if estimator.solver != "auto":
+        return str(estimator.solver)
+    return "sgd" if estimator.loss == "hinge" or changed_for_sgd(estimator) else "lbfgs"
+
+
+def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
+    """The l2 of our mean objective that equals scikit-learn's C.
+
+    C multiplies a sum of losses, so l2 = 1 / (C S), S the sum of the weights. With two classes scikit-learn has one
+    vector w where we have two, -w/2 and w/2, whose squares add up to half as much: l2 = 2 / (C S). C = inf: no penalty.
+    """
+    return (2.0 if n_classes == 2 else 1.0) / (C * weight_sum)
+
+
+def C_from_l2(l2: float, weight_sum: float, n_classes: int) -> float:
+    """The other way: C = 1 / (l2 S), with two classes 2 / (l2 S)."""
+    return math.inf if l2 == 0 else l2_from_C(l2, weight_sum, n_classes)
+
+
+def l2_of(estimator: Any, weight_sum: float, n_classes: int) -> float:
+    """The penalty of the mean objective that the estimator's C or l2 means."""
+    if estimator.l2 is not None:
+        return float(estimator.l2)
+    return l2_from_C(1.0 if estimator.C is None else estimator.C, weight_sum, n_classes)
+
+
+def load(
+    estimator: Any, device: Backend, X: Array, y: Any, sample_weight: Any = None,
+    validation: tuple[Any, Any] | None = None, known: Array | None = None,
+) -> Data:  # fmt: skip
+    """Data from X, which is checked and on the device already, and the rest as a user passed it.
+
+    `known` are the classes, where they are known already.
+    """
+    y, sample_weight = map(device.on_host, (y, sample_weight))
+    log.info("backend %s: %s", device.name, device.reason)
+    (n, d), dtype = X.shape, computation_dtype(X.dtype)
+    soft = encode_proportions(y, n, estimator.loss, known=known)
+    classes, labels, proportions = soft or (*encode_labels(y, n, known), None)
+    weights, unit = weights_in_type(check_sample_weight(sample_weight, n, 1, np.float64), dtype)
+    aside = None
+    if validation is not None:
+        check_pair("validation", validation)
+        Xv = device.features(validation[0], "validation[0]")
+        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
+        yv = device.on_host(validation[1])
+        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes, "validation[0]")
+        codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
+        check_same_length("validation[1]", codes, len(Xv), "validation[0]")
+        aside = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes, shares
+    return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], unit, aside, device)
+
+
+def prepare(
+    estimator: Any,
+    device: Backend,
+    X: Array,
+    y: Any,
+    sample_weight: Any,
+    validation: tuple[Any, Any] | None,
+    stream: Stream | None = None,
+) -> Problem:
+    """Objectives for X, checked and on the device, in the estimator's terms. With a stream X is its next part."""
+    known = None if stream is None else stream.classes
+    data = load(estimator, device, X, y, sample_weight, validation, known)
+    return problem_of(estimator, data, stream)
+
+
+def problem_of(estimator: Any, data: Data, stream: Stream | None = None) -> Problem:
+    """The same from data that are checked already."""
+    objective, stream = _posed(estimator, data, None, stream)
+    aside = None if data.validation is None else held_out(objective, data)
+    return Problem(objective, aside, data.classes, data.backend, stream)
+
+
+def pose(
+    estimator: Any, data: Data, rows: Array | None, moments: Moments | None = None
+) -> tuple[Objective, float, Moments | None]:
+    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host); and S.
+
+    The moments of these rows, if they are known from a time before, or were wanted now, come back, too.
+    """
+    objective, stream = _posed(estimator, data, rows, None, moments)
+    return objective, stream.weight, stream.moments
+
+
+def _posed(
+    estimator: Any, data: Data, rows: Array | None, stream: Stream | None, moments: Moments | None = None
+) -> tuple[Objective, Stream]:
+    device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
+    s, of_classes = data.weights, None
+    if estimator.class_weight is not None:
+        of_classes, of_rows = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
+        s = of_rows if s is None else s * of_rows
+    s = check_sample_weight(s, n, 1, np.float64, "class_weight * sample_weight")
+    s, unit = weights_in_type(s, computation_dtype(data.X.dtype))
+    unit *= data.unit
+    rows = rows_that_count(s, rows)
+    if rows is not None and not len(rows):
+        raise ValueError("class_weight * sample_weight is 0 for all training rows of a split; pass other folds")
+    features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
+    here = s if s is None or rows is None else s[rows]
+    total = float(features.n) if here is None else float(here.sum(dtype=np.float64)) * unit
+    weights = None if s is None else asarray(s)
+    sgd = stream is not None or solver_of(estimator) == "sgd"
+    sums = None
+    if moments is None and (stream is not None or _wants_moments(estimator, sgd)):
+        moments = _moments(features, s, total)
+    if stream is None:
+        stream = Stream(data.classes, 0.0 if moments else total, moments=moments)
+    else:
+        assert moments is not None
+        stream = stream.with_rows(data.classes, moments)
+        sums = asarray(np.array([features.n * stream.mean_weight / unit]))
+    l2 = l2_of(estimator, stream.weight, c)
+    log.info(
+        "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
+        data.X.nbytes / 2**20, device.ops.pass_bytes(data.X.dtype, features.n, d, 1, c) / 2**20,
+        d * c * np.dtype(features.dtype).itemsize / 2**20,
+    )  # fmt: skip
+    constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
+    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
+    shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
+    objective = Objective(
+        replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
+        check_loss(estimator.loss), estimator.fit_intercept, estimator.penalize_intercept, factors, total=sums,
+    )  # fmt: skip
+    if data.proportions is not None or estimator.label_smoothing:
+        objective = soften(objective, data.proportions, estimator.label_smoothing, of_classes)
+    return objective, stream
+
+
+def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Objective:
+    """The same objective over rows that it does not train on: some of the data's, by their sample weights, or its own.
+
+    Neither class weights nor label smoothing count there.
+    """
+    asarray, features = data.backend.asarray, objective.features
+    if rows is not None:
+        weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
+        rows = rows_that_count(data.weights, rows)
+        aside = replace(objective, features=replace(features, rows=asarray(rows)), weights=weights, linear_term=None)
+        proportions = data.proportions
+    else:
+        assert data.validation is not None
+        Xv, codes, proportions = data.validation
+        features = replace(features, X=Xv, rows=None)
+        aside = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
+    return aside if proportions is None else soften(aside, proportions)
+
+
+def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Array]:
+    """scikit-learn's weights of the classes (c,), of some rows' counts, and what they make of each row (n,).
+
+    A soft label counts as one row for each of its classes, with the class's weight.
+    """
+    classes, proportions = data.classes, data.proportions
+    s = np.ones(len(data.labels)) if data.weights is None else data.weights
+    sums = np.ones(len(s)) if proportions is None else row_sums(proportions)
+    if proportions is None:
+        counts = np.bincount(data.labels[rows], s[rows], len(classes))
+    else:
+        counts = class_sums(proportions[rows], (s / sums)[rows])
+    try:
+        with np.errstate(divide="ignore"):
+            weights = compute_class_weight(class_weight, classes=classes, y=classes, sample_weight=counts)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"class_weight={shown(class_weight)} has no weights for the classes {shown(classes.tolist())} "
+            f"({brief(error)}); pass None, 'balanced', or a dictionary from classes to numbers"
+        ) from None
+    weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
+        raise ValueError(
+            f"class_weight[{classes[j : j + 1].tolist()[0]!r}] is {weights[j]}; weights must be finite and not negative"
+        )
+    return weights, weights[data.labels] if proportions is None else row_sums(proportions, weights) / sums
+
+
+def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Moments:
+    """Moments of the columns of X, with weights (n, 1), on the host, of sum `total`.
+
+    Raises
+    ------
+    ValueError
+        X holds NaN or infinity, or values whose squares overflow; names the first, by row and column.
+    """
+    backend, rows, origin = features.backend, features.rows, None
+    s = None if weights is None else weights[:, 0]
+    if s is not None:
+        numbers = features.numbers(np.arange(features.n))
+        heavy = s[numbers] >= HEAVY * s[numbers].mean(dtype=np.float64)
+        origin = int(numbers[heavy.argmax()])
+    found = backend.ops.column_moments(features.X, None if s is None else backend.asarray(s), rows, origin)
+    mean, variance = map(backend.to_numpy, found)
+    if not (np.isfinite(mean) & np.isfinite(variance)).all():
+        X = backend.to_numpy(features.X)
+        check_finite_features(X)
+        column = int((~(np.isfinite(mean) & np.isfinite(variance))).argmax())
+        row = int(abs(X[:, column]).argmax())
+        raise ValueError(
+            f"X[{row}, {column}] is {X[row, column]:g}: the squares of this column overflow; divide the column by its "
+            "largest absolute value, or leave it out"
+        )
+    moments = Moments(features.n, total, mean, variance)
+    sums = features.n * np.hypot(mean, np.sqrt(variance))
+    too_large = (sums > np.finfo(features.dtype).max) & ~constant_columns(moments, features.dtype)
+    if too_large.any():
+        column = int((sums * too_large).argmax())
+        x = backend.to_numpy(features.X[:, column])
+        row = int(abs(x).argmax())
+        raise ValueError(
+            f"X[{row}, {column}] is {x[row]:g}: sums of this column overflow in {np.dtype(features.dtype).name}; "
+            "divide the column by its largest absolute value, or leave it out"
+        )
+    return moments
+
+
+def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:
+    """Which columns (d,) hold one number, rounding apart: their deviation is within the rounding of their mean.
+
+    That is n eps |mean| of float64, as in scikit-learn's StandardScaler, or two units in the last place of the type of
+    computation. Weights of such columns would blow up rounding.
+    """
+    rounding = max(moments.rows * float(np.finfo(np.float64).eps), 2 * float(np.finfo(dtype).eps))
+    return np.asarray(np.sqrt(moments.variance) <= rounding * abs(moments.mean))
+
+
+def far_from_zero(problem: Problem) -> str:
+    """Advice about the column that lies farthest from zero, by its deviation, if that costs digits; else "".
+
+    Features are centred as they are read, through the weights: scores are differences of numbers as large as the
+    mean, and have its rounding.
+    """
+    moments, dtype = problem.stream.moments, problem.objective.features.dtype
+    if moments is None:
+        return ""
+    varies = ~constant_columns(moments, dtype)
+    distances = np.divide(abs(moments.mean), np.sqrt(moments.variance), out=np.zeros(len(varies)), where=varies)
+    column = int(distances.argmax())
+    if distances[column] * np.finfo(dtype).eps < FAR:
+        return ""
+    return (
+        f"subtract the mean of column {column} ({moments.mean[column]:.3g}, {distances[column]:.0e} times its "
+        "deviation) beforehand, as sklearn's StandardScaler does"
+    )
+
+
+def _wants_moments(estimator: Any, sgd: bool) -> bool:
+    """Whether the coordinates depend on the data."""
+    free = estimator.fit_intercept and not estimator.penalize_intercept
+    return free or isinstance(estimator.scaling, str) or (sgd and estimator.learning_rate == "auto")
+
+
+def _coordinates(
+    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool, constant: Array | None, dtype: Any
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Shift and scale (d,) in which to solve, and the factors of the penalty there.
+
+    The objective is the user's, the course is not. A free intercept absorbs any shift, so features are centred: without
+    that SGD would crawl on raw pixels, whose mean is their largest direction by far. And where SGD's learning rate is
+    ours to choose, each feature is divided by t_p = sqrt(variance + 2 l2), which makes all curvatures along single
+    features about equal (Jacobi's preconditioner): without it columns of very different sizes would never converge. A
+    penalty on W is then one on the new weights t W, with factors 1 / t^2.
+
+    Columns that are `constant` (d,) have an infinite scale where they are centred: nothing is seen of them, and their
+    weights are 0.
+
+    Raises
+    ------
+    ValueError
+        A column varies so little that its weights might be infinite in the type of computation, `dtype`.
+    """
+    given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
+    shift, scale = check_shift_and_scale(given[0], given[1], d, "scaling's ")
+    if moments is None or not _wants_moments(estimator, sgd):
+        return shift, scale, None
+    mean, variance = moments.mean, moments.variance
+    standard, free = isinstance(estimator.scaling, str), estimator.fit_intercept and not estimator.penalize_intercept
+    if standard:
+        deviation = np.sqrt(variance)
+        tiny = deviation < LARGEST_WEIGHT / np.finfo(dtype).max
+        if constant is not None:
+            tiny &= ~constant
+        if tiny.any():
+            column = int(tiny.argmax())
+            raise ValueError(
+                f"the standard deviation of column {column} of X is {deviation[column]:.2g}, which scaling='standard' "
+                f"cannot divide by in {np.dtype(dtype).name}; multiply the column by a large number, or leave it out"
+            )
+        shift, scale = check_shift_and_scale(mean, deviation, d)
+    if free:
+        shift = mean
+    factors = None
+    if sgd and estimator.learning_rate == "auto":
+        size = variance + (mean - (0.0 if shift is None else shift)) ** 2
+        user_scale = np.ones(d) if scale is None else scale
+        t = np.sqrt(size / user_scale**2 + 2 * l2)
+        t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
+        scale, factors = user_scale * t, 1 / t**2
+    if constant is not None and constant.any() and (standard or free):
+        scale = np.where(constant, np.inf, 1.0 if scale is None else scale)
+    return shift, scale, factors

@@ -1,0 +1,1 @@
+"""Users' files: opened, read, checked, replaced."""

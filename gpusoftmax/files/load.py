@@ -1,0 +1,438 @@
+"""Data of users' own: files in, rows to train, validate and test on out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import numbers
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusoftmax.checks.validation import check_count, check_number, check_path, shown
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.dataset import Dataset
+from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.parquet import read_parquet
+from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
+
+log = logging.getLogger("gpusoftmax")
+
+Array = NDArray[Any]
+Source = str | Path | tuple[str | Path, str | Path]
+
+TEXTS = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv}
+TABLES = {**TEXTS, ".parquet": read_parquet}
+SUFFIXES = (".npz", ".npy", *TABLES)
+FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # of the array of features in a .npz
+PARTS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+ROWS_AT_ONCE = 1024  # whose numbers are looked at
+WHOLE = "rows"  # the part of a file that is not in parts
+INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # as people count: 007 is a name, which would come back as 7
+WHOLE_FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.0*)?")  # and exact; 1.10 and 1.1 are two names
+
+
+def load_data(
+    train: Source,
+    *,
+    label: str | int | None = None,
+    drop: Sequence[str] = (),
+    header: bool | None = None,
+    validation: Source | float = 0.2,
+    test: Source | float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Load rows of one's own, with others to validate and to test on.
+
+    Parameters
+    ----------
+    train : path-like, or pair of path-likes
+        A table with a column of labels (.csv, .tsv, .parquet), arrays in a .npz, or a pair (features.npy, labels.npy).
+        A .npz may hold X and y, or parts, such as X_train, y_train, X_test, y_test. Features of more than two
+        dimensions are flattened: a row an image.
+    label : str or int, optional
+        The column of the labels, by name or position (from 0, negative from the end), or the array of a .npz. By
+        default the one that is called label, labels, class, target or y.
+    drop : sequence of str
+        Columns of a table to leave out, such as row numbers and remarks. Nothing in them is looked at.
+    header : bool, optional
+        Whether the first line of a table in text has the columns' names. By default as it looks: names that are asked
+        for, or usual for labels, are a header, as are other words over columns of numbers. A line that may be either
+        is refused.
+    validation, test : path-like, pair of path-likes, or float
+        A file with these rows, of the same columns; or the share of the training rows to hold out for them, in [0, 1):
+        of each class that share, rounded down. The share is ignored where `train` itself holds these rows.
+    seed : int
+        Of the choice of rows to hold out.
+
+    Returns
+    -------
+    Dataset
+        Labels are integers where all of them are, else text; `feature_names` the columns' names, if they have any, and
+        `label_name` the labels'. X is float64 from text, else of the file's own type.
+
+    Raises
+    ------
+    BadFileError
+        A file is not what it should be; says where and why. So are labels that are missing, or numbers that are not
+        whole, and those of validation and test rows that no training row has.
+    ValueError, TypeError
+        An argument is not usable.
+    ImportError
+        A .parquet file without pyarrow.
+    OSError
+        A file cannot be read.
+
+    Notes
+    -----
+    Arrays that are mapped (`numpy.memmap`) need no loading: pass them to an estimator, which reads them in place.
+
+    A column without a name, and the index of a data frame, are left out with a warning. Words for a gap ("NA", "?",
+    "none") are refused among labels that are numbers, and warned of among words, where they may be a class.
+    """
+    check_count("seed", seed, least=0)
+    if isinstance(label, bool) or not isinstance(label, str | numbers.Integral | None):
+        raise TypeError(f"label={shown(label)} is a {type(label).__name__}; pass a column's name or position")
+    drop = (drop,) if isinstance(drop, str) else drop
+    if not isinstance(drop, Sequence) or not all(isinstance(name, str) for name in drop):
+        raise TypeError(f"drop={shown(drop)} is no list of names; pass those of the columns to leave out")
+    if not isinstance(header, bool | None):
+        raise TypeError(f"header={shown(header)} is a {type(header).__name__}; pass True, False or None")
+    train = _paths("train", train)
+    columns = Columns(label if isinstance(label, str | None) else int(label), drop=tuple(drop), header=header)
+    check_label(columns.label, train)
+    parts = read_parts(train, columns)
+    if WHOLE in parts:
+        parts["train"] = parts.pop(WHOLE)
+    if "train" not in parts:
+        raise BadFileError(_path(train), reason=f"holds {', '.join(parts)} rows", expected="training rows (X_train)")
+    paths, shares = dict.fromkeys(parts, path_of_labels(train)), dict[str, float]()
+    for name, given in (("validation", validation), ("test", test)):
+        if isinstance(given, float | int | np.number):
+            share = check_number(name, given, least=0, most=1, below=True)
+            if name not in parts:
+                shares[name] = share
+        elif name in parts:
+            raise ValueError(f"{name}={str(given)!r}: {_path(train)} holds {name} rows already; leave one out")
+        else:
+            given = _paths(name, given)
+            found_label = parts["train"].label
+            own = Columns(
+                columns.label if has_label_column(given) else None,
+                features=parts["train"].feature_names,
+                header=header if _path(given).suffix.lower() in TEXTS else None,
+                label_name=found_label if isinstance(found_label, str) else None,
+            )
+            read = read_parts(given, own)
+            if len(read) > 1:
+                raise ValueError(f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file of one part")
+            [parts[name]], paths[name] = read.values(), path_of_labels(given)
+            if (d := parts["train"].X.shape[1]) != (found := parts[name].X.shape[1]):
+                raise BadFileError(_path(given), reason=f"{found} features", expected=f"{d}, as for training")
+    if sum(shares.values()) >= 1:
+        raise ValueError(f"validation={validation} and test={test} leave nothing to train on; hold out less")
+    _check_finite(parts["train"], _path(train))
+    labels = training_labels(parts["train"], path_of_labels(train))
+    classes = np.unique(labels)
+    for name, part in parts.items():
+        y = labels if name == "train" else known_labels(part, classes, paths[name], "of the training rows")
+        parts[name] = replace(part, y=y)
+    whole = parts["train"]
+    _tell_of_oddities(whole, labels, _path(train))
+    for name, rows in held_out(labels, {name: share for name, share in shares.items() if share}, seed).items():
+        if not len(rows):
+            largest = np.unique(labels, return_counts=True)[1].max()
+            raise ValueError(
+                f"{name}={shares[name]:g}: that share of each class, rounded down, is no row at all, since the largest "
+                f"class has {largest}; pass a file, {name}=0, or at least {math.ceil(1 / shares[name])} rows of a class"
+            )
+        parts[name] = Table(whole.X[rows], labels[rows])
+    none = Table(whole.X[:0], labels[:0])
+    return Dataset(
+        name=_path(train).name,
+        X_train=parts["train"].X,
+        y_train=_labels(parts["train"]),
+        X_validation=parts.get("validation", none).X,
+        y_validation=_labels(parts.get("validation", none)),
+        X_test=parts.get("test", none).X,
+        y_test=_labels(parts.get("test", none)),
+        class_names=tuple(map(str, classes)),
+        feature_shape=None,
+        feature_names=whole.feature_names,
+        label_name=whole.label_name,
+    )
+
+
+def has_label_column(source: Source) -> bool:
+    """Whether labels are a column of a table, or an array with a name, and not a file of their own."""
+    return not isinstance(source, tuple) and _path(source).suffix.lower() in (*TABLES, ".npz")
+
+
+def check_label(label: str | int | None, source: Source) -> None:
+    """Refuse a column of labels where there are no columns."""
+    if label is not None and not has_label_column(source):
+        raise ValueError(f"label={label!r}: {_path(source)} has no column of labels; leave it out")
+
+
+def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
+    """Read the rows of a file, or of a pair of .npy files.
+
+    Parameters
+    ----------
+    source : path-like, or pair of path-likes
+        As `load_data`'s.
+    columns : Columns
+        What is asked for; of arrays, which have no names, the labels alone.
+
+    Returns
+    -------
+    dict of str to Table
+        "train", "validation" and "test" of a .npz that holds such parts, otherwise "rows".
+
+    Raises
+    ------
+    BadFileError, ValueError, OSError, ImportError
+        As `load_data`.
+    """
+    path = _path(source)
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        found = "is a folder" if path.is_dir() else f"is of kind {kind or 'unknown'}"
+        raise BadFileError(path, reason=found, expected=f"one of {', '.join(SUFFIXES)}; save it as one of them")
+    if columns.header is not None and kind not in TEXTS:
+        raise ValueError(f"header={columns.header}: {path} is no table in text; leave it out")
+    if columns.drop and kind not in TABLES:
+        raise ValueError(f"drop={list(columns.drop)!r}: the columns of {path} have no names; save it without them")
+    if isinstance(source, tuple):
+        return {WHOLE: _table(read_npy(path), read_npy(Path(source[1])), path, Path(source[1]))}
+    if kind in TABLES:
+        return {WHOLE: TABLES[kind](path, columns)}
+    if kind == ".npz":
+        return _parts_of_npz(path, columns)
+    if kind == ".npy" and columns.need_label:
+        expected = f"a pair of files, {path.name} and one with the labels"
+        raise BadFileError(path, reason="features without labels", expected=expected)
+    return {WHOLE: _table(read_npy(path), None, path)}
+
+
+def known_labels(table: Table, classes: Array, path: Path, whose: str) -> Array:
+    """Labels (n,) of a table in the type of some classes, which all of them must be among.
+
+    Raises
+    ------
+    BadFileError
+        A label that is none of the classes; says in which row.
+    """
+    distinct, first, codes = np.unique(_labels(table), return_index=True, return_inverse=True)
+    known = {label: label for label in classes.tolist()}
+    text = distinct.dtype.kind == "U"
+    if all(label in TRUTH for label in known):  # True, true and TRUE are one
+        known |= {other: label for label in classes.tolist() for other in TRUTH if TRUTH[other] is TRUTH[label]}
+    read: Callable[[Any], Any] = (
+        str if classes.dtype.kind in "OU" else TRUTH.get if text and classes.dtype.kind == "b" else
+        _number if text else lambda label: label
+    )  # fmt: skip
+    labels = [known.get(read(label)) for label in distinct.tolist()]
+    if unknown := [row for label, row in zip(labels, first.tolist(), strict=True) if label is None]:
+        row = min(unknown)
+        raise BadFileError(
+            path,
+            place=table.place(row),
+            reason=f"label {shown(_labels(table)[row].item())} is not among the {len(classes)} classes {whose}, "
+            f"{shown(classes.tolist())}",
+            expected="one of them; drop such rows, or train on some, too",
+        )
+    return np.array(labels, classes.dtype)[codes]
+
+
+def training_labels(table: Table, path: Path) -> Array:
+    """Labels (n,) of a table, which decide on the classes: text becomes integers, or whole floats, if all of it can.
+
+    Raises
+    ------
+    BadFileError
+        A label is missing, or they are numbers that are not whole; says in which row.
+    """
+    y = _labels(table)
+
+    def bad(row: int, expected: str) -> BadFileError:
+        return BadFileError(path, place=table.place(row), reason=f"label {shown(y[row].item())}", expected=expected)
+
+    missing, whole = "a label in each row; leave out rows without one", "classes: whole numbers, or names"
+    if y.dtype.kind == "f":
+        wrong = ~np.isfinite(y) | (y != np.floor(y))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise bad(row, missing if np.isnan(y[row]) else whole)
+    if y.dtype.kind != "U":
+        return y
+    distinct, firsts, counts = np.unique(y, return_index=True, return_counts=True)
+    if len(distinct) > 2 and all(label in TRUTH for label in distinct.tolist()):  # half of them saved by Excel
+        return np.array([str(TRUTH[label]) for label in y.tolist()])
+    words = [label.strip() for label in distinct.tolist()]
+    number = np.array([NUMBER.fullmatch(word) is not None for word in words])
+    gap = np.array([word.lower() in GAPS for word in words])
+    empty = np.array([not word for word in words])
+    if empty.any() or (gap.any() and number.any() and (number | gap).all()):
+        raise bad(firsts[empty if empty.any() else gap].min(), missing)
+    if number.all():
+        part = np.array([not float(word).is_integer() for word in words])
+        if part.any():
+            raise bad(firsts[part].min(), whole)
+    for word, count in zip(distinct[gap].tolist(), counts[gap], strict=True):
+        log.warning(
+            "%s: the label of %d rows is %r, a class of its own; leave them out if it is missing", path, count, word
+        )
+    stray = ~(number | gap)
+    if stray.any() and counts[number].sum() > len(y) / 2:
+        row = firsts[stray].min()
+        log.warning("%s, %s: label %r is no number, so all are taken for text", path, table.place(row), y[row].item())
+    return as_numbers(y)
+
+
+def as_numbers(y: Array) -> Array:
+    """Text as integers, or as whole floats, if all of it is written as one; else as it is."""
+    text = set(y.tolist())
+    if all(INTEGER.fullmatch(label) for label in text):
+        return y.astype(np.int64)
+    return y.astype(np.float64) if all(WHOLE_FLOAT.fullmatch(label) for label in text) else y
+
+
+def _number(text: str) -> int | float | None:
+    """A whole number, as `as_numbers` reads it."""
+    return int(text) if INTEGER.fullmatch(text) else float(text) if WHOLE_FLOAT.fullmatch(text) else None
+
+
+def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Array]:
+    """Rows of each of some parts, with its share of every class, rounded down, and of "train", the rest; in order."""
+    if not shares:
+        return {}
+    # both streams are frozen, a Generator's is not: NEP 19
+    order = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(len(labels))
+    codes = np.unique(labels, return_inverse=True)[1][order]
+    counts = np.bincount(codes)
+    place = np.empty(len(labels), np.int64)  # of a row among its class, in that order
+    place[np.argsort(codes, kind="stable")] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    sizes = [np.floor(counts * share + 1e-9).astype(np.int64) for share in shares.values()]
+    part = (place >= np.cumsum(sizes, axis=0)[:, codes]).sum(axis=0)
+    return {name: np.sort(order[part == i]) for i, name in enumerate((*shares, "train"))}
+
+
+def _check_finite(table: Table, path: Path) -> None:
+    """Refuse what is no number by its row in the file, which a fit to some of the rows would not know."""
+    if table.X.dtype.kind != "f":
+        return
+    for start in range(0, len(table.X), ROWS_AT_ONCE):
+        finite = np.isfinite(table.X[start : start + ROWS_AT_ONCE])
+        if not finite.all():
+            row, j = np.argwhere(~finite)[0]
+            name = f"column {j}" if table.feature_names is None else f"column {table.feature_names[j][:80]!r}"
+            reason = f"{name} is {table.X[start + row, j]}"
+            expected = "a finite number; fill it, or leave its row out"
+            raise BadFileError(path, place=table.place(start + row), reason=reason, expected=expected)
+
+
+def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
+    """What is no error, and seldom meant."""
+    names, counts = np.unique(labels, return_counts=True)
+    if (counts == 1).any():
+        log.warning("%s: %r is the class of one row alone", path, str(names[counts.argmin()]))
+    for j, name in enumerate(table.feature_names or ()):
+        if _counts_rows(table.X[:, j]):
+            log.warning("%s: column %r counts the rows and is taken for a feature; leave it out with drop", path, name)
+
+
+def _counts_rows(column: Array) -> bool:
+    """Whether its values are those of a counter, in any order; of few rows they are so by chance, unless in order."""
+    n = len(column)
+    if n < 3 or column[0] % 1 or float(column.max()) - float(column.min()) != n - 1:
+        return False
+    return bool((column[1:] - column[:-1] == 1).all() or (n > 10 and (np.diff(np.sort(column)) == 1).all()))
+
+
+def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
+    label = columns.label
+    if columns.is_position:
+        raise ValueError(f"label={label} is a position, but the arrays of {path} have names; pass one of them")
+    arrays = read_npz(path)
+    parts: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        part = next((PARTS[word] for word in name.lower().split("_") if word in PARTS), WHOLE)
+        if _stem(name) in parts.setdefault(part, {}):
+            reason = f"two arrays are the {part} part's {_stem(name)!r}, one of them {name[:40]!r}"
+            raise BadFileError(path, reason=reason, expected="one of each")
+        parts[part][_stem(name)] = array
+    labels = LABEL_NAMES if label is None else (_stem(str(label)),)
+    if label is not None and not any(labels[0] in own for own in parts.values()):
+        reason = f"holds {', '.join(name[:40] for name in list(arrays)[:12])}"
+        raise BadFileError(path, reason=reason, expected=f"an array {label!r}, as label says")
+    tables = {}
+    for part, own in parts.items():
+        X = _only(own, lambda name, _: name in FEATURE_NAMES) or _only(own, lambda _, array: array.ndim > 1)
+        y = _only(own, lambda name, _: name in labels)
+        if X is not None and (y is not None or not columns.need_label):
+            tables[part] = replace(_table(own[X], None if y is None else own[y], path), label=y)
+        elif X is not None and part != WHOLE:
+            raise BadFileError(path, reason=f"features of the {part} part, and no labels", expected="both")
+    if not tables or (WHOLE in tables and len(tables) > 1):
+        found = ", ".join(f"{name[:40]} {array.shape}" for name, array in list(arrays.items())[:12]) or "no arrays"
+        wanted = "one array of features (X), and one of labels (y, or as label names it), or several _train, _test"
+        raise BadFileError(path, reason=f"holds {found}", expected=wanted)
+    return tables
+
+
+def _stem(name: str) -> str:
+    """An array's name without the word for its part, in small letters."""
+    return "_".join(word for word in name.lower().split("_") if word not in PARTS)
+
+
+def _only(arrays: dict[str, Array], wanted: Any) -> str | None:
+    """The name of the only array that is wanted."""
+    found = [name for name, array in arrays.items() if wanted(name, array)]
+    return found[0] if len(found) == 1 else None
+
+
+def _table(X: Array, y: Array | None, path: Path, labels: Path | None = None) -> Table:
+    """Features in two dimensions, labels in one, of one length."""
+    if X.ndim < 2 or X.dtype.kind == "U" or 0 in X.shape:
+        expected = "numbers in rows, shape (n, d)"
+        raise BadFileError(path, reason=f"features of shape {X.shape} and type {X.dtype}", expected=expected)
+    if y is not None:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.shape != (len(X),):
+            expected = f"one label for each of {len(X)} rows"
+            raise BadFileError(labels or path, reason=f"labels of shape {y.shape}", expected=expected)
+    return Table(X.reshape(len(X), -1), y)
+
+
+def _labels(table: Table) -> Array:
+    assert table.y is not None
+    return table.y
+
+
+def _paths(name: str, source: Any) -> Source:
+    """A path, or a pair of them."""
+    if isinstance(source, tuple | list):
+        if len(source) != 2:
+            raise TypeError(f"{name} is a {type(source).__name__} of {len(source)}; pass a pair (features, labels)")
+        return check_path(f"{name}[0]", source[0]), check_path(f"{name}[1]", source[1])
+    return check_path(name, source)
+
+
+def path_of_labels(source: Source) -> Path:
+    """The file that the labels are in."""
+    return Path(source[1] if isinstance(source, tuple) else source)
+
+
+def _path(source: Source) -> Path:
+    return Path(source[0] if isinstance(source, tuple) else source)

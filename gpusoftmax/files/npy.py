@@ -1,0 +1,230 @@
+"""Arrays of NumPy's files, .npy and .npz, read without `numpy.load`.
+
+What a header promises is compared with the bytes that there are before memory is asked for: `numpy.load` allocates
+first (80 bytes may ask for 32 GiB), and raises whatever its parser happens to raise. Arrays of objects, which are
+pickles, and structured ones are refused.
+
+Source: NumPy Enhancement Proposal 1, https://numpy.org/neps/nep-0001-npy-format.html.
+"""
+
+from __future__ import annotations
+
+import ast
+import encodings.cp437  # noqa: F401 - names in a zip archive may be in it; loading a file should import nothing
+import errno
+import io
+import math
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusoftmax.checks.validation import shown
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.dataset import aligned_empty
+from gpusoftmax.files.open import open_regular, size_of
+
+Array = NDArray[Any]
+
+KINDS = "biufU"  # booleans, numbers, and text, which labels may be
+MOST_HEADER = 10_000  # bytes, as in NumPy
+MOST_DIRECTORY = 1 << 20  # bytes of a zip archive's list of its members: some 20,000 of them
+# zeros deflate to a thousandth, dense data to no less than a hundredth; a small bomb does no harm
+MOST_RATIO, LARGE = 200, 32 << 20
+CHUNK = 1 << 20
+ZIP_ERRORS = (  # RuntimeError: of an encrypted member
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError,
+    OverflowError, OSError,
+)  # fmt: skip
+
+
+def read_npy(path: Path) -> Array:
+    """Read a .npy file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Format versions 1 to 3; numbers, booleans or text; either byte order, C or Fortran order.
+
+    Returns
+    -------
+    ndarray
+        In memory, on a 64-byte boundary, its type and order the file's.
+
+    Raises
+    ------
+    BadFileError
+        Not such a file, or one whose size is not what its header says.
+    OSError
+        It cannot be read.
+    """
+    with open_regular(path) as file:
+        return _read_array(file, size_of(file), path, "")
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """Read all arrays of a .npz file, compressed or not.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        What `numpy.savez` or `numpy.savez_compressed` wrote.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By their names, without ".npy"; each as `read_npy` returns it.
+
+    Raises
+    ------
+    BadFileError
+        Not such a file; damaged; members that are no arrays, stand twice, are encrypted, or unpack to more than 200
+        times their size and 32 MiB.
+    OSError
+        It cannot be read.
+    """
+    arrays: dict[str, Array] = {}
+    with open_regular(path) as file, _zip_errors(path), zipfile.ZipFile(_Cautious(file, path)) as archive:
+        members = archive.infolist()
+        whole, packed = sum(one.file_size for one in members), sum(one.compress_size for one in members)
+        if whole > max(LARGE, MOST_RATIO * min(packed, size_of(file))):
+            expected = f"at most {MOST_RATIO} times as much; if you trust it, unpack it and pass the .npy files"
+            raise BadFileError(path, reason=f"unpacks from {packed} to {whole} bytes", expected=expected)
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            place = f"member {member.filename[:80]!r}"
+            if not member.filename.endswith(".npy"):
+                raise BadFileError(path, place=place, reason="no .npy file", expected="members named NAME.npy")
+            if name in arrays:
+                raise BadFileError(path, place=place, reason="stands twice", expected="each name once")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                reason, expected = f"packed by method {member.compress_type}", "numpy.savez or numpy.savez_compressed"
+                raise BadFileError(path, place=place, reason=reason, expected=expected)
+            if member.compress_size > size_of(file):
+                reason, expected = f"{member.compress_size} bytes of {size_of(file)}", "an undamaged archive"
+                raise BadFileError(path, place=place, reason=reason, expected=expected)
+            with archive.open(member) as content:
+                arrays[name] = _read_array(content, member.file_size, path, place)
+                if content.read(1):  # at the end, where the checksum is compared
+                    raise BadFileError(path, place=place, reason="longer than it says", expected="an undamaged archive")
+    return arrays
+
+
+class _Cautious(io.RawIOBase):
+    """A file of which nothing large is read at once: zipfile reads the archive's directory whole, however long."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file, self.path = file, path
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            size = size_of(self.file) - self.file.tell()
+        if size > MOST_DIRECTORY:
+            expected = f"at most {MOST_DIRECTORY} bytes: some arrays"
+            raise BadFileError(self.path, reason=f"a directory of {size} bytes", expected=expected)
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+@contextmanager
+def _zip_errors(path: Path) -> Iterator[None]:
+    """Whatever zipfile and zlib raise over a bad archive, as our exception."""
+    try:
+        yield
+    except BadFileError:
+        raise
+    except ZIP_ERRORS as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a seek to before the file is
+            raise
+        raise BadFileError(
+            path, reason=str(error) or type(error).__name__, expected="a zip archive of .npy files (numpy.savez)"
+        ) from error
+
+
+def _read_array(file: IO[bytes], size: int, path: Path, place: str) -> Array:
+    """The array of an open .npy file of `size` bytes."""
+    dtype, fortran, shape, start = _read_header(file, path, place)
+    count = math.prod(shape)  # Python's integers: no overflow
+    if count * dtype.itemsize != size - start:
+        raise BadFileError(
+            path,
+            place=place,
+            reason=f"{size - start} bytes follow a header that says shape {shown(shape)} of {dtype}",
+            expected=f"{count * dtype.itemsize} bytes",
+        )
+    flat = aligned_empty((count,), dtype)
+    view = memoryview(flat.view(np.uint8).data)
+    filled = 0
+    while filled < len(view):
+        n = file.readinto(view[filled : filled + CHUNK])  # type: ignore[attr-defined]
+        if not n:
+            raise BadFileError(path, place=place, reason=f"ends after {start + filled} bytes", expected=f"{size} bytes")
+        filled += n
+    if dtype.kind == "U":
+        letters = flat.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if ((letters > sys.maxunicode) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+            raise BadFileError(path, place=place, reason="text that is no Unicode", expected="an undamaged file")
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
+    """Type, whether in Fortran order, shape, and where the data begin."""
+    expected = "a .npy file of numbers or text (numpy.save of an array that holds no objects)"
+
+    def bad(reason: str) -> BadFileError:
+        return BadFileError(path, place=place or "header", reason=reason, expected=expected)
+
+    start = file.read(8)
+    if start[:6] != b"\x93NUMPY" or len(start) < 8:
+        raise bad("does not begin as a .npy file")
+    if start[6] not in (1, 2, 3):
+        raise bad(f"format version {start[6]}.{start[7]}")
+    width = 2 if start[6] == 1 else 4
+    length = int.from_bytes(file.read(width), "little")
+    if length > MOST_HEADER:
+        raise bad(f"a header of {length} bytes")
+    text = file.read(length)
+    if len(text) < length:
+        raise bad("ends within its header")
+    try:
+        header = ast.literal_eval(text.decode("utf-8" if start[6] == 3 else "latin-1").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise bad(f"its header cannot be read ({type(error).__name__})") from error
+    if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
+        raise bad("its header does not say descr, fortran_order and shape")
+    descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
+        raise bad(f"shape {shown(shape)}")
+    if not isinstance(fortran, bool):
+        raise bad("fortran_order is neither True nor False")
+    if not isinstance(descr, str):
+        raise bad("a structured type: rows of named fields; save the fields as one array of numbers")
+    try:
+        dtype = np.dtype(descr)
+    except (TypeError, ValueError, SyntaxError, Warning) as error:  # a Warning under `python -W error`
+        raise bad(f"type {descr[:40]!r}") from error
+    if dtype.kind == "O":
+        raise bad("an array of objects, which would have to be unpickled; save numbers or text (X.astype(float))")
+    if dtype.kind not in KINDS or dtype.itemsize == 0 or dtype.subdtype is not None:
+        raise bad(f"type {descr[:40]!r}")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise bad(f"type {descr[:40]!r}, which no two machines agree on; save float64")
+    return dtype, fortran, shape, 8 + width + length

@@ -1,0 +1,148 @@
+"""Tables of Apache Parquet, by pyarrow, where it is installed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.csv_file import MOST_COLUMNS, MOST_LABEL
+from gpusoftmax.files.open import open_regular
+from gpusoftmax.files.table import Columns, Table
+
+
+def read_parquet(path: Path, columns: Columns) -> Table:
+    """Read a table of numbers, one column of which may hold labels.
+
+    Parquet is a large format, and pyarrow reads it in C++: unlike the other formats, read only files that you trust.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Columns of numbers or booleans, or of lists of them of one length, such as embeddings. The elements of a list
+        are features of their own, NAME[0], NAME[1] and so on.
+    columns : Columns
+        What is asked for.
+
+    Returns
+    -------
+    Table
+        X of the smallest type that holds all columns; y integers, floats, booleans or text, or None.
+
+    Raises
+    ------
+    BadFileError
+        Not such a file; a column that is no number, or has gaps.
+    ImportError
+        pyarrow is not installed.
+    OSError
+        It cannot be read.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: parquet needs pyarrow; pip install 'gpusoftmax[parquet]', or save the table as .csv or .npz"
+        ) from error
+    try:
+        with open_regular(path) as file:
+            # without threads: some outlive an error, and abort the process when they let go of a Python file at its end
+            return _read(path, pyarrow.parquet.ParquetFile(file, pre_buffer=False), columns)
+    except BadFileError:
+        raise
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, not pyarrow's
+            raise
+        raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
+
+
+def _read(path: Path, file: Any, columns: Columns) -> Table:
+    schema = file.schema_arrow
+    # of pandas, which keeps its row numbers, or what stands for them, as a column
+    index = {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+    names = list(schema.names)
+    if not file.metadata.num_rows:
+        raise BadFileError(path, reason="no rows", expected="a table with rows")
+    asked = columns.features
+    if asked is not None:  # elements of lists are asked for by the lists' names
+        known = set(names)
+        columns = replace(columns, features=tuple(dict.fromkeys(_column_of(name, known) for name in asked)))
+    label, positions = columns.choose(path, names, index=index)
+    features = [names[i] for i in positions]
+    wanted = features if label is None else [*features, names[label]]
+    table = file.read(columns=wanted, use_threads=False)  # and nothing of other columns
+    y = None if label is None else _column(path, table, names[label], labels=True)
+    parts, found = [], []
+    for name in features:
+        is_list = _is_list(table.schema.field(name).type)
+        parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
+        found += [f"{name}[{i}]" for i in range(parts[-1].shape[1])] if is_list else [name]
+    X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    if asked is not None and tuple(found) != asked:
+        place = {name: i for i, name in enumerate(found)}
+        if lacking := [name for name in asked if name not in place]:
+            raise BadFileError(path, reason=f"has no {lacking[0][:80]!r}", expected=f"all {len(asked)} features")
+        X, found = X[:, [place[name] for name in asked]], list(asked)
+    # more names than a table may have columns would fill a model's file
+    return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label if label is None else names[label])
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow
+
+    kinds = pyarrow.types
+    return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))
+
+
+def _column_of(feature: str, names: set[str]) -> str:
+    """The column that a feature is in: the one of its name, or a list of which it is an element."""
+    element = re.fullmatch(r"(.*)\[[0-9]+\]", feature, re.DOTALL)
+    return element[1] if feature not in names and element and element[1] in names else feature
+
+
+def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[Any]:
+    import pyarrow
+
+    column, kinds = table.column(name), pyarrow.types
+    place = f"column {name[:80]!r}"
+    kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
+    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+    if kinds.is_decimal(kind):
+        column, kind = column.cast(pyarrow.float64()), pyarrow.float64()
+    if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or (labels and text)):
+        expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
+        raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
+    if column.null_count:
+        row = column.is_null().to_numpy().argmax()
+        raise BadFileError(path, place=f"{place}, row {row}", reason="is missing", expected="a value in each row")
+    if not text:
+        return np.asarray(column.to_numpy())
+    words = column.to_pylist()
+    if max(map(len, words)) > MOST_LABEL:
+        expected = f"labels of at most {MOST_LABEL} characters"
+        raise BadFileError(path, place=place, reason=f"a label of {max(map(len, words))}", expected=expected)
+    return np.array(words, dtype=str)
+
+
+def _lists(path: Path, table: Any, name: str) -> NDArray[Any]:
+    """A column of lists as rows."""
+    import pyarrow.compute
+
+    column = table.column(name).combine_chunks()
+    lengths = pyarrow.compute.list_value_length(column)
+    if column.null_count or len(lengths.unique()) != 1:
+        reason = "lists that are missing or of different lengths"
+        raise BadFileError(path, place=f"column {name[:80]!r}", reason=reason, expected="one length in all rows")
+    values = column.flatten()
+    if values.null_count:
+        raise BadFileError(path, place=f"column {name[:80]!r}", reason="lists with gaps", expected="numbers alone")
+    flat = values.to_numpy(zero_copy_only=False)
+    if flat.dtype.kind not in "biuf":
+        raise BadFileError(path, place=f"column {name[:80]!r}", reason=f"is of {column.type}", expected="numbers")
+    return flat.reshape(len(column), -1)

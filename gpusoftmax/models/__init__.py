@@ -1,0 +1,5 @@
+"""Models on disk."""
+
+from gpusoftmax.models.safetensors import load_model, save_model
+
+__all__ = ["load_model", "save_model"]

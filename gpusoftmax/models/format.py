@@ -1,0 +1,172 @@
+"""The file that a model is in: safetensors whose header is read within limits and checked before anything else is.
+
+Nothing here knows what a model is: there are texts and tensors, whose names and types are known beforehand, and a
+SHA-256 of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.checks.validation import shown
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.open import open_regular, size_of
+
+Array = npt.NDArray[Any]
+Table = list[tuple[str, np.dtype[Any], tuple[int, ...]]]  # name, type and shape of each tensor, in the file's order
+Types = tuple[type, ...]
+
+FORMAT, FORMAT_VERSION = "gpusoftmax-model", 1
+KEYS = {"format", "format_version", "estimator", "objective", "classes", "parameters", "fitted", "versions", "sha256"}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+TENSORS = {"coef": ("F32", "F64"), "intercept": ("F32", "F64"), "shift": ("F64",), "scale": ("F64",)}
+
+# Within these limits no header takes more than a second and 64 MB: JSON can take fifty times the memory of its text.
+MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and as many of features are 4 MB
+MOST_ITEMS = 1 << 18  # commas, colons and opening brackets, of which names, too, may have some
+MOST_DIGITS = 20  # of a whole number, as 2^64 has; Python takes minutes for a million, where its own limit is off
+
+
+def read_model_file(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
+    """The metadata and tensors of a file, undamaged and of these names, types and no others.
+
+    Raises
+    ------
+    BadFileError
+        Anything else is in it; says what and where, within a second and 64 MB beyond what the tensors take.
+    OSError
+        It cannot be opened.
+    """
+    with open_regular(path) as file:
+        with damage(path, "header"):
+            metadata, table = read_header(file, size_of(file))
+        with damage(path):
+            tensors = _read_tensors(file, table)
+            if metadata["sha256"] != digest(metadata, tensors):
+                raise ValueError("the content does not match its SHA-256")
+    return metadata, tensors
+
+
+@contextmanager
+def damage(path: Path, place: str = "") -> Iterator[None]:
+    """What goes wrong in the block is the file's fault."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadFileError(path, place=place, reason=str(error), expected="a model that save_model wrote") from error
+
+
+def read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
+    """The texts of the metadata, and what tensors follow, checked against the size of the file.
+
+    safetensors is not asked: it takes the whole file before it looks at the header, which is all that is left to do.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= size - 8:
+        raise ValueError(f"header length {length} in a file of {size} bytes: it begins as no model does")
+    if length > MOST_HEADER:
+        raise ValueError(f"header of {length} bytes, more than {MOST_HEADER}; shorten names or history")
+    header = parse("header", file.read(length).decode("ascii"))  # which save_model's are: no letter takes four bytes
+    metadata = header.pop("__metadata__", None) if type(header) is dict else None
+    if type(metadata) is not dict or metadata.get("format") != FORMAT:
+        raise ValueError("not a gpusoftmax model")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise ValueError(
+            f"format_version is {shown(metadata.get('format_version'))}, not '{FORMAT_VERSION}': a newer gpusoftmax "
+            "may read it"
+        )
+    expect("metadata", metadata, dict.fromkeys(KEYS, (str,)))
+    if not all(text.isascii() for text in metadata.values()):
+        raise ValueError("letters beyond ASCII in the metadata")
+    return metadata, _check_table(header, size - 8 - length)
+
+
+def _check_table(header: dict[str, Any], size: int) -> Table:
+    """The tensors of a header, which fill `size` bytes one after the other."""
+    expect("tensors", header, dict.fromkeys(TENSORS, (dict,)), optional={"shift", "scale"})
+    for name, entry in header.items():
+        expect(name, entry, {"dtype": (str,), "shape": (list,), "data_offsets": (list,)})
+        if any(type(number) is not int or number < 0 for number in entry["shape"] + entry["data_offsets"]):
+            raise ValueError(f"{name} has shape {shown(entry['shape'])} at {shown(entry['data_offsets'])}")
+        if len(entry["shape"]) > 2 or entry["dtype"] not in TENSORS[name]:
+            raise ValueError(f"{name} has type {shown(entry['dtype'])} and shape {shown(entry['shape'])}")
+    table: Table = []
+    place = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        due = [place, place + math.prod(shape) * dtype.itemsize]
+        if entry["data_offsets"] != due:
+            raise ValueError(f"{name} of shape {shape} is at bytes {shown(entry['data_offsets'])}, not {due}")
+        table.append((name, dtype, shape))
+        place = due[1]
+    if place != size:
+        raise ValueError(f"{size} bytes of tensors, not {place}")
+    return table
+
+
+def _read_tensors(file: Any, table: Table) -> dict[str, Array]:
+    tensors = {name: np.empty(shape, dtype) for name, dtype, shape in table}
+    for name, tensor in tensors.items():
+        if file.readinto(tensor) != tensor.nbytes:
+            raise ValueError(f"the end within {name}; was the file changed while it was read?")
+    return tensors
+
+
+def parse(what: str, text: str) -> Any:
+    """JSON within limits."""
+    items = sum(map(text.count, ",:[{"))
+    if items > MOST_ITEMS:
+        raise ValueError(
+            f"{what} has {items} commas, colons and brackets, more than {MOST_ITEMS}; shorten names or history"
+        )
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is no JSON that save_model writes ({error})") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers may disagree on which of two equal keys counts."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice")
+    return result
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits, more than {MOST_DIGITS}")
+    return int(text)
+
+
+def expect(what: str, value: Any, types: Mapping[str, Types], optional: Set[str] = frozenset()) -> dict[str, Any]:
+    """`value`, if it is an object with these keys, and values of just these types: True is no whole number."""
+    if type(value) is not dict:
+        raise TypeError(f"{what} is a {type(value).__name__}, not an object")
+    wrong = (value.keys() - types.keys()) | (types.keys() - value.keys() - optional)
+    if wrong:
+        raise ValueError(f"{what}: {shown(sorted(wrong))} missing or unknown")
+    for name, each in value.items():
+        if type(each) not in types[name]:
+            raise TypeError(f"{what}: {name} is a {type(each).__name__}")
+    return value
+
+
+def digest(metadata: dict[str, str], tensors: dict[str, Array]) -> str:
+    found = hashlib.sha256()
+    for key in sorted(metadata.keys() - {"sha256"}):
+        found.update(f"{key} {len(metadata[key])} {metadata[key]}\n".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        found.update(tensor.reshape(-1).data)  # no copy of the bytes
+    return found.hexdigest()

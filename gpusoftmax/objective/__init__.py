@@ -1,0 +1,1 @@
+"""Value and gradient of the objective, and what is built on them."""

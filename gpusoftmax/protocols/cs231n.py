@@ -1,0 +1,344 @@
+"""Trainings that others have described, number by number."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.array import Backend, resolve_for
+from gpusoftmax.checks.validation import check_choice, check_count, check_finite_features, check_number, check_pair
+from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.estimators.fitting import publish
+from gpusoftmax.estimators.problem import Problem, prepare
+from gpusoftmax.reports.accuracy import measure
+from gpusoftmax.search.minibatch import Recipe, train_group
+from gpusoftmax.search.plots import heat_map, new_figure
+from gpusoftmax.search.result import choose, edges
+from gpusoftmax.search.words import candidate_in_words
+from gpusoftmax.trainer import Progress, TrainResult
+
+Array = npt.NDArray[Any]
+Classifier = SoftmaxClassifier | LinearSVMClassifier
+
+
+def train_cs231n(
+    X: Any,
+    y: Any,
+    *,
+    loss: str = "softmax",
+    seed: int = 0,
+    learning_rate: float = 1e-7,
+    reg: float = 2.5e4,
+    n_iterations: int = 1500,
+    batch_size: int = 200,
+    backend: str | Backend = "auto",
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> SoftmaxClassifier | LinearSVMClassifier:
+    """The linear classifiers of Stanford's course cs231n, assignment 1, on raw pixels.
+
+    The mean of the training rows is subtracted; weights, the bias row among them, start at 0.001 x standard normal;
+    each of `n_iterations` steps of plain SGD takes `batch_size` rows with replacement. The course's objective is the
+    mean loss + reg (||W||^2 + ||b||^2), no 1/2, the bias in the norm: l2 = 2 reg, penalize_intercept=True.
+
+    Parameters
+    ----------
+    X : array-like, (n, d)
+        Raw features; uint8 pixels stay uint8.
+    y : array-like, (n,)
+        Labels.
+    loss : {"softmax", "hinge"}
+        "hinge" is the course's multiclass SVM.
+    seed : int
+        Of the start and of the batches.
+    learning_rate, reg, n_iterations, batch_size
+        The course's values by default.
+    backend, n_threads, progress
+        As elsewhere.
+
+    Returns
+    -------
+    SoftmaxClassifier or LinearSVMClassifier
+        Fitted; predicts from raw features.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is not usable.
+    DivergenceError
+        The learning rate is too large.
+
+    Notes
+    -----
+    Source: https://cs231n.github.io/assignments2021/assignment1/, softmax.ipynb and svm.ipynb.
+    """
+    check_number("learning_rate", learning_rate, least=0, above=True)
+    check_number("reg", reg, least=0)
+    device = resolve_for(backend, n_threads, X=X)
+    with device.active():
+        problem, (estimator,), result = _train(
+            device, X, y, None, [(learning_rate, reg)], loss, seed, n_iterations, batch_size, progress, backend=backend,
+            n_threads=n_threads,
+        )  # fmt: skip
+        return publish(estimator, problem, result)
+
+
+def _train(
+    device: Backend,
+    X: Any,
+    y: Any,
+    validation: Any,
+    pairs: list[tuple[float, float]],
+    loss: str,
+    seed: int,
+    n_iterations: int,
+    batch_size: int,
+    progress: Progress | None,
+    **parameters: Any,
+) -> tuple[Problem, list[Any], TrainResult]:
+    """One model for each pair (learning rate, reg), all of them from the same start through the same batches."""
+    check_choice("loss", loss, ("softmax", "hinge"))
+    check_count("n_iterations", n_iterations)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, least=0)
+    X = device.features(X)
+    mean = device.to_numpy(device.ops.column_moments(X, None)[0])
+    if not np.isfinite(mean).all():
+        check_finite_features(device.to_numpy(X))
+    cls = SoftmaxClassifier if loss == "softmax" else LinearSVMClassifier
+    estimators = [
+        cls(
+            loss=loss, l2=2 * reg, penalize_intercept=True, scaling=(mean, None),
+            max_iter=math.ceil(n_iterations * batch_size / len(X)), tol=0.0, batch_size=batch_size, learning_rate=rate,
+            momentum=0.0, nesterov=False, schedule="constant", solver="sgd", random_state=seed, **parameters,
+        )
+        for rate, reg in pairs
+    ]  # fmt: skip
+    for estimator in estimators:
+        estimator.n_features_in_ = X.shape[1]
+
+    def start(d: int, c: int) -> tuple[Array, Array]:
+        weights = 0.001 * np.random.default_rng(seed).standard_normal((d + 1, 1, c))
+        return weights[:-1], weights[-1]
+
+    problem = prepare(estimators[0], device, X, y, None, validation)
+    l2 = np.array([2.0 * reg for _, reg in pairs])
+    recipe = Recipe(n_iterations, start, replacement=True)
+    return problem, estimators, train_group(estimators, problem.objective, l2, progress, recipe)
+
+
+@dataclass(eq=False, repr=False)
+class CourseSweep:
+    """What cs231n's exercise asks for: accuracies of a grid of learning rates and penalties.
+
+    Attributes
+    ----------
+    results : dict
+        {(learning rate, reg): (training accuracy, validation accuracy)}; NaN where training diverged.
+    best : (float, float)
+        The learning rate and reg with the largest validation accuracy; of equals the strongest penalty, then the
+        smallest learning rate.
+    ties : list of (float, float)
+        Others whose validation accuracy is the same.
+    edges : dict
+        {"learning_rate": "largest"}: the best value is at that end of the grid, so that a better one may lie beyond.
+    best_estimator : SoftmaxClassifier or LinearSVMClassifier
+        Fitted; what `train_cs231n` makes of `best`.
+    estimators : dict
+        {(learning rate, reg): fitted estimator}, those that diverged apart.
+    test_accuracy : float or None
+        Of the best one; None without a test set.
+    interrupted : bool
+        Ctrl-C ended training before all iterations were done.
+    seconds : float
+        All of it.
+    """
+
+    results: dict[tuple[float, float], tuple[float, float]]
+    best: tuple[float, float]
+    ties: list[tuple[float, float]]
+    edges: dict[str, str]
+    estimators: dict[tuple[float, float], Classifier]
+    test_accuracy: float | None = None
+    interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def best_estimator(self) -> Classifier:
+        """The model with the largest validation accuracy."""
+        return self.estimators[self.best]
+
+    @property
+    def best_validation_accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.results[self.best][1]
+
+    @property
+    def report(self) -> str:
+        """The lines that the course's notebooks print, and what was chosen."""
+        lines = [
+            f"lr {rate:e} reg {reg:e} "
+            + ("diverged" if math.isnan(own) else f"train accuracy: {own:f} val accuracy: {aside:f}")
+            for (rate, reg), (own, aside) in sorted(self.results.items())
+        ]
+        lines.append(f"best validation accuracy achieved during cross-validation: {self.best_validation_accuracy:f}")
+        lines.append(f"chosen: {candidate_in_words(_named(self.best))}")
+        if self.ties:
+            lines.append(f"as good: {'; '.join(candidate_in_words(_named(pair)) for pair in self.ties)}")
+        lines += [
+            f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in self.edges.items()
+        ]
+        if self.interrupted:
+            lines.append("interrupted: not all iterations were done")
+        if self.test_accuracy is not None:
+            lines.append(f"test accuracy: {self.test_accuracy:f}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.report
+
+    def __repr__(self) -> str:
+        best, accuracy = candidate_in_words(_named(self.best)), self.best_validation_accuracy
+        return f"<CourseSweep: {len(self.results)} models, best {best}, validation accuracy {accuracy:.4g}>"
+
+    def plot(self, axes: Any = None) -> Any:
+        """Heat maps of training and validation accuracy over learning rate (across) and reg (up); needs matplotlib.
+
+        Parameters
+        ----------
+        axes : pair of matplotlib Axes, optional
+            Where to; a new figure's otherwise.
+
+        Returns
+        -------
+        pair of matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        """
+        if axes is None:
+            axes = new_figure(11.0, 4.0).subplots(1, 2)
+        candidates, best = [_named(pair) for pair in self.results], _named(self.best)
+        measured = zip(("training", "validation"), zip(*self.results.values(), strict=True), strict=True)
+        for ax, (rows, accuracies) in zip(axes, measured, strict=True):
+            heat_map(ax, candidates, accuracies, list(best), best, f"{rows} accuracy; ○ chosen")
+        return axes
+
+
+def _named(pair: tuple[float, float]) -> dict[str, float]:
+    return {"learning_rate": pair[0], "reg": pair[1]}
+
+
+def sweep_cs231n(
+    X: Any,
+    y: Any,
+    validation: tuple[Any, Any],
+    *,
+    learning_rates: Sequence[float],
+    regs: Sequence[float],
+    loss: str = "softmax",
+    seed: int = 0,
+    n_iterations: int = 1500,
+    batch_size: int = 200,
+    test: tuple[Any, Any] | None = None,
+    backend: str | Backend = "auto",
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> CourseSweep:
+    """The exercise of cs231n, assignment 1: `train_cs231n` with all pairs of some learning rates and penalties.
+
+    All models take the same batches side by side, from the same start, so that each of them is the one that
+    `train_cs231n` makes with its learning rate, reg and seed: on the CPU, compiled, to the bit. One that diverges
+    leaves, and does not disturb the others. The test set is not looked at before the choice is made.
+
+    Parameters
+    ----------
+    X : array-like, (n, d)
+        Raw features; uint8 pixels stay uint8.
+    y : array-like, (n,)
+        Labels.
+    validation : (X, y)
+        Rows to choose by; the course takes the last 1000 of CIFAR-10's 50,000 training images.
+    learning_rates, regs : sequences of float
+        Greater than 0; not negative. For CIFAR-10 np.logspace(-6.3, -5.6, 8) and np.logspace(2, 4, 8); for the SVM
+        np.logspace(-7.3, -6.3, 8) and np.logspace(3, 4.5, 8).
+    loss, seed, n_iterations, batch_size, backend, n_threads, progress
+        As for `train_cs231n`.
+    test : (X, y), optional
+        Rows to measure the best model on.
+
+    Returns
+    -------
+    CourseSweep
+        Its memory is that of all models: learning rates x regs x (d + 1) x c numbers, some five times while training.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is not usable; the message names it and the fix.
+    DivergenceError
+        Every model diverged.
+
+    Notes
+    -----
+    Source: https://cs231n.github.io/assignments2021/assignment1/, softmax.ipynb and svm.ipynb.
+    """
+    started = time.perf_counter()
+    rates = _values("learning_rates", learning_rates, above=True)
+    pairs = [(rate, reg) for rate in rates for reg in _values("regs", regs)]
+    check_pair("validation", validation)
+    if test is not None:
+        check_pair("test", test)
+    device = resolve_for(backend, n_threads, X=X)
+    with device.active():
+        problem, estimators, trained = _train(
+            device, X, y, validation, pairs, loss, seed, n_iterations, batch_size, progress, backend=backend,
+            n_threads=n_threads,
+        )  # fmt: skip
+        assert problem.validation is not None
+        none = np.zeros(len(pairs))
+        gone = np.array([reason == "diverged" for reason in trained.reasons])
+        accuracies = np.empty((2, len(pairs)))
+        for i, (name, rows) in enumerate({"X": problem.objective, "validation[0]": problem.validation}.items()):
+            losses, accuracies[i] = map(device.to_numpy, rows.for_penalties(none).losses(trained.W, trained.b))
+            if not np.isfinite(losses[~gone]).all():
+                check_finite_features(device.to_numpy(rows.features.X), name)
+        accuracies[:, gone] = np.nan
+        fitted = {}
+        for k, (pair, estimator) in enumerate(zip(pairs, estimators, strict=True)):
+            if trained.reasons[k] != "diverged":
+                own = problem.objective.for_penalties(np.array([estimator.l2]))
+                alone = replace(problem, objective=own, validation=None)
+                fitted[pair] = publish(estimator, alone, trained.of(k))
+    of_rates, of_regs = np.array(pairs).T
+    best, ties = choose(accuracies[1:], of_regs, of_rates, "best")
+    found = CourseSweep(
+        {pair: (own, aside) for pair, (own, aside) in zip(pairs, accuracies.T.tolist(), strict=True)},
+        pairs[best],
+        [pairs[k] for k in ties],
+        edges([_named(pair) for pair in pairs], best),
+        fitted,
+        interrupted=trained.reason == "interrupted",
+    )
+    if test is not None:
+        found.test_accuracy = measure(found.best_estimator, *test).top_1
+    found.seconds = time.perf_counter() - started
+    return found
+
+
+def _values(name: str, values: Any, above: bool = False) -> list[float]:
+    """Numbers that are at least 0, or above it, each once."""
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name}={values!r} is a {type(values).__name__}; pass a list of numbers")
+    if len(values) == 0:
+        raise ValueError(f"{name} is empty; pass at least one number")
+    numbers = [check_number(f"{name}[{i}]", value, least=0, above=above) for i, value in enumerate(values)]
+    return list(dict.fromkeys(numbers))

@@ -1,0 +1,123 @@
+"""A model's accuracies in numbers and words, and its predictions as files: what `evaluate` and `predict` say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.reports.accuracy import Accuracies
+
+Array = npt.NDArray[Any]
+
+MOST_CONFUSION = 200  # classes of a confusion matrix in JSON
+MOST_SHOWN = 20  # classes of a table and a confusion matrix for a person
+MOST_NAME = 20  # characters of a class's name
+
+
+def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
+    """A model's accuracies on some rows, for JSON: NaN is None there."""
+    c = len(classes)
+    right = found.labels[found.labels == found.predicted]
+    hits, rows, taken = (np.bincount(codes, minlength=c) for codes in (right, found.labels, found.predicted))
+    with np.errstate(invalid="ignore"):
+        precision, f1 = hits / taken, 2 * hits / (rows + taken)
+    numbers = zip(*(x.tolist() for x in (classes, rows, precision, found.per_class, f1)), strict=True)
+    keys = "name", "rows", "precision", "recall", "f1"
+    return {
+        "rows": len(found.labels),
+        "accuracy": found.top_1,
+        "top_k": found.top_k,
+        "k": found.k,
+        "balanced_accuracy": found.mean_per_class,
+        "log_loss": found.log_loss,
+        "classes": [
+            {
+                key: None if isinstance(value, float) and math.isnan(value) else value
+                for key, value in zip(keys, row, strict=True)
+            }
+            for row in numbers
+        ],
+        "confusion": found.confusion.tolist() if c <= MOST_CONFUSION else None,
+    }
+
+
+def evaluation_in_words(result: dict[str, Any], found: Accuracies) -> str:
+    """The same for a person: all classes, or of many the worst."""
+    names = [printable(one["name"]) for one in result["classes"]]
+    lines = [f"accuracy  {result['accuracy']:.2%} of {result['rows']} rows"]
+    if result["k"] < len(names):
+        lines.append(f"top-{result['k']:<5d} {result['top_k']:.2%}")
+    lines.append(f"balanced  {result['balanced_accuracy']:.2%} (mean of the classes' recalls)")
+    if result["log_loss"] is not None:
+        lines.append(f"log loss  {result['log_loss']:.4f} nats")
+    order = list(range(len(names)))
+    if len(names) > MOST_SHOWN:
+        order.sort(key=lambda j: math.inf if result["classes"][j]["recall"] is None else result["classes"][j]["recall"])
+        order = order[:MOST_SHOWN]
+    heading = "class" if len(order) == len(names) else f"the worst {len(order)} of {len(names)}"
+    width = max(len(heading), *(len(names[j]) for j in order))
+    lines += ["", f"{heading:{width}s}  {'rows':>7s}  precision  recall     F1"]
+    for j in order:
+        one = result["classes"][j]
+        shares = (f"{'-' if one[key] is None else format(one[key], '.3f'):>{w}s}" for key, w in
+                  (("precision", 9), ("recall", 6), ("f1", 5)))  # fmt: skip
+        lines.append(f"{names[j]:{width}s}  {one['rows']:7d}  " + "  ".join(shares))
+    lines += ["", *(_matrix(names, found) if len(names) <= MOST_SHOWN else _confused(names, found))]
+    return "\n".join(lines)
+
+
+def printable(name: Any, most: int = MOST_NAME) -> str:
+    """A class's name for a terminal: short, and without characters that would command it."""
+    text = str(name)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _matrix(names: list[str], found: Accuracies) -> list[str]:
+    """Rows of each class, by the class that they were taken for."""
+    confusion = found.confusion
+    short = [printable(name, max(6, min(MOST_NAME, 90 // len(names)))) for name in names]
+    cell = max(len(str(confusion.max())), *map(len, short))
+    width = max(len("taken for"), *map(len, names))
+    return [f"{'taken for':{width}s}  " + " ".join(f"{name:>{cell}s}" for name in short)] + [
+        f"{name:{width}s}  " + " ".join(f"{count or '·':>{cell}}" for count in row)
+        for name, row in zip(names, confusion.tolist(), strict=True)
+    ]
+
+
+def _confused(names: list[str], found: Accuracies) -> list[str]:
+    """The ten pairs of classes that were taken for one another most often."""
+    wrong = found.labels != found.predicted
+    pairs, counts = np.unique(found.labels[wrong] * len(names) + found.predicted[wrong], return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:10]
+    return [
+        f"{names[pairs[i] // len(names)]} taken for {names[pairs[i] % len(names)]} {counts[i]} times" for i in most
+    ] or ["no row was taken for another class"]
+
+
+def predictions_as_csv(labels: Array, probabilities: Array | None, classes: Array) -> str:
+    """A line for each row, with a header: the label, and the probability of each class if there are any."""
+    text = io.StringIO()
+    # csv quotes no carriage return where lines end in another, and readers take it for the end of a line
+    returns = any("\r" in str(label) for label in classes.tolist())
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
+    if probabilities is None:
+        writer.writerow(["prediction"])
+        writer.writerows([label] for label in labels.tolist())
+    else:
+        writer.writerow(["prediction", *classes.tolist()])
+        rows = zip(labels.tolist(), probabilities, strict=True)
+        writer.writerows([label, *(f"{p:.9g}" for p in row.tolist())] for label, row in rows)
+    return text.getvalue()
+
+
+def predictions_as_npy(values: Array) -> bytes:
+    """Labels (n,), or probabilities (n, c), as a .npy file without pickles."""
+    file = io.BytesIO()
+    np.save(file, values.astype(str) if values.dtype.kind == "O" else values, allow_pickle=False)
+    return file.getvalue()

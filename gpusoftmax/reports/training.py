@@ -1,0 +1,113 @@
+"""What a trained model can do, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.estimators.problem import l2_from_C
+from gpusoftmax.files.dataset import Dataset
+from gpusoftmax.models import save_model
+from gpusoftmax.reports.evaluation import printable
+from gpusoftmax.search.result import SweepResult
+
+SWEEP_FILES = ("table.csv", "report.txt", "model.safetensors", "scores.png")
+SPLITS = ("train", "validation", "test")
+
+
+def accuracies(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> dict[str, float | None]:
+    """Accuracy in [0, 1] on each of a data set's splits, as train_accuracy, validation_accuracy, test_accuracy; None
+    for one without rows."""
+    measured: dict[str, float | None] = dict.fromkeys((f"{split}_accuracy" for split in SPLITS), None)
+    for split, (X, y) in dataset.parts.items():
+        measured[f"{split}_accuracy"] = float(np.mean(estimator.predict(X) == y))
+    return measured
+
+
+def accuracies_in_words(measured: dict[str, Any]) -> str:
+    """One line for a person."""
+    known = {split: measured[f"{split}_accuracy"] for split in SPLITS}
+    return "  ".join(f"{split} {accuracy:.2%}" for split, accuracy in known.items() if accuracy is not None)
+
+
+def dataset_in_words(dataset: Dataset) -> str:
+    """One line for a person; others say which columns are features, if they have names, and which is predicted."""
+    rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
+    d, c = dataset.X_train.shape[1], len(dataset.class_names)
+    names = dataset.feature_names or ()
+    shown = ", ".join(printable(name, 80) for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    columns = f"\ncolumns {shown}" if names else ""
+    labels = "" if dataset.label_name is None else f"\nlabels  {printable(dataset.label_name, 80)}"
+    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}{labels}"
+
+
+def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:
+    """Tell a model that was fitted to arrays what their columns are called, as `predict` finds them by."""
+    if dataset.feature_names is not None:
+        estimator.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
+
+
+def step_in_words(step: dict[str, Any]) -> str:
+    """One line for a person: a C that was tried."""
+    return (
+        f"C = {step['C']:<7g} validation loss {step['loss']:.4f}  accuracy {step['accuracy']:.2%}  "
+        f"({step['passes']:.0f} passes)"
+    )
+
+
+def path_of(choice: SweepResult, n: int) -> list[dict[str, float]]:
+    """Each C that was tried on n rows, from strong to weak penalties, for JSON."""
+    trials = choice.trials
+    return [
+        {
+            "C": one["C"],
+            "l2": l2_from_C(one["C"], n, len(choice.classes_)),
+            "objective": trials.objective[0, k],
+            "validation_loss": trials.loss[0, k],
+            "validation_accuracy": trials.accuracy[0, k],
+            "passes": trials.passes[0, k],
+        }
+        for k, one in enumerate(choice.candidates)
+        if trials.status[0, k]
+    ]
+
+
+def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = None) -> str:
+    """The penalty in the terms of others, for a mean over n rows; how it was chosen, if it was."""
+    if l2 == 0:
+        return "penalty none"
+    chosen = ""
+    if choice is not None:
+        chosen = ", the smallest validation loss"
+        if edge := choice.edges_.get("C"):
+            chosen += f"; it is the {edge} that was tried, so the best may lie beyond it: try others with --C"
+    return (
+        f"penalty C = {C:g} (scikit-learn, cuML){chosen}\n"
+        f"        l2 = {l2:.4g} on the mean loss: SGDClassifier's alpha, glmnet's lambda on standardised features,\n"
+        f"        weight_decay, and twice cs231n's reg ({l2 / 2:.4g}), these two with the intercept in the norm;\n"
+        f"        on the sum of {n} losses: {l2 * n:.4g} (CLIP, with 1/2) or {l2 * n / 2:.4g} (linear_eval, without)"
+    )
+
+
+def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
+    """Table, report, best model and plot into a folder; the paths. `show` is told what cannot be."""
+    table, words, model, plot = files = [folder / name for name in SWEEP_FILES]
+    result.to_csv(table)
+    words.write_text(result.report + "\n", encoding="utf-8")
+    if result.best_estimator_ is None:  # Ctrl-C came before it was fitted
+        model.unlink(missing_ok=True)  # of an earlier sweep
+        files.remove(model)
+    else:
+        save_model(result.best_estimator_, model)
+    try:
+        result.plot().figure.savefig(plot, dpi=150)
+    except (ImportError, ValueError) as error:
+        show(f"plot    none: {error}")
+        plot.unlink(missing_ok=True)  # of an earlier sweep
+        files.remove(plot)
+    show("saved   " + "  ".join(map(str, files)))
+    return files

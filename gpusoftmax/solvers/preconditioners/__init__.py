@@ -1,0 +1,1 @@
+"""Approximate inverse Hessians, by which L-BFGS measures gradients."""

@@ -1,0 +1,236 @@
+"""The metric at a point: the Hessian there, whole or class by class, from rows that have curvature left.
+
+The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i, with C_i (c, c) the loss's curvature in the scores
+of row i: diag(p_i) - p_i p_i' for softmax.
+
+    joint       all of it, ((d + 1) c)^2 numbers, where d c is small
+    class-wise  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j, m_j the mean weighted by s_i C_ijj
+
+each with + l2 diag(r). Where a model is confident few rows have curvature left: row i is drawn with a probability
+proportional to its own, and weighs the inverse of that, which leaves the expectation as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.array import Backend
+from gpusoftmax.cpu.threads import for_each, single_threaded_blas
+from gpusoftmax.features.batches import NO_EPOCH, generator
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.reference import LOSSES
+from gpusoftmax.solvers.preconditioners.base import ClassWise, Joint, Metric, Shared
+from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, Inverse, Rows, cholesky
+from gpusoftmax.solvers.preconditioners.sample import (
+    BLOCK,
+    CALL,
+    factor_cost,
+    penalty_diagonal,
+    read_cost,
+    row_shares,
+    scaled_rows,
+    uniform_rows,
+)
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger("gpusoftmax")
+
+JOINT = 2000  # (d + 1) c up to which the joint matrix is made
+JOINT_ROWS_PER_FEATURE, FEWEST_JOINT_ROWS = 4, 512  # each row has a rank of up to c - 1
+CLASS_ROWS_PER_FEATURE = 2
+MOST_ELEMENTS = 1 << 27  # numbers of all models' metrics: 512 MB in float32
+CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
+MOST_PROBABILITIES = 1 << 26  # of these rows: 512 MB
+
+
+def refresh_cost(objective: Objective) -> float:
+    """What `refresh` of one model would take, in reads of X by that model; inf where memory forbids it."""
+    n, d, c = objective.features.n, objective.features.d, objective.n_classes
+    if is_joint(objective):
+        size = (d + 1) * c
+        if objective.n_models * size**2 > MOST_ELEMENTS:
+            return float("inf")
+        return (_joint_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read_cost(n, d, c)
+    m = _class_rows(objective)
+    if objective.n_models * c * d * min(d, m) > MOST_ELEMENTS:
+        return float("inf")
+    return c * (factor_cost("cholesky" if m >= d else "low rank", m, d) + CALL / 10) / read_cost(n, d, c)
+
+
+def _joint_rows(objective: Objective) -> int:
+    return min(objective.features.n, max(FEWEST_JOINT_ROWS, JOINT_ROWS_PER_FEATURE * objective.features.d))
+
+
+def _class_rows(objective: Objective) -> int:
+    return min(objective.features.n, CLASS_ROWS_PER_FEATURE * objective.features.d)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> tuple[Metric, int]:
+    """The joint or the class-wise metric of model k at its point (d + 1, c), and how many rows were looked at.
+
+    `times` tells the refreshes of a solve apart: each draws its own rows.
+    """
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    d, dtype = features.d, features.dtype
+    rng = generator(seed, NO_EPOCH + 2 + times)
+    candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))
+    rows = uniform_rows(features, candidates, rng)
+    x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
+    penalty = float(backend.to_numpy(objective.l2)[k]) * penalty_diagonal(objective)
+    free, penalised = objective.has_free_intercept, objective.penalize_intercept
+    with single_threaded_blas():
+        if is_joint(objective):
+            chosen, scale = _important(curvature.total(), _joint_rows(objective), rng)
+            if free:
+                x = np.hstack([x, np.ones((len(x), 1), dtype)])
+                penalty = np.append(penalty, 0.0)
+            inverse = _joint_inverse(x[chosen], curvature.of(chosen, scale), np.repeat(penalty, c), backend)
+            log.info("preconditioner: joint, from %d of %d rows", len(chosen), features.n)
+            metric: Metric = Joint(inverse, backend.asarray(centre.astype(dtype)[:, None]) if free else None, penalised)
+            return metric, len(rows)
+        size, seeds = _class_rows(objective), rng.integers(1 << 62, size=c)
+        classes: list[Any] = [None] * c
+
+        def work(run: range) -> None:
+            for j in run:
+                weights = curvature.diagonal(j)
+                chosen, scale = _important(weights, size, np.random.default_rng(seeds[j]))
+                share = (weights[chosen] * scale).astype(np.float64)
+                classes[j] = _class_metric(objective, x[chosen], share, penalty, centre)
+
+        for_each(work, c, backend.n_threads if backend.gpu is None else 1)  # other threads have other current devices
+    log.info("preconditioner: class-wise, from at most %d of %d rows a class", size, features.n)
+    shared = np.where(penalty > 0, penalty, np.inf)
+    shared = shared if penalised else np.append(shared, np.inf)
+    return ClassWise(classes, backend.asarray(shared.astype(dtype)[:, None])), len(rows)
+
+
+def is_joint(objective: Objective) -> bool:
+    """Whether `refresh` makes the joint matrix, which is as good as the Hessian."""
+    return (objective.features.d + 1) * objective.n_classes <= JOINT
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """C_i of some rows, times their share of the weights.
+
+    Softmax: diag(p) - pp'. Squared hinge, with a_j = 1 for the classes j != y whose margin is violated and A of them:
+    2 (diag(a) + A e_y e_y' - a e_y' - e_y a').
+    """
+
+    share: Array  # (m,)
+    p: Array  # (m, c): probabilities, or a
+    target: Array | None  # (m, c): one-hot labels of the hinge
+
+    def pair(self, j: int, k: int) -> Array:
+        """(m,): entry j, k of each row."""
+        p, t = self.p, self.target
+        if t is None:
+            return self.share * p[:, j] * ((1.0 if j == k else 0.0) - p[:, k])
+        if j == k:
+            return self.diagonal(j)
+        return -2 * self.share * (p[:, j] * t[:, k] + p[:, k] * t[:, j])
+
+    def diagonal(self, j: int) -> Array:
+        """(m,): entry j, j."""
+        p, t = self.p[:, j], self.target
+        return self.share * (p * (1 - p) if t is None else 2 * (p + self.p.sum(axis=1) * t[:, j]))
+
+    def total(self) -> Array:
+        """(m,): the trace."""
+        total = self.diagonal(0)
+        for j in range(1, self.p.shape[1]):
+            total += self.diagonal(j)
+        return total
+
+    def of(self, rows: Array, scale: Array) -> Curvature:
+        """The same for some rows, each counted `scale` times."""
+        return Curvature(self.share[rows] * scale, self.p[rows], None if self.target is None else self.target[rows])
+
+
+def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, Curvature, Array]:
+    """Features of the rows less their mean, with a column of ones if the intercept is penalised; C; that mean.
+
+    The mean is 0 without a free intercept.
+    """
+    share = row_shares(objective, k, rows)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
+    d = objective.features.d + objective.penalize_intercept
+    free, softmax = objective.has_free_intercept, LOSSES[objective.loss] == "softmax"
+    x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
+    p = np.empty((len(rows), objective.n_classes))
+    labels = objective.backend.to_numpy(objective.labels)[rows]
+    target = None if softmax else np.equal.outer(labels, np.arange(objective.n_classes)).astype(np.float64)
+    for of in blocks if free else []:
+        centre += share[of] @ scaled_rows(objective, rows[of])
+    for of in blocks:
+        block = scaled_rows(objective, rows[of])
+        z = block @ point[:d] + (0 if objective.penalize_intercept else point[-1])
+        x[of] = block - centre
+        if target is None:
+            p[of] = np.exp(z - z.max(axis=1, keepdims=True))
+            p[of] /= p[of].sum(axis=1, keepdims=True)
+        else:
+            own = (z * target[of]).sum(axis=1, keepdims=True)
+            p[of] = (z - own + 1 > 0) & (target[of] == 0)
+    return x, Curvature(share, p, target), centre
+
+
+def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """About `size` rows, drawn with probabilities proportional to their weights, and the inverse of these."""
+    total = weights.sum()
+    if not total > 0:
+        return np.arange(0), np.empty(0)
+    probability = np.minimum(1.0, size / total * weights) if len(weights) > size else (weights > 0).astype(np.float64)
+    chosen = np.flatnonzero(rng.random(len(weights)) < probability)
+    return chosen, 1 / probability[chosen]
+
+
+def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> Shared:
+    """The metric of one class from its rows x, less `centre`, and their curvatures."""
+    backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
+    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # what rounds to zero has no mean
+    free = objective.has_free_intercept and kappa > 0
+    mean = share.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
+    raw = share.astype(dtype) @ (x * x)
+    x = (x - mean) * np.sqrt(share).astype(dtype)[:, None]
+    kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
+    inverse = Rows(kind, x, raw, backend, 1).inverse(penalty)
+    moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if objective.has_free_intercept else None
+    return Shared(inverse, moved, kappa or 1.0, objective.penalize_intercept)
+
+
+def _joint_inverse(x: Array, curvature: Curvature, penalty: Array, backend: Backend) -> Inverse:
+    """Of sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c) with the classes of a feature side by side."""
+    d, c = x.shape[1], curvature.p.shape[1]
+    M: Array = np.zeros((d, c, d, c), x.dtype)
+    pairs = [(j, k) for j in range(c) for k in range(j + 1)]
+
+    def work(run: range) -> None:
+        for j, k in (pairs[i] for i in run):
+            product = (x * curvature.pair(j, k)[:, None].astype(x.dtype)).T @ x
+            M[:, j, :, k] = product
+            M[:, k, :, j] = product
+
+    for_each(work, len(pairs), backend.n_threads)
+    # all classes together have no curvature but the penalty's: theirs is that of a class, so that rounding stays small
+    for p in range(d):
+        M[p, :, p, :] += np.trace(M[p, :, p, :]) / c**2
+    M = M.reshape(d * c, d * c)
+    scale = np.diagonal(M) + penalty
+    scale = np.sqrt(np.where(scale > 0, scale, 1.0)).astype(x.dtype)
+    M /= scale[:, None]
+    M /= scale
+    R = cholesky(M, penalty / scale.astype(np.float64) ** 2)
+    if R is None:
+        log.info("preconditioner: Cholesky failed; the diagonal instead")
+        return Diagonal(backend.asarray((scale**2)[:, None]))
+    R /= scale
+    return Cholesky(backend.asarray(R), backend.n_threads if backend.gpu is None else 0)

@@ -30,7 +30,7 @@ from gpusoftmax.checks.validation import (
     encode_proportions,
     shown,
 )
-from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
+from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type, widen
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.features.dense import DenseFeatures, rows_that_count
 from gpusoftmax.objective.objective import Objective
@@ -295,27 +295,26 @@ def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Mo
         origin = int(numbers[heavy.argmax()])
     found = backend.ops.column_moments(features.X, None if s is None else backend.asarray(s), rows, origin)
     mean, variance = map(backend.to_numpy, found)
-    if not (np.isfinite(mean) & np.isfinite(variance)).all():
-        X = backend.to_numpy(features.X)
-        check_finite_features(X)
-        column = int((~(np.isfinite(mean) & np.isfinite(variance))).argmax())
-        row = int(abs(X[:, column]).argmax())
-        raise ValueError(
-            f"X[{row}, {column}] is {X[row, column]:g}: the squares of this column overflow; divide the column by its "
-            "largest absolute value, or leave it out"
-        )
+    infinite = ~(np.isfinite(mean) & np.isfinite(variance))
+    if infinite.any():
+        check_finite_features(backend.to_numpy(features.X))
+        raise _overflow(features, int(infinite.argmax()), "the squares of this column overflow")
     moments = Moments(features.n, total, mean, variance)
     sums = features.n * np.hypot(mean, np.sqrt(variance))
     too_large = (sums > np.finfo(features.dtype).max) & ~constant_columns(moments, features.dtype)
     if too_large.any():
-        column = int((sums * too_large).argmax())
-        x = backend.to_numpy(features.X[:, column])
-        row = int(abs(x).argmax())
-        raise ValueError(
-            f"X[{row}, {column}] is {x[row]:g}: sums of this column overflow in {np.dtype(features.dtype).name}; "
-            "divide the column by its largest absolute value, or leave it out"
-        )
+        words = f"sums of this column overflow in {np.dtype(features.dtype).name}"
+        raise _overflow(features, int((sums * too_large).argmax()), words)
     return moments
+
+
+def _overflow(features: DenseFeatures, column: int, words: str) -> ValueError:
+    """The error for a column of numbers that are too large, which names the largest."""
+    x = widen(features.backend.to_numpy(features.X[:, column]))
+    row = int(abs(x).argmax())
+    return ValueError(
+        f"X[{row}, {column}] is {x[row]:g}: {words}; divide the column by its largest absolute value, or leave it out"
+    )
 
 
 def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:

@@ -269,7 +269,7 @@ def _copy_features(table, copies, column_stride, item, marker, d, first, size, o
     """The features from `first` on of BLOCK rows, converted, to out (BLOCK, row_floats), which stays zero elsewhere.
 
     The table `copies` gets the addresses. Columns that lie apart are fetched for the next rows meanwhile: they are more
-    streams than a processor follows by itself (400,000 rows of 41 columns: scores in 27 ms in place of 37).
+    streams than a processor follows by itself (400,000 rows of 41 columns: scores in 30 ms in place of 45).
     """
     rows = carray(_pointer(table, np.int64(0)), (2 * BLOCK,))
     places = carray(_pointer(copies, np.int64(0)), (BLOCK,))

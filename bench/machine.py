@@ -81,6 +81,7 @@ def processor() -> str:
 def facts() -> dict[str, Any]:
     """All of it, ready for JSON."""
     found = describe()
+    del found["caches"]  # folders are nobody's business
     for package in PACKAGES:
         try:
             found["versions"][package] = version(package)
@@ -103,7 +104,7 @@ def facts() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """The variables that steer arithmetic and threads; folders are nobody's business."""
+    """The variables that steer arithmetic and threads, without folders."""
     steering = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(PREFIXES)}
     return {name: value for name, value in steering.items() if os.sep not in value}
 

@@ -218,6 +218,11 @@ def test_avx2_holds_everybody_and_drops_what_slows_numpy() -> None:
     assert machine.avx2_environment(limited) == limited
 
 
+def test_what_is_recorded_of_the_machine_names_no_folder() -> None:
+    assert str(Path.home()) not in json.dumps(machine.facts())
+    assert "caches" not in machine.facts()
+
+
 def test_what_halves_numpy_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CPU_NAME", raising=False)
     monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")

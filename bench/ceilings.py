@@ -72,9 +72,9 @@ def _gpu(rounds: int) -> dict[str, float]:
 
     if not probe().works:
         return {}
-    from gpusoftmax import resolve
+    from gpusoftmax import get_backend
 
-    backend = resolve("cuda")
+    backend = get_backend("cuda")
     xp = backend.xp
     with backend.active():
         source = xp.ones(1 << 28, np.float32)

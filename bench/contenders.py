@@ -17,7 +17,7 @@ import numpy as np
 from bench import frameworks, peers
 from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
 from bench.truth import Answer
-from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, reference, resolve
+from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, get_backend, reference
 from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures
@@ -44,14 +44,14 @@ class Contender:
 @cache
 def _absent(name: str) -> str:
     try:
-        found = resolve(name)
+        found = get_backend(name)
     except BackendUnavailableError as error:
         return str(error)
     return "" if found.name.split(":")[0] == name else found.reason  # "cpu" falls back to NumPy without Numba
 
 
 def _ours(problem: Problem, name: str) -> Prepared:
-    backend = resolve(name, problem.case.threads)
+    backend = get_backend(name, problem.case.threads)
     kinds = {"gradient": _our_gradient, "step": _our_steps, "predict": _our_predictions}
     with backend.active():
         return kinds[problem.case.work](problem, backend)

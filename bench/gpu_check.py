@@ -228,11 +228,11 @@ def measure_row_loss(c: int, size: int) -> dict[str, Any]:
     """One read and one write of the scores, after the loss was compared with the reference, beside a copy of them."""
     import cupy
 
-    from gpusoftmax import reference, resolve
+    from gpusoftmax import get_backend, reference
     from gpusoftmax.cuda.buckets import choose
     from gpusoftmax.cuda.ops import GRADIENT, KINDS
 
-    ops, rng = resolve("cuda").ops, np.random.default_rng(c)
+    ops, rng = get_backend("cuda").ops, np.random.default_rng(c)
     few = (3 * rng.standard_normal((8, c))).astype(np.float32)
     few[0, 0] = 50.0  # an outlier, so that a kernel without the maximum cannot pass
     few_labels = rng.integers(0, c, 8).astype(np.int32)

@@ -112,9 +112,9 @@ def numpy_by_hand(problem: Problem) -> Prepared:
 
 def cupy_by_hand(problem: Problem) -> Prepared:
     """The same text on a GPU: what our kernels have to beat."""
-    from gpusoftmax import resolve
+    from gpusoftmax import get_backend
 
-    backend = resolve("cuda")
+    backend = get_backend("cuda")
     with backend.active():
         return _by_hand(problem, backend.xp, backend.synchronize, backend.to_numpy)
 

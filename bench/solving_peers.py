@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.cases import NotForThisError
 from bench.solving_cases import Problem
-from gpusoftmax import SoftmaxClassifier, reference, resolve
+from gpusoftmax import SoftmaxClassifier, get_backend, reference
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.objective.objective import Objective
 
@@ -45,7 +45,7 @@ class Judge:
     @cached_property
     def objective(self) -> Objective:
         """Over the features as peers see them."""
-        problem, device = self.problem, resolve("cpu")
+        problem, device = self.problem, get_backend("cpu")
         X = problem.scaled()
         X = X.astype(np.float64) if X.size <= SMALL else X
         return Objective(

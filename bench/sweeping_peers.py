@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.sweeping_cases import CLASSES, SCALE, SEED, Array, Problem
 from bench.sweeping_truth import Models, choices
-from gpusoftmax import SoftmaxClassifier, resolve
+from gpusoftmax import SoftmaxClassifier, get_backend
 from gpusoftmax.estimators.problem import prepare
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures
@@ -276,7 +276,7 @@ def adelie(problem: Problem, watch: Watch) -> Work:
 
 def course_objective(problem: Problem) -> Objective:
     """What `recipes.train_cs231n` minimises, for one model."""
-    device = resolve("auto")
+    device = get_backend("auto")
     X = device.features(problem.X)
     mean = device.to_numpy(device.ops.column_moments(X, None)[0])
     estimator = SoftmaxClassifier(l2=1.0, penalize_intercept=True, scaling=(mean, None), solver="sgd", learning_rate=1)
@@ -456,7 +456,7 @@ def torch_heads(problem: Problem, watch: Watch) -> Work:
 
 def passes(problem: Problem, watch: Watch) -> Work:
     """One value and gradient over all rows."""
-    device = resolve("auto")
+    device = get_backend("auto")
     d = problem.X.shape[1]
     base = Objective(
         DenseFeatures(device.features(problem.X), device, problem.mean, np.full(d, SCALE)),

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpusoftmax._moved import register
 
+_RENAMED = {"resolve": "get_backend"}
 _EXPORTS = {
     "BackendUnavailableError": "exceptions",
     "BadFileError": "exceptions",
@@ -24,6 +25,7 @@ _EXPORTS = {
     "SoftmaxClassifier": "estimators.classifiers",
     "SoftmaxClassifierCV": "search.classifier_cv",
     "SweepResult": "search.result",
+    "get_backend": "array",
     "gradient_check": "objective.gradcheck",
     "linear_probe": "protocols.linear_probe",
     "load_cifar10": "datasets",
@@ -31,7 +33,6 @@ _EXPORTS = {
     "load_digits": "datasets",
     "load_model": "models",
     "loss_and_gradient": "objective.objective",
-    "resolve": "array",
     "save_model": "models",
     "softmax_cross_entropy": "objective.objective",
     "sweep": "search.sweep",
@@ -53,6 +54,11 @@ def __getattr__(name: str) -> Any:
             return version("gpusoftmax")
         except PackageNotFoundError:
             return "0+unknown"  # a clone that was not installed
+    if name in _RENAMED:
+        import warnings
+
+        warnings.warn(f"gpusoftmax.{name} is now gpusoftmax.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        return __getattr__(_RENAMED[name])
     if name not in _EXPORTS:
         raise AttributeError(f"module 'gpusoftmax' has no attribute {name!r}")
     value = getattr(import_module(f"gpusoftmax.{_EXPORTS[name]}"), name)

@@ -1,4 +1,4 @@
-from gpusoftmax.array import resolve as resolve
+from gpusoftmax.array import get_backend as get_backend
 from gpusoftmax.datasets import load_cifar10 as load_cifar10
 from gpusoftmax.datasets import load_digits as load_digits
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier as LinearSVMClassifier

@@ -1,7 +1,7 @@
 """The array module: which device computes, decided once, and what it can do.
 
-`resolve` returns a `Backend`, a small frozen object that is passed down explicitly. There is no global and no context
-variable: two fits on two devices in two threads do not meet.
+`get_backend` returns a `Backend`, a small frozen object that is passed down explicitly. There is no global state and no
+context variable: fits on different devices in different threads do not affect each other.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Backend:
     ops : Operations
         The fused operations.
     precision : str
-        Of float32 products: "highest", "high" or "medium", see `resolve`.
+        Of float32 products: "highest", "high" or "medium", see `get_backend`.
     """
 
     name: str
@@ -182,7 +182,7 @@ class Backend:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Resolve what was asked for."""
-        vars(self).update(vars(resolve(**state)))
+        vars(self).update(vars(get_backend(**state)))
 
 
 def default_threads() -> int:
@@ -228,7 +228,7 @@ def _compiled_kernels() -> tuple[ModuleType | None, str]:
     return kernels, "compiled kernels"
 
 
-def resolve(backend: str | Backend = "auto", n_threads: int | None = None, precision: str = "highest") -> Backend:
+def get_backend(backend: str | Backend = "auto", n_threads: int | None = None, precision: str = "highest") -> Backend:
     """Decide who computes.
 
     Parameters
@@ -303,8 +303,8 @@ def gpu_of(x: Any) -> int | None:
     return int(index) if int(kind) in ON_CUDA else None
 
 
-def resolve_for(backend: str | Backend, n_threads: int | None, **arrays: Any) -> Backend:
-    """As `resolve`, but an array that is on a GPU stays there and decides.
+def get_backend_for(backend: str | Backend, n_threads: int | None, **arrays: Any) -> Backend:
+    """As `get_backend`, but an array that is on a GPU stays there and decides.
 
     Raises
     ------
@@ -313,7 +313,7 @@ def resolve_for(backend: str | Backend, n_threads: int | None, **arrays: Any) ->
     """
     places = {name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__")}
     if all(place is None for place in places.values()):
-        return resolve(backend, n_threads)
+        return get_backend(backend, n_threads)
 
     def words(place: int | None) -> str:
         return "the host" if place is None else f"cuda:{place}"
@@ -324,7 +324,7 @@ def resolve_for(backend: str | Backend, n_threads: int | None, **arrays: Any) ->
             f"the arrays are on different devices ({listed}); move them to one, with cupy.asarray or .get()"
         )
     (place,) = set(places.values())
-    device = resolve(words(place) if backend in ("auto", "cuda") else backend, n_threads)
+    device = get_backend(words(place) if backend in ("auto", "cuda") else backend, n_threads)
     if device.gpu != place:
         raise TypeError(
             f"{', '.join(places)} on {words(place)}, but backend={backend!r}; use backend='auto', or X.get()"

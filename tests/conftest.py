@@ -21,7 +21,7 @@ import sklearn
 from sklearn.preprocessing import StandardScaler
 
 from gpusoftmax import cli
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cuda.probe import Probe, probe
 from tests.emulation import build, standin
 
@@ -55,7 +55,7 @@ def compiled() -> None:
 @pytest.fixture(params=BACKENDS)
 def cpu_backend(request: pytest.FixtureRequest) -> Backend:
     """Every back end of the CPU, in turn: for what only they have, as leaves and threads."""
-    return resolve(request.param, n_threads=2)
+    return get_backend(request.param, n_threads=2)
 
 
 @pytest.fixture(params=[*BACKENDS, "cuda"])
@@ -63,7 +63,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     """Every back end, in turn."""
     if request.param == "cuda":
         request.getfixturevalue("gpu")
-    return resolve(request.param, n_threads=2)
+    return get_backend(request.param, n_threads=2)
 
 
 @pytest.fixture(params=["CPU", "GPU"])

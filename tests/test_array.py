@@ -18,8 +18,8 @@ from gpusoftmax.array import (
     THREADS_VARIABLE,
     Backend,
     Operations,
-    resolve,
-    resolve_for,
+    get_backend,
+    get_backend_for,
     threads_and_origin,
 )
 from gpusoftmax.cpu import fallback
@@ -50,42 +50,42 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_compiled_kernels_are_used_where_numba_is_installed(name: str) -> None:
-    backend = resolve(name)
+    backend = get_backend(name)
     assert backend.name == "cpu"
     assert backend.reason.startswith("compiled kernels")
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_auto_says_why_there_is_no_gpu() -> None:
-    assert resolve("auto").reason.endswith("; no GPU: device 0 is made of wood")
+    assert get_backend("auto").reason.endswith("; no GPU: device 0 is made of wood")
 
 
 def test_who_asks_for_the_cpu_is_told_nothing_about_gpus() -> None:
-    assert "GPU" not in resolve("cpu").reason
+    assert "GPU" not in get_backend("cpu").reason
 
 
 def test_numpy_is_plain_numpy_although_numba_may_be_installed() -> None:
-    backend = resolve("numpy")
+    backend = get_backend("numpy")
     assert (backend.name, backend.ops.kernels) == ("numpy", fallback)
 
 
 @pytest.mark.usefixtures("no_numba", "no_gpu")
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_without_numba_numpy_computes_and_says_why(name: str) -> None:
-    backend = resolve(name)
+    backend = get_backend(name)
     assert (backend.name, backend.ops.kernels) == ("numpy", fallback)
     assert "Numba cannot be imported" in backend.reason
 
 
 def test_a_backend_is_returned_as_it_is() -> None:
-    backend = resolve("numpy", n_threads=3)
-    assert resolve(backend) is backend
+    backend = get_backend("numpy", n_threads=3)
+    assert get_backend(backend) is backend
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", "cuda:", "cuda:x", "cuda:-1", "torch", None, 0])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: Any) -> None:
     with pytest.raises(ValueError, match="is not known; use one of 'auto', 'cpu', 'numpy', 'cuda', 'cuda:<i>'"):
-        resolve(name)
+        get_backend(name)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -93,13 +93,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: Any) -> None:
 def test_a_gpu_that_cannot_be_had_is_an_error_that_says_why_and_what_to_do(name: str, index: int) -> None:
     message = f"backend='{name}' cannot be had: device {index} is made of wood; use backend='auto' or 'cpu'"
     with pytest.raises(BackendUnavailableError, match=message):
-        resolve(name)
+        get_backend(name)
 
 
 @pytest.mark.parametrize("precision", ["single", "", None])
 def test_an_unknown_precision_is_refused_with_the_known_ones(precision: Any) -> None:
     with pytest.raises(ValueError, match=r"precision=.* is not known; use one of 'highest', 'high', 'medium'"):
-        resolve("numpy", precision=precision)
+        get_backend("numpy", precision=precision)
 
 
 def test_a_backend_survives_pickling(backend: Backend) -> None:
@@ -120,22 +120,22 @@ class OnGpu:
 @pytest.mark.parametrize("other", [OnGpu(1), np.zeros(3)], ids=["two GPUs", "GPU and host"])
 def test_arrays_on_different_devices_are_refused(other: Any) -> None:
     with pytest.raises(TypeError, match=r"different devices \(X on cuda:0, y on (cuda:1|the host)\)"):
-        resolve_for("auto", None, X=OnGpu(0), y=other, b=[1, 2, 3])
+        get_backend_for("auto", None, X=OnGpu(0), y=other, b=[1, 2, 3])
 
 
 @pytest.mark.parametrize("name", ["cpu", "numpy"])
 def test_an_array_on_a_gpu_is_not_moved_to_the_host_unasked(name: str) -> None:
     with pytest.raises(TypeError, match=f"X on cuda:0, but backend='{name}'; use backend='auto', or X.get()"):
-        resolve_for(name, None, X=OnGpu(0))
+        get_backend_for(name, None, X=OnGpu(0))
 
 
 def test_arrays_on_the_host_and_lists_go_where_one_says() -> None:
-    assert resolve_for("numpy", 3, X=np.zeros(3), y=[1, 2]) == resolve("numpy", 3)
+    assert get_backend_for("numpy", 3, X=np.zeros(3), y=[1, 2]) == get_backend("numpy", 3)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3, np.int64(5)])
 def test_the_thread_count_reaches_the_operations(n_threads: Any) -> None:
-    backend = resolve("numpy", n_threads)
+    backend = get_backend("numpy", n_threads)
     assert (backend.n_threads, backend.ops.n_threads) == (n_threads, n_threads)
 
 
@@ -144,22 +144,22 @@ def test_the_thread_count_reaches_the_operations(n_threads: Any) -> None:
 )
 def test_a_bad_thread_count_is_refused_by_name(n_threads: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"n_threads={n_threads}"):
-        resolve("numpy", n_threads)
+        get_backend("numpy", n_threads)
 
 
 def test_more_threads_than_the_pool_has_count_as_the_pool() -> None:
-    assert resolve("numpy", 10**6).n_threads == MOST_THREADS
+    assert get_backend("numpy", 10**6).n_threads == MOST_THREADS
 
 
 @pytest.mark.parametrize("text", ["3", " 3 ", "03"])
 def test_the_environment_sets_the_default_thread_count(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, text)
-    assert resolve("numpy").n_threads == 3
+    assert get_backend("numpy").n_threads == 3
 
 
 def test_an_argument_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "3")
-    assert resolve("numpy", 2).n_threads == 2
+    assert get_backend("numpy", 2).n_threads == 2
 
 
 @pytest.mark.parametrize("text", [None, "", "  "])
@@ -170,7 +170,7 @@ def test_without_a_setting_all_processors_are_used(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(THREADS_VARIABLE, text)
     for name in THREADS_OF_OTHERS:
         monkeypatch.delenv(name, raising=False)
-    assert resolve("numpy").n_threads == available_threads()
+    assert get_backend("numpy").n_threads == available_threads()
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_what_is_no_limit_in_the_variables_of_others_is_left_to_them(text: str, 
 def test_a_bad_setting_in_the_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, text)
     with pytest.raises(ValueError, match=f"{THREADS_VARIABLE}='{text}' is not a thread count"):
-        resolve("numpy")
+        get_backend("numpy")
 
 
 OPERATIONS = [name for name in vars(Operations) if not name.startswith("_")]

@@ -18,7 +18,7 @@ from bench import cases, ceilings, compare, contenders, figures, machine, throug
 from bench.cases import Case, NotForThisError, Prepared, Problem
 from bench.contenders import Contender
 from bench.truth import truth
-from gpusoftmax import reference, resolve
+from gpusoftmax import get_backend, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -203,7 +203,7 @@ def test_list_names_cases_and_who_is_absent(capsys: Any) -> None:
     assert throughput.main(["--list"]) == 0
     shown = capsys.readouterr().out
     assert "probe: value and gradient, 100000 x 768 x 1000" in shown
-    assert resolve("auto").gpu is not None or "(absent: backend='cuda'" in shown
+    assert get_backend("auto").gpu is not None or "(absent: backend='cuda'" in shown
 
 
 # ---- the machine and its ceilings

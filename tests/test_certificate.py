@@ -11,11 +11,11 @@ import pytest
 from cases import Array, assert_bounds_hold, blobs, evaluated, objective_of, run
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.solvers import LBFGS, certificate
 from gpusoftmax.solvers.certificate import certify
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 INTERCEPTS = [{}, {"penalize_intercept": True}, {"fit_intercept": False}]
 
 

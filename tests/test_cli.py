@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import cli, load_model, resolve
+from gpusoftmax import cli, get_backend, load_model
 from gpusoftmax.cli.train import GRID
 from gpusoftmax.progress import Lines
 from tests.conftest import Result
@@ -199,9 +199,9 @@ def test_evaluate_obeys_threads_and_back_end(model: Path, run: Any, monkeypatch:
 
     def spy(*arguments: Any) -> Any:
         asked.append(arguments)
-        return resolve(*arguments)
+        return get_backend(*arguments)
 
-    monkeypatch.setattr("gpusoftmax.array.resolve", spy)
+    monkeypatch.setattr("gpusoftmax.array.get_backend", spy)
     run("evaluate", model, "digits", "--threads", 3, "--backend", "numpy")
     assert asked[0] == ("numpy", 3)
 
@@ -468,7 +468,7 @@ main()
 
 @pytest.mark.usefixtures("gpu")
 def test_train_says_which_gpu_it_uses_and_why(run: Any) -> None:
-    gpu = resolve("cuda", 1)
+    gpu = get_backend("cuda", 1)
     line = run("train", "digits", "--threads", 1, "--backend", "cuda").out.splitlines()[1]
     assert line == f"device  {gpu.device}, 1 threads (cuda:0: {gpu.reason})"
 
@@ -684,7 +684,7 @@ def test_gradcheck_documents_the_fields_of_its_records(run: Any) -> None:
 
 @on_each_device
 def test_info_says_who_would_compute(run: Any) -> None:
-    assert f"computes       {resolve().name} ({resolve().reason})\n" in run("info").out
+    assert f"computes       {get_backend().name} ({get_backend().reason})\n" in run("info").out
 
 
 def test_info_obeys_threads(run: Any) -> None:

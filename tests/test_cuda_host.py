@@ -22,11 +22,11 @@ from gpusoftmax import (
     BackendUnavailableError,
     LinearSVMClassifier,
     SoftmaxClassifier,
+    get_backend,
     load_digits,
     load_model,
     loss_and_gradient,
     reference,
-    resolve,
     save_model,
     softmax_cross_entropy,
 )
@@ -97,12 +97,12 @@ def test_chunks_are_summed_to_the_whole(dtype: str, monkeypatch: pytest.MonkeyPa
 
 def on_device(problem: Problem) -> list[Any]:
     """The arguments of Operations.linear_gradient."""
-    asarray = resolve("cuda").xp.asarray
+    asarray = get_backend("cuda").xp.asarray
     return [x if x is None or isinstance(x, int) else asarray(x) for x in (*problem.arguments, problem.rows)]
 
 
 def assert_gradient_is_right(problem: Problem, arguments: list[Any]) -> None:
-    found = resolve("cuda").ops.linear_gradient(*arguments)
+    found = get_backend("cuda").ops.linear_gradient(*arguments)
     expected, allowed = answer(problem)
     for name, x in zip(("losses", "correct", "dW", "db"), found, strict=True):
         assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
@@ -132,22 +132,22 @@ def test_scores_and_losses_over_blocks_and_chunks_of_rows(
     problem = random_problem(n, dtype="uint8", n=n, d=5, c=3, K=3, weighted=True)
     *arguments, _ = on_device(problem)
     X, _, W, b, _, _ = arguments
-    scores = resolve("cuda").ops.linear_scores(X, W, b)
+    scores = get_backend("cuda").ops.linear_scores(X, W, b)
     assert_within(scores.get(), reference.scores(problem.X, problem.W, problem.b), score_bound(problem), "scores")
     true = reference.scores(problem.X, problem.W, problem.b)
-    assert np.array_equal(resolve("cuda").ops.linear_best(X, W, b).get(), true.argmax(axis=2))
+    assert np.array_equal(get_backend("cuda").ops.linear_best(X, W, b).get(), true.argmax(axis=2))
     powers = np.exp(true - true.max(axis=2, keepdims=True))
-    probabilities = resolve("cuda").ops.linear_probabilities(X, W, b).get()
+    probabilities = get_backend("cuda").ops.linear_probabilities(X, W, b).get()
     np.testing.assert_allclose(probabilities, powers / powers.sum(axis=2, keepdims=True), rtol=1e-5)
     expected, allowed = answer(problem)
-    for name, x in zip(("losses", "correct"), resolve("cuda").ops.linear_losses(*arguments), strict=True):
+    for name, x in zip(("losses", "correct"), get_backend("cuda").ops.linear_losses(*arguments), strict=True):
         assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
 
 
 @pytest.mark.parametrize("c", [3, 40, 2000, 20_000], ids=["lanes", "warp", "block", "online"])
 @pytest.mark.parametrize(("score", "best"), [(np.nan, -1), (np.inf, -1), (-np.inf, 0)])
 def test_a_row_without_a_largest_score_has_no_best_column(c: int, score: float, best: int) -> None:
-    device = resolve("cuda")
+    device = get_backend("cuda")
     X = device.asarray(np.ones((1, 1), np.float32))
     W, b = np.zeros((1, 1, c), np.float32), np.zeros((1, c), np.float32)
     b[0, 1] = score
@@ -173,16 +173,16 @@ def test_a_view_on_the_device_is_its_values(width: int, view: Any, picked: bool,
     wide = random_problem(0, dtype=dtype, n=60, d=width).X
     problem = random_problem(1, dtype=dtype, n=len(wide[view]), d=wide[view].shape[1], n_rows=50 if picked else None)
     problem = replace(problem, X=wide[view])
-    X = resolve("cuda").xp.asarray(wide)[view]
+    X = get_backend("cuda").xp.asarray(wide)[view]
     assert_gradient_is_right(problem, [X, *on_device(problem)[1:]])
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_moments_far_from_zero_over_chunks_of_rows(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
-    xp, rng = resolve("cuda").xp, np.random.default_rng(0)
+    xp, rng = get_backend("cuda").xp, np.random.default_rng(0)
     X, weights = 1e6 + rng.standard_normal((500, 3)), rng.random(500)
-    mean, variance = resolve("cuda").ops.column_moments(xp.asarray(X), xp.asarray(weights) if weighted else None)
+    mean, variance = get_backend("cuda").ops.column_moments(xp.asarray(X), xp.asarray(weights) if weighted else None)
     s = weights if weighted else np.ones(500)
     center = np.average(X, axis=0, weights=s)
     np.testing.assert_allclose(mean.get(), center, rtol=1e-14)
@@ -193,10 +193,10 @@ def test_moments_far_from_zero_over_chunks_of_rows(weighted: bool, monkeypatch: 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_label_sums_over_chunks_of_rows(dtype: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
-    asarray, rng, given = resolve("cuda").xp.asarray, np.random.default_rng(0), problem(dtype, n=500)
+    asarray, rng, given = get_backend("cuda").xp.asarray, np.random.default_rng(0), problem(dtype, n=500)
     X, labels, weights, w, P = given["X"], given["y"], rng.random(500), rng.random(4), rng.random((500, 4))
     arguments = [asarray(x) for x in (X, labels.astype(np.int32), weights, w)]
-    found = resolve("cuda").ops.label_sums(*arguments, asarray(P) if soft else None)
+    found = get_backend("cuda").ops.label_sums(*arguments, asarray(P) if soft else None)
     p = P * w / (P * w).sum(axis=1, keepdims=True) if soft else 0.25
     z = weights[:, None] * (np.eye(4)[labels] - p)
     assert errors([x.get() for x in found], [X.T.astype(np.float64) @ z, z.sum(axis=0)]) < TOLERANCE["float64"]
@@ -219,7 +219,7 @@ def test_weights_count_as_repeated_rows() -> None:
 @pytest.mark.parametrize(("precision", "bound"), [("high", 2.0**-11), ("medium", 2.0**-8)])
 def test_a_lower_precision_stays_within_its_bound(precision: str, bound: float) -> None:
     given = problem("float32", n=300, d=64, c=33)
-    device = resolve("cuda", precision=precision)
+    device = get_backend("cuda", precision=precision)
     found, expected = loss_and_gradient(**given, backend=device), reference.loss_and_gradient(**given)
     # each operand is off by at most `bound`; two of them a product, two products in a row
     assert 1e-7 < errors(found, expected) < 4 * bound
@@ -268,7 +268,7 @@ def test_a_model_trained_on_a_gpu_predicts_where_there_is_none(
     as_object: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits = load_digits()
-    backend = resolve("cuda") if as_object else "cuda:0"
+    backend = get_backend("cuda") if as_object else "cuda:0"
     model = SoftmaxClassifier(max_iter=1, tol=0, backend=backend).fit(digits.X_train, digits.y_train)
     save_model(model, tmp_path / "m.safetensors")
     monkeypatch.setattr("gpusoftmax.array.probe", lambda index: probe.Probe(False, "there is no NVIDIA driver"))
@@ -278,7 +278,7 @@ def test_a_model_trained_on_a_gpu_predicts_where_there_is_none(
 
 
 def test_arrays_on_the_device_stay_there() -> None:
-    xp, given = resolve("cuda").xp, problem("float32", n=30)
+    xp, given = get_backend("cuda").xp, problem("float32", n=30)
     on_device = {name: xp.asarray(x) for name, x in given.items()}
     loss, dW, db = loss_and_gradient(**on_device)
     assert (type(dW), type(db), type(loss)) == (xp.ndarray, xp.ndarray, np.ndarray)
@@ -286,7 +286,7 @@ def test_arrays_on_the_device_stay_there() -> None:
 
 
 def test_scores_on_the_device_give_a_gradient_there() -> None:
-    xp = resolve("cuda").xp
+    xp = get_backend("cuda").xp
     Z, y = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32), np.arange(20) % 5
     loss, gradient = softmax_cross_entropy(xp.asarray(Z), xp.asarray(y))
     losses, expected = reference.row_loss(Z, y, "softmax")
@@ -295,28 +295,28 @@ def test_scores_on_the_device_give_a_gradient_there() -> None:
 
 
 def test_a_bad_label_on_the_device_is_reported_with_its_row() -> None:
-    xp = resolve("cuda").xp
+    xp = get_backend("cuda").xp
     labels = np.array([0, 1, 7, 2, -1])
     with pytest.raises(ValueError, match=r"labels\[2\] is 7, but there are 3 classes"):
         softmax_cross_entropy(xp.zeros((5, 3), dtype=np.float32), xp.asarray(labels))
 
 
 def test_a_bad_label_is_found_under_any_number_of_models() -> None:
-    xp = resolve("cuda").xp
+    xp = get_backend("cuda").xp
     labels = np.array([0, 1, 2, 9, 0], np.int32)
     with pytest.raises(ValueError, match=r"labels\[3\] is 9, but there are 4 classes"):
-        resolve("cuda").ops.row_loss(xp.zeros((5, 3, 4), dtype=np.float32), xp.asarray(labels), None, 0)
+        get_backend("cuda").ops.row_loss(xp.zeros((5, 3, 4), dtype=np.float32), xp.asarray(labels), None, 0)
 
 
 @pytest.mark.parametrize("name", ["y", "W", "b"])
 def test_arrays_on_different_devices_are_a_type_error(name: str) -> None:
-    xp, given = resolve("cuda").xp, problem("float32")
+    xp, given = get_backend("cuda").xp, problem("float32")
     with pytest.raises(TypeError, match=f"{name} on the host"):
         loss_and_gradient(**{k: v if k == name else xp.asarray(v) for k, v in given.items()})
 
 
 def test_arrays_elsewhere_than_the_backend_are_a_type_error() -> None:
-    xp, given = resolve("cuda").xp, problem("float32")
+    xp, given = get_backend("cuda").xp, problem("float32")
     with pytest.raises(TypeError, match="cuda:0, but backend='cpu'"):
         loss_and_gradient(**{k: xp.asarray(v) for k, v in given.items()}, backend="cpu")
 
@@ -326,14 +326,14 @@ def test_the_backend_survives_pickling_and_cloning() -> None:
 
     from sklearn.base import clone
 
-    device = resolve("cuda", precision="high")
+    device = get_backend("cuda", precision="high")
     again = pickle.loads(pickle.dumps(device))
     assert (again.name, again.precision) == (device.name, "high")
     assert clone(SoftmaxClassifier(backend=device)).backend.name == device.name
 
 
 def test_a_step_does_not_wait_for_the_device() -> None:
-    if resolve("cuda").xp.ndarray is not standin.ndarray:
+    if get_backend("cuda").xp.ndarray is not standin.ndarray:
         pytest.skip("counted by the stand-in")
     digits = load_digits()
     counts = []
@@ -347,7 +347,7 @@ def test_a_step_does_not_wait_for_the_device() -> None:
 @pytest.fixture
 def machine(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The stand-in's machine, where the GPU is one."""
-    if resolve("cuda").xp.ndarray is not standin.ndarray:
+    if get_backend("cuda").xp.ndarray is not standin.ndarray:
         pytest.skip("needs a machine that can be made to fail")
     import cupy
 
@@ -366,7 +366,7 @@ def machine(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     ("precision", "rounded"), [("highest", 1 + 2**-9 + 2**-12), ("high", 1 + 2**-9), ("medium", 1.0)]
 )
 def test_every_product_of_features_is_in_the_precision_asked_for(precision: str, rounded: float) -> None:
-    device = resolve("cuda", precision=precision)
+    device = get_backend("cuda", precision=precision)
     xp, n, d = device.xp, 40, 8
     X = xp.full((n, d), 1 + 2**-9 + 2**-12, dtype=np.float32)  # all other operands are exact in bfloat16
     labels, zeros, b = xp.zeros(n, dtype=np.int32), xp.zeros((d, 1, 2), dtype=np.float32), xp.zeros((1, 2), np.float32)
@@ -391,7 +391,7 @@ def test_a_chunk_that_does_not_fit_is_halved(machine: Any, monkeypatch: pytest.M
 def test_a_chunk_of_label_sums_that_does_not_fit_is_halved(
     machine: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    device, X = resolve("cuda"), problem("uint8", n=4000)["X"]
+    device, X = get_backend("cuda"), problem("uint8", n=4000)["X"]
     monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 12 * 2000)
     given = [device.asarray(x) for x in (X, np.zeros(4000, np.int32), np.ones(4000), np.ones(2))]
     machine.limit = sum(memory.size for memory in machine.alive) + 50_000
@@ -426,7 +426,7 @@ def test_the_memory_of_a_pass_is_known_beforehand(
 ) -> None:
     monkeypatch.setattr(ops, "CHUNK_BYTES", 4 * 64 * 2000)
     n, d, K, c = 5000, 64, 2, 33
-    device = resolve("cuda", precision=precision)
+    device = get_backend("cuda", precision=precision)
     computed = np.float64 if dtype == "float64" else np.float32
     X, labels = device.xp.ones((n, d), dtype=dtype), device.xp.zeros(n, dtype=np.int32)
     W, b = device.xp.zeros((d, K, c), dtype=computed), device.xp.zeros((K, c), dtype=computed)
@@ -446,7 +446,7 @@ def test_a_fit_says_its_memory_beforehand(caplog: Any) -> None:
 
 
 def test_losses_alone_take_no_memory_for_a_gradient(machine: Any) -> None:
-    device, d = resolve("cuda"), 5000
+    device, d = get_backend("cuda"), 5000
     X, labels = device.xp.ones((4, d), dtype=np.float32), device.xp.zeros(4, dtype=np.int32)
     W, b = device.xp.zeros((d, 1, 10), dtype=np.float32), device.xp.zeros((1, 10), dtype=np.float32)
     before = sum(memory.size for memory in machine.alive)
@@ -486,7 +486,7 @@ class Tensor:
 def test_torch_tensors_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem("float32")
     expected = loss_and_gradient(**given, backend="cpu")
-    device = resolve("cuda")
+    device = get_backend("cuda")
     given = {name: Tensor(device.asarray(x), f"torch.{x.dtype}") for name, x in given.items()}
     X = given["X"].array
     loss, dW, _ = loss_and_gradient(**given)
@@ -505,7 +505,7 @@ def test_bfloat16_tensors_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) 
     bits = (given["X"].view(np.uint32) >> 16).astype(np.uint16)
     given["X"] = (bits.astype(np.uint32) << 16).view(np.float32)
     expected = loss_and_gradient(**given, backend="cpu")
-    device = resolve("cuda")
+    device = get_backend("cuda")
     given = {name: device.asarray(x) for name, x in given.items()} | {
         "X": Tensor(device.asarray(bits), "torch.bfloat16")
     }
@@ -549,12 +549,12 @@ def test_each_device_has_its_own_compiled_kernels() -> None:
 
 def test_a_device_that_is_not_there_is_named(machine: Any) -> None:
     with pytest.raises(BackendUnavailableError, match=r"backend='cuda:7' cannot be had: there is no device 7"):
-        resolve("cuda:7")
+        get_backend("cuda:7")
 
 
 @pytest.mark.usefixtures("machine")
 def test_auto_takes_a_gpu_that_computes() -> None:
-    assert resolve("auto").name == "cuda:0"
+    assert get_backend("auto").name == "cuda:0"
 
 
 def faults() -> dict[str, Any]:
@@ -632,9 +632,9 @@ def test_each_reason_for_no_gpu_is_told_apart(fault: str, monkeypatch: pytest.Mo
     probe._probe.cache_clear()
     compile._compiled.cache_clear()
     with pytest.raises(BackendUnavailableError, match=words):
-        resolve("cuda")
-    assert resolve("auto").name != "cuda:0"
-    assert "; no GPU: " in resolve("auto").reason
+        get_backend("cuda")
+    assert get_backend("auto").name != "cuda:0"
+    assert "; no GPU: " in get_backend("auto").reason
 
 
 @pytest.mark.usefixtures("machine")
@@ -740,7 +740,7 @@ print(json.dumps(missing))
 
 
 def test_predictions_are_where_the_features_are() -> None:
-    xp, digits = resolve("cuda").xp, load_digits()
+    xp, digits = get_backend("cuda").xp, load_digits()
     X = xp.asarray(digits.X_train)
     model = SoftmaxClassifier(max_iter=2, tol=0).fit(X, xp.asarray(digits.y_train))
     host = SoftmaxClassifier(max_iter=2, tol=0, backend="cuda").fit(digits.X_train, digits.y_train)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from cases import INTERCEPTS, Array, objective_of
 
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners import gram, inverses
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Shared
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 SHAPES = {"cholesky": (40, 6), "low rank": (7, 20)}
 
 

@@ -21,11 +21,11 @@ from gpusoftmax import (
     LinearSVMClassifier,
     SoftmaxClassifier,
     SoftmaxClassifierCV,
+    get_backend,
     gradient_check,
     linear_probe,
     load_cifar10,
     loss_and_gradient,
-    resolve,
     save_model,
     softmax_cross_entropy,
     sweep,
@@ -164,7 +164,7 @@ SWEEPS = (grid, classifier_cv, course, course_grid)
 LEARNERS = (*FITS, partial_fit, *SWEEPS)
 PREDICTORS = (predict, predict_proba, score)
 WITH_X = (*OBJECTIVES, *LEARNERS, *PREDICTORS)
-WITH_BACKEND = (*OBJECTIVES, *FITS, *SWEEPS, probe, resolve)
+WITH_BACKEND = (*OBJECTIVES, *FITS, *SWEEPS, probe, get_backend)
 
 # every row: ways in, what is changed, the type of the error, and what the message has: name, value and fix
 TABLE: dict[str, tuple[Any, ...]] = {
@@ -312,7 +312,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "backend": (WITH_BACKEND, {"backend": "gpu"}, ValueError, "backend", "'gpu'", "'auto', 'cpu', 'numpy', 'cuda'"),
     "backend below 0": (WITH_BACKEND, {"backend": "cuda:-1"}, ValueError, "backend", "'cuda:-1'", "'cuda', 'cuda:<i>'"),
     "backend None": (WITH_BACKEND, {"backend": None}, ValueError, "backend", "None", "use one of 'auto'"),
-    "backend a number": ([resolve], {"backend": 3}, ValueError, "backend", "=3 ", "use one of 'auto'"),
+    "backend a number": ([get_backend], {"backend": 3}, ValueError, "backend", "=3 ", "use one of 'auto'"),
     "a GPU that is not there": (
         WITH_BACKEND, {"backend": "cuda:99"}, BackendUnavailableError, "backend", "'cuda:99'", "use backend='auto' or",
     ),
@@ -323,7 +323,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
         )
         for entry in WITH_BACKEND
     },
-    "precision": ([resolve], {"precision": "x"}, ValueError, "precision", "'x'", "'highest', 'high', 'medium'"),
+    "precision": ([get_backend], {"precision": "x"}, ValueError, "precision", "'x'", "'highest', 'high', 'medium'"),
     "solver": ((*FITS, grid), {"solver": "adam"}, ValueError, "solver", "'adam'", "'auto', 'lbfgs', 'sgd'"),
     "solver None": (FITS, {"solver": None}, ValueError, "solver", "None", "'auto', 'lbfgs', 'sgd'"),
     "schedule": (

@@ -27,11 +27,11 @@ from gpusoftmax import (
     LinearSVMClassifier,
     Record,
     SoftmaxClassifier,
+    get_backend,
     load_digits,
     reference,
-    resolve,
 )
-from gpusoftmax.estimators.fitting import publish
+from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import prepare, solver_of
 from gpusoftmax.trainer import TrainResult
 
@@ -291,7 +291,7 @@ def test_what_the_objective_leaves_open_does_not_show(
     for shift_W, shift_b in ((0.0, 0.0), (over_W, over_b)):
         estimator = SoftmaxClassifier(**parameters)
         result = TrainResult(W + shift_W, b + shift_b, [], "finished", 0.0, 0, ["finished"])
-        models.append(publish(estimator, prepare(estimator, resolve("cpu"), X, y, None, None), result))
+        models.append(set_fitted(estimator, prepare(estimator, get_backend("cpu"), X, y, None, None), result))
     np.testing.assert_allclose(models[1].coef_, models[0].coef_, atol=1e-14)
     if "fit_intercept" not in parameters and "penalize_intercept" not in parameters:
         np.testing.assert_allclose(models[1].intercept_, models[0].intercept_, atol=1e-13)
@@ -299,9 +299,9 @@ def test_what_the_objective_leaves_open_does_not_show(
 
 def test_a_penalised_intercept_is_published_as_it_is(small: tuple[Any, Any]) -> None:
     estimator = SoftmaxClassifier(l2=0.1, penalize_intercept=True)
-    problem = prepare(estimator, resolve("cpu"), *small, None, None)
+    problem = prepare(estimator, get_backend("cpu"), *small, None, None)
     result = TrainResult(np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], "finished", 0.0, 0, ["finished"])
-    assert publish(estimator, problem, result).intercept_.tolist() == [1.0, -1.0, 5.0]
+    assert set_fitted(estimator, problem, result).intercept_.tolist() == [1.0, -1.0, 5.0]
 
 
 def test_a_free_intercept_absorbs_the_mean_of_the_features(small: tuple[Any, Any]) -> None:
@@ -1004,13 +1004,13 @@ def test_the_number_of_threads_does_not_change_a_prediction(name: str, several_l
 @cpu_only
 def test_the_environment_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
-    assert resolve().n_threads == 3
+    assert get_backend().n_threads == 3
 
 
 @cpu_only
 def test_n_threads_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
-    assert resolve(n_threads=2).n_threads == 2
+    assert get_backend(n_threads=2).n_threads == 2
 
 
 @cpu_only
@@ -1018,8 +1018,8 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
     used = []
 
     def spy(backend: Any, n_threads: Any, **arrays: Any) -> Any:
-        used.append(resolve(backend, n_threads).n_threads)
-        return resolve(backend, n_threads)
+        used.append(get_backend(backend, n_threads).n_threads)
+        return get_backend(backend, n_threads)
 
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
     for module in ("estimators.classifiers", "estimators.prediction"):

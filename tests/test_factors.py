@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax.array import resolve
+from gpusoftmax.array import get_backend
 from gpusoftmax.solvers.preconditioners import inverses
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank, Rows, Spectrum, cholesky, gram
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 
 
 @pytest.mark.parametrize(("kind", "form"), [("cholesky", Cholesky), ("low rank", LowRank)])

@@ -8,10 +8,10 @@ from cases import DETERMINISTIC, DTYPES, random_problem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpusoftmax.array import resolve
+from gpusoftmax.array import get_backend
 from gpusoftmax.features.dense import DenseFeatures
 
-BACKEND = resolve("numpy", n_threads=1)
+BACKEND = get_backend("numpy", n_threads=1)
 SHIFTED = [(False, False), (True, False), (False, True), (True, True)]
 
 

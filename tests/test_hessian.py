@@ -9,13 +9,13 @@ import pytest
 from cases import INTERCEPTS, Array, objective_of
 
 from gpusoftmax import reference
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners import hessian
 from gpusoftmax.solvers.preconditioners.base import ClassWise, Joint
 from gpusoftmax.solvers.preconditioners.hessian import refresh, refresh_cost
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 
 
 def hessian_times(objective: Objective, point: Array, u: Array) -> Array:
@@ -119,7 +119,7 @@ def test_metrics_at_a_point_have_the_same_bits_at_any_thread_count(
     point = point.astype(np.float32)
     digests = set()
     for threads in (1, 2, 7):
-        metric, _ = refresh(objective_of(X, y, resolve("cpu", threads), c=9, l2=0.01), 0, point, seed=3, times=1)
+        metric, _ = refresh(objective_of(X, y, get_backend("cpu", threads), c=9, l2=0.01), 0, point, seed=3, times=1)
         digests.add(metric.solve(point).tobytes())
     assert len(digests) == 1
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import resolve
+from gpusoftmax import get_backend
 from gpusoftmax.cuda.probe import probe
 from gpusoftmax.reports import machine
 from gpusoftmax.reports.machine import describe, in_words
@@ -57,7 +57,7 @@ def test_a_package_that_is_not_there_is_said_to_be(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_back_end_is_the_automatic_one(facts: dict[str, Any]) -> None:
-    device = resolve("auto")
+    device = get_backend("auto")
     assert (facts["backend"], facts["reason"], facts["device"]) == (device.name, device.reason, device.device)
 
 
@@ -71,7 +71,7 @@ def test_the_number_of_threads_is_the_environments(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_numba_there_are_no_vectors_and_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "resolve", lambda name, n_threads=None: resolve("numpy", n_threads))
+    monkeypatch.setattr(machine, "get_backend", lambda name, n_threads=None: get_backend("numpy", n_threads))
     facts = describe()
     assert (facts["vector_features"], facts["vector_bits"], facts["caches"]["CPU kernels"]) == ([], None, None)
 
@@ -79,7 +79,7 @@ def test_without_numba_there_are_no_vectors_and_no_kernels(monkeypatch: pytest.M
 def test_each_back_end_is_there_or_says_why_not(facts: dict[str, Any]) -> None:
     assert list(facts["backends"]) == ["cuda", "cpu", "numpy"]
     assert facts["backends"]["cuda"] == f"{'yes' if probe().works else 'no'}: {probe().reason}"
-    assert facts["backends"]["cpu"] == f"{'yes' if find_spec('numba') else 'no'}: {resolve('cpu').reason}"
+    assert facts["backends"]["cpu"] == f"{'yes' if find_spec('numba') else 'no'}: {get_backend('cpu').reason}"
 
 
 @pytest.mark.skipif(not find_spec("numba"), reason="Numba is not installed")

@@ -10,7 +10,7 @@ import pytest
 from cases import Array, objective_of
 from scipy.optimize import minimize
 
-from gpusoftmax.array import resolve
+from gpusoftmax.array import get_backend
 from gpusoftmax.reference import row_loss
 from gpusoftmax.solvers import intercepts
 from gpusoftmax.solvers.certificate import certify
@@ -99,7 +99,7 @@ def test_a_certificate_of_many_classes_takes_no_memory_that_grows_with_their_squ
     n, d, c = 200, 4, 3000
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((n, d)), rng.integers(0, c, n)
-    objective = objective_of(X, y, resolve("numpy", n_threads=1), c=c, l2=0.1)
+    objective = objective_of(X, y, get_backend("numpy", n_threads=1), c=c, l2=0.1)
     W, b = 0.01 * rng.standard_normal((d, 1, c)), np.zeros((1, c))
     certify(objective, W, b)  # imports
     tracemalloc.start()

@@ -90,9 +90,9 @@ BEFORE_ANY = {
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
 }
 AFTER_ANY = {
-    "weights are written": "gpusoftmax.estimators.fitting.write_weights",
+    "weights are written": "gpusoftmax.estimators.fitting.set_weights",
     "the report is made": "gpusoftmax.estimators.fitting.FitReport",
-    "the history is written": "gpusoftmax.estimators.fitting.write_course",
+    "the history is written": "gpusoftmax.estimators.fitting.set_history",
 }
 OUTSIDE = {  # of the passes: by solver
     "lbfgs": BEFORE_ANY
@@ -175,8 +175,8 @@ STREAM = {
     "features are checked": "gpusoftmax.array.check_features",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
     "the learning rate is found": "gpusoftmax.estimators.fitting.automatic_learning_rate",
-    "weights are written": "gpusoftmax.estimators.fitting.write_weights",
-    "the history is written": "gpusoftmax.estimators.fitting.write_course",
+    "weights are written": "gpusoftmax.estimators.fitting.set_weights",
+    "the history is written": "gpusoftmax.estimators.fitting.set_history",
     "the velocity is kept": "gpusoftmax.estimators.classifiers.stream_after",
 }
 
@@ -378,7 +378,7 @@ AROUND = {  # the passes of a sweep's last fit: what Ctrl-C comes before
     "out-of-fold predictions": "gpusoftmax.search.sweep.is_partition",
     "the last fit": "gpusoftmax.search.sweep.problem_of",
     "its certificate": "gpusoftmax.estimators.fitting.certify",
-    "its publication": "gpusoftmax.estimators.classifiers.publish",
+    "its publication": "gpusoftmax.estimators.classifiers.set_fitted",
 }
 
 
@@ -525,7 +525,7 @@ COURSE: dict[str, Any] = {"n_iterations": 500, "batch_size": 40}
 
 
 @pytest.mark.usefixtures("unharmed")
-@pytest.mark.parametrize("place", [BEFORE_ANY["moments are taken"], "gpusoftmax.protocols.cs231n.publish"])
+@pytest.mark.parametrize("place", [BEFORE_ANY["moments are taken"], "gpusoftmax.protocols.cs231n.set_fitted"])
 def test_ctrl_c_outside_the_passes_of_the_course_is_an_interrupt(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -20,11 +20,11 @@ from cases import DTYPES, LAYOUTS, random_problem, sha256
 pytest.importorskip("numba")
 
 from gpusoftmax import loss_and_gradient
-from gpusoftmax.array import resolve
+from gpusoftmax.array import get_backend
 from gpusoftmax.cpu import fallback, kernels, threads
 from gpusoftmax.reference import LOSSES
 
-OPS = resolve("cpu", n_threads=2).ops
+OPS = get_backend("cpu", n_threads=2).ops
 
 GRADIENT = """
 import logging, numpy as np

@@ -12,12 +12,12 @@ import pytest
 from cases import Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
 
 from gpusoftmax import load_cifar10, reference
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
 from gpusoftmax.solvers.preconditioners.hessian import refresh
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 
 
 def gradient_at(X: Array, y: Array, state: LBFGSState, **options: Any) -> float:
@@ -241,7 +241,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(c: int, monkeypatch: py
     X, y = rng.integers(0, 256, (700, 300), dtype=np.uint8), rng.integers(0, c, 700)
     digests = set()
     for threads in (1, 2, 7):
-        objective = objective_of(X, y, resolve("cpu", threads), c=c, l2=1.0, shift=np.full(300, 128.0))
+        objective = objective_of(X, y, get_backend("cpu", threads), c=c, l2=1.0, shift=np.full(300, 128.0))
         state = run(LBFGS(6, tol=0.0), objective)
         digests.add(sha256(state.W, state.b, state.value))
     assert len(digests) == 1
@@ -323,7 +323,7 @@ def test_where_rows_are_few_the_gram_matrix_comes_after_the_diagonal(
 @pytest.mark.parametrize(("C", "optimum"), [(1e-2, 1.607079), (3e-4, 1.711579), (1e-4, 1.763991)])
 def test_cifar10_is_solved_in_few_reads(C: float, optimum: float, cifar10_folder: Path) -> None:
     data = load_cifar10(cifar10_folder)
-    backend = resolve("cpu")
+    backend = get_backend("cpu")
     mean, _ = backend.ops.column_moments(data.X_train, None)
     objective = objective_of(
         data.X_train, data.y_train, backend, c=10, l2=1 / (C * 49000), shift=mean, scale=np.full(3072, 64.0)

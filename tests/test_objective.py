@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import reference
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.reference import LOSSES
@@ -241,7 +241,7 @@ def cross_entropy(request: pytest.FixtureRequest) -> Any:
     if request.param == "host":
         return softmax_cross_entropy
     request.getfixturevalue("gpu")
-    device = resolve("cuda")
+    device = get_backend("cuda")
 
     def on_gpu(logits: Any, labels: Any, sample_weight: Any = None) -> tuple[float, Any]:
         weights = None if sample_weight is None else device.asarray(sample_weight)

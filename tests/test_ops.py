@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpusoftmax import reference
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import fallback, ops, threads
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
@@ -105,7 +105,7 @@ def test_threads_that_share_the_columns_of_a_gradient_give_the_same(
     monkeypatch.setattr(ops, "TILE_COLUMNS", columns)
     monkeypatch.setattr(ops, "SCORE_BYTES", 1)  # 64 rows at a time
     problem = random_problem(1, n=150, d=7, c=57, K=2, weighted=True, n_rows=170 if picked else None)
-    operations = [resolve(cpu_backend.name, n_threads).ops for n_threads in (1, 2, 7)]
+    operations = [get_backend(cpu_backend.name, n_threads).ops for n_threads in (1, 2, 7)]
     for operation in operations:
         assert_gradient_is_right(replace(cpu_backend, ops=operation), problem)
     assert len({sha256(*operation.linear_gradient(*problem.arguments, problem.rows)) for operation in operations}) == 1
@@ -333,7 +333,7 @@ def test_the_gradient_has_the_same_bits_for_any_number_of_threads(
     problem = random_problem(0, dtype=dtype, n=n, d=7, c=c, weighted=picked, n_rows=n if picked else None)
 
     def digest(n_threads: int) -> str:
-        return sha256(*resolve(cpu_backend.name, n_threads).ops.linear_gradient(*problem.arguments, problem.rows))
+        return sha256(*get_backend(cpu_backend.name, n_threads).ops.linear_gradient(*problem.arguments, problem.rows))
 
     assert {digest(n_threads) for n_threads in (1, 2, 3, 7)} == {digest(1)}
 
@@ -344,7 +344,7 @@ def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(cpu_backend
     problem = random_problem(0, n=64 * 9 + 17, d=7, weighted=True)
 
     def digest(n_threads: int) -> str:
-        operations = resolve(cpu_backend.name, n_threads).ops
+        operations = get_backend(cpu_backend.name, n_threads).ops
         if operation == "column_moments":
             return sha256(*operations.column_moments(problem.X, problem.weights[:, 0]))
         if operation == "label_sums":
@@ -363,7 +363,7 @@ def test_the_bits_of_a_rows_scores_do_not_depend_on_the_rows_after_it(cpu_backen
     problem = random_problem(0, dtype=dtype, n=700, d=37, c=c)
     whole = cpu_backend.ops.linear_scores(problem.X, problem.W, problem.b)
     for n_threads in (1, 3):
-        operations = resolve(cpu_backend.name, n_threads).ops
+        operations = get_backend(cpu_backend.name, n_threads).ops
         for m in (1, 2, 5, 63, 64, 65, 233, 699):
             part = operations.linear_scores(problem.X[:m], problem.W, problem.b)
             assert sha256(part) == sha256(whole[:m]), f"{m} rows, {n_threads} threads"

@@ -169,7 +169,7 @@ def test_a_light_name_loads_nothing_heavy(program: str) -> None:
     assert loaded(f"import gpusoftmax; {program}").isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("name", ["loss_and_gradient", "resolve", "SoftmaxClassifier", "load_cifar10"])
+@pytest.mark.parametrize("name", ["loss_and_gradient", "get_backend", "SoftmaxClassifier", "load_cifar10"])
 def test_numba_is_loaded_when_it_is_needed_only(name: str) -> None:
     assert "numba" not in loaded(f"from gpusoftmax import {name}")
 
@@ -211,6 +211,11 @@ def test_the_stub_names_the_module_that_the_package_takes_a_name_from() -> None:
         for alias in node.names
     }
     assert sources == gpusoftmax._EXPORTS
+
+
+def test_the_old_name_of_get_backend_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match=r"gpusoftmax.resolve is now gpusoftmax.get_backend"):
+        assert gpusoftmax.resolve is gpusoftmax.get_backend
 
 
 @pytest.mark.parametrize("name", gpusoftmax.__all__)

@@ -10,13 +10,13 @@ import pytest
 from cases import blobs, objective_of, run, zeros_for
 
 from gpusoftmax import load_digits
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.search import exact
 from gpusoftmax.search.exact import Path, _lagrange, _spread
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 L2 = np.geomspace(1.0, 1e-4, 12)
 
 
@@ -115,6 +115,6 @@ def test_penalties_that_come_twice_do_no_harm() -> None:
 @pytest.mark.usefixtures("gpu")
 def test_a_cpu_takes_one_at_a_time_and_a_gpu_what_fits() -> None:
     assert exact.width(NUMPY, 1000, 10, 0, 4) == 1
-    cuda = resolve("cuda")
+    cuda = get_backend("cuda")
     assert exact.width(cuda, 2000, 10, 0, 4) > exact.width(cuda, 2000, 10, 10**7, 4) > 10
     assert exact.width(cuda, 100_000, 10_000, 0, 4) == 1

@@ -177,7 +177,7 @@ def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]
 FORK = """
 import os, signal, sys
 import numpy as np
-from gpusoftmax.array import resolve
+from gpusoftmax.array import get_backend
 from gpusoftmax.cpu import threads
 
 rng = np.random.default_rng(0)
@@ -186,7 +186,7 @@ X, y = rng.standard_normal((300, 33)).astype(np.float32), rng.integers(0, 3, 300
 W, b = rng.standard_normal((33, 1, 3)).astype(np.float32), np.zeros((1, 3), np.float32)
 
 def bits(n_threads):
-    return [a.tobytes() for a in resolve(sys.argv[1], n_threads).ops.linear_gradient(X, y, W, b, None, 0)]
+    return [a.tobytes() for a in get_backend(sys.argv[1], n_threads).ops.linear_gradient(X, y, W, b, None, 0)]
 
 expected = bits(2 if sys.argv[2] == "used" else 1)
 child = os.fork()

@@ -37,10 +37,10 @@ def run(program: str, *arguments: str, cwd: Path | None = None, **environment: s
 
 AGAINST_NUMPY = """
 import numpy as np
-from gpusoftmax import resolve
+from gpusoftmax import get_backend
 from gpusoftmax.cpu import kernels
 
-compiled, plain = resolve("cpu", 2).ops, resolve("numpy", 2).ops
+compiled, plain = get_backend("cpu", 2).ops, get_backend("numpy", 2).ops
 rng = np.random.default_rng(0)
 for n, d, K, c in ((4, 3, 1, 3), (37, 300, 1, 10), (21, 40, 3, 2), (50, 70, 1, 130)):
     X, W = rng.standard_normal((n, d), np.float32), rng.standard_normal((d, K, c), np.float32) / 10

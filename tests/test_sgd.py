@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from gpusoftmax import reference
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import threads
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Evaluation, LinearTerm
@@ -25,7 +25,7 @@ from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
 from gpusoftmax.trainer import train
 
 PLAN = BatchPlan(n=20, batch_size=8, seed=3)  # three steps an epoch, the last one shorter
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 
 
 def written_out(
@@ -467,7 +467,7 @@ def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
 
     def digest(n_threads: int) -> str:
         objective = objective_of(
-            problem.X, problem.labels, resolve(cpu_backend.name, n_threads), c=c, l2=0.01, weights=problem.weights,
+            problem.X, problem.labels, get_backend(cpu_backend.name, n_threads), c=c, l2=0.01, weights=problem.weights,
             shift=np.full(9, 0.5), scale=np.full(9, 2.0),
         )  # fmt: skip
         plan = BatchPlan(n, 1000 if c == 70 else 90)
@@ -477,7 +477,7 @@ def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
     assert {digest(n_threads) for n_threads in (1, 2, 3, 7)} == {digest(1)}
 
 
-@pytest.mark.skipif(not hasattr(resolve("cpu").ops.kernels, "visit"), reason="Numba is not installed")
+@pytest.mark.skipif(not hasattr(get_backend("cpu").ops.kernels, "visit"), reason="Numba is not installed")
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
@@ -491,7 +491,7 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
     problem = random_problem(0, dtype=dtype, n=50, d=d, c=3, K=K, weighted=True, size=100.0)
     rng = np.random.default_rng(1)
     objective = objective_of(
-        problem.X, problem.labels, resolve("cpu", 1), c=3, K=K, loss=loss, l2=[0.1, 0.5], weights=problem.weights,
+        problem.X, problem.labels, get_backend("cpu", 1), c=3, K=K, loss=loss, l2=[0.1, 0.5], weights=problem.weights,
         shift=rng.normal(100, 20, d), scale=rng.uniform(50, 100, d), **flags,
     )  # fmt: skip
     term = LinearTerm(rng.standard_normal((d, K, 3)), rng.standard_normal((K, 3))) if linear else None
@@ -516,11 +516,11 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
                 np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.skipif(not hasattr(resolve("cpu").ops.kernels, "visit"), reason="Numba is not installed")
+@pytest.mark.skipif(not hasattr(get_backend("cpu").ops.kernels, "visit"), reason="Numba is not installed")
 def test_a_batch_longer_than_a_leaf_is_no_step_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     X, y = blobs(0, n=200)
-    objective = objective_of(X, y, resolve("cpu", 2), c=3)
+    objective = objective_of(X, y, get_backend("cpu", 2), c=3)
     W, b = zeros_for(objective)
     rates, sums = np.ones((1, 1), np.float32), np.full(1, 200.0)
     assert objective.sgd_steps(W, b, None, [np.arange(65)], sums, rates, rates[0], False) is None
@@ -539,7 +539,7 @@ def test_models_that_threads_share_have_the_bits_that_each_has_alone(momentum: f
     def trained(models: list[int], threads: int) -> Any:
         weights = None if problem.weights is None else np.ascontiguousarray(problem.weights[:, models])
         objective = objective_of(
-            problem.X, problem.labels, resolve("cpu", threads), c=10, K=len(models), l2=l2[models], weights=weights
+            problem.X, problem.labels, get_backend("cpu", threads), c=10, K=len(models), l2=l2[models], weights=weights
         )
         return run(SGD(plan, 24, rates[models], momentum), objective)
 

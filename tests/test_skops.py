@@ -10,7 +10,7 @@ import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gpusoftmax import EarlyStopping, LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV, resolve, sweep
+from gpusoftmax import EarlyStopping, LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV, get_backend, sweep
 
 skops_io = pytest.importorskip("skops.io")
 
@@ -23,7 +23,7 @@ MODELS: dict[str, Any] = {
     "a stream": lambda: SoftmaxClassifier().partial_fit(X, Y),
     "a stream of an SVM": lambda: LinearSVMClassifier().partial_fit(X, Y),
     "validation and callbacks": lambda: SoftmaxClassifier(callbacks=[EarlyStopping()]).fit(X, Y, validation=(X, Y)),
-    "a back end": lambda: SoftmaxClassifier(backend=resolve("cpu", 1)).fit(X, Y),
+    "a back end": lambda: SoftmaxClassifier(backend=get_backend("cpu", 1)).fit(X, Y),
     "class weights": lambda: SoftmaxClassifier(class_weight={0: 1.0, 1: 2.0, 2: 1.0}).fit(X, Y),
     "CV": lambda: CV.fit(X, Y),
     "CV without a refit": lambda: SoftmaxClassifierCV(Cs=[0.1, 1.0], cv=3, refit=False).fit(X, Y),

@@ -23,11 +23,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, reference
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import threads
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.objective.soft_labels import soften
+from gpusoftmax.objective.soft_labels import with_soft_labels
 from gpusoftmax.solvers import LBFGS
 from gpusoftmax.solvers.certificate import certify
 
@@ -57,7 +57,7 @@ def softened(problem: Any, P: Array, backend: Backend, smoothing: float = 0.0, *
         l2=np.arange(K) / 10,
         **options,
     )
-    return soften(hard, P, smoothing)
+    return with_soft_labels(hard, P, smoothing)
 
 
 # the objective
@@ -116,7 +116,7 @@ def test_smoothing_alone_reads_no_proportions(backend: Backend) -> None:
     problem = random_problem(3, dtype="float64", n=40, d=D, c=CLASSES, K=2, weighted=True)
     labels = problem.labels.astype(int)
     hard = objective_of(problem.X, labels, backend, c=CLASSES, K=2, weights=problem.weights)
-    found = evaluated(soften(hard, smoothing=0.2), problem.W, problem.b)
+    found = evaluated(with_soft_labels(hard, smoothing=0.2), problem.W, problem.b)
     f, dW, db = reference.loss_and_gradient(
         problem.X, smoothed(np.eye(CLASSES)[labels], 0.2), problem.W, problem.b, weights=problem.weights
     )
@@ -171,7 +171,7 @@ def test_soft_labels_have_the_same_bits_for_any_number_of_threads(
     problem, P = random_problem(8, n=64 * 9 + 17, d=7, c=CLASSES, weighted=True), proportions(6, 64 * 9 + 17)
 
     def digest(threads: int) -> str:
-        term = softened(problem, P, resolve(cpu_backend.name, threads)).linear_term
+        term = softened(problem, P, get_backend(cpu_backend.name, threads)).linear_term
         assert term is not None
         return sha256(term.T, term.t)
 
@@ -193,17 +193,17 @@ def test_the_bound_holds_for_soft_labels_wherever_a_fit_ends(
         weights=rng.random((120, 2)) if weighted else None, penalty_factors=backend.asarray(rng.random(5) + 0.5),
         **options,
     )  # fmt: skip
-    objective = soften(hard, P, 0.1)
+    objective = with_soft_labels(hard, P, 0.1)
     assert_bounds_hold(objective)
 
 
 def test_an_intercept_that_is_off_does_not_deceive_it_with_soft_labels() -> None:
     X, _ = blobs(1, n=200, d=3, c=3)
-    P, backend = proportions(8, 200, 3), resolve("numpy", n_threads=1)
+    P, backend = proportions(8, 200, 3), get_backend("numpy", n_threads=1)
     arguments = (X.astype(np.float64), P.argmax(axis=1), backend)
-    objective = soften(objective_of(*arguments, c=3, l2=0.1), P)
+    objective = with_soft_labels(objective_of(*arguments, c=3, l2=0.1), P)
     optimum = run(LBFGS(500, tol=1e-11), objective)
-    fixed = soften(objective_of(*arguments, c=3, l2=0.1, fit_intercept=False), P)
+    fixed = with_soft_labels(objective_of(*arguments, c=3, l2=0.1, fit_intercept=False), P)
     held = run(LBFGS(500, tol=1e-11), fixed, np.zeros((3, 1, 3)), np.array([[3.0, 0.0, -3.0]]))
     (found,) = certify(objective, held.W, held.b)
     distance = float(evaluated(objective, held.W, held.b).value[0] - optimum.value[0])
@@ -220,13 +220,13 @@ def test_models_side_by_side_end_at_their_own_optima(backend: Backend) -> None:
     l2 = np.array([1.0, 1e-1, 1e-3])
     labels = P.argmax(axis=1)
     hard = objective_of(problem.X, labels, backend, c=CLASSES, K=3, l2=l2, weights=problem.weights)
-    together = run(LBFGS(500, tol=1e-10), soften(hard, P))
+    together = run(LBFGS(500, tol=1e-10), with_soft_labels(hard, P))
     assert together.reasons == ["converged"] * 3
     for k in range(3):
         one = objective_of(
             problem.X, labels, backend, c=CLASSES, l2=l2[k], weights=problem.weights[:, k : k + 1].copy()
         )
-        alone = run(LBFGS(500, tol=1e-10), soften(one, P))
+        alone = run(LBFGS(500, tol=1e-10), with_soft_labels(one, P))
         # gradients of 1e-10 over curvatures of l2
         np.testing.assert_allclose(together.W[:, k], alone.W[:, 0], atol=1e-6)
 

@@ -81,7 +81,7 @@ def test_tiles_fit_the_registers() -> None:
 SCRIPT = """
 import sys
 import numpy as np
-from gpusoftmax import resolve
+from gpusoftmax import get_backend
 from gpusoftmax.cpu import kernels, vectors
 
 name, most = sys.argv[1:3]
@@ -93,7 +93,7 @@ for dtype in sys.argv[3:]:
         W = (rng.standard_normal((d, K, c)) / 100).astype(np.float64 if dtype == "float64" else np.float32)
         b, labels = np.ones((K, c), W.dtype), rng.integers(0, c, n, dtype=np.int32)
         for loss in range(3):
-            backends = (resolve(backend, 2).ops for backend in ("cpu", "numpy"))
+            backends = (get_backend(backend, 2).ops for backend in ("cpu", "numpy"))
             ours, plain = (operations.linear_gradient(X, labels, W, b, None, loss) for operations in backends)
             for found, expected in zip(ours, plain):
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cases import Array, blobs, evaluated, objective_of, on_host, zeros_for
 
-from gpusoftmax.array import Backend, resolve
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
@@ -24,7 +24,7 @@ from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.trainer import EarlyStopping, Record, TrainResult, train
 
-NUMPY = resolve("numpy", n_threads=1)
+NUMPY = get_backend("numpy", n_threads=1)
 
 
 def three_rows(backend: Backend, K: int = 1) -> Objective:

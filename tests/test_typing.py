@@ -45,7 +45,7 @@ assert_type(g.loss_and_gradient(X, y, W, b), tuple[Any, Array, Array])
 assert_type(g.softmax_cross_entropy(X, y), tuple[float, Array])
 assert_type(g.gradient_check(X, y, W, b), list[g.GradientRecord])
 assert_type(g.gradient_check(X, y, W, b)[0].relative_error, float)
-assert_type(g.resolve("cpu"), Backend)
+assert_type(g.get_backend("cpu"), Backend)
 assert_type(g.sweep(X, y, {"C": [0.1]}), g.SweepResult)
 assert_type(g.sweep(X, y, {"C": [0.1]}).best_score_, float)
 assert_type(g.linear_probe(X, y, X, y, protocol="clip"), g.ProbeResult)
@@ -77,7 +77,7 @@ g.SoftmaxClassifier(learning_rates=0.1)  # type: ignore[call-arg]
 g.SoftmaxClassifier(C="strong")  # type: ignore[arg-type]
 g.loss_and_gradient(X, y)  # type: ignore[call-arg]
 g.save_model("model", learned)  # type: ignore[arg-type]
-g.resolve(0)  # type: ignore[arg-type]
+g.get_backend(0)  # type: ignore[arg-type]
 g.SoftmaxRegressor  # type: ignore[attr-defined]
 """
 

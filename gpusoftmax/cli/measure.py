@@ -69,7 +69,7 @@ def evaluate(
 
     Accuracy, top-k accuracy, log loss, precision and recall of each class, and which class is taken for which.
     """
-    from gpusoftmax.array import resolve
+    from gpusoftmax.array import get_backend
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.files.load import known_labels, path_of_labels
     from gpusoftmax.files.table import Columns
@@ -78,7 +78,7 @@ def evaluate(
     from gpusoftmax.reports.evaluation import evaluation, evaluation_in_words, printable
     from gpusoftmax.reports.training import SPLITS, accuracies_in_words
 
-    estimator = load_model(model).set_params(backend=resolve(backend, threads))
+    estimator = load_model(model).set_params(backend=get_backend(backend, threads))
     if is_file(dataset):
         check_no_folder(dataset, data, download)
         tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator)
@@ -145,7 +145,7 @@ def predict(
     """Name the rows of a file by a saved model: a line of CSV for each, in the file's order, or a .npy file."""
     import numpy as np
 
-    from gpusoftmax.array import resolve
+    from gpusoftmax.array import get_backend
     from gpusoftmax.files.atomic import write_atomically
     from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
@@ -154,7 +154,7 @@ def predict(
     if out is not None and out.suffix.lower() not in (".csv", ".npy"):
         raise ValueError(f"--out {out} is of unknown kind; name a .csv or .npy file")
     check_output("--out", out, file, model)
-    estimator: Any = load_model(model).set_params(backend=resolve(backend, threads))
+    estimator: Any = load_model(model).set_params(backend=get_backend(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
     tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)

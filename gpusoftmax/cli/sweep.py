@@ -108,7 +108,7 @@ def sweep_command(
     """
     from dataclasses import replace
 
-    from gpusoftmax.array import resolve
+    from gpusoftmax.array import get_backend
     from gpusoftmax.reports.training import (
         SPLITS,
         SWEEP_FILES,
@@ -137,7 +137,7 @@ def sweep_command(
         out.mkdir(parents=True, exist_ok=True)
         for name in SWEEP_FILES:
             check_output("--out", out / name, dataset, validation, test)
-    device = resolve(backend, threads)
+    device = get_backend(backend, threads)
     if cv is not None and validation == SHARE and is_file(dataset):
         validation = "0"  # the folds take its place
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)

@@ -110,7 +110,7 @@ def train(
     Of a file, a fifth of each class is held out to choose C by, and another to test on, unless --validation and --test
     say otherwise.
     """
-    from gpusoftmax.array import resolve
+    from gpusoftmax.array import get_backend
     from gpusoftmax.checks.validation import counted
     from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
     from gpusoftmax.estimators.problem import l2_from_C
@@ -143,7 +143,7 @@ def train(
     if recipe is not None and loss is Loss.squared_hinge:
         raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
     check_output("--save", save, dataset, validation, test)  # before the work, not after it
-    device = resolve(backend, threads)
+    device = get_backend(backend, threads)
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)

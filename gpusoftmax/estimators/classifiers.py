@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gpusoftmax.array import Backend, resolve_for
+from gpusoftmax.array import Backend, get_backend_for
 from gpusoftmax.checks.parameters import LOSSES, RATES, SOLVERS, explained, hint, named_in_errors
 from gpusoftmax.checks.validation import (
     by_rows,
@@ -30,7 +30,7 @@ from gpusoftmax.estimators.fitting import (
     AllOrNothing,
     make_solver,
     make_stream_solver,
-    publish,
+    set_fitted,
     start_stream,
     start_weights,
     stream_after,
@@ -215,7 +215,7 @@ class _LinearClassifier(LinearPredictor):
             The learning rate is too large; says what to change. The model stays as it was.
         """
         self._check_parameters()
-        device = resolve_for(self.backend, self.n_threads, X=X)
+        device = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = device.features(X)
             # n_features_in_, and names
@@ -245,7 +245,7 @@ class _LinearClassifier(LinearPredictor):
             callbacks=callbacks,
             progress=progress_display() if self.verbose else None,
         )
-        publish(self, problem, result)
+        set_fitted(self, problem, result)
         return self._missed(result, solver, problem)
 
     @_available_if(_learns_from_streams)
@@ -295,7 +295,7 @@ class _LinearClassifier(LinearPredictor):
         """
         self._check_parameters()
         first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
-        device = resolve_for(self.backend, self.n_threads, X=X)
+        device = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = device.features(X)
             validate_data(self, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
@@ -308,7 +308,7 @@ class _LinearClassifier(LinearPredictor):
                 callbacks=list(self.callbacks),
                 progress=progress_display() if self.verbose else None,
             )
-            publish(self, problem, result)
+            set_fitted(self, problem, result)
             self._stream = stream_after(self, problem, solver)
         return self
 
@@ -399,7 +399,7 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         Of the order of the rows, and of samples. None: 0, so that two runs are equal.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: as of `resolve`.
+        CPU threads; the result has the same bits for any number. Default: as of `get_backend`.
     callbacks : sequence
         Functions that are called with a `Record` after each pass and stop training by returning True; or
         `EarlyStopping`.

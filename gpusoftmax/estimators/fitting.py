@@ -1,6 +1,6 @@
 """From an objective to a solver, and from a solution to fitted attributes.
 
-`make_solver` picks the solver, `trainer.train` runs it, and `publish` writes the attributes, in raw feature space.
+`make_solver` picks the solver, `trainer.train` runs it, and `set_fitted` writes the attributes, in raw feature space.
 """
 
 from __future__ import annotations
@@ -207,15 +207,15 @@ class AllOrNothing:
             self.estimator.__dict__ = self.before
 
 
-def publish(estimator: Any, problem: Problem, result: TrainResult) -> Any:
+def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
-    write_weights(estimator, problem.objective, problem.classes, result.W, result.b)
+    set_weights(estimator, problem.objective, problem.classes, result.W, result.b)
     estimator.fit_report_ = _report(problem, result, float(estimator.tol))
-    write_course(estimator, problem, result)
+    set_history(estimator, problem, result)
     return estimator
 
 
-def write_course(estimator: Any, problem: Problem, result: TrainResult) -> None:
+def set_history(estimator: Any, problem: Problem, result: TrainResult) -> None:
     """How training went: the fitted attributes beside weights and report."""
     estimator.n_features_in_ = problem.objective.features.d  # not known yet where weights were set by hand
     estimator.n_iter_ = n_iterations(result)
@@ -232,7 +232,7 @@ def n_iterations(result: TrainResult) -> int:
     return math.ceil(result.passes) if result.iterations is None else int(result.iterations[0])
 
 
-def write_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
+def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
     """classes_, coef_ and intercept_ from W (d, 1, c) and b (1, c) in the objective's coordinates."""
     W, b = objective.features.fold(W, b)
     W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gpusoftmax.array import Backend, gpu_of, resolve, resolve_for
+from gpusoftmax.array import Backend, get_backend, get_backend_for, gpu_of
 from gpusoftmax.checks.parameters import check_names
 from gpusoftmax.checks.validation import (
     by_rows,
@@ -147,7 +147,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if shape[1] != d:
             raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
         self._check_names(X, names_expected)
-        device = resolve_for(self.backend, self.n_threads, X=X)
+        device = get_backend_for(self.backend, self.n_threads, X=X)
         with device.active():
             X = device.features(X)
             check_n_features(X, d, owner=kind)
@@ -285,7 +285,7 @@ def _where_X_is(X: Any, result: Array) -> Any:
     place = gpu_of(X)
     if place is None:
         return result
-    device = resolve(f"cuda:{place}")
+    device = get_backend(f"cuda:{place}")
     with device.active():
         return device.asarray(result)
 
@@ -295,7 +295,7 @@ def on_host(X: Any) -> Any:
     place = gpu_of(X)
     if place is None:
         return X
-    device = resolve(f"cuda:{place}")
+    device = get_backend(f"cuda:{place}")
     with device.active():
         return device.to_numpy(X)
 

@@ -34,7 +34,7 @@ from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type, wid
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.features.dense import DenseFeatures, rows_that_count
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.objective.soft_labels import class_sums, row_sums, soften
+from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 
 Array = npt.NDArray[Any]
 
@@ -227,7 +227,7 @@ def _posed(
         check_loss(estimator.loss), estimator.fit_intercept, estimator.penalize_intercept, factors, total=sums,
     )  # fmt: skip
     if data.proportions is not None or estimator.label_smoothing:
-        objective = soften(objective, data.proportions, estimator.label_smoothing, of_classes)
+        objective = with_soft_labels(objective, data.proportions, estimator.label_smoothing, of_classes)
     return objective, stream
 
 
@@ -247,7 +247,7 @@ def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Obj
         Xv, codes, proportions = data.validation
         features = replace(features, X=Xv, rows=None)
         aside = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
-    return aside if proportions is None else soften(aside, proportions)
+    return aside if proportions is None else with_soft_labels(aside, proportions)
 
 
 def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Array]:

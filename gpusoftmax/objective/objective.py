@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.array import Backend, gpu_of, resolve_for
+from gpusoftmax.array import Backend, get_backend_for, gpu_of
 from gpusoftmax.checks.validation import (
     check_class_indices,
     check_coefficients,
@@ -284,7 +284,7 @@ def loss_and_gradient(
         Add (l2 / 2) ||b||^2.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: as of `resolve`.
+        CPU threads; the result has the same bits for any number. Default: as of `get_backend`.
 
     Returns
     -------
@@ -308,7 +308,7 @@ def loss_and_gradient(
     >>> round(loss, 6)  # ln 3
     1.098612
     """
-    device = resolve_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
+    device = get_backend_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
     on_device = gpu_of(X) is not None  # then the results stay there, too
     with device.active():
         X = device.features(X)
@@ -372,7 +372,7 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
     (0.693147, [[0.5, -0.5]])
     """
     on_device = gpu_of(logits) is not None
-    device = resolve_for("auto" if on_device else "cpu", None, logits=logits, labels=labels)
+    device = get_backend_for("auto" if on_device else "cpu", None, logits=logits, labels=labels)
     with device.active():
         scores = from_bits(device.features(logits, "logits"))
         n, c = scores.shape

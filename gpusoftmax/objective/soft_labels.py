@@ -42,7 +42,7 @@ def class_sums(proportions: Array, weights: Array) -> Array:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
-def soften(
+def with_soft_labels(
     objective: Objective, proportions: Array | None = None, smoothing: float = 0.0, class_weight: Array | None = None
 ) -> Objective:
     """The same objective with softmax's soft labels.

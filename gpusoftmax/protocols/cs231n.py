@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.array import Backend, resolve_for
+from gpusoftmax.array import Backend, get_backend_for
 from gpusoftmax.checks.validation import check_choice, check_count, check_finite_features, check_number, check_pair
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.estimators.fitting import publish
+from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import Problem, prepare
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe, train_group
@@ -80,13 +80,13 @@ def train_cs231n(
     """
     check_number("learning_rate", learning_rate, least=0, above=True)
     check_number("reg", reg, least=0)
-    device = resolve_for(backend, n_threads, X=X)
+    device = get_backend_for(backend, n_threads, X=X)
     with device.active():
         problem, (estimator,), result = _train(
             device, X, y, None, [(learning_rate, reg)], loss, seed, n_iterations, batch_size, progress, backend=backend,
             n_threads=n_threads,
         )  # fmt: skip
-        return publish(estimator, problem, result)
+        return set_fitted(estimator, problem, result)
 
 
 def _train(
@@ -297,7 +297,7 @@ def sweep_cs231n(
     check_pair("validation", validation)
     if test is not None:
         check_pair("test", test)
-    device = resolve_for(backend, n_threads, X=X)
+    device = get_backend_for(backend, n_threads, X=X)
     with device.active():
         problem, estimators, trained = _train(
             device, X, y, validation, pairs, loss, seed, n_iterations, batch_size, progress, backend=backend,
@@ -317,7 +317,7 @@ def sweep_cs231n(
             if trained.reasons[k] != "diverged":
                 own = problem.objective.for_penalties(np.array([estimator.l2]))
                 alone = replace(problem, objective=own, validation=None)
-                fitted[pair] = publish(estimator, alone, trained.of(k))
+                fitted[pair] = set_fitted(estimator, alone, trained.of(k))
     of_rates, of_regs = np.array(pairs).T
     best, ties = choose(accuracies[1:], of_regs, of_rates, "best")
     found = CourseSweep(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 
-from gpusoftmax.array import Backend, gpu_of, resolve_for
+from gpusoftmax.array import Backend, get_backend_for, gpu_of
 from gpusoftmax.checks.validation import (
     by_rows,
     check_choice,
@@ -296,7 +296,7 @@ def linear_probe(
     elif validation is not None:
         check_number("validation", validation, least=0, most=1, above=True, below=True)
     drawn = None if given else HELD_OUT if validation is None else float(validation)
-    device = resolve_for(backend, n_threads, X_train=X_train, X_test=X_test)
+    device = get_backend_for(backend, n_threads, X_train=X_train, X_test=X_test)
     with device.active():
         train, test = device.features(X_train, "X_train"), device.features(X_test, "X_test")
         check_n_features(test, train.shape[1], "X_test", "X_train")

@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from gpusoftmax.array import resolve, threads_and_origin
+from gpusoftmax.array import get_backend, threads_and_origin
 from gpusoftmax.cuda.probe import probe
 from gpusoftmax.datasets.download import data_home
 
@@ -23,14 +23,14 @@ VECTOR_FEATURES = ("avx512f", "avx2", "fma", "f16c", "neon")
 
 def describe(n_threads: int | None = None) -> dict[str, Any]:
     """Versions, back ends and why, threads, BLAS, vector units and caches, ready for JSON."""
-    device = resolve("auto", n_threads)
+    device = get_backend("auto", n_threads)
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    gpu, cpu = probe(), resolve("cpu", n_threads)
+    gpu, cpu = probe(), get_backend("cpu", n_threads)
     compiled = cpu.name == "cpu"
     return {
         "versions": versions,

@@ -17,7 +17,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import validate_data
 
 from gpusoftmax.checks.validation import check_finite_features
-from gpusoftmax.estimators.fitting import write_course, write_weights
+from gpusoftmax.estimators.fitting import set_history, set_weights
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.prediction import has_columns, on_host
 from gpusoftmax.estimators.problem import Data, Problem, held_out, l2_of, pose
@@ -237,8 +237,8 @@ class Work:
         model, data = self.estimator(k), self.data
         own = replace(posed.objective, l2=data.backend.asarray(np.array([l2])))
         problem = Problem(own, None, data.classes, data.backend, Stream(data.classes, posed.total))
-        write_weights(model, own, data.classes, result.W, result.b)
-        write_course(model, problem, result)
+        set_weights(model, own, data.classes, result.W, result.b)
+        set_history(model, problem, result)
         return model
 
     def estimator(self, k: int) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from gpusoftmax.array import resolve_for
+from gpusoftmax.array import get_backend_for
 from gpusoftmax.checks.parameters import in_place_of
 from gpusoftmax.checks.validation import (
     by_rows,
@@ -183,7 +183,7 @@ def sweep(
             f"recipe={recipe!r} says where SGD starts and how many batches it takes; pass refit=False, no halving, and "
             "learning_rate in the grid, or solver='sgd'"
         )
-    device = resolve_for(estimator.backend, estimator.n_threads, X=X)
+    device = get_backend_for(estimator.backend, estimator.n_threads, X=X)
     own: Any = validation if isinstance(validation, tuple | list) else None
     X = by_rows(X)
     with device.active():

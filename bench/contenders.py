@@ -21,6 +21,7 @@ from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, get_backend, 
 from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 
@@ -64,7 +65,7 @@ def _objective(problem: Problem, backend: Backend) -> Objective:
         n_classes=problem.case.c,
         weights=None,
         l2=backend.asarray(problem.l2),
-        loss=reference.LOSSES.index("softmax"),
+        loss=LOSSES["softmax"],
     )
 
 

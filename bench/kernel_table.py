@@ -27,7 +27,7 @@ from typing import Any
 
 from gpusoftmax.cuda.buckets import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ITEM_SIZE, UINT8, buckets
 from gpusoftmax.cuda.compile import OPTIONS, source
-from gpusoftmax.reference import LOSSES
+from gpusoftmax.losses import LOSSES
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 README = Path(__file__).resolve().parents[1] / "kernels" / "README.md"
@@ -81,12 +81,12 @@ def _row_loss() -> list[Variant]:
             "row_loss.cu",
             (NAMES[kind], str(b.most or "any"), str(b.group), str(b.threads), f"{b.items or 'all'} x {b.width}"),
             tuple({"SCORE": kind, "LOSS": loss, "MODE": 0, "BEST": 1, **b.macros()}.items()),
-            LOSSES[loss],
+            name,
             *((16, 16) if b.width > 1 else (0, 0)),
         )
         for kind in SCORE_KINDS
         for b in buckets(kind)
-        for loss in range(len(LOSSES))
+        for loss, name in enumerate(LOSSES)
     ]
 
 

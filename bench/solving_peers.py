@@ -20,8 +20,9 @@ import numpy as np
 
 from bench.cases import NotForThisError
 from bench.solving_cases import Problem
-from gpusoftmax import SoftmaxClassifier, get_backend, reference
+from gpusoftmax import SoftmaxClassifier, get_backend
 from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 
 # iterations of those that tell nothing while they work; each is a fit of its own
@@ -50,7 +51,7 @@ class Judge:
         X = X.astype(np.float64) if X.size <= SMALL else X
         return Objective(
             DenseFeatures(X, device), problem.y.astype(np.int32), problem.n_classes, None, np.array([problem.l2]),
-            reference.LOSSES.index("softmax"),
+            LOSSES["softmax"],
         )  # fmt: skip
 
     def __call__(self, W: Any, b: Any) -> float:

@@ -25,9 +25,9 @@ from gpusoftmax import SoftmaxClassifier, get_backend
 from gpusoftmax.estimators.problem import prepare
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.protocols.cs231n import train_cs231n
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.search import exact
 from gpusoftmax.search.sweep import sweep
 from gpusoftmax.solvers.sgd import SGD
@@ -461,7 +461,7 @@ def passes(problem: Problem, watch: Watch) -> Work:
     base = Objective(
         DenseFeatures(device.features(problem.X), device, problem.mean, np.full(d, SCALE)),
         device.asarray(problem.y.astype(np.int32)), CLASSES, None, device.asarray(np.array([1e-3])),
-        LOSSES.index("softmax"),
+        LOSSES["softmax"].code,
     )  # fmt: skip
     rng = np.random.default_rng(SEED)
     W = (0.01 * rng.standard_normal((d, max(problem.size.models), CLASSES))).astype(np.float32)

@@ -35,9 +35,9 @@ class Operations(Protocol):
 
     Arrays are the device's own. X (n, d) is float64, float32, float16, bfloat16 (as bits in uint16) or uint8, with any
     strides; W (d, K, c) and b (K, c) are float64 for float64 X, else float32; labels (n,) int32 in [0, c); weights
-    (n, K) in the type of W, or None for all ones; loss is an index in reference.LOSSES. Sums are over rows, not means;
-    losses and correct counts are float64. `rows`, where an operation has it, are int64 indices of the rows of X that
-    are visited, in that order; labels and weights stay those of all rows. None: all. Nothing is checked here.
+    (n, K) in the type of W, or None for all ones; loss is the code of one of `losses.LOSSES`. Sums are over rows, not
+    means; losses and correct counts are float64. `rows`, where an operation has it, are int64 indices of the rows of X
+    that are visited, in that order; labels and weights stay those of all rows. None: all. Nothing is checked here.
     """
 
     def linear_gradient(

@@ -26,8 +26,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-LOSSES = ("softmax", "hinge", "squared_hinge")
-
 
 def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float]]:
     """Loss of one row of scores and its gradient, one number at a time.

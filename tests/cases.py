@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from gpusoftmax import reference
 from gpusoftmax.array import Backend
 from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Evaluation, Objective
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import LBFGS
 from gpusoftmax.solvers.certificate import certify
 
@@ -122,7 +122,7 @@ def random_problem(
         W=(spread / (size * np.sqrt(d)) * rng.standard_normal((d, K, c))).astype(computed),
         b=(spread * rng.standard_normal((K, c))).astype(computed),
         weights=weights,
-        loss=LOSSES.index(loss),
+        loss=LOSSES[loss].code,
         rows=None if n_rows is None else rng.integers(0, n, n_rows),
     )
 
@@ -136,7 +136,7 @@ def problems(draw: Any, **fixed: Any) -> Problem:
         "d": st.sampled_from([1, 2, 3, 5, 17, 64]),
         "c": st.sampled_from([2, 3, 5, 10, 57, 113]),  # above 112 columns the products are BLAS's
         "K": st.integers(1, 3),
-        "loss": st.sampled_from(LOSSES),
+        "loss": st.sampled_from(list(LOSSES)),
         "weighted": st.booleans(),
         "n_rows": st.one_of(st.none(), st.integers(1, 50)),
         "layout": st.sampled_from(LAYOUTS),
@@ -189,7 +189,7 @@ def row_answer(
 ) -> tuple[Array, Array, Array, Array]:
     """Losses (m, K) and gradients (m, K, c) of scores Z (m, K, c) that may be off by `off`, and bounds on both."""
     m, K, c = Z.shape
-    name = LOSSES[loss]
+    name = list(LOSSES)[loss]
     losses, G = reference.row_loss(Z.reshape(m * K, c), np.repeat(labels, K), name)
     losses, G = losses.reshape(m, K), G.reshape(m, K, c)
     sums = 4 * np.sqrt(c) * eps
@@ -291,7 +291,7 @@ def objective_of(
         int(labels.max()) + 1 if c is None else c,
         s,
         penalties,
-        LOSSES.index(loss),
+        LOSSES[loss],
         **flags,
     )
 

@@ -28,7 +28,7 @@ from emulation import build as emulation
 
 from gpusoftmax.cuda.buckets import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, UINT8, Bucket, buckets, choose
 from gpusoftmax.cuda.compile import source
-from gpusoftmax.reference import LOSSES
+from gpusoftmax.losses import LOSSES
 
 pytestmark = pytest.mark.skipif(emulation.missing() is not None, reason=str(emulation.missing()))
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective import gradcheck
 from gpusoftmax.objective.gradcheck import GradientRecord, gradient_check
 from gpusoftmax.objective.objective import loss_and_gradient
-from gpusoftmax.reference import LOSSES
 
 D, C, K = 5, 4, 2
 OPTIONS: dict[str, dict[str, Any]] = {

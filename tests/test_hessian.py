@@ -25,7 +25,7 @@ def hessian_times(objective: Objective, point: Array, u: Array) -> Array:
     def gradient(at: Array) -> Array:
         dW, db = reference.loss_and_gradient(
             objective.features.scaled(np.arange(objective.features.n)), objective.labels, at[:-1, None], at[-1:],
-            loss=reference.LOSSES[objective.loss], l2=objective.l2, weights=objective.weights,
+            loss=objective.loss.name, l2=objective.l2, weights=objective.weights,
             penalize_intercept=objective.penalize_intercept,
         )[1:]  # fmt: skip
         whole = np.concatenate([dW[:, 0], db])

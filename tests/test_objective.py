@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import loss_and_gradient, softmax_cross_entropy
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.certificate import certify
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD
@@ -40,7 +40,7 @@ def computed(dtype: str) -> type:
 @given(
     dtype=st.sampled_from(DTYPES),
     layout=st.sampled_from(LAYOUTS),
-    loss=st.sampled_from(LOSSES),
+    loss=st.sampled_from(list(LOSSES)),
     n=st.integers(2, 40),
     c=st.sampled_from([2, 3, 66]),
     K=st.sampled_from([None, 1, 3]),

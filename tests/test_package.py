@@ -20,7 +20,7 @@ ROOT = Path(gpusoftmax.__file__).parent
 
 # a module imports from its own folder and from earlier lines; a name stands for a folder, or for a module beside them
 LAYERS = [
-    {"exceptions", "dtypes", "reference", "_moved"},
+    {"exceptions", "dtypes", "reference", "losses", "_moved"},
     {"checks", "cpu", "cuda"},
     {"array", "files"},
     {"features", "datasets"},

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusoftmax import reference
-from gpusoftmax.reference import LOSSES
+from gpusoftmax.losses import LOSSES
 
 EPS = np.finfo(np.float64).eps
 
@@ -35,7 +35,7 @@ def options_of(rng: np.random.Generator, n: int, d: int, K: int, penalize_interc
     d=st.integers(1, 4),
     c=st.integers(2, 5),
     K=st.integers(1, 3),
-    loss=st.sampled_from(LOSSES),
+    loss=st.sampled_from(list(LOSSES)),
     spread=st.sampled_from([1.0, 10.0, 300.0]),
     penalize_intercept=st.booleans(),
     seed=st.integers(0, 2**32 - 1),

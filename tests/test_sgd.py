@@ -18,8 +18,8 @@ from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import threads
 from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Evaluation, LinearTerm
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.solvers.sgd import SCHEDULES, automatic_learning_rate
 from gpusoftmax.trainer import train

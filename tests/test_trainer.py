@@ -19,8 +19,8 @@ from cases import Array, blobs, evaluated, objective_of, on_host, zeros_for
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.trainer import EarlyStopping, Record, TrainResult, train
 

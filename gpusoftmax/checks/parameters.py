@@ -60,7 +60,7 @@ INSTEAD = {  # of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassi
 SOLVERS = dict.fromkeys(  # that others have
     ("liblinear", "newton-cg", "newton-cholesky", "sag", "saga", "qn"), "'auto' is one exact solver in place of theirs"
 )
-LOSSES = {
+LOSS_HINTS = {
     "log_loss": "that is 'softmax', which SoftmaxClassifier has",
     "log": "that is 'softmax', which SoftmaxClassifier has",
     "cross_entropy": "that is 'softmax', which SoftmaxClassifier has",

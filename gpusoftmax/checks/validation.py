@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.dtypes import BFLOAT16, widen
-from gpusoftmax.reference import LOSSES
+from gpusoftmax.losses import LOSSES, Loss
 
 Array = npt.NDArray[Any]
 
@@ -100,9 +100,9 @@ def check_choice(name: str, value: Any, choices: Sequence[str], hint: str = "") 
     return value
 
 
-def check_loss(loss: Any) -> int:
-    """The index of a loss in reference.LOSSES, which is how kernels know it."""
-    return LOSSES.index(check_choice("loss", loss, LOSSES))
+def check_loss(loss: Any) -> Loss:
+    """The loss with this name."""
+    return LOSSES[check_choice("loss", loss, list(LOSSES))]
 
 
 def check_number(
@@ -510,7 +510,7 @@ def encode_proportions(
     array = _as_labels(y, name)
     if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fiubO":
         return None
-    if loss != "softmax":
+    if not LOSSES[loss].gives_probabilities:
         raise ValueError(
             f"{name} has shape {array.shape}: soft labels, proportions of classes, need loss='softmax' "
             f"(SoftmaxClassifier), since a margin has one right class; pass one label per row, shape ({n},)"

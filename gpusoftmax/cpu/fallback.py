@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
+SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
 SOURCE = None  # nothing is cached
 
 

@@ -668,7 +668,7 @@ def row_loss(Z, labels, weights, loss, losses, correct, source):
     """Scores to weighted loss gradients, in place, for rows of many classes.
 
     Z (m, K, c) scores -> s_ik * gradient of the loss of row i under model k. labels (m,) int32 in [0, c);
-    weights (m, K), or (0, 0) for all ones; loss: index in reference.LOSSES. losses (K,) and correct (K,), float64, are
+    weights (m, K), or (0, 0) for all ones; loss: a code, see losses.py. losses (K,) and correct (K,), float64, are
     increased by s_ik * loss and by s_ik where the largest score is the target's (the first of equals).
     """
     for i in range(Z.shape[0]):

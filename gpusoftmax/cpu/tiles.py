@@ -51,7 +51,7 @@ from gpusoftmax.cpu.vectors import (
 
 LINE = 64  # bytes of a line of the cache
 BLOCK = 16  # rows that are visited while they are in the second-level cache
-SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # the index in reference.LOSSES
+SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
 
 
 def _fetch(b: Any, address: Any, n_bytes: int) -> None:

@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax.array import Backend, get_backend_for
-from gpusoftmax.checks.parameters import LOSSES, RATES, SOLVERS, explained, hint, named_in_errors
+from gpusoftmax.checks.parameters import LOSS_HINTS, RATES, SOLVERS, explained, hint, named_in_errors
 from gpusoftmax.checks.validation import (
     by_rows,
     check_batch_size,
@@ -37,6 +37,7 @@ from gpusoftmax.estimators.fitting import (
 )
 from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, has_columns, weights_of
 from gpusoftmax.estimators.problem import C_from_l2, Problem, changed_for_sgd, far_from_zero, prepare
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
@@ -119,7 +120,7 @@ class _LinearClassifier(LinearPredictor):
 
     def _check_parameters(self) -> None:
         """Check the parameters of the constructor, which scikit-learn wants to be stored as they were passed."""
-        check_choice("loss", self.loss, self._losses, hint(self.loss, LOSSES))
+        check_choice("loss", self.loss, self._losses, hint(self.loss, LOSS_HINTS))
         if self.C is not None and self.l2 is not None:
             raise ValueError(
                 f"C={self.C!r} and l2={self.l2!r} say the same thing twice; pass one: l2 = 1 / (C * n) for a mean loss "
@@ -134,7 +135,7 @@ class _LinearClassifier(LinearPredictor):
         if self.penalize_intercept and not self.fit_intercept:
             raise ValueError("penalize_intercept=True needs fit_intercept=True: there is no intercept to penalise")
         check_number("label_smoothing", self.label_smoothing, least=0, most=1, below=True)
-        if self.label_smoothing and self.loss != "softmax":
+        if self.label_smoothing and not LOSSES[self.loss].gives_probabilities:
             raise ValueError(
                 f"label_smoothing={self.label_smoothing!r} needs loss='softmax' (SoftmaxClassifier), since a margin "
                 f"has one right class; leave it at 0 for loss={self.loss!r}"
@@ -157,9 +158,10 @@ class _LinearClassifier(LinearPredictor):
 
     def _check_for_lbfgs(self) -> None:
         """What only SGD can do is refused, rather than ignored."""
-        if self.loss == "hinge":
+        if not LOSSES[self.loss].has_curvature:
             raise ValueError(
-                "loss='hinge' has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or solver='sgd'"
+                f"loss={self.loss!r} has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or "
+                "solver='sgd'"
             )
         for name, default in changed_for_sgd(self).items():
             raise ValueError(

@@ -33,6 +33,7 @@ from gpusoftmax.checks.validation import (
 from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type, widen
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.features.dense import DenseFeatures, rows_that_count
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 
@@ -101,7 +102,7 @@ def solver_of(estimator: Any) -> str:
     """The solver's name, "lbfgs" or "sgd": what solver="auto" means for this estimator."""
     if estimator.solver != "auto":
         return str(estimator.solver)
-    return "sgd" if estimator.loss == "hinge" or changed_for_sgd(estimator) else "lbfgs"
+    return "sgd" if not LOSSES[estimator.loss].has_curvature or changed_for_sgd(estimator) else "lbfgs"
 
 
 def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:

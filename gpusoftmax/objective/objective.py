@@ -29,7 +29,7 @@ from gpusoftmax.checks.validation import (
 from gpusoftmax.cpu.packed import Descent
 from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
 from gpusoftmax.features.dense import DenseFeatures, rows_that_count
-from gpusoftmax.reference import LOSSES
+from gpusoftmax.losses import LOSSES, Loss
 
 Array = npt.NDArray[Any]
 
@@ -83,8 +83,7 @@ class Objective:
         s; None means all ones.
     l2 : ndarray of float64, (K,)
         Penalties.
-    loss : int
-        Index in reference.LOSSES.
+    loss : Loss
     fit_intercept, penalize_intercept : bool
         Without an intercept db is zero.
     penalty_factors : ndarray of float64, (d,), optional
@@ -100,7 +99,7 @@ class Objective:
     n_classes: int
     weights: Array | None
     l2: Array
-    loss: int
+    loss: Loss
     fit_intercept: bool = True
     penalize_intercept: bool = False
     penalty_factors: Array | None = None
@@ -153,8 +152,8 @@ class Objective:
         return (self.weights if rows is None else self.weights[rows]).sum(axis=0, dtype=np.float64)
 
     def value_at_zero(self) -> float:
-        """f(0): ln c, or c - 1 for the hinges."""
-        return float(np.log(self.n_classes)) if LOSSES[self.loss] == "softmax" else self.n_classes - 1.0
+        """f(0), the same for all models."""
+        return self.loss.at_zero(self.n_classes)
 
     def penalty(self, W: Array, b: Array) -> Array:
         """(l2_k / 2) ||W_k||^2, (K,) float64, with b in the norm if the intercept is penalised."""
@@ -180,7 +179,7 @@ class Objective:
         features = self.features
         W_folded, b_folded = features.fold(W, b)
         losses, correct, dW, db = self.backend.ops.linear_gradient(
-            features.X, self.labels, W_folded, b_folded, self.weights, self.loss,
+            features.X, self.labels, W_folded, b_folded, self.weights, self.loss.code,
             features.rows if rows is None else rows,
         )  # fmt: skip
         share = 1.0 / (self.weight_sums() if sums is None else sums)
@@ -224,7 +223,7 @@ class Objective:
             None if term is None else (term.T, term.t),
         )
         return self.backend.ops.sgd_steps(
-            features.X, self.labels, W, b, self.weights, self.loss, velocity,
+            features.X, self.labels, W, b, self.weights, self.loss.code, velocity,
             [features.rows if rows is None else rows for rows in batches], descent,
         )  # fmt: skip
 
@@ -232,7 +231,7 @@ class Objective:
         """Mean loss (K,), without penalty, and accuracy (K,), weighted by s."""
         W_folded, b_folded = self.features.fold(W, b)
         losses, correct = self.backend.ops.linear_losses(
-            self.features.X, self.labels, W_folded, b_folded, self.weights, self.loss, self.features.rows
+            self.features.X, self.labels, W_folded, b_folded, self.weights, self.loss.code, self.features.rows
         )
         sums = self.weight_sums()
         loss = losses / sums if self.linear_term is None else losses / sums + self.linear_term.value(W, b)
@@ -391,7 +390,7 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
         else:
             targets = check_class_indices(labels, n, c, "labels", "logits")
         s = None if weights is None else device.asarray(weights)
-        losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES.index("softmax"))
+        losses, _ = device.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES["softmax"].code)
         total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
         gradient /= dtype(total)
         return float(device.to_numpy(losses)[0] / total), gradient

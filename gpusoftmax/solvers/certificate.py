@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from gpusoftmax.checks.validation import counted
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.intercepts import Rows, affordable, best_shift
 from gpusoftmax.solvers.preconditioners.sample import read_cost, row_shares
 
@@ -186,8 +185,7 @@ def _best_intercepts(
     are not known, or "". All on the host."""
     backend, features, ops, c = objective.backend, objective.features, objective.backend.ops, objective.n_classes
     W_folded, b_folded = features.fold(W, b)
-    softmax = LOSSES[objective.loss] == "softmax"
-    keep = ops.linear_probabilities if softmax else ops.linear_scores
+    keep = ops.linear_probabilities if objective.loss.gives_probabilities else ops.linear_scores
     kept, places = backend.to_numpy(keep(features.X, W_folded, b_folded, features.rows)), np.arange(features.n)
     labels = backend.to_numpy(objective.labels)[features.numbers(places)]
     best = backend.to_numpy(b).astype(np.float64)
@@ -200,7 +198,7 @@ def _best_intercepts(
             continue  # no intercept lowers it by more than rounding
         shares = row_shares(objective, k, features.numbers(places))
         rows = Rows(kept[:, k], labels, shares, slopes[k], backend.n_threads)
-        found = best_shift(rows, LOSSES[objective.loss], float(known.value[k]), most)
+        found = best_shift(rows, objective.loss.name, float(known.value[k]), most)
         if found is None:
             whys[k] = f"to find the intercept's optimum takes more than {SHARE:.0%} of the fit's time"
         else:

@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.preconditioners.base import Preconditioner
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_joint, refresh, refresh_cost
@@ -272,7 +271,7 @@ class LBFGS:
 
     def _goal(self, models: _Models) -> Array:
         """The gradients (K,) that are small enough."""
-        relative = self.relative and LOSSES[models.objective.loss] == "softmax"
+        relative = self.relative and models.objective.loss.gives_probabilities
         return self.tol * (np.clip(models.value, LEAST, 1.0) if relative else np.ones(len(models.value)))
 
     def _is_slow(self, models: _Models, eps: float) -> Array:

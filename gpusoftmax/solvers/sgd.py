@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
+from gpusoftmax.losses import Loss
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.reference import LOSSES
 
 Array = npt.NDArray[Any]
 
@@ -319,11 +319,8 @@ def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
 def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     """1 / (largest curvature of the objective), (K,): as fast as is safe for any weights.
 
-    The Hessian with respect to (W, b) is at most H = (1 / S) sum_i s_i x_i x_i' (x) U_i, x_i with a 1 appended, where
-
-        softmax        U = (I - 11'/c) / 2, whatever the probabilities (Boehning, 1992)
-        squared_hinge  U_i: z -> 2 sum_{j != y} (z_j - z_y)(e_j - e_y), all margins active
-        hinge          has no curvature: U = I only sets the size, and the steps have to become shorter
+    The Hessian with respect to (W, b) is at most H = (1 / S) sum_i s_i x_i x_i' (x) U_i, x_i with a 1 appended, and
+    U_i the loss's bound on its Hessian with respect to the scores (`losses.Loss.bound_row_hessians`).
 
     Its largest eigenvalue is found by power iteration on a sample. A minibatch of B rows adds the noise of its own
     curvature, at most trace(H) / B, and l2 comes on top.
@@ -343,7 +340,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
             [
                 _largest_curvature(
                     x, labels, np.ones(len(x)) if all_weights is None else all_weights[:, k] * (n / sums[k]),
-                    c, LOSSES[objective.loss], plan.size, start,
+                    c, objective.loss, plan.size, start,
                 )
                 for k in range(objective.n_models)
             ]
@@ -355,27 +352,15 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # data of all zeros: any rate will do
 
 
-def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: str, batch: int, V: Array) -> float:
+def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: Loss, batch: int, V: Array) -> float:
     """Largest eigenvalue of H, plus trace / batch; V (d, c) is a random start."""
-    rows = np.arange(len(x))
-
-    def apply(Z: Array) -> Array:  # U_i to each row of Z
-        if loss == "softmax":
-            return (Z - Z.mean(axis=1, keepdims=True)) / 2
-        if loss == "hinge":
-            return Z
-        margins = Z - Z[rows, labels][:, None]
-        margins[rows, labels] = -margins.sum(axis=1)
-        return 2 * margins
-
     largest = 0.0
     for _ in range(30):
         size = np.linalg.norm(V)
         if size == 0 or not np.isfinite(size):
             break
-        V = x.T @ (apply(x @ (V / size)) * (s / len(x))[:, None])
+        V = x.T @ (loss.bound_row_hessians(x @ (V / size), labels) * (s / len(x))[:, None])
         previous, largest = largest, float(np.linalg.norm(V))
         if abs(largest - previous) < 1e-3 * largest:
             break
-    per_row = {"softmax": 0.5, "hinge": 1.0, "squared_hinge": 2.0 * c}[loss]  # the largest eigenvalue of U_i
-    return largest + per_row * float(np.einsum("ip,ip,i->", x, x, s)) / len(x) / batch
+    return largest + loss.largest_row_curvature(c) * float(np.einsum("ip,ip,i->", x, x, s)) / len(x) / batch

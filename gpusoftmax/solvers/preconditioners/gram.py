@@ -5,7 +5,7 @@ weighted Gram matrix of the features, and classes do not couple beyond a shift. 
 
     M_k = kappa G_k + l2_k diag(r),     G_k = (1 / S_k) sum_i s_ik (x_i - m_k)(x_i - m_k)'
 
-kappa = 1 / c for softmax and 4 for the squared hinge; m_k is the weighted mean with a free intercept, else 0.
+kappa is the loss's curvature at zero, 1 / c for softmax; m_k is the weighted mean with a free intercept, else 0.
 
     Cholesky    d up to FULL_FEATURES, n >= d
     Spectrum    the same, for many penalties where d is large
@@ -18,7 +18,6 @@ Rows are centred before the product: correcting an uncentred product makes Chole
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ import numpy.typing as npt
 from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.preconditioners.base import Metric, Preconditioner, Shared
 from gpusoftmax.solvers.preconditioners.inverses import Inverse, Rows, Spectrum
 from gpusoftmax.solvers.preconditioners.sample import (
@@ -52,7 +50,6 @@ KEPT = 1 << 25  # numbers of inverses that are kept: 128 MB in float32
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its numbers
 SMALLEST_LOW_RANK = 32  # with fewer, the diagonal
 AFFORDABLE = 100.0  # reads that a first metric may cost
-CURVATURES: dict[str, Callable[[int], float]] = {"softmax": lambda c: 1.0 / c, "squared_hinge": lambda c: 4.0}
 
 
 class GramSample:
@@ -110,7 +107,7 @@ class GramSample:
     def _metric(self, objective: Objective, kind: str, share: Array, l2: float) -> Metric:
         """The one of a model with these shares of the weights and this l2."""
         backend, key = objective.backend, share.tobytes()
-        kappa, penalty = CURVATURES[LOSSES[objective.loss]](objective.n_classes), penalty_diagonal(objective)
+        kappa, penalty = objective.loss.curvature_at_zero(objective.n_classes), penalty_diagonal(objective)
         if kind not in self._products or self._products[kind][0] != key:
             a, mean, raw = _centred(objective, self.chosen, share, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None

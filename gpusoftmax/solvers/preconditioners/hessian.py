@@ -1,7 +1,7 @@
 """The metric at a point: the Hessian there, whole or class by class, from rows that have curvature left.
 
 The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i, with C_i (c, c) the loss's curvature in the scores
-of row i: diag(p_i) - p_i p_i' for softmax.
+of row i: diag(p_i) - p_i p_i' for softmax (`losses.Loss.row_hessians`).
 
     joint       all of it, ((d + 1) c)^2 numbers, where d c is small
     class-wise  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j, m_j the mean weighted by s_i C_ijj
@@ -13,7 +13,6 @@ proportional to its own, and weighs the inverse of that, which leaves the expect
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ import numpy.typing as npt
 from gpusoftmax.array import Backend
 from gpusoftmax.cpu.threads import for_each, single_threaded_blas
 from gpusoftmax.features.batches import NO_EPOCH, generator
+from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.reference import LOSSES
 from gpusoftmax.solvers.preconditioners.base import ClassWise, Joint, Metric, Shared
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, Inverse, Rows, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
@@ -87,11 +86,11 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     free, penalised = objective.has_free_intercept, objective.penalize_intercept
     with single_threaded_blas():
         if is_joint(objective):
-            chosen, scale = _important(curvature.total(), _joint_rows(objective), rng)
+            chosen, scale = _important(curvature.traces(), _joint_rows(objective), rng)
             if free:
                 x = np.hstack([x, np.ones((len(x), 1), dtype)])
                 penalty = np.append(penalty, 0.0)
-            inverse = _joint_inverse(x[chosen], curvature.of(chosen, scale), np.repeat(penalty, c), backend)
+            inverse = _joint_inverse(x[chosen], curvature.select(chosen, scale), c, np.repeat(penalty, c), backend)
             log.info("preconditioner: joint, from %d of %d rows", len(chosen), features.n)
             metric: Metric = Joint(inverse, backend.asarray(centre.astype(dtype)[:, None]) if free else None, penalised)
             return metric, len(rows)
@@ -117,45 +116,7 @@ def is_joint(objective: Objective) -> bool:
     return (objective.features.d + 1) * objective.n_classes <= JOINT
 
 
-@dataclass(frozen=True)
-class Curvature:
-    """C_i of some rows, times their share of the weights.
-
-    Softmax: diag(p) - pp'. Squared hinge, with a_j = 1 for the classes j != y whose margin is violated and A of them:
-    2 (diag(a) + A e_y e_y' - a e_y' - e_y a').
-    """
-
-    share: Array  # (m,)
-    p: Array  # (m, c): probabilities, or a
-    target: Array | None  # (m, c): one-hot labels of the hinge
-
-    def pair(self, j: int, k: int) -> Array:
-        """(m,): entry j, k of each row."""
-        p, t = self.p, self.target
-        if t is None:
-            return self.share * p[:, j] * ((1.0 if j == k else 0.0) - p[:, k])
-        if j == k:
-            return self.diagonal(j)
-        return -2 * self.share * (p[:, j] * t[:, k] + p[:, k] * t[:, j])
-
-    def diagonal(self, j: int) -> Array:
-        """(m,): entry j, j."""
-        p, t = self.p[:, j], self.target
-        return self.share * (p * (1 - p) if t is None else 2 * (p + self.p.sum(axis=1) * t[:, j]))
-
-    def total(self) -> Array:
-        """(m,): the trace."""
-        total = self.diagonal(0)
-        for j in range(1, self.p.shape[1]):
-            total += self.diagonal(j)
-        return total
-
-    def of(self, rows: Array, scale: Array) -> Curvature:
-        """The same for some rows, each counted `scale` times."""
-        return Curvature(self.share[rows] * scale, self.p[rows], None if self.target is None else self.target[rows])
-
-
-def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, Curvature, Array]:
+def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, RowHessians, Array]:
     """Features of the rows less their mean, with a column of ones if the intercept is penalised; C; that mean.
 
     The mean is 0 without a free intercept.
@@ -163,24 +124,16 @@ def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tupl
     share = row_shares(objective, k, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
     d = objective.features.d + objective.penalize_intercept
-    free, softmax = objective.has_free_intercept, LOSSES[objective.loss] == "softmax"
     x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
-    p = np.empty((len(rows), objective.n_classes))
-    labels = objective.backend.to_numpy(objective.labels)[rows]
-    target = None if softmax else np.equal.outer(labels, np.arange(objective.n_classes)).astype(np.float64)
-    for of in blocks if free else []:
+    scores = np.empty((len(rows), objective.n_classes))
+    for of in blocks if objective.has_free_intercept else []:
         centre += share[of] @ scaled_rows(objective, rows[of])
     for of in blocks:
         block = scaled_rows(objective, rows[of])
-        z = block @ point[:d] + (0 if objective.penalize_intercept else point[-1])
+        scores[of] = block @ point[:d] + (0 if objective.penalize_intercept else point[-1])
         x[of] = block - centre
-        if target is None:
-            p[of] = np.exp(z - z.max(axis=1, keepdims=True))
-            p[of] /= p[of].sum(axis=1, keepdims=True)
-        else:
-            own = (z * target[of]).sum(axis=1, keepdims=True)
-            p[of] = (z - own + 1 > 0) & (target[of] == 0)
-    return x, Curvature(share, p, target), centre
+    labels = objective.backend.to_numpy(objective.labels)[rows]
+    return x, objective.loss.row_hessians(scores, labels, share), centre
 
 
 def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -207,15 +160,15 @@ def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, 
     return Shared(inverse, moved, kappa or 1.0, objective.penalize_intercept)
 
 
-def _joint_inverse(x: Array, curvature: Curvature, penalty: Array, backend: Backend) -> Inverse:
+def _joint_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, backend: Backend) -> Inverse:
     """Of sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c) with the classes of a feature side by side."""
-    d, c = x.shape[1], curvature.p.shape[1]
+    d = x.shape[1]
     M: Array = np.zeros((d, c, d, c), x.dtype)
     pairs = [(j, k) for j in range(c) for k in range(j + 1)]
 
     def work(run: range) -> None:
         for j, k in (pairs[i] for i in run):
-            product = (x * curvature.pair(j, k)[:, None].astype(x.dtype)).T @ x
+            product = (x * curvature.entries(j, k)[:, None].astype(x.dtype)).T @ x
             M[:, j, :, k] = product
             M[:, k, :, j] = product
 

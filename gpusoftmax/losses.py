@@ -1,0 +1,235 @@
+"""The losses: name, kernel code, curvature. Everything outside the back ends asks this module what a loss is.
+
+A row with scores z (c,) and label y has the loss
+
+    softmax        logsumexp(z) - z_y
+    hinge          sum_{j != y} max(0, z_j - z_y + 1)          (Weston and Watkins, 1999)
+    squared_hinge  sum_{j != y} max(0, z_j - z_y + 1)^2
+
+To add a loss: its class here; its rows in `reference.py`, `cpu/fallback.py`, `cpu/tiles.py`, `cpu/kernels.py` and
+`kernels/row_loss.cu`, which know it by its code; its optimal intercepts in `solvers/intercepts.py`, without which a fit
+has no bound. The tests that take `LOSSES` as a parameter then cover it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class RowHessians(Protocol):
+    """Hessians C_i (c, c) of the losses of m rows with respect to their scores, each times its row's weight."""
+
+    def diagonal(self, j: int) -> Array:
+        """Entry j, j of each C_i: (m,)."""
+
+    def entries(self, j: int, k: int) -> Array:
+        """Entry j, k of each C_i: (m,)."""
+
+    def traces(self) -> Array:
+        """The trace of each C_i: (m,)."""
+
+    def select(self, rows: Array, factors: Array) -> RowHessians:
+        """Those of some rows, each times a factor."""
+
+
+class Loss(Protocol):
+    """What solvers ask of a loss."""
+
+    @property
+    def name(self) -> str:
+        """The name that users pass."""
+
+    @property
+    def code(self) -> int:
+        """The number by which kernels know it: its place in `LOSSES`."""
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether scores are log-probabilities up to a shift per row."""
+
+    @property
+    def has_curvature(self) -> bool:
+        """Whether a solver can use second derivatives: not for the plain hinge, which is piecewise linear."""
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the loss has no kinks, in its value or its gradient, across which finite differences would err."""
+
+    def at_zero(self, c: int) -> float:
+        """The loss of a row whose c scores are all zero."""
+
+    def curvature_at_zero(self, c: int) -> float:
+        """kappa, for which kappa I approximates a row's Hessian with respect to its scores at zero weights."""
+
+    def bound_row_hessians(self, V: Array, labels: Array) -> Array:
+        """U_i v_i for the rows v_i of V (m, c), where U_i bounds row i's Hessian for all scores. May overwrite V."""
+
+    def largest_row_curvature(self, c: int) -> float:
+        """The largest eigenvalue of U_i."""
+
+    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
+        """Hessians of rows with scores (m, c), float64, which are overwritten, labels (m,) and weights (m,)."""
+
+
+@dataclass(frozen=True)
+class _SoftmaxHessians:
+    """C_i = s_i (diag(p_i) - p_i p_i')."""
+
+    weights: Array  # s (m,)
+    p: Array  # (m, c)
+
+    def diagonal(self, j: int) -> Array:
+        p = self.p[:, j]
+        return self.weights * (p * (1 - p))
+
+    def entries(self, j: int, k: int) -> Array:
+        return self.weights * self.p[:, j] * ((1.0 if j == k else 0.0) - self.p[:, k])
+
+    def traces(self) -> Array:
+        return _sum_of_diagonals(self, self.p.shape[1])
+
+    def select(self, rows: Array, factors: Array) -> _SoftmaxHessians:
+        return _SoftmaxHessians(self.weights[rows] * factors, self.p[rows])
+
+
+@dataclass(frozen=True)
+class _SquaredHingeHessians:
+    """C_i = 2 s_i (diag(a_i) + A_i e_y e_y' - a_i e_y' - e_y a_i').
+
+    a_ij is 1 for a class j != y whose margin is violated, else 0; A_i is their number.
+    """
+
+    weights: Array  # s (m,)
+    violated: Array  # a (m, c)
+    target: Array  # (m, c): 1 at the label, else 0
+
+    def diagonal(self, j: int) -> Array:
+        return self.weights * (2 * (self.violated[:, j] + self.violated.sum(axis=1) * self.target[:, j]))
+
+    def entries(self, j: int, k: int) -> Array:
+        if j == k:
+            return self.diagonal(j)
+        a, t = self.violated, self.target
+        return -2 * self.weights * (a[:, j] * t[:, k] + a[:, k] * t[:, j])
+
+    def traces(self) -> Array:
+        return _sum_of_diagonals(self, self.violated.shape[1])
+
+    def select(self, rows: Array, factors: Array) -> _SquaredHingeHessians:
+        return _SquaredHingeHessians(self.weights[rows] * factors, self.violated[rows], self.target[rows])
+
+
+def _sum_of_diagonals(hessians: RowHessians, c: int) -> Array:
+    total = hessians.diagonal(0)
+    for j in range(1, c):
+        total += hessians.diagonal(j)
+    return total
+
+
+class Softmax:
+    """Cross-entropy of the softmax of the scores, in nats."""
+
+    name = "softmax"
+    code = 0
+    gives_probabilities = True
+    has_curvature = True
+    is_smooth = True
+
+    def at_zero(self, c: int) -> float:
+        """ln c."""
+        return float(np.log(c))
+
+    def curvature_at_zero(self, c: int) -> float:
+        """1 / c: at equal probabilities the Hessian is (I - 11'/c) / c."""
+        return 1.0 / c
+
+    def bound_row_hessians(self, V: Array, labels: Array) -> Array:
+        """U = (I - 11'/c) / 2, whatever the probabilities (Boehning, 1992)."""
+        return (V - V.mean(axis=1, keepdims=True)) / 2
+
+    def largest_row_curvature(self, c: int) -> float:
+        """1/2."""
+        return 0.5
+
+    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
+        """diag(p) - p p', of the probabilities p."""
+        scores -= scores.max(axis=1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=1, keepdims=True)
+        return _SoftmaxHessians(weights, scores)
+
+
+class Hinge:
+    """The multiclass hinge."""
+
+    name = "hinge"
+    code = 1
+    gives_probabilities = False
+    has_curvature = False
+    is_smooth = False
+
+    def at_zero(self, c: int) -> float:
+        """c - 1: every other class violates its margin by 1."""
+        return c - 1.0
+
+    def curvature_at_zero(self, c: int) -> float:
+        """There is none."""
+        raise TypeError("the hinge has no curvature")
+
+    def bound_row_hessians(self, V: Array, labels: Array) -> Array:
+        """U = I, which sets no more than the size of a step: with a constant one SGD does not converge."""
+        return V
+
+    def largest_row_curvature(self, c: int) -> float:
+        """1, as U has it."""
+        return 1.0
+
+    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
+        """There are none."""
+        raise TypeError("the hinge has no curvature")
+
+
+class SquaredHinge:
+    """The squared multiclass hinge."""
+
+    name = "squared_hinge"
+    code = 2
+    gives_probabilities = False
+    has_curvature = True
+    is_smooth = False
+
+    def at_zero(self, c: int) -> float:
+        """c - 1: every other class violates its margin by 1."""
+        return c - 1.0
+
+    def curvature_at_zero(self, c: int) -> float:
+        """4: at zero all margins are violated, where a row's Hessian is 2 (I + c e_y e_y' - 1 e_y' - e_y 1')."""
+        return 4.0
+
+    def bound_row_hessians(self, V: Array, labels: Array) -> Array:
+        """U_i: v -> 2 sum_{j != y} (v_j - v_y)(e_j - e_y), with all margins violated."""
+        rows = np.arange(len(V))
+        margins = V - V[rows, labels][:, None]
+        margins[rows, labels] = -margins.sum(axis=1)
+        return 2 * margins
+
+    def largest_row_curvature(self, c: int) -> float:
+        """2 c, of U_i."""
+        return 2.0 * c
+
+    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
+        """2 (diag(a) + A e_y e_y' - a e_y' - e_y a'), of the violated margins a."""
+        target = np.equal.outer(labels, np.arange(scores.shape[1])).astype(np.float64)
+        scores -= scores[np.arange(len(scores)), labels][:, None]
+        scores += 1
+        np.copyto(scores, (scores > 0) & (target == 0))
+        return _SquaredHingeHessians(weights, scores, target)
+
+
+LOSSES: dict[str, Loss] = {loss.name: loss for loss in (Softmax(), Hinge(), SquaredHinge())}

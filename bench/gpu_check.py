@@ -32,8 +32,18 @@ COLUMNS = (10, 100, 256, 1000, 1024, 4096, 16384, 32768, 131072)
 BYTES = 1 << 29  # of scores a case: far beyond any cache
 REPEATS = 20
 TESTS = (
-    *("tests/test_cuda_host.py", "tests/test_objective.py", "tests/test_estimators.py", "tests/test_recipes.py"),
-    *("tests/test_lbfgs.py", "tests/test_curvature.py", "tests/test_certificate.py", "tests/test_sweep.py"),
+    *(
+        "tests/cuda/test_host.py",
+        "tests/objective/test_objective.py",
+        "tests/estimators/test_estimators.py",
+        "tests/protocols/test_cs231n.py",
+    ),
+    *(
+        "tests/solvers/test_lbfgs.py",
+        "tests/solvers/preconditioners/test_gram.py",
+        "tests/solvers/test_certificate.py",
+        "tests/search/test_sweep.py",
+    ),
 )
 SANITIZED = """
 import numpy as np

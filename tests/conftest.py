@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from gpusoftmax import cli
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cuda.probe import Probe, probe
-from tests.emulation import build, standin
+from tests.support.emulation import build, standin
 
 BACKENDS = ["cpu", "numpy"] if find_spec("numba") else ["numpy"]
 CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"

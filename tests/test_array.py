@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
 
 import gpusoftmax.cpu
 from gpusoftmax import array
@@ -28,6 +27,7 @@ from gpusoftmax.cpu.threads import MOST_THREADS, available_threads
 from gpusoftmax.cuda.ops import CudaOperations
 from gpusoftmax.cuda.probe import Probe
 from gpusoftmax.exceptions import BackendUnavailableError
+from tests.conftest import BACKENDS
 
 needs_numba = pytest.mark.skipif("cpu" not in BACKENDS, reason="Numba is not installed")
 

@@ -7,12 +7,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import blobs
 
 from gpusoftmax import SoftmaxClassifier, gradient_check, loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.validation import check_features
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype, widen
+from tests.support.cases import blobs
 
 
 def half(x: Any) -> tuple[Any, Any]:

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from gpusoftmax import reference
+from gpusoftmax.array import Backend, get_backend
+from gpusoftmax.cpu import fallback, ops, threads
+from gpusoftmax.cpu.ops import CpuOperations
+from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
+from gpusoftmax.cuda import ops as cuda_ops
+from gpusoftmax.losses import LOSSES
+from tests.support.cases import (
     DETERMINISTIC,
     DTYPES,
     Problem,
@@ -24,17 +35,6 @@ from cases import (
     score_bound,
     sha256,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from threadpoolctl import threadpool_info, threadpool_limits
-
-from gpusoftmax import reference
-from gpusoftmax.array import Backend, get_backend
-from gpusoftmax.cpu import fallback, ops, threads
-from gpusoftmax.cpu.ops import CpuOperations
-from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
-from gpusoftmax.cuda import ops as cuda_ops
-from gpusoftmax.losses import LOSSES
 
 SOFTMAX = LOSSES["softmax"].code
 

@@ -7,12 +7,12 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from cases import DETERMINISTIC
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusoftmax import reference
 from gpusoftmax.losses import LOSSES
+from tests.support.cases import DETERMINISTIC
 
 EPS = np.finfo(np.float64).eps
 

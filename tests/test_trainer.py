@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Array, blobs, evaluated, objective_of, on_host, zeros_for
 
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.exceptions import DivergenceError
@@ -23,6 +22,7 @@ from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import SGD, sgd
 from gpusoftmax.trainer import EarlyStopping, Record, TrainResult, train
+from tests.support.cases import Array, blobs, evaluated, objective_of, on_host, zeros_for
 
 NUMPY = get_backend("numpy", n_threads=1)
 

@@ -1,0 +1,105 @@
+"""Every CUDA kernel compiled by NVRTC without a GPU: no spills, wide loads, and a true table in kernels/README.md.
+
+Each combination of bucket, type and loss is compiled for one architecture, in rotation; bench/kernel_table.py does all
+of them for all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpusoftmax.cuda.compile import kernel_folder, source
+
+_spec = importlib.util.spec_from_file_location(
+    "kernel_table", Path(__file__).resolve().parents[2] / "bench" / "kernel_table.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+kernel_table = importlib.util.module_from_spec(_spec)
+sys.modules["kernel_table"] = kernel_table  # dataclasses look themselves up
+_spec.loader.exec_module(kernel_table)
+
+pytestmark = pytest.mark.skipif(kernel_table.missing() is not None, reason=str(kernel_table.missing()))
+
+ARCHITECTURES = kernel_table.ARCHITECTURES
+Job = tuple[Any, int]
+_row_loss = [v for v in kernel_table.VARIANTS if v.file == "row_loss.cu"]
+_rest = [v for v in kernel_table.VARIANTS if v.file != "row_loss.cu"]
+# One more at the start of each bucket: else a loss would meet the same architectures in every type.
+JOBS: list[Job] = [(v, ARCHITECTURES[(i + i // 3 + i // 39) % len(ARCHITECTURES)]) for i, v in enumerate(_row_loss)] + [
+    (v, ARCHITECTURES[i % len(ARCHITECTURES)]) for i, v in enumerate(_rest)
+]
+
+
+@pytest.fixture(scope="module")
+def facts() -> Iterator[dict[Job, Future[Any]]]:
+    """All of JOBS, compiled on all cores while the first are looked at."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {job: pool.submit(kernel_table.compiled, *job) for job in JOBS}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job[0]} sm_{job[1]}".replace(" ", "-"))
+def test_a_kernel_compiles_without_spills_and_with_wide_loads(job: Job, facts: dict[Job, Future[Any]]) -> None:
+    found = facts[job].result()
+    assert kernel_table.faults(*job, found) == []
+    assert kernel_table.differences({job: found}) == [], "run bench/kernel_table.py"
+
+
+def test_every_architecture_and_combination_is_compiled() -> None:
+    assert {variant for variant, _ in JOBS} == set(kernel_table.VARIANTS)
+    for loss in range(3):
+        for scores in ("float32", "float16", "bfloat16", "float64"):
+            of_these = [arch for variant, arch in JOBS if variant.row[0] == scores and ("LOSS", loss) in variant.macros]
+            assert set(of_these) == set(ARCHITECTURES)
+
+
+def test_every_kernel_file_has_a_table() -> None:
+    assert {path.name for path in kernel_folder().glob("*.cu")} == set(kernel_table.TABLES)
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+@pytest.mark.parametrize("best", [0, 1])
+def test_other_modes_compile_too(mode: int, best: int) -> None:
+    for number, bucket in enumerate(kernel_table.buckets(kernel_table.FLOAT16)):
+        for loss in range(3) if mode == 1 else (0,):
+            macros = {"SCORE": kernel_table.FLOAT16, "LOSS": loss, "MODE": mode, "BEST": best, **bucket.macros()}
+            arch = ARCHITECTURES[(number + loss) % len(ARCHITECTURES)]
+            code, log = kernel_table.cubin(source("row_loss.cu", macros), arch)
+            assert code.startswith(b"\x7fELF")
+            spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", log)]
+            assert spilled
+            assert max(spilled) <= kernel_table.MOST_SPILLED
+
+
+def test_an_error_names_the_file_and_its_own_line() -> None:
+    text = source("probe.cu", {}).replace("(int)threadIdx.x", "nothing")
+    with pytest.raises(RuntimeError, match=r'probe\.cu\(5\): error: identifier "nothing" is undefined'):
+        kernel_table.cubin(text, 90)
+
+
+def test_a_row_that_spills_or_loads_narrowly_is_found() -> None:
+    text = """extern "C" __global__ void __launch_bounds__(1024) k(float* x) {
+        float row[200];
+        for (int i = 0; i < 200; i++) row[i] = x[threadIdx.x + i * 1024];
+        for (int i = 0; i < 200; i++) x[threadIdx.x + i * 1024] = row[(i * 7 + (int)x[0]) % 200];
+    }"""
+
+    class Wide(kernel_table.Variant):  # type: ignore[misc]
+        text = ""
+
+    Wide.text = text
+    variant = Wide("k.cu", ("k",), (("THREADS", 1024),), load=16)
+    found = kernel_table.faults(variant, 90, kernel_table.compiled(variant, 90))
+    assert len(found) == 2
+    assert "spills" in found[0]
+    assert "no 16-byte loads" in found[1]

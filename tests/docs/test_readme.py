@@ -1,0 +1,102 @@
+"""What README and docs say to type does what they say. Set-up commands are run by .ci/run, as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sklearn.datasets import load_iris
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+# what no test runs: CuPy's installation, which needs a GPU to be of use, and what a program printed
+NOT_RUN = {"README.md": ["pip install '.[cuda13]'"], "docs/which-solver.md": ["lbfgs: converged after"]}
+
+
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """Fenced blocks of a language; "" of none."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    return [content for name, content in fenced if name == language]
+
+
+def examples(page: str, cifar10: bool) -> str:
+    """The Python examples of a page as one program: those that read CIFAR-10, or the others."""
+    return "\n".join(block for block in blocks("python", page) if ("load_cifar10" in block) == cifar10)
+
+
+def run_python(program: str, folder: Path, **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=folder,
+        env={**os.environ, "MPLBACKEND": "Agg", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page, cifar10=False)])
+def test_the_python_examples_run_in_order(page: str, tmp_path: Path) -> None:
+    run_python(examples(page, cifar10=False), tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page, cifar10=True)])
+def test_the_python_examples_with_cifar10_run(page: str, tmp_path: Path, cifar10_folder: Path) -> None:
+    run_python(examples(page, cifar10=True), tmp_path, GPUSOFTMAX_DATA=str(cifar10_folder))
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_no_other_block_is_there_that_is_not_run(page: str) -> None:
+    assert [block for block in blocks("", page) if not any(words in block for words in NOT_RUN.get(page, []))] == []
+    assert set(re.findall(r"^```(\w+)", (ROOT / page).read_text(encoding="utf-8"), re.M)) <= {
+        "sh",
+        "python",
+    }
+
+
+def test_there_are_three_python_examples() -> None:
+    assert len(blocks("python")) == 3
+
+
+def run_commands(lines: list[str], folder: Path, **places: str) -> None:
+    """Lines of the README, as they stand, but for the program's own path and what `places` replaces."""
+    assert lines
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == ".venv/bin/gpusoftmax"
+        arguments = [places.get(argument, argument) for argument in arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "gpusoftmax", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_for_a_table_run_in_order(tmp_path: Path) -> None:
+    X, y = load_iris(return_X_y=True)
+    kinds = ["setosa", "versicolor", "virginica"]
+    lines = [f"{i},{row[0]},{row[1]},{kinds[k]}" for i, (row, k) in enumerate(zip(X, y, strict=True), 1)]
+    header = "id,length,width,species"
+    assert f"    {header}\n    {lines[0]}\n" in README  # the first lines of the same table
+    (tmp_path / "flowers.csv").write_text("\n".join([header, *lines]))
+    run_commands(blocks("sh")[1].splitlines(), tmp_path)
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 151
+
+
+def test_the_commands_for_cifar10_run_in_order(tmp_path: Path, cifar10_folder: Path) -> None:
+    run_commands(blocks("sh")[2].splitlines(), tmp_path, DIR=str(cifar10_folder))
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
+    assert missing == []

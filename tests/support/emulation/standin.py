@@ -1,0 +1,507 @@
+"""A stand-in for the few CuPy names that gpusoftmax/cuda uses, over host memory; kernels run by `build`.
+
+It is stricter than CuPy, so that a mistake of the host code shows on a machine without a GPU: its arrays do not mix
+with NumPy's, fresh memory is poisoned, every array lies between guard zones that are looked at after each launch and
+product, and a kernel's arguments are checked in number, pointer type, scalar width, contiguity and device. A name that
+is not here does not exist; tests/cuda/test_host.py asserts that each one exists in the real CuPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import re
+import sys
+import weakref
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests.support.emulation.build import EmulationError, build
+
+GUARD = 64  # bytes on either side of an array
+GUARD_BYTE, POISON_BYTE = 0xA5, 0xFF  # 0xFF...: NaN to a float, -1 to an int
+TYPES = {
+    "float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32, "long long": np.int64,
+    "unsigned long long": np.uint64, "unsigned char": np.uint8, "float16": np.float16, "bfloat16": np.uint16,
+}  # fmt: skip
+
+
+class StandinError(AssertionError):
+    """Host code did what CuPy would let pass, or answer with a wrong result."""
+
+
+class OutOfMemoryError(MemoryError):
+    """As cupy.cuda.memory.OutOfMemoryError."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """As cupy.cuda.runtime.CUDARuntimeError."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+class CompileException(Exception):  # noqa: N818
+    """As cupy.cuda.compiler.CompileException."""
+
+
+class _State:
+    """Of the machine that is stood in for."""
+
+    def __init__(self) -> None:
+        self.device, self.devices = 0, 2
+        self.limit: int | None = None  # bytes of device memory
+        self.stream = 7  # the current one's address
+        self.seed = 0  # the order in which threads run
+        self.optimise = "-O2"
+        self.alive: weakref.WeakSet[_Memory] = weakref.WeakSet()
+        self.peak = 0  # bytes of device memory
+        self.launches: list[str] = []
+        self.synchronisations = 0
+
+
+state = _State()
+
+
+def _used() -> int:
+    """Bytes of device memory."""
+    return sum(memory.size for memory in state.alive)
+
+
+class _Memory:
+    """Bytes between guard zones; aligned as CuPy's pool aligns."""
+
+    def __init__(self, size: int) -> None:
+        used = _used()
+        state.peak = max(state.peak, used + size)
+        if state.limit is not None and used + size > state.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {size} bytes (allocated so far: {used} bytes)")
+        self.size, self.device = size, state.device
+        self.raw = np.full(size + 2 * GUARD + 512, GUARD_BYTE, np.uint8)
+        self.start = -(self.raw.ctypes.data + GUARD) % 512 + GUARD
+        self.raw[self.start : self.start + size] = POISON_BYTE
+        state.alive.add(self)
+
+    def intact(self) -> bool:
+        before, after = self.raw[: self.start], self.raw[self.start + self.size :]
+        return bool((before == GUARD_BYTE).all() and (after == GUARD_BYTE).all())
+
+
+def check_guards() -> None:
+    """Raise if anything was written outside an array."""
+    if not all(memory.intact() for memory in state.alive):
+        raise StandinError("something was written outside an array")
+
+
+class ndarray:  # noqa: N801
+    """Device memory as an array."""
+
+    __array_priority__ = 100
+
+    def __init__(self, host: Any, memory: _Memory) -> None:
+        self._host, self._memory = host, memory
+
+    @classmethod
+    def _new(cls, shape: Any, dtype: Any, order: Any = "C") -> ndarray:
+        shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+        dtype = np.dtype(dtype)
+        memory = _Memory(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        bytes_ = memory.raw[memory.start : memory.start + memory.size]
+        return cls(bytes_.view(dtype).reshape(shape, order=order), memory)
+
+    @classmethod
+    def _from(cls, host: Any, order: str = "C") -> ndarray:
+        """A copy; CuPy's results are C-contiguous, unless they keep ("K") the order of a Fortran-contiguous array."""
+        host = np.asarray(host)
+        kept = "F" if order == "K" and host.flags.fnc else "C"
+        array = cls._new(host.shape, host.dtype, kept)
+        array._host[...] = host
+        return array
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method != "__call__" or any(isinstance(x, np.ndarray) and x.ndim for x in inputs) or kwargs:
+            raise TypeError(f"{ufunc.__name__} of a device array and a NumPy array")
+        return ndarray._from(ufunc(*[_plain(x) for x in inputs]))
+
+    T = property(lambda self: ndarray(self._host.T, self._memory))
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    strides = property(lambda self: self._host.strides)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous))
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
+    device = property(lambda self: SimpleNamespace(id=self._memory.device))
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> ndarray:
+        if isinstance(key, ndarray):
+            return ndarray._from(self._host[key._host])  # a gathered copy
+        if _has_arrays(key):
+            raise TypeError("a device array is indexed by device arrays, integers and slices")
+        view = self._host[key]
+        return ndarray(view if isinstance(view, np.ndarray) else self._host[key, ...], self._memory)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if _has_arrays(key):
+            raise TypeError("a device array is indexed by integers and slices")
+        self._host[key] = _plain(value)
+
+    def __float__(self) -> float:
+        state.synchronisations += 1
+        return float(self._host)
+
+    def __bool__(self) -> bool:
+        state.synchronisations += 1
+        return bool(self._host)
+
+    def get(self) -> Any:
+        """A host copy; waits for the device."""
+        state.synchronisations += 1
+        return self._host.copy()
+
+    def astype(self, dtype: Any) -> ndarray:
+        """As in NumPy; always a copy."""
+        return ndarray._from(self._host.astype(dtype), "K")
+
+    def copy(self) -> ndarray:
+        """As in NumPy."""
+        return ndarray._from(self._host)
+
+    def reshape(self, *shape: Any) -> ndarray:
+        """As in NumPy, without a copy."""
+        reshaped = self._host.reshape(*shape)
+        if self.size and not np.shares_memory(reshaped, self._host):
+            raise StandinError("this reshape copies")
+        return ndarray(reshaped, self._memory)
+
+    def view(self, dtype: Any) -> ndarray:
+        """The same bytes as another type of the same size."""
+        return ndarray(self._host.view(dtype), self._memory)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self._memory.device
+
+    def sum(self, axis: Any = None, dtype: Any = None) -> ndarray:
+        """As in NumPy."""
+        return ndarray._from(self._host.sum(axis=axis, dtype=dtype))
+
+    def max(self, axis: Any = None) -> ndarray:
+        """As in NumPy."""
+        return ndarray._from(self._host.max(axis=axis))
+
+    def __abs__(self) -> ndarray:
+        return ndarray._from(abs(self._host))
+
+
+def _binary(name: str) -> Any:
+    def method(self: ndarray, other: Any) -> Any:
+        if isinstance(other, np.ndarray) and other.ndim:
+            raise TypeError(f"Unsupported type {type(other)}: a device array does not mix with NumPy's")
+        with np.errstate(all="ignore"):  # a GPU does not warn
+            return ndarray._from(getattr(self._host, name)(_plain(other)))
+
+    return method
+
+
+def _in_place(name: str) -> Any:
+    def method(self: ndarray, other: Any) -> ndarray:
+        if isinstance(other, np.ndarray) and other.ndim:
+            raise TypeError(f"Unsupported type {type(other)}: a device array does not mix with NumPy's")
+        with np.errstate(all="ignore"):
+            getattr(self._host, name)(_plain(other))
+        return self
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "matmul", "lshift"):
+    setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
+    setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
+    setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, ndarray):
+        if x._memory.device != state.device:
+            raise StandinError(f"an array of device {x._memory.device} is used while {state.device} is current")
+        return x._host
+    return x
+
+
+def _has_arrays(key: Any) -> bool:
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(isinstance(part, np.ndarray | ndarray | list) for part in parts)
+
+
+class RawKernel:
+    """A kernel of a RawModule."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        self.emulated = build(text, optimise=state.optimise)
+        if name not in self.emulated.parameters:
+            raise CUDARuntimeError(500)
+        self.types = self.emulated.parameters[name]
+        listed = re.search(rf"\b{name}\s*\((.*?)\)\s*\{{", text, re.S)
+        assert listed is not None
+        self.names = [part.split()[-1].lstrip("*&") for part in listed.group(1).split(",")]
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
+        if not isinstance(grid, tuple) or not isinstance(block, tuple) or not isinstance(args, tuple):
+            raise TypeError("grid, block and args are tuples")
+        if len(args) != len(self.types):
+            raise StandinError(f"{self.name} has {len(self.types)} parameters, and got {len(args)} arguments")
+        values = [self._check(i, arg) for i, arg in enumerate(args)]
+        self.emulated.launch(self.name, grid, block, values, shared_mem, state.seed)
+        state.launches.append(self.name)
+        check_guards()
+
+    def _check(self, i: int, arg: Any) -> Any:
+        type_, what = self.types[i], f"argument {i} of {self.name} ({self.types[i]} {self.names[i]})"
+        if type_.endswith("*"):
+            if isinstance(arg, np.uint64) and arg == 0:
+                return 0
+            if not isinstance(arg, ndarray):
+                raise StandinError(f"{what} is a {type(arg).__name__}")
+            if arg.dtype != TYPES[type_[:-1]]:
+                raise StandinError(f"{what} is of {arg.dtype}")
+            rows_apart = (
+                i + 1 < len(self.names) and self.names[i + 1] == "stride" and arg.strides[-1] == arg.dtype.itemsize
+            )
+            if not arg.flags.c_contiguous and not rows_apart:
+                raise StandinError(f"{what} is not contiguous, which CuPy does not look at")
+            return _plain(arg).ctypes.data
+        if not isinstance(arg, np.generic) or arg.dtype != TYPES[type_]:
+            raise StandinError(f"{what} is {arg!r} of {type(arg).__name__}: its bytes are taken as they are")
+        return arg.item()
+
+
+class RawModule:
+    """Text that is compiled when a function is asked for."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        if backend != "nvrtc" or not isinstance(options, tuple):
+            raise StandinError(f"backend={backend!r}, options={options!r}")
+        self.code = code
+
+    def get_function(self, name: str) -> RawKernel:
+        """The kernel of that name."""
+        return RawKernel(self.code, name)
+
+
+_DATA_TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}
+
+
+def _operand(pointer: int, type_: int, rows: int, leading: int) -> Any:
+    """Device memory as cuBLAS sees it, column by column, transposed: (columns, leading)."""
+    dtype = np.dtype(_DATA_TYPES[type_])
+    size = rows * leading * dtype.itemsize
+    for memory in state.alive:
+        low = memory.raw.ctypes.data + memory.start
+        if low <= pointer and pointer + size <= low + memory.size:
+            if memory.device != state.device:
+                raise StandinError("a product reads another device's memory")
+            at = pointer - memory.raw.ctypes.data
+            return memory.raw[at : at + size].view(dtype).reshape(rows, leading)
+    raise StandinError(f"a product touches {size} bytes at {pointer:#x}, which are not one array's")
+
+
+def _to_float(x: Any, compute: int) -> Any:
+    if x.dtype == np.uint16:
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    if compute == cublas.CUBLAS_COMPUTE_32F_FAST_TF32:
+        bits = x.view(np.uint32)
+        return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).astype(np.uint32).view(np.float32)
+    return x
+
+
+def gemmEx(
+    handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int,
+    B: int, Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
+) -> None:  # fmt: skip
+    """C = alpha op(A) op(B) + beta C, column-major."""
+    if handle != 1000 + state.device or algo != cublas.CUBLAS_GEMM_DEFAULT:
+        raise StandinError("the handle is another device's, or the algorithm is unknown")
+    if (Ctype == 1) != (computeType == cublas.CUBLAS_COMPUTE_64F) or (Atype, Btype) not in {(0, 0), (1, 1), (14, 14)}:
+        raise StandinError(f"cuBLAS has no product of types {Atype}, {Btype}, {Ctype} computed in {computeType}")
+    if lda < (k if transa else m) or ldb < (n if transb else k) or ldc < m or min(m, n, k) < 1:
+        raise StandinError(f"leading dimensions {lda}, {ldb}, {ldc} for m, n, k = {m}, {n}, {k}")
+    scalar = np.dtype(_DATA_TYPES[Ctype])
+    import ctypes
+
+    one, other = (np.frombuffer(ctypes.string_at(pointer, scalar.itemsize), scalar)[0] for pointer in (alpha, beta))
+    a = _to_float(_operand(A, Atype, m if transa else k, lda), computeType)[:, : k if transa else m]
+    b = _to_float(_operand(B, Btype, k if transb else n, ldb), computeType)[:, : n if transb else k]
+    c = _operand(C, Ctype, n, ldc)[:, :m]
+    with np.errstate(all="ignore"):
+        product = (b.T if transb else b) @ (a.T if transa else a)
+        c[...] = one * product if other == 0 else one * product + other * c
+    state.launches.append("gemm")
+    check_guards()
+
+
+cublas = SimpleNamespace(
+    gemmEx=gemmEx, CUBLAS_OP_N=0, CUBLAS_OP_T=1, CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_32F_FAST_TF32=77,
+    CUBLAS_COMPUTE_64F=70, CUBLAS_GEMM_DEFAULT=-1,
+)  # fmt: skip
+
+
+class Device:
+    """A device; `with` makes it the current one."""
+
+    def __init__(self, index: int) -> None:
+        if not 0 <= index < state.devices:
+            raise CUDARuntimeError(101)
+        self.id, self._before = index, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> Device:
+        self._before.append(state.device)
+        state.device = self.id
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        state.device = self._before.pop()
+
+
+def asarray(x: Any, dtype: Any = None) -> ndarray:
+    """Onto the current device; as it is if it is there."""
+    if isinstance(x, ndarray):
+        if x._memory.device != state.device:
+            return ndarray._from(x._host)
+        return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+    return ndarray._from(np.asarray(x, dtype))
+
+
+def ascontiguousarray(x: Any, dtype: Any = None) -> ndarray:
+    """A C-contiguous device array."""
+    x = asarray(x, dtype)
+    return x if x.flags.c_contiguous else ndarray._from(x._host)
+
+
+def array(x: Any, dtype: Any = None, order: str = "K") -> ndarray:
+    """A new device array."""
+    host = _plain(x) if isinstance(x, ndarray) else x
+    return ndarray._from(np.array(host, dtype=dtype, order=order), order)
+
+
+def from_dlpack(x: Any) -> ndarray:
+    """Another library's tensor, whose memory is shared: only what exports itself is taken."""
+    if not x.__dlpack_device__()[0] == 2:
+        raise BufferError("the array is not on a GPU")
+    shared = x.__dlpack__(stream=state.stream)
+    return ndarray(shared._host, shared._memory)
+
+
+def asnumpy(x: Any) -> Any:
+    """To the host."""
+    return x.get() if isinstance(x, ndarray) else np.asarray(x)
+
+
+def _filled(value: Any) -> Any:
+    def create(shape: Any, dtype: Any = np.float64) -> ndarray:
+        new = ndarray._new(shape, dtype)
+        new._host[...] = value
+        return new
+
+    return create
+
+
+def full(shape: Any, value: Any, dtype: Any = None) -> ndarray:
+    """As in NumPy."""
+    return ndarray._from(np.full(shape, value, dtype))
+
+
+def _names() -> dict[str, Any]:
+    runtime = SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        getDevice=lambda: state.device,
+        getDeviceCount=lambda: state.devices,
+        getDeviceProperties=lambda index: {"name": b"Stand-in", "major": 9, "minor": 0},
+        memGetInfo=lambda: (max(0, (state.limit or 1 << 40) - _used()), state.limit or 1 << 40),
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+    )
+    stream = SimpleNamespace(synchronize=lambda: None, ptr=state.stream)
+    cuda = SimpleNamespace(
+        Device=Device,
+        runtime=runtime,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        compiler=SimpleNamespace(CompileException=CompileException),
+        device=SimpleNamespace(get_cublas_handle=lambda: 1000 + state.device),
+        get_current_stream=lambda: stream,
+    )
+    return {
+        "ndarray": ndarray,
+        "RawModule": RawModule,
+        "cuda": cuda,
+        "asarray": asarray,
+        "ascontiguousarray": ascontiguousarray,
+        "array": array,
+        "asnumpy": asnumpy,
+        "empty": lambda shape, dtype=np.float64: ndarray._new(shape, dtype),
+        "zeros": _filled(0),
+        "ones": _filled(1),
+        "full": full,
+        "from_dlpack": from_dlpack,
+        "zeros_like": lambda x: _filled(0)(x.shape, x.dtype),
+        "empty_like": lambda x: ndarray._new(x.shape, x.dtype),
+        "concatenate": lambda arrays: ndarray._from(np.concatenate([_plain(x) for x in arrays])),
+        "where": lambda chosen, x, y: ndarray._from(np.where(chosen._host, _plain(x), _plain(y))),
+        "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
+        "repeat": lambda x, repeats, axis: ndarray._from(np.repeat(_plain(x), repeats, axis=axis)),
+        "stack": lambda arrays, axis=0: ndarray._from(np.stack([_plain(x) for x in arrays], axis=axis)),
+        "maximum": lambda x, y: ndarray._from(np.maximum(_plain(x), _plain(y))),
+        "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0),
+    }
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[_State]:
+    """The stand-in as the module cupy, on a fresh machine; kernels and probes remember nothing across it."""
+    from gpusoftmax.cuda import compile, probe
+
+    def forget() -> None:
+        compile._compiled.cache_clear()
+        probe._probe.cache_clear()
+
+    modules = {}
+    for name in ("cupy", "cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs"):
+        module = ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        modules[name] = module
+    vars(modules["cupy"]).update(_names())
+    modules["cupy_backends.cuda.libs"].cublas = cublas  # type: ignore[attr-defined]
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    state.__init__()  # type: ignore[misc]
+    forget()
+    try:
+        yield state
+    finally:
+        forget()
+        for name, module in before.items():  # type: ignore[assignment]
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+__all__ = ["EmulationError", "StandinError", "installed", "state"]

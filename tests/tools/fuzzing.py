@@ -1,0 +1,295 @@
+"""Random mutations of every kind of file that is read here: each is refused with BadFileError, or gives what a file of
+that kind may hold; and a model never becomes another one.
+
+    python -m tests.tools.fuzzing --runs 250000 --seed 0        every target, so many mutations each
+    python -m tests.tools.fuzzing --target model --guided       by coverage, with atheris, until Ctrl-C
+
+A failure is printed with its seed, and the mutated file is left beside it.
+tests/tools/test_fuzzing.py runs a few hundred of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
+from gpusoftmax.datasets import pickled
+from gpusoftmax.datasets.cifar10 import read_file
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.table import Columns
+from tests.datasets.test_pickled import PYTHON2, PYTHON3, ROWS
+
+INTERESTING = [0, 1, 2, 9, 10, 16, 32, 39, 40, 44, 46, 48, 57, 91, 92, 123, 125, 127, 128, 255]
+NUMBERS = [0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**61, 2**63 - 1, 2**64 - 1]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is mutated, how it is read, and what may come of it.
+
+    Attributes
+    ----------
+    seeds : list of bytes
+        Good files.
+    check : callable
+        Reads a path; raises AssertionError if what came is not what such a file may hold.
+    words : list of bytes
+        Pieces that such files consist of, to be put in.
+    """
+
+    seeds: list[bytes]
+    check: Callable[[Path], Any]
+    words: list[bytes]
+
+
+def mutated(rng: np.random.Generator, target: Target) -> bytes:
+    """A good file with one to four random changes: bits, bytes, numbers, pieces moved, doubled, left out or put in."""
+    data = bytearray(target.seeds[rng.integers(len(target.seeds))])
+    for _ in range(rng.integers(1, 5)):
+        size = len(data)
+        at = int(rng.integers(size + 1))
+        length = int(min(rng.geometric(0.1), size - at))
+        match rng.integers(9):
+            case 0 if at < size:
+                data[at] ^= 1 << rng.integers(8)
+            case 1 if at < size:
+                data[at] = INTERESTING[rng.integers(len(INTERESTING))]
+            case 2 if at < size:
+                data[at] = rng.integers(256)
+            case 3:
+                width = (1, 2, 4, 8)[rng.integers(4)]
+                number = NUMBERS[rng.integers(len(NUMBERS))] & ((1 << 8 * width) - 1)
+                data[at : at + width] = number.to_bytes(width, ("little", "big")[rng.integers(2)])
+            case 4:
+                del data[at : at + length]
+            case 5:
+                data[at:at] = data[at : at + length]
+            case 6:
+                other = int(rng.integers(size + 1))
+                data[at:at] = data[other : other + length]
+            case 7:
+                word = target.words[rng.integers(len(target.words))]
+                data[at : at + (length if rng.integers(2) else 0)] = word
+            case _:
+                del data[at:]
+    return bytes(data)
+
+
+def saved(save: Callable[[Any], Any]) -> bytes:
+    """What a function that takes a path or file writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.npz"
+        save(path)
+        return path.read_bytes()
+
+
+def facts(model: Any) -> str:
+    """All that a model consists of."""
+    arrays = {name: getattr(model, name) for name in ("classes_", "coef_", "intercept_")}
+    own = {name: value for name, value in vars(model).items() if name not in arrays and name != "callbacks"}
+    return repr([(name, array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()]) + repr(own)
+
+
+def model_target() -> Target:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 3)).astype(np.float32)
+    models: list[Any] = [
+        SoftmaxClassifier(C=0.5, scaling="standard").fit(X, np.array(["ash", "birch", "cedar"])[np.arange(40) % 3]),
+        LinearSVMClassifier(loss="squared_hinge", scaling=(X.mean(0), X.std(0))).fit(X, np.arange(40) % 2),
+    ]
+    files = [saved(lambda path, model=model: save_model(model, path)) for model in models]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, content in enumerate(files):
+            (Path(folder) / str(i)).write_bytes(content)
+        known = [facts(load_model(Path(folder) / str(i))) for i in range(len(files))]
+
+    def check(path: Path) -> None:
+        assert facts(load_model(path)) in known, "silently another model"
+
+    words = [
+        b'"',
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b"\\",
+        b"null",
+        b"1e999",
+        b"NaN",
+        b"-1",
+        b"coef",
+        b"shape",
+        b"F64",
+    ]
+    return Target(files, check, words)
+
+
+def cifar_target() -> Target:
+    def check(path: Path) -> None:
+        X, y = pickled.read_batch(read_file(path), path, ROWS)
+        assert (X.dtype, X.shape, y.dtype, y.shape) == (np.uint8, (ROWS, 3072), np.int64, (ROWS,))
+        assert 0 <= y.min() <= y.max() <= 9
+
+    words = [bytes([code]) for code in b"}])(NtesubaRq\x85\x86\x87\x88\x89.cKMJTUXhrj\x80\x8c\x93\x94"]
+    return Target([PYTHON2, PYTHON3], check, words)
+
+
+def array_is_sound(array: Any, path: Path) -> None:
+    assert isinstance(array, np.ndarray)
+    assert array.dtype.kind in "biufU"
+    assert array.nbytes <= 1100 * path.stat().st_size
+    array.tolist()  # every element can be looked at
+
+
+ARRAYS = {
+    "X": np.arange(12, dtype=np.float32).reshape(3, 4), "y": np.array(["ash", "birch", "cedar"]),
+    "F": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+}  # fmt: skip
+HEADER_WORDS = [
+    b"'descr'",
+    b"'<f4'",
+    b"'|O'",
+    b"(3, 4)",
+    b"(-1,)",
+    b"True",
+    b"\x93NUMPY",
+    b"{",
+    b"}",
+    b"(",
+    b"9999999999",
+]
+
+
+def npy_target() -> Target:
+    def save(array: Any) -> bytes:
+        file = io.BytesIO()
+        np.save(file, array)
+        return file.getvalue()
+
+    return Target([save(array) for array in ARRAYS.values()], lambda p: array_is_sound(read_npy(p), p), HEADER_WORDS)
+
+
+def npz_target() -> Target:
+    def check(path: Path) -> None:
+        for array in read_npz(path).values():
+            array_is_sound(array, path)
+
+    seeds = [saved(lambda path, save=save: save(path, **ARRAYS)) for save in (np.savez, np.savez_compressed)]
+    return Target(seeds, check, [*HEADER_WORDS, b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b".npy"])
+
+
+def csv_target() -> Target:
+    def check(path: Path) -> None:
+        table = read_csv(path, Columns(need_label=False))
+        assert (table.X.dtype, table.X.ndim, np.isfinite(table.X).all()) == (np.float64, 2, True)
+        assert table.y is None or (table.y.shape == table.X.shape[:1] and all(table.y.tolist()))
+        assert table.feature_names is None or len(table.feature_names) == table.X.shape[1]
+        assert (np.diff(table.lines) > 0).all()
+
+    seeds = [b'a,b,label\n1,2.5,ash\n-3e2,4,"birch, old"\n0,.5,x\n', b"1;2;3\n4;5;6\n", b"\xef\xbb\xbfx\ty\r\n1\t7\r\n"]
+    seeds += [b"sep=;\n2019;2020;y\n1;True;a\n2;False;b\n3;0;a\n", b'"a,\nb",,label\n1,7,NA\n']
+    words = [
+        b",",
+        b";",
+        b"\t",
+        b"\n",
+        b"\r",
+        b'"',
+        b'""',
+        b"nan",
+        b"inf",
+        b"1e999",
+        b"\0",
+        b"\xff",
+        b"-",
+        b"label",
+        b"0x1",
+        b"_1",
+        b"\xd9\xa1",
+        b"sep=,\n",
+        b"True",
+        b"0,1,2,3\n",
+    ]
+    return Target(seeds, check, words)
+
+
+TARGETS = {
+    "model": model_target, "cifar": cifar_target, "npy": npy_target, "npz": npz_target, "csv": csv_target,
+}  # fmt: skip
+
+
+def attempt(target: Target, content: bytes, path: Path) -> bool:
+    """Whether a file was taken; anything but BadFileError goes up."""
+    path.write_bytes(content)
+    try:
+        target.check(path)
+    except BadFileError:
+        return False
+    return True
+
+
+def run(name: str, runs: int, seed: int, folder: Path) -> int:
+    """So many mutations of one kind of file; how many of them were taken. A failure is told, and raised."""
+    target, path, taken = TARGETS[name](), folder / f"{name}.npz", 0
+    for i in range(runs):
+        content = mutated(np.random.default_rng([seed, i]), target)
+        try:
+            taken += attempt(target, content, path)
+        except BaseException:
+            found = Path(f"fuzzing-{name}-{seed}-{i}")
+            found.write_bytes(content)
+            print(f"{name}: mutation {i} of seed {seed} failed; it is in {found}", file=sys.stderr)
+            raise
+    return taken
+
+
+def guided(name: str, folder: Path) -> None:
+    """Mutations by coverage, without an end."""
+    import atheris
+
+    target = TARGETS[name]()
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for i, content in enumerate(target.seeds):
+        (corpus / str(i)).write_bytes(content)
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], str(corpus)], lambda content: attempt(target, content, folder / "file.npz"))
+    atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, help="one of them; default: each in turn")
+    parser.add_argument("--runs", type=int, default=250_000, help="mutations of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guided", action="store_true", help="by coverage (needs atheris)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        if options.guided:
+            guided(options.target or "model", Path(folder))
+        for name in [options.target] if options.target else TARGETS:
+            started = time.perf_counter()
+            taken = run(name, options.runs, options.seed, Path(folder))
+            seconds = round(time.perf_counter() - started, 1)
+            print(
+                json.dumps({"target": name, "mutations": options.runs, "taken": taken, "seconds": seconds}), flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,401 @@
+"""Would the tests of the GPU code notice a mistake, on a machine without a GPU? Each mutant is one, seeded on purpose.
+
+    python -m tests.tools.mutants [--only NAME ...] [--jobs 2]
+
+A mutant is applied to a copy of the repository in a temporary folder, where the tests then run on the emulation; it is
+caught if one fails. Set GPUSOFTMAX_EMULATION_CACHE to a folder that keeps built kernels from one run to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.emulation import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COPIED = ("gpusoftmax", "kernels", "tests", "pyproject.toml")
+KERNEL_TESTS, HOST_TESTS = "tests/cuda/test_kernels.py", "tests/cuda/test_host.py"
+# The test that repeats others under the sanitizers takes 90 s: it is left to the few mutants that need it, and then
+# repeats only SANITIZED.
+ALL, SANITIZED = "not sanitizers", "ladder and float32-20000"
+LIMIT = 600  # seconds of one run: a mutant that hangs is not caught
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes
+    ----------
+    name : str
+        What the mistake is.
+    file : str
+        Below the repository's root.
+    old, new : str
+        The text, which occurs once, and what takes its place.
+    expression : str
+        pytest's -k: the tests that are tried first. If none of them fails, all are.
+    sanitized : bool
+        Only AddressSanitizer notices.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    expression: str = ""
+    sanitized: bool = False
+
+    def mutate(self, root: Path) -> None:
+        """Make the mistake in the repository at `root`.
+
+        Raises
+        ------
+        LookupError
+            The table is stale: the text does not occur, or more than once.
+        """
+        path = root / self.file
+        text = path.read_text(encoding="utf-8")
+        if (found := text.count(self.old)) != 1:
+            raise LookupError(f"{self.name}: its old text occurs {found} times in {self.file}; mend the table")
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one mutant: whether a test failed and which one, or what happened instead."""
+
+    caught: bool
+    by: str
+    seconds: float
+
+
+COMMON, GATHER, REDUCE, ROW_LOSS = (
+    f"kernels/{name}" for name in ("common.cuh", "gather.cu", "reduce.cu", "row_loss.cu")
+)
+BLAS, BUCKETS, COMPILE, MEMORY, OPS, PROBE = (
+    f"gpusoftmax/cuda/{name}.py" for name in ("blas", "buckets", "compile", "memory", "ops", "probe")
+)
+
+# pytest's -k, so that most mutants cost a second of building and testing
+SUMS = "row_losses_are_summed"
+GATHERED = "gathered_by_index and float32-float32"
+LANES, SEGMENTS, ONLINE = (f"legal_scores and {way}-softmax" for way in ("lanes", "warp", "online"))
+MODELS = "rows_of_several_models and lanes"
+DIGITS = "keeps_its_digits and lanes"
+BAD = "bad_label_is_reported_and_its_row and lanes"
+HINGES = "ladder and float32-9-gradient-unaligned"
+REFERENCE = "loss_and_gradient_equal_the_reference"
+BLOCKS, CHUNKS = "sums_per_model and blocks", "sums_per_model and chunks"
+SCORES = "scores_and_losses"
+VIEWS = "view_on_the_device"
+PRECISION = "precision_asked_for"
+MOMENTS = "moments_far"
+LABELS = "label_sums"
+FIT = "does_not_fit"
+
+MUTANTS = [
+    # ---- common.cuh
+    Mutant(
+        "reduce without the barrier before scratch is read", COMMON,
+        "scratch[threadIdx.x / 32] = value;\n        __syncthreads();\n", "scratch[threadIdx.x / 32] = value;\n",
+        SUMS,
+    ),
+    Mutant(
+        "reduce without the barrier after scratch was read", COMMON,
+        "        __syncthreads();  // before the next reduction overwrites scratch\n", "",
+        SUMS,
+    ),
+    Mutant("reduce forgets the last warp", COMMON, "w < SIZE / 32;", "w < SIZE / 32 - 1;", SUMS),
+    Mutant("reduce forgets half a warp", COMMON, "offset = IN_WARP / 2;", "offset = IN_WARP / 4;", SUMS),
+    Mutant(
+        "bfloat16 by truncation", COMMON,
+        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16", "bits >> 16",
+        "narrowed_to_the_nearest",
+    ),
+    Mutant(
+        "bfloat16 rounds ties up", COMMON,
+        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16", "(bits + 0x8000u) >> 16",
+        "narrowed_to_the_nearest",
+    ),
+    Mutant(
+        "NaN lost: bfloat16 rounds it like a number", COMMON,
+        "if ((bits & 0x7fffffffu) > 0x7f800000u) y.bits = 0x7fc0;", "if (false) y.bits = 0x7fc0;",
+        "nan_stays",
+    ),
+    # ---- gather.cu
+    Mutant("gather ignores rows", GATHER, "rows == nullptr ? first + i : rows[i]", "first + i", GATHERED),
+    Mutant("gather ignores first", GATHER, "rows == nullptr ? first + i :", "rows == nullptr ? i :", GATHERED),
+    Mutant("gather ignores the stride", GATHER, "X + row * stride + p", "X + row * d + p", GATHERED),
+    Mutant("gather's row in 32 bits", GATHER, "const long long row =", "const int row =", "gathered_rows_beyond"),
+    Mutant("gather's product in 32 bits", GATHER, "row * stride", "(unsigned)(row * stride)", "gathered_rows_beyond"),
+    Mutant("gather writes beyond the last row", GATHER, "    if (i >= m) return;\n", "", GATHERED),
+    Mutant("gather's packs overlap", GATHER, "at % packs * WIDTH", "at % packs", GATHERED),
+    # ---- reduce.cu
+    Mutant("sum_rows skips a block's last row", REDUCE, "first + ROWS_A_BLOCK)", "first + ROWS_A_BLOCK - 1)", SUMS),
+    Mutant("sum_rows skips the stream's last row", REDUCE, "smaller(n, first", "smaller(n - 1, first", SUMS),
+    Mutant("sum_rows counts without weights", REDUCE, "correct += weight;", "correct += 1;", SUMS),
+    Mutant("sum_rows takes a label per model", REDUCE, "== labels[i])", "== labels[r])", SUMS),
+    Mutant("sum_rows' first row in 32 bits", REDUCE, "(long long)blockIdx.x * ROWS_A_BLOCK", "(int)(blockIdx.x * ROWS_A_BLOCK)", "sums_of_rows_beyond"),
+    Mutant("sum_rows' index in 32 bits", REDUCE, "const long long r = i * K + k;", "const int r = i * K + k;", "sums_of_rows_beyond"),
+    Mutant("add_partials' index in 32 bits", REDUCE, "((long long)b * K + k) * 2", "(b * K + k) * 2", "sums_of_partials_beyond"),
+    Mutant("add_partials forgets what the losses were", REDUCE, "totals[2 * k] += loss;", "totals[2 * k] = loss;", SUMS),
+    Mutant("add_partials forgets what was counted", REDUCE, "[2 * k + 1] += correct;", "[2 * k + 1] = correct;", SUMS),
+    Mutant("add_partials takes one block alone", REDUCE, "b < n_blocks; b +=", "b < 1; b +=", SUMS),
+    # ---- row_loss.cu
+    Mutant(
+        "scratch halved", ROW_LOSS, "__shared__ real_t scratch[32];", "__shared__ real_t scratch[16];",
+        "sanitizers", sanitized=True,
+    ),
+    Mutant(
+        "scratch of the arg max halved", ROW_LOSS,
+        "__shared__ unsigned index_scratch[32];", "__shared__ unsigned index_scratch[16];",
+        "sanitizers", sanitized=True,
+    ),
+    Mutant(
+        "a segment that reaches beyond the row is loaded whole", ROW_LOSS,
+        "if (j >= 0 && j + WIDTH <= c) {\n                Vector<stored_t> v = *", "if (j >= 0 && j + WIDTH <= c + 1) {\n                Vector<stored_t> v = *",
+        SEGMENTS,
+    ),
+    Mutant(
+        "a segment that begins before the row is loaded whole", ROW_LOSS,
+        "if (j >= 0 && j + WIDTH <= c) {\n                Vector<stored_t> v = *", "if (j >= -1 && j + WIDTH <= c) {\n                Vector<stored_t> v = *",
+        SEGMENTS,
+    ),
+    Mutant("a column too many is loaded", ROW_LOSS, "j + e < c ? biased", "j + e <= c ? biased", SEGMENTS),
+    Mutant("a column too many is stored", ROW_LOSS, "j + e < c) narrow", "j + e <= c) narrow", SEGMENTS),
+    Mutant("a row's first column is not stored", ROW_LOSS, "if (j + e >= 0 && j", "if (j + e >= 1 && j", SEGMENTS),
+    Mutant("columns are counted from the segment's start", ROW_LOSS, "* WIDTH - skip; }", "* WIDTH; }", SEGMENTS),
+    Mutant("the last segment of an unaligned row is forgotten", ROW_LOSS, "(c + skip + GROUP * WIDTH - 1)", "(c + GROUP * WIDTH - 1)", "ladder and float32-16383-gradient-unaligned"),
+    Mutant("what lies beside the row counts as zero", ROW_LOSS, ": (real_t)NEGATIVE_INFINITY;\n    }\n\n    __device__ __forceinline__ real_t biased", ": (real_t)0;\n    }\n\n    __device__ __forceinline__ real_t biased", SEGMENTS),
+    Mutant("row number in 32 bits", ROW_LOSS, "wanted = (long long)blockIdx.x * ROWS", "wanted = (int)(blockIdx.x * ROWS)", "row_numbers_beyond"),
+    Mutant("row in 32 bits", ROW_LOSS, "const long long r = present", "const int r = present", "row_numbers_beyond"),
+    Mutant("stride in 32 bits", ROW_LOSS, "scores + r * stride", "scores + r * (int)stride", "strides_beyond"),
+    Mutant("labels by the wrong K", ROW_LOSS, "K == 1 ? r : r / K]", "K == 1 ? r : r / (K - 1)]", MODELS),
+    Mutant("bias of the wrong model", ROW_LOSS, "r % K * c);", "(r + 1) % K * c);", MODELS),
+    Mutant("bias of the first model for all", ROW_LOSS, "(K == 1 ? 0 : r % K * c)", "0", MODELS),
+    Mutant("the target's score without its bias", ROW_LOSS, "row.biased(widen(first[t]), t)", "widen(first[t])", MODELS),
+    Mutant("weights by the row of the data", ROW_LOSS, "(real_t)weights[r]", "(real_t)weights[r / K]", MODELS),
+    Mutant("max not subtracted", ROW_LOSS, "exponential(held[i][e] - top);", "exponential(held[i][e]);", LANES),
+    Mutant("max not subtracted from the target", ROW_LOSS, "exponential(z_t - top)", "exponential(z_t)", LANES),
+    Mutant("online sum not rescaled to a new max", ROW_LOSS, "others *= exponential(top - above);", "others *= 1;", ONLINE),
+    Mutant("threads' online sums not brought to one max", ROW_LOSS, "others *= exponential(mine - top);", "others *= 1;", ONLINE),
+    Mutant("target in the sum of the others", ROW_LOSS, "if (row.column(i) + e != t) others += power;", "others += power;", LANES),
+    Mutant("target in the others' online sum", ROW_LOSS, "if (row.column(i) + e != t && held", "if (held", ONLINE),
+    Mutant("target's gradient as p_t - 1", ROW_LOSS, "of_target = -others * factor;", "of_target = (e_t / total - 1) * weight;", DIGITS),
+    Mutant("loss as log of the whole sum", ROW_LOSS, "value = z_t == top ? logarithm_1p(others) + (z_t - top) :", "value =", DIGITS),
+    Mutant("target's gradient not stored", ROW_LOSS, "if (row.column(i) + e == t) out[e] = of_target;", "", LANES),
+    Mutant("hinge margin's sign", ROW_LOSS, "real_t margin = held[ITEMS > 0 ? i : 0][e] - z_t + 1;", "real_t margin = z_t - held[ITEMS > 0 ? i : 0][e] + 1;", "legal_scores and lanes-hinge"),
+    Mutant("hinge margin in the gradient without its 1", ROW_LOSS, "real_t margin = z - z_t + 1;", "real_t margin = z - z_t;", "legal_scores and lanes-hinge"),
+    Mutant("NaN lost in a hinge", ROW_LOSS, "if (margin <= 0 || row", "if (!(margin > 0) || row", "not_finite and lanes-hinge"),
+    Mutant("squared hinge's factor 2 lost", ROW_LOSS, "(margin > 0 ? (real_t)1 : margin) : 2 * margin) * factor", "(margin > 0 ? (real_t)1 : margin) : margin) * factor", "legal_scores and lanes-squared_hinge"),
+    Mutant("squared hinge's factor 2 lost for the target", ROW_LOSS, "(margin > 0 ? (real_t)1 : margin) : 2 * margin;", "(margin > 0 ? (real_t)1 : margin) : margin;", "legal_scores and lanes-squared_hinge"),
+    Mutant("target's gradient without its weight", ROW_LOSS, "of_target = -slope * weight;", "of_target = -slope;", HINGES),
+    Mutant("the last of equal scores is the best", ROW_LOSS, "place = smaller(place, (unsigned)(row.column(i) + e));", "place = (unsigned)(row.column(i) + e);", "equal_scores and lanes"),
+    Mutant("NaN has a best column", ROW_LOSS, "if (MODE != GRADIENT && BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;", "", "without_a_largest"),
+    Mutant("each thread's best is the row's", ROW_LOSS, "if (mine != top) place = NOWHERE;", "", "equal_scores and online"),
+    Mutant("the last of equal scores is the best online", ROW_LOSS, "if (BEST && held[0][e] > above)", "if (BEST && held[0][e] >= above)", "equal_scores and online"),
+    Mutant("a bad label is not reported", ROW_LOSS, "if (bad) atomicMin(bad_row, (unsigned long long)r);", "", BAD),
+    Mutant("any bad row is reported, not the first", ROW_LOSS, "if (bad) atomicMin(bad_row, (unsigned long long)r);", "if (bad) *bad_row = (unsigned long long)r;", BAD),
+    Mutant("a negative label is taken", ROW_LOSS, "bad = t < 0 || t >= c;", "bad = t >= c;", BAD),
+    Mutant("a bad row is overwritten", ROW_LOSS, "if (MODE == LOSSES || bad) return;", "if (MODE == LOSSES) return;", BAD),
+    Mutant("losses alone overwrite the scores", ROW_LOSS, "if (MODE == LOSSES || bad) return;", "if (bad) return;", "ladder and float32-9-losses-unaligned"),
+    Mutant("threads without a row store, too", ROW_LOSS, "    if (!present) return;\n", "", LANES),
+    # ---- buckets.py
+    Mutant("an unaligned row in a variant too small for it", BUCKETS, "c + (0 if aligned else bucket.width - 1) <=", "c <=", "wherever_it_starts"),
+    Mutant("the address is not looked at", BUCKETS, "address % 16 == 0 and stride", "stride", "wherever_it_starts"),
+    Mutant("the stride is not looked at", BUCKETS, "address % 16 == 0 and stride % bucket.width == 0", "address % 16 == 0", "wherever_it_starts"),
+    # ---- compile.py
+    Mutant("kernels of one device are launched on another", COMPILE, "_compiled(cupy.cuda.runtime.getDevice(), ", "_compiled(0, ", "its_own_compiled"),
+    # ---- blas.py
+    Mutant("product without transpose", BLAS, "cublas.CUBLAS_OP_T if transpose_a else cublas.CUBLAS_OP_N", "cublas.CUBLAS_OP_N", REFERENCE),
+    Mutant("product with a wrong leading dimension", BLAS, "kinds[a.dtype], a.shape[1],", "kinds[a.dtype], a.shape[0],", REFERENCE),
+    Mutant("product ignores beta", BLAS, "np.array([1.0, beta]", "np.array([1.0, 0.0]", CHUNKS),
+    Mutant("product's scalars of another type", BLAS, "dtype=out.dtype)", "dtype=np.float64)", REFERENCE),
+    Mutant("product ignores the precision high", BLAS, 'if precision == "high" else', 'if precision == "TF32" else', PRECISION),
+    Mutant("product in TF32 without being asked", BLAS, 'if precision == "high" else', 'if precision != "medium" else', REFERENCE),
+    # ---- memory.py
+    Mutant("a tensor that wants a gradient is exported", MEMORY, 'x.detach() if hasattr(x, "detach") else x', "x", "torch_tensors"),
+    Mutant("an array that does not fit is not explained", MEMORY, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", "features_that_do_not_fit"),
+    Mutant("what is missing counts what is free", MEMORY, "max(needed - free, 0)", "needed", FIT),
+    # ---- ops.py
+    Mutant("row_loss' grid a block short", OPS, "(-(-rows // bucket.rows),)", "(max(1, rows // bucket.rows),)", REFERENCE),
+    Mutant("gather's grid a block short", OPS, "(-(-m * d // (256 * width)),)", "(max(1, m * d // (256 * width)),)", REFERENCE),
+    Mutant("sum_rows' grid a block short", OPS, "-(-m // ROWS_A_SUM)\n        partials", "max(1, m // ROWS_A_SUM)\n        partials", BLOCKS),
+    Mutant("a block of sum_rows thought longer than it is", OPS, "ROWS_A_SUM = 4096", "ROWS_A_SUM = 8192", BLOCKS),
+    Mutant("c and K swapped", OPS, "np.int32(c), np.int32(K)", "np.int32(K), np.int32(c)", REFERENCE),
+    Mutant("rows and stride swapped", OPS, "Z, np.int64(c), _or_nothing(b), _or_nothing(labels), _or_nothing(weights),\n                np.int64(rows),", "Z, np.int64(rows), _or_nothing(b), _or_nothing(labels), _or_nothing(weights),\n                np.int64(c),", REFERENCE),
+    Mutant("stride and first swapped", OPS, "np.int64(stride), indices, np.int64(first)", "np.int64(first), indices, np.int64(stride)", REFERENCE),
+    Mutant("m and d swapped", OPS, "np.uint32(m), np.uint32(d)", "np.uint32(d), np.uint32(m)", REFERENCE),
+    Mutant("losses and best swapped", OPS, "losses, columns, bad_row,\n", "columns, losses, bad_row,\n", REFERENCE),
+    Mutant("best and labels swapped", OPS, "(losses, best, labels, _or", "(losses, labels, best, _or", BLOCKS),
+    Mutant("blocks and K swapped", OPS, "(blocks, K),", "(K, blocks),", REFERENCE),
+    Mutant("a scalar too wide", OPS, "np.int32(c)", "np.int64(c)", REFERENCE),
+    Mutant("a scalar of Python", OPS, "np.int64(rows)", "rows", REFERENCE),
+    Mutant("best of 64 bits", OPS, "cupy.empty(rows, dtype=np.int32) if best", "cupy.empty(rows, dtype=np.int64) if best", REFERENCE),
+    Mutant("losses of float64 always", OPS, "cupy.empty(rows, dtype=Z.dtype)", "cupy.empty(rows, dtype=np.float64)", REFERENCE),
+    Mutant("losses a row too short", OPS, "cupy.empty(rows, dtype=Z.dtype)", "cupy.empty(rows - 1, dtype=Z.dtype)", REFERENCE),
+    Mutant("partials of one block", OPS, "cupy.empty((blocks, K, 2)", "cupy.empty((1, K, 2)", BLOCKS),
+    Mutant("bias left out", OPS, "_or_nothing(b),", "NOTHING,", REFERENCE),
+    Mutant("weights left out of the gradient", OPS, "_or_nothing(labels), _or_nothing(weights),\n", "_or_nothing(labels), NOTHING,\n", REFERENCE),
+    Mutant("weights left out of the sums", OPS, "(losses, best, labels, _or_nothing(weights),", "(losses, best, labels, NOTHING,", REFERENCE),
+    Mutant("labels not sliced by chunk", OPS, "t, s = labels[picked]", "t, s = labels", CHUNKS),
+    Mutant("weights not sliced by chunk", OPS, "None if weights is None else weights[picked]", "weights", CHUNKS),
+    Mutant("labels of a batch in the data's order", OPS, "return slice(first, first + m) if rows is None else rows[first : first + m]", "return slice(first, first + m)", "sums_per_model and picked"),
+    Mutant("the same features for every chunk", OPS, "            x = self._operand(X, rows, first, m)\n", "            x = self._operand(X, rows, 0, m)\n", CHUNKS),
+    Mutant("a view taken for contiguous", OPS, "target == X.dtype and X.flags.c_contiguous:", "target == X.dtype:", VIEWS),
+    Mutant("ascontiguousarray dropped", OPS, "X = cupy.ascontiguousarray(X[first", "(X[first", VIEWS),
+    Mutant("the stride is d", OPS, "stride = X.strides[0] // size", "stride = d", VIEWS),
+    Mutant("rows of an odd stride in packs of 4", OPS, "d % 4 == 0 and stride % 4 == 0 and", "d % 4 == 0 and", VIEWS),
+    Mutant("rows from a misaligned address in packs of 4", OPS, " and X.data.ptr % (4 * size) == 0", "", VIEWS),
+    Mutant("odd rows in packs of 4", OPS, "wide = d % 4 == 0 and", "wide =", VIEWS),
+    Mutant("indices not sliced by chunk", OPS, "indices = NOTHING if rows is None else rows[first : first + m]", "indices = NOTHING if rows is None else rows[:m]", CHUNKS),
+    Mutant("features stay float32 at precision medium", OPS, 'return BFLOAT16 if self.precision == "medium" else np.dtype(np.float32)', "return np.dtype(np.float32)", PRECISION),
+    Mutant("precision of the scores ignored", OPS, "product(x, weight_operand, Z, precision=self.precision)", "product(x, weight_operand, Z)", PRECISION),
+    Mutant("precision of the gradient ignored", OPS, "transpose_a=True, beta=1.0, precision=self.precision)", "transpose_a=True, beta=1.0)", PRECISION),
+    Mutant("gradient of the last chunk alone", OPS, "dW, transpose_a=True, beta=1.0,", "dW, transpose_a=True, beta=0.0,", CHUNKS),
+    Mutant("bias' gradient of the last chunk alone", OPS, "db, transpose_a=True, beta=1.0)", "db, transpose_a=True, beta=0.0)", CHUNKS),
+    Mutant("losses of the last chunk alone", OPS, "self._add_up(losses, best, t, s, totals)\n            if", "totals[:] = 0.0\n            self._add_up(losses, best, t, s, totals)\n            if", CHUNKS),
+    Mutant("every loss is the softmax", OPS, "LOSS=loss,", "LOSS=0,", REFERENCE),
+    Mutant("scores of the first chunk for all", OPS, "self._operand(X, rows, first, m), weight_operand, Z.re", "self._operand(X, rows, 0, m), weight_operand, Z.re", SCORES),
+    Mutant("scores without the bias", OPS, "            Z += b\n", "            pass\n", SCORES),
+    Mutant("best columns of the first chunk for all", OPS, "part = out[first : first + m]\n                Z", "part = out[:m]\n                Z", SCORES),
+    Mutant("best columns without the bias", OPS, "self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)", "self._row_loss(Z, None, None, None, SOFTMAX, LOSSES)", "without_a_largest"),
+    Mutant("probabilities without the bias", OPS, "self._row_loss(Z, b, None, None, SOFTMAX, PROBABILITIES", "self._row_loss(Z, None, None, None, SOFTMAX, PROBABILITIES", SCORES),
+    Mutant("precision of predictions ignored", OPS, "Z.reshape(m, q), precision=self.precision)", "Z.reshape(m, q))", PRECISION),
+    Mutant("a bad label is not reported to the user", OPS, "if bad_row < Z.shape[0] * Z.shape[1]:", "if False:", "bad_label"),
+    Mutant("a bad label is reported by the kernel's row", OPS, "row, c = bad_row // Z.shape[1],", "row, c = bad_row,", "number_of_models"),
+    Mutant("chunks are halved without end", OPS, "if step <= SMALLEST_CHUNK:", "if step <= 0:", FIT),
+    Mutant("a gradient is made where losses are asked for", OPS, "        if mode == GRADIENT:\n            dW, db", "        if True:\n            dW, db", "losses_alone_take"),
+    Mutant("the memory of conversions is not counted", OPS, "return scores + rows + converted + ROUNDING_BYTES", "return scores + rows + ROUNDING_BYTES", "known_beforehand"),
+    Mutant("a chunk outlives its visit", OPS, "            x = self._operand(X, rows, first, m)\n", "            x = self._operand(X, rows, first, m)\n            visit.__dict__.setdefault('kept', []).append(x)\n", "known_beforehand and uint8"),
+    Mutant("chunks are cut to 128 rows at once", OPS, "step = max(SMALLEST_CHUNK, step // 2 // SMALLEST_CHUNK * SMALLEST_CHUNK)", "step = SMALLEST_CHUNK", "halved"),
+    Mutant("out of memory is not expected", OPS, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", FIT),
+    Mutant("out of memory is swallowed", OPS, "                if step <= SMALLEST_CHUNK:\n", "                if step <= SMALLEST_CHUNK:\n                    return cupy.zeros((K, 2)), cupy.zeros((d, K * c), dtype=W.dtype), cupy.zeros((1, K * c), dtype=W.dtype)\n", FIT),
+    Mutant("moments without weights", OPS, "s *= weights[_picked(rows, first, m)].reshape(-1, 1)", "pass", MOMENTS),
+    Mutant("moments' weights not sliced by chunk", OPS, "s *= weights[_picked(rows, first, m)].reshape", "s *= weights[: len(x)].reshape", MOMENTS),
+    Mutant("moments of the last chunk alone", OPS, "product(s, x, second_moment, transpose_a=True, beta=1.0)", "product(s, x, second_moment, transpose_a=True)", MOMENTS),
+    Mutant("moments far from the data", OPS, "total = cupy.zeros((1, 1), dtype=np.float64)", "total, centre = cupy.zeros((1, 1)), 0 * centre", MOMENTS),
+    Mutant("label sums of the last chunk alone", OPS, "d, c), transpose_a=True, beta=1.0)", "d, c), transpose_a=True, beta=0.0)", LABELS),
+    Mutant("label totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", LABELS),
+    Mutant("weights of label sums not sliced by chunk", OPS, "weights[picked].reshape(m, 1)", "weights[:m].reshape(m, 1)", LABELS),
+    Mutant("labels of label sums not sliced by chunk", OPS, "labels[picked], None, SOFTMAX", "labels[:m], None, SOFTMAX", LABELS),
+    Mutant("proportions not sliced by chunk", OPS, "proportions[picked]", "proportions[:m]", LABELS),
+    Mutant("label sums go on from a chunk that did not fit", OPS, "            sums[...], totals[...] = 0, 0\n", "", LABELS),
+    # ---- probe.py
+    Mutant("a wrong result passes the probe", PROBE, "!= list(range(32)):", "== []:", "reason and wrong"),
+    Mutant("the probe takes a device that is not there", PROBE, "if index >= count:", "if index > count + 9:", "is_not_there"),
+]  # fmt: skip
+
+
+def copy(target: Path) -> None:
+    """What the tests need of the repository, without what was compiled."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, target)
+
+
+def run_tests(folder: Path, files: list[str], expression: str, sanitized: bool = False) -> tuple[int | str, str]:
+    """pytest in a copy: its exit status (or why there is none) and its output."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "COLUMNS": "400",  # pytest cuts its summary to that
+        "CUDA_VISIBLE_DEVICES": "",  # the emulation is what is looked at, even where there is a GPU
+        # heeded by the pytest inside; the one here has its own -k
+        "PYTEST_ADDOPTS": f"-k '{SANITIZED}'" if sanitized else "",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", expression, *files]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return f"nothing after {LIMIT} s", ""
+    return done.returncode, done.stdout + done.stderr
+
+
+def attempt(mutant: Mutant) -> Outcome:
+    """Make a mutant in a copy of its own and run the tests there."""
+    start = time.perf_counter()
+    caught, by = _attempt(mutant)
+    return Outcome(caught, by, time.perf_counter() - start)
+
+
+def _attempt(mutant: Mutant) -> tuple[bool, str]:
+    files = [KERNEL_TESTS, HOST_TESTS] if mutant.file.startswith("kernels/") else [HOST_TESTS, KERNEL_TESTS]
+    with tempfile.TemporaryDirectory(prefix="gpusoftmax-mutant-") as name:
+        copy(Path(name))
+        try:
+            mutant.mutate(Path(name))
+        except LookupError as error:
+            return False, str(error)
+        # a first choice that has gone stale selects nothing (5), or passes: then all tests have their say
+        for expression in dict.fromkeys([mutant.expression, ALL]):
+            status, output = run_tests(Path(name), files, expression, mutant.sanitized)
+            if status not in (0, 5):
+                break
+    if "BuildError" in output:
+        return False, f"it is not C++: {output[output.index('BuildError') :][:200]}"
+    if status == 0:
+        return False, "it survived"
+    failed = re.search(r"^FAILED tests/(\S+?\.py::.*?)(?: - .*)?$", output, re.MULTILINE)
+    if status != 1 or failed is None:
+        return False, f"pytest ended with {status}: {output[-300:]}"
+    return True, failed[1]
+
+
+def unmutated(sanitized: bool) -> str:
+    """What fails before any mutant is made, or ""."""
+    with tempfile.TemporaryDirectory(prefix="gpusoftmax-mutant-") as name:
+        copy(Path(name))
+        for expression in ["sanitizers", ALL] if sanitized else [ALL]:
+            status, output = run_tests(Path(name), [KERNEL_TESTS, HOST_TESTS], expression, expression != ALL)
+            if status != 0:
+                return f"pytest ended with {status}:\n{output[-3000:]}"
+    return ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", metavar="NAME", action="append", help="mutants with this in their name; repeatable")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    options = parser.parse_args(arguments)
+    chosen = [m for m in MUTANTS if not options.only or any(part in m.name for part in options.only)]
+    if not chosen:
+        parser.error(f"no mutant has {options.only} in its name")
+    if reason := build.missing():
+        parser.error(reason)
+    with tempfile.TemporaryDirectory(prefix="gpusoftmax-kernels-") as kernels:
+        os.environ.setdefault(build.CACHE_VARIABLE, kernels)  # host mutants' kernels are built once
+        start = time.perf_counter()
+        if wrong := unmutated(any(mutant.sanitized for mutant in chosen)):
+            print(f"the tests fail without any mutant: {wrong}")
+            return 1
+        print(f"without a mutant all tests pass: {time.perf_counter() - start:.0f} s")
+        caught = 0
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for mutant, outcome in zip(chosen, pool.map(attempt, chosen), strict=True):
+                caught += outcome.caught
+                by = outcome.by if outcome.caught else f"NOT CAUGHT: {outcome.by}"
+                where = f"{mutant.name:<53} {Path(mutant.file).name:<11}"
+                print(f"{where} {outcome.seconds:4.1f} s  {by}", flush=True)
+        print(f"{caught} of {len(chosen)} caught, {time.perf_counter() - start:.0f} s")
+    return 0 if caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

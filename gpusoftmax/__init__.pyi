@@ -9,10 +9,10 @@ from gpusoftmax.exceptions import DivergenceError as DivergenceError
 from gpusoftmax.files.load import load_data as load_data
 from gpusoftmax.models import load_model as load_model
 from gpusoftmax.models import save_model as save_model
+from gpusoftmax.objective.functional import loss_and_gradient as loss_and_gradient
+from gpusoftmax.objective.functional import softmax_cross_entropy as softmax_cross_entropy
 from gpusoftmax.objective.gradcheck import GradientRecord as GradientRecord
 from gpusoftmax.objective.gradcheck import gradient_check as gradient_check
-from gpusoftmax.objective.objective import loss_and_gradient as loss_and_gradient
-from gpusoftmax.objective.objective import softmax_cross_entropy as softmax_cross_entropy
 from gpusoftmax.protocols.cs231n import CourseSweep as CourseSweep
 from gpusoftmax.protocols.cs231n import sweep_cs231n as sweep_cs231n
 from gpusoftmax.protocols.cs231n import train_cs231n as train_cs231n

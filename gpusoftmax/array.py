@@ -7,103 +7,38 @@ context variable: fits on different devices in different threads do not affect e
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.checks.validation import check_choice, check_count, check_features, shown
+from gpusoftmax.checks.validation import check_choice, check_count, shown
+from gpusoftmax.cpu import facts
+from gpusoftmax.cpu.facts import CompiledFor
 from gpusoftmax.cpu.ops import CpuOperations
-from gpusoftmax.cpu.packed import Descent
-from gpusoftmax.cpu.threads import MOST_THREADS, available_threads
+from gpusoftmax.cpu.threads import (
+    MOST_THREADS,
+    Partial,
+    available_threads,
+    for_each,
+    leaf_rows,
+    single_threaded_blas,
+    sum_over_leaves,
+)
 from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
+from gpusoftmax.operations import Operations, SgdStretch
 
 Array = npt.NDArray[Any]
 
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
 # of others, in this order: what joblib and dask set in their workers, so that these share the processors
 THREADS_OF_OTHERS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
-
-
-class Operations(Protocol):
-    """The fused operations that every back end has, with the same names and arguments.
-
-    Arrays are the device's own. X (n, d) is float64, float32, float16, bfloat16 (as bits in uint16) or uint8, with any
-    strides; W (d, K, c) and b (K, c) are float64 for float64 X, else float32; labels (n,) int32 in [0, c); weights
-    (n, K) in the type of W, or None for all ones; loss is the code of one of `losses.LOSSES`. Sums are over rows, not
-    means; losses and correct counts are float64. `rows`, where an operation has it, are int64 indices of the rows of X
-    that are visited, in that order; labels and weights stay those of all rows. None: all. Nothing is checked here.
-    """
-
-    def linear_gradient(
-        self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any = None
-    ) -> tuple[Any, Any, Any, Any]:
-        """One read of X, or of `rows`.
-
-        Returns losses (K,) = sum_i s_ik loss_ik; correct (K,) = sum of s_ik over rows whose largest score (the first
-        of equals) is the target's; dW (d, K, c) = sum_i s_ik x_i g_ik; db (K, c) = sum_i s_ik g_ik, where g is the
-        gradient of the loss with respect to the scores x_i W_k + b_k.
-        """
-
-    def linear_losses(
-        self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any = None
-    ) -> tuple[Any, Any]:
-        """The losses and correct counts of linear_gradient alone."""
-
-    def linear_scores(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
-        """Scores (n, K, c) = x_i W_k + b_k. On the CPU a row's bits do not depend on which rows follow it."""
-
-    def linear_probabilities(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
-        """The softmax of each row's scores, (n, K, c)."""
-
-    def linear_best(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
-        """The first column with the largest score, (n, K) int32; -1 where there is none: NaN or infinite scores."""
-
-    def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
-        """Scores Z (m, K, c) to s_ik g_ik in place; returns losses (K,) and correct (K,) as linear_gradient does."""
-
-    def sgd_steps(
-        self,
-        X: Any,
-        labels: Any,
-        W: Any,
-        b: Any,
-        weights: Any,
-        loss: int,
-        velocity: Any,
-        batches: Any,
-        descent: Descent,
-    ) -> tuple[Any, Any] | None:
-        """Steps of SGD in one call, where they are so short that a call for each would count; else None, and no step.
-
-        W, b and velocity (a pair like them, or None) are updated in place, once for each of the batches (row indices,
-        or None: all rows). Returns totals (3, K), the values, losses and accuracies of
-        `Objective.value_and_gradient`, each times the batch's rows, and the values (K,) of the first step.
-        """
-
-    def column_moments(self, X: Any, weights: Any, rows: Any = None, origin: int | None = None) -> tuple[Any, Any]:
-        """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None.
-
-        Squares are of differences from one row, so that they do not cancel: the first, or that with the number `origin`
-        in X, if the first has next to no weight.
-        """
-
-    def label_sums(
-        self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None
-    ) -> tuple[Any, Any]:
-        """sum_i s_i x_i (e_{y_i} - p_i)', (d, c), and sum_i s_i (e_{y_i} - p_i), (c,); all in float64.
-
-        p_ij = P_ij w_j / sum_k P_ik w_k, of proportions P (n, c), of any floating type and strides, and class_weight w
-        (c,), float64; 1 / c without proportions (None). s, the weights, (n,); 0 where a row's P w is 0.
-        """
-
-    def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
-        """Memory that linear_gradient takes at most for n rows of a type, its results included: bytes above X and W."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +59,8 @@ class Backend:
         Threads of the CPU's operations.
     ops : Operations
         The fused operations.
+    sgd_stretch : SgdStretch or None
+        Several steps of SGD in one call, where the back end has that.
     precision : str
         Of float32 products: "highest", "high" or "medium", see `get_backend`.
     """
@@ -134,6 +71,7 @@ class Backend:
     device: str
     n_threads: int
     ops: Operations
+    sgd_stretch: SgdStretch | None = None
     precision: str = "highest"
 
     @property
@@ -159,10 +97,6 @@ class Backend:
 
         return upload(x)
 
-    def features(self, X: Any, name: str = "X") -> Any:
-        """A user's X on this device, checked (`validation.check_features`) where it is before it is moved."""
-        return self.asarray(check_features(X, name, np.asarray if gpu_of(X) is None else self.asarray))
-
     def to_numpy(self, x: Any) -> Array:
         """A device array on the host; waits for it."""
         return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(self.asarray(x)))
@@ -170,6 +104,27 @@ class Backend:
     def on_host(self, x: Any) -> Any:
         """What a GPU holds, on the host; anything else as it is, not yet looked at."""
         return x if gpu_of(x) is None else self.to_numpy(x)
+
+    def for_each(self, work: Callable[[range], Any], n_items: int) -> Sequence[Any]:
+        """`work(run)` for consecutive runs of items, on the threads of the host; see `cpu.threads.for_each`."""
+        return for_each(work, n_items, self.n_threads)
+
+    def sum_over_rows(self, part: Callable[[slice], Partial], n: int, columns: int) -> Partial:
+        """The sum of `part(rows)` over all n rows, on the threads of the host: the same bits for any number of them.
+
+        Rows come in leaves, whose length follows from the number of columns, and are summed along a fixed tree.
+        """
+        step = leaf_rows(columns)
+
+        def leaf(index: int) -> Partial:
+            return part(slice(index * step, min((index + 1) * step, n)))
+
+        return sum_over_leaves(leaf, -(-n // step), self.n_threads)
+
+    @staticmethod
+    def single_threaded_blas() -> AbstractContextManager[None]:
+        """Holds the host's BLAS at one thread: its bits depend on their number, and its idle threads are in our way."""
+        return single_threaded_blas()
 
     def synchronize(self) -> None:
         """Wait for all that was queued on the current stream."""
@@ -217,6 +172,21 @@ def threads_and_origin() -> tuple[int, str]:
             f"set a whole number from 1 to {MOST_THREADS}, or unset it"
         )
     return int(text), f"{THREADS_VARIABLE}={text}"
+
+
+def back_ends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
+    """Which back ends can be had on this machine: for each name whether, and why or why not."""
+    gpu, cpu = probe(), get_backend("cpu", n_threads)
+    return {
+        "cuda": (gpu.works, gpu.reason),
+        "cpu": (cpu.name == "cpu", cpu.reason),
+        "numpy": (True, "plain NumPy is always there"),
+    }
+
+
+def compiled_for() -> CompiledFor | None:
+    """What the CPU's kernels are compiled for, and where they are kept; None without compiled kernels."""
+    return facts.compiled_for() if get_backend("cpu").name == "cpu" else None
 
 
 def _compiled_kernels() -> tuple[ModuleType | None, str]:
@@ -283,8 +253,9 @@ def get_backend(backend: str | Backend = "auto", n_threads: int | None = None, p
         from gpusoftmax.cpu import fallback
 
         operations, where = CpuOperations(threads, fallback), "CPU, plain NumPy"
-        return Backend("numpy", reason + no_gpu, np, where, threads, operations, precision)
-    return Backend("cpu", reason + no_gpu, np, "CPU", threads, CpuOperations(threads, kernels), precision)
+        return Backend("numpy", reason + no_gpu, np, where, threads, operations, precision=precision)
+    operations = CpuOperations(threads, kernels)
+    return Backend("cpu", reason + no_gpu, np, "CPU", threads, operations, operations, precision)
 
 
 def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
@@ -292,7 +263,8 @@ def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
 
     name = f"cuda:{index}"
     operations = CudaOperations(precision)
-    return Backend(name, found.reason, array_module(), f"{found.device}, {name}", threads, operations, precision)
+    device = f"{found.device}, {name}"
+    return Backend(name, found.reason, array_module(), device, threads, operations, precision=precision)
 
 
 def gpu_of(x: Any) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.checks.validation import check_count, check_finite_features, check_number
+from gpusoftmax.checks.validation import check_count, check_number
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
 
@@ -71,7 +71,7 @@ class Record:
         """
         return asdict(self)
 
-    def of(self, k: int) -> Record:
+    def for_model(self, k: int) -> Record:
         """Of several models, one's alone.
 
         Parameters
@@ -134,13 +134,13 @@ class TrainResult:
     seconds: float = 0.0
     measured: tuple[Array, Array] | None = None
 
-    def of(self, k: int) -> TrainResult:
+    def for_model(self, k: int) -> TrainResult:
         """Of several models, one's alone; passes, steps and seconds are those of all."""
         return replace(
             self,
             W=self.W[:, k : k + 1],
             b=self.b[k : k + 1],
-            history=[record.of(k) for record in self.history],
+            history=[record.for_model(k) for record in self.history],
             reason=self.reasons[k],
             reasons=self.reasons[k : k + 1],
             gradient_norm=None if self.gradient_norm is None else self.gradient_norm[k : k + 1],
@@ -329,7 +329,7 @@ def train(
                 if lost.any():
                     solver.give_up(state, lost)
                     if all(each == "diverged" for each in state.reasons):
-                        check_finite_features(objective.backend.to_numpy(objective.features.X), "X")
+                        objective.features.check_finite("X")
                         raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
                 if state.reason or state.passes >= len(history) + 1:
                     now = time.perf_counter()
@@ -364,7 +364,7 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
     if validation is not None:
         losses, accuracies = map(validation.backend.to_numpy, validation.losses(state.W, state.b))
         if not np.isfinite(losses).all():
-            check_finite_features(validation.backend.to_numpy(validation.features.X), "validation[0]")
+            validation.features.check_finite("validation[0]")
         measured = (plain(losses), plain(accuracies))
     return Record(
         passes=state.passes,

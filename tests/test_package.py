@@ -20,7 +20,8 @@ ROOT = Path(gpusoftmax.__file__).parent
 
 # a module imports from its own folder and from earlier lines; a name stands for a folder, or for a module beside them
 LAYERS = [
-    {"exceptions", "dtypes", "reference", "losses", "_moved"},
+    {"exceptions", "dtypes", "reference", "losses", "penalties", "_moved"},
+    {"operations"},
     {"checks", "cpu", "cuda"},
     {"array", "files"},
     {"features", "datasets"},
@@ -34,7 +35,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-USES_NUMBA = {"cpu.vectors", "cpu.tiles", "cpu.kernels", "reports.machine"}
+USES_NUMBA = {"cpu.vectors", "cpu.tiles", "cpu.kernels", "cpu.facts"}
 
 
 def module_name(path: Path) -> str:
@@ -124,6 +125,20 @@ def test_every_folder_has_one_place() -> None:
     assert sorted(folders) == sorted({name.partition(".")[0] for name in FILES})
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("cpu", "cuda", "array", "features"))])
+def test_the_back_ends_are_behind_the_array_module_and_the_features(name: str) -> None:
+    back_ends = {
+        other for other in own_imports(FILES[name].read_text(encoding="utf-8")) if other[:4] in ("cpu.", "cuda")
+    }
+    assert back_ends == set()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("features")])
+def test_no_module_but_the_features_looks_at_their_array(name: str) -> None:
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "X"] == []
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("cuda")])
 def test_cupy_is_imported_by_the_gpus_half_alone(name: str) -> None:
     assert third_parties(ast.parse(FILES[name].read_text(encoding="utf-8"))).isdisjoint({"cupy", "cupyx"})
@@ -134,8 +149,8 @@ def test_numba_is_imported_by_the_kernels_alone(name: str) -> None:
     assert third_parties(ast.parse(FILES[name].read_text(encoding="utf-8"))).isdisjoint({"numba", "llvmlite"})
 
 
-def test_the_report_on_the_machine_imports_numba_when_it_is_asked_only() -> None:
-    tree = ast.parse(FILES["reports.machine"].read_text(encoding="utf-8"))
+def test_the_facts_about_compiled_kernels_import_numba_when_asked_only() -> None:
+    tree = ast.parse(FILES["cpu.facts"].read_text(encoding="utf-8"))
     at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "numba" not in third_parties(ast.Module(at_once, []))
 

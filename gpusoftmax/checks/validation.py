@@ -330,8 +330,8 @@ def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) ->
         raise
 
 
-def check_n_features(X: Array, expected: int, name: str = "X", owner: str = "the model") -> None:
-    """X has as many features as training had."""
+def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the model") -> None:
+    """X, an array or features, has as many columns as training had."""
     if X.shape[1] != expected:
         raise ValueError(
             f"{name} has {X.shape[1]} features, but {owner} is expecting {expected} features as input; pass the same "

@@ -85,7 +85,7 @@ def evaluate(
         path = path_of_labels(source(dataset))
         label_name = next(iter(tables.values())).label_name
         parts: dict[str, Any] = {
-            name: (table.X, known_labels(table, estimator.classes_, path, "of the model"))
+            name: (table.values, known_labels(table, estimator.classes_, path, "of the model"))
             for name, table in tables.items()
         }
     else:
@@ -163,8 +163,8 @@ def predict(
     [table] = tables.values()
     if label is None and table.label is not None and not quiet:
         show(f"note    {table.label_name!r} holds labels by its name, and is left out", as_json=True)
-    labels = estimator.predict(table.X)
-    shares = estimator.predict_proba(table.X) if probabilities else None
+    labels = estimator.predict(table.values)
+    shares = estimator.predict_proba(table.values) if probabilities else None
     if out is None:
         if not as_json:
             print_data(predictions_as_csv(labels, shares, estimator.classes_))

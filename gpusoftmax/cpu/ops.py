@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.cpu.blas import product
-from gpusoftmax.cpu.packed import Descent, scorer, sgd_steps, sums_over_rows
+from gpusoftmax.cpu.packed import scorer, sgd_steps, sums_over_rows
 from gpusoftmax.cpu.threads import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
+from gpusoftmax.operations import SgdSteps
 
 Array = npt.NDArray[Any]
 
@@ -188,7 +189,7 @@ class CpuOperations:
         loss: int,
         velocity: tuple[Array, Array] | None,
         batches: list[Array | None],
-        descent: Descent,
+        steps: SgdSteps,
     ) -> tuple[Array, Array] | None:
         d, K, c = W.shape
         longest = max(len(X) if batch is None else len(batch) for batch in batches)
@@ -204,7 +205,7 @@ class CpuOperations:
                 results[i] = sgd_steps(
                     self.kernels, X, labels, W[:, part], b[part], None if weights is None else weights[:, part], loss,
                     None if velocity is None else (velocity[0][:, part], velocity[1][part]), batches,
-                    descent.of(part),
+                    steps.select(part),
                 )  # fmt: skip
 
         for_each(work, len(groups), self.n_threads)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gpusoftmax.cpu.threads import TreeSum, for_each, leaf_rows, sum_of_trees
 from gpusoftmax.dtypes import BFLOAT16
+from gpusoftmax.operations import SgdSteps
 
 Array = npt.NDArray[Any]
 
@@ -94,7 +95,7 @@ class View:
     marker: Any
 
     @classmethod
-    def of(cls, X: Array, width: int) -> View:
+    def over(cls, X: Array, width: int) -> View:
         """`width`: features of a slab, two vectors."""
         d, (row_stride, column_stride) = X.shape[1], X.strides
         stride = X.itemsize if d == 1 else column_stride
@@ -128,7 +129,7 @@ class Tiles:
         self.kernels, self.dtype = kernels, W.dtype
         d, self.K, c = W.shape
         self.q, self.width = self.K * c, 2 * kernels.VECTOR // W.itemsize
-        self.view = View.of(X, self.width)
+        self.view = View.over(X, self.width)
         self.W = self.view.pack(W.reshape(d, self.q), self.width)
         self.b = b.reshape(self.q).copy()  # a read-only one would be another type, and compiled anew
         self.parts = kernels.partial_parts(self.q, self.K, W.itemsize, self.view.n_slabs)
@@ -245,49 +246,6 @@ def scorer(kernels: ModuleType, X: Array, W: Array, b: Array, rows: Array | None
     return score
 
 
-@dataclass(frozen=True)
-class Descent:
-    """What steps of SGD need to know beside X, labels, weights and loss; see `solvers.SGD`.
-
-    Attributes
-    ----------
-    n : int
-        Rows of the data, of which a batch has a share.
-    shift, scale : ndarray of float64, (d,), or None
-        Of the features.
-    factors : ndarray of float64, (d,), or None
-        Of the penalty.
-    l2, sums : ndarray of float64, (K,)
-        Penalties, and sums of all rows' weights.
-    rates : ndarray, (steps, K)
-    momentum : ndarray, (K,)
-    nesterov, fit_intercept, penalize_intercept : bool
-    linear : pair of ndarray of float64, (d, K, c) and (K, c), or None
-        T and t of the linear term.
-    """
-
-    n: int
-    shift: Array | None
-    scale: Array | None
-    factors: Array | None
-    l2: Array
-    sums: Array
-    rates: Array
-    momentum: Array
-    nesterov: bool
-    fit_intercept: bool
-    penalize_intercept: bool
-    linear: tuple[Array, Array] | None = None
-
-    def of(self, models: slice) -> Descent:
-        """The same for some of the models."""
-        return replace(
-            self, l2=self.l2[models], sums=self.sums[models], rates=np.ascontiguousarray(self.rates[:, models]),
-            momentum=self.momentum[models],
-            linear=None if self.linear is None else (self.linear[0][:, models], self.linear[1][models]),
-        )  # fmt: skip
-
-
 def sgd_steps(
     kernels: ModuleType,
     X: Array,
@@ -298,7 +256,7 @@ def sgd_steps(
     loss: int,
     velocity: tuple[Array, Array] | None,
     batches: list[Array | None],
-    descent: Descent,
+    steps: SgdSteps,
 ) -> tuple[Array, Array]:
     """One step for each batch, each no longer than a leaf; W, b and velocity are updated in place.
 
@@ -306,28 +264,28 @@ def sgd_steps(
     """
     tiles = Tiles(kernels, X, W, b)
     d, K, _ = W.shape
-    q, n, dtype = tiles.q, descent.n, W.dtype
+    q, n, dtype, penalty = tiles.q, steps.n, W.dtype, steps.penalty
     moving = tiles.view.pack(velocity[0].reshape(d, q), tiles.width) if velocity else tiles.W[:0]
     moving_bias = velocity[1].reshape(q).copy() if velocity else tiles.b[:0]
     rows: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]
     bounds = np.cumsum([0, *(n if batch is None else len(batch) for batch in batches)])
     totals = np.zeros((3, 2 * K))
-    inverse = None if descent.scale is None else 1 / descent.scale
+    inverse = None if steps.scale is None else 1 / steps.scale
     linear, linear_bias = tiles.W[:0], np.empty(0)
-    if descent.linear is not None:
-        T = descent.linear[0].reshape(d, q)
-        if descent.scale is not None:  # infinite for constant columns, which have no part in T
-            T = T * np.where(np.isfinite(descent.scale), descent.scale, 0.0)[:, None]
-        linear, linear_bias = tiles.view.pack(T.astype(dtype), tiles.width), descent.linear[1].reshape(q).copy()
+    if steps.linear_term is not None:
+        T = steps.linear_term[0].reshape(d, q)
+        if steps.scale is not None:  # infinite for constant columns, which have no part in T
+            T = T * np.where(np.isfinite(steps.scale), steps.scale, 0.0)[:, None]
+        linear, linear_bias = tiles.view.pack(T.astype(dtype), tiles.width), steps.linear_term[1].reshape(q).copy()
     scratch, sums = tiles.scratch(), buffers.take(tiles.parts[-1])
-    steps = (
-        n, moving, moving_bias, tiles.vector(descent.shift, 0.0, np.float64), tiles.vector(inverse, 1.0, dtype),
-        tiles.vector(descent.factors, 1.0, dtype), linear, linear_bias, descent.sums, descent.l2, descent.rates,
-        descent.momentum, descent.nesterov, descent.fit_intercept, descent.penalize_intercept, aligned_like(tiles.W),
-        np.empty_like(tiles.b), totals,
+    settings = (
+        n, moving, moving_bias, tiles.vector(steps.shift, 0.0, np.float64), tiles.vector(inverse, 1.0, dtype),
+        tiles.vector(penalty.factors, 1.0, dtype), linear, linear_bias, steps.weight_sums, penalty.strengths,
+        steps.rates, steps.momentum, steps.nesterov, steps.fit_intercept, penalty.on_intercept,
+        aligned_like(tiles.W), np.empty_like(tiles.b), totals,
     )  # fmt: skip
     tiles.visit(
-        bounds, range(len(batches)), scratch, sums, loss=loss, rows=rows, labels=labels, weights=weights, steps=steps
+        bounds, range(len(batches)), scratch, sums, loss=loss, rows=rows, labels=labels, weights=weights, steps=settings
     )
     buffers.give(scratch)
     buffers.give(sums)

@@ -101,11 +101,6 @@ class CudaOperations:
                 step = max(SMALLEST_CHUNK, step // 2 // SMALLEST_CHUNK * SMALLEST_CHUNK)
                 log.warning("out of GPU memory: trying again with chunks of %d rows", step)
 
-    def sgd_steps(
-        self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, velocity: Any, batches: Any, descent: Any
-    ) -> None:
-        return None  # a step is some launches either way
-
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         gradient = (d + 1) * K * c * np.dtype(computation_dtype(dtype)).itemsize
         return gradient + self._chunk_bytes(dtype, min(chunk_rows(d, K * c), n), d, K, c)

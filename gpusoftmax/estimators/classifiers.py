@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend, get_backend_for
 from gpusoftmax.checks.parameters import LOSS_HINTS, RATES, SOLVERS, explained, hint, named_in_errors
 from gpusoftmax.checks.validation import (
-    by_rows,
     check_batch_size,
     check_callbacks,
     check_choice,
@@ -35,8 +34,9 @@ from gpusoftmax.estimators.fitting import (
     start_weights,
     stream_after,
 )
-from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, has_columns, weights_of
+from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, check_columns, record_columns, weights_of
 from gpusoftmax.estimators.problem import C_from_l2, Problem, changed_for_sgd, far_from_zero, prepare
+from gpusoftmax.features.dense import read_features
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.preconditioners.gram import GramSample
@@ -219,12 +219,11 @@ class _LinearClassifier(LinearPredictor):
         self._check_parameters()
         device = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
-            features = device.features(X)
-            # n_features_in_, and names
-            validate_data(self, by_rows(X) if has_columns(X) else features, skip_check_array=True)
-            problem = prepare(self, device, features, y, sample_weight, validation)
+            features = read_features(X, device)
+            record_columns(self, X, features)
+            problem = prepare(self, features, y, sample_weight, validation)
             if validation is not None:
-                self._check_names(validation[0], expected=False)
+                check_columns(self, validation[0], names_expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
             missed = self._solve(problem, start_from)
@@ -299,9 +298,9 @@ class _LinearClassifier(LinearPredictor):
         first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
         device = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
-            features = device.features(X)
-            validate_data(self, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
-            problem = prepare(self, device, features, y, sample_weight, None, stream)
+            features = read_features(X, device)
+            record_columns(self, X, features, first)
+            problem = prepare(self, features, y, sample_weight, None, stream)
             solver = make_stream_solver(self, problem)
             result = train(
                 problem.objective,

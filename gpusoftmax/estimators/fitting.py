@@ -179,14 +179,9 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
 def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
     """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates, from (c, d) and (c,) in raw space."""
     features, asarray = problem.objective.features, problem.backend.asarray
+    W, b = features.scaled_weights(coef, b)
     if not problem.objective.fit_intercept:
         b = np.zeros(len(b))
-    elif features.shift is not None:
-        b = b + coef @ problem.backend.to_numpy(features.shift)
-    W = coef.T
-    if features.scale is not None:
-        scale = problem.backend.to_numpy(features.scale)
-        W = W * np.where(np.isfinite(scale), scale, 0.0)[:, None]  # a constant column's weight is part of b by now
     return (
         asarray(np.ascontiguousarray(W[:, None], features.dtype)),
         asarray(np.ascontiguousarray(b[None], features.dtype)),
@@ -238,7 +233,7 @@ def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, 
     W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]
     if objective.has_free_intercept:
         b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
-    if float(objective.l2[0]) == 0:
+    if float(objective.penalty.strong_convexity()[0]) == 0:
         W = W - W.mean(axis=1, keepdims=True)
     if len(classes) == 2:
         W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +11,21 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gpusoftmax.array import Backend, get_backend, get_backend_for, gpu_of
+from gpusoftmax.array import get_backend, get_backend_for, gpu_of
 from gpusoftmax.checks.parameters import check_names
 from gpusoftmax.checks.validation import (
     by_rows,
-    check_finite_features,
     check_labels,
     check_n_features,
     check_sample_weight,
     shown,
     warn_user,
 )
-from gpusoftmax.dtypes import computation_dtype
+from gpusoftmax.features.base import Features
+from gpusoftmax.features.dense import read_features
 
 Array = npt.NDArray[Any]
+Output = Literal["scores", "probabilities", "best"]
 
 
 class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -74,7 +75,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError, TypeError
             X is not usable, or has another number of features than training had.
         """
-        scores = self._outputs(X, "linear_scores")
+        scores = outputs_for(self, X, "scores")
         return _where_X_is(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict(self, X: Any) -> Array:
@@ -136,37 +137,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _labels(self, X: Any) -> Array:
         """What `predict` says, on the host."""
-        best = best_classes(lambda operation: self._outputs(X, operation))
+        best = best_classes(lambda output: outputs_for(self, X, output))
         return np.asarray(np.asarray(self.classes_)[best])
-
-    def _outputs(self, X: Any, operation: str, names_expected: bool = True) -> Array:
-        """`outputs` for X as a user passes it; see `_check_names`."""
-        check_is_fitted(self)
-        kind, shape = type(self).__name__, weights_of(self)[1].shape
-        d = getattr(self, "n_features_in_", shape[1])
-        if shape[1] != d:
-            raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
-        self._check_names(X, names_expected)
-        device = get_backend_for(self.backend, self.n_threads, X=X)
-        with device.active():
-            X = device.features(X)
-            check_n_features(X, d, owner=kind)
-            return outputs(self, device, X, operation)
-
-    def _check_names(self, X: Any, expected: bool = True) -> None:
-        """The columns of a data frame are those of training, in the same order; where their names are expected, an
-        array has a warning that they cannot be compared."""
-        if not has_columns(X):
-            if expected and hasattr(self, "feature_names_in_"):
-                warn_user(
-                    f"X does not have valid feature names, but {type(self).__name__} was fitted with feature names",
-                    UserWarning,
-                )
-        else:
-            try:
-                validate_data(self, by_rows(X), reset=False, skip_check_array=True)
-            except ValueError as error:
-                raise ValueError(f"{error}\nPass the columns feature_names_in_ of the model, in that order.") from None
 
 
 class Probabilities(LinearPredictor):
@@ -192,7 +164,7 @@ class Probabilities(LinearPredictor):
         ValueError, TypeError
             X is not usable, or has another number of features than training had.
         """
-        return _where_X_is(X, _log_softmax(self._outputs(X, "linear_scores")))
+        return _where_X_is(X, _log_softmax(outputs_for(self, X, "scores")))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities p_ij = exp(z_ij) / sum_k exp(z_ik), of the scores z.
@@ -214,7 +186,30 @@ class Probabilities(LinearPredictor):
         ValueError, TypeError
             X is not usable, or has another number of features than training had.
         """
-        return _where_X_is(X, self._outputs(X, "linear_probabilities"))
+        return _where_X_is(X, outputs_for(self, X, "probabilities"))
+
+
+def record_columns(estimator: Any, X: Any, features: Features, first: bool = True) -> None:
+    """Write n_features_in_ and, from a data frame, feature_names_in_; with first=False compare with those of before."""
+    validate_data(estimator, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
+
+
+def check_columns(model: Any, X: Any, names_expected: bool = True) -> None:
+    """Compare the columns of a data frame with those of training, in name and order.
+
+    An array cannot be compared, which is worth a warning where names are expected.
+    """
+    if not has_columns(X):
+        if names_expected and hasattr(model, "feature_names_in_"):
+            warn_user(
+                f"X does not have valid feature names, but {type(model).__name__} was fitted with feature names",
+                UserWarning,
+            )
+    else:
+        try:
+            validate_data(model, by_rows(X), reset=False, skip_check_array=True)
+        except ValueError as error:
+            raise ValueError(f"{error}\nPass the columns feature_names_in_ of the model, in that order.") from None
 
 
 def weights_of(model: Any) -> tuple[Array, Array, Array]:
@@ -241,35 +236,50 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
     return classes, coef, intercept
 
 
-def outputs(model: Any, device: Backend, X: Any, operation: str, rows: Any = None) -> Array:
-    """One of the operations linear_scores, linear_best and linear_probabilities on X (or some of its rows), which is
-    checked and on the device; the result is on the host.
+def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True) -> Array:
+    """`outputs` for X as a user passes it."""
+    check_is_fitted(model)
+    kind, shape = type(model).__name__, weights_of(model)[1].shape
+    d = getattr(model, "n_features_in_", shape[1])
+    if shape[1] != d:
+        raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
+    check_columns(model, X, names_expected)
+    backend = get_backend_for(model.backend, model.n_threads, X=X)
+    with backend.active():
+        features = read_features(X, backend)
+        check_n_features(features, d, owner=kind)
+        return outputs(model, features, output)
+
+
+def outputs(model: Any, features: Features, output: Output) -> Array:
+    """The scores, probabilities or best classes of features under a model, see `Features`; on the host.
 
     Two classes have two columns here, too; the first one's weights are zero.
     """
+    backend = features.backend
     classes, coef, intercept = weights_of(model)
-    single = len(classes) == 2 and operation == "linear_best"  # the sign of one column tells: half the work
+    single = len(classes) == 2 and output == "best"  # the sign of one column tells: half the work
     if len(classes) == 2 and not single:
         coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
-    dtype = computation_dtype(X.dtype)
-    W = device.asarray(np.ascontiguousarray(coef.T, dtype=dtype)[:, None, :])
-    b = device.asarray(np.ascontiguousarray(intercept, dtype=dtype)[None, :])
-    found = device.to_numpy(getattr(device.ops, "linear_scores" if single else operation)(X, W, b, rows))[:, 0]
+    W = backend.asarray(np.ascontiguousarray(coef.T, dtype=features.dtype)[:, None, :])
+    b = backend.asarray(np.ascontiguousarray(intercept, dtype=features.dtype)[None, :])
+    compute = {"scores": features.scores, "probabilities": features.probabilities, "best": features.best}
+    found = backend.to_numpy(compute["scores" if single else output](W, b))[:, 0]
     if single:
         found = np.where(np.isfinite(found[:, 0]), found[:, 0] > 0, -1)
-    if not np.isfinite(found).all() or (operation == "linear_best" and (found < 0).any()):
-        check_finite_features(device.to_numpy(X))
+    if not np.isfinite(found).all() or (output == "best" and (found < 0).any()):
+        features.check_finite()
         for name, array in (("coef_", coef), ("intercept_", intercept)):
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} of this {type(model).__name__} holds NaN or infinity; fit it again")
     return found
 
 
-def best_classes(outputs_of: Callable[[str], Array]) -> Array:
-    """The class index with the largest score of each row, from a function that has `outputs` of an operation."""
-    best = outputs_of("linear_best")
+def best_classes(outputs_of: Callable[[Output], Array]) -> Array:
+    """The class index with the largest score of each row, from a function that has `outputs` of a kind."""
+    best = outputs_of("best")
     if (best < 0).any():  # scores beyond the largest number of their type: infinite, but one of them the largest
-        best = outputs_of("linear_scores").argmax(axis=1)
+        best = outputs_of("scores").argmax(axis=1)
     return best
 
 

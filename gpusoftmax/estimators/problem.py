@@ -1,6 +1,7 @@
 """From an estimator and a user's data to what is to be minimised.
 
-`load` checks the data, `pose` makes an objective of them or of some of their rows, in coordinates that suit the solver.
+`load` checks the data; `objective_for` makes an objective of them, or of some of their rows, in coordinates that suit
+the solver.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from sklearn.utils import compute_class_weight
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.validation import (
     brief,
-    check_finite_features,
     check_loss,
     check_n_features,
     check_pair,
@@ -30,12 +30,14 @@ from gpusoftmax.checks.validation import (
     encode_proportions,
     shown,
 )
-from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type, widen
+from gpusoftmax.dtypes import weights_in_type
 from gpusoftmax.estimators.partial_fit import Moments, Stream
-from gpusoftmax.features.dense import DenseFeatures, rows_that_count
+from gpusoftmax.features.base import Features
+from gpusoftmax.features.dense import read_features, rows_that_count
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
+from gpusoftmax.penalties import L2
 
 Array = npt.NDArray[Any]
 
@@ -53,8 +55,8 @@ class Data:
 
     Attributes
     ----------
-    X : ndarray, (n, d)
-        On the device; the rest is on the host.
+    features : Features
+        All of X, as stored: without shift and scale. On the device; the rest is on the host.
     labels : ndarray of int32, (n,)
         Indices of classes: of soft labels the largest.
     proportions : ndarray, (n, c), or None
@@ -64,19 +66,22 @@ class Data:
         Of rows, in the type of computation.
     unit : float
         What the user's weights were divided by to fit into that type: 1, or a power of two.
-    validation : (X, labels, proportions) or None
+    validation : (features, labels, proportions) or None
         Rows of the user's own that training does not see.
-    backend : Backend
     """
 
-    X: Array
+    features: Features
     labels: Array
     proportions: Array | None
     classes: Array
     weights: Array | None
     unit: float
-    validation: tuple[Array, Array, Array | None] | None
-    backend: Backend
+    validation: tuple[Features, Array, Array | None] | None
+
+    @property
+    def backend(self) -> Backend:
+        """Who computes."""
+        return self.features.backend
 
 
 @dataclass(frozen=True)
@@ -127,80 +132,79 @@ def l2_of(estimator: Any, weight_sum: float, n_classes: int) -> float:
 
 
 def load(
-    estimator: Any, device: Backend, X: Array, y: Any, sample_weight: Any = None,
+    estimator: Any, features: Features, y: Any, sample_weight: Any = None,
     validation: tuple[Any, Any] | None = None, known: Array | None = None,
 ) -> Data:  # fmt: skip
-    """Data from X, which is checked and on the device already, and the rest as a user passed it.
+    """Data from features that are checked and on the device already, and the rest as a user passed it.
 
     `known` are the classes, where they are known already.
     """
-    y, sample_weight = map(device.on_host, (y, sample_weight))
-    log.info("backend %s: %s", device.name, device.reason)
-    (n, d), dtype = X.shape, computation_dtype(X.dtype)
+    backend, n, dtype = features.backend, features.n, features.dtype
+    y, sample_weight = map(backend.on_host, (y, sample_weight))
+    log.info("backend %s: %s", backend.name, backend.reason)
     soft = encode_proportions(y, n, estimator.loss, known=known)
     classes, labels, proportions = soft or (*encode_labels(y, n, known), None)
     weights, unit = weights_in_type(check_sample_weight(sample_weight, n, 1, np.float64), dtype)
     aside = None
     if validation is not None:
         check_pair("validation", validation)
-        Xv = device.features(validation[0], "validation[0]")
-        check_n_features(Xv, d, "validation[0]", type(estimator).__name__)
-        yv = device.on_host(validation[1])
-        soft = encode_proportions(yv, len(Xv), estimator.loss, "validation[1]", classes, "validation[0]")
+        held_out = read_features(validation[0], backend, "validation[0]")
+        check_n_features(held_out, features.d, "validation[0]", type(estimator).__name__)
+        yv = backend.on_host(validation[1])
+        soft = encode_proportions(yv, held_out.n, estimator.loss, "validation[1]", classes, "validation[0]")
         codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
-        check_same_length("validation[1]", codes, len(Xv), "validation[0]")
-        aside = (from_bits(Xv).astype(dtype) if computation_dtype(Xv.dtype) != dtype else Xv), codes, shares
-    return Data(X, labels, proportions, classes, None if weights is None else weights[:, 0], unit, aside, device)
+        check_same_length("validation[1]", codes, held_out.n, "validation[0]")
+        aside = held_out.in_type_of(features), codes, shares
+    return Data(features, labels, proportions, classes, None if weights is None else weights[:, 0], unit, aside)
 
 
 def prepare(
     estimator: Any,
-    device: Backend,
-    X: Array,
+    features: Features,
     y: Any,
     sample_weight: Any,
     validation: tuple[Any, Any] | None,
     stream: Stream | None = None,
 ) -> Problem:
-    """Objectives for X, checked and on the device, in the estimator's terms. With a stream X is its next part."""
+    """Objectives over features, in the estimator's terms. With a stream they are its next rows."""
     known = None if stream is None else stream.classes
-    data = load(estimator, device, X, y, sample_weight, validation, known)
+    data = load(estimator, features, y, sample_weight, validation, known)
     return problem_of(estimator, data, stream)
 
 
 def problem_of(estimator: Any, data: Data, stream: Stream | None = None) -> Problem:
     """The same from data that are checked already."""
-    objective, stream = _posed(estimator, data, None, stream)
+    objective, stream = _objective_and_stream(estimator, data, None, stream)
     aside = None if data.validation is None else held_out(objective, data)
     return Problem(objective, aside, data.classes, data.backend, stream)
 
 
-def pose(
+def objective_for(
     estimator: Any, data: Data, rows: Array | None, moments: Moments | None = None
 ) -> tuple[Objective, float, Moments | None]:
     """What the estimator minimises over the data, or over some of its rows (their numbers, on the host); and S.
 
     The moments of these rows, if they are known from a time before, or were wanted now, come back, too.
     """
-    objective, stream = _posed(estimator, data, rows, None, moments)
+    objective, stream = _objective_and_stream(estimator, data, rows, None, moments)
     return objective, stream.weight, stream.moments
 
 
-def _posed(
+def _objective_and_stream(
     estimator: Any, data: Data, rows: Array | None, stream: Stream | None, moments: Moments | None = None
 ) -> tuple[Objective, Stream]:
-    device, asarray, (n, d), c = data.backend, data.backend.asarray, data.X.shape, len(data.classes)
+    asarray, (n, d), c = data.backend.asarray, data.features.shape, len(data.classes)
     s, of_classes = data.weights, None
     if estimator.class_weight is not None:
         of_classes, of_rows = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
         s = of_rows if s is None else s * of_rows
     s = check_sample_weight(s, n, 1, np.float64, "class_weight * sample_weight")
-    s, unit = weights_in_type(s, computation_dtype(data.X.dtype))
+    s, unit = weights_in_type(s, data.features.dtype)
     unit *= data.unit
     rows = rows_that_count(s, rows)
     if rows is not None and not len(rows):
         raise ValueError("class_weight * sample_weight is 0 for all training rows of a split; pass other folds")
-    features = DenseFeatures(data.X, device, rows=None if rows is None else asarray(rows))
+    features = data.features.select(rows)
     here = s if s is None or rows is None else s[rows]
     total = float(features.n) if here is None else float(here.sum(dtype=np.float64)) * unit
     weights = None if s is None else asarray(s)
@@ -217,16 +221,21 @@ def _posed(
     l2 = l2_of(estimator, stream.weight, c)
     log.info(
         "memory: X takes %.1f MB; a pass over it at most %.1f MB more, and weights %.1f MB",
-        data.X.nbytes / 2**20, device.ops.pass_bytes(data.X.dtype, features.n, d, 1, c) / 2**20,
+        features.nbytes / 2**20, features.pass_bytes(1, c) / 2**20,
         d * c * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
     constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
-    coordinates = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
-    shift, scale, factors = (None if side is None else asarray(side) for side in coordinates)
+    shift, scale, factors = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
     objective = Objective(
-        replace(features, shift=shift, scale=scale), asarray(data.labels), c, weights, asarray(np.array([l2])),
-        check_loss(estimator.loss), estimator.fit_intercept, estimator.penalize_intercept, factors, total=sums,
-    )  # fmt: skip
+        features=features.seen_through(shift, scale),
+        labels=asarray(data.labels),
+        n_classes=c,
+        weights=weights,
+        penalty=L2(np.array([l2]), factors, on_intercept=estimator.penalize_intercept).moved(asarray),
+        loss=check_loss(estimator.loss),
+        fit_intercept=estimator.fit_intercept,
+        total=sums,
+    )
     if data.proportions is not None or estimator.label_smoothing:
         objective = with_soft_labels(objective, data.proportions, estimator.label_smoothing, of_classes)
     return objective, stream
@@ -241,12 +250,12 @@ def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Obj
     if rows is not None:
         weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
         rows = rows_that_count(data.weights, rows)
-        aside = replace(objective, features=replace(features, rows=asarray(rows)), weights=weights, linear_term=None)
+        aside = replace(objective, features=features.select(rows), weights=weights, linear_term=None)
         proportions = data.proportions
     else:
         assert data.validation is not None
-        Xv, codes, proportions = data.validation
-        features = replace(features, X=Xv, rows=None)
+        stored, codes, proportions = data.validation
+        features = stored.seen_through(features.shift, features.scale)
         aside = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
     return aside if proportions is None else with_soft_labels(aside, proportions)
 
@@ -280,7 +289,7 @@ def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Arr
     return weights, weights[data.labels] if proportions is None else row_sums(proportions, weights) / sums
 
 
-def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Moments:
+def _moments(features: Features, weights: Array | None, total: float) -> Moments:
     """Moments of the columns of X, with weights (n, 1), on the host, of sum `total`.
 
     Raises
@@ -288,17 +297,17 @@ def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Mo
     ValueError
         X holds NaN or infinity, or values whose squares overflow; names the first, by row and column.
     """
-    backend, rows, origin = features.backend, features.rows, None
+    backend, origin = features.backend, None
     s = None if weights is None else weights[:, 0]
     if s is not None:
         numbers = features.numbers(np.arange(features.n))
         heavy = s[numbers] >= HEAVY * s[numbers].mean(dtype=np.float64)
         origin = int(numbers[heavy.argmax()])
-    found = backend.ops.column_moments(features.X, None if s is None else backend.asarray(s), rows, origin)
+    found = features.moments(None if s is None else backend.asarray(s), origin)
     mean, variance = map(backend.to_numpy, found)
     infinite = ~(np.isfinite(mean) & np.isfinite(variance))
     if infinite.any():
-        check_finite_features(backend.to_numpy(features.X))
+        features.check_finite()
         raise _overflow(features, int(infinite.argmax()), "the squares of this column overflow")
     moments = Moments(features.n, total, mean, variance)
     sums = features.n * np.hypot(mean, np.sqrt(variance))
@@ -309,12 +318,11 @@ def _moments(features: DenseFeatures, weights: Array | None, total: float) -> Mo
     return moments
 
 
-def _overflow(features: DenseFeatures, column: int, words: str) -> ValueError:
+def _overflow(features: Features, column: int, words: str) -> ValueError:
     """The error for a column of numbers that are too large, which names the largest."""
-    x = widen(features.backend.to_numpy(features.X[:, column]))
-    row = int(abs(x).argmax())
+    row, value = features.largest(column)
     return ValueError(
-        f"X[{row}, {column}] is {x[row]:g}: {words}; divide the column by its largest absolute value, or leave it out"
+        f"X[{row}, {column}] is {value:g}: {words}; divide the column by its largest absolute value, or leave it out"
     )
 
 

@@ -1,28 +1,25 @@
-"""What X is: a dense matrix as the user gave it, seen through a shift and a scale that are never applied to it.
-
-With x' = (x - shift) / scale, scores are x' W + b = x W' + b', where W' = W / scale and b' = b - (shift / scale) W.
-So weights are folded once per pass, and a gradient dW' with respect to W' is unfolded once:
-dW = (dW' - shift db) / scale. X stays uint8 or float16 and is neither copied nor standardised in memory.
-"""
+"""Dense features: a matrix as the user gave it, in any type and with any strides."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.array import Backend
-from gpusoftmax.dtypes import computation_dtype, widen
+from gpusoftmax.array import Backend, gpu_of
+from gpusoftmax.checks.validation import check_features, check_finite_features
+from gpusoftmax.dtypes import computation_dtype, from_bits, widen
+from gpusoftmax.features.base import Features
+from gpusoftmax.operations import SgdSteps
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class DenseFeatures:
-    """Rows of X, all or those that `rows` (int64) names, with shift and scale (d,) float64 or None; all on the device
-    of `backend`. A row is known by its number in X, whichever rows there are."""
+class DenseFeatures(Features):
+    """X (n_stored, d) on the device of `backend`; see `Features`."""
 
     X: Array
     backend: Backend
@@ -31,44 +28,33 @@ class DenseFeatures:
     rows: Array | None = None
 
     @property
-    def n(self) -> int:
-        """How many rows there are."""
-        return len(self.X if self.rows is None else self.rows)
+    def n_stored(self) -> int:
+        return len(self.X)
 
     @property
     def d(self) -> int:
-        """Features."""
         return int(self.X.shape[1])
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
-        """The type of computation."""
         return computation_dtype(self.X.dtype)
 
-    def fold(self, W: Array, b: Array) -> tuple[Array, Array]:
-        """W (d, K, c) and b (K, c) of the scaled features, as W' and b' for X as it is."""
-        folded = W if self.scale is None else (W / self.scale[:, None, None]).astype(self.dtype)
-        if self.shift is None:
-            return folded, b
-        offset = self.shift if self.scale is None else self.shift / self.scale
-        # in float64: for pixels around 120 the two terms are far larger than their difference
-        product = (offset @ W.reshape(self.d, -1).astype(np.float64)).reshape(b.shape)
-        return folded, (b - product).astype(self.dtype)
+    @property
+    def nbytes(self) -> int:
+        return int(self.X.nbytes)
 
-    def unfold(self, dW: Array, db: Array) -> Array:
-        """The gradient with respect to W from that with respect to W' (overwritten) and db."""
-        if self.shift is not None:
-            dW -= self.shift.astype(dW.dtype)[:, None, None] * db
-        if self.scale is not None:
-            dW /= self.scale.astype(dW.dtype)[:, None, None]
-        return dW
+    def select(self, rows: Array | None) -> DenseFeatures:
+        return replace(self, rows=None if rows is None else self.backend.asarray(rows))
 
-    def numbers(self, places: Array) -> Array:
-        """The numbers in X of the rows at some places [0, n); on the host."""
-        return places if self.rows is None else self.backend.to_numpy(self.rows)[places]
+    def seen_through(self, shift: Array | None, scale: Array | None) -> DenseFeatures:
+        shift, scale = (None if one is None else self.backend.asarray(one) for one in (shift, scale))
+        return replace(self, shift=shift, scale=scale)
 
-    def scaled(self, rows: Array) -> Array:
-        """Scaled features of the rows with these numbers, float64 on the host."""
+    def in_type_of(self, other: Features) -> DenseFeatures:
+        """The same features such that they are computed in the type of others: those of another data set."""
+        return self if self.dtype == other.dtype else replace(self, X=from_bits(self.X).astype(other.dtype))
+
+    def sample(self, rows: Array) -> Array:
         to_numpy = self.backend.to_numpy
         x = widen(to_numpy(self.X[self.backend.asarray(rows)]))
         if self.shift is not None:
@@ -77,19 +63,84 @@ class DenseFeatures:
             x /= to_numpy(self.scale)
         return x
 
+    def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
+        return self.backend.ops.column_moments(self.X, weights, self.rows, origin)
+
+    def label_sums(
+        self, labels: Array, weights: Array, class_weight: Array, proportions: Array | None
+    ) -> tuple[Array, Array]:
+        return self.backend.ops.label_sums(self.X, labels, weights, class_weight, proportions, self.rows)
+
+    def gradient(
+        self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
+    ) -> tuple[Array, Array, Array, Array]:
+        rows = self.rows if rows is None else rows
+        return self.backend.ops.linear_gradient(self.X, labels, W, b, weights, loss, rows)
+
+    def losses(self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
+        return self.backend.ops.linear_losses(self.X, labels, W, b, weights, loss, self.rows)
+
+    def scores(self, W: Array, b: Array) -> Array:
+        return self.backend.ops.linear_scores(self.X, W, b, self.rows)
+
+    def probabilities(self, W: Array, b: Array) -> Array:
+        return self.backend.ops.linear_probabilities(self.X, W, b, self.rows)
+
+    def best(self, W: Array, b: Array) -> Array:
+        return self.backend.ops.linear_best(self.X, W, b, self.rows)
+
+    def sgd_steps(
+        self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any, batches: list[Any],
+        steps: SgdSteps,
+    ) -> tuple[Array, Array] | None:  # fmt: skip
+        stretch = self.backend.sgd_stretch
+        if stretch is None:
+            return None
+        batches = [self.rows if rows is None else rows for rows in batches]
+        return stretch.sgd_steps(self.X, labels, W, b, weights, loss, velocity, batches, steps)
+
+    def check_finite(self, name: str = "X") -> None:
+        check_finite_features(self.backend.to_numpy(self.X), name)
+
+    def largest(self, column: int) -> tuple[int, float]:
+        x = widen(self.backend.to_numpy(self.X[:, column]))
+        row = int(abs(x).argmax())
+        return row, float(x[row])
+
+    def pass_bytes(self, K: int, c: int) -> int:
+        return self.backend.ops.pass_bytes(self.X.dtype, self.n, self.d, K, c)
+
+
+def read_features(X: Any, backend: Backend, name: str = "X") -> DenseFeatures:
+    """A user's X as features on the backend's device; see `read_matrix`."""
+    return DenseFeatures(read_matrix(X, backend, name), backend)
+
+
+def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:
+    """A user's X, checked where it is and then moved to the backend's device if it is elsewhere.
+
+    Raises
+    ------
+    ValueError, TypeError
+        X is not a matrix of numbers; the message says what it is and what to pass.
+    MemoryError
+        The GPU does not hold it.
+    """
+    return backend.asarray(check_features(X, name, np.asarray if gpu_of(X) is None else backend.asarray))
+
 
 def rows_that_count(weights: Array | None, rows: Array | None = None) -> Array | None:
-    """The rows (their numbers in X; None for all) that have a weight other than 0, for some model at least.
+    """The numbers of the rows whose weight is not 0 for at least one model; None for all.
 
-    The rest is not visited. To multiply its losses by 0 would not do: it would still have a part in samples and
-    minibatches, and 0 times what overflows is not 0.
+    The rest is not visited. Multiplying its losses by 0 would not be enough: it would still be part of samples and
+    minibatches, and 0 times a loss that overflows is not 0.
 
     Parameters
     ----------
     weights : ndarray, (n,) or (n, K), or None
-        Of all rows of X, on the host.
+        Of all stored rows, on the host.
     rows : ndarray of int64, optional
-        Those that are asked for.
+        The rows to choose from.
     """
     if weights is None:
         return rows

@@ -136,7 +136,7 @@ def load_data(
             if len(read) > 1:
                 raise ValueError(f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file of one part")
             [parts[name]], paths[name] = read.values(), path_of_labels(given)
-            if (d := parts["train"].X.shape[1]) != (found := parts[name].X.shape[1]):
+            if (d := parts["train"].values.shape[1]) != (found := parts[name].values.shape[1]):
                 raise BadFileError(_path(given), reason=f"{found} features", expected=f"{d}, as for training")
     if sum(shares.values()) >= 1:
         raise ValueError(f"validation={validation} and test={test} leave nothing to train on; hold out less")
@@ -155,15 +155,15 @@ def load_data(
                 f"{name}={shares[name]:g}: that share of each class, rounded down, is no row at all, since the largest "
                 f"class has {largest}; pass a file, {name}=0, or at least {math.ceil(1 / shares[name])} rows of a class"
             )
-        parts[name] = Table(whole.X[rows], labels[rows])
-    none = Table(whole.X[:0], labels[:0])
+        parts[name] = Table(whole.values[rows], labels[rows])
+    none = Table(whole.values[:0], labels[:0])
     return Dataset(
         name=_path(train).name,
-        X_train=parts["train"].X,
+        X_train=parts["train"].values,
         y_train=_labels(parts["train"]),
-        X_validation=parts.get("validation", none).X,
+        X_validation=parts.get("validation", none).values,
         y_validation=_labels(parts.get("validation", none)),
-        X_test=parts.get("test", none).X,
+        X_test=parts.get("test", none).values,
         y_test=_labels(parts.get("test", none)),
         class_names=tuple(map(str, classes)),
         feature_shape=None,
@@ -329,14 +329,14 @@ def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Ar
 
 def _check_finite(table: Table, path: Path) -> None:
     """Refuse what is no number by its row in the file, which a fit to some of the rows would not know."""
-    if table.X.dtype.kind != "f":
+    if table.values.dtype.kind != "f":
         return
-    for start in range(0, len(table.X), ROWS_AT_ONCE):
-        finite = np.isfinite(table.X[start : start + ROWS_AT_ONCE])
+    for start in range(0, len(table.values), ROWS_AT_ONCE):
+        finite = np.isfinite(table.values[start : start + ROWS_AT_ONCE])
         if not finite.all():
             row, j = np.argwhere(~finite)[0]
             name = f"column {j}" if table.feature_names is None else f"column {table.feature_names[j][:80]!r}"
-            reason = f"{name} is {table.X[start + row, j]}"
+            reason = f"{name} is {table.values[start + row, j]}"
             expected = "a finite number; fill it, or leave its row out"
             raise BadFileError(path, place=table.place(start + row), reason=reason, expected=expected)
 
@@ -347,7 +347,7 @@ def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
     if (counts == 1).any():
         log.warning("%s: %r is the class of one row alone", path, str(names[counts.argmin()]))
     for j, name in enumerate(table.feature_names or ()):
-        if _counts_rows(table.X[:, j]):
+        if _counts_rows(table.values[:, j]):
             log.warning("%s: column %r counts the rows and is taken for a feature; leave it out with drop", path, name)
 
 

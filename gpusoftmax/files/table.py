@@ -31,7 +31,8 @@ class Table:
 
     Attributes
     ----------
-    X : ndarray, (n, d)
+    values : ndarray, (n, d)
+        The features.
     y : ndarray, (n,), or None
         Of a text file, text as it stands there.
     feature_names : tuple of str, length d, or None
@@ -42,7 +43,7 @@ class Table:
         Of a text file, the line that each row ends in.
     """
 
-    X: NDArray[Any]
+    values: NDArray[Any]
     y: NDArray[Any] | None = None
     feature_names: tuple[str, ...] | None = None
     label: str | int | None = None

@@ -20,7 +20,7 @@ from gpusoftmax.checks.validation import (
 )
 from gpusoftmax.dtypes import widen
 from gpusoftmax.losses import LOSSES
-from gpusoftmax.objective.objective import loss_and_gradient
+from gpusoftmax.objective.functional import loss_and_gradient
 
 Array = npt.NDArray[Any]
 

@@ -68,13 +68,13 @@ def with_soft_labels(
         parts.append((1 - smoothing, backend.asarray(proportions)))
     T, t = backend.xp.zeros((features.d, K, c)), backend.xp.zeros((K, c))
     for k in range(K):
-        s = backend.xp.ones(len(features.X)) if objective.weights is None else objective.weights[:, k]
-        for share, P in parts:
-            sums, totals = backend.ops.label_sums(features.X, objective.labels, s, w, P, features.rows)
-            T[:, k] += share * sums
-            t[k] += share * totals
+        s = backend.xp.ones(features.n_stored) if objective.weights is None else objective.weights[:, k]
+        for fraction, P in parts:
+            sums, totals = features.label_sums(objective.labels, s, w, P)
+            T[:, k] += fraction * sums
+            t[k] += fraction * totals
     # the classes' sum is 0 but for rounding; else a shift of all scores would change the objective, without a minimum
     T, t = T - T.sum(axis=2)[:, :, None] / c, t - t.sum(axis=1)[:, None] / c
-    share_of_sum = 1 / objective.weight_sums()
-    T, t = share_of_sum[:, None] * T, share_of_sum[:, None] * t
+    scale = 1 / objective.weight_sums()
+    T, t = scale[:, None] * T, scale[:, None] * t
     return replace(objective, linear_term=LinearTerm(features.unfold(T, t), t))

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.array import Backend, get_backend_for
-from gpusoftmax.checks.validation import check_choice, check_count, check_finite_features, check_number, check_pair
+from gpusoftmax.checks.validation import check_choice, check_count, check_number, check_pair
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import Problem, prepare
+from gpusoftmax.features.dense import read_features
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure
@@ -107,27 +108,28 @@ def _train(
     check_count("n_iterations", n_iterations)
     check_count("batch_size", batch_size)
     check_count("seed", seed, least=0)
-    X = device.features(X)
-    mean = device.to_numpy(device.ops.column_moments(X, None)[0])
+    features = read_features(X, device)
+    mean = device.to_numpy(features.moments(None, None)[0])
     if not np.isfinite(mean).all():
-        check_finite_features(device.to_numpy(X))
+        features.check_finite()
     cls = SoftmaxClassifier if loss == "softmax" else LinearSVMClassifier
     estimators = [
         cls(
             loss=loss, l2=2 * reg, penalize_intercept=True, scaling=(mean, None),
-            max_iter=math.ceil(n_iterations * batch_size / len(X)), tol=0.0, batch_size=batch_size, learning_rate=rate,
-            momentum=0.0, nesterov=False, schedule="constant", solver="sgd", random_state=seed, **parameters,
+            max_iter=math.ceil(n_iterations * batch_size / features.n), tol=0.0, batch_size=batch_size,
+            learning_rate=rate, momentum=0.0, nesterov=False, schedule="constant", solver="sgd", random_state=seed,
+            **parameters,
         )
         for rate, reg in pairs
     ]  # fmt: skip
     for estimator in estimators:
-        estimator.n_features_in_ = X.shape[1]
+        estimator.n_features_in_ = features.d
 
     def start(d: int, c: int) -> tuple[Array, Array]:
         weights = 0.001 * np.random.default_rng(seed).standard_normal((d + 1, 1, c))
         return weights[:-1], weights[-1]
 
-    problem = prepare(estimators[0], device, X, y, None, validation)
+    problem = prepare(estimators[0], features, y, None, validation)
     l2 = np.array([2.0 * reg for _, reg in pairs])
     recipe = Recipe(n_iterations, start, replacement=True)
     return problem, estimators, train_group(estimators, problem.objective, l2, progress, recipe)
@@ -310,14 +312,14 @@ def sweep_cs231n(
         for i, (name, rows) in enumerate({"X": problem.objective, "validation[0]": problem.validation}.items()):
             losses, accuracies[i] = map(device.to_numpy, rows.for_penalties(none).losses(trained.W, trained.b))
             if not np.isfinite(losses[~gone]).all():
-                check_finite_features(device.to_numpy(rows.features.X), name)
+                rows.features.check_finite(name)
         accuracies[:, gone] = np.nan
         fitted = {}
         for k, (pair, estimator) in enumerate(zip(pairs, estimators, strict=True)):
             if trained.reasons[k] != "diverged":
                 own = problem.objective.for_penalties(np.array([estimator.l2]))
                 alone = replace(problem, objective=own, validation=None)
-                fitted[pair] = set_fitted(estimator, alone, trained.of(k))
+                fitted[pair] = set_fitted(estimator, alone, trained.for_model(k))
     of_rates, of_regs = np.array(pairs).T
     best, ties = choose(accuracies[1:], of_regs, of_rates, "best")
     found = CourseSweep(

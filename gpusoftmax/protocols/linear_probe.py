@@ -32,6 +32,7 @@ from gpusoftmax.checks.validation import (
     encode_labels,
 )
 from gpusoftmax.estimators.prediction import has_columns
+from gpusoftmax.features.dense import read_matrix
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult
@@ -298,7 +299,7 @@ def linear_probe(
     drawn = None if given else HELD_OUT if validation is None else float(validation)
     device = get_backend_for(backend, n_threads, X_train=X_train, X_test=X_test)
     with device.active():
-        train, test = device.features(X_train, "X_train"), device.features(X_test, "X_test")
+        train, test = read_matrix(X_train, device, "X_train"), read_matrix(X_test, device, "X_test")
         check_n_features(test, train.shape[1], "X_test", "X_train")
         y_train, y_test = map(device.on_host, (y_train, y_test))
         classes, labels = encode_labels(y_train, len(train), name="y_train")
@@ -410,7 +411,7 @@ def _normal(seed: int) -> Callable[[int, int], tuple[Array, Array]]:
 
 def _same(device: Backend, validation: Any, test: Array, test_labels: Array, classes: Array) -> bool:
     """Whether the validation rows are the test rows; the first rows tell, as a rule."""
-    X, y = device.features(validation[0], "validation[0]"), device.on_host(validation[1])
+    X, y = read_matrix(validation[0], device, "validation[0]"), device.on_host(validation[1])
     if X.shape != test.shape or X.dtype != test.dtype:
         return False
     if not np.array_equal(encode_known_labels(y, classes, "validation[1]", " of y_train"), test_labels):

@@ -18,7 +18,7 @@ from gpusoftmax.checks.validation import (
     encode_known_labels,
 )
 from gpusoftmax.estimators.classifiers import Estimator
-from gpusoftmax.estimators.prediction import on_host, weights_of
+from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
 
 Array = npt.NDArray[Any]
 
@@ -111,7 +111,7 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     loss = 0.0
     for first in range(0, n, step):
         part = _safe_indexing(X, slice(first, first + step))
-        scores = estimator._outputs(part, "linear_scores", names_expected=False)
+        scores = outputs_for(estimator, part, "scores", names_expected=False)
         rows = slice(first, first + len(scores))
         before[rows] = places(scores, labels[rows])
         predicted[rows] = scores.argmax(axis=1)

@@ -46,7 +46,7 @@ class Trials:
         measures = {name: np.full((splits, candidates), np.nan) for name in MEASURES}
         return cls(**measures, status=np.full((splits, candidates), "", dtype="U16"))
 
-    def of(self, k: int) -> dict[str, Any]:
+    def means(self, k: int) -> dict[str, Any]:
         """A candidate's means over the splits, and its status in words."""
         means = {name: float(getattr(self, name)[:, k].mean()) for name in MEASURES}
         return {**means, "status": status_in_words(self.status[:, k])}
@@ -223,7 +223,7 @@ class SweepResult:
             return None if isinstance(value, float) and not np.isfinite(value) else value
 
         return [
-            one | {name: plain(value) for name, value in self.trials.of(k).items()}
+            one | {name: plain(value) for name, value in self.trials.means(k).items()}
             for k, one in enumerate(self.candidates)
         ]
 

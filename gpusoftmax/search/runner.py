@@ -14,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import validate_data
 
-from gpusoftmax.checks.validation import check_finite_features
 from gpusoftmax.estimators.fitting import set_history, set_weights
 from gpusoftmax.estimators.partial_fit import Moments, Stream
-from gpusoftmax.estimators.prediction import has_columns, on_host
-from gpusoftmax.estimators.problem import Data, Problem, held_out, l2_of, pose
+from gpusoftmax.estimators.prediction import on_host, record_columns
+from gpusoftmax.estimators.problem import Data, Problem, held_out, l2_of, objective_for
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.dense import rows_that_count
 from gpusoftmax.objective.objective import Objective
@@ -52,7 +50,7 @@ class Work:
 
     Attributes
     ----------
-    X, y, validation
+    given_X, y, validation
         For scorers: X as the user passed it, if rows can be taken from it, see `by_rows`; labels; X and y.
     data : Data
     splits : list of Split
@@ -69,7 +67,7 @@ class Work:
         Of SGD.
     """
 
-    X: Any
+    given_X: Any
     y: Any
     validation: Any
     data: Data
@@ -103,7 +101,7 @@ class Work:
             paths = [
                 exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in posed
             ]
-            weighted = 0 if objective.weights is None else len(features.X)
+            weighted = 0 if objective.weights is None else features.n_stored
             wide = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
             log.info("sweep: %d penalties, %d side by side, on %d splits", len(order), wide, len(self.splits))
             for start in range(0, len(order), wide):
@@ -146,7 +144,7 @@ class Work:
         """So many passes from zero; scores count as the candidates' own, also if they are not the last."""
         has_weights = self.data.weights is not None or any(self.estimators[k].class_weight is not None for k in group)
         weighted = len(self.data.labels) if has_weights else 0
-        wide = minibatch.width(self.data.X.shape[1], len(self.data.classes), weighted)
+        wide = minibatch.width(self.data.features.d, len(self.data.classes), weighted)
         log.info("sweep: %d configurations for %d passes of SGD, up to %d side by side", len(group), passes, wide)
         for start in range(0, len(group), wide):
             some = group[start : start + wide]
@@ -181,7 +179,7 @@ class Work:
         """Split i as candidate k sees it."""
         split, estimator = self.splits[i], self.estimators[k]
         key = i, repr(estimator.class_weight)
-        objective, total, self.moments[key] = pose(estimator, self.data, split.train, self.moments.get(key))
+        objective, total, self.moments[key] = objective_for(estimator, self.data, split.train, self.moments.get(key))
         return _Posed(objective, held_out(objective, self.data, split.held_out), total)
 
     def _l2(self, some: Iterable[int], total: float) -> Array:
@@ -215,11 +213,10 @@ class Work:
                 self._forget(i, [k], result.reasons[place])
                 continue
             if not np.isfinite(losses[place]):
-                name = "X" if aside.features.rows is not None else "validation[0]"
-                check_finite_features(to_numpy(aside.features.X), name)
-            score = self.scoring.of(losses[place], accuracies[place])
+                aside.features.check_finite("validation[0]" if self.splits[i].held_out is None else "X")
+            score = self.scoring.from_measures(losses[place], accuracies[place])
             if self.scoring.function is not None or self.keep_models:
-                model = self._model(k, posed, float(l2[place]), result.of(place))
+                model = self._model(k, posed, float(l2[place]), result.for_model(place))
                 if self.scoring.function is not None:
                     score = self._score(i, model)
                 if self.keep_models:
@@ -235,7 +232,8 @@ class Work:
     def _model(self, k: int, posed: _Posed, l2: float, result: TrainResult) -> Any:
         """The candidate's estimator with what its training left; without a report, whose bound would take reads."""
         model, data = self.estimator(k), self.data
-        own = replace(posed.objective, l2=data.backend.asarray(np.array([l2])))
+        strengths = data.backend.asarray(np.array([l2]))
+        own = replace(posed.objective, penalty=posed.objective.penalty.with_strengths(strengths))
         problem = Problem(own, None, data.classes, data.backend, Stream(data.classes, posed.total))
         set_weights(model, own, data.classes, result.W, result.b)
         set_history(model, problem, result)
@@ -244,7 +242,7 @@ class Work:
     def estimator(self, k: int) -> Any:
         """The candidate's, not fitted, but with the features' number and names."""
         estimator = clone(self.estimators[k])
-        validate_data(estimator, self.X if has_columns(self.X) else self.data.X, skip_check_array=True)
+        record_columns(estimator, self.given_X, self.data.features)
         return estimator
 
     def _score(self, i: int, model: Any) -> float:
@@ -265,7 +263,7 @@ class Work:
     @cached_property
     def host_X(self) -> Any:
         """X for scorers, which know no GPU: a data frame, an array or a tensor."""
-        return on_host(self.X)
+        return on_host(self.given_X)
 
     def has_any(self) -> bool:
         """Whether any candidate was measured on every split, to its end."""
@@ -292,7 +290,7 @@ class Work:
     def _tell(self, some: list[int]) -> None:
         if self.on_candidate is not None:
             for k in some:
-                self.on_candidate(self.candidates[k] | self.trials.of(k))
+                self.on_candidate(self.candidates[k] | self.trials.means(k))
 
     def in_words(self, i: int, some: list[int]) -> str:
         """What is running, and the best so far."""

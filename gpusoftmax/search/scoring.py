@@ -60,7 +60,7 @@ class Scoring:
             return True
         return routing().score.requests.get("sample_weight") is not False
 
-    def of(self, loss: float, accuracy: float) -> float:
+    def from_measures(self, loss: float, accuracy: float) -> float:
         """From the mean loss and the accuracy on the rows held out."""
         return accuracy if self.name == "accuracy" else -loss
 

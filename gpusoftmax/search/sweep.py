@@ -27,9 +27,10 @@ from gpusoftmax.checks.validation import (
     check_verbose,
 )
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
-from gpusoftmax.estimators.prediction import best_classes, outputs
+from gpusoftmax.estimators.prediction import best_classes, check_columns, outputs
 from gpusoftmax.estimators.problem import load, problem_of
 from gpusoftmax.exceptions import DivergenceError
+from gpusoftmax.features.dense import read_features
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.minibatch import Recipe
@@ -187,8 +188,8 @@ def sweep(
     own: Any = validation if isinstance(validation, tuple | list) else None
     X = by_rows(X)
     with device.active():
-        features = device.features(X)
-        data = load(estimator, device, features, y, sample_weight, own)
+        features = read_features(X, device)
+        data = load(estimator, features, y, sample_weight, own)
         seed, labels = check_random_seed(estimator.random_state), data.classes[data.labels]
         splits = make_splits(cv, validation, labels, seed, X if device.gpu is None else None, groups)
         if rule == "1se" and len(splits) < 2:
@@ -196,7 +197,7 @@ def sweep(
         models, c = len(candidates) * len(splits), len(data.classes)
         log.info(
             "sweep: %d configurations x %d splits; the models that are kept take %.1f MB", len(candidates), len(splits),
-            keep_models * models * (features.shape[1] + 1) * c * np.dtype(features.dtype).itemsize / 2**20,
+            keep_models * models * (features.d + 1) * c * np.dtype(features.dtype).itemsize / 2**20,
         )  # fmt: skip
         _check_weights(data.weights, splits)
         work = Work(
@@ -204,7 +205,7 @@ def sweep(
             None, on_candidate, recipe,
         )  # fmt: skip
         if own is not None:
-            work.estimator(0)._check_names(own[0], expected=False)
+            check_columns(work.estimator(0), own[0], names_expected=False)
         work.tally = tally = Tally(models) if verbose else None
         interrupted = False
         try:
@@ -310,11 +311,10 @@ def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
         return
     best, probabilities = np.empty(n, np.int64), None
     for i, split in enumerate(work.splits):
-        model, rows = work.models[i, result.best_index_], data.backend.asarray(split.held_out)
-        of_rows = partial(outputs, model, data.backend, data.X, rows=rows)
+        of_rows = partial(outputs, work.models[i, result.best_index_], data.features.select(split.held_out))
         best[split.held_out] = best_classes(of_rows)
-        if isinstance(model, SoftmaxClassifier):
-            found = of_rows("linear_probabilities")
+        if isinstance(work.estimators[0], SoftmaxClassifier):
+            found = of_rows("probabilities")
             probabilities = np.empty((n, len(data.classes)), found.dtype) if probabilities is None else probabilities
             probabilities[split.held_out] = found
     result.out_of_fold_ = data.classes[best], probabilities

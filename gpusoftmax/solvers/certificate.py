@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gpusoftmax.checks.validation import counted
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.intercepts import Rows, affordable, best_shift
+from gpusoftmax.solvers.intercepts import KeptRows, affordable, best_shift
 from gpusoftmax.solvers.preconditioners.sample import read_cost, row_shares
 
 Array = npt.NDArray[Any]
@@ -138,10 +138,10 @@ def certify(
             backend.to_numpy(abs(here.dW).max(axis=(0, 2))), backend.to_numpy(abs(here.db).max(axis=1))
         ).astype(np.float64)
         known = Measured(backend.to_numpy(here.value), backend.to_numpy(here.loss), norm)
-    l2 = backend.to_numpy(objective.l2)
+    mu = backend.to_numpy(objective.penalty.strong_convexity())
     n_scores = objective.features.n * K * objective.n_classes
     left, bounds, whys = [None] * K, [None] * K, [""] * K
-    if (l2 <= 0).any():
+    if (mu <= 0).any():
         whys = ["without a penalty there is none"] * K
     elif objective.has_free_intercept and n_scores > KEPT:
         whys = [f"{n_scores} scores are more than the {KEPT} that are kept"] * K
@@ -156,7 +156,8 @@ def certify(
             whys = [why or off * (not residual <= limit) for why, residual in zip(whys, left, strict=True)]
         assert here is not None
         with np.errstate(over="ignore"):
-            proved = falls + _squared_norms(objective, here.dW, here.db) / (2 * l2)
+            norms = objective.penalty.squared_dual_norm(here.dW, here.db)
+            proved = falls + backend.to_numpy(norms) / (2 * mu)
         bounds = np.minimum(proved, known.value).tolist()  # no objective is below 0
     return [
         Certificate(value, norm, None if why else residual, None if why else bound, why)
@@ -166,27 +167,15 @@ def certify(
     ]
 
 
-def _squared_norms(objective: Objective, dW: Any, db: Any) -> Array:
-    """sum_p ||dW_p||^2 / r_p per model, with db in it if the intercept is penalised; (K,) float64."""
-    with np.errstate(over="ignore"):
-        squares = objective.backend.to_numpy((dW * dW).sum(axis=2, dtype=np.float64))
-    if objective.penalty_factors is not None:
-        squares = squares / objective.backend.to_numpy(objective.penalty_factors)[:, None]
-    total: Array = squares.sum(axis=0)
-    if objective.penalize_intercept:
-        total = total + objective.backend.to_numpy((db * db).sum(axis=1, dtype=np.float64))
-    return total
-
-
 def _best_intercepts(
     objective: Objective, W: Array, b: Array, known: Measured, passes: float
 ) -> tuple[Array, Array, list[str]]:
     """The intercepts (K, c) that minimise f for these W, float64; what f falls by from b (K,); and per model why they
     are not known, or "". All on the host."""
-    backend, features, ops, c = objective.backend, objective.features, objective.backend.ops, objective.n_classes
-    W_folded, b_folded = features.fold(W, b)
-    keep = ops.linear_probabilities if objective.loss.gives_probabilities else ops.linear_scores
-    kept, places = backend.to_numpy(keep(features.X, W_folded, b_folded, features.rows)), np.arange(features.n)
+    backend, features, c = objective.backend, objective.features, objective.n_classes
+    folded = features.fold(W, b)
+    keep = features.probabilities if objective.loss.gives_probabilities else features.scores
+    kept, places = backend.to_numpy(keep(*folded)), np.arange(features.n)
     labels = backend.to_numpy(objective.labels)[features.numbers(places)]
     best = backend.to_numpy(b).astype(np.float64)
     falls, whys = np.zeros(len(best)), [""] * len(best)
@@ -197,7 +186,7 @@ def _best_intercepts(
         if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
             continue  # no intercept lowers it by more than rounding
         shares = row_shares(objective, k, features.numbers(places))
-        rows = Rows(kept[:, k], labels, shares, slopes[k], backend.n_threads)
+        rows = KeptRows(kept[:, k], labels, shares, slopes[k], backend)
         found = best_shift(rows, objective.loss.name, float(known.value[k]), most)
         if found is None:
             whys[k] = f"to find the intercept's optimum takes more than {SHARE:.0%} of the fit's time"

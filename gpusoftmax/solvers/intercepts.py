@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
-from gpusoftmax.cpu.threads import LEAF_ELEMENTS, leaf_rows, single_threaded_blas, sum_over_leaves
+from gpusoftmax.array import Backend
 
 Array = npt.NDArray[Any]
 Partial = tuple[Array, ...]
@@ -33,11 +33,12 @@ READ, SOFTMAX = 50.0, 250.0
 FORMED, MOST_FORMED = 20.0, 2048  # classes for which to form the Hessian takes as long as one read; at most
 ROUNDING = 1e-14  # of a Hessian's entries, relative to its diagonal
 NOTHING = 1e-30  # curvature that is none
+FORMED_BLOCK = 1 << 21  # the same where the Hessian is formed: the (c, c) sum of a block is costly to add
 BLOCK = 1 << 19  # numbers of an (n, c) array that are looked at at a time: fewer, and threads wait for the GIL
 
 
 @dataclass(frozen=True)
-class Rows:
+class KeptRows:
     """What is known of the rows.
 
     Attributes
@@ -49,32 +50,32 @@ class Rows:
         s: weights, of sum 1.
     slope : ndarray of float64, (c,)
         t.
-    n_threads : int
+    backend : Backend
+        Whose threads are used.
     """
 
     kept: Array
     labels: Array
     share: Array
     slope: Array
-    n_threads: int
+    backend: Backend
 
     def sum(self, of_block: Callable[[slice], Partial], numbers: int = BLOCK) -> Partial:
         """The sums over all rows of what `of_block` returns for some of them, whose parts of `kept` hold so many
         numbers; the same bits for any thread count."""
         n, c = self.kept.shape
-        step, block = leaf_rows(c), max(1, numbers // c)
+        block = max(1, numbers // c)
 
-        def leaf(index: int) -> Partial:
-            stop = min((index + 1) * step, n)
+        def part(rows: slice) -> Partial:
             total, *others = (
-                of_block(slice(first, min(first + block, stop))) for first in range(index * step, stop, block)
+                of_block(slice(first, min(first + block, rows.stop))) for first in range(rows.start, rows.stop, block)
             )
             for other in others:
-                for one, part in zip(total, other, strict=True):
-                    one += part
+                for one, more in zip(total, other, strict=True):
+                    one += more
             return total
 
-        return sum_over_leaves(leaf, -(-n // step), self.n_threads)
+        return self.backend.sum_over_rows(part, n, c)
 
 
 class Phi(Protocol):
@@ -102,7 +103,7 @@ class Softmax:
         gradient  m - q,        Hessian  diag(m) - sum_i (s_i / u_i^2) (p_i exp(v)) (p_i exp(v))'
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: KeptRows) -> None:
         self.rows = rows
         self.q = np.bincount(rows.labels, rows.share, rows.kept.shape[1]) - rows.slope
         self.factor = np.empty(len(rows.labels))  # s_i / u_i^2
@@ -148,7 +149,7 @@ class Softmax:
             p = rows.kept[part] * (np.sqrt(self.factor[part])[:, None] * self.e)
             return (p.T @ p,)
 
-        return np.diag(self.masses) - rows.sum(of_block, LEAF_ELEMENTS)[0]  # a (c, c) sum is costly to add to
+        return np.diag(self.masses) - rows.sum(of_block, FORMED_BLOCK)[0]
 
 
 class SquaredHinge:
@@ -158,7 +159,7 @@ class SquaredHinge:
     is violated, and A of them.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: KeptRows) -> None:
         self.rows = rows
         self.active = np.empty(rows.kept.shape, np.bool_)
 
@@ -208,7 +209,7 @@ class SquaredHinge:
         return np.diag(self.diagonal()) - 2 * (coupled + coupled.T)
 
 
-LOSSES: dict[str, Callable[[Rows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
+LOSSES: dict[str, Callable[[KeptRows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
 
 
 def affordable(reads: float, cost: float, n: int, c: int) -> int:
@@ -217,12 +218,12 @@ def affordable(reads: float, cost: float, n: int, c: int) -> int:
     return int(reads * (cost + SOFTMAX * n * c) / (READ * n * c))
 
 
-def best_shift(rows: Rows, loss: str, size: float, most: int) -> tuple[Array, float] | None:
+def best_shift(rows: KeptRows, loss: str, size: float, most: int) -> tuple[Array, float] | None:
     """The v (c,) that minimises phi, and how much lower phi is there than at v = 0.
 
     Parameters
     ----------
-    rows : Rows
+    rows : KeptRows
     loss : {"softmax", "squared_hinge"}
     size : float
         The objective's value, by which its rounding is judged.
@@ -239,7 +240,7 @@ def best_shift(rows: Rows, loss: str, size: float, most: int) -> tuple[Array, fl
     # as far as the type of the kept numbers can tell: what a step promises is quadratic in the gradient
     noise = max(2 * np.finfo(np.float64).eps * size, (8.0 * float(np.finfo(rows.kept.dtype).eps)) ** 2)
     v, factor = np.zeros(len(rows.slope)), None
-    with single_threaded_blas():
+    with rows.backend.single_threaded_blas():
         start, gradient = phi.at(v)
         value = start
         if len(v) <= min(MOST_FORMED, FORMED * most / 16):

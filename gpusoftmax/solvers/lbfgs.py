@@ -1,14 +1,14 @@
-"""L-BFGS with a Gram matrix as its initial metric: the exact optimum in some ten reads of the data, for K models.
+"""L-BFGS with a preconditioner: the exact optimum in some ten passes over the data, for K models.
 
     direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) over H_0 = gamma M^-1
     gamma = s't / t'M^-1 t of the last pair of steps s and differences of gradients t;  M: see `curvature`, `hessian`
 
-Each step reads X once, at the trial points of all models: one that is accepted starts its next direction, one that is
-refused is tried again nearer by, and models that have arrived leave the arrays. Where the first metric is slow, as for
-confident models, it is taken anew at the point reached.
+Each step is one pass, at the trial points of all models. A trial that is accepted starts the next direction; one that
+is refused is tried again at a shorter step; a model that has converged leaves the arrays. Where the first
+preconditioner turns out to be slow, as for confident models, a new one is made at the point reached.
 
-Scores are not kept for a search along a refused step: one or two steps of a whole solve are refused, the second trial
-was then always accepted, and its read yields the gradient, which is needed anyway.
+The scores are not kept for a search along a refused step: in a whole solve one or two steps are refused, the second
+trial was then always accepted, and its pass yields the gradient, which is needed anyway.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.base import Preconditioner
+from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import is_joint, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
 
 Array = npt.NDArray[Any]
 
@@ -32,9 +31,12 @@ SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objecti
 ROUNDINGS = 16  # by as many units in the last place values of the same point may differ
 SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
 VANISHING = 1e-38  # steps that were refused down to here, after 126 trials at most, are refused whatever the reason
-REFRESH_AFTER = 8  # steps with a metric, at least, before a new one
+REFRESH_AFTER = 8  # steps with a preconditioner, at least, before a new one
 REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes most of the time
-SLOW, SLOW_JOINT = 24, 8  # steps still to go, at the pace so far, for a new metric: pairs of the old one are lost
+SLOW, SLOW_FULL = (
+    24,
+    8,
+)  # steps still to go, at the pace so far, for a new preconditioner: pairs of the old one are lost
 LEAST = 0.01  # objective that a relative tol counts by
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
 # what _Models has one number of for each model
@@ -50,23 +52,23 @@ class _Models:
 
     numbers: Array  # which of all models
     objective: Objective
-    preconditioner: Preconditioner
+    preconditioner: Preconditioners
     x: Any
     g: Any
-    metric_g: Any  # M^-1 g
+    preconditioned_g: Any  # M^-1 g
     direction: Any
     length: Array
     slope: Array
     value: Array
     first: Array  # the gradient's norm at the start
-    begun: Array  # when the metric was new
+    begun: Array  # when the preconditioner was new
     smallest: Array  # so far
     stalled: Array
     gamma: Array
-    since: Array  # steps with the metric that it has
+    since: Array  # steps with the preconditioner that it has
     refreshes: Array
-    sample: GramSample | None  # for the second metric, if the first was not made from it
-    costs: Array  # of the next metric, in reads
+    sample: GramSample | None  # for the second preconditioner, if the first was not made from it
+    costs: Array  # of the next preconditioner, in reads
     # s, t, M^-1 t, and 1 / s't, or 0 for a model that has no such pair
     pairs: list[tuple[Any, Any, Any, Array]] = field(default_factory=list)
 
@@ -75,14 +77,16 @@ class _Models:
         backend, chosen = self.objective.backend, np.flatnonzero(kept)
         index = backend.asarray(chosen)
 
-        def of(array: Any) -> Any:
+        def take(array: Any) -> Any:
             return backend.xp.take(array, index, axis=1)
 
-        self.objective = self.objective.of(chosen)
-        self.preconditioner = self.preconditioner.of(chosen.tolist())
-        for name in ("x", "g", "metric_g", "direction"):
-            setattr(self, name, of(getattr(self, name)))
-        self.pairs = [(of(s), of(t), of(metric_t), rho[kept]) for s, t, metric_t, rho in self.pairs]
+        self.objective = self.objective.select(chosen)
+        self.preconditioner = self.preconditioner.select(chosen.tolist())
+        for name in ("x", "g", "preconditioned_g", "direction"):
+            setattr(self, name, take(getattr(self, name)))
+        self.pairs = [
+            (take(s), take(t), take(preconditioned_t), rho[kept]) for s, t, preconditioned_t, rho in self.pairs
+        ]
         for name in NUMBERS:
             setattr(self, name, getattr(self, name)[kept])
 
@@ -172,15 +176,15 @@ class LBFGS:
         """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
         K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
         sample = self.sample or GramSample(objective, self.seed)
-        metric = sample.precondition(objective)
+        preconditioner = sample.preconditioners(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
         models = _Models(  # a first trial that goes nowhere, from a value above all others, is always accepted
             np.arange(K),
             objective,
-            metric,
+            preconditioner,
             x,
             g=zeros_like(x),
-            metric_g=zeros_like(x),
+            preconditioned_g=zeros_like(x),
             direction=zeros_like(x),
             length=np.ones(K),
             slope=np.zeros(K),
@@ -207,13 +211,13 @@ class LBFGS:
             start=nothing,
             iterations=np.zeros(K, int),
             reasons=[""] * K,
-            passes=0.0 if self.sample else metric.rows / objective.features.n,
+            passes=0.0 if self.sample else preconditioner.rows / objective.features.n,
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         """One read of X: the trial points of all models that are on their way."""
         models = state.models
-        with single_threaded_blas():
+        with objective.backend.single_threaded_blas():
             self._step(state, models)
         state.step, state.passes, state.rows = state.step + 1, state.passes + 1, objective.features.n
         if all(state.reasons):
@@ -275,14 +279,14 @@ class LBFGS:
         return self.tol * (np.clip(models.value, LEAST, 1.0) if relative else np.ones(len(models.value)))
 
     def _is_slow(self, models: _Models, eps: float) -> Array:
-        """Which models want a new metric: it would pay, and at their pace they have far to go; ever more rarely."""
+        """Which models want a new preconditioner: it would pay, since they have far to go; each time less easily."""
         wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.costs) * 2.0**models.refreshes
         # without a tol, halfway to where rounding begins; a tol below rounding is not reached
         goal = np.maximum(self._goal(models), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.begun / models.smallest) / (models.since + 1)
             to_go = np.log(models.smallest / goal) / pace
-        far = SLOW_JOINT if is_joint(models.objective) else SLOW
+        far = SLOW_FULL if is_full(models.objective) else SLOW
         return (models.since + 1 >= wait) & ((to_go > far) | (pace <= 0))
 
 
@@ -308,18 +312,18 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
     """
     backend = models.objective.backend
     models.since = models.since + accepted
-    metric_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
-    s, t, metric_t = trial - models.x, g - models.g, metric_g - models.metric_g
+    preconditioned_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
+    s, t, preconditioned_t = trial - models.x, g - models.g, preconditioned_g - models.preconditioned_g
     st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
     usable = accepted & (st > 1e-10 * np.sqrt(ss * tt))
     if usable.any():
         rho = np.divide(1.0, st, out=np.zeros_like(st), where=usable)
-        models.pairs = [*models.pairs, (s, t, metric_t, rho)][-MEMORY:]
-        size = _dot(t, metric_t, backend)
+        models.pairs = [*models.pairs, (s, t, preconditioned_t, rho)][-MEMORY:]
+        size = _dot(t, preconditioned_t, backend)
         models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
-    models.x, models.g, models.metric_g = (
+    models.x, models.g, models.preconditioned_g = (
         _chosen(accepted, new, old, backend)
-        for new, old in ((trial, models.x), (g, models.g), (metric_g, models.metric_g))
+        for new, old in ((trial, models.x), (g, models.g), (preconditioned_g, models.preconditioned_g))
     )
     models.direction = _chosen(accepted, _direction(models), models.direction, backend)
     models.slope = np.where(accepted, _dot(models.g, models.direction, backend), models.slope)
@@ -327,16 +331,16 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
 
 
 def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
-    """New metrics, at the trial points; the rows that were read for it. Pairs belong to a metric and go with it."""
+    """New preconditioners, made at the trial points; returns how many rows that took. The old pairs are dropped."""
     rows = 0
     for k in np.flatnonzero(due).tolist():
         if models.sample is not None and models.refreshes[k] == 0:
-            metric, read = models.sample.metric(models.objective, k), 0
+            preconditioner, read = models.sample.preconditioner(models.objective, k), 0
             models.costs[k] = refresh_cost(models.objective)
         else:
-            metric, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
-        models.preconditioner = models.preconditioner.with_metric(k, metric)
-        models.metric_g[:, k] = metric.solve(models.g[:, k])
+            preconditioner, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
+        models.preconditioner = models.preconditioner.replaced(k, preconditioner)
+        models.preconditioned_g[:, k] = preconditioner.solve(models.g[:, k])
         for _, _, _, rho in models.pairs:
             rho[k] = 0.0
         models.since[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
@@ -346,14 +350,15 @@ def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
 
 def _direction(models: _Models) -> Any:
     """H g, by the two loops. M^-1 is applied to g alone, once a step: what the first loop takes off is known."""
-    backend, q, r = models.objective.backend, models.g.copy(), models.metric_g.copy()
+    backend = models.objective.backend
+    q, r = models.g.copy(), models.preconditioned_g.copy()
     shares = []
-    for s, t, metric_t, rho in reversed(models.pairs):
+    for s, t, preconditioned_t, rho in reversed(models.pairs):
         share = rho * _dot(s, q, backend)
         shares.append(share)
         factor = _per_model(share, models)
         q -= factor * t
-        r -= factor * metric_t
+        r -= factor * preconditioned_t
     r *= _per_model(models.gamma, models)
     for (s, t, _, rho), share in zip(models.pairs, reversed(shares), strict=True):
         r += _per_model(share - rho * _dot(t, r, backend), models) * s

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
 from gpusoftmax.losses import Loss
 from gpusoftmax.objective.objective import Objective
@@ -50,7 +49,7 @@ class _Models:
         """Only the models with a True remain."""
         xp, chosen = self.objective.backend.xp, np.flatnonzero(kept)
         index = self.objective.backend.asarray(chosen)
-        self.objective = self.objective.of(chosen)
+        self.objective = self.objective.select(chosen)
         self.W, self.b = xp.take(self.W, index, axis=1), xp.take(self.b, index, axis=0)
         if self.velocity is not None:
             self.velocity = xp.take(self.velocity[0], index, axis=1), xp.take(self.velocity[1], index, axis=0)
@@ -328,14 +327,17 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
     rows = objective.features.numbers(np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False)))
-    x = objective.features.scaled(rows)
+    x = objective.features.sample(rows)
     if objective.fit_intercept:
         x = np.hstack([x, np.ones((len(x), 1))])
     labels = objective.backend.to_numpy(objective.labels)[rows]
     all_weights = None if objective.weights is None else objective.backend.to_numpy(objective.weights)[rows]
     sums = objective.backend.to_numpy(objective.weight_sums())
     start = rng.standard_normal((x.shape[1], c))  # one for all: a model's rate does not depend on its neighbours
-    with single_threaded_blas(), np.errstate(over="ignore", invalid="ignore"):  # infinite features: the trainer reports
+    with (
+        objective.backend.single_threaded_blas(),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):  # infinite features: the trainer reports
         curvature = np.array(
             [
                 _largest_curvature(
@@ -345,9 +347,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
                 for k in range(objective.n_models)
             ]
         )  # fmt: skip
-    factors = objective.penalty_factors
-    largest_factor = 1.0 if factors is None else objective.backend.to_numpy(factors).max()
-    curvature += objective.backend.to_numpy(objective.l2) * largest_factor
+    curvature += objective.penalty.moved(objective.backend.to_numpy).largest_curvature()
     usable = np.isfinite(curvature) & (curvature > 0)
     return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # data of all zeros: any rate will do
 

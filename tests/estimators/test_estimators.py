@@ -33,6 +33,7 @@ from gpusoftmax import (
 )
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import prepare, solver_of
+from gpusoftmax.features.dense import read_features
 from gpusoftmax.trainer import TrainResult
 
 # every test runs on the CPU and on a GPU: "auto" takes it
@@ -137,17 +138,17 @@ def test_ten_classes_have_the_optimum_of_logistic_regression(rng: np.random.Gene
 
 
 @cpu_only
-@pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
-def test_an_exact_fit_has_the_same_bits_at_any_thread_count(joint: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With each of its metrics: confident digits want new ones."""
+@pytest.mark.parametrize("full_size", [2000, 0], ids=["full", "block-diagonal"])
+def test_an_exact_fit_has_the_same_bits_at_any_thread_count(full_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each of its preconditioners: confident digits want new ones."""
     monkeypatch.setattr("gpusoftmax.cpu.threads.LEAF_ELEMENTS", 1)
-    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.FULL_SIZE", full_size)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
     digits = load_digits()
     X, y = (16 * digits.X_train).astype(np.uint8), digits.y_train
     fits = [SoftmaxClassifier(C=1e-2, n_threads=threads, tol=1e-4).fit(X, y) for threads in (1, 2, 7)]
     assert len({bits(fit) for fit in fits}) == 1
-    assert fits[0].fit_report_.passes > fits[0].n_iter_ + 1  # a second metric was made
+    assert fits[0].fit_report_.passes > fits[0].n_iter_ + 1  # a second preconditioner was made
 
 
 @cpu_only
@@ -291,7 +292,9 @@ def test_what_the_objective_leaves_open_does_not_show(
     for shift_W, shift_b in ((0.0, 0.0), (over_W, over_b)):
         estimator = SoftmaxClassifier(**parameters)
         result = TrainResult(W + shift_W, b + shift_b, [], "finished", 0.0, 0, ["finished"])
-        models.append(set_fitted(estimator, prepare(estimator, get_backend("cpu"), X, y, None, None), result))
+        models.append(
+            set_fitted(estimator, prepare(estimator, read_features(X, get_backend("cpu")), y, None, None), result)
+        )
     np.testing.assert_allclose(models[1].coef_, models[0].coef_, atol=1e-14)
     if "fit_intercept" not in parameters and "penalize_intercept" not in parameters:
         np.testing.assert_allclose(models[1].intercept_, models[0].intercept_, atol=1e-13)
@@ -299,7 +302,7 @@ def test_what_the_objective_leaves_open_does_not_show(
 
 def test_a_penalised_intercept_is_published_as_it_is(small: tuple[Any, Any]) -> None:
     estimator = SoftmaxClassifier(l2=0.1, penalize_intercept=True)
-    problem = prepare(estimator, get_backend("cpu"), *small, None, None)
+    problem = prepare(estimator, read_features(small[0], get_backend("cpu")), small[1], None, None)
     result = TrainResult(np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], "finished", 0.0, 0, ["finished"])
     assert set_fitted(estimator, problem, result).intercept_.tolist() == [1.0, -1.0, 5.0]
 

@@ -78,7 +78,7 @@ def test_an_unfolded_gradient_is_that_of_scaled_features(
 def test_a_sample_is_scaled_in_float64(dtype: str, kind: tuple[bool, bool]) -> None:
     features, explicit = scaled_problem(dtype, *kind, 0)
     rows = np.array([3, 0, 3, 11])
-    np.testing.assert_allclose(features.scaled(rows), explicit[rows], rtol=1e-15)
+    np.testing.assert_allclose(features.sample(rows), explicit[rows], rtol=1e-15)
 
 
 def test_folding_leaves_the_weights_as_they_are() -> None:

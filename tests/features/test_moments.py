@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, sweep
 from gpusoftmax.array import Backend
 from gpusoftmax.estimators.partial_fit import Moments
-from gpusoftmax.estimators.problem import constant_columns, load, pose
+from gpusoftmax.estimators.problem import constant_columns, load, objective_for
+from gpusoftmax.features.dense import read_features
 from tests.support.cases import Array
 
 EPS = float(np.finfo(np.float64).eps)
@@ -37,7 +38,7 @@ def exact_moments(X: Array, weights: Array) -> tuple[Array, Array]:
 def moments_of(X: Array, weights: Array | None, backend: Backend) -> Any:
     """What a fit knows of the columns."""
     estimator = SoftmaxClassifier(scaling="standard")
-    return pose(estimator, load(estimator, backend, backend.features(X), np.arange(len(X)) % 2, weights), None)[2]
+    return objective_for(estimator, load(estimator, read_features(X, backend), np.arange(len(X)) % 2, weights), None)[2]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint8"])

@@ -32,8 +32,8 @@ def read(tmp_path: Path) -> Any:
 
 def test_a_table_with_a_header_gives_features_labels_and_names(read: Any) -> None:
     table = read("a,species,b\n1,ash,2\n3.5,birch,-4e2\n", Columns("species"))
-    np.testing.assert_array_equal(table.X, [[1, 2], [3.5, -400]])
-    assert (table.X.dtype, table.y.tolist(), table.feature_names) == (np.float64, ["ash", "birch"], ("a", "b"))
+    np.testing.assert_array_equal(table.values, [[1, 2], [3.5, -400]])
+    assert (table.values.dtype, table.y.tolist(), table.feature_names) == (np.float64, ["ash", "birch"], ("a", "b"))
 
 
 @pytest.mark.parametrize("name", ["label", "Labels", "CLASS", "target", "y"])
@@ -49,27 +49,27 @@ def test_a_position_names_the_labels_with_and_without_a_header(
     header: str, position: int, labels: Any, X: Any, read: Any
 ) -> None:
     table = read(f"{header}1,2,3\n", Columns(position))
-    assert (table.y.tolist(), table.X.tolist(), table.feature_names is None) == (labels, X, not header)
+    assert (table.y.tolist(), table.values.tolist(), table.feature_names is None) == (labels, X, not header)
 
 
 def test_a_header_of_numbers_is_one_if_the_label_is_named(read: Any) -> None:
     table = read("0,1,kind\n5,6,ash\n", Columns("kind"))
-    assert (table.X.tolist(), table.feature_names) == ([[5, 6]], ("0", "1"))
+    assert (table.values.tolist(), table.feature_names) == ([[5, 6]], ("0", "1"))
 
 
 def test_labels_may_be_absent_where_none_are_needed(read: Any) -> None:
     table = read("1,2\n3,4\n", ANY)
-    assert (table.X.tolist(), table.y) == ([[1, 2], [3, 4]], None)
+    assert (table.values.tolist(), table.y) == ([[1, 2], [3, 4]], None)
 
 
 def test_columns_are_taken_by_name_in_the_order_asked_for_and_others_left_out(read: Any) -> None:
     table = read("remark,b,a\nhello,1,2\n", Columns(need_label=False, features=("a", "b")))
-    assert (table.X.tolist(), table.feature_names) == ([[2, 1]], ("a", "b"))
+    assert (table.values.tolist(), table.feature_names) == ([[2, 1]], ("a", "b"))
 
 
 def test_dropped_columns_may_hold_anything(read: Any) -> None:
     table = read("id,a,note,label\nx7,1,,ash\n", Columns(drop=("id", "note")))
-    assert (table.X.tolist(), table.feature_names, table.y.tolist()) == ([[1]], ("a",), ["ash"])
+    assert (table.values.tolist(), table.feature_names, table.y.tolist()) == ([[1]], ("a",), ["ash"])
 
 
 def test_a_first_row_with_a_gap_is_no_header(read: Any) -> None:
@@ -83,7 +83,7 @@ def test_a_tsv_is_parted_by_tabs_whatever_its_header_holds(tmp_path: Path) -> No
 
 
 def test_a_blank_first_line_does_not_decide_what_parts_fields(read: Any) -> None:
-    assert read("\n\na;b;label\n1;2;x\n").X.tolist() == [[1, 2]]
+    assert read("\n\na;b;label\n1;2;x\n").values.tolist() == [[1, 2]]
 
 
 def test_of_as_many_commas_as_semicolons_the_commas_are_decimal(read: Any) -> None:
@@ -127,7 +127,7 @@ def test_a_first_line_is_a_header_where_names_or_rows_below_say_so(
     content: str, columns: Columns, named: bool, read: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = read(content, columns)
-    assert (table.feature_names is not None, len(table.X)) == (named, content.count("\n") - named)
+    assert (table.feature_names is not None, len(table.values)) == (named, content.count("\n") - named)
     assert ("has no header: its first line is taken for a row" in caplog.text) == (not named and columns.header is None)
 
 
@@ -171,23 +171,23 @@ def test_numbers_are_written_in_ascii_without_underscores(
 
 def test_signs_that_are_no_numbers_may_be_in_names_labels_and_dropped_columns(read: Any) -> None:
     table = read("a_1,b,label\n1,x_\u0661,k_1\n2,y_1,\u0661\n", Columns(drop=("b",)))
-    assert (table.X.tolist(), table.y.tolist()) == ([[1], [2]], ["k_1", "\u0661"])
+    assert (table.values.tolist(), table.y.tolist()) == ([[1], [2]], ["k_1", "\u0661"])
 
 
 @pytest.mark.parametrize("true", ["True", "true", "TRUE", " True "])
 def test_booleans_are_one_and_zero(true: str, read: Any) -> None:
     table = read(f"a,red,label\n1,{true},x\n2,False,y\n3,1,y\n")
-    assert table.X.tolist() == [[1, 1], [2, 0], [3, 1]]
+    assert table.values.tolist() == [[1, 1], [2, 0], [3, 1]]
 
 
 @pytest.mark.parametrize("text", ["word " * 30_000, '"' + "word, " * 30_000 + '"'], ids=["plain", "quoted"])
 def test_a_long_field_that_is_dropped_does_not_matter(text: str, read: Any) -> None:
-    assert read(f"a,text,label\n1,{text},x\n2,b,y\n", Columns(drop=("text",))).X.tolist() == [[1], [2]]
+    assert read(f"a,text,label\n1,{text},x\n2,b,y\n", Columns(drop=("text",))).values.tolist() == [[1], [2]]
 
 
 def test_names_of_dropped_columns_may_stand_twice(read: Any) -> None:
-    assert read("a,b,b,label\n1,p,q,x\n", Columns(drop=("b",))).X.tolist() == [[1]]
-    assert read("a,b,b,label\n1,p,q,x\n", Columns(need_label=False, features=("a",))).X.tolist() == [[1]]
+    assert read("a,b,b,label\n1,p,q,x\n", Columns(drop=("b",))).values.tolist() == [[1]]
+    assert read("a,b,b,label\n1,p,q,x\n", Columns(need_label=False, features=("a",))).values.tolist() == [[1]]
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1"])
@@ -195,17 +195,17 @@ def test_a_column_without_a_name_is_left_out_with_a_warning(
     name: str, read: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = read(f"{name},a,label\n8,1,x\n6,2,y\n")
-    assert (table.X.tolist(), table.feature_names) == ([[1], [2]], ("a",))
+    assert (table.values.tolist(), table.feature_names) == ([[1], [2]], ("a",))
     assert "is taken for row numbers and left out" in caplog.text
 
 
 def test_columns_that_end_in_a_separator_are_left_out(read: Any) -> None:
-    assert read("a;label;;\n1;x;;\n2;y;;\n").X.tolist() == [[1], [2]]
+    assert read("a;label;;\n1;x;;\n2;y;;\n").values.tolist() == [[1], [2]]
 
 
 def test_a_column_without_a_name_that_is_asked_for_is_taken(read: Any, caplog: pytest.LogCaptureFixture) -> None:
-    assert read(",a\n8,1\n", Columns(need_label=False, features=("", "a"))).X.tolist() == [[8, 1]]
-    assert read(",a,label\n8,1,x\n", Columns(drop=("",))).X.tolist() == [[1]]
+    assert read(",a\n8,1\n", Columns(need_label=False, features=("", "a"))).values.tolist() == [[8, 1]]
+    assert read(",a,label\n8,1,x\n", Columns(drop=("",))).values.tolist() == [[1]]
     assert caplog.text == ""
 
 
@@ -224,7 +224,7 @@ def test_a_column_without_a_name_that_is_asked_for_is_taken(read: Any, caplog: p
 )
 def test_separators_are_found_outside_quotes_or_as_the_file_says(text: str, read: Any) -> None:
     table = read(text)
-    assert (table.X.tolist(), table.y.tolist()) == ([[1, 2]], ["x"])
+    assert (table.values.tolist(), table.y.tolist()) == ([[1, 2]], ["x"])
 
 
 def test_a_quote_within_a_name_opens_nothing(read: Any) -> None:
@@ -251,7 +251,7 @@ def test_coordinates_are_no_labels(read: Any) -> None:
 
 def test_a_feature_of_a_usual_name_is_no_label(read: Any) -> None:
     table = read("x,y,class\n1,2,3\n", Columns(need_label=False, features=("x", "y")))
-    assert (table.X.tolist(), table.y.tolist()) == ([[1, 2]], ["3"])
+    assert (table.values.tolist(), table.y.tolist()) == ([[1, 2]], ["3"])
 
 
 def test_a_table_without_a_header_is_told_of(read: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -262,7 +262,7 @@ def test_a_table_without_a_header_is_told_of(read: Any, caplog: pytest.LogCaptur
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_commas_semicolons_and_tabs_part_fields(delimiter: str, read: Any) -> None:
     table = read("a,b,label\n1,2,ash\n".replace(",", delimiter))
-    assert (table.X.tolist(), table.y.tolist()) == ([[1, 2]], ["ash"])
+    assert (table.values.tolist(), table.y.tolist()) == ([[1, 2]], ["ash"])
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_commas_semicolons_and_tabs_part_fields(delimiter: str, read: Any) -> No
 )
 def test_the_same_table_in_another_dress_is_the_same(text: str, read: Any) -> None:
     table = read(text)
-    assert (table.X.tolist(), table.y.tolist(), table.feature_names) == ([[1, 2]], ["ash"], ("a", "b"))
+    assert (table.values.tolist(), table.y.tolist(), table.feature_names) == ([[1, 2]], ["ash"], ("a", "b"))
 
 
 def test_a_quoted_field_may_hold_commas_quotes_and_newlines(read: Any) -> None:
@@ -291,7 +291,7 @@ def test_many_rows_are_converted_in_parts(read: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(csv_file, "AT_ONCE", 7)
     X = rng.standard_normal((20, 3))
     table = read("a,b,c,label\n" + "".join(f"{a!r},{b!r},{c!r},k{i}\n" for i, (a, b, c) in enumerate(X.tolist())))
-    np.testing.assert_array_equal(table.X, X)
+    np.testing.assert_array_equal(table.values, X)
     assert table.y.tolist() == [f"k{i}" for i in range(20)]
 
 

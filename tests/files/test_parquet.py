@@ -34,7 +34,7 @@ def read(tmp_path: Path) -> Any:
 )
 def test_the_smallest_type_that_holds_all_columns_is_taken(dtypes: Any, expected: str, read: Any) -> None:
     table = read({"a": np.ones(2, dtypes[0]), "b": np.zeros(2, dtypes[1]), "label": ["x", "y"]})
-    assert (table.X.dtype, table.X.tolist()) == (np.dtype(expected), [[1, 0], [1, 0]])
+    assert (table.values.dtype, table.values.tolist()) == (np.dtype(expected), [[1, 0], [1, 0]])
     assert (table.feature_names, table.y.tolist()) == (("a", "b"), ["x", "y"])
 
 
@@ -46,12 +46,12 @@ def test_labels_may_be_numbers_or_a_dictionary(read: Any) -> None:
 @pytest.mark.parametrize("kind", [pyarrow.list_(pyarrow.float32()), pyarrow.list_(pyarrow.float32(), 3)])
 def test_a_column_of_lists_is_a_matrix(kind: Any, read: Any) -> None:
     table = read({"embedding": pyarrow.array([[1, 2, 3], [4, 5, 6]], kind), "label": [0, 1]})
-    assert (table.X.tolist(), table.X.dtype) == ([[1, 2, 3], [4, 5, 6]], np.float32)
+    assert (table.values.tolist(), table.values.dtype) == ([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
 def test_elements_of_lists_have_names_beside_other_columns(read: Any) -> None:
     table = read({"e": [[1.0, 2.0], [4.0, 5.0]], "age": [7.0, 8.0], "label": [0, 1]})
-    assert (table.X.tolist(), table.feature_names) == ([[1, 2, 7], [4, 5, 8]], ("e[0]", "e[1]", "age"))
+    assert (table.values.tolist(), table.feature_names) == ([[1, 2, 7], [4, 5, 8]], ("e[0]", "e[1]", "age"))
     assert table.label == "label"
 
 
@@ -65,7 +65,7 @@ def test_elements_of_lists_are_found_by_name_whatever_else_there_is(read: Any) -
         "x": [[9], [9]],
     }
     table = read(columns, asked)
-    assert (table.X.tolist(), table.feature_names) == ([[2, 7, 1, 3], [5, 8, 4, 6]], asked.features)
+    assert (table.values.tolist(), table.feature_names) == ([[2, 7, 1, 3], [5, 8, 4, 6]], asked.features)
     with pytest.raises(BadFileError, match=r"has no 'e\[2\]'; expected all 3 features"):
         read(columns, Columns(need_label=False, features=("e[0]", "e[1]", "e[2]")))
 
@@ -82,8 +82,8 @@ def test_elements_of_lists_are_found_by_name_whatever_else_there_is(read: Any) -
     ids=["text with gaps", "ragged lists", "structures", "bytes", "nothing"],
 )
 def test_dropped_columns_may_hold_anything(dropped: Any, read: Any) -> None:
-    assert read({"a": [1.0, 2.0], "b": dropped, "label": [0, 1]}, Columns(drop=("b",))).X.tolist() == [[1], [2]]
-    assert read({"a": [1.0, 2.0], "b": dropped}, Columns(need_label=False, features=("a",))).X.tolist() == [[1], [2]]
+    assert read({"a": [1.0, 2.0], "b": dropped, "label": [0, 1]}, Columns(drop=("b",))).values.tolist() == [[1], [2]]
+    assert read({"a": [1.0, 2.0], "b": dropped}, Columns(need_label=False, features=("a",))).values.tolist() == [[1], [2]]
 
 
 def test_it_is_read_without_threads(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_an_index_of_pandas_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame({"a": [1.0, 2.0]}, index=pandas.Index([7, 8], name="key")).to_parquet(tmp_path / "a.parquet")
     assert read_parquet(tmp_path / "a.parquet", Columns("key")).y.tolist() == [7, 8]
-    assert read_parquet(tmp_path / "a.parquet", Columns(None, False, ("key",))).X.tolist() == [[7], [8]]
+    assert read_parquet(tmp_path / "a.parquet", Columns(None, False, ("key",))).values.tolist() == [[7], [8]]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"no parquet at all"])
@@ -167,6 +167,6 @@ def test_decimals_and_views_of_text_are_read(tmp_path: Path) -> None:
     table = pyarrow.table({"a": a, "label": pyarrow.array(["x", "y"], pyarrow.string_view())})
     parquet.write_table(table, tmp_path / "t.parquet")
     found = read_parquet(tmp_path / "t.parquet", Columns())
-    assert found.X.tolist() == [[1.5], [-2.25]]
+    assert found.values.tolist() == [[1.5], [-2.25]]
     assert found.y is not None
     assert found.y.tolist() == ["x", "y"]

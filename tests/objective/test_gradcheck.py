@@ -9,8 +9,8 @@ import pytest
 
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective import gradcheck
+from gpusoftmax.objective.functional import loss_and_gradient
 from gpusoftmax.objective.gradcheck import GradientRecord, gradient_check
-from gpusoftmax.objective.objective import loss_and_gradient
 
 D, C, K = 5, 4, 2
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.losses import LOSSES
-from gpusoftmax.objective.objective import loss_and_gradient, softmax_cross_entropy
+from gpusoftmax.objective.functional import loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.solvers.certificate import certify
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.sgd import SGD

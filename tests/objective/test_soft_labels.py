@@ -157,7 +157,7 @@ def test_some_of_the_models_keep_their_own_labels(backend: Backend) -> None:
     problem = random_problem(7, n=40, d=D, c=CLASSES, K=3, weighted=True)
     objective = softened(problem, proportions(5, 40), backend)
     whole = evaluated(objective, problem.W, problem.b)
-    some = evaluated(objective.of(np.array([2, 0])), problem.W[:, [2, 0]], problem.b[[2, 0]])
+    some = evaluated(objective.select(np.array([2, 0])), problem.W[:, [2, 0]], problem.b[[2, 0]])
     # the same rows through wider tiles
     np.testing.assert_allclose(some.value, whole.value[[2, 0]], rtol=1e-6)
     np.testing.assert_allclose(some.dW, whole.dW[:, [2, 0]], atol=1e-6 * np.abs(whole.dW).max())
@@ -190,7 +190,7 @@ def test_the_bound_holds_for_soft_labels_wherever_a_fit_ends(
     P = proportions(7, 120)
     hard = objective_of(
         X.astype(np.float64), P.argmax(axis=1), backend, K=2, c=4, l2=[0.3, 0.01],
-        weights=rng.random((120, 2)) if weighted else None, penalty_factors=backend.asarray(rng.random(5) + 0.5),
+        weights=rng.random((120, 2)) if weighted else None, penalty_factors=rng.random(5) + 0.5,
         **options,
     )  # fmt: skip
     objective = with_soft_labels(hard, P, 0.1)

@@ -84,7 +84,7 @@ def unharmed(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, three_blas_t
 
 LBFGS, SGD = "gpusoftmax.solvers.lbfgs.LBFGS", "gpusoftmax.solvers.sgd.SGD"
 BEFORE_ANY = {
-    "features are checked": "gpusoftmax.array.check_features",
+    "features are checked": "gpusoftmax.features.dense.check_features",
     "labels are checked": "gpusoftmax.estimators.problem.encode_labels",
     "validation labels are checked": "gpusoftmax.estimators.problem.encode_known_labels",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
@@ -98,7 +98,7 @@ OUTSIDE = {  # of the passes: by solver
     "lbfgs": BEFORE_ANY
     | {
         "the sample is drawn": "gpusoftmax.solvers.lbfgs.GramSample",
-        "its curvature is factored": "gpusoftmax.solvers.preconditioners.gram.Rows.inverse",
+        "its curvature is factored": "gpusoftmax.solvers.preconditioners.gram.GramInverse.inverse",
         "the certificate is worked out": "gpusoftmax.estimators.fitting.certify",
         "its intercepts are solved for": "gpusoftmax.solvers.certificate.best_shift",
     }
@@ -172,7 +172,7 @@ def test_ctrl_c_within_the_passes_ends_them_with_a_model_that_predicts(
 
 
 STREAM = {
-    "features are checked": "gpusoftmax.array.check_features",
+    "features are checked": "gpusoftmax.features.dense.check_features",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
     "the learning rate is found": "gpusoftmax.estimators.fitting.automatic_learning_rate",
     "weights are written": "gpusoftmax.estimators.fitting.set_weights",

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import get_backend
+from gpusoftmax import array, get_backend
+from gpusoftmax.cpu.facts import VECTOR_FEATURES
 from gpusoftmax.cuda.probe import probe
 from gpusoftmax.reports import machine
 from gpusoftmax.reports.machine import describe, in_words
@@ -71,7 +72,7 @@ def test_the_number_of_threads_is_the_environments(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_numba_there_are_no_vectors_and_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "get_backend", lambda name, n_threads=None: get_backend("numpy", n_threads))
+    monkeypatch.setattr(array, "get_backend", lambda name, n_threads=None: get_backend("numpy", n_threads))
     facts = describe()
     assert (facts["vector_features"], facts["vector_bits"], facts["caches"]["CPU kernels"]) == ([], None, None)
 
@@ -104,7 +105,7 @@ def test_data_sets_and_gpu_kernels_are_where_the_environment_says(monkeypatch: p
 
 
 def test_vector_features_are_known_ones(facts: dict[str, Any]) -> None:
-    assert set(facts["vector_features"]) <= set(machine.VECTOR_FEATURES)
+    assert set(facts["vector_features"]) <= set(VECTOR_FEATURES)
 
 
 FACTS = {

@@ -30,7 +30,7 @@ def test_the_bound_holds_wherever_a_fit_ends(
     factors = rng.random(5) + 0.5
     objective = objective_of(
         X.astype(np.float64), y, backend, K=2, loss=loss, l2=[0.3, 0.01], weights=weights,
-        penalty_factors=backend.asarray(factors),
+        penalty_factors=factors,
         **options,
     )  # fmt: skip
     assert_bounds_hold(objective)

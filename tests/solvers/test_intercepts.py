@@ -13,7 +13,7 @@ from gpusoftmax.array import get_backend
 from gpusoftmax.reference import row_loss
 from gpusoftmax.solvers import intercepts
 from gpusoftmax.solvers.certificate import certify
-from gpusoftmax.solvers.intercepts import LOSSES, Rows, best_shift
+from gpusoftmax.solvers.intercepts import LOSSES, KeptRows, best_shift
 from tests.support.cases import Array, objective_of
 
 BOTH = pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
@@ -37,7 +37,7 @@ def rows_of(
         losses, gradient = row_loss(z + v, y, loss)
         return float(s @ losses + t @ v), s @ gradient + t
 
-    return Rows(kept, y, s, t, threads), phi
+    return KeptRows(kept, y, s, t, get_backend("numpy", threads)), phi
 
 
 @BOTH

@@ -273,11 +273,11 @@ def confident(seed: int, noise: float = 0.1) -> tuple[Array, Array]:
     return X, np.where(rng.random(2000) < noise, rng.integers(0, 8, 2000), y)
 
 
-@pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
-def test_a_new_metric_saves_passes_for_confident_models(
-    joint: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full_size", [2000, 0], ids=["full", "block-diagonal"])
+def test_a_new_preconditioners_saves_passes_for_confident_models(
+    full_size: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.JOINT", joint)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.FULL_SIZE", full_size)
     X, y = confident(0, noise=0.0)  # separable: without noise the optimum is far away
     objective = objective_of(X, y, backend, c=8, l2=1e-5)
     with_it = run(LBFGS(500, tol=1e-6), objective)
@@ -289,13 +289,13 @@ def test_a_new_metric_saves_passes_for_confident_models(
     assert with_it.passes > with_it.step + 1  # the rows that were looked at count
 
 
-def test_models_side_by_side_have_new_metrics_at_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_side_by_side_have_new_preconditioners_at_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = confident(1)
     l2 = np.array([10.0, 1e-6])
     made = []
 
     def spy(objective: Objective, k: int, *rest: Any) -> Any:
-        made.append(float(objective.l2[k]))
+        made.append(float(objective.penalty.strengths[k]))
         return refresh(objective, k, *rest)
 
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.refresh", spy)

@@ -174,7 +174,7 @@ class ScriptedObjective:
     def weight_sums(self) -> Array:
         return self.backend.xp.full(self.n_models, 12.0)
 
-    def of(self, models: Array) -> ScriptedObjective:
+    def select(self, models: Array) -> ScriptedObjective:
         part = ScriptedObjective(self.backend, self.plan, self.values[:, models])
         part.calls = self.calls
         return part
@@ -506,7 +506,8 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
         shift=rng.normal(100, 20, d), scale=rng.uniform(50, 100, d), **flags,
     )  # fmt: skip
     term = LinearTerm(rng.standard_normal((d, K, 3)), rng.standard_normal((K, 3))) if linear else None
-    objective = replace(objective, penalty_factors=rng.uniform(0.5, 2, d), linear_term=term)
+    penalty = replace(objective.penalty, factors=rng.uniform(0.5, 2, d))
+    objective = replace(objective, penalty=penalty, linear_term=term)
     solver = SGD(plan, 9, np.array([0.005, 0.01]), momentum, nesterov, "constant")
     rates, inertia = np.full((3, K), [0.005, 0.01], problem.W.dtype), np.full(K, momentum, problem.W.dtype)
     states = [solver.init(objective, problem.W, problem.b) for _ in range(2)]

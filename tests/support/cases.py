@@ -21,6 +21,7 @@ from gpusoftmax.array import Backend
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Evaluation, Objective
+from gpusoftmax.penalties import L2
 from gpusoftmax.solvers import LBFGS
 from gpusoftmax.solvers.certificate import certify
 
@@ -276,7 +277,9 @@ def objective_of(
     weights: Array | None = None,
     shift: Array | None = None,
     scale: Array | None = None,
-    **flags: bool,
+    penalize_intercept: bool = False,
+    penalty_factors: Array | None = None,
+    **flags: Any,
 ) -> Objective:
     """An Objective as the estimators build it, on the back end's device."""
     X, y, s, penalties, shift, scale = (
@@ -290,7 +293,7 @@ def objective_of(
         y,
         int(labels.max()) + 1 if c is None else c,
         s,
-        penalties,
+        L2(penalties, None if penalty_factors is None else backend.asarray(penalty_factors), penalize_intercept),
         LOSSES[loss],
         **flags,
     )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from gpusoftmax.solvers.preconditioners.inverses import Inverse
 
 
-class Metric(Protocol):
+class Preconditioner(Protocol):
     """M^-1 of one model."""
 
     def solve(self, v: Any) -> Any:
@@ -21,7 +21,7 @@ class Metric(Protocol):
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedBlock:
     """One inverse for all classes that v has; `centre` (d, 1) is m, None without a free intercept."""
 
     inverse: Inverse
@@ -43,7 +43,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class ClassWise:
+class BlockDiagonal:
     """An inverse for each class, between projections onto what classes do not share.
 
     A part that all classes share changes no loss, and each inverse alone would make one: without the projections some
@@ -51,7 +51,7 @@ class ClassWise:
     is none.
     """
 
-    classes: list[Shared]
+    classes: list[SharedBlock]
     shared: Any
 
     def solve(self, v: Any) -> Any:
@@ -60,13 +60,13 @@ class ClassWise:
         common = v.sum(axis=1)[:, None] / c
         v = v - common
         solution = 0 * v
-        for j, metric in enumerate(self.classes):
-            solution[:, j : j + 1] = metric.solve(v[:, j : j + 1])
+        for j, preconditioner in enumerate(self.classes):
+            solution[:, j : j + 1] = preconditioner.solve(v[:, j : j + 1])
         return solution - solution.sum(axis=1)[:, None] / c + common / self.shared
 
 
 @dataclass(frozen=True)
-class Joint:
+class FullHessian:
     """One inverse over all numbers of a model, class after class within a feature."""
 
     inverse: Inverse
@@ -89,29 +89,29 @@ class Joint:
 
 
 @dataclass(frozen=True)
-class Preconditioner:
+class Preconditioners:
     """M^-1 over K models.
 
     Attributes
     ----------
-    metrics : list of Metric, one a model
+    preconditioners : list of Preconditioner, one a model
     rows : int
         Of the sample that was read.
     """
 
-    metrics: list[Metric]
+    of_models: list[Preconditioner]
     rows: int
 
     def apply(self, g: Any, out: Any) -> Any:
         """M^-1 g, both (d + 1, K, c) with the intercepts' part in the last row; -> out."""
-        for k, metric in enumerate(self.metrics):
-            out[:, k] = metric.solve(g[:, k])
+        for k, preconditioner in enumerate(self.of_models):
+            out[:, k] = preconditioner.solve(g[:, k])
         return out
 
-    def of(self, models: list[int]) -> Preconditioner:
+    def select(self, models: list[int]) -> Preconditioners:
         """The same for some of the models."""
-        return replace(self, metrics=[self.metrics[k] for k in models])
+        return replace(self, of_models=[self.of_models[k] for k in models])
 
-    def with_metric(self, k: int, metric: Metric) -> Preconditioner:
-        """The same with another metric for model k."""
-        return replace(self, metrics=[*self.metrics[:k], metric, *self.metrics[k + 1 :]])
+    def replaced(self, k: int, preconditioner: Preconditioner) -> Preconditioners:
+        """The same with another preconditioner for model k."""
+        return replace(self, of_models=[*self.of_models[:k], preconditioner, *self.of_models[k + 1 :]])

@@ -1,4 +1,4 @@
-"""The first metric, which needs no point: a Gram matrix of the features, from a sample of the rows.
+"""The first preconditioner, which needs no point: a Gram matrix of the features, from a sample of the rows.
 
 At equal probabilities the Hessian of the mean softmax loss with respect to one class's weights is G / c, with G the
 weighted Gram matrix of the features, and classes do not couple beyond a shift. So
@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.base import Metric, Preconditioner, Shared
-from gpusoftmax.solvers.preconditioners.inverses import Inverse, Rows, Spectrum
+from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
+from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
     factor_cost,
@@ -49,7 +48,7 @@ SPECTRUM_SPREAD = 1e6  # of the features' variances: where it is larger, small o
 KEPT = 1 << 25  # numbers of inverses that are kept: 128 MB in float32
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its numbers
 SMALLEST_LOW_RANK = 32  # with fewer, the diagonal
-AFFORDABLE = 100.0  # reads that a first metric may cost
+AFFORDABLE = 100.0  # reads that a first preconditioner may cost
 
 
 class GramSample:
@@ -85,46 +84,46 @@ class GramSample:
         self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE * penalties
         self._share = row_shares(objective, 0, self.chosen) if alike else None
         # by kind: the last shares of the weights, what they make, and its inverses by penalty
-        self._products: dict[str, tuple[bytes, Rows | Spectrum, Any, dict[float, Inverse]]] = {}
+        self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
 
-    def precondition(self, objective: Objective) -> Preconditioner:
+    def preconditioners(self, objective: Objective) -> Preconditioners:
         """The inverses of kappa G_k + l2_k diag(r), or of its diagonals if these are not to be made at once; logged."""
         kind = self.kind if self.at_once else "diagonal"
-        penalties = objective.backend.to_numpy(objective.l2).tolist()
-        with single_threaded_blas():
-            metrics = [self._metric(objective, kind, self._shares(objective, k), l2) for k, l2 in enumerate(penalties)]
-        return Preconditioner(metrics, len(self.chosen))
+        penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
+        with objective.backend.single_threaded_blas():
+            preconditioners = [
+                self._make(objective, kind, self._shares(objective, k), l2) for k, l2 in enumerate(penalties)
+            ]
+        return Preconditioners(preconditioners, len(self.chosen))
 
-    def metric(self, objective: Objective, k: int) -> Metric:
+    def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
         """Model k's, not its diagonal."""
-        l2 = float(objective.backend.to_numpy(objective.l2)[k])
-        return self._metric(objective, self.kind, self._shares(objective, k), l2)
+        l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+        return self._make(objective, self.kind, self._shares(objective, k), l2)
 
     def _shares(self, objective: Objective, k: int) -> Array:
         return row_shares(objective, k, self.chosen) if self._share is None else self._share
 
     @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
-    def _metric(self, objective: Objective, kind: str, share: Array, l2: float) -> Metric:
+    def _make(self, objective: Objective, kind: str, share: Array, l2: float) -> Preconditioner:
         """The one of a model with these shares of the weights and this l2."""
         backend, key = objective.backend, share.tobytes()
         kappa, penalty = objective.loss.curvature_at_zero(objective.n_classes), penalty_diagonal(objective)
         if kind not in self._products or self._products[kind][0] != key:
             a, mean, raw = _centred(objective, self.chosen, share, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
-            threads, made = backend.n_threads, "cholesky" if kind == "spectrum" and not _is_even(a) else kind
+            made = "cholesky" if kind == "spectrum" and not _is_even(a) else kind
             log.info("preconditioner: %s, from %d of %d rows", made, len(self.chosen), objective.features.n)
-            product = (
-                Spectrum(a, penalty, backend, threads) if made == "spectrum" else Rows(made, a, raw, backend, threads)
-            )
+            product = Spectrum(a, penalty, backend) if made == "spectrum" else GramInverse(made, a, raw, backend)
             self._products[kind] = key, product, centre, {}
         _, product, centre, inverses = self._products[kind]
         if self._share is not None:
             l2 = float(f"{l2:.1e}")
         if l2 not in inverses:
-            if (len(inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, Rows):
+            if (len(inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, GramInverse):
                 inverses.clear()
             inverses[l2] = product.inverse(l2 * penalty)
-        return Shared(inverses[l2], centre, kappa, objective.penalize_intercept)
+        return SharedBlock(inverses[l2], centre, kappa, objective.penalty.on_intercept)
 
 
 def _is_even(a: Array) -> bool:
@@ -138,7 +137,7 @@ def _is_even(a: Array) -> bool:
 def _centred(objective: Objective, rows: Array, share: Array, kappa: float) -> tuple[Array, Array, Array]:
     """a (m, d): sqrt(kappa share_i) (x_i - centre), with a'a = kappa G; centre (d,); the diagonal of a'a uncentred."""
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-    d = objective.features.d + objective.penalize_intercept
+    d = objective.features.d + objective.penalty.on_intercept
     mean, raw = np.zeros(d), np.zeros(d)
     for of in blocks:
         x = scaled_rows(objective, rows[of])

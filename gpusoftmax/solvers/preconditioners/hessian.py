@@ -1,4 +1,4 @@
-"""The metric at a point: the Hessian there, whole or class by class, from rows that have curvature left.
+"""The preconditioner at a point: the Hessian there, whole or class by class, from rows that have curvature left.
 
 The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i, with C_i (c, c) the loss's curvature in the scores
 of row i: diag(p_i) - p_i p_i' for softmax (`losses.Loss.row_hessians`).
@@ -13,18 +13,18 @@ proportional to its own, and weighs the inverse of that, which leaves the expect
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu.threads import for_each, single_threaded_blas
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.base import ClassWise, Joint, Metric, Shared
-from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, Inverse, Rows, cholesky
+from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian, Preconditioner, SharedBlock
+from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, GramInverse, Inverse, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
     CALL,
@@ -40,10 +40,10 @@ Array = npt.NDArray[Any]
 
 log = logging.getLogger("gpusoftmax")
 
-JOINT = 2000  # (d + 1) c up to which the joint matrix is made
-JOINT_ROWS_PER_FEATURE, FEWEST_JOINT_ROWS = 4, 512  # each row has a rank of up to c - 1
+FULL_SIZE = 2000  # (d + 1) c up to which the joint matrix is made
+FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # each row has a rank of up to c - 1
 CLASS_ROWS_PER_FEATURE = 2
-MOST_ELEMENTS = 1 << 27  # numbers of all models' metrics: 512 MB in float32
+MOST_ELEMENTS = 1 << 27  # numbers of all models' preconditioners: 512 MB in float32
 CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
 MOST_PROBABILITIES = 1 << 26  # of these rows: 512 MB
 
@@ -51,19 +51,19 @@ MOST_PROBABILITIES = 1 << 26  # of these rows: 512 MB
 def refresh_cost(objective: Objective) -> float:
     """What `refresh` of one model would take, in reads of X by that model; inf where memory forbids it."""
     n, d, c = objective.features.n, objective.features.d, objective.n_classes
-    if is_joint(objective):
+    if is_full(objective):
         size = (d + 1) * c
         if objective.n_models * size**2 > MOST_ELEMENTS:
             return float("inf")
-        return (_joint_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read_cost(n, d, c)
+        return (_full_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read_cost(n, d, c)
     m = _class_rows(objective)
     if objective.n_models * c * d * min(d, m) > MOST_ELEMENTS:
         return float("inf")
     return c * (factor_cost("cholesky" if m >= d else "low rank", m, d) + CALL / 10) / read_cost(n, d, c)
 
 
-def _joint_rows(objective: Objective) -> int:
-    return min(objective.features.n, max(FEWEST_JOINT_ROWS, JOINT_ROWS_PER_FEATURE * objective.features.d))
+def _full_rows(objective: Objective) -> int:
+    return min(objective.features.n, max(FEWEST_FULL_ROWS, FULL_ROWS_PER_FEATURE * objective.features.d))
 
 
 def _class_rows(objective: Objective) -> int:
@@ -71,8 +71,8 @@ def _class_rows(objective: Objective) -> int:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> tuple[Metric, int]:
-    """The joint or the class-wise metric of model k at its point (d + 1, c), and how many rows were looked at.
+def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> tuple[Preconditioner, int]:
+    """The joint or the class-wise preconditioner of model k at its point (d + 1, c), and how many rows were looked at.
 
     `times` tells the refreshes of a solve apart: each draws its own rows.
     """
@@ -82,18 +82,20 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))
     rows = uniform_rows(features, candidates, rng)
     x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
-    penalty = float(backend.to_numpy(objective.l2)[k]) * penalty_diagonal(objective)
-    free, penalised = objective.has_free_intercept, objective.penalize_intercept
-    with single_threaded_blas():
-        if is_joint(objective):
-            chosen, scale = _important(curvature.traces(), _joint_rows(objective), rng)
+    penalty = float(backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+    free, penalised = objective.has_free_intercept, objective.penalty.on_intercept
+    with backend.single_threaded_blas():
+        if is_full(objective):
+            chosen, scale = _important(curvature.traces(), _full_rows(objective), rng)
             if free:
                 x = np.hstack([x, np.ones((len(x), 1), dtype)])
                 penalty = np.append(penalty, 0.0)
-            inverse = _joint_inverse(x[chosen], curvature.select(chosen, scale), c, np.repeat(penalty, c), backend)
-            log.info("preconditioner: joint, from %d of %d rows", len(chosen), features.n)
-            metric: Metric = Joint(inverse, backend.asarray(centre.astype(dtype)[:, None]) if free else None, penalised)
-            return metric, len(rows)
+            inverse = _full_inverse(x[chosen], curvature.select(chosen, scale), c, np.repeat(penalty, c), backend)
+            log.info("preconditioner: full Hessian, from %d of %d rows", len(chosen), features.n)
+            preconditioner: Preconditioner = FullHessian(
+                inverse, backend.asarray(centre.astype(dtype)[:, None]) if free else None, penalised
+            )
+            return preconditioner, len(rows)
         size, seeds = _class_rows(objective), rng.integers(1 << 62, size=c)
         classes: list[Any] = [None] * c
 
@@ -102,18 +104,23 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
                 weights = curvature.diagonal(j)
                 chosen, scale = _important(weights, size, np.random.default_rng(seeds[j]))
                 share = (weights[chosen] * scale).astype(np.float64)
-                classes[j] = _class_metric(objective, x[chosen], share, penalty, centre)
+                classes[j] = _class_block(objective, x[chosen], share, penalty, centre)
 
-        for_each(work, c, backend.n_threads if backend.gpu is None else 1)  # other threads have other current devices
-    log.info("preconditioner: class-wise, from at most %d of %d rows a class", size, features.n)
+        alone = backend.gpu is not None  # other threads have other current devices
+        (_with_one_thread(backend) if alone else backend).for_each(work, c)
+    log.info("preconditioner: block-diagonal, from at most %d of %d rows a class", size, features.n)
     shared = np.where(penalty > 0, penalty, np.inf)
     shared = shared if penalised else np.append(shared, np.inf)
-    return ClassWise(classes, backend.asarray(shared.astype(dtype)[:, None])), len(rows)
+    return BlockDiagonal(classes, backend.asarray(shared.astype(dtype)[:, None])), len(rows)
 
 
-def is_joint(objective: Objective) -> bool:
+def _with_one_thread(backend: Backend) -> Backend:
+    return replace(backend, n_threads=1)
+
+
+def is_full(objective: Objective) -> bool:
     """Whether `refresh` makes the joint matrix, which is as good as the Hessian."""
-    return (objective.features.d + 1) * objective.n_classes <= JOINT
+    return (objective.features.d + 1) * objective.n_classes <= FULL_SIZE
 
 
 def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, RowHessians, Array]:
@@ -123,14 +130,14 @@ def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tupl
     """
     share = row_shares(objective, k, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-    d = objective.features.d + objective.penalize_intercept
+    d = objective.features.d + objective.penalty.on_intercept
     x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
     scores = np.empty((len(rows), objective.n_classes))
     for of in blocks if objective.has_free_intercept else []:
         centre += share[of] @ scaled_rows(objective, rows[of])
     for of in blocks:
         block = scaled_rows(objective, rows[of])
-        scores[of] = block @ point[:d] + (0 if objective.penalize_intercept else point[-1])
+        scores[of] = block @ point[:d] + (0 if objective.penalty.on_intercept else point[-1])
         x[of] = block - centre
     labels = objective.backend.to_numpy(objective.labels)[rows]
     return x, objective.loss.row_hessians(scores, labels, share), centre
@@ -146,8 +153,8 @@ def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
     return chosen, 1 / probability[chosen]
 
 
-def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> Shared:
-    """The metric of one class from its rows x, less `centre`, and their curvatures."""
+def _class_block(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> SharedBlock:
+    """The preconditioner of one class from its rows x, less `centre`, and their curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
     kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # what rounds to zero has no mean
     free = objective.has_free_intercept and kappa > 0
@@ -155,12 +162,12 @@ def _class_metric(objective: Objective, x: Array, share: Array, penalty: Array, 
     raw = share.astype(dtype) @ (x * x)
     x = (x - mean) * np.sqrt(share).astype(dtype)[:, None]
     kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
-    inverse = Rows(kind, x, raw, backend, 1).inverse(penalty)
+    inverse = GramInverse(kind, x, raw, _with_one_thread(backend)).inverse(penalty)
     moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if objective.has_free_intercept else None
-    return Shared(inverse, moved, kappa or 1.0, objective.penalize_intercept)
+    return SharedBlock(inverse, moved, kappa or 1.0, objective.penalty.on_intercept)
 
 
-def _joint_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, backend: Backend) -> Inverse:
+def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, backend: Backend) -> Inverse:
     """Of sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c) with the classes of a feature side by side."""
     d = x.shape[1]
     M: Array = np.zeros((d, c, d, c), x.dtype)
@@ -172,7 +179,7 @@ def _joint_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, bac
             M[:, j, :, k] = product
             M[:, k, :, j] = product
 
-    for_each(work, len(pairs), backend.n_threads)
+    backend.for_each(work, len(pairs))
     # all classes together have no curvature but the penalty's: theirs is that of a class, so that rounding stays small
     for p in range(d):
         M[p, :, p, :] += np.trace(M[p, :, p, :]) / c**2
@@ -186,4 +193,4 @@ def _joint_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, bac
         log.info("preconditioner: Cholesky failed; the diagonal instead")
         return Diagonal(backend.asarray((scale**2)[:, None]))
     R /= scale
-    return Cholesky(backend.asarray(R), backend.n_threads if backend.gpu is None else 0)
+    return Cholesky(backend.asarray(R), backend)

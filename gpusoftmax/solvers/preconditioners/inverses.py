@@ -17,7 +17,6 @@ import numpy.typing as npt
 from scipy import linalg
 
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu.threads import for_each
 
 Array = npt.NDArray[Any]
 
@@ -42,11 +41,11 @@ class Cholesky:
     """M^-1 = R' R with R (d, d), the inverse of M's Cholesky factor: positive definite whatever the rounding."""
 
     R: Any
-    n_threads: int  # of the CPU, to share products among; 0 on a GPU
+    backend: Backend  # a CPU's threads share the products
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
-        if self.n_threads == 0 or len(self.R) <= WORTH_SHARING:
+        if self.backend.gpu is not None or len(self.R) <= WORTH_SHARING:
             return self.R.T @ (self.R @ v)
         tiles = _tiles(len(self.R))
         u, solution = np.empty_like(v), np.empty_like(v)
@@ -59,8 +58,8 @@ class Cholesky:
             for tile in (tiles[i] for i in run):
                 np.matmul(self.R[tile.start :, tile].T, u[tile.start :], out=solution[tile])
 
-        for_each(forward, len(tiles), self.n_threads)
-        for_each(backward, len(tiles), self.n_threads)
+        self.backend.for_each(forward, len(tiles))
+        self.backend.for_each(backward, len(tiles))
         return solution
 
 
@@ -71,12 +70,12 @@ class LowRank:
     root: Any
     V: Any
     shrink: Any
-    n_threads: int = 0  # as of Cholesky
+    backend: Backend | None = None  # a CPU's threads share the products, where there is one
 
     def solve(self, v: Any) -> Any:
         """M^-1 v."""
         u = v / self.root
-        if self.n_threads == 0 or len(self.V) <= WORTH_SHARING:
+        if self.backend is None or self.backend.gpu is not None or len(self.V) <= WORTH_SHARING:
             return (u - self.V @ (self.shrink * (self.V.T @ u))) / self.root
         columns, rows = _slices(self.V.shape[1], RANK // 4), _slices(len(self.V), WORTH_SHARING // 2)
         w = np.empty((self.V.shape[1], v.shape[1]), v.dtype)
@@ -91,8 +90,8 @@ class LowRank:
                 u[part] -= self.V[part] @ w
                 u[part] /= self.root[part]
 
-        for_each(inward, len(columns), self.n_threads)
-        for_each(outward, len(rows), self.n_threads)
+        self.backend.for_each(inward, len(columns))
+        self.backend.for_each(outward, len(rows))
         return u
 
 
@@ -107,7 +106,7 @@ class Diagonal:
         return v / self.diagonal
 
 
-class Rows:
+class GramInverse:
     """a (m, d), whose a'a is the data's part of M: the work that all penalties share is done once.
 
     Parameters
@@ -118,9 +117,7 @@ class Rows:
     raw : ndarray, (d,)
         Diagonal of a'a before the rows were centred: what is 0 up to rounding is told by it.
     backend : Backend
-        Where the inverse is to be.
-    n_threads : int
-        For the products.
+        Where the inverse is to be; its threads share the products.
 
     Notes
     -----
@@ -128,14 +125,13 @@ class Rows:
     the curvature is taken to be larger, or a direction without any would be followed for ever.
     """
 
-    def __init__(self, kind: str, a: Array, raw: Array, backend: Backend, n_threads: int) -> None:
+    def __init__(self, kind: str, a: Array, raw: Array, backend: Backend) -> None:
         self.kind, self.a, self.raw, self.backend, self.dtype = kind, a, raw, backend, a.dtype
-        self.n_threads = n_threads if backend.gpu is None else 0
         self.eps = float(np.finfo(a.dtype).eps)
         self.squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
         if kind == "cholesky" and np.isfinite(self.squares).all():
             a /= np.sqrt(self._living(self.squares)).astype(a.dtype)
-            self.correlations = gram(a, n_threads)
+            self.correlations = gram(a, backend)
             self.a = np.empty((0, a.shape[1]), a.dtype)  # not needed any more; a view would keep its memory
 
     def _living(self, diagonal: Array) -> Array:
@@ -155,7 +151,7 @@ class Rows:
             R = cholesky(self.correlations, (diagonal - self.squares) / living)
             if R is not None:
                 R /= np.sqrt(living).astype(dtype)
-                return Cholesky(asarray(R), self.n_threads)
+                return Cholesky(asarray(R), self.backend)
             log.info("preconditioner: Cholesky failed; the diagonal instead")
         if self.kind == "low rank":
             root = np.sqrt(np.maximum(penalty, 8 * eps * len(penalty) * diagonal))  # I - V V' loses what is below
@@ -184,21 +180,18 @@ class Spectrum:
     factors : ndarray, (d,)
         The penalty is l2 diag(factors).
     backend : Backend
-        Where the inverse is to be.
-    n_threads : int
-        For the products.
+        Where the inverse is to be; its threads share the products.
     """
 
-    def __init__(self, a: Array, factors: Array, backend: Backend, n_threads: int) -> None:
+    def __init__(self, a: Array, factors: Array, backend: Backend) -> None:
         self.factors, self.backend, self.root = factors, backend, np.sqrt(factors)
-        self.n_threads = n_threads if backend.gpu is None else 0
         a /= self.root.astype(a.dtype)
-        S = np.tril(gram(a, n_threads))
+        S = np.tril(gram(a, backend))
         S += np.tril(S, -1).T
         Q = np.random.default_rng(0).standard_normal((len(S), RANK + MORE), a.dtype.type)
         for _ in range(POWERS):
-            Q = linalg.qr(_times(S, Q, n_threads), mode="economic", overwrite_a=True, check_finite=False)[0]
-        values, U = linalg.eigh(Q.T @ _times(S, Q, n_threads), check_finite=False)
+            Q = linalg.qr(_times(S, Q, backend), mode="economic", overwrite_a=True, check_finite=False)[0]
+        values, U = linalg.eigh(Q.T @ _times(S, Q, backend), check_finite=False)
         largest, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
         rest = float(np.trace(S, dtype=np.float64) - largest.sum()) / (len(S) - RANK)
         # V V' takes off what is largest up to rounding alone: below that there is no tail
@@ -211,7 +204,7 @@ class Spectrum:
         root = self.root * np.sqrt(self.tail + l2)
         shrink = (self.values - self.tail) / (self.values + l2)
         root, shrink = (asarray(part.astype(dtype)[:, None]) for part in (root, shrink))
-        return LowRank(root, self.on_device, shrink, self.n_threads)
+        return LowRank(root, self.on_device, shrink, self.backend)
 
     @cached_property
     def on_device(self) -> Any:
@@ -219,7 +212,7 @@ class Spectrum:
         return self.backend.asarray(self.V)
 
 
-def _times(S: Array, Q: Array, n_threads: int) -> Array:
+def _times(S: Array, Q: Array, backend: Backend) -> Array:
     """S Q in tiles of columns, as `gram`."""
     product = np.empty_like(Q)
     tiles = _slices(Q.shape[1], MORE)
@@ -228,7 +221,7 @@ def _times(S: Array, Q: Array, n_threads: int) -> Array:
         for tile in (tiles[i] for i in run):
             np.matmul(S, np.ascontiguousarray(Q[:, tile]), out=product[:, tile])
 
-    for_each(work, len(tiles), n_threads)
+    backend.for_each(work, len(tiles))
     return product
 
 
@@ -247,7 +240,7 @@ def cholesky(M: Array, more: Array) -> Array | None:
     return None
 
 
-def gram(a: Array, n_threads: int) -> Array:
+def gram(a: Array, backend: Backend) -> Array:
     """The lower triangle of a'a (d, d), in tiles of columns: the same bits for any number of threads."""
     d = a.shape[1]
     product, tiles = np.zeros((d, d), a.dtype), _tiles(d)
@@ -256,7 +249,7 @@ def gram(a: Array, n_threads: int) -> Array:
         for tile in (tiles[i] for i in run):
             np.matmul(a[:, tile.start :].T, a[:, tile], out=product[tile.start :, tile])
 
-    for_each(work, len(tiles), n_threads)
+    backend.for_each(work, len(tiles))
     return product
 
 

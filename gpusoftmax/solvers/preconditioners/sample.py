@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.features.base import Features
 from gpusoftmax.objective.objective import Objective
 
 Array = npt.NDArray[Any]
@@ -16,17 +16,15 @@ BLOCK = 512  # rows that are looked at at a time: fresh memory for all in float6
 CALL = 2e7  # operations that take as long as what a read of X costs besides its products
 
 
-def uniform_rows(features: DenseFeatures, size: int, rng: np.random.Generator) -> Array:
+def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Array:
     """Numbers of rows in their order: so many without repetition, or all."""
     n = features.n
     return features.numbers(np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n))
 
 
 def penalty_diagonal(objective: Objective) -> Array:
-    """diag(r): (d,), or (d + 1,) with a penalised intercept."""
-    factors = objective.penalty_factors
-    penalty = np.ones(objective.features.d) if factors is None else objective.backend.to_numpy(factors)
-    return np.append(penalty, 1.0) if objective.penalize_intercept else penalty
+    """diag(r): (d,), or (d + 1,) with a penalised intercept; on the host."""
+    return objective.penalty.moved(objective.backend.to_numpy).diagonal(objective.features.d)
 
 
 def row_shares(objective: Objective, k: int, rows: Array) -> Array:
@@ -39,8 +37,8 @@ def row_shares(objective: Objective, k: int, rows: Array) -> Array:
 
 def scaled_rows(objective: Objective, rows: Array) -> Array:
     """Scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
-    x = objective.features.scaled(rows)
-    return np.hstack([x, np.ones((len(x), 1))]) if objective.penalize_intercept else x
+    x = objective.features.sample(rows)
+    return np.hstack([x, np.ones((len(x), 1))]) if objective.penalty.on_intercept else x
 
 
 def factor_cost(kind: str, m: int, d: int) -> float:

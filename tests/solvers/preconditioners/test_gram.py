@@ -12,7 +12,7 @@ import pytest
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners import gram, inverses
-from gpusoftmax.solvers.preconditioners.base import Preconditioner, Shared
+from gpusoftmax.solvers.preconditioners.base import Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank
 from tests.support.cases import INTERCEPTS, Array, objective_of
@@ -21,9 +21,9 @@ NUMPY = get_backend("numpy", n_threads=1)
 SHAPES = {"cholesky": (40, 6), "low rank": (7, 20)}
 
 
-def preconditioned(objective: Objective, seed: int) -> Preconditioner:
-    """The first metrics of a solve."""
-    return GramSample(objective, seed).precondition(objective)
+def preconditioned(objective: Objective, seed: int) -> Preconditioners:
+    """The first preconditioners of a solve."""
+    return GramSample(objective, seed).preconditioners(objective)
 
 
 def written_out(X: Array, share: Array, l2: float, kappa: float, intercept: str) -> Array:
@@ -57,10 +57,10 @@ def test_it_inverts_the_curvature_at_equal_probabilities(
     )  # fmt: skip
     sample = GramSample(objective, seed=0)
     with caplog.at_level(logging.INFO, "gpusoftmax"):
-        metric = Preconditioner([sample.metric(objective, k) for k in range(2)], n)
+        preconditioner = Preconditioners([sample.preconditioner(objective, k) for k in range(2)], n)
     assert f"preconditioner: {kind}, from {n} of {n} rows" in caplog.text
     g = rng.standard_normal((d + 1, 2, c))
-    found = metric.apply(g, np.empty_like(g))
+    found = preconditioner.apply(g, np.empty_like(g))
     for k in range(2):
         share = np.full(n, 1 / n) if weights is None else weights[:, k] / weights[:, k].sum()
         kappa = 1 / c if loss == "softmax" else 4.0
@@ -71,38 +71,38 @@ def test_it_inverts_the_curvature_at_equal_probabilities(
 
 def test_it_may_be_applied_in_place(rng: np.random.Generator) -> None:
     objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=2, l2=0.1)
-    metric, g = preconditioned(objective, seed=0), rng.standard_normal((5, 2, 3))
-    expected = metric.apply(g, np.empty_like(g))
-    np.testing.assert_array_equal(metric.apply(g, g), expected)
+    preconditioner, g = preconditioned(objective, seed=0), rng.standard_normal((5, 2, 3))
+    expected = preconditioner.apply(g, np.empty_like(g))
+    np.testing.assert_array_equal(preconditioner.apply(g, g), expected)
 
 
 def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gram, "FULL_FEATURES", 2)
     monkeypatch.setattr(gram, "LOW_RANK_ELEMENTS", 100)  # 25 rows of 4 features, fewer than are worth while
     X = rng.standard_normal((300, 4))
-    metric = preconditioned(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
-    assert [type(of.inverse) for of in metric.metrics if isinstance(of, Shared)] == [Diagonal]
-    assert metric.rows == 32
+    preconditioner = preconditioned(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
+    assert [type(of.inverse) for of in preconditioner.of_models if isinstance(of, SharedBlock)] == [Diagonal]
+    assert preconditioner.rows == 32
 
 
 @pytest.mark.parametrize(("n", "d", "c", "at_once"), [(3000, 50, 3, True), (40, 50, 3, False), (2100, 2000, 2, False)])
-def test_a_metric_that_costs_much_waits_until_the_diagonal_has_proved_slow(
+def test_a_preconditioners_that_costs_much_waits_until_the_diagonal_has_proved_slow(
     n: int, d: int, c: int, at_once: bool, rng: np.random.Generator
 ) -> None:
     objective = objective_of(rng.standard_normal((n, d), dtype=np.float32), np.arange(n) % c, NUMPY, c=c, l2=0.1)
     assert GramSample(objective, seed=0).at_once == at_once
-    (first,) = preconditioned(objective, seed=0).metrics
-    assert isinstance(first, Shared)
+    (first,) = preconditioned(objective, seed=0).of_models
+    assert isinstance(first, SharedBlock)
     assert isinstance(first.inverse, Cholesky if at_once else Diagonal)
 
 
 def test_a_sample_is_multiplied_once_for_many_penalties(rng: np.random.Generator) -> None:
     objective = objective_of(rng.standard_normal((60, 4)), rng.integers(0, 3, 60), NUMPY, c=3, l2=0.1)
-    sample, other = GramSample(objective, seed=0), replace(objective, l2=np.array([3.0]))
-    sample.precondition(objective)
+    sample, other = GramSample(objective, seed=0), objective.for_penalties(np.array([3.0]))
+    sample.preconditioners(objective)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gram, "Rows", None)  # would be called
-        found = sample.precondition(other)
+        patch.setattr(gram, "GramInverse", None)  # would be called
+        found = sample.preconditioners(other)
     g = rng.standard_normal((5, 1, 3))
     expected = preconditioned(other, seed=0).apply(g, np.empty_like(g))
     np.testing.assert_array_equal(found.apply(g, np.empty_like(g)), expected)
@@ -110,15 +110,15 @@ def test_a_sample_is_multiplied_once_for_many_penalties(rng: np.random.Generator
 
 def test_a_part_of_the_models_keeps_its_own(rng: np.random.Generator) -> None:
     objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=3, l2=[0.1, 1.0, 10.0])
-    metric, g = preconditioned(objective, seed=0), rng.standard_normal((5, 3, 3))
-    whole = metric.apply(g, np.empty_like(g))
-    part = metric.of([2, 0]).apply(g[:, [2, 0]], np.empty((5, 2, 3)))
+    preconditioner, g = preconditioned(objective, seed=0), rng.standard_normal((5, 3, 3))
+    whole = preconditioner.apply(g, np.empty_like(g))
+    part = preconditioner.select([2, 0]).apply(g[:, [2, 0]], np.empty((5, 2, 3)))
     np.testing.assert_array_equal(part, whole[:, [2, 0]])
 
 
 def test_models_alike_share_a_factor(rng: np.random.Generator) -> None:
     objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=3, l2=[0.1, 0.1, 1.0])
-    first, second, third = preconditioned(objective, seed=0).metrics
+    first, second, third = preconditioned(objective, seed=0).of_models
     assert first.inverse is second.inverse
     assert second.inverse is not third.inverse
 
@@ -127,7 +127,7 @@ def test_folds_share_the_inverse_of_a_penalty(rng: np.random.Generator) -> None:
     whole = objective_of(rng.standard_normal((60, 4)), rng.integers(0, 3, 60), NUMPY, c=3, l2=0.1)
     sample = GramSample(whole, seed=0)
     folds = [replace(whole, features=replace(whole.features, rows=rows)) for rows in np.split(np.arange(60), 3)]
-    first, second, third = (sample.precondition(fold).metrics[0].inverse for fold in folds)
+    first, second, third = (sample.preconditioners(fold).of_models[0].inverse for fold in folds)
     assert first is second is third
 
 
@@ -141,9 +141,9 @@ def test_many_penalties_share_eigenpairs_unless_small_columns_would_be_lost(
     monkeypatch.setattr(inverses, "RANK", 3)
     X = rng.standard_normal((40, 6)) * (10.0 ** np.arange(6) if columns == "uneven" else 1.0)
     objective = objective_of(X, rng.integers(0, 3, 40), NUMPY, c=3, l2=0.1)
-    metric = GramSample(objective, 0, penalties).metric(objective, 0)
-    assert isinstance(metric, Shared)
-    assert isinstance(metric.inverse, {"cholesky": Cholesky, "spectrum": LowRank}[kind])
+    preconditioner = GramSample(objective, 0, penalties).preconditioner(objective, 0)
+    assert isinstance(preconditioner, SharedBlock)
+    assert isinstance(preconditioner.inverse, {"cholesky": Cholesky, "spectrum": LowRank}[kind])
 
 
 @pytest.mark.parametrize("columns", ["constant", "repeated", "of very different sizes"])
@@ -157,10 +157,10 @@ def test_it_is_finite_and_positive_definite_whatever_the_columns(
         X[:, 1:] = X[:, :1]
     else:
         X *= 10.0 ** np.arange(-6, 6, 2, dtype=np.float32)
-    metric = preconditioned(objective_of(X, rng.integers(0, 3, 50), backend, c=3, l2=0.0), seed=0)  # no penalty
+    preconditioner = preconditioned(objective_of(X, rng.integers(0, 3, 50), backend, c=3, l2=0.0), seed=0)  # no penalty
     for g in rng.standard_normal((5, 7, 1, 3)).astype(np.float32):
         moved: Any = backend.asarray(g)
-        found = backend.to_numpy(metric.apply(moved, backend.xp.empty_like(moved)))
+        found = backend.to_numpy(preconditioner.apply(moved, backend.xp.empty_like(moved)))
         assert float((g * found).sum(dtype=np.float64)) > 0
 
 

@@ -11,7 +11,7 @@ from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners import hessian
-from gpusoftmax.solvers.preconditioners.base import ClassWise, Joint
+from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian
 from gpusoftmax.solvers.preconditioners.hessian import refresh, refresh_cost
 from tests.support.cases import INTERCEPTS, Array, objective_of
 
@@ -24,9 +24,9 @@ def hessian_times(objective: Objective, point: Array, u: Array) -> Array:
 
     def gradient(at: Array) -> Array:
         dW, db = reference.loss_and_gradient(
-            objective.features.scaled(np.arange(objective.features.n)), objective.labels, at[:-1, None], at[-1:],
-            loss=objective.loss.name, l2=objective.l2, weights=objective.weights,
-            penalize_intercept=objective.penalize_intercept,
+            objective.features.sample(np.arange(objective.features.n)), objective.labels, at[:-1, None], at[-1:],
+            loss=objective.loss.name, l2=objective.penalty.strengths, weights=objective.weights,
+            penalize_intercept=objective.penalty.on_intercept,
         )[1:]  # fmt: skip
         whole = np.concatenate([dW[:, 0], db])
         if not objective.fit_intercept:
@@ -53,32 +53,32 @@ def confident_problem(
 
 @pytest.mark.parametrize("intercept", INTERCEPTS)
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
-def test_the_joint_metric_inverts_the_hessian_at_the_point(
+def test_the_full_hessian_inverts_the_hessian_at_the_point(
     loss: str, intercept: str, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
 ) -> None:
     objective, point = confident_problem(rng, loss, intercept)
     with caplog.at_level(logging.INFO, "gpusoftmax"):
-        metric, rows = refresh(objective, 0, point, seed=0, times=0)
-    assert (type(metric), rows) == (Joint, 40)
-    assert "preconditioner: joint, from" in caplog.text
+        preconditioner, rows = refresh(objective, 0, point, seed=0, times=0)
+    assert (type(preconditioner), rows) == (FullHessian, 40)
+    assert "preconditioner: full Hessian, from" in caplog.text
     u = rng.standard_normal(point.shape)
     u -= u.mean(axis=1, keepdims=True)  # a shift of all classes changes no loss: along it only the penalty counts
     if intercept == "none":
         u[-1] = 0
     # the differences are good to 1e-10 / 1e-5, and the hinge's kinks are further away than the step
-    np.testing.assert_allclose(metric.solve(hessian_times(objective, point, u)), u, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(preconditioner.solve(hessian_times(objective, point, u)), u, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("intercept", INTERCEPTS)
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
-def test_the_class_wise_metric_inverts_each_class_of_its_own_between_projections(
+def test_the_block_diagonal_inverts_each_class_of_its_own_between_projections(
     loss: str, intercept: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hessian, "JOINT", 0)
+    monkeypatch.setattr(hessian, "FULL_SIZE", 0)
     monkeypatch.setattr(hessian, "CLASS_ROWS_PER_FEATURE", 100)  # all rows
     objective, point = confident_problem(rng, loss, intercept)
-    metric, _ = refresh(objective, 0, point, seed=0, times=0)
-    assert isinstance(metric, ClassWise)
+    preconditioner, _ = refresh(objective, 0, point, seed=0, times=0)
+    assert isinstance(preconditioner, BlockDiagonal)
     size = 5 if intercept == "none" else 6
     v = np.zeros((6, 3))
     v[:size] = rng.standard_normal((size, 3))
@@ -93,34 +93,36 @@ def test_the_class_wise_metric_inverts_each_class_of_its_own_between_projections
     expected[:5] += common[:5] / 0.02  # what classes share knows the penalty alone
     if intercept == "penalised":
         expected[5] += common[5] / 0.02
-    np.testing.assert_allclose(metric.solve(v), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(preconditioner.solve(v), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
-def test_metrics_at_a_point_are_alike_on_all_back_ends(
-    joint: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full_size", [2000, 0], ids=["full", "block-diagonal"])
+def test_preconditioners_at_a_point_are_alike_on_all_back_ends(
+    full_size: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hessian, "JOINT", joint)
+    monkeypatch.setattr(hessian, "FULL_SIZE", full_size)
     solutions = []
     for device in (NUMPY, backend):
         rng = np.random.default_rng(0)
         objective, point = confident_problem(rng, "softmax", "free", backend=device)
-        metric, _ = refresh(objective, 0, device.asarray(point), seed=0, times=0)
-        solutions.append(device.to_numpy(metric.solve(device.asarray(point))))
+        preconditioner, _ = refresh(objective, 0, device.asarray(point), seed=0, times=0)
+        solutions.append(device.to_numpy(preconditioner.solve(device.asarray(point))))
     np.testing.assert_allclose(*solutions, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("joint", [2000, 0], ids=["joint", "class-wise"])
-def test_metrics_at_a_point_have_the_same_bits_at_any_thread_count(
-    joint: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full_size", [2000, 0], ids=["full", "block-diagonal"])
+def test_preconditioners_at_a_point_have_the_same_bits_at_any_thread_count(
+    full_size: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hessian, "JOINT", joint)
+    monkeypatch.setattr(hessian, "FULL_SIZE", full_size)
     X, y, point = rng.standard_normal((3000, 20)).astype(np.float32), rng.integers(0, 9, 3000), rng.random((21, 9))
     point = point.astype(np.float32)
     digests = set()
     for threads in (1, 2, 7):
-        metric, _ = refresh(objective_of(X, y, get_backend("cpu", threads), c=9, l2=0.01), 0, point, seed=3, times=1)
-        digests.add(metric.solve(point).tobytes())
+        preconditioner, _ = refresh(
+            objective_of(X, y, get_backend("cpu", threads), c=9, l2=0.01), 0, point, seed=3, times=1
+        )
+        digests.add(preconditioner.solve(point).tobytes())
     assert len(digests) == 1
 
 
@@ -141,13 +143,13 @@ def test_a_model_without_curvature_left_has_the_penalty_alone(rng: np.random.Gen
     """All rows certain: their probabilities are 0 and 1 to the last digit."""
     X = np.eye(3)[rng.integers(0, 3, 30)]
     objective = objective_of(X, X.argmax(axis=1), NUMPY, c=3, l2=0.25, fit_intercept=False)
-    metric, _ = refresh(objective, 0, np.vstack([2000 * np.eye(3), np.zeros((1, 3))]), seed=0, times=0)
+    preconditioner, _ = refresh(objective, 0, np.vstack([2000 * np.eye(3), np.zeros((1, 3))]), seed=0, times=0)
     v = rng.standard_normal((4, 3))
     v[-1] = 0
-    np.testing.assert_allclose(metric.solve(v), v / 0.25, rtol=1e-12)
+    np.testing.assert_allclose(preconditioner.solve(v), v / 0.25, rtol=1e-12)
 
 
-def test_what_a_metric_costs_is_told_in_reads() -> None:
+def test_what_a_preconditioners_costs_is_told_in_reads() -> None:
     def cost(n: int, d: int, c: int, K: int = 1) -> float:
         y = np.arange(n) % c
         return refresh_cost(objective_of(np.zeros((n, d), np.float32), y, NUMPY, c=c, K=K, l2=[0.1] * K))

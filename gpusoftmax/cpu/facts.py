@@ -1,0 +1,45 @@
+"""What the compiled kernels of the CPU are compiled for, and where they are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VECTOR_FEATURES = ("avx512f", "avx2", "fma", "f16c", "neon")
+
+
+@dataclass(frozen=True)
+class CompiledFor:
+    """The target of the compiled kernels.
+
+    Attributes
+    ----------
+    vector_bits : int
+        The length of a vector.
+    vector_features : list of str
+        The processor's vector extensions that are used. The environment may have turned some off.
+    folder : str or None
+        Where compiled kernels are kept; None: nowhere, so each process compiles them again.
+    """
+
+    vector_bits: int
+    vector_features: list[str]
+    folder: str | None
+
+
+def compiled_for() -> CompiledFor:
+    """What Numba compiles for on this machine.
+
+    Raises
+    ------
+    ImportError
+        Numba is not installed.
+    """
+    from numba.core.registry import cpu_target
+
+    from gpusoftmax.cpu.kernels import visit
+    from gpusoftmax.cpu.vectors import MACHINE
+
+    enabled = {flag[1:] for flag in cpu_target.target_context.codegen().magic_tuple()[2].split(",") if flag[:1] == "+"}
+    return CompiledFor(
+        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], visit.stats.cache_path
+    )

@@ -1,0 +1,181 @@
+"""The objective and the softmax loss as plain functions of arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax.array import Backend, get_backend_for, gpu_of
+from gpusoftmax.checks.validation import (
+    check_class_indices,
+    check_coefficients,
+    check_flag,
+    check_index_array,
+    check_loss,
+    check_per_model,
+    check_sample_weight,
+    check_shift_and_scale,
+)
+from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
+from gpusoftmax.features.dense import read_features, read_matrix, rows_that_count
+from gpusoftmax.losses import LOSSES
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.penalties import L2
+
+Array = npt.NDArray[Any]
+
+
+def loss_and_gradient(
+    X: Any,
+    y: Any,
+    W: Any,
+    b: Any,
+    *,
+    l2: Any = 0.0,
+    loss: str = "softmax",
+    sample_weight: Any = None,
+    shift: Any = None,
+    scale: Any = None,
+    penalize_intercept: bool = False,
+    backend: str | Backend = "auto",
+    n_threads: int | None = None,
+) -> tuple[Any, Array, Array]:
+    """The regularised mean loss of a linear classifier and its gradient, in one read of X.
+
+    With x' = (x - shift) / scale and scores z_i = x'_i W + b,
+
+        f(W, b) = (1 / S) sum_i s_i loss(z_i, y_i) + (l2 / 2) ||W||^2,    S = sum_i s_i
+
+    where loss is logsumexp(z) - z_y ("softmax"), sum_{j != y} max(0, z_j - z_y + 1) ("hinge", Weston and Watkins
+    1999), or the same terms squared ("squared_hinge"). K models side by side share the read.
+
+    Parameters
+    ----------
+    X : array-like, (n, d)
+        float64, float32, float16, bfloat16 and uint8 are read in place; NaN and infinity give a non-finite loss.
+    y : array-like of int, (n,)
+        Class indices in [0, c).
+    W : array-like, (d, c) or (d, K, c)
+        Weights of the scaled features. Computation is in float64 if X is float64, else in float32.
+    b : array-like, (c,) or (K, c)
+        Intercepts.
+    l2 : float or (K,)
+        Penalty, not negative.
+    loss : {"softmax", "hinge", "squared_hinge"}
+    sample_weight : array-like, (n,) or (n, K), optional
+        s, finite and not negative.
+    shift, scale : float or (d,), optional
+        Folded into the weights; a scale of 0 counts as 1.
+    penalize_intercept : bool
+        Add (l2 / 2) ||b||^2.
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
+        CPU threads; the result has the same bits for any number. Default: as of `get_backend`.
+
+    Returns
+    -------
+    loss : float, or float64 (K,)
+        f in nats.
+    dW, db : ndarray
+        Gradients, shaped as W and b.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is out of range or of the wrong shape or type; the message names it and the fix.
+    BackendUnavailableError
+        A GPU was asked for and cannot be had.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
+    >>> loss, dW, db = loss_and_gradient(X, y, np.zeros((3, 3)), np.zeros(3))
+    >>> round(loss, 6)  # ln 3
+    1.098612
+    """
+    backend = get_backend_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
+    on_gpu = gpu_of(X) is not None  # then the results stay there, too
+    with backend.active():
+        features = read_features(X, backend)
+        n, d, dtype = features.n, features.d, features.dtype
+        weights, bias, single = check_coefficients(W, b, d, backend.asarray if on_gpu else np.asarray)
+        weights, bias = (backend.xp.array(backend.asarray(array), dtype=dtype, order="C") for array in (weights, bias))
+        _, K, c = weights.shape
+        y, sample_weight = map(backend.on_host, (y, sample_weight))
+        s, _ = weights_in_type(check_sample_weight(sample_weight, n, K, np.float64), dtype)
+        coordinates = check_shift_and_scale(shift, scale, d)
+        strengths = backend.asarray(check_per_model("l2", l2, K))
+        objective = Objective(
+            features=features.seen_through(*coordinates).select(rows_that_count(s)),
+            labels=backend.asarray(check_class_indices(y, n, c)),
+            n_classes=c,
+            weights=None if s is None else backend.asarray(s),
+            penalty=L2(strengths, on_intercept=check_flag("penalize_intercept", penalize_intercept)),
+            loss=check_loss(loss),
+        )
+        result = objective.value_and_gradient(weights, bias)
+        value = backend.to_numpy(result.value)
+        dW, db = (result.dW, result.db) if on_gpu else (backend.to_numpy(result.dW), backend.to_numpy(result.db))
+        return (float(value[0]), dW[:, 0], db[0]) if single else (value, dW, db)
+
+
+def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
+    """Mean softmax cross-entropy of given logits, and its gradient with respect to them.
+
+        loss = (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}),    gradient_ij = (s_i / S) (softmax(z_i)_j - [j = y_i])
+
+    The target is kept apart from the sum, so that a confident row's gradient keeps its digits.
+
+    Parameters
+    ----------
+    logits : array-like, (n, c)
+        float64 stays float64, everything else is computed in float32. -inf is legal where it is not the target's.
+    labels : array-like of int, (n,)
+        Class indices in [0, c).
+    sample_weight : array-like, (n,), optional
+        s, finite and not negative.
+
+    Returns
+    -------
+    loss : float
+        In nats. NaN or +inf logits, or a target at -inf, make it non-finite.
+    gradient : ndarray, (n, c)
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is out of range or of the wrong shape or type.
+
+    Examples
+    --------
+    >>> loss, gradient = softmax_cross_entropy([[0.0, 0.0]], [1])
+    >>> round(loss, 6), gradient.tolist()
+    (0.693147, [[0.5, -0.5]])
+    """
+    on_gpu = gpu_of(logits) is not None
+    backend = get_backend_for("auto" if on_gpu else "cpu", None, logits=logits, labels=labels)
+    with backend.active():
+        scores = from_bits(read_matrix(logits, backend, "logits"))
+        n, c = scores.shape
+        if c < 2:
+            raise ValueError(f"logits has shape {scores.shape}, one class; at least two are needed")
+        dtype = computation_dtype(scores.dtype)
+        gradient = backend.xp.array(scores, dtype=dtype, order="C")
+        weights = check_sample_weight(backend.on_host(sample_weight), n, 1, np.float64, other="logits")
+        weights, _ = weights_in_type(weights, dtype)
+        if weights is not None and not weights.all():  # what does not count may be NaN
+            gradient = backend.xp.where(backend.asarray(weights > 0), gradient, dtype(0))
+        if on_gpu:
+            targets = backend.asarray(labels)
+            check_index_array(targets, n, c, "labels", "logits")
+            targets = targets.astype(np.int32)  # the kernel itself reports one that is no class
+        else:
+            targets = check_class_indices(labels, n, c, "labels", "logits")
+        s = None if weights is None else backend.asarray(weights)
+        losses, _ = backend.ops.row_loss(gradient.reshape(n, 1, c), targets, s, LOSSES["softmax"].code)
+        total = float(n) if weights is None else float(weights.sum(dtype=np.float64))
+        gradient /= dtype(total)
+        return float(backend.to_numpy(losses)[0] / total), gradient

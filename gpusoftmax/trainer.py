@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gpusoftmax.checks.validation import check_count, check_number
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.base import Solver, StopReason
 
 Array = npt.NDArray[Any]
 
@@ -103,14 +104,13 @@ class TrainResult:
         or if training was interrupted or diverged; else the last.
     history : list of Record
         One per pass.
-    reason : {"converged", "precision", "finished", "early_stopping", "callback", "interrupted", "diverged"}
-        Why it ended: no more progress (SGD), or the gradient within tol (L-BFGS); only rounding left, short of tol; all
-        steps done; no more progress on the validation set; a callback said so; Ctrl-C; the loss ran away.
+    reason : StopReason
+        Why it ended.
     passes : float
         Reads of the data.
     step : int
         Solver steps.
-    reasons : list of str
+    reasons : list of StopReason
         The same for each model: where some leave before the others do.
     gradient_norm : ndarray of float64, (K,), or None
         The largest absolute entry of the gradient at the last weights, where the solver measures it.
@@ -125,10 +125,10 @@ class TrainResult:
     W: Array
     b: Array
     history: list[Record]
-    reason: str
+    reason: StopReason
     passes: float
     step: int
-    reasons: list[str]
+    reasons: list[StopReason]
     gradient_norm: Array | None = None
     iterations: Array | None = None
     seconds: float = 0.0
@@ -147,27 +147,6 @@ class TrainResult:
             iterations=None if self.iterations is None else self.iterations[k : k + 1],
             measured=None if self.measured is None else (self.measured[0][k : k + 1], self.measured[1][k : k + 1]),
         )
-
-
-class Solver(Protocol):
-    """What the loop asks of a solver; a state has the attributes of LBFGSState but its models."""
-
-    @property
-    def passes(self) -> float:
-        """Reads of the data in all."""
-
-    @property
-    def open_ended(self) -> bool:
-        """Whether it may stop as soon as there is no more progress."""
-
-    def init(self, objective: Objective, W: Array, b: Array) -> Any:
-        """The state at the start."""
-
-    def step(self, objective: Objective, state: Any) -> Any:
-        """The state after one more stretch."""
-
-    def give_up(self, state: Any, lost: Array) -> None:
-        """The models with a True have diverged and leave."""
 
 
 class Progress(Protocol):
@@ -307,9 +286,9 @@ def train(
     history: list[Record] = []
     watchers = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
     totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
-    reason = ""
+    reason = StopReason.RUNNING
 
-    def result(reason: str, W: Array, b: Array) -> TrainResult:
+    def result(reason: StopReason, W: Array, b: Array) -> TrainResult:
         seconds = time.perf_counter() - started
         reasons = [each or reason for each in state.reasons]
         of_models = state.gradient_norm, state.iterations
@@ -325,12 +304,14 @@ def train(
                 measured = np.stack([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
                 limit = DIVERGED * np.maximum(state.start, objective.value_at_zero())
-                lost = ~(np.isfinite(state.value) & (state.value <= limit)) & (np.array(state.reasons) != "diverged")
+                lost = ~(np.isfinite(state.value) & (state.value <= limit)) & np.array(
+                    [each != StopReason.DIVERGED for each in state.reasons]
+                )
                 if lost.any():
                     solver.give_up(state, lost)
-                    if all(each == "diverged" for each in state.reasons):
+                    if all(each == StopReason.DIVERGED for each in state.reasons):
                         objective.features.check_finite("X")
-                        raise DivergenceError(_advice(state), result("diverged", best.W, best.b))
+                        raise DivergenceError(_advice(state), result(StopReason.DIVERGED, best.W, best.b))
                 if state.reason or state.passes >= len(history) + 1:
                     now = time.perf_counter()
                     record = _record(state, totals / rows, rows / (now - pass_started), now - started, validation)
@@ -342,17 +323,18 @@ def train(
                     stops = [watch(record) for watch in watchers]  # every one is told, whoever says stop
                     if any(stops):
                         first = callbacks[[bool(stop) for stop in stops].index(True)]
-                        reason = "early_stopping" if isinstance(first, EarlyStopping) else "callback"
+                        early = isinstance(first, EarlyStopping)
+                        reason = StopReason.EARLY_STOPPING if early else StopReason.CALLBACK
                 if progress is not None:
                     progress.update(state.passes, solver.passes, history[-1] if history else None)
-                reason = reason or ("interrupted" if interrupted() else state.reason)
+                reason = reason or (StopReason.INTERRUPTED if interrupted() else state.reason)
         if interrupted():  # since it was last asked
-            reason = "interrupted"
+            reason = StopReason.INTERRUPTED
     finally:
         if progress is not None:
             progress.close()
     log.info("%s after %.2f passes, %.2f s", reason, state.passes, time.perf_counter() - started)
-    keep_best = validation is not None or reason == "interrupted"
+    keep_best = validation is not None or reason == StopReason.INTERRUPTED
     return result(reason, best.W, best.b) if keep_best and history else result(reason, state.W, state.b)
 
 

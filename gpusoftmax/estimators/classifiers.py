@@ -39,9 +39,10 @@ from gpusoftmax.estimators.problem import C_from_l2, Problem, changed_for_sgd, f
 from gpusoftmax.features.dense import read_features
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.progress import progress_display
+from gpusoftmax.solvers.base import Solver, StopReason
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.sgd import SCHEDULES, SGD
-from gpusoftmax.trainer import Callback, EarlyStopping, Solver, TrainResult, train
+from gpusoftmax.trainer import Callback, EarlyStopping, TrainResult, train
 
 Array = npt.NDArray[Any]
 
@@ -318,7 +319,7 @@ class _LinearClassifier(LinearPredictor):
         if self.tol == 0:
             return ""
         if isinstance(solver, SGD):
-            if result.reason != "finished" or not solver.open_ended:
+            if result.reason != StopReason.FINISHED or not solver.open_ended:
                 return ""
             return (
                 f"the training objective still fell by more than tol={self.tol:g} within the last "
@@ -326,10 +327,10 @@ class _LinearClassifier(LinearPredictor):
                 + ", or set scaling='standard'"
                 * (not isinstance(self.scaling, str))
             )
-        if result.gradient_norm is None or result.reason not in ("finished", "precision"):
+        if result.gradient_norm is None or result.reason not in (StopReason.FINISHED, StopReason.PRECISION):
             return ""
         advice = f"max_iter={self.max_iter} steps are taken: increase max_iter or tol"
-        if result.reason == "precision":
+        if result.reason == StopReason.PRECISION:
             dtype = np.dtype(problem.objective.features.dtype)
             helps = [] if dtype == np.float64 else ["pass X in float64"]
             if far := far_from_zero(problem):

@@ -20,11 +20,12 @@ from gpusoftmax.estimators.prediction import weights_of
 from gpusoftmax.estimators.problem import Problem, solver_of
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.base import Solver
 from gpusoftmax.solvers.certificate import Certificate, FitReport, Measured, certify
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
-from gpusoftmax.trainer import Solver, TrainResult
+from gpusoftmax.trainer import TrainResult
 
 Array = npt.NDArray[Any]
 
@@ -216,7 +217,7 @@ def set_history(estimator: Any, problem: Problem, result: TrainResult) -> None:
     estimator.n_iter_ = n_iterations(result)
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
-    estimator.stop_reason_ = result.reason
+    estimator.stop_reason_ = result.reason.value
     estimator.weight_sum_ = problem.stream.weight
     estimator._stream = problem.stream
     estimator.backend_ = f"{problem.backend.name}: {problem.backend.reason}"
@@ -256,7 +257,7 @@ def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
         kept = min(result.history, key=lambda record: float(record.validation_loss)).passes
     return FitReport(
         solver="lbfgs" if exact else "sgd",
-        reason=result.reason,
+        reason=result.reason.value,
         n_iter=n_iterations(result),
         passes=result.passes,
         seconds=result.seconds + time.perf_counter() - started,

@@ -22,6 +22,7 @@ from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure
 from gpusoftmax.search.result import choose, edges
 from gpusoftmax.search.words import candidate_in_words
+from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import Progress, TrainResult
 
 Array = npt.NDArray[Any]
@@ -307,7 +308,7 @@ def sweep_cs231n(
         )  # fmt: skip
         assert problem.validation is not None
         none = np.zeros(len(pairs))
-        gone = np.array([reason == "diverged" for reason in trained.reasons])
+        gone = np.array([reason == StopReason.DIVERGED for reason in trained.reasons])
         accuracies = np.empty((2, len(pairs)))
         for i, (name, rows) in enumerate({"X": problem.objective, "validation[0]": problem.validation}.items()):
             losses, accuracies[i] = map(device.to_numpy, rows.for_penalties(none).losses(trained.W, trained.b))
@@ -316,7 +317,7 @@ def sweep_cs231n(
         accuracies[:, gone] = np.nan
         fitted = {}
         for k, (pair, estimator) in enumerate(zip(pairs, estimators, strict=True)):
-            if trained.reasons[k] != "diverged":
+            if trained.reasons[k] != StopReason.DIVERGED:
                 own = problem.objective.for_penalties(np.array([estimator.l2]))
                 alone = replace(problem, objective=own, validation=None)
                 fitted[pair] = set_fitted(estimator, alone, trained.for_model(k))
@@ -328,7 +329,7 @@ def sweep_cs231n(
         [pairs[k] for k in ties],
         edges([_named(pair) for pair in pairs], best),
         fitted,
-        interrupted=trained.reason == "interrupted",
+        interrupted=trained.reason == StopReason.INTERRUPTED,
     )
     if test is not None:
         found.test_accuracy = measure(found.best_estimator, *test).top_1

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.lbfgs import LBFGS, MEMORY
 from gpusoftmax.solvers.preconditioners.gram import SPECTRUM_FEATURES, GramSample
 from gpusoftmax.trainer import Progress, TrainResult, train
@@ -85,7 +86,7 @@ class Path:
             progress=progress,
         )
         for k in range(K):
-            if l2[k] > 0 and result.reasons[k] != "interrupted":
+            if l2[k] > 0 and result.reasons[k] != StopReason.INTERRUPTED:
                 log = float(np.log(l2[k]))
                 others = [node for node in self.nodes if node[0] != log]
                 self.nodes = [*others, (log, result.W[:, k].copy(), result.b[k].copy())][-REMEMBERED:]

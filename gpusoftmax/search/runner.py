@@ -27,6 +27,7 @@ from gpusoftmax.search import exact, minibatch
 from gpusoftmax.search.result import DONE, MEASURES, Trials
 from gpusoftmax.search.scoring import Scoring
 from gpusoftmax.search.splits import Split
+from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.trainer import Record, TrainResult
 
@@ -201,7 +202,7 @@ class Work:
 
     def _measure(self, i: int, some: list[int], posed: _Posed, l2: Array, result: TrainResult) -> None:
         """Scores of models that were trained on split i."""
-        interrupted = result.reason == "interrupted"
+        interrupted = result.reason == StopReason.INTERRUPTED
         if interrupted and self.estimators[some[0]].solver == "lbfgs":  # short of its optimum
             raise KeyboardInterrupt
         trials, aside, to_numpy = self.trials, posed.held_out, self.data.backend.to_numpy
@@ -209,7 +210,7 @@ class Work:
         # none yet where Ctrl-C came within the first pass
         values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(some), np.nan)
         for place, k in enumerate(some):
-            if result.reasons[place] not in (*DONE, "interrupted"):
+            if result.reasons[place] not in (*DONE, StopReason.INTERRUPTED):
                 self._forget(i, [k], result.reasons[place])
                 continue
             if not np.isfinite(losses[place]):

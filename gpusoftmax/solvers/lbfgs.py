@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.base import ActiveModels, PerModel, SolverState, StopReason, per_model
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
@@ -39,104 +40,55 @@ SLOW, SLOW_FULL = (
 )  # steps still to go, at the pace so far, for a new preconditioner: pairs of the old one are lost
 LEAST = 0.01  # objective that a relative tol counts by
 STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
-# what _Models has one number of for each model
-NUMBERS = (
-    *("numbers", "length", "slope", "value", "first", "begun", "smallest", "stalled"),
-    *("gamma", "since", "refreshes", "costs"),
-)
 
 
 @dataclass
-class _Models:
-    """The models that are still on their way, side by side; each number is (K,), each point (d + 1, K, c)."""
+class _Pair(PerModel):
+    """A step and the change of the gradient along it."""
 
-    numbers: Array  # which of all models
-    objective: Objective
-    preconditioner: Preconditioners
-    x: Any
-    g: Any
-    preconditioned_g: Any  # M^-1 g
-    direction: Any
-    length: Array
-    slope: Array
-    value: Array
-    first: Array  # the gradient's norm at the start
-    begun: Array  # when the preconditioner was new
-    smallest: Array  # so far
-    stalled: Array
-    gamma: Array
-    since: Array  # steps with the preconditioner that it has
-    refreshes: Array
-    sample: GramSample | None  # for the second preconditioner, if the first was not made from it
-    costs: Array  # of the next preconditioner, in reads
-    # s, t, M^-1 t, and 1 / s't, or 0 for a model that has no such pair
-    pairs: list[tuple[Any, Any, Any, Array]] = field(default_factory=list)
-
-    def keep(self, kept: Array) -> None:
-        """Only the models with a True remain."""
-        backend, chosen = self.objective.backend, np.flatnonzero(kept)
-        index = backend.asarray(chosen)
-
-        def take(array: Any) -> Any:
-            return backend.xp.take(array, index, axis=1)
-
-        self.objective = self.objective.select(chosen)
-        self.preconditioner = self.preconditioner.select(chosen.tolist())
-        for name in ("x", "g", "preconditioned_g", "direction"):
-            setattr(self, name, take(getattr(self, name)))
-        self.pairs = [
-            (take(s), take(t), take(preconditioned_t), rho[kept]) for s, t, preconditioned_t, rho in self.pairs
-        ]
-        for name in NUMBERS:
-            setattr(self, name, getattr(self, name)[kept])
+    s: Any = per_model(1)
+    t: Any = per_model(1)
+    preconditioned_t: Any = per_model(1)  # M^-1 t
+    rho: Array = per_model()  # 1 / s't, or 0 for a model that has no such pair
 
 
 @dataclass
-class LBFGSState:
-    """Where L-BFGS stands.
+class _Models(ActiveModels):
+    """The models that are still being trained: points are (d + 1, K, c), with the intercepts last; numbers (K,)."""
+
+    preconditioner: Preconditioners = per_model()
+    x: Any = per_model(1)
+    g: Any = per_model(1)
+    preconditioned_g: Any = per_model(1)  # M^-1 g
+    direction: Any = per_model(1)
+    length: Array = per_model()
+    slope: Array = per_model()
+    value: Array = per_model()
+    first: Array = per_model()  # the gradient's norm at the start
+    begun: Array = per_model()  # the same when the preconditioner was new
+    smallest: Array = per_model()  # the same, its smallest so far
+    stalled: Array = per_model()  # accepted steps in a row without progress
+    gamma: Array = per_model()
+    since: Array = per_model()  # steps with the present preconditioner
+    refreshes: Array = per_model()  # new preconditioners so far
+    costs: Array = per_model()  # of the next preconditioner, in passes
+    pairs: list[_Pair] = per_model()
+    sample: GramSample | None = None  # for the second preconditioner, if the first was not made from it
+
+
+@dataclass
+class LBFGSState(SolverState):
+    """Where L-BFGS stands; see `SolverState`. gradient_norm and iterations are always there.
 
     Attributes
     ----------
-    W, b : ndarray
-        The best points so far: weights (d, K, c), intercepts (K, c).
-    step : int
-        Reads of X: the start, and a trial point each.
-    iterations : ndarray of int, (K,)
-        Steps that each model has taken: the start and trial points that were refused are not among them.
-    passes : float
-        The same, and the sample's rows / n.
-    rows : int
-        Read by the last step.
-    value, loss, accuracy : ndarray of float64, (K,)
-        At W and b.
-    gradient_norm : ndarray of float64, (K,)
-        The largest absolute entry of the gradient there.
-    learning_rate : ndarray of float64, (K,)
-        The last step's length in units of L-BFGS's own.
-    start : ndarray of float64, (K,)
-        The value that training began with.
-    reasons : list of str
-        Per model: "" on its way, "converged" (gradient_norm <= tol), "precision" (only rounding is left), "finished"
-        (max_iter steps are taken) or "diverged".
-    reason : str
-        Not empty at the end: "finished" if that ended any model, else "precision" if that did, else "converged".
+    models : _Models
+        The models that are still being trained.
     """
 
-    W: Array
-    b: Array
-    models: _Models
-    value: Array
-    loss: Array
-    accuracy: Array
+    models: _Models = field(kw_only=True)
     gradient_norm: Array
-    learning_rate: Array
-    start: Array
     iterations: Array
-    reasons: list[str]
-    passes: float
-    step: int = 0
-    rows: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,10 +131,10 @@ class LBFGS:
         preconditioner = sample.preconditioners(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
         models = _Models(  # a first trial that goes nowhere, from a value above all others, is always accepted
-            np.arange(K),
-            objective,
-            preconditioner,
-            x,
+            numbers=np.arange(K),
+            objective=objective,
+            preconditioner=preconditioner,
+            x=x,
             g=zeros_like(x),
             preconditioned_g=zeros_like(x),
             direction=zeros_like(x),
@@ -196,43 +148,42 @@ class LBFGS:
             gamma=np.ones(K),
             since=np.zeros(K, int),
             refreshes=np.zeros(K, int),
-            sample=None if sample.at_once else sample,
             costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
+            pairs=[],
+            sample=None if sample.at_once else sample,
         )
         return LBFGSState(
-            W.copy(),
-            b.copy(),
-            models,
+            W=W.copy(),
+            b=b.copy(),
             value=nothing.copy(),
             loss=nothing.copy(),
             accuracy=nothing.copy(),
-            gradient_norm=np.full(K, np.inf),
             learning_rate=np.ones(K),
             start=nothing,
+            reasons=[StopReason.RUNNING] * K,
+            gradient_norm=np.full(K, np.inf),
             iterations=np.zeros(K, int),
-            reasons=[""] * K,
             passes=0.0 if self.sample else preconditioner.rows / objective.features.n,
+            models=models,
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
-        """One read of X: the trial points of all models that are on their way."""
+        """One pass: the trial points of all models that are still being trained."""
         models = state.models
         with objective.backend.single_threaded_blas():
             self._step(state, models)
         state.step, state.passes, state.rows = state.step + 1, state.passes + 1, objective.features.n
         if all(state.reasons):
-            state.reason = next((one for one in ("finished", "precision") if one in state.reasons), "converged")
+            worst = (one for one in (StopReason.FINISHED, StopReason.PRECISION) if one in state.reasons)
+            state.reason = next(worst, StopReason.CONVERGED)
         return state
 
     def give_up(self, state: LBFGSState, lost: Array) -> None:
-        """Models (True in `lost`, (K,)) whose objective is not finite leave."""
-        for number in np.flatnonzero(lost).tolist():
-            state.reasons[number] = "diverged"
-        gone = lost[state.models.numbers]
-        if gone.all():
-            state.reason = state.reason or "diverged"
-        elif gone.any():
-            state.models.keep(~gone)
+        """End the models with a True in `lost` (K,): their objective is not finite."""
+        ended = lost[state.models.numbers]
+        state.models = state.end(state.models, ended, [StopReason.DIVERGED] * len(ended))
+        if ended.all():
+            state.reason = state.reason or StopReason.DIVERGED
 
     def _step(self, state: LBFGSState, models: _Models) -> None:
         objective = models.objective
@@ -267,11 +218,11 @@ class LBFGS:
             _turn(models, trial, g, accepted)
         arrived = norm <= self._goal(models)
         stuck = given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
-        over = arrived | stuck | out_of_steps
-        for k in np.flatnonzero(over).tolist():
-            state.reasons[models.numbers[k]] = "converged" if arrived[k] else "precision" if stuck[k] else "finished"
-        if over.any() and not over.all():
-            models.keep(~over)
+        reasons = [
+            StopReason.CONVERGED if arrived[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
+            for k in range(len(arrived))
+        ]
+        state.models = state.end(models, arrived | stuck | out_of_steps, reasons)
 
     def _goal(self, models: _Models) -> Array:
         """The gradients (K,) that are small enough."""
@@ -318,7 +269,7 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
     usable = accepted & (st > 1e-10 * np.sqrt(ss * tt))
     if usable.any():
         rho = np.divide(1.0, st, out=np.zeros_like(st), where=usable)
-        models.pairs = [*models.pairs, (s, t, preconditioned_t, rho)][-MEMORY:]
+        models.pairs = [*models.pairs, _Pair(s, t, preconditioned_t, rho)][-MEMORY:]
         size = _dot(t, preconditioned_t, backend)
         models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
     models.x, models.g, models.preconditioned_g = (
@@ -341,8 +292,8 @@ def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
             preconditioner, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
         models.preconditioner = models.preconditioner.replaced(k, preconditioner)
         models.preconditioned_g[:, k] = preconditioner.solve(models.g[:, k])
-        for _, _, _, rho in models.pairs:
-            rho[k] = 0.0
+        for pair in models.pairs:
+            pair.rho[k] = 0.0
         models.since[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
         rows += read
     return rows
@@ -352,16 +303,16 @@ def _direction(models: _Models) -> Any:
     """H g, by the two loops. M^-1 is applied to g alone, once a step: what the first loop takes off is known."""
     backend = models.objective.backend
     q, r = models.g.copy(), models.preconditioned_g.copy()
-    shares = []
-    for s, t, preconditioned_t, rho in reversed(models.pairs):
-        share = rho * _dot(s, q, backend)
-        shares.append(share)
-        factor = _per_model(share, models)
-        q -= factor * t
-        r -= factor * preconditioned_t
+    alphas = []
+    for pair in reversed(models.pairs):
+        alpha = pair.rho * _dot(pair.s, q, backend)
+        alphas.append(alpha)
+        factor = _per_model(alpha, models)
+        q -= factor * pair.t
+        r -= factor * pair.preconditioned_t
     r *= _per_model(models.gamma, models)
-    for (s, t, _, rho), share in zip(models.pairs, reversed(shares), strict=True):
-        r += _per_model(share - rho * _dot(t, r, backend), models) * s
+    for pair, alpha in zip(models.pairs, reversed(alphas), strict=True):
+        r += _per_model(alpha - pair.rho * _dot(pair.t, r, backend), models) * pair.s
     return r
 
 

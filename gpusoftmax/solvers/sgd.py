@@ -8,7 +8,7 @@ g is the minibatch gradient of the objective, penalty included (Sutskever et al.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
 from gpusoftmax.losses import Loss
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
 
 Array = npt.NDArray[Any]
 
@@ -29,77 +30,35 @@ CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is found
 
 
 @dataclass
-class _Models:
-    """The models that are still on their way, side by side; each number is (K,)."""
+class _Models(ActiveModels):
+    """The models that are still being trained: where they are, and what decides about their learning rates, (K,)."""
 
-    numbers: Array  # which of all models
-    objective: Objective
-    W: Any
-    b: Any
-    velocity: tuple[Any, Any] | None
-    base_rate: Array
-    momentum: Array
-    weight_sums: Any
-    epoch_value: Array  # sum over the rows of the epoch that is under way
-    best_value: Array  # the mean of the last epoch that made progress
-    last_value: Array
-    since: Array  # epochs since then
-
-    def keep(self, kept: Array) -> None:
-        """Only the models with a True remain."""
-        xp, chosen = self.objective.backend.xp, np.flatnonzero(kept)
-        index = self.objective.backend.asarray(chosen)
-        self.objective = self.objective.select(chosen)
-        self.W, self.b = xp.take(self.W, index, axis=1), xp.take(self.b, index, axis=0)
-        if self.velocity is not None:
-            self.velocity = xp.take(self.velocity[0], index, axis=1), xp.take(self.velocity[1], index, axis=0)
-        self.weight_sums = xp.take(self.weight_sums, index, axis=0)
-        for name in ("numbers", "base_rate", "momentum", "epoch_value", "best_value", "last_value", "since"):
-            setattr(self, name, getattr(self, name)[kept])
+    W: Any = per_model(1)
+    b: Any = per_model(0)
+    velocity: tuple[Any, Any] | None = per_model((1, 0))
+    base_rate: Array = per_model()
+    momentum: Array = per_model()
+    weight_sums: Any = per_model()
+    epoch_value: Array = per_model()  # sum over the rows of the current epoch
+    best_value: Array = per_model()  # mean of the last epoch that made progress
+    last_value: Array = per_model()  # mean of the last epoch
+    since: Array = per_model()  # epochs since the last progress
 
 
 @dataclass
-class SGDState:
-    """Where SGD stands. Arrays are updated in place by `SGD.step`; copy what is to be kept.
+class SGDState(SolverState):
+    """Where SGD stands; see `SolverState`.
 
     Attributes
     ----------
-    W, b : ndarray
-        The weights (d, K, c) and intercepts (K, c).
-    step : int
-        Minibatches done.
-    passes : float
-        Rows visited / n.
-    rows : int
-        Rows visited by the last stretch.
-    value, loss, accuracy : ndarray of float64, (K,)
-        Means over the rows of the last stretch, each taken before the update that the row caused.
-    learning_rate : ndarray of float64, (K,)
-        Of the last step.
-    start : ndarray of float64, (K,)
-        The value of the first minibatch, at the weights that training began with.
-    reasons : list of str
-        Per model: "" on its way, "converged" or "diverged".
-    reason : str
-        "finished" once all steps are done, "converged" if no model is on its way before that.
+    models : _Models
+        The models that are still being trained.
+    batches : pair of int and list
+        The number of the current epoch and its batches, on the device.
     """
 
-    W: Array
-    b: Array
-    models: _Models
-    value: Array
-    loss: Array
-    accuracy: Array
-    learning_rate: Array
-    start: Array
-    reasons: list[str]
-    step: int = 0
-    passes: float = 0.0
-    rows: int = 0
-    batches: tuple[int, list[Array | None]] = (-1, [])  # the plan of the epoch that is under way
-    reason: str = ""
-    gradient_norm: Array | None = None  # never measured: it would take a read of its own
-    iterations: Array | None = None  # all models take the same steps
+    models: _Models = field(kw_only=True)
+    batches: tuple[int, list[Array | None]] = (-1, [])
 
 
 @dataclass(frozen=True)
@@ -174,29 +133,29 @@ class SGD:
         if np.any(np.asarray(self.momentum) > 0):
             velocity = self.velocity or (xp.zeros_like(W), xp.zeros_like(b))
         models = _Models(
-            np.arange(K),
-            objective,
-            W.copy(),
-            b.copy(),
-            velocity,
-            rate,
-            np.broadcast_to(np.asarray(self.momentum, W.dtype), (K,)).copy(),
-            objective.weight_sums(),
+            numbers=np.arange(K),
+            objective=objective,
+            W=W.copy(),
+            b=b.copy(),
+            velocity=velocity,
+            base_rate=rate,
+            momentum=np.broadcast_to(np.asarray(self.momentum, W.dtype), (K,)).copy(),
+            weight_sums=objective.weight_sums(),
             epoch_value=np.zeros(K),
             best_value=np.full(K, np.inf),
             last_value=np.full(K, np.inf),
             since=np.zeros(K, int),
         )
         return SGDState(
-            models.W,
-            models.b,
-            models,
+            W=models.W,
+            b=models.b,
             value=nothing.copy(),
             loss=nothing.copy(),
             accuracy=nothing.copy(),
             learning_rate=rate.copy(),
             start=nothing,
-            reasons=[""] * K,
+            reasons=[StopReason.RUNNING] * K,
+            models=models,
         )
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
@@ -231,12 +190,12 @@ class SGD:
         if state.step % per_epoch == 0:
             self._end_epoch(state)
         if state.step >= self.steps and not state.reason:
-            state.reason = "finished"
+            state.reason = StopReason.FINISHED
         return state
 
     def give_up(self, state: SGDState, lost: Array) -> None:
-        """Models (True in `lost`, (K,)) that have diverged leave."""
-        _leave(state, lost[state.models.numbers], "diverged")
+        """End the models with a True in `lost` (K,): they have diverged."""
+        _end(state, lost[state.models.numbers], StopReason.DIVERGED)
 
     def _steps(self, models: _Models, batches: list[Any], rates: Any, momentum: Any) -> tuple[Any, Any]:
         """As `array.Operations.sgd_steps`, one by one; nothing is waited for."""
@@ -282,7 +241,7 @@ class SGD:
             stuck = (rest == 0) & (waited > 0) & (waited <= ADAPTATIONS)
             models.base_rate = np.where(stuck, models.base_rate / ADAPT_BY, models.base_rate)
         if self.tol > 0 and self.open_ended:
-            _leave(state, models.since >= self.patience, "converged")
+            _end(state, models.since >= self.patience, StopReason.CONVERGED)
 
     def _factor(self, step: int) -> float:
         p = step / self.steps
@@ -295,15 +254,12 @@ class SGD:
         return 1.0
 
 
-def _leave(state: SGDState, gone: Array, reason: str) -> None:
-    """Models that are on their way (True in `gone`) are no longer; their weights stay as they are."""
-    models = state.models
-    for number in models.numbers[gone].tolist():
-        state.reasons[number] = reason
-    if gone.all():
-        state.reason = "converged" if "converged" in state.reasons else "diverged"
-    elif gone.any():
-        models.keep(~gone)
+def _end(state: SGDState, ended: Array, reason: StopReason) -> None:
+    """End the active models with a True in `ended`; their weights stay as they are."""
+    state.models = state.end(state.models, ended, [reason] * len(ended))
+    if ended.all():
+        converged = StopReason.CONVERGED in state.reasons
+        state.reason = StopReason.CONVERGED if converged else StopReason.DIVERGED
 
 
 def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:

@@ -34,6 +34,7 @@ from gpusoftmax import (
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import prepare, solver_of
 from gpusoftmax.features.dense import read_features
+from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import TrainResult
 
 # every test runs on the CPU and on a GPU: "auto" takes it
@@ -291,7 +292,7 @@ def test_what_the_objective_leaves_open_does_not_show(
     models = []
     for shift_W, shift_b in ((0.0, 0.0), (over_W, over_b)):
         estimator = SoftmaxClassifier(**parameters)
-        result = TrainResult(W + shift_W, b + shift_b, [], "finished", 0.0, 0, ["finished"])
+        result = TrainResult(W + shift_W, b + shift_b, [], StopReason.FINISHED, 0.0, 0, [StopReason.FINISHED])
         models.append(
             set_fitted(estimator, prepare(estimator, read_features(X, get_backend("cpu")), y, None, None), result)
         )
@@ -303,7 +304,9 @@ def test_what_the_objective_leaves_open_does_not_show(
 def test_a_penalised_intercept_is_published_as_it_is(small: tuple[Any, Any]) -> None:
     estimator = SoftmaxClassifier(l2=0.1, penalize_intercept=True)
     problem = prepare(estimator, read_features(small[0], get_backend("cpu")), small[1], None, None)
-    result = TrainResult(np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], "finished", 0.0, 0, ["finished"])
+    result = TrainResult(
+        np.zeros((3, 1, 3)), np.array([[1.0, -1.0, 5.0]]), [], StopReason.FINISHED, 0.0, 0, [StopReason.FINISHED]
+    )
     assert set_fitted(estimator, problem, result).intercept_.tolist() == [1.0, -1.0, 5.0]
 
 

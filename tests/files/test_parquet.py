@@ -83,7 +83,10 @@ def test_elements_of_lists_are_found_by_name_whatever_else_there_is(read: Any) -
 )
 def test_dropped_columns_may_hold_anything(dropped: Any, read: Any) -> None:
     assert read({"a": [1.0, 2.0], "b": dropped, "label": [0, 1]}, Columns(drop=("b",))).values.tolist() == [[1], [2]]
-    assert read({"a": [1.0, 2.0], "b": dropped}, Columns(need_label=False, features=("a",))).values.tolist() == [[1], [2]]
+    assert read({"a": [1.0, 2.0], "b": dropped}, Columns(need_label=False, features=("a",))).values.tolist() == [
+        [1],
+        [2],
+    ]
 
 
 def test_it_is_read_without_threads(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:

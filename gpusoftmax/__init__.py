@@ -25,6 +25,7 @@ _EXPORTS = {
     "SoftmaxClassifier": "estimators.classifiers",
     "SoftmaxClassifierCV": "search.classifier_cv",
     "SweepResult": "search.result",
+    "fit_path": "search.fit_path",
     "get_backend": "array",
     "gradient_check": "objective.gradcheck",
     "linear_probe": "protocols.linear_probe",

@@ -19,6 +19,7 @@ from gpusoftmax.protocols.cs231n import train_cs231n as train_cs231n
 from gpusoftmax.protocols.linear_probe import ProbeResult as ProbeResult
 from gpusoftmax.protocols.linear_probe import linear_probe as linear_probe
 from gpusoftmax.search.classifier_cv import SoftmaxClassifierCV as SoftmaxClassifierCV
+from gpusoftmax.search.fit_path import fit_path as fit_path
 from gpusoftmax.search.result import SweepResult as SweepResult
 from gpusoftmax.search.sweep import sweep as sweep
 from gpusoftmax.solvers.certificate import FitReport as FitReport

@@ -189,6 +189,11 @@ def compiled_for() -> CompiledFor | None:
     return facts.compiled_for() if get_backend("cpu").name == "cpu" else None
 
 
+def compilations() -> int:
+    """How many of the CPU's kernels were compiled in this process; those from the cache on disk do not count."""
+    return facts.compilations() if get_backend("cpu").name == "cpu" else 0
+
+
 def _compiled_kernels() -> tuple[ModuleType | None, str]:
     """The Numba kernels, or None and why there are none."""
     try:

@@ -75,6 +75,7 @@ RATES = {name: f"schedule={name!r} says how it changes" for name in ("constant",
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def in_place_of(name: str, known: Iterable[str]) -> str:
@@ -86,27 +87,29 @@ def in_place_of(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
 
 
-def explained(init: Callable[P, None]) -> Callable[P, None]:
-    """An __init__ whose TypeErrors name the class that was called, and what takes a parameter's place.
+def explained(cls: type[T]) -> type[T]:
+    """A class whose __init__ names the class that was called in its TypeErrors, and what takes a parameter's place.
 
-    Python's own would name the class that defines __init__, which may be a private one.
+    Python's own errors would name the class that defines __init__, which may be a private one.
     """
+    init: Any = cls.__init__
     parameters = inspect.signature(init).parameters
     names = [name for name in parameters if name != "self"]
     positional = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
 
     @wraps(init)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        kind = type(args[0]).__name__
-        if len(args) > len(positional):
-            value = shown(args[len(positional)])
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind = type(self).__name__
+        if len(args) >= len(positional):
+            value = shown(args[len(positional) - 1])
             raise TypeError(f"{kind} takes its parameters by name, as in {kind}(max_iter=100); {value} has none")
         for name in kwargs:
             if name not in parameters:
                 raise TypeError(f"{kind} has no parameter {name!r}: {in_place_of(name, names)}")
-        init(*args, **kwargs)
+        init(self, *args, **kwargs)
 
-    return wrapper
+    cls.__init__ = wrapper  # type: ignore[method-assign]
+    return cls
 
 
 def named_in_errors(method: Callable[P, R]) -> Callable[P, R]:
@@ -127,6 +130,24 @@ def named_in_errors(method: Callable[P, R]) -> Callable[P, R]:
         return method(*args, **kwargs)
 
     return wrapper
+
+
+def explain_unknown(instead: Callable[[str], str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for functions whose TypeErrors say what to do in place of an argument that there is not."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = inspect.signature(function).parameters
+
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(f"{function.__name__} has no argument {name!r}: {instead(name)}")
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
 
 
 def check_names(estimator: Any, given: Iterable[str]) -> None:

@@ -16,14 +16,38 @@ from gpusoftmax.cli.options import AsJson, BackendName, Loss, Threads, app, prin
 
     gpusoftmax info --json
 
+    gpusoftmax info --penalty 0.01 --rows 49000
+
     JSON keys: versions, backend, reason, device, threads, threads_from (in words), backends (a dict: cuda, cpu, numpy,
     each with yes or no and why), blas (a list), vector_features (of the compiler), vector_bits (null without compiled
-    kernels), caches (a dict: where kernels and data sets are kept)."""
+    kernels), caches (a dict: where kernels and data sets are kept); with --penalty C, l2, rows, classes."""
 )
-def info(threads: Threads = None, as_json: AsJson = False) -> None:
+def info(
+    threads: Threads = None,
+    as_json: AsJson = False,
+    penalty: Annotated[
+        float | None, typer.Option("--penalty", metavar="C", help="say instead what other libraries call this C")
+    ] = None,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="with --penalty: the training rows")] = None,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="with --penalty: the classes")] = 3,
+) -> None:
     """Show versions, the device that would compute and why, and the libraries beneath."""
+    from gpusoftmax.checks.validation import check_number
+    from gpusoftmax.estimators.problem import l2_from_C
     from gpusoftmax.reports.machine import describe, in_words
+    from gpusoftmax.reports.training import penalty_elsewhere
 
+    if penalty is not None:
+        if rows is None:
+            raise ValueError(f"--penalty {penalty:g} depends on the number of training rows; give --rows, too")
+        l2 = l2_from_C(check_number("--penalty", penalty, least=0, above=True), rows, classes)
+        if as_json:
+            print_json({"C": penalty, "l2": l2, "rows": rows, "classes": classes})
+        else:
+            print(penalty_elsewhere(l2, rows))
+        return
+    if rows is not None:
+        raise ValueError("--rows is for --penalty; leave it out, or give both")
     facts = describe(threads)
     if as_json:
         print_json(facts)

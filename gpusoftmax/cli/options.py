@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from gpusoftmax.array import Backend
     from gpusoftmax.files.dataset import Dataset
 
 
@@ -280,3 +281,24 @@ def reading(what: str, quiet: bool) -> AbstractContextManager[None]:
     from gpusoftmax.progress import waiting
 
     return waiting(f"reading {what}", quiet)
+
+
+def indented(text: str) -> str:
+    """Text whose further lines stand below the words of the first, behind a heading of eight characters."""
+    return text.replace("\n", "\n        ")
+
+
+def compile_first(backend: Backend, X: Any, n_classes: int, as_json: bool, quiet: bool) -> float:
+    """Compile the kernels for such data before the work, so that their time is seen; the seconds that it took.
+
+    It takes seconds once; later runs load what was compiled.
+    """
+    from gpusoftmax.features.dense import compile_kernels
+    from gpusoftmax.progress import waiting
+
+    what = "CPU kernels" if backend.gpu is None else "GPU kernels"
+    with waiting(f"compiling {what}", quiet):
+        seconds = compile_kernels(X, backend, n_classes)
+    if seconds >= 1:  # less is what loading them takes
+        show(f"compiled {what}, once for later runs as well: {seconds:.0f} s", as_json)
+    return seconds

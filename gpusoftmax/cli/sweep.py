@@ -27,12 +27,12 @@ from gpusoftmax.cli.options import (
     Validation,
     app,
     check_output,
+    compile_first,
     is_file,
     load,
     print_json,
     show,
 )
-from gpusoftmax.cli.train import GRID
 
 
 @app.command(
@@ -109,6 +109,8 @@ def sweep_command(
     from dataclasses import replace
 
     from gpusoftmax.array import get_backend
+    from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
+    from gpusoftmax.estimators.solver_choice import choose_solver
     from gpusoftmax.reports.training import (
         SPLITS,
         SWEEP_FILES,
@@ -118,17 +120,21 @@ def sweep_command(
         keep_names,
         write_sweep,
     )
+    from gpusoftmax.search.fit_path import PENALTIES
     from gpusoftmax.search.grid import values_of
     from gpusoftmax.search.sweep import sweep
 
     ranges = {"C": C, "learning_rate": learning_rate, "momentum": momentum}
     grid = {name: values_of(f"--{name.replace('_', '-')}", text) for name, text in ranges.items() if text is not None}
-    options: dict[str, Any] = {
-        name: value for name, value in {"batch_size": batch_size, "max_iter": epochs}.items() if value is not None
-    }
-    sgd = loss is Loss.hinge or bool(options) or "learning_rate" in grid or "momentum" in grid
+    cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+    device = get_backend(backend, threads)
+    estimator = cls(
+        loss=str(loss), scaling="standard", solver="auto" if epochs is None else "sgd", batch_size=batch_size,
+        random_state=seed, backend=device,
+    )  # fmt: skip
+    sgd = choose_solver(estimator, grid).name == "sgd"
     if sgd:
-        options = {"max_iter": 10, "schedule": "cosine", "solver": "sgd", **options}
+        estimator.set_params(max_iter=10 if epochs is None else epochs, schedule="cosine")
     if halving is not None and not sgd:
         raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs, too")
     if out is not None:  # before the work, not after it
@@ -137,7 +143,6 @@ def sweep_command(
         out.mkdir(parents=True, exist_ok=True)
         for name in SWEEP_FILES:
             check_output("--out", out / name, dataset, validation, test)
-    device = get_backend(backend, threads)
     if cv is not None and validation == SHARE and is_file(dataset):
         validation = "0"  # the folds take its place
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
@@ -145,16 +150,15 @@ def sweep_command(
     if (seen := len(set(y.tolist()))) < len(loaded.class_names):
         raise ValueError(f"--rows {rows}: these rows hold {seen} of {len(loaded.class_names)} classes; take more")
     loaded = replace(loaded, X_train=X, y_train=y)
-    aside = loaded.parts.get("validation")
-    if cv is None and aside is None:
+    held_out = loaded.parts.get("validation")
+    if cv is None and held_out is None:
         raise ValueError("there are no validation rows to score on; give --validation, or --cv 5")
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    compile_first(device, X, len(loaded.class_names), as_json, quiet)
     result = sweep(
-        X, y, grid or {"C": [1.0] if sgd else GRID}, cv=cv,
-        validation=None if cv else aside,
-        scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1, loss=str(loss),
-        scaling="standard", random_state=seed, backend=device, **options,
+        estimator, grid or {"C": [1.0] if sgd else PENALTIES}, X, y, cv=cv, validation=None if cv else held_out,
+        scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1,
     )  # fmt: skip
     show(result.report, as_json)
     measured: dict[str, Any] = dict.fromkeys(f"{split}_accuracy" for split in SPLITS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,13 +28,15 @@ from gpusoftmax.cli.options import (
     Validation,
     app,
     check_output,
+    compile_first,
+    indented,
     load,
     print_json,
     show,
 )
 
-GRID = [float(f"{10.0 ** (half / 2):.1g}") for half in range(-10, 7)]  # 1e-5, 3e-5, 1e-4, ..., 1e3
-WORSE = 2  # values of C in a row that scored worse, after which weaker penalties are not tried any more
+if TYPE_CHECKING:
+    from gpusoftmax.search.result import SweepResult
 
 
 @app.command(
@@ -60,7 +62,8 @@ WORSE = 2  # values of C in a row that scored worse, after which weaker penaltie
     validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no pass was done),
     passes (with those that preconditioners took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds,
     objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null where Ctrl-C came before the
-    last fit), seconds (choosing and training), backend, reason, threads, seed, model (path or null)."""
+    last fit), seconds (choosing and training), seconds_by_phase (compiling, choosing, training), backend, reason,
+    threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -99,6 +102,7 @@ def train(
     save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="write the model (safetensors)")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="also say what other libraries call this penalty")] = False,
 ) -> None:
     """Train on a data set, or a file, and print the accuracy on its training, validation and test rows.
 
@@ -111,104 +115,104 @@ def train(
     say otherwise.
     """
     from gpusoftmax.array import get_backend
-    from gpusoftmax.checks.validation import counted
     from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
     from gpusoftmax.estimators.problem import l2_from_C
+    from gpusoftmax.estimators.solver_choice import choose_solver
     from gpusoftmax.models import save_model
     from gpusoftmax.progress import progress_display
     from gpusoftmax.protocols.cs231n import train_cs231n
     from gpusoftmax.reports.training import (
         accuracies,
         accuracies_in_words,
+        choice_in_words,
         dataset_in_words,
         keep_names,
         path_of,
+        penalty_elsewhere,
         penalty_in_words,
         step_in_words,
     )
-    from gpusoftmax.search.result import SweepResult
-    from gpusoftmax.search.sweep import sweep
+    from gpusoftmax.search.fit_path import fit_path
 
-    if recipe is not None and solver is not SolverName.auto:
-        raise ValueError(f"--solver cannot be changed with --recipe {recipe}, which fixes it; leave one out")
     for_sgd = {"--epochs": epochs, "--batch-size": batch_size, "--learning-rate": learning_rate}
     given = [name for name, value in for_sgd.items() if value is not None]
-    if solver is SolverName.lbfgs and given:
-        raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
-    if solver is SolverName.auto:
-        solver = SolverName.sgd if given or loss is Loss.hinge else SolverName.lbfgs
-    given += ["--C"] if C is not None else []
-    if recipe is not None and given:
-        raise ValueError(f"{', '.join(given)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
+    fixed = [*given, *(["--C"] if C is not None else []), *(["--solver"] if solver is not SolverName.auto else [])]
+    if recipe is not None and fixed:
+        raise ValueError(f"{', '.join(fixed)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
     if recipe is not None and loss is Loss.squared_hinge:
         raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
+    if solver is SolverName.lbfgs and given:
+        raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
     check_output("--save", save, dataset, validation, test)  # before the work, not after it
     device = get_backend(backend, threads)
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+    model: Any = cls(
+        C=C, loss=str(loss), scaling="standard", solver="sgd" if epochs is not None else str(solver), random_state=seed,
+        backend=device, batch_size=batch_size, learning_rate=learning_rate, verbose=0 if quiet else 1,
+    )  # fmt: skip
+    sgd = choose_solver(model).name == "sgd"
+    training, held_out = loaded.parts["train"], loaded.parts.get("validation")
+    choosing = recipe is None and not sgd and C is None
+    if choosing and held_out is None:
+        raise ValueError("there are no validation rows to choose C by; give --C, or use gpusoftmax sweep with --cv 5")
+    compiling = compile_first(device, training[0], len(loaded.class_names), as_json, quiet)
     started = time.perf_counter()
     choice: SweepResult | None = None
-    training, aside = loaded.parts["train"], loaded.parts.get("validation")
-    if aside is None and solver is SolverName.lbfgs and C is None:
-        raise ValueError("there are no validation rows to choose C by; give --C, or use gpusoftmax sweep with --cv 5")
     if recipe is not None:
         progress = None if quiet else progress_display()
         model = train_cs231n(*training, loss=str(loss), seed=seed, backend=device, progress=progress)
+    elif choosing:
+        choice = fit_path(
+            model, *training, validation=held_out, on_candidate=lambda step: show(step_in_words(step), as_json)
+        )
+        model = choice.best_estimator_
+    elif sgd:
+        model.set_params(schedule="cosine", max_iter=10 if epochs is None else epochs)
+        model.fit(*training, validation=held_out)
     else:
-        common: dict[str, Any] = {
-            "loss": str(loss), "scaling": "standard", "solver": str(solver), "random_state": seed, "backend": device,
-            "verbose": 0 if quiet else 1,
-        }  # fmt: skip
-        if solver is SolverName.lbfgs and C is None:
-            choice = sweep(
-                *training, {"C": GRID}, validation=aside, scoring="loss", patience=WORSE,
-                on_candidate=lambda step: show(step_in_words(step), as_json), **common,
-            )  # fmt: skip
-            model = choice.best_estimator_
-        else:
-            cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
-            model = cls(C=C, **common)
-            if solver is SolverName.sgd:
-                model.set_params(
-                    schedule="cosine", max_iter=epochs or 10, batch_size=batch_size or "auto",
-                    learning_rate="auto" if learning_rate is None else learning_rate,
-                )  # fmt: skip
-            model.fit(*training, validation=aside if solver is SolverName.sgd else None)
+        model.fit(*training)
     seconds = time.perf_counter() - started
+    fitted = getattr(model, "fit_report_", None)  # none where Ctrl-C came before the last fit
+    in_training = seconds if choice is None else fitted.seconds if fitted is not None else 0.0
     measured = accuracies(model, loaded)
     keep_names(model, loaded)
     if save is not None:
         save_model(model, save)
     strength, l2 = None, None
+    if choice is not None:
+        show(choice_in_words(choice, seconds - in_training), as_json)
     if recipe is None:
         n, strength = len(loaded.y_train), model.C or 1.0
         l2 = l2_from_C(strength, n, len(model.classes_))
-        show(penalty_in_words(strength, l2, n, choice), as_json)
+        show(f"penalty {penalty_in_words(strength, l2)}", as_json)
+        if verbose and l2:
+            show(indented(f"        {penalty_elsewhere(l2, n)}"), as_json)
     stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
-    interrupted = " (interrupted)" if stopped else ""
-    last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
-    found = (
-        f"{last.objective:.4f} after {counted(last.passes, 'pass')}" if last else "not known: no pass came to its end"
-    )
-    show(f"loss    {found} in {seconds:.2f} s{interrupted}", as_json)
-    fitted = getattr(model, "fit_report_", None)  # none where Ctrl-C came before the last fit
-    if fitted is not None and fitted.bound is not None:
-        show(f"fit     {fitted}".replace("\n", "\n        "), as_json)
+    found = "interrupted before the last fit" if fitted is None else str(fitted)
+    show(indented(f"fit     {found}"), as_json)
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     if save is not None:
         show(f"saved   {save}", as_json)
     if as_json:
-        result: dict[str, Any] = {
-            "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__, "recipe": recipe,
-            "C": strength, "l2": l2,
-            "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
-            "edge": "" if choice is None else choice.edges_.get("C", ""),
-            **measured, "fit_report": None if fitted is None else fitted.as_dict(),
-            "loss": last.objective if last else None, "passes": last.passes if last else 0,
-            "stop_reason": model.stop_reason_, "seconds": seconds, "backend": device.name, "reason": device.reason,
-            "threads": device.n_threads, "seed": seed, "model": None if save is None else str(save),
-        }  # fmt: skip
-        print_json(result)
-    if interrupted:
+        last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
+        print_json(
+            {
+                "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__,
+                "recipe": recipe, "C": strength, "l2": l2,
+                "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
+                "edge": "" if choice is None else choice.edges_.get("C", ""),
+                **measured, "fit_report": None if fitted is None else fitted.as_dict(),
+                "loss": last.objective if last else None, "passes": last.passes if last else 0,
+                "stop_reason": model.stop_reason_, "seconds": seconds,
+                "seconds_by_phase": {
+                    "compiling": compiling, "choosing": seconds - in_training, "training": in_training
+                },
+                "backend": device.name, "reason": device.reason, "threads": device.n_threads, "seed": seed,
+                "model": None if save is None else str(save),
+            }
+        )  # fmt: skip
+    if stopped:
         raise typer.Exit(130)

@@ -26,6 +26,13 @@ class CompiledFor:
     folder: str | None
 
 
+def compilations() -> int:
+    """How often Numba has compiled a kernel in this process, rather than loaded it from the cache on disk."""
+    from gpusoftmax.cpu import kernels
+
+    return sum(sum(kernel.stats.cache_misses.values()) for kernel in (kernels.visit, kernels.row_loss))
+
+
 def compiled_for() -> CompiledFor:
     """What Numba compiles for on this machine.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,35 +14,23 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend, get_backend_for
-from gpusoftmax.checks.parameters import LOSS_HINTS, RATES, SOLVERS, explained, hint, named_in_errors
-from gpusoftmax.checks.validation import (
-    check_batch_size,
-    check_callbacks,
-    check_choice,
-    check_count,
-    check_flag,
-    check_learning_rate,
-    check_number,
-    check_verbose,
-)
+from gpusoftmax.checks.parameters import explained, named_in_errors
 from gpusoftmax.estimators.fitting import (
     AllOrNothing,
-    make_solver,
     make_stream_solver,
     set_fitted,
     start_stream,
     start_weights,
     stream_after,
 )
+from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, check_columns, record_columns, weights_of
-from gpusoftmax.estimators.problem import C_from_l2, Problem, changed_for_sgd, far_from_zero, prepare
+from gpusoftmax.estimators.problem import C_from_l2, prepare
+from gpusoftmax.estimators.solver_choice import without_old_defaults
+from gpusoftmax.estimators.solving import solve
 from gpusoftmax.features.dense import read_features
-from gpusoftmax.losses import LOSSES
 from gpusoftmax.progress import progress_display
-from gpusoftmax.solvers.base import Solver, StopReason
-from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.sgd import SCHEDULES, SGD
-from gpusoftmax.trainer import Callback, EarlyStopping, TrainResult, train
+from gpusoftmax.trainer import Callback, train
 
 Array = npt.NDArray[Any]
 
@@ -64,111 +52,45 @@ def _available_if(check: Callable[[Any], bool]) -> Callable[[Method], Method]:
     return available_if(check)
 
 
+@explained
+@dataclass(kw_only=True, eq=False, repr=False)
 class _LinearClassifier(LinearPredictor):
-    """What the two estimators share."""
+    """What the two estimators share. Parameters are stored as they are passed, as scikit-learn wants it."""
 
-    _losses: tuple[str, ...]
+    _losses: ClassVar[tuple[str, ...]]
 
-    @explained
-    def __init__(
-        self,
-        *,
-        C: float | None = None,
-        l2: float | None = None,
-        loss: str = "softmax",
-        fit_intercept: bool = True,
-        penalize_intercept: bool = False,
-        scaling: Any = None,
-        class_weight: Any = None,
-        label_smoothing: float = 0.0,
-        solver: str = "auto",
-        max_iter: int = 1000,
-        tol: float = 1e-4,
-        batch_size: int | str = "auto",
-        learning_rate: float | str = "auto",
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        schedule: str = "auto",
-        warm_start: bool = False,
-        random_state: Any = None,
-        backend: str | Backend = "auto",
-        n_threads: int | None = None,
-        callbacks: Sequence[Callback] = (),
-        verbose: int = 0,
-    ) -> None:
-        self.C = C
-        self.l2 = l2
-        self.loss = loss
-        self.fit_intercept = fit_intercept
-        self.penalize_intercept = penalize_intercept
-        self.scaling = scaling
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
-        self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.nesterov = nesterov
-        self.schedule = schedule
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.backend = backend
-        self.n_threads = n_threads
-        self.callbacks = callbacks
-        self.verbose = verbose
+    C: float | None = None
+    l2: float | None = None
+    loss: str = "softmax"
+    fit_intercept: bool = True
+    penalize_intercept: bool = False
+    scaling: Any = None
+    class_weight: Any = None
+    label_smoothing: float = 0.0
+    solver: str = "auto"
+    max_iter: int = 1000
+    tol: float = 1e-4
+    batch_size: int | str | None = None
+    learning_rate: float | str | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    schedule: str | None = None
+    warm_start: bool = False
+    random_state: Any = None
+    backend: str | Backend = "auto"
+    n_threads: int | None = None
+    callbacks: Sequence[Callback] = ()
+    verbose: int = 0
 
-    def _check_parameters(self) -> None:
-        """Check the parameters of the constructor, which scikit-learn wants to be stored as they were passed."""
-        check_choice("loss", self.loss, self._losses, hint(self.loss, LOSS_HINTS))
-        if self.C is not None and self.l2 is not None:
-            raise ValueError(
-                f"C={self.C!r} and l2={self.l2!r} say the same thing twice; pass one: l2 = 1 / (C * n) for a mean loss "
-                "over n rows"
-            )
-        if self.C is not None and (np.ndim(self.C) or self.C != math.inf):
-            check_number("C", self.C, least=0, above=True, words="C must be greater than 0; math.inf means no penalty")
-        if self.l2 is not None:
-            check_number("l2", self.l2, least=0)
-        for name in ("fit_intercept", "penalize_intercept", "nesterov", "warm_start"):
-            check_flag(name, getattr(self, name))
-        if self.penalize_intercept and not self.fit_intercept:
-            raise ValueError("penalize_intercept=True needs fit_intercept=True: there is no intercept to penalise")
-        check_number("label_smoothing", self.label_smoothing, least=0, most=1, below=True)
-        if self.label_smoothing and not LOSSES[self.loss].gives_probabilities:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing!r} needs loss='softmax' (SoftmaxClassifier), since a margin "
-                f"has one right class; leave it at 0 for loss={self.loss!r}"
-            )
-        check_choice("solver", self.solver, ("auto", "lbfgs", "sgd"), hint(self.solver, SOLVERS))
-        if self.solver == "lbfgs":
-            self._check_for_lbfgs()
-        check_choice("schedule", self.schedule, ("auto", *SCHEDULES))
-        check_count("max_iter", self.max_iter)
-        check_number("tol", self.tol, least=0)
-        check_batch_size(self.batch_size)
-        check_learning_rate(self.learning_rate, hint(self.learning_rate, RATES))
-        check_number("momentum", self.momentum, least=0, most=1, below=True)
-        check_verbose(self.verbose)
-        check_callbacks(self.callbacks)
-        if isinstance(self.scaling, str):
-            check_choice("scaling", self.scaling, ("standard",))
-        elif self.scaling is not None and not (isinstance(self.scaling, tuple) and len(self.scaling) == 2):
-            raise ValueError(f"scaling={self.scaling!r} is not known; pass None, 'standard' or a pair (shift, scale)")
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled estimator; 0.1.0 pickled the defaults of SGD where None stands today."""
+        state = dict(state)
+        old = state.pop("_none_for_defaults", None) is None
+        super().__setstate__(without_old_defaults(state) if old else state)
 
-    def _check_for_lbfgs(self) -> None:
-        """What only SGD can do is refused, rather than ignored."""
-        if not LOSSES[self.loss].has_curvature:
-            raise ValueError(
-                f"loss={self.loss!r} has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or "
-                "solver='sgd'"
-            )
-        for name, default in changed_for_sgd(self).items():
-            raise ValueError(
-                f"{name}={getattr(self, name)!r} is for solver='sgd'; solver='lbfgs' reads all rows in each step and "
-                f"finds its own steps: leave {name} at {default!r}"
-            )
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, with a mark that tells it from what 0.1.0 pickled."""
+        return {**super().__getstate__(), "_none_for_defaults": True}
 
     @named_in_errors
     def fit(
@@ -217,7 +139,7 @@ class _LinearClassifier(LinearPredictor):
         DivergenceError
             The learning rate is too large; says what to change. The model stays as it was.
         """
-        self._check_parameters()
+        check_parameters(self)
         device = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
             features = read_features(X, device)
@@ -227,28 +149,10 @@ class _LinearClassifier(LinearPredictor):
                 check_columns(self, validation[0], names_expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
-            missed = self._solve(problem, start_from)
+            missed = solve(self, problem, start_from)
         if missed:
             warnings.warn(missed, ConvergenceWarning, stacklevel=3)  # the user's line: named_in_errors is in between
         return self
-
-    def _solve(self, problem: Problem, start_from: Any, sample: GramSample | None = None) -> str:
-        """Train and write the fitted attributes; what is to be warned of, see `_missed`."""
-        solver = make_solver(self, problem.objective, sample)
-        callbacks: list[Callback] = list(self.callbacks)
-        stops = any(isinstance(c, EarlyStopping) for c in callbacks)
-        if problem.validation is not None and solver.open_ended and not stops:
-            callbacks.append(EarlyStopping())
-        result = train(
-            problem.objective,
-            solver,
-            *start_weights(start_from, problem),
-            validation=problem.validation,
-            callbacks=callbacks,
-            progress=progress_display() if self.verbose else None,
-        )
-        set_fitted(self, problem, result)
-        return self._missed(result, solver, problem)
 
     @_available_if(_learns_from_streams)
     @named_in_errors
@@ -295,7 +199,7 @@ class _LinearClassifier(LinearPredictor):
         DivergenceError
             The learning rate is too large; says what to change. The model stays as it was.
         """
-        self._check_parameters()
+        check_parameters(self)
         first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
         device = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), device.active():
@@ -313,35 +217,6 @@ class _LinearClassifier(LinearPredictor):
             set_fitted(self, problem, result)
             self._stream = stream_after(self, problem, solver)
         return self
-
-    def _missed(self, result: TrainResult, solver: Solver, problem: Problem) -> str:
-        """How far from tol training ended, and what helps; empty if it arrived, or was never to."""
-        if self.tol == 0:
-            return ""
-        if isinstance(solver, SGD):
-            if result.reason != StopReason.FINISHED or not solver.open_ended:
-                return ""
-            return (
-                f"the training objective still fell by more than tol={self.tol:g} within the last "
-                f"{solver.patience} of max_iter={self.max_iter} passes: increase max_iter or tol"
-                + ", or set scaling='standard'"
-                * (not isinstance(self.scaling, str))
-            )
-        if result.gradient_norm is None or result.reason not in (StopReason.FINISHED, StopReason.PRECISION):
-            return ""
-        advice = f"max_iter={self.max_iter} steps are taken: increase max_iter or tol"
-        if result.reason == StopReason.PRECISION:
-            dtype = np.dtype(problem.objective.features.dtype)
-            helps = [] if dtype == np.float64 else ["pass X in float64"]
-            if far := far_from_zero(problem):
-                helps += [far]
-            elif not isinstance(self.scaling, str):
-                helps += ["set scaling='standard'"]
-            advice = (
-                f"rounding in {dtype.name} allows no further progress: "
-                f"{', '.join([*helps, 'or pass a larger tol' if helps else 'pass a larger tol'])}"
-            )
-        return f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={self.tol:g} yet; {advice}"
 
 
 class SoftmaxClassifier(Probabilities, _LinearClassifier):
@@ -375,8 +250,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
     solver : {"auto", "lbfgs", "sgd"}
         "lbfgs" goes to the optimum of the full batch, in ten to a hundred passes, see `solvers.LBFGS`; "sgd" takes
         minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone:
-        "auto" takes "sgd" where one of them is not at its default, and for loss "hinge", which has no curvature;
-        else "lbfgs".
+        "auto" takes "sgd" where one of them is set, whatever to, and for loss "hinge", which has no curvature; else
+        "lbfgs". `fit_report_` says which it took, and why.
     max_iter : int
         Steps of L-BFGS at most, each of which moves the weights and takes a pass over the data or, now and then, some
         more; passes of SGD. With max_iter=1 and warm_start=True each fit makes one.
@@ -386,15 +261,17 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         SGD stops when the training objective has not fallen by this much (nats) in 5 passes ("adaptive": in 15, after
         it has shortened the steps twice); with fewer than 4 steps a pass, in 20 steps (60). 0: never. The schedules
         "step" and "cosine" are planned over max_iter passes and take them all.
-    batch_size : int, "auto" or "full"
-        Rows a step. "auto": 256. More than there are rows: all rows.
-    learning_rate : float or "auto"
-        "auto": 1 / the largest curvature of the objective, found by power iteration on a sample of rows.
-    momentum : float
-        In [0, 1).
-    nesterov : bool
-    schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}
-        Of the learning rate, see `solvers.SGD`. "auto": "adaptive".
+    batch_size : int, "auto" or "full", optional
+        For SGD: rows per step. "auto", the default, is 256. More than there are rows: all rows.
+    learning_rate : float or "auto", optional
+        For SGD. "auto", the default: 1 / the largest curvature of the objective, found by power iteration on a sample
+        of rows.
+    momentum : float, optional
+        For SGD, in [0, 1). Default: 0.9.
+    nesterov : bool, optional
+        For SGD: look ahead along the velocity. Default: True.
+    schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}, optional
+        For SGD: how the learning rate changes, see `solvers.SGD`. "auto", the default, is "adaptive".
     warm_start : bool
         Fitting again starts from the weights that the model has, which have to be of the same classes and features.
     random_state : int, RandomState, optional
@@ -485,6 +362,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         return model
 
 
+@explained
+@dataclass(kw_only=True, eq=False, repr=False)
 class LinearSVMClassifier(_LinearClassifier):
     """Linear multiclass support vector machine after Weston and Watkins, with an L2 penalty.
 
@@ -510,58 +389,7 @@ class LinearSVMClassifier(_LinearClassifier):
     """
 
     _losses = ("squared_hinge", "hinge")
-
-    @explained
-    def __init__(
-        self,
-        *,
-        C: float | None = None,
-        l2: float | None = None,
-        loss: str = "squared_hinge",
-        fit_intercept: bool = True,
-        penalize_intercept: bool = False,
-        scaling: Any = None,
-        class_weight: Any = None,
-        label_smoothing: float = 0.0,
-        solver: str = "auto",
-        max_iter: int = 1000,
-        tol: float = 1e-4,
-        batch_size: int | str = "auto",
-        learning_rate: float | str = "auto",
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        schedule: str = "auto",
-        warm_start: bool = False,
-        random_state: Any = None,
-        backend: str | Backend = "auto",
-        n_threads: int | None = None,
-        callbacks: Sequence[Callback] = (),
-        verbose: int = 0,
-    ) -> None:
-        super().__init__(
-            C=C,
-            l2=l2,
-            loss=loss,
-            fit_intercept=fit_intercept,
-            penalize_intercept=penalize_intercept,
-            scaling=scaling,
-            class_weight=class_weight,
-            label_smoothing=label_smoothing,
-            solver=solver,
-            max_iter=max_iter,
-            tol=tol,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            nesterov=nesterov,
-            schedule=schedule,
-            warm_start=warm_start,
-            random_state=random_state,
-            backend=backend,
-            n_threads=n_threads,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+    loss: str = "squared_hinge"
 
 
 Estimator = SoftmaxClassifier | LinearSVMClassifier

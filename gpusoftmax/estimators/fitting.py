@@ -17,7 +17,8 @@ import numpy.typing as npt
 from gpusoftmax.checks.validation import brief, check_classes, check_random_seed
 from gpusoftmax.estimators.partial_fit import Stream
 from gpusoftmax.estimators.prediction import weights_of
-from gpusoftmax.estimators.problem import Problem, solver_of
+from gpusoftmax.estimators.problem import Problem
+from gpusoftmax.estimators.solver_choice import SgdSettings, choose_solver, sgd_settings
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Solver
@@ -34,25 +35,26 @@ AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count
 
 def make_solver(estimator: Any, objective: Objective, sample: GramSample | None = None) -> Solver:
     """The solver that the parameters ask for; an exact one of a sweep has the sample that all its models share."""
-    if solver_of(estimator) == "lbfgs":
-        seed = check_random_seed(estimator.random_state)
+    seed = check_random_seed(estimator.random_state)
+    if choose_solver(estimator).name == "lbfgs":
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
-    plan = _plan(estimator, objective.features.n)
+    settings = sgd_settings(estimator)
+    plan = _plan(settings, objective.features.n, seed)
     return SGD(
         plan,
         steps=plan.steps_per_epoch * int(estimator.max_iter),
-        learning_rate=estimator.learning_rate,
-        momentum=float(estimator.momentum),
-        nesterov=bool(estimator.nesterov),
-        schedule="adaptive" if estimator.schedule == "auto" else estimator.schedule,
+        learning_rate=settings.learning_rate,
+        momentum=float(settings.momentum),
+        nesterov=bool(settings.nesterov),
+        schedule="adaptive" if settings.schedule == "auto" else settings.schedule,
         tol=float(estimator.tol),
     )
 
 
-def _plan(estimator: Any, n: int) -> BatchPlan:
+def _plan(settings: SgdSettings, n: int, seed: int) -> BatchPlan:
     sizes = {"auto": AUTOMATIC_BATCH, "full": n}
-    size = sizes[estimator.batch_size] if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
-    return BatchPlan(n, size, seed=check_random_seed(estimator.random_state))
+    size = sizes[settings.batch_size] if isinstance(settings.batch_size, str) else int(settings.batch_size)
+    return BatchPlan(n, size, seed=seed)
 
 
 def start_stream(estimator: Any, classes: Any) -> Stream:
@@ -105,21 +107,22 @@ def _check_for_stream(estimator: Any) -> None:
 
 def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
     """One pass of SGD over the next part of a stream, with the velocity that the last one left."""
-    objective, stream = problem.objective, problem.stream
-    plan, rate = _plan(estimator, objective.features.n), estimator.learning_rate
+    objective, stream, settings = problem.objective, problem.stream, sgd_settings(estimator)
+    plan = _plan(settings, objective.features.n, check_random_seed(estimator.random_state))
+    rate: Any = settings.learning_rate
     if rate == "auto":
         rate = float(automatic_learning_rate(objective, plan)[0]) if stream.wants_a_rate(plan.size) else stream.rate
     velocity = None
-    if estimator.momentum > 0:
+    if settings.momentum > 0:
         W, b = start_weights(None, problem) if stream.last_step is None else _placed(problem, *stream.last_step)
         velocity = W / rate, b / rate
     return SGD(
         plan,
         steps=plan.steps_per_epoch,
         learning_rate=rate,
-        momentum=float(estimator.momentum),
-        nesterov=bool(estimator.nesterov),
-        schedule="constant" if estimator.schedule == "auto" else estimator.schedule,
+        momentum=float(settings.momentum),
+        nesterov=bool(settings.nesterov),
+        schedule="constant" if settings.schedule == "auto" else settings.schedule,
         epochs_before=stream.calls - 1,
         velocity=velocity,
     )
@@ -132,7 +135,7 @@ def stream_after(estimator: Any, problem: Problem, solver: SGD) -> Stream:
         W, b = problem.objective.features.fold(*(rate * velocity for velocity in solver.velocity))
         last_step = problem.backend.to_numpy(W)[:, 0].T, problem.backend.to_numpy(b)[0]
     stream = replace(stream, last_step=last_step)
-    if estimator.learning_rate != "auto" or rate == stream.rate:
+    if sgd_settings(estimator).learning_rate != "auto" or rate == stream.rate:
         return stream
     return replace(stream, rate=rate, rate_rows=stream.rows, rate_batch=solver.plan.size)
 
@@ -206,7 +209,7 @@ class AllOrNothing:
 def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
     set_weights(estimator, problem.objective, problem.classes, result.W, result.b)
-    estimator.fit_report_ = _report(problem, result, float(estimator.tol))
+    estimator.fit_report_ = _report(problem, result, float(estimator.tol), choose_solver(estimator).why)
     set_history(estimator, problem, result)
     return estimator
 
@@ -243,7 +246,7 @@ def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, 
     estimator.intercept_ = np.ascontiguousarray(b)
 
 
-def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
+def _report(problem: Problem, result: TrainResult, tol: float, why_solver: str) -> FitReport:
     """How the fit ended, with the certificate of a solver that goes to the optimum."""
     started, exact, kept = time.perf_counter(), result.gradient_norm is not None, None
     if exact:
@@ -263,5 +266,6 @@ def _report(problem: Problem, result: TrainResult, tol: float) -> FitReport:
         seconds=result.seconds + time.perf_counter() - started,
         tol=tol,
         kept=kept,
+        why_solver=why_solver,
         **asdict(found),
     )

@@ -6,7 +6,6 @@ the solver.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -32,9 +31,9 @@ from gpusoftmax.checks.validation import (
 )
 from gpusoftmax.dtypes import weights_in_type
 from gpusoftmax.estimators.partial_fit import Moments, Stream
+from gpusoftmax.estimators.solver_choice import choose_solver, sgd_settings
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import read_features, rows_that_count
-from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 from gpusoftmax.penalties import L2
@@ -46,7 +45,6 @@ log = logging.getLogger("gpusoftmax")
 FAR = 1e-4  # of a column's deviation: rounding of its mean that is worth a word
 LARGEST_WEIGHT = 1e3  # of a standardised feature: what is left of the range of a type
 HEAVY = 1e-3  # of the mean weight: what makes a row fit to take differences from
-ONLY_FOR_SGD = ("batch_size", "learning_rate", "momentum", "nesterov", "schedule")
 
 
 @dataclass(frozen=True)
@@ -94,20 +92,6 @@ class Problem:
     classes: Array
     backend: Backend
     stream: Stream
-
-
-def changed_for_sgd(estimator: Any) -> dict[str, Any]:
-    """Parameters that only SGD has a use for and that are not at their defaults, which are the values."""
-    parameters = inspect.signature(type(estimator)).parameters
-    defaults = {name: parameters[name].default for name in ONLY_FOR_SGD}
-    return {name: default for name, default in defaults.items() if getattr(estimator, name) != default}
-
-
-def solver_of(estimator: Any) -> str:
-    """The solver's name, "lbfgs" or "sgd": what solver="auto" means for this estimator."""
-    if estimator.solver != "auto":
-        return str(estimator.solver)
-    return "sgd" if not LOSSES[estimator.loss].has_curvature or changed_for_sgd(estimator) else "lbfgs"
 
 
 def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
@@ -208,7 +192,7 @@ def _objective_and_stream(
     here = s if s is None or rows is None else s[rows]
     total = float(features.n) if here is None else float(here.sum(dtype=np.float64)) * unit
     weights = None if s is None else asarray(s)
-    sgd = stream is not None or solver_of(estimator) == "sgd"
+    sgd = stream is not None or choose_solver(estimator).name == "sgd"
     sums = None
     if moments is None and (stream is not None or _wants_moments(estimator, sgd)):
         moments = _moments(features, s, total)
@@ -359,7 +343,7 @@ def far_from_zero(problem: Problem) -> str:
 def _wants_moments(estimator: Any, sgd: bool) -> bool:
     """Whether the coordinates depend on the data."""
     free = estimator.fit_intercept and not estimator.penalize_intercept
-    return free or isinstance(estimator.scaling, str) or (sgd and estimator.learning_rate == "auto")
+    return free or isinstance(estimator.scaling, str) or (sgd and sgd_settings(estimator).learning_rate == "auto")
 
 
 def _coordinates(
@@ -402,7 +386,7 @@ def _coordinates(
     if free:
         shift = mean
     factors = None
-    if sgd and estimator.learning_rate == "auto":
+    if sgd and sgd_settings(estimator).learning_rate == "auto":
         size = variance + (mean - (0.0 if shift is None else shift)) ** 2
         user_scale = np.ones(d) if scale is None else scale
         t = np.sqrt(size / user_scale**2 + 2 * l2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpusoftmax.array import Backend, gpu_of
+from gpusoftmax.array import Backend, compilations, gpu_of
 from gpusoftmax.checks.validation import check_features, check_finite_features
 from gpusoftmax.dtypes import computation_dtype, from_bits, widen
 from gpusoftmax.features.base import Features
@@ -127,6 +128,23 @@ def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:
         The GPU does not hold it.
     """
     return backend.asarray(check_features(X, name, np.asarray if gpu_of(X) is None else backend.asarray))
+
+
+def compile_kernels(X: Any, backend: Backend, n_classes: int) -> float:
+    """Compile all that passes over such features need, by a pass over one row; returns the seconds that it took.
+
+    Compiled kernels are kept on disk by Numba or CuPy. Where the CPU's are there already, it took 0 seconds.
+    """
+    started, before = time.perf_counter(), compilations()
+    with backend.active():
+        features = read_features(X[:1], backend)
+        W = backend.xp.zeros((features.d, 1, n_classes), features.dtype)
+        b = backend.xp.zeros((1, n_classes), features.dtype)
+        features.gradient(backend.asarray(np.zeros(1, np.int32)), W, b, None, 0)
+        features.scores(W, b)
+        backend.synchronize()
+    loaded = backend.gpu is None and compilations() == before
+    return 0.0 if loaded else time.perf_counter() - started
 
 
 def rows_that_count(weights: Array | None, rows: Array | None = None) -> Array | None:

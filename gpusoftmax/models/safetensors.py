@@ -41,7 +41,9 @@ from gpusoftmax.checks.validation import (
     shown,
 )
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import weights_of
+from gpusoftmax.estimators.solver_choice import without_old_defaults
 from gpusoftmax.files.atomic import write_atomically
 from gpusoftmax.models.format import (
     FORMAT,
@@ -86,7 +88,7 @@ FITTED: dict[str, Types] = {
     "weight_sum": NUMBER,
     "history": (list,),
 }
-LATER = {"fit_report", "weight_sum", "kept"}  # keys that files of earlier versions do not have
+LATER = {"fit_report", "weight_sum", "kept", "why_solver"}  # keys that files of earlier versions do not have
 
 
 def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | Path) -> None:
@@ -216,7 +218,7 @@ def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClas
 
 def _check_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> None:
     """As `fit` does, with what it leaves to others."""
-    estimator._check_parameters()
+    check_parameters(estimator)
     check_random_seed(estimator.random_state)
     check_choice("backend", estimator.backend, ("auto", "cpu", "numpy"))
     if estimator.n_threads is not None:
@@ -327,7 +329,7 @@ def _decode_parameters(cls: Any, parameters: Any, tensors: dict[str, Array]) -> 
         if decoded["C"] != {"infinite": True}:
             raise ValueError(f"C={shown(decoded['C'])} is not known")
         decoded["C"] = math.inf
-    return decoded | {
+    return without_old_defaults(decoded) | {
         "scaling": _decode_scaling(decoded.get("scaling"), tensors),
         "class_weight": _decode_class_weight(decoded.get("class_weight")),
     }

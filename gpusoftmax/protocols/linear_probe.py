@@ -31,6 +31,7 @@ from gpusoftmax.checks.validation import (
     encode_known_labels,
     encode_labels,
 )
+from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.prediction import has_columns
 from gpusoftmax.features.dense import read_matrix
 from gpusoftmax.reports.accuracy import measure
@@ -321,25 +322,24 @@ def linear_probe(
     if unknown == aside:
         warnings.warn(ARBITRARY, stacklevel=2)
     common: dict[str, Any] = {
-        "cv": cv, "validation": validation if given else None, "random_state": seed, "backend": backend,
-        "n_threads": n_threads, "verbose": verbose,
+        "cv": cv, "validation": validation if given else None, "verbose": verbose,
     }  # fmt: skip
+    shared: dict[str, Any] = {"random_state": seed, "backend": backend, "n_threads": n_threads}
     if by_sgd:
         size = batch_size or min(BATCH, rows)
         if size > rows:
             raise ValueError(f"batch_size={size} is more than the {rows} training rows; pass a smaller batch_size")
-        found = sweep(
-            X_train, y_train, {"learning_rate": [rate * size / REFERENCE_BATCH for rate in values]}, refit=False,
-            recipe=Recipe(n_iterations or ITERATIONS, _normal(seed)), l2=0.0, penalize_intercept=True, momentum=0.9,
-            nesterov=False, schedule="cosine", batch_size=size, **common,
-        )  # fmt: skip
+        estimator = SoftmaxClassifier(
+            l2=0.0, penalize_intercept=True, momentum=0.9, nesterov=False, schedule="cosine", batch_size=size, **shared
+        )
+        grid = {"learning_rate": [rate * size / REFERENCE_BATCH for rate in values]}
+        recipe = Recipe(n_iterations or ITERATIONS, _normal(seed))
+        found = sweep(estimator, grid, X_train, y_train, refit=False, recipe=recipe, **common)
         model = found.models_[0, found.best_index_]
     else:
         grid = {"C": [1 / value for value in values] if parameter == "lambda" else values}
-        found = sweep(
-            X_train, y_train, grid, refit=not given, keep_models=False, max_iter=MOST_ITERATIONS,
-            tol=TOL if tol is None else tol, **common,
-        )  # fmt: skip
+        estimator = SoftmaxClassifier(max_iter=MOST_ITERATIONS, tol=TOL if tol is None else tol, **shared)
+        found = sweep(estimator, grid, X_train, y_train, refit=not given, keep_models=False, **common)
         model = found.best_estimator_
     test_measured = None
     try:

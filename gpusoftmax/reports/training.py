@@ -76,20 +76,31 @@ def path_of(choice: SweepResult, n: int) -> list[dict[str, float]]:
     ]
 
 
-def penalty_in_words(C: float, l2: float, n: int, choice: SweepResult | None = None) -> str:
-    """The penalty in the terms of others, for a mean over n rows; how it was chosen, if it was."""
-    if l2 == 0:
-        return "penalty none"
-    chosen = ""
-    if choice is not None:
-        chosen = ", the smallest validation loss"
-        if edge := choice.edges_.get("C"):
-            chosen += f"; it is the {edge} that was tried, so the best may lie beyond it: try others with --C"
+def choice_in_words(choice: SweepResult, seconds: float) -> str:
+    """One line for a person: which C was chosen, out of how many, and a warning where it is at an end of them."""
+    tried = int((choice.trials.status[0] != "").sum())
+    text = (
+        f"chosen  C = {choice.best_params_['C']:g}, which has the smallest validation loss of {tried} values, in "
+        f"{seconds:.2f} s"
+    )
+    if edge := choice.edges_.get("C"):
+        text += f"\n        it is the {edge} that was tried, so the best may lie beyond it: try others with --C"
+    return text
+
+
+def penalty_in_words(C: float, l2: float) -> str:
+    """The penalty as C, on the sum of the losses, and as l2, on their mean."""
+    return "none" if l2 == 0 else f"C = {C:g}, l2 = {l2:.4g}"
+
+
+def penalty_elsewhere(l2: float, n: int) -> str:
+    """What other libraries call a penalty l2 on the mean loss of n rows."""
     return (
-        f"penalty C = {C:g} (scikit-learn, cuML){chosen}\n"
-        f"        l2 = {l2:.4g} on the mean loss: SGDClassifier's alpha, glmnet's lambda on standardised features,\n"
-        f"        weight_decay, and twice cs231n's reg ({l2 / 2:.4g}), these two with the intercept in the norm;\n"
-        f"        on the sum of {n} losses: {l2 * n:.4g} (CLIP, with 1/2) or {l2 * n / 2:.4g} (linear_eval, without)"
+        f"C = {1 / (l2 * n):.4g} in scikit-learn and cuML, or with two classes {2 / (l2 * n):.4g}\n"
+        f"l2 = {l2:.4g} on the mean loss: SGDClassifier's alpha, and glmnet's lambda on standardised features\n"
+        f"weight_decay = {l2:.4g} in PyTorch, and reg = {l2 / 2:.4g} in cs231n, with the intercept penalised as well\n"
+        f"lambda = {l2 * n:.4g} in CLIP, on the sum of {n} losses with a factor 1/2, and {l2 * n / 2:.4g} in "
+        "linear_eval, without it"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.parameters import explained
 from gpusoftmax.checks.validation import check_count, check_flag, check_labels
+from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.fitting import AllOrNothing
 from gpusoftmax.estimators.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
@@ -30,6 +32,8 @@ SHARED = (  # parameters that go on to every model
 SMALLEST, LARGEST = -4, 4  # powers of ten of C where only a number of values is given, as in scikit-learn
 
 
+@explained
+@dataclass(eq=False, repr=False)
 class SoftmaxClassifierCV(Probabilities):
     """Multinomial logistic regression whose C is chosen by cross-validation, all models in one `sweep`.
 
@@ -83,43 +87,23 @@ class SoftmaxClassifierCV(Probabilities):
     (0.1, (3, 1, 3))
     """
 
-    @explained
-    def __init__(
-        self,
-        Cs: int | Sequence[float] = 10,
-        *,
-        fit_intercept: bool = True,
-        penalize_intercept: bool = False,
-        scaling: Any = None,
-        class_weight: Any = None,
-        label_smoothing: float = 0.0,
-        cv: Any = None,
-        scoring: Any = "accuracy",
-        refit: bool = True,
-        rule: str = "best",
-        max_iter: int = 1000,
-        tol: float = 1e-4,
-        random_state: Any = None,
-        backend: str | Backend = "auto",
-        n_threads: int | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.Cs = Cs
-        self.fit_intercept = fit_intercept
-        self.penalize_intercept = penalize_intercept
-        self.scaling = scaling
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
-        self.cv = cv
-        self.scoring = scoring
-        self.refit = refit
-        self.rule = rule
-        self.max_iter = max_iter
-        self.tol = tol
-        self.random_state = random_state
-        self.backend = backend
-        self.n_threads = n_threads
-        self.verbose = verbose
+    Cs: int | Sequence[float] = 10
+    _: KW_ONLY
+    fit_intercept: bool = True
+    penalize_intercept: bool = False
+    scaling: Any = None
+    class_weight: Any = None
+    label_smoothing: float = 0.0
+    cv: Any = None
+    scoring: Any = "accuracy"
+    refit: bool = True
+    rule: str = "best"
+    max_iter: int = 1000
+    tol: float = 1e-4
+    random_state: Any = None
+    backend: str | Backend = "auto"
+    n_threads: int | None = None
+    verbose: int = 0
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Fit all models, choose C, and fit once more.
@@ -146,10 +130,10 @@ class SoftmaxClassifierCV(Probabilities):
         if not check_flag("refit", self.refit) and self.rule == "1se":
             raise ValueError("rule='1se' needs refit=True: with refit=False each fold has its own best C")
         Cs = self._values()
+        estimator = SoftmaxClassifier(solver="lbfgs", **{name: getattr(self, name) for name in SHARED})
         result = sweep(
-            X, y, {"C": Cs}, cv=self.cv, scoring=self._scoring(), refit=self.refit, rule=self.rule,
-            sample_weight=sample_weight, groups=groups, solver="lbfgs", verbose=self.verbose,
-            **{name: getattr(self, name) for name in SHARED},
+            estimator, {"C": Cs}, X, y, cv=self.cv, scoring=self._scoring(), refit=self.refit, rule=self.rule,
+            sample_weight=sample_weight, groups=groups, verbose=self.verbose,
         )  # fmt: skip
         done = np.flatnonzero(~np.isnan(result.mean_scores_)).tolist()
         if result.interrupted_:

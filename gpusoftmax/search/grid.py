@@ -14,10 +14,10 @@ from sklearn.base import clone
 from gpusoftmax.checks.parameters import in_place_of
 from gpusoftmax.checks.validation import is_plain
 from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
-from gpusoftmax.estimators.problem import solver_of
+from gpusoftmax.estimators.parameters import check_parameters
+from gpusoftmax.estimators.solver_choice import choose_solver
 
 ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
-FOR_SGD = ("learning_rate", "momentum")
 
 
 def combinations(grid: Any) -> list[dict[str, Any]]:
@@ -40,8 +40,8 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
                 raise ValueError(f"grid has {name!r}, which is no parameter: {in_place_of(name, ON_ONE_AXIS)}")
             if name not in ON_ONE_AXIS:
                 raise ValueError(
-                    f"grid has {name!r}, but only {', '.join(ON_ONE_AXIS)} can vary within one sweep; pass "
-                    f"{name}=... to sweep, and sweep once for each of its values"
+                    f"grid has {name!r}, but only {', '.join(ON_ONE_AXIS)} can vary within one sweep; set {name} of "
+                    "the estimator, and sweep once for each of its values"
                 )
             if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
                 raise TypeError(f"grid[{name!r}]={values!r} is a {type(values).__name__}; pass a list of values")
@@ -97,10 +97,10 @@ def configured(estimator: Estimator, candidates: list[dict[str, Any]]) -> list[A
         As an estimator's fit does.
     """
     estimators = [clone(estimator).set_params(**candidate) for candidate in candidates]
-    steps = any(name in candidate for candidate in candidates for name in FOR_SGD)
-    sgd = steps or any(solver_of(one) == "sgd" for one in estimators)
+    varying = {name for candidate in candidates for name in candidate}
+    sgd = any(choose_solver(one, varying).name == "sgd" for one in estimators)
     for one in estimators:
         if one.solver == "auto":
             one.set_params(solver="sgd" if sgd else "lbfgs")
-        one._check_parameters()
+        check_parameters(one)
     return estimators

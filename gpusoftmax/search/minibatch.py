@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax.estimators.fitting import make_solver
+from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, TrainResult, train
@@ -58,8 +59,8 @@ def train_group(
     solver = make_solver(estimators[0], objective)
     assert isinstance(solver, SGD)
     if solver.learning_rate != "auto":
-        solver = replace(solver, learning_rate=np.array([float(one.learning_rate) for one in estimators]))
-    solver = replace(solver, momentum=np.array([float(one.momentum) for one in estimators]))
+        solver = replace(solver, learning_rate=np.array([float(sgd_settings(one).learning_rate) for one in estimators]))
+    solver = replace(solver, momentum=np.array([float(sgd_settings(one).momentum) for one in estimators]))
     features, K, c = objective.features, len(l2), objective.n_classes
     if recipe is None:
         W, b = (objective.backend.xp.zeros(shape, features.dtype) for shape in ((features.d, K, c), (K, c)))

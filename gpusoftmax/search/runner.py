@@ -19,6 +19,7 @@ from gpusoftmax.estimators.fitting import set_history, set_weights
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.prediction import on_host, record_columns
 from gpusoftmax.estimators.problem import Data, Problem, held_out, l2_of, objective_for
+from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.dense import rows_that_count
 from gpusoftmax.objective.objective import Objective
@@ -46,7 +47,7 @@ class _Posed:
 
 
 @dataclass
-class Work:
+class SweepRun:
     """What is asked for, and what is done so far.
 
     Attributes
@@ -110,7 +111,7 @@ class Work:
                 for i, path in enumerate(paths):
                     l2 = self._l2(some, posed[i].total)
                     try:
-                        result = path.solve(l2, _Within(self, i, some))
+                        result = path.solve(l2, RunProgress(self, i, some))
                     except DivergenceError:  # a penalty too strong for the type
                         self._forget(i, some, "diverged")
                         self.done += len(some)
@@ -154,7 +155,9 @@ class Work:
                 posed = self._posed(i, some[0])
                 l2, before = self._l2(some, posed.total), self.done
                 try:
-                    result = minibatch.train_group(estimators, posed.objective, l2, _Within(self, i, some), self.recipe)
+                    result = minibatch.train_group(
+                        estimators, posed.objective, l2, RunProgress(self, i, some), self.recipe
+                    )
                 except DivergenceError:
                     self._forget(i, some, "diverged")
                 else:
@@ -168,7 +171,7 @@ class Work:
 
         def key(k: int) -> tuple[Any, ...]:
             one = self.estimators[k]
-            automatic = one.solver == "sgd" and one.learning_rate == "auto"
+            automatic = one.solver == "sgd" and sgd_settings(one).learning_rate == "auto"
             return repr(one.class_weight), automatic, (one.C, one.l2) if automatic else None
 
         groups: dict[Any, list[int]] = {}
@@ -309,19 +312,19 @@ class Work:
 
 
 @dataclass
-class _Within:
+class RunProgress:
     """Progress within the training of some candidates on split i, as a part of the whole."""
 
-    work: Work
+    run: SweepRun
     i: int
     some: list[int]
 
     def update(self, passes: float, total: float, record: Record | None) -> None:
         """See trainer.Progress."""
-        if self.work.tally is not None:
-            share = min(passes / total, 1.0) if self.work.estimators[0].solver == "sgd" else 0.0
-            done = self.work.done + share * len(self.some)
-            self.work.tally.update(done, f"{self.work.in_words(self.i, self.some)}; pass {passes:.0f}")
+        if self.run.tally is not None:
+            share = min(passes / total, 1.0) if self.run.estimators[0].solver == "sgd" else 0.0
+            done = self.run.done + share * len(self.some)
+            self.run.tally.update(done, f"{self.run.in_words(self.i, self.some)}; pass {passes:.0f}")
 
     def close(self) -> None:
         """See trainer.Progress: the tally goes on."""

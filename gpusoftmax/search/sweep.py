@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from gpusoftmax.array import get_backend_for
-from gpusoftmax.checks.parameters import in_place_of
+from gpusoftmax.checks.parameters import explain_unknown, in_place_of
 from gpusoftmax.checks.validation import (
     by_rows,
     check_choice,
@@ -26,16 +26,18 @@ from gpusoftmax.checks.validation import (
     check_random_seed,
     check_verbose,
 )
-from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
 from gpusoftmax.estimators.prediction import best_classes, check_columns, outputs
 from gpusoftmax.estimators.problem import load, problem_of
+from gpusoftmax.estimators.solver_choice import sgd_settings
+from gpusoftmax.estimators.solving import solve
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.dense import read_features
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import DONE, SweepResult, choose, edges
-from gpusoftmax.search.runner import Work
+from gpusoftmax.search.runner import SweepRun
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
 from gpusoftmax.search.words import candidate_in_words
@@ -45,15 +47,23 @@ Array = npt.NDArray[Any]
 log = logging.getLogger("gpusoftmax")
 
 
+def _instead(name: str) -> str:
+    """What to do in place of an argument that sweep does not have."""
+    if name in inspect.signature(SoftmaxClassifier).parameters:
+        return f"it is a parameter of the estimator, as in sweep(SoftmaxClassifier({name}=...), grid, X, y)"
+    return in_place_of(name, inspect.signature(sweep).parameters)
+
+
+@explain_unknown(_instead)
 def sweep(
+    estimator: Any,
+    grid: Any,
     X: Any,
     y: Any,
-    grid: Any,
     *,
     cv: Any = None,
     validation: Any = None,
     scoring: Any = "accuracy",
-    solver: str = "auto",
     refit: bool = True,
     rule: str = "best",
     sample_weight: Any = None,
@@ -65,9 +75,8 @@ def sweep(
     verbose: int = 0,
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
     recipe: Recipe | None = None,
-    **parameters: Any,
 ) -> SweepResult:
-    """Fit every combination of a grid, on every fold, and choose.
+    """Fit an estimator with every combination of a grid, on every fold, and choose.
 
     Each model minimises, over the rows of its fold that it trains on,
 
@@ -80,13 +89,16 @@ def sweep(
 
     Parameters
     ----------
-    X : array-like, (n, d)
-        As for fit: read where it is, never copied for a fold.
-    y : array-like, (n,)
-        Labels.
+    estimator : SoftmaxClassifier or LinearSVMClassifier
+        Its parameters hold for all models, but for those in the grid. It is cloned, not fitted. Neither callbacks nor
+        warm_start can be set. solver="auto" means what it means in `fit`, for all configurations alike.
     grid : dict or list of dict
         Names to lists of values: C or l2, learning_rate, momentum, class_weight. learning_rate or momentum make SGD
-        the solver.
+        the solver where that is "auto".
+    X : array-like, (n, d)
+        As for `fit`: read where it is, never copied for a fold.
+    y : array-like, (n,) or (n, c)
+        Labels, or proportions of the classes; see `SoftmaxClassifier.fit`.
     cv : int, splitter or iterable of (training, held out), optional
         Folds of X: a number for StratifiedKFold, not shuffled; one of scikit-learn's splitters; or pairs of row
         numbers. Without cv and validation: 5.
@@ -98,7 +110,6 @@ def sweep(
         one of scikit-learn's scorers, or a function of (estimator, X, y), which gets a copy of the rows held out, on
         the host. They count by sample_weight, where a function takes that, and a scorer does not decline it
         (set_score_request).
-    solver : {"auto", "lbfgs", "sgd"}
     refit : bool
         Fit the best configuration to all rows of X: `best_estimator_`. With validation=(X, y), these are the training
         rows.
@@ -129,10 +140,6 @@ def sweep(
     recipe : Recipe, optional
         For SGD with refit=False: where models start, how many batches they take instead of max_iter passes, and how
         these are drawn.
-    **parameters
-        Of the estimator, the same for all: scaling, loss, fit_intercept, penalize_intercept, class_weight, max_iter,
-        tol, batch_size, nesterov, schedule, random_state, backend, n_threads, and what the grid does not name of C, l2,
-        learning_rate, momentum. loss="hinge" or "squared_hinge" makes it a LinearSVMClassifier.
 
     Returns
     -------
@@ -152,19 +159,19 @@ def sweep(
     --------
     >>> from sklearn.datasets import load_digits
     >>> X, y = load_digits(return_X_y=True)
-    >>> result = sweep(X / 16, y, {"C": [0.01, 0.1, 1.0, 10.0]}, cv=3)
+    >>> result = sweep(SoftmaxClassifier(), {"C": [0.01, 0.1, 1.0, 10.0]}, X / 16, y, cv=3)
     >>> result.best_params_
     {'C': 0.1}
     """
     started = time.perf_counter()
+    _check_estimator(estimator)
     candidates = combinations(grid)
-    estimator = _estimator(solver, parameters, {name for one in candidates for name in one})
     softmax = isinstance(estimator, SoftmaxClassifier)
     scorer = make_scoring(scoring, softmax)
     check_choice("rule", rule, ("best", "1se"))
     check_flag("refit", refit)
     check_flag("keep_models", keep_models)
-    check_verbose(verbose)
+    verbose = max(check_verbose(verbose), check_verbose(estimator.verbose))
     if check_flag("out_of_fold", out_of_fold) and not keep_models:
         raise ValueError("out_of_fold=True needs keep_models=True: it is these models that predict")
     estimators = configured(estimator, candidates)
@@ -182,7 +189,7 @@ def sweep(
     if recipe is not None and (not sgd or refit or halving is not None):
         raise ValueError(
             f"recipe={recipe!r} says where SGD starts and how many batches it takes; pass refit=False, no halving, and "
-            "learning_rate in the grid, or solver='sgd'"
+            "learning_rate in the grid, or an estimator with solver='sgd'"
         )
     device = get_backend_for(estimator.backend, estimator.n_threads, X=X)
     own: Any = validation if isinstance(validation, tuple | list) else None
@@ -200,42 +207,42 @@ def sweep(
             keep_models * models * (features.d + 1) * c * np.dtype(features.dtype).itemsize / 2**20,
         )  # fmt: skip
         _check_weights(data.weights, splits)
-        work = Work(
+        run = SweepRun(
             X, labels, own, data, splits, candidates, estimators, scorer.knowing(data.classes), keep_models, seed,
             None, on_candidate, recipe,
         )  # fmt: skip
         if own is not None:
-            check_columns(work.estimator(0), own[0], names_expected=False)
-        work.tally = tally = Tally(models) if verbose else None
+            check_columns(run.estimator(0), own[0], names_expected=False)
+        run.tally = tally = Tally(models) if verbose else None
         interrupted = False
         try:
-            work.by_sgd(halving) if sgd else work.along_paths(patience)
+            run.by_sgd(halving) if sgd else run.along_paths(patience)
         except KeyboardInterrupt:
             interrupted = True
-            work.fall_back()
-            if not work.has_any():
+            run.fall_back()
+            if not run.has_any():
                 raise
         finally:
             if tally is not None:
                 tally.close()
-    if not work.has_any():
-        _explain(work)
+    if not run.has_any():
+        _explain(run)
     result = None
     try:
-        result = _chosen(work, rule, interrupted)
+        result = _chosen(run, rule, interrupted)
         with device.active():
             if out_of_fold:
-                _predict_out_of_fold(result, work)
+                _predict_out_of_fold(result, run)
             if refit:
-                result.best_estimator_ = _refit(result, work, verbose)
+                result.best_estimator_ = _refit(result, run, verbose)
                 result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
     except KeyboardInterrupt:
-        result = result or _chosen(work, rule, interrupted)
+        result = result or _chosen(run, rule, interrupted)
         result.interrupted_ = True
         if out_of_fold and result.out_of_fold_ is None:
             result.why_no_out_of_fold = "Ctrl-C came before they were made"
         if refit and result.best_estimator_ is None:
-            _do_without_last_fit(result, work)
+            _do_without_last_fit(result, run)
     result.seconds_ = time.perf_counter() - started
     return result
 
@@ -250,38 +257,41 @@ def _check_weights(weights: Array | None, splits: list[Split]) -> None:
                 )
 
 
-def _explain(work: Work) -> None:
+def _explain(run: SweepRun) -> None:
     """Why no candidate has a score."""
-    if (work.trials.status == "diverged").any():
-        parameters = "; ".join(candidate_in_words(one) for one in work.candidates[:5])
-        more = f"; and {len(work.candidates) - 5} more" if len(work.candidates) > 5 else ""
+    if (run.trials.status == "diverged").any():
+        parameters = "; ".join(candidate_in_words(one) for one in run.candidates[:5])
+        more = f"; and {len(run.candidates) - 5} more" if len(run.candidates) > 5 else ""
         raise DivergenceError(
             f"every configuration diverged on some split ({parameters}{more}): use a smaller learning_rate, or 'auto', "
             "or a larger C"
         )
-    i = int(np.isnan(work.trials.score).any(axis=1).argmax())
-    raise ValueError(f"scoring={work.scoring.name!r} is NaN for every configuration on some split, such as split {i}")
+    i = int(np.isnan(run.trials.score).any(axis=1).argmax())
+    raise ValueError(f"scoring={run.scoring.name!r} is NaN for every configuration on some split, such as split {i}")
 
 
-def _estimator(solver: str, parameters: dict[str, Any], varying: set[str]) -> Any:
-    """The estimator that all configurations start from; what varies is not among its parameters."""
-    cls = LinearSVMClassifier if parameters.get("loss") in ("hinge", "squared_hinge") else SoftmaxClassifier
-    known = [name for name in inspect.signature(cls).parameters if name not in ("callbacks", "warm_start", "verbose")]
-    for name in parameters:
-        if name not in known:
-            own = [one for one in inspect.signature(sweep).parameters if one != "parameters"]
-            raise TypeError(f"sweep has no argument {name!r}: {in_place_of(name, [*own, *known])}")
-    if twice := sorted(varying & set(parameters)):
-        raise ValueError(f"{twice[0]} is in the grid and given beside it; pass it once")
-    return cls(solver=solver, **parameters)
+def _check_estimator(estimator: Any) -> None:
+    """Refuse what is no estimator of ours, and parameters that mean nothing within a sweep."""
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"estimator is a {type(estimator).__name__}; pass the estimator, the grid, and then the data, as in "
+            "sweep(SoftmaxClassifier(scaling='standard'), {'C': [0.1, 1, 10]}, X, y)"
+        )
+    for name, fix in (
+        ("callbacks", "pass on_candidate to sweep"),
+        ("warm_start", "models start from their neighbours"),
+    ):
+        if getattr(estimator, name):
+            raise ValueError(f"{name}={getattr(estimator, name)!r} is for fit, not for a sweep; {fix}")
 
 
-def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
+def _chosen(run: SweepRun, rule: str, interrupted: bool) -> SweepResult:
     """The outcome of work that is done."""
-    trials, estimators = work.trials, work.estimators
-    rates = np.array([0.0 if one.learning_rate == "auto" else float(one.learning_rate) for one in estimators])
-    best, ties = choose(work.eligible, work.strengths(), rates, rule)
-    tried = [one for one, status in zip(work.candidates, trials.status.T, strict=True) if status.any()]
+    trials, estimators = run.trials, run.estimators
+    settings = [sgd_settings(one).learning_rate for one in estimators]
+    rates = np.array([0.0 if rate == "auto" else float(rate) for rate in settings])
+    best, ties = choose(run.eligible, run.strengths(), rates, rule)
+    tried = [one for one, status in zip(run.candidates, trials.status.T, strict=True) if status.any()]
     short = int(((trials.status == "finished") & np.array([one.solver == "lbfgs" for one in estimators])).sum())
     if short and estimators[0].tol > 0:
         warnings.warn(
@@ -293,54 +303,54 @@ def _chosen(work: Work, rule: str, interrupted: bool) -> SweepResult:
     lost = int((np.isnan(trials.score) & np.isin(trials.status, DONE)).sum())
     if lost:
         warnings.warn(
-            f"scoring={work.scoring.name!r} is NaN for {lost} of {trials.score.size} models, whose configurations "
+            f"scoring={run.scoring.name!r} is NaN for {lost} of {trials.score.size} models, whose configurations "
             "cannot be chosen",
             stacklevel=3,
         )
     return SweepResult(
-        work.candidates, trials, work.scoring.name, rule, best, ties, edges(tried, tried.index(work.candidates[best])),
-        work.data.classes, estimators, models_=work.models, interrupted_=interrupted,
+        run.candidates, trials, run.scoring.name, rule, best, ties, edges(tried, tried.index(run.candidates[best])),
+        run.data.classes, estimators, models_=run.models, interrupted_=interrupted,
     )  # fmt: skip
 
 
-def _predict_out_of_fold(result: SweepResult, work: Work) -> None:
+def _predict_out_of_fold(result: SweepResult, run: SweepRun) -> None:
     """Of each row, what the best candidate's model says that has not seen it."""
-    data, n = work.data, len(work.data.labels)
-    if not is_partition(work.splits, n):
+    data, n = run.data, len(run.data.labels)
+    if not is_partition(run.splits, n):
         result.why_no_out_of_fold = "they need folds that hold out each row once; pass cv=5, or another partition"
         return
     best, probabilities = np.empty(n, np.int64), None
-    for i, split in enumerate(work.splits):
-        of_rows = partial(outputs, work.models[i, result.best_index_], data.features.select(split.held_out))
+    for i, split in enumerate(run.splits):
+        of_rows = partial(outputs, run.models[i, result.best_index_], data.features.select(split.held_out))
         best[split.held_out] = best_classes(of_rows)
-        if isinstance(work.estimators[0], SoftmaxClassifier):
+        if isinstance(run.estimators[0], SoftmaxClassifier):
             found = of_rows("probabilities")
             probabilities = np.empty((n, len(data.classes)), found.dtype) if probabilities is None else probabilities
             probabilities[split.held_out] = found
     result.out_of_fold_ = data.classes[best], probabilities
 
 
-def _do_without_last_fit(result: SweepResult, work: Work) -> None:
+def _do_without_last_fit(result: SweepResult, run: SweepRun) -> None:
     """The best candidate's model from the sweep, where that was trained on all rows, too."""
     result.why_no_last_fit = "the best one's fit to all rows was not made"
-    if work.models and all(split.train is None for split in work.splits):
-        result.best_estimator_ = work.models[0, result.best_index_]
+    if run.models and all(split.train is None for split in run.splits):
+        result.best_estimator_ = run.models[0, result.best_index_]
         result.why_no_last_fit += ", its model from the sweep is taken"
 
 
-def _refit(result: SweepResult, work: Work, verbose: int) -> Any:
+def _refit(result: SweepResult, run: SweepRun, verbose: int) -> Any:
     """The best candidate's estimator, fitted to all rows; the exact one from the mean of its folds' models."""
     best = result.best_index_
-    estimator = work.estimator(best).set_params(verbose=verbose)
-    models = [work.models[i, best] for i in range(result.n_splits_) if work.models]
+    estimator = run.estimator(best).set_params(verbose=verbose)
+    models = [run.models[i, best] for i in range(result.n_splits_) if run.models]
     start = None
     if models and estimator.solver == "lbfgs":
         start = clone(models[0])
         start.classes_ = result.classes_
         start.coef_ = np.mean([model.coef_ for model in models], axis=0)
         start.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
-    problem = problem_of(estimator, replace(work.data, validation=None))
-    missed = estimator._solve(problem, start, work.samples.get(best))
+    problem = problem_of(estimator, replace(run.data, validation=None))
+    missed = solve(estimator, problem, start, run.samples.get(best))
     if missed:
         warnings.warn(missed, ConvergenceWarning, stacklevel=3)
     return estimator.set_params(verbose=0)

@@ -59,6 +59,8 @@ class FitReport:
         Empty if there is one.
     kept : float or None
         With a validation set: the pass whose weights were kept, to which all of the above but the reason belongs.
+    why_solver : str
+        Why solver="auto" meant this solver; empty if the solver was named.
     """
 
     solver: str
@@ -73,6 +75,7 @@ class FitReport:
     bound: float | None
     why_no_bound: str
     kept: float | None = None
+    why_solver: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as a plain dictionary, ready for JSON.
@@ -96,6 +99,8 @@ class FitReport:
             lines.append(f"objective {self.objective:.8g}, at most {self.bound:.1e} above its optimum")
         else:
             lines.append(f"objective {self.objective:.8g}; no bound on its distance: {self.why_no_bound}")
+        if self.why_solver:
+            lines.append(f"solver='auto' chose {self.solver}: {self.why_solver}")
         return "\n".join(lines)
 
 

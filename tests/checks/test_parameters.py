@@ -83,11 +83,31 @@ def test_a_class_that_inherits_has_parameters_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted({"penalty", *GridSearchCV(None, {}).get_params()} - {"cv", "refit", "scoring", "verbose"})
+    "name",
+    sorted({"penalty", *GridSearchCV(None, {}).get_params()} - {"cv", "estimator", "refit", "scoring", "verbose"}),
 )
 def test_sweep_says_what_takes_the_place_of_an_argument(name: str) -> None:
     with pytest.raises(TypeError, match=re.escape(f"sweep has no argument '{name}': {INSTEAD[name]}")):
-        sweep(X, Y, {"C": [1.0]}, **{name: 1})
+        sweep(SoftmaxClassifier(), {"C": [1.0]}, X, Y, **{name: 1})
+
+
+def test_sweep_says_that_a_parameter_is_the_estimators() -> None:
+    with pytest.raises(
+        TypeError, match=r"no argument 'scaling': .*sweep\(SoftmaxClassifier\(scaling=\.\.\.\), grid, X, y\)"
+    ):
+        sweep(SoftmaxClassifier(), {"C": [1.0]}, X, Y, scaling="standard")
+
+
+@pytest.mark.parametrize("given", [X, {"C": [1.0]}, SoftmaxClassifier], ids=["X", "the grid", "a class"])
+def test_sweep_says_in_which_order_it_takes_estimator_grid_and_data(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"pass the estimator, the grid, and then the data, as in sweep"):
+        sweep(given, Y, {"C": [1.0]}, X)
+
+
+@pytest.mark.parametrize("parameters", [{"callbacks": [print]}, {"warm_start": True}], ids=str)
+def test_sweep_refuses_what_only_fit_can_do(parameters: Any) -> None:
+    with pytest.raises(ValueError, match="is for fit, not for a sweep"):
+        sweep(SoftmaxClassifier(**parameters), {"C": [1.0]}, X, Y)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from gpusoftmax import cli, get_backend, load_model
-from gpusoftmax.cli.train import GRID
 from gpusoftmax.progress import Lines
+from gpusoftmax.search.fit_path import PENALTIES
 from tests.conftest import Result
 
 COMMANDS = ["train", "sweep", "evaluate", "predict", "info", "gradcheck"]
@@ -69,12 +69,49 @@ def test_train_chooses_c_by_the_validation_loss(run: Any) -> None:
     assert result["fit_report"]["reason"] == "converged"
 
 
-def test_train_prints_the_penalty_in_the_terms_of_others(run: Any) -> None:
-    out = run("train", "digits", "--C", 0.5).out
+def test_train_prints_the_penalty_and_asked_to_what_others_call_it(run: Any) -> None:
     n, l2 = 1197, 1 / (0.5 * 1197)
-    assert "penalty C = 0.5 (scikit-learn, cuML)\n" in out
-    for words in (f"l2 = {l2:.4g}", f"reg ({l2 / 2:.4g})", f"{l2 * n:.4g} (CLIP", f"{l2 * n / 2:.4g} (linear_eval"):
-        assert words in out
+    short, long = run("train", "digits", "--C", 0.5).out, run("train", "digits", "--C", 0.5, "--verbose").out
+    assert f"penalty C = 0.5, l2 = {l2:.4g}\n" in short
+    assert "CLIP" not in short
+    for words in (
+        f"l2 = {l2:.4g}",
+        f"reg = {l2 / 2:.4g}",
+        f"lambda = {l2 * n:.4g} in CLIP",
+        f"{l2 * n / 2:.4g} in linear",
+    ):
+        assert words in long
+
+
+def test_info_says_what_others_call_a_penalty(run: Any) -> None:
+    told = run("info", "--penalty", 0.5, "--rows", 1197).out
+    assert told in run("train", "digits", "--C", 0.5, "--verbose").out.replace("        ", "")
+    assert run("info", "--penalty", 0.5, "--rows", 100, "--json").json["l2"] == pytest.approx(1 / 50)
+    assert run("info", "--penalty", 0.5, "--rows", 100, "--classes", 2, "--json").json["l2"] == pytest.approx(2 / 50)
+
+
+@pytest.mark.parametrize("options", [["--penalty", 0.5], ["--rows", 5]], ids=str)
+def test_info_refuses_half_of_what_a_penalty_needs(options: list[Any], run: Any) -> None:
+    result = run("info", *options)
+    assert (result.code, "--rows" in result.err) == (1, True)
+
+
+def test_train_says_how_long_choosing_and_training_took(run: Any) -> None:
+    result = run("train", "digits", "--json")
+    phases = result.json["seconds_by_phase"]
+    assert result.json["seconds"] == pytest.approx(phases["choosing"] + phases["training"])
+    assert re.search(
+        r"chosen  C = \S+, which has the smallest validation loss of \d+ values, in \d+\.\d\d s\n", result.err
+    )
+
+
+def test_compiling_has_a_line_of_its_own_where_it_happens(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpusoftmax.features.dense.compile_kernels", lambda *arguments: 6.2)
+    result = run("train", "digits", "--C", 0.1, "--json")
+    assert "compiled CPU kernels, once for later runs as well: 6 s\n" in result.err
+    assert result.json["seconds_by_phase"]["compiling"] == 6.2
+    monkeypatch.setattr("gpusoftmax.features.dense.compile_kernels", lambda *arguments: 0.3)
+    assert "compiled" not in run("train", "digits", "--C", 0.1).out
 
 
 def test_train_without_a_penalty_says_so(run: Any) -> None:
@@ -359,7 +396,7 @@ def test_sweep_takes_a_range_of_equal_ratios(run: Any) -> None:
 
 def test_sweep_tries_many_values_of_c_by_itself(run: Any) -> None:
     result = run("sweep", "digits", "--rows", 100, "--json").json
-    assert [one["C"] for one in result["candidates"]] == GRID
+    assert [one["C"] for one in result["candidates"]] == list(PENALTIES)
 
 
 def test_sweep_measures_training_accuracy_on_the_rows_it_took(run: Any) -> None:
@@ -439,7 +476,7 @@ def test_sigint_from_outside_stops_saves_and_exits_with_130(tmp_path: Path) -> N
     program = """
 import signal, sys, time
 from gpusoftmax.cli import main
-from gpusoftmax.cli.train import GRID
+from gpusoftmax.search.fit_path import PENALTIES
 from gpusoftmax.progress import Lines
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 pressed, update = [], Lines.update

@@ -22,7 +22,7 @@ OURS: dict[Any, Any] = {  # what has their parameters, and how an object with th
     LogisticRegression: (SoftmaxClassifier, lambda X, y: SoftmaxClassifier().fit(X, y)),
     LogisticRegressionCV: (SoftmaxClassifierCV, lambda X, y: SoftmaxClassifierCV(Cs=2).fit(X, y)),
     SGDClassifier: (SoftmaxClassifier, lambda X, y: SoftmaxClassifier(solver="sgd").fit(X, y)),
-    GridSearchCV: (sweep, lambda X, y: sweep(X, y, {"C": [0.1, 1.0]})),
+    GridSearchCV: (sweep, lambda X, y: sweep(SoftmaxClassifier(), {"C": [0.1, 1.0]}, X, y)),
 }
 pytestmark = [
     pytest.mark.skipif(not sklearn.__version__.startswith("1.9."), reason="the page is about scikit-learn 1.9"),

@@ -32,7 +32,8 @@ from gpusoftmax import (
     reference,
 )
 from gpusoftmax.estimators.fitting import set_fitted
-from gpusoftmax.estimators.problem import prepare, solver_of
+from gpusoftmax.estimators.problem import prepare
+from gpusoftmax.estimators.solver_choice import choose_solver
 from gpusoftmax.features.dense import read_features
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import TrainResult
@@ -1091,7 +1092,7 @@ def not_for_us(estimator: Any, check: Any) -> bool:
     """Whether a check of scikit-learn's asks for what SGD cannot do: it compares n rows with weights to other rows in
     their place, which are visited in another order. The exact solver passes all of them."""
     name = getattr(check, "func", check).__name__
-    return name == "check_sample_weight_equivalence_on_dense_data" and solver_of(estimator) == "sgd"
+    return name == "check_sample_weight_equivalence_on_dense_data" and choose_solver(estimator).name == "sgd"
 
 
 def scikit_learns_checks() -> list[Any]:

@@ -160,7 +160,7 @@ def test_folds_have_their_own_constant_columns() -> None:
     X[:30, 2] = rng.standard_normal(30)
     fold = np.repeat([0, 1, 2], 30)
     cv = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(3)]
-    found = sweep(X, y, {"C": [0.1, 1.0]}, cv=cv, scaling="standard", keep_models=True)
+    found = sweep(SoftmaxClassifier(scaling="standard"), {"C": [0.1, 1.0]}, X, y, cv=cv, keep_models=True)
     assert not found.models_[0, 0].coef_[:, 2].any()
     assert found.models_[1, 0].coef_[:, 2].any()
 

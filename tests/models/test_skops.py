@@ -53,7 +53,7 @@ def test_a_stream_goes_on() -> None:
 
 @pytest.mark.parametrize("copied", [again, lambda result: pickle.loads(pickle.dumps(result))], ids=["skops", "pickle"])
 def test_a_sweep_keeps_its_models_by_split_and_candidate(copied: Any) -> None:
-    result = sweep(X, Y, {"C": [0.1, 1.0]}, cv=3)
+    result = sweep(SoftmaxClassifier(), {"C": [0.1, 1.0]}, X, Y, cv=3)
     loaded = copied(result)
     assert list(loaded.models_) == list(result.models_)
     np.testing.assert_array_equal(loaded.models_[2, 1].coef_, result.models_[2, 1].coef_)
@@ -61,7 +61,7 @@ def test_a_sweep_keeps_its_models_by_split_and_candidate(copied: Any) -> None:
 
 
 def test_a_pickle_that_holds_models_as_a_dictionary_is_read() -> None:
-    result = sweep(X, Y, {"C": [0.1, 1.0]}, cv=3)
+    result = sweep(SoftmaxClassifier(), {"C": [0.1, 1.0]}, X, Y, cv=3)
     older = object.__new__(type(result))
     older.__setstate__(dict(vars(result)))
     assert older.models_ == result.models_

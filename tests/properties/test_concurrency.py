@@ -27,7 +27,6 @@ from gpusoftmax import (
     linear_probe,
     loss_and_gradient,
     softmax_cross_entropy,
-    sweep,
     train_cs231n,
 )
 from gpusoftmax.array import Backend
@@ -42,6 +41,7 @@ from tests.cpu.test_pool import (
     run_script,
     three_blas_threads,  # noqa: F401 - a fixture
 )
+from tests.support.cases import sweep_with
 
 Bits = list[bytes]
 
@@ -69,7 +69,7 @@ def minibatches(seed: int, **common: Any) -> Bits:
 
 
 def swept(seed: int, **common: Any) -> Bits:
-    result = sweep(*data(seed), {"C": [0.01, 1.0]}, cv=2, scoring="log_loss", **common)
+    result = sweep_with(*data(seed), {"C": [0.01, 1.0]}, cv=2, scoring="log_loss", **common)
     return bits_of(result.trials.score, result.trials.objective, result.best_estimator_.coef_)
 
 
@@ -245,8 +245,8 @@ CALLS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "predictions": lambda c: [
         getattr(SoftmaxClassifier(**c).fit(X, Y), name)(X) for name in ("predict", "predict_proba", "decision_function")
     ],
-    "sweep": lambda c: sweep(X, Y, {"C": [0.1, 1.0]}, cv=2, out_of_fold=True, **c),
-    "sweep by SGD": lambda c: sweep(X, Y, {"learning_rate": [0.1, 0.2]}, cv=2, max_iter=2, tol=0.0, **c),
+    "sweep": lambda c: sweep_with(X, Y, {"C": [0.1, 1.0]}, cv=2, out_of_fold=True, **c),
+    "sweep by SGD": lambda c: sweep_with(X, Y, {"learning_rate": [0.1, 0.2]}, cv=2, max_iter=2, tol=0.0, **c),
     "SoftmaxClassifierCV": lambda c: SoftmaxClassifierCV(Cs=2, cv=2, **c).fit(X, Y).score(X, Y),
     "loss_and_gradient": lambda c: loss_and_gradient(X, Y, W, B, **c),
     "gradient_check": lambda c: gradient_check(X, Y, W, B, **c),
@@ -262,7 +262,7 @@ FAILURES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception]]] = {
     "NaN in a prediction": (lambda c: SoftmaxClassifier(**c).fit(X, Y).predict(BAD), ValueError),
     "a callback's error": (lambda c: SoftmaxClassifier(callbacks=[stop], **c).fit(X, Y), LookupError),
     "divergence": (lambda c: SoftmaxClassifier(learning_rate=1e9, **c).fit(X, Y), DivergenceError),
-    "an error in a sweep": (lambda c: sweep(X, Y, {"C": [1.0]}, cv=2, on_candidate=stop, **c), LookupError),
+    "an error in a sweep": (lambda c: sweep_with(X, Y, {"C": [1.0]}, cv=2, on_candidate=stop, **c), LookupError),
 }
 
 

@@ -15,10 +15,10 @@ from gpusoftmax import (
     SoftmaxClassifierCV,
     linear_probe,
     loss_and_gradient,
-    sweep,
     sweep_cs231n,
 )
 from gpusoftmax.reports.accuracy import measure
+from tests.support.cases import sweep_with
 
 ROWS = 60
 Y = np.arange(ROWS) % 2
@@ -60,7 +60,7 @@ def accuracy(model: Any, features: Any, labels: Any) -> float:
 
 
 def swept(features: Any, **arguments: Any) -> Any:
-    return sweep(features, Y, {"C": [0.1, 1.0]}, **arguments).trials.score
+    return sweep_with(features, Y, {"C": [0.1, 1.0]}, **arguments).trials.score
 
 
 def probed(features: Any, protocol: str, **arguments: Any) -> Any:

@@ -28,13 +28,13 @@ from gpusoftmax import (
     loss_and_gradient,
     save_model,
     softmax_cross_entropy,
-    sweep,
     sweep_cs231n,
     train_cs231n,
 )
 from gpusoftmax.checks.validation import check_features
 from gpusoftmax.cuda.probe import Probe
 from tests.conftest import frames_of
+from tests.support.cases import sweep_with
 
 ROWS, FEATURES, CLASSES = 12, 3, 3
 X = np.random.default_rng(0).standard_normal((ROWS, FEATURES))
@@ -82,7 +82,7 @@ def entropy(**changes: Any) -> Any:
 
 def grid(**changes: Any) -> Any:
     given = {"X": X, "y": Y, "grid": {"C": [0.1, 1.0]}, "cv": None if "validation" in changes else 3}
-    return sweep(**{**given, **changes}).best_estimator_
+    return sweep_with(**{**given, **changes}).best_estimator_
 
 
 def classifier_cv(**changes: Any) -> Any:
@@ -675,7 +675,6 @@ TABLE: dict[str, tuple[Any, ...]] = {
         ValueError, "cv split 0", "row 99", "X has 12 rows",
     ),
     "scoring a number": ((grid, classifier_cv), {"scoring": 3}, TypeError, "scoring", "=3 ", "use 'accuracy'"),
-    "an argument that is none": ([grid], {"n_jobs": 2}, TypeError, "sweep", "'n_jobs'", "n_threads is the number of"),
     # files
     "a model that is none": (
         [save_model], {"estimator": None, "path": "model"},

@@ -25,6 +25,7 @@ from gpusoftmax.search import runner
 from gpusoftmax.solvers import sgd
 from tests.cpu.test_pool import HANGS, run_script, three_blas_threads  # noqa: F401 - a fixture
 from tests.properties.test_concurrency import data, settings_of_blas
+from tests.support.cases import sweep_with
 
 X, Y = data(n=200)
 WIDER = np.hstack([X, X[:, :2] ** 2])
@@ -345,7 +346,7 @@ def test_ctrl_c_before_a_sweep_has_anything_is_an_interrupt(
 ) -> None:
     press_in_training(monkeypatch, "search.exact", nth=2)  # the first candidate's second split
     with pytest.raises(KeyboardInterrupt):
-        sweep(X, Y, GRID, cv=2, backend=cpu_backend.name, n_threads=3)
+        sweep(SoftmaxClassifier(backend=cpu_backend.name, n_threads=3), GRID, X, Y, cv=2)
 
 
 @pytest.mark.usefixtures("unharmed")
@@ -360,7 +361,7 @@ def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
         press_in_training(monkeypatch, "search.exact", nth)
     else:
         press_before(monkeypatch, place, nth)
-    result = sweep(X, Y, GRID, cv=2, backend=cpu_backend.name, n_threads=3)
+    result = sweep(SoftmaxClassifier(backend=cpu_backend.name, n_threads=3), GRID, X, Y, cv=2)
     assert (result.interrupted_, np.isnan(result.mean_scores_).tolist()) == (True, [False, True, True])
     assert (result.best_params_, result.best_estimator_.stop_reason_) == ({"C": 0.01}, "converged")
 
@@ -368,7 +369,7 @@ def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_a_sweeps_last_fit_is_told(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     press_in_training(monkeypatch, "estimators.classifiers")
-    result = sweep(X, Y, GRID, cv=2, tol=1e-9, backend=cpu_backend.name, n_threads=3)
+    result = sweep(SoftmaxClassifier(tol=1e-9, backend=cpu_backend.name, n_threads=3), GRID, X, Y, cv=2)
     assert (result.interrupted_, result.best_estimator_.stop_reason_) == (True, "interrupted")
     assert "interrupted: the best one's fit to all rows did not come to its end" in result.report
 
@@ -392,9 +393,9 @@ def test_ctrl_c_around_a_sweeps_last_fit_keeps_the_sweep(
         pytest.skip("SGD has no certificate")
     common: dict[str, Any] = {"cv": 2, "solver": solver, "max_iter": 5, "tol": 0.0, "out_of_fold": True}
     common |= {"backend": cpu_backend.name, "n_threads": 3}
-    whole = sweep(X, Y, GRID, **common)
+    whole = sweep_with(X, Y, GRID, **common)
     press_before(monkeypatch, place)
-    result = sweep(X, Y, GRID, **common)
+    result = sweep_with(X, Y, GRID, **common)
     assert (result.interrupted_, result.best_params_) == (True, whole.best_params_)
     assert result.trials.score.tolist() == whole.trials.score.tolist()
     assert result.best_estimator_ is None
@@ -411,9 +412,9 @@ def test_after_ctrl_c_a_model_of_all_rows_from_the_sweep_stands_in_for_the_last_
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common: dict[str, Any] = {"validation": (X, Y), "backend": cpu_backend.name, "n_threads": 3}
-    whole = sweep(X, Y, GRID, **common)
+    whole = sweep_with(X, Y, GRID, **common)
     press_before(monkeypatch, AROUND["its certificate"])
-    result = sweep(X, Y, GRID, **common)
+    result = sweep_with(X, Y, GRID, **common)
     assert "was not made, its model from the sweep is taken" in result.report
     np.testing.assert_allclose(
         result.best_estimator_.predict_proba(X), whole.best_estimator_.predict_proba(X), atol=0.01
@@ -427,7 +428,7 @@ def test_ctrl_c_within_the_first_pass_of_a_sweep_by_sgd_counts_its_models_as_the
     monkeypatch.setattr(sgd, "STRETCH_ROWS", 64)
     press_before(monkeypatch, f"{SGD}.step")
     common: dict[str, Any] = {"batch_size": 32, "backend": cpu_backend.name, "n_threads": 3}
-    result = sweep(X, Y, RATES, validation=0.3, refit=False, **common)
+    result = sweep_with(X, Y, RATES, validation=0.3, refit=False, **common)
     assert (result.interrupted_, result.trials.status.tolist()) == (True, [["interrupted"] * 2])
     assert result.best_score_ > 0.5
 
@@ -450,8 +451,8 @@ def test_ctrl_c_as_a_rung_forgets_the_one_before_falls_back_to_that(
     names, grid = runner.MEASURES, {"learning_rate": [0.1, 0.03, 0.01]}
     monkeypatch.setattr(runner, "MEASURES", Measures())
     common: dict[str, Any] = {"cv": 2, "refit": False, "tol": 0.0, "backend": cpu_backend.name, "n_threads": 3}
-    result = sweep(X, Y, grid, halving=3, max_iter=6, **common)
-    first = sweep(X, Y, grid, max_iter=2, **common)
+    result = sweep_with(X, Y, grid, halving=3, max_iter=6, **common)
+    first = sweep_with(X, Y, grid, max_iter=2, **common)
     assert result.interrupted_
     assert result.trials.score.tolist() == first.trials.score.tolist()
 

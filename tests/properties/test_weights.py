@@ -18,7 +18,7 @@ from gpusoftmax import (
 )
 from gpusoftmax.array import Backend
 from gpusoftmax.features.dense import rows_that_count
-from tests.support.cases import Array
+from tests.support.cases import Array, sweep_with
 
 N, D, CLASSES = 60, 4, 3
 RNG = np.random.default_rng(0)
@@ -103,7 +103,9 @@ def test_what_a_row_of_weight_zero_holds_does_not_matter_to_a_sweep(grid: Any, s
 
     def swept(position: int, value: float) -> Any:
         rows, y, weights = with_row(position, value)
-        return sweep(rows, y, grid, cv=FOLDS, scoring=scoring, scaling="standard", sample_weight=weights, **options)
+        return sweep_with(
+            rows, y, grid, cv=FOLDS, scoring=scoring, scaling="standard", sample_weight=weights, **options
+        )
 
     for position in (0, 1):
         expected, found = swept(position, 0.0), swept(position, 1e300)
@@ -159,8 +161,8 @@ def test_the_penalty_knows_the_size_of_the_weights() -> None:
     expected = SoftmaxClassifier(C=0.5).fit(x, Y)
     found = SoftmaxClassifier(C=0.5 / unit).fit(x, Y, np.full(N, unit))
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5)
-    swept = sweep(x, Y, {"C": [0.5 / unit]}, cv=3, sample_weight=np.full(N, unit))
-    plain = sweep(x, Y, {"C": [0.5]}, cv=3)
+    swept = sweep(SoftmaxClassifier(), {"C": [0.5 / unit]}, x, Y, cv=3, sample_weight=np.full(N, unit))
+    plain = sweep(SoftmaxClassifier(), {"C": [0.5]}, x, Y, cv=3)
     np.testing.assert_allclose(swept.trials.loss, plain.trials.loss, rtol=1e-5)
     assert swept.best_estimator_.weight_sum_ == N * unit
 

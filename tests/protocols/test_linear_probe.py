@@ -15,8 +15,8 @@ from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, s
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.protocols.linear_probe import ARBITRARY, GRIDS, SAME
 from gpusoftmax.search.minibatch import Recipe
-from gpusoftmax.search.sweep import sweep
 from tests.conftest import frames_of
+from tests.support.cases import sweep_with
 
 PROTOCOLS = list(GRIDS)
 LOGREG = ["clip", "dinov2-logreg"]
@@ -204,7 +204,7 @@ def test_a_recipe_is_for_a_sweep_by_sgd_that_fits_nothing_anew(changes: Any, row
     recipe = Recipe(10, lambda d, c: (np.zeros((d, 1, c)), np.zeros((1, c))))
     grid = {"learning_rate": [1e-3, 1e-2]}
     with pytest.raises(ValueError, match="recipe=Recipe"):
-        sweep(rows["X_train"], rows["y_train"], **{"grid": grid, "refit": False, "recipe": recipe, **changes})
+        sweep_with(rows["X_train"], rows["y_train"], **{"grid": grid, "refit": False, "recipe": recipe, **changes})
 
 
 def test_progress_is_shown_on_the_standard_error(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ well determined (confident rows, exact data) and wide only where it is not (huge
 from __future__ import annotations
 
 import hashlib
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from gpusoftmax import reference
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SweepResult, reference, sweep
 from gpusoftmax.array import Backend
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.losses import LOSSES
@@ -297,6 +298,13 @@ def objective_of(
         LOSSES[loss],
         **flags,
     )
+
+
+def sweep_with(X: Any, y: Any, grid: Any, **arguments: Any) -> SweepResult:
+    """`sweep`, whose arguments and the estimator's parameters come together."""
+    own = {name: arguments.pop(name) for name in inspect.signature(sweep).parameters if name in arguments}
+    svm = arguments.get("loss", "softmax") != "softmax"
+    return sweep((LinearSVMClassifier if svm else SoftmaxClassifier)(**arguments), grid, X, y, **own)
 
 
 def zeros_for(objective: Objective) -> tuple[Array, Array]:

@@ -1,0 +1,66 @@
+"""Running a fit: the solver on the problem, and what to say where it stopped short of its tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax.estimators.fitting import make_solver, set_fitted, start_weights
+from gpusoftmax.estimators.problem import Problem, far_from_zero
+from gpusoftmax.progress import progress_display
+from gpusoftmax.solvers.base import Solver, StopReason
+from gpusoftmax.solvers.preconditioners.gram import GramSample
+from gpusoftmax.solvers.sgd import SGD
+from gpusoftmax.trainer import Callback, EarlyStopping, TrainResult, train
+
+
+def solve(estimator: Any, problem: Problem, start_from: Any, sample: GramSample | None = None) -> str:
+    """Train and write the fitted attributes; returns what the user is to be warned of, see `shortfall`."""
+    solver = make_solver(estimator, problem.objective, sample)
+    callbacks: list[Callback] = list(estimator.callbacks)
+    stops = any(isinstance(c, EarlyStopping) for c in callbacks)
+    if problem.validation is not None and solver.open_ended and not stops:
+        callbacks.append(EarlyStopping())
+    result = train(
+        problem.objective,
+        solver,
+        *start_weights(start_from, problem),
+        validation=problem.validation,
+        callbacks=callbacks,
+        progress=progress_display() if estimator.verbose else None,
+    )
+    set_fitted(estimator, problem, result)
+    return shortfall(estimator, result, solver, problem)
+
+
+def shortfall(estimator: Any, result: TrainResult, solver: Solver, problem: Problem) -> str:
+    """How far from tol training ended, and what helps; empty if it got there, or was not meant to."""
+    if estimator.tol == 0:
+        return ""
+    if isinstance(solver, SGD):
+        if result.reason != StopReason.FINISHED or not solver.open_ended:
+            return ""
+        return (
+            f"the training objective still fell by more than tol={estimator.tol:g} within the last "
+            f"{solver.patience} of max_iter={estimator.max_iter} passes: increase max_iter or tol"
+            + ", or set scaling='standard'"
+            * (not isinstance(estimator.scaling, str))
+        )
+    if result.gradient_norm is None or result.reason not in (StopReason.FINISHED, StopReason.PRECISION):
+        return ""
+    advice = f"max_iter={estimator.max_iter} steps are taken: increase max_iter or tol"
+    if result.reason == StopReason.PRECISION:
+        dtype = np.dtype(problem.objective.features.dtype)
+        helps = [] if dtype == np.float64 else ["pass X in float64"]
+        if far := far_from_zero(problem):
+            helps += [far]
+        elif not isinstance(estimator.scaling, str):
+            helps += ["set scaling='standard'"]
+        advice = (
+            f"rounding in {dtype.name} allows no further progress: "
+            f"{', '.join([*helps, 'or pass a larger tol' if helps else 'pass a larger tol'])}"
+        )
+    return (
+        f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={estimator.tol:g} yet; {advice}"
+    )

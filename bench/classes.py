@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import machine
+from bench.common import machine
 
 CLASSES = (2, 10, 100, 1000, 3000, 10000, 20000)
 FEATURES, LEAST_ROWS = 32, 4000

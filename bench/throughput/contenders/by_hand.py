@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
-from bench.truth import Answer
+from bench.throughput.cases import MOMENTUM, NotForThisError, Prepared, Problem
+from bench.throughput.truth import Answer
 from gpusoftmax.array import default_threads
 from gpusoftmax.features.batches import BatchPlan
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import frameworks, peers
-from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
-from bench.truth import Answer
-from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, get_backend, reference
+from bench.throughput.cases import MOMENTUM, NotForThisError, Prepared, Problem
+from bench.throughput.contenders import by_hand as peers
+from bench.throughput.contenders import torch as frameworks
+from bench.throughput.truth import Answer
+from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, reference, resolve
 from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures

@@ -19,9 +19,9 @@ from unittest import mock
 
 import numpy as np
 
-from bench.sweeping_cases import CLASSES, SCALE, SEED, Array, Problem
-from bench.sweeping_truth import Models, choices
-from gpusoftmax import SoftmaxClassifier, get_backend
+from bench.sweeping.cases import CLASSES, SCALE, SEED, Array, Problem
+from bench.sweeping.truth import Models, choices
+from gpusoftmax import SoftmaxClassifier, resolve
 from gpusoftmax.estimators.problem import prepare
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures

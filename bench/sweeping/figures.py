@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.figures import RESULTS, ROOT, between, command, load, new_figure, where
-from bench.solving_figures import seconds
+from bench.solving.figures import seconds
+from bench.throughput.figures import RESULTS, ROOT, between, command, load, new_figure, where
 
 README = ROOT / "README.md"
 FOLDER, FIGURE = RESULTS / "sweeping", RESULTS / "sweeping.svg"

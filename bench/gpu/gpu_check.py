@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"tests": 200, "sanitizer": 120, "recipe": 60, "solver": 30, "sweep": 60, "row_loss": 90}  # seconds
 COLUMNS = (10, 100, 256, 1000, 1024, 4096, 16384, 32768, 131072)
 BYTES = 1 << 29  # of scores a case: far beyond any cache

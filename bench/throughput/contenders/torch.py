@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import MOMENTUM, NotForThisError, Prepared, Problem
-from bench.peers import conversion_note, rows_of
-from bench.truth import Answer
+from bench.throughput.cases import MOMENTUM, NotForThisError, Prepared, Problem
+from bench.throughput.contenders.by_hand import conversion_note, rows_of
+from bench.throughput.truth import Answer
 from gpusoftmax.array import default_threads
 from gpusoftmax.features.batches import BatchPlan
 

@@ -24,17 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from bench import cases, ceilings, contenders, machine, memory
-from bench.cases import Case, NotForThisError, Prepared, Problem
-from bench.contenders import Contender
-from bench.truth import Truth, truth
+from bench.common import machine, memory
+from bench.throughput import cases, ceilings
+from bench.throughput.cases import Case, NotForThisError, Prepared, Problem
+from bench.throughput.contenders import ours as contenders
+from bench.throughput.contenders.ours import Contender
+from bench.throughput.truth import Truth, truth
 from gpusoftmax.array import default_threads
 
 EXAMPLES = """examples:
-  python -m bench.throughput --list
-  python -m bench.throughput --quick --case cifar --out look
-  python -m bench.throughput --case 'scaling-threads*' --contender numba --contender torch
-  python -m bench.throughput --avx2 --out bench/results --label avx2      what a laptop's vectors would do
+  python -m bench.throughput.run --list
+  python -m bench.throughput.run --quick --case cifar --out look
+  python -m bench.throughput.run --case 'scaling-threads*' --contender numba --contender torch
+  python -m bench.throughput.run --avx2 --out bench/results --label avx2      what a laptop's vectors would do
   python -m bench.compare before.json after.json
 
 Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE before measuring, and let nobody else use the machine."""
@@ -231,7 +233,7 @@ def write(found: Result, folder: Path, stem: str) -> None:
 def draw(found: Result, folder: Path, stem: str) -> None:
     """The figures, where matplotlib is."""
     try:
-        from bench import figures
+        from bench.throughput import figures
 
         written = figures.draw_run(found, folder / stem)
     except ImportError as error:
@@ -246,7 +248,7 @@ def draw(found: Result, folder: Path, stem: str) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.throughput",
+        prog="python -m bench.throughput.run",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -292,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.avx2 and not machine.limited_to_avx2():
         # the limits are read when libraries are loaded, and NumPy is
-        command = [sys.executable, "-m", "bench.throughput", *(sys.argv[1:] if arguments is None else arguments)]
+        command = [sys.executable, "-m", "bench.throughput.run", *(sys.argv[1:] if arguments is None else arguments)]
         path = os.pathsep.join(filter(None, [str(machine.ROOT), os.environ.get("PYTHONPATH")]))
         environment = machine.avx2_environment(dict(os.environ)) | {"PYTHONPATH": path}
         return subprocess.call(command, env=environment)

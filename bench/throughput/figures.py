@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS, README = ROOT / "bench" / "results", ROOT / "README.md"
 FIGURE = RESULTS / "figure.svg"
 BEGIN, END = "<!-- bench/figures.py writes from here -->\n", "<!-- to here -->\n"

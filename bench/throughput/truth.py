@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.cases import MOMENTUM, Problem
+from bench.throughput.cases import MOMENTUM, Problem
 from gpusoftmax import reference
 from gpusoftmax.features.batches import BatchPlan
 

@@ -18,9 +18,9 @@ from unittest import mock
 
 import numpy as np
 
-from bench.cases import NotForThisError
-from bench.solving_cases import Problem
-from gpusoftmax import SoftmaxClassifier, get_backend
+from bench.solving.cases import Problem
+from bench.throughput.cases import NotForThisError
+from gpusoftmax import SoftmaxClassifier, reference, resolve
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective

@@ -30,7 +30,7 @@ from gpusoftmax.cuda.compile import OPTIONS, source
 from gpusoftmax.losses import LOSSES
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
-README = Path(__file__).resolve().parents[1] / "kernels" / "README.md"
+README = Path(__file__).resolve().parents[2] / "kernels" / "README.md"
 BEGIN, END = "<!-- kernel_table.py writes from here -->\n", "<!-- to here -->\n"
 NAMES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", FLOAT64: "float64", UINT8: "uint8"}
 SCORE_KINDS = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.figures import RESULTS, ROOT, between, command, legend, load, new_figure, where
+from bench.throughput.figures import RESULTS, ROOT, between, command, legend, load, new_figure, where
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "which-solver.md"
 FOLDER, FIGURE = RESULTS / "solving", RESULTS / "solving.svg"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.sweeping_cases import SCALE, Problem
+from bench.sweeping.cases import SCALE, Problem
 from gpusoftmax import SoftmaxClassifier
 from gpusoftmax.search.sweep import sweep
 

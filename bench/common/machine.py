@@ -14,7 +14,7 @@ from typing import Any
 
 from gpusoftmax.reports.machine import describe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "jax", "jaxlib", "scikit-learn-intelex", "cupy-cuda13x", "cupy-cuda12x", "matplotlib")
 PREFIXES = ("OPENBLAS_", "NUMBA_", "OMP_", "MKL_", "ATEN_", "ONEDNN_", "XLA_", "JAX_", "NPY_", "GPUSOFTMAX_", "GOMP_")
 HALVING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # what makes NumPy slower than the machine is

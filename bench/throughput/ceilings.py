@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bench.cases import Case
+from bench.throughput.cases import Case
 
 READ_BYTES, SIDE = 1 << 28, 2048  # far beyond the caches; a product of 36 ms at 480 GFLOP/s
 ROUNDS, REST = 5, 0.15

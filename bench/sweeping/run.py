@@ -31,17 +31,17 @@ from typing import Any
 
 import numpy as np
 
-from bench import machine
-from bench.memory import peak_of, resident
-from bench.sweeping_cases import PARTS, Problem, make
-from bench.sweeping_peers import Outcome, Racer, Watch, choose
-from bench.sweeping_truth import NEAR, ROUNDING, Models, apart, converged, descended, distances, fault
+from bench.common import machine
+from bench.common.memory import peak_of, resident
+from bench.sweeping.cases import PARTS, Problem, make
+from bench.sweeping.contenders.ours import Outcome, Racer, Watch, choose
+from bench.sweeping.truth import NEAR, ROUNDING, Models, apart, converged, descended, distances, fault
 
 EXAMPLES = """examples:
-  python -m bench.sweeping --list
-  python -m bench.sweeping --quick                                        a trial on digits, a minute
-  python -m bench.sweeping --data ~/data --out bench/results/sweeping/2-cores.json --label "2 cores"
-  python -m bench.sweeping --data ~/data --part cv --budget 900 --out ...  one part; others in the file stay
+  python -m bench.sweeping.run --list
+  python -m bench.sweeping.run --quick                                        a trial on digits, a minute
+  python -m bench.sweeping.run --data ~/data --out bench/results/sweeping/2-cores.json --label "2 cores"
+  python -m bench.sweeping.run --data ~/data --part cv --budget 900 --out ...  one part; others in the file stay
   python -m bench.sweeping_figures                                        README's table and the figure
 
 Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE before measuring, and let nobody else use the machine."""
@@ -159,7 +159,7 @@ def checked(entry: Result, racer: Racer, problem: Problem, truth: Any, models: M
 def wait(racer: Racer, options: argparse.Namespace, folder: Path) -> str:
     """Run the racer in its own process until it ends or is stopped, with all of its workers; what it died of, or ''."""
     command = [
-        sys.executable, "-m", "bench.sweeping", "--run", str(folder), "--part", racer.part, "--racer", racer.name,
+        sys.executable, "-m", "bench.sweeping.run", "--run", str(folder), "--part", racer.part, "--racer", racer.name,
         "--budget", repr(options.budget),
     ]  # fmt: skip
     command += ["--quick"] if options.quick else []
@@ -231,7 +231,7 @@ def time_in_words(entry: Result) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.sweeping",
+        prog="python -m bench.sweeping.run",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

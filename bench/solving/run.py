@@ -25,16 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from bench import machine
-from bench.cases import NotForThisError
-from bench.solving_cases import Case, Problem, choose
-from bench.solving_peers import SHORT, EnoughError, Judge, Racer, Trace
-from bench.solving_peers import choose as choose_racers
+from bench.common import machine
+from bench.solving.cases import Case, Problem, choose
+from bench.solving.contenders.sklearn import SHORT, EnoughError, Judge, Racer, Trace
+from bench.solving.contenders.sklearn import choose as choose_racers
+from bench.throughput.cases import NotForThisError
 
 EXAMPLES = """examples:
-  python -m bench.solving --list
-  python -m bench.solving --case digits --racer gpusoftmax --racer sklearn-newton-cg
-  python -m bench.solving --data ~/data --out bench/results/solving --label NAME     all, half an hour on two cores
+  python -m bench.solving.run --list
+  python -m bench.solving.run --case digits --racer gpusoftmax --racer sklearn-newton-cg
+  python -m bench.solving.run --data ~/data --out bench/results/solving --label NAME     all, half an hour on two cores
   python -m bench.solving_figures                                                   README's table and figure
 
 Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE before measuring, and let nobody else use the machine."""
@@ -158,7 +158,7 @@ class UntilReads(Trace):
 
 def cold_seconds(case: Case, name: str, data: Path | None, reads: float) -> float:
     """From the start of a process of its own to the end of so many reads; making the data apart."""
-    command = [sys.executable, "-m", "bench.solving", "--cold", name, "--case", case.name, "--reads", repr(reads)]
+    command = [sys.executable, "-m", "bench.solving.run", "--cold", name, "--case", case.name, "--reads", repr(reads)]
     command += [] if data is None else ["--data", str(data.absolute())]
     time.sleep(REST)
     spawned = time.time()
@@ -203,7 +203,7 @@ def in_words(result: Result) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.solving",
+        prog="python -m bench.solving.run",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench NAME`; README.md beside this file explains them."""

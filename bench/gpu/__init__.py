@@ -1,0 +1,1 @@
+"""Checks of a GPU, and of the code that compilers make for it."""

@@ -1,0 +1,1 @@
+"""Who is compared in the benchmark `sweeping`."""

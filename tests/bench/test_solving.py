@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import solving, solving_figures
-from bench.cases import NotForThisError
-from bench.solving_cases import CASES, Case, Problem, choose
-from bench.solving_peers import RACERS, EnoughError, Judge, Racer, Trace
-from bench.solving_peers import choose as choose_racers
+from bench.solving import figures as solving_figures
+from bench.solving import run as solving
+from bench.solving.cases import CASES, Case, Problem, choose
+from bench.solving.contenders.sklearn import RACERS, EnoughError, Judge, Racer, Trace
+from bench.solving.contenders.sklearn import choose as choose_racers
+from bench.throughput.cases import NotForThisError
 from gpusoftmax import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,7 @@ def test_a_trace_ends_at_the_goal_and_when_the_time_is_up(problem: Problem) -> N
 
 def test_what_is_done_while_paused_does_not_count(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 6.0, 7.0])  # the pause begins, it ends, the point
-    monkeypatch.setattr("bench.solving_peers.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("bench.solving.contenders.sklearn.time.perf_counter", lambda: next(clock))
     trace = Trace(Judge(problem), goal=-1.0, budget=1e3, started=0.0)
     with trace.paused():
         pass
@@ -116,7 +117,17 @@ def test_long_traces_are_thinned_and_keep_their_ends() -> None:
 
 
 def test_a_run_writes_what_it_prints(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.solving", "--case", "digits-1", "--racer", "gpusoftmax", "--out", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.solving.run",
+        "--case",
+        "digits-1",
+        "--racer",
+        "gpusoftmax",
+        "--out",
+        tmp_path,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     (result,) = json.loads((tmp_path / "solving.json").read_text())["results"]

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import sweeping, sweeping_figures, sweeping_peers
-from bench.sweeping_cases import PARTS, SCALE, Problem, make
-from bench.sweeping_peers import RACERS, Outcome, Racer, Watch, choose
-from bench.sweeping_truth import NEAR, ROUNDING, apart, choices, descended, fault, value_and_slope
+from bench.sweeping import figures as sweeping_figures
+from bench.sweeping import run as sweeping
+from bench.sweeping.cases import PARTS, SCALE, Problem, make
+from bench.sweeping.contenders import ours as sweeping_peers
+from bench.sweeping.contenders.ours import RACERS, Outcome, Racer, Watch, choose
+from bench.sweeping.truth import NEAR, ROUNDING, apart, choices, descended, fault, value_and_slope
 from gpusoftmax import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +198,7 @@ def test_short_runs_are_repeated(
 def test_a_run_writes_what_it_prints_and_keeps_other_parts(tmp_path: Path) -> None:
     out = tmp_path / "sweeping.json"
     out.write_text(json.dumps({"format": 1, "parts": {"cv": {"kept": True}}}))
-    command = [sys.executable, "-m", "bench.sweeping", "--quick", "--out", out, "--label", "name"]
+    command = [sys.executable, "-m", "bench.sweeping.run", "--quick", "--out", out, "--label", "name"]
     command += ["--part", "path", "--part", "models", "--racer", "gpusoftmax", "--racer", "width"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cases, ceilings, compare, contenders, figures, machine, throughput
-from bench.cases import Case, NotForThisError, Prepared, Problem
-from bench.contenders import Contender
-from bench.truth import truth
-from gpusoftmax import get_backend, reference
+from bench.common import compare, machine
+from bench.throughput import cases, ceilings, figures
+from bench.throughput import run as throughput
+from bench.throughput.cases import Case, NotForThisError, Prepared, Problem
+from bench.throughput.contenders import ours as contenders
+from bench.throughput.contenders.ours import Contender
+from bench.throughput.truth import truth
+from gpusoftmax import reference, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -185,7 +188,7 @@ def test_who_is_wrong_has_no_time(
 
 
 def test_the_commands_explain_themselves(capsys: Any) -> None:
-    command = [sys.executable, "-m", "bench.throughput", "--help"]
+    command = [sys.executable, "-m", "bench.throughput.run", "--help"]
     assert "examples:" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for module in (compare, figures):
         with pytest.raises(SystemExit, match="0"):

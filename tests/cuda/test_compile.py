@@ -20,7 +20,7 @@ import pytest
 from gpusoftmax.cuda.compile import kernel_folder, source
 
 _spec = importlib.util.spec_from_file_location(
-    "kernel_table", Path(__file__).resolve().parents[2] / "bench" / "kernel_table.py"
+    "kernel_table", Path(__file__).resolve().parents[1] / "bench" / "gpu" / "kernel_table.py"
 )
 assert _spec is not None
 assert _spec.loader is not None

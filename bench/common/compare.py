@@ -1,29 +1,30 @@
-#!/usr/bin/env python3
 """Which cases became slower from one result file to another?
 
 A case is worse only if it is slower by more than a relative limit AND by more than an absolute one: the first alone
 would judge the noise of microseconds, the second alone a percent of a long case. A contender that had a time and is
-now wrong, absent or missing is worse, too. Peers are shown, not judged.
+now wrong, absent or missing is worse, too. Only ours are judged; where the others moved as well, the machine did.
+
+Compared are the time of a case; of solvers the time to 1e-4 above the optimum; of many classes that of the fit.
 
 Exit code: 0; 1 if one of ours is worse; 2 if the files cannot be compared.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.common.harness import Result, command_line, load
+
 RELATIVE, ABSOLUTE = 0.10, 0.05  # a tenth, and milliseconds
-SAME_CASE = ("n", "d", "c", "K", "dtype", "work", "batch", "threads")
+SAME_CASE = ("n", "d", "c", "K", "dtype", "work", "batch", "threads", "C", "rows", "size", "classes")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line: milliseconds before and after (None: has no time), and what to say."""
+    """One line: milliseconds before and after (None: there is no time), and what to say."""
 
     case: str
     contender: str
@@ -38,9 +39,17 @@ class Verdict:
         return self.ours and self.word not in ("same", "faster", "new")
 
 
-def judge(
-    before: dict[str, Any], after: dict[str, Any], relative: float = RELATIVE, absolute: float = ABSOLUTE
-) -> list[Verdict]:
+def milliseconds(result: Result) -> float | None:
+    """The time that is compared."""
+    if "seconds" in result:
+        return 1e3 * float(result["seconds"])
+    if "warm" in result:
+        reached = result["warm"]["0.0001"]
+        return reached and 1e3 * float(reached[0])
+    return 1e3 * float(result["fit"]) if "fit" in result else result.get("milliseconds")
+
+
+def judge(before: Result, after: Result, relative: float = RELATIVE, absolute: float = ABSOLUTE) -> list[Verdict]:
     """A verdict for each case and contender of either file, for the cases that both have.
 
     Raises
@@ -60,7 +69,7 @@ def judge(
     verdicts = []
     for key in sorted(keys, key=lambda key: shared.index(key[0])):
         old, new = (table.get(key, {}) for table in tables)
-        times = old.get("milliseconds"), new.get("milliseconds")
+        times = milliseconds(old), milliseconds(new)
         ours = bool(new.get("ours", old.get("ours")))
         verdicts.append(Verdict(*key, ours, *times, _word(*times, new, relative, absolute)))
     return verdicts
@@ -87,7 +96,7 @@ def in_words(verdict: Verdict) -> str:
         return f"{'-':>10s}" if value is None else f"{value:10.3f}"
 
     change = f"{verdict.after / verdict.before - 1:+7.0%}" if verdict.before and verdict.after else f"{'':7s}"
-    mark = "  <-- worse" if verdict.worse else "" if verdict.ours else "  (peer)"
+    mark = "  <-- worse" if verdict.worse else "" if verdict.ours else "  (not ours)"
     return (
         f"{verdict.case:26s} {verdict.contender:14s} {time(verdict.before)} {time(verdict.after)} {change}  "
         f"{verdict.word}{mark}"
@@ -95,25 +104,23 @@ def in_words(verdict: Verdict) -> str:
 
 
 def elsewhere(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """In what the machines differ; empty if in nothing."""
+    """A warning if the machines differ, or an empty string."""
     names = ("processor", "cores", "vectors", "environment")
     differing = [name for name in names if before["machine"].get(name) != after["machine"].get(name)]
     return f"warning: measured under different {', '.join(differing)}" if differing else ""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Compare two files; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("before", type=Path, help="JSON that bench.throughput wrote")
+def main(arguments: list[str]) -> int:
+    """Compares two files; the exit code."""
+    parser = command_line("compare", __doc__, ["before.json after.json --changes"])
+    parser.add_argument("before", type=Path, help="JSON of a benchmark")
     parser.add_argument("after", type=Path)
-    parser.add_argument("--relative", type=float, default=RELATIVE, help="share; default %(default)s")
+    parser.add_argument("--relative", type=float, default=RELATIVE, help="fraction; default %(default)s")
     parser.add_argument("--absolute", type=float, default=ABSOLUTE, help="milliseconds; default %(default)s")
     parser.add_argument("--changes", action="store_true", help="leave out what is the same")
     options = parser.parse_args(arguments)
     try:
-        before, after = (json.loads(path.read_text(encoding="utf-8")) for path in (options.before, options.after))
+        before, after = load(options.before), load(options.after)
         verdicts = judge(before, after, options.relative, options.absolute)
     except (OSError, ValueError, KeyError) as error:
         print(f"cannot compare: {error}", file=sys.stderr)
@@ -127,7 +134,3 @@ def main(arguments: list[str] | None = None) -> int:
     worse = sum(verdict.worse for verdict in verdicts)
     print(f"{worse} of {sum(verdict.ours for verdict in verdicts)} of ours worse")
     return int(worse > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -31,7 +31,7 @@ AVX2_LIMITS = {
 
 
 def avx2_environment(environment: dict[str, str]) -> dict[str, str]:
-    """The environment in which everybody keeps to AVX2: ourselves, NumPy and its BLAS, PyTorch and JAX."""
+    """The environment that holds ours, NumPy and its BLAS, PyTorch and JAX to AVX2."""
     limited = {name: value for name, value in environment.items() if name not in HALVING} | AVX2_LIMITS
     others = [flag for flag in environment.get("XLA_FLAGS", "").split() if flag != AVX2_LIMITS["XLA_FLAGS"]]
     limited["XLA_FLAGS"] = " ".join([*others, AVX2_LIMITS["XLA_FLAGS"]])
@@ -81,7 +81,7 @@ def processor() -> str:
 def facts() -> dict[str, Any]:
     """All of it, ready for JSON."""
     found = describe()
-    del found["caches"]  # folders are nobody's business
+    del found["caches"]  # results name no folders of the machine
     for package in PACKAGES:
         try:
             found["versions"][package] = version(package)

@@ -1,20 +1,14 @@
-#!/usr/bin/env python3
-"""Everything that is to be known about a machine with an NVIDIA GPU, by one command, in under 8 minutes, offline.
-
-    python bench/gpu_check.py --data DIR --out results/      DIR holds cifar-10-batches-bin or -py
-    python bench/gpu_check.py --pack DIR sample.npz          a sample of CIFAR-10 (10 MB) that travels to such a machine
-    python bench/gpu_check.py --data sample.npz --out results/
+"""Checks and measures a machine with an NVIDIA GPU, by one command, in under 8 minutes, offline.
 
 Writes into the folder: machine.json (device, driver, versions), tests.txt (the GPU tests on real CuPy), sanitizer.txt
 (compute-sanitizer's memcheck and racecheck, where it is installed), recipe.json, solver.json and sweep.json (the cs231n
 recipe, the exact solver, and 20 values of C on "cuda" beside "cpu"), row_loss.json and row_loss.txt (GB/s of the row
-kernel beside a copy of the bytes and PyTorch, if it is installed). Each part has a share of the time; one that does not
-finish says so and the rest goes on. Exit code 0 if all that ran was right.
+kernel beside a copy of the bytes and PyTorch, if it is installed). Each part has a limit of time; one that does not
+finish says so and the rest goes on. The exit code is 0 if all that ran was right.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -26,8 +20,16 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARES = {"tests": 200, "sanitizer": 120, "recipe": 60, "solver": 30, "sweep": 60, "row_loss": 90}  # seconds
+from bench.common.harness import command_line
+from bench.common.machine import ROOT
+from bench.common.ours import backend_for, sweep_over_C
+
+EXAMPLES = (
+    "--data DIR --out results/           DIR holds cifar-10-batches-bin or -py",
+    "--pack DIR sample.npz               a sample of CIFAR-10 (10 MB) that travels to such a machine",
+    "--data sample.npz --out results/",
+)
+LIMITS = {"tests": 200, "sanitizer": 120, "recipe": 60, "solver": 30, "sweep": 60, "row_loss": 90}  # seconds
 COLUMNS = (10, 100, 256, 1000, 1024, 4096, 16384, 32768, 131072)
 BYTES = 1 << 29  # of scores a case: far beyond any cache
 REPEATS = 20
@@ -96,7 +98,7 @@ def run(command: list[str], out: Path, seconds: float) -> bool:
 def check_tests(out: Path, data: Path | None) -> bool:
     """The tests that use a GPU, on real CuPy."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
-    return run(command, out / "tests.txt", SHARES["tests"])
+    return run(command, out / "tests.txt", LIMITS["tests"])
 
 
 def check_sanitizer(out: Path, data: Path | None) -> bool:
@@ -108,7 +110,7 @@ def check_sanitizer(out: Path, data: Path | None) -> bool:
     right = True
     for name in ("memcheck", "racecheck"):
         command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, "-c", SANITIZED]
-        right &= run(command, out / f"sanitizer-{name}.txt", SHARES["sanitizer"] / 2)
+        right &= run(command, out / f"sanitizer-{name}.txt", LIMITS["sanitizer"] / 2)
     return right
 
 
@@ -124,7 +126,7 @@ def images(data: Path) -> tuple[Any, ...]:
 
 
 def check_recipe(out: Path, data: Path | None) -> bool:
-    """The cs231n recipe on the GPU and on the CPU: the same course, to rounding."""
+    """The cs231n recipe on the GPU and on the CPU: the same losses, to rounding."""
     from gpusoftmax import train_cs231n
 
     if data is None:
@@ -173,21 +175,21 @@ def check_solver(out: Path, data: Path | None) -> bool:
 
 
 def check_sweep(out: Path, data: Path | None) -> bool:
-    """20 values of C on the GPU, so many side by side, and on the CPU: the same models, to what tol leaves."""
-    from gpusoftmax import sweep
+    """20 values of C on the GPU, several side by side, and on the CPU: the same models, to what tol leaves."""
     from gpusoftmax.search import exact
 
     if data is None:
         (out / "sweep.json").write_text('"no data: pass --data"\n')
         return True
     X, y, X_test, y_test = images(data)
-    grid, widths = {"C": np.logspace(-5, -1, 20).tolist()}, {"cpu": [1], "cuda": [1, 4, 20]}
+    Cs, widths = np.logspace(-5, -1, 20).tolist(), {"cpu": [1], "cuda": [1, 4, 20]}
+    options = {"validation": (X_test, y_test), "scaling": "standard", "refit": False}
     results, objectives, width = {}, [], exact.width
     for backend, tried in widths.items():
         for wide in tried:
             exact.width = lambda *shape, wide=wide: wide  # type: ignore[misc]
             for _ in range(2):
-                found = sweep(X, y, grid, validation=(X_test, y_test), scaling="standard", backend=backend, refit=False)
+                found = sweep_over_C(X, y, Cs, backend=backend, **options)
             objectives.append(found.trials.objective[0])
             results[f"{backend}, {wide} side by side, warm"] = {
                 "seconds": found.seconds_, "passes": found.trials.passes[0].tolist(), "chosen": found.best_params_,
@@ -235,14 +237,14 @@ def check_row_loss(out: Path, data: Path | None) -> bool:
 
 
 def measure_row_loss(c: int, size: int) -> dict[str, Any]:
-    """One read and one write of the scores, after the loss was compared with the reference, beside a copy of them."""
+    """One pass over the scores, read and written, after a check against the reference, beside a copy of them."""
     import cupy
 
-    from gpusoftmax import get_backend, reference
+    from gpusoftmax import reference
     from gpusoftmax.cuda.buckets import choose
     from gpusoftmax.cuda.ops import GRADIENT, KINDS
 
-    ops, rng = get_backend("cuda").ops, np.random.default_rng(c)
+    ops, rng = backend_for("cuda").ops, np.random.default_rng(c)
     few = (3 * rng.standard_normal((8, c))).astype(np.float32)
     few[0, 0] = 50.0  # an outlier, so that a kernel without the maximum cannot pass
     few_labels = rng.integers(0, c, 8).astype(np.int32)
@@ -269,7 +271,7 @@ def measure_row_loss(c: int, size: int) -> dict[str, Any]:
 
 
 def torch_row_loss(rows: int, c: int, size: int) -> dict[str, float]:
-    """The same by PyTorch: forward and backward of its cross-entropy, bytes counted as ours. Empty without it."""
+    """PyTorch's speed, bytes counted as ours: forward and backward of its cross-entropy. Empty without it."""
     try:
         import torch
     except ImportError:
@@ -307,22 +309,23 @@ def pack(folder: Path, target: Path) -> None:
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MB")
 
 
-def main() -> None:
-    """Run the parts, and say which were right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> int:
+    """Runs the parts, and prints which were right."""
+    parser = command_line("gpu", __doc__, EXAMPLES)
     parser.add_argument("--data", type=Path, help="CIFAR-10's folder, or a sample that --pack made")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder for the results")
     parser.add_argument("--pack", nargs=2, type=Path, metavar=("DIR", "FILE"), help="make a sample and stop")
-    parser.add_argument("--only", action="append", choices=list(SHARES), help="a part; may be repeated")
-    options = parser.parse_args()
+    parser.add_argument("--only", action="append", choices=list(LIMITS), help="a part; may be repeated")
+    options = parser.parse_args(arguments)
     if options.pack:
         pack(*options.pack)
-        return
+        return 0
     from gpusoftmax.cuda.probe import probe
 
     found = probe()
     if not found.works:
-        sys.exit(f"no GPU to check: {found.reason}")
+        print(f"no GPU to check: {found.reason}", file=sys.stderr)
+        return 1
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "machine.json").write_text(json.dumps(machine(), indent=1))
     parts = {
@@ -340,8 +343,4 @@ def main() -> None:
             verdicts[name] = f"WRONG: {type(error).__name__}: {error}"
         print(f"{name}: {verdicts[name]} ({time.perf_counter() - started:.0f} s)", flush=True)
     (options.out / "verdicts.json").write_text(json.dumps(verdicts, indent=1))
-    sys.exit(any(verdict != "right" for verdict in verdicts.values()))
-
-
-if __name__ == "__main__":
-    main()
+    return int(any(verdict != "right" for verdict in verdicts.values()))

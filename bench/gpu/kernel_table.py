@@ -1,8 +1,4 @@
-#!/usr/bin/env python3
 """Which registers, spills and widths of loads does every CUDA kernel get, on every architecture? Needs no GPU.
-
-    python bench/kernel_table.py                  compile everything, write the tables into kernels/README.md
-    python bench/kernel_table.py --check sm_90    compile for one architecture, compare with what stands there
 
 The compiler is NVRTC from PyPI, called as CuPy calls it (through ctypes: CuPy's own wrapper cuts a byte off the cubin).
 Fails if a variant spills, or lacks the wide loads and stores that it is made for.
@@ -10,14 +6,13 @@ Fails if a variant spills, or lacks the wide loads and stores that it is made fo
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,13 +20,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.common.harness import command_line
+from bench.common.machine import ROOT
 from gpusoftmax.cuda.buckets import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ITEM_SIZE, UINT8, buckets
 from gpusoftmax.cuda.compile import OPTIONS, source
 from gpusoftmax.losses import LOSSES
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
-README = Path(__file__).resolve().parents[2] / "kernels" / "README.md"
-BEGIN, END = "<!-- kernel_table.py writes from here -->\n", "<!-- to here -->\n"
+README = ROOT / "kernels" / "README.md"
+EXAMPLES = (
+    "                 compiles everything, writes the tables into kernels/README.md",
+    "--check sm_90    compiles for one architecture, compares with what stands there",
+)
+BEGIN, END = "<!-- python -m bench kernels writes from here -->\n", "<!-- to here -->\n"
 NAMES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", FLOAT64: "float64", UINT8: "uint8"}
 SCORE_KINDS = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)
 # Two registers, stored and loaded once: what some variants with 512 and more threads a block, and so at most 64
@@ -48,7 +49,7 @@ class Variant:
     Attributes
     ----------
     row : tuple of str
-        The first cells of its row in the file's table. Variants of one row share its other cells, in order.
+        The first cells of its row in the file's table. Variants of one row stand in its other cells, in order.
     load, store : int
         The widest access, in bytes, that the code must have.
     """
@@ -317,8 +318,9 @@ def differences(results: dict[tuple[Variant, int], dict[str, Facts]], readme: Pa
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> int:
+    """The command; the exit code is 1 if a variant is at fault or the tables are stale."""
+    parser = command_line("kernels", __doc__, EXAMPLES)
     parser.add_argument("--check", metavar="ARCH", choices=[f"sm_{arch}" for arch in ARCHITECTURES])
     check = parser.parse_args(arguments).check
     if (reason := missing()) is not None:
@@ -333,7 +335,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(render(results))
     print(f"{len(results)} variants compiled", *found, sep="\n")
     return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,12 @@
-"""The problems that solvers race on: real ones, and ones that are hard for some of them.
+"""The cases that solvers are compared on: real data, and data that are hard for some of them.
 
-Each is scikit-learn's objective, at one C: (1 / n) sum_i loss_i + ||W||^2 / (2 C n), the intercept free.
+Each is scikit-learn's objective at one C: (1 / n) sum_i loss_i + ||W||^2 / (2 C n), the intercept free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,28 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+QUICK_ROWS = 1000  # of a case under --quick
+
 
 @dataclass(frozen=True)
 class Case:
-    """A problem by name; `make` draws or loads its data."""
+    """A case; `make` draws or loads its data, of which the first `rows` are taken (None: all)."""
 
     name: str
     words: str
     C: float
     make: Callable[[Path | None], tuple[Array, Array, Any]]
     needs_data: bool = False
+    rows: int | None = None
+
+    def quick(self) -> Case:
+        """The case with few rows, for trying things out."""
+        return replace(self, rows=QUICK_ROWS)
 
     def problem(self, data: Path | None) -> Problem:
         """The data; ValueError if they are not there."""
         X, y, scaling = self.make(data)
-        return Problem(self, X, y, scaling)
+        return Problem(self, X[: self.rows], y[: self.rows], scaling)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Problem:
         return 1.0 / (self.case.C * len(self.y))
 
     def scaled(self) -> Array:
-        """What a peer needs that folds no scaling: float64 if X is, else float32."""
+        """X for contenders that fold no scaling: float64 if X is, else float32."""
         if self.scaling is None:
             return self.X
         shift, scale = self.scaling
@@ -61,7 +67,7 @@ class Problem:
 
 
 def cifar10(folder: Path | None) -> tuple[Array, Array, Any]:
-    """The course's 49000 training images, uint8; minus the mean image and / 64."""
+    """cs231n's 49000 training images, uint8; minus the mean image and / 64."""
     from gpusoftmax import load_cifar10
 
     if folder is None:
@@ -124,21 +130,3 @@ CASES = (
     Case("unscaled", "columns of very different sizes, 20000 x 50, 5 classes, C = 1", 1.0, unscaled),
     Case("wide", "fewer rows than features, 500 x 5000, 10 classes, C = 0.01", 0.01, wide),
 )
-
-
-def choose(names: list[str] | None) -> list[Case]:
-    """Cases by the start of their names or by pattern; all of them without any.
-
-    Raises
-    ------
-    ValueError
-        A name fits no case.
-    """
-    chosen: list[Case] = []
-    for name in names or ["*"]:
-        found = [case for case in CASES if case.name == name]
-        found = found or [case for case in CASES if case.name.startswith(name) or fnmatch(case.name, name)]
-        if not found:
-            raise ValueError(f"--case {name!r} fits no case; there are {', '.join(case.name for case in CASES)}")
-        chosen += [case for case in found if case not in chosen]
-    return chosen

@@ -1,91 +1,150 @@
-#!/usr/bin/env python3
-"""After how many reads of the data, and how many seconds, is whose solver how near to the optimum?
+"""After how many passes over the data, and how many seconds, is each solver how near to the optimum?
 
-All solve the same objective in the same process, on the same arrays, one after another, each after a rest. While a
-solver runs, the clock stops whenever its point is measured. The best known objective is that of our solver at its
-end, in float64 where the data are small, or what any racer reached, if it is lower.
+All minimise the same objective in the same process, on the same arrays, one after another, each after a rest. While a
+solver runs, the clock stops whenever its point is measured. The best known objective is where our solver ends, in
+float64 if the data are small, or the lowest that any contender reached.
 
-    warm    the second run in this process
-    cold    to 1e-4 in a process of its own, from its start on, imports included; making the data apart
-
-Exit code: 0; 1 if our own end is not what float64 says it is; 2 if the command line is wrong.
+    warm    the second run in this process, or the only one where that takes more than 10 s
+    cold    to 1e-4 in a process of its own, from its start, imports included; making the data does not count
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.common import machine
-from bench.solving.cases import Case, Problem, choose
-from bench.solving.contenders.sklearn import SHORT, EnoughError, Judge, Racer, Trace
-from bench.solving.contenders.sklearn import choose as choose_racers
-from bench.throughput.cases import NotForThisError
-
-EXAMPLES = """examples:
-  python -m bench.solving.run --list
-  python -m bench.solving.run --case digits --racer gpusoftmax --racer sklearn-newton-cg
-  python -m bench.solving.run --data ~/data --out bench/results/solving --label NAME     all, half an hour on two cores
-  python -m bench.solving_figures                                                   README's table and figure
-
-Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE before measuring, and let nobody else use the machine."""
+from bench.common.harness import REST, Benchmark, NotForThisError, Progress, Result
+from bench.common.process import run_apart
+from bench.solving.cases import CASES, Case, Problem
+from bench.solving.contenders import CONTENDERS, Contender
+from bench.solving.truth import SHORT, EnoughError, Judge, Trace, best_known, in_float64
 
 NEARNESS = (1e-2, 1e-3, 1e-4, 1e-6)  # relative, above the best known objective
+COLD_TO = "0.0001"
 BUDGET, TIMES, LEAST = 80.0, 100.0, 5.0  # seconds of a run: at most, as many times ours, but at least
+QUICK_BUDGET = 2.0
 COLD = 30.0  # warm seconds up to which there is a cold run: above, imports do not count
-REST = 0.5
 POINTS = 150  # of a trace that are kept
+ROUNDING = 1e-5  # relative, by which our objective may differ from that of NumPy in float64
 
-Result = dict[str, Any]
+
+class Solving(Benchmark):
+    """Runs the benchmark."""
+
+    name = "solving"
+    contenders = CONTENDERS
+    examples = (
+        "--list",
+        "--quick                                                   a trial, some minutes",
+        "--case digits --contender gpusoftmax --contender sklearn-newton-cg",
+        "--data DIR --out bench/results/solving --label NAME        everything, half an hour on two cores",
+    )
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds --budget and --no-cold."""
+        parser.add_argument("--budget", type=float, help=f"seconds of a run; default {BUDGET:g}")
+        parser.add_argument("--no-cold", action="store_true", help="no cold runs; implied by --quick")
+
+    def cases(self, quick: bool) -> list[Case]:
+        """All cases; with few rows if they are quick."""
+        return [case.quick() if quick else case for case in CASES]
+
+    def start(self) -> Result:
+        """The settings."""
+        self.budget = self.options.budget or (QUICK_BUDGET if self.options.quick else BUDGET)
+        return {"settings": {"budget": self.budget, "times": TIMES}}
+
+    def measure(
+        self, case: Case, contenders: list[Contender], facts: Result, progress: Progress
+    ) -> Iterator[tuple[str, Result]]:
+        """Runs all contenders warm, then those that arrived soon enough cold."""
+        problem = case.problem(self.options.data)
+        judge = Judge(problem)
+        best = best_known(judge)
+        goal = best * (1 + min(NEARNESS) / 4)
+        n, d = problem.X.shape
+        facts |= {"n": n, "d": d, "c": problem.n_classes, "C": case.C, "dtype": problem.X.dtype.name}
+        traces: dict[str, Trace] = {}
+        absent: dict[str, str] = {}
+        for contender in contenders:
+            progress.doing(contender.name)
+            budget = self.budget
+            if "gpusoftmax" in traces:
+                budget = min(budget, max(LEAST, TIMES * traces["gpusoftmax"].points[-1][0]))
+            try:
+                traces[contender.name] = run(contender, problem, judge, goal, budget)
+                if traces[contender.name].points[-1][0] <= SHORT:
+                    traces[contender.name] = run(contender, problem, judge, goal, budget)
+            except NotForThisError as reason:
+                absent[contender.name] = str(reason)
+        facts["best"] = best = min([best, *(trace.lowest for trace in traces.values())])
+        for contender in contenders:
+            if contender.name in absent:
+                yield contender.name, {"absent": absent[contender.name]}
+                continue
+            result = evaluated(problem, traces[contender.name], best, contender.ours)
+            near = result["warm"][COLD_TO] if "warm" in result and contender.traceable else None
+            if near and near[0] <= COLD and not (self.options.no_cold or self.options.quick):
+                progress.doing(f"{contender.name}, cold")
+                result["cold"] = cold_seconds(case, contender.name, self.options.data, near[1])
+            yield contender.name, result
+
+    def table(self, case: Case, facts: Result, results: list[Result]) -> str:
+        """A line per contender."""
+        lines = [f"{case.name}: {case.words}, best known {facts['best']:.9g}"]
+        heads = "".join(f"{near:>20g}" for near in NEARNESS)
+        lines.append(f"  {'seconds and passes to':26s}{heads}{'cold, 1e-4':>12s}")
+        for result in results:
+            start = f"  {result['contender']:26s}"
+            if why := [f"{word}: {result[word]}" for word in ("absent", "fault") if word in result]:
+                lines.append(start + why[0])
+                continue
+            cells = [f"{t[0]:10.4f} {t[1]:8.1f} " if t else f"{'-':>19s} " for t in result["warm"].values()]
+            lines.append(start + "".join(cells) + (f"{result['cold']:12.3f}" if "cold" in result else ""))
+        return "\n".join(lines)
 
 
-def run(racer: Racer, problem: Problem, judge: Judge, goal: float, budget: float) -> Trace:
+def run(contender: Contender, problem: Problem, judge: Judge, goal: float, budget: float) -> Trace:
     """One run."""
     time.sleep(REST)
     trace = Trace(judge, goal, budget)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a tolerance of 0 was not reached
-        with suppress(EnoughError):
-            racer.run(problem, trace)
+    silently(contender, problem, trace)
     return trace
 
 
-def in_float64(problem: Problem, W: Any, b: Any) -> float:
-    """f in plain float64 NumPy, W (c, d) and b (c,): who says so otherwise is wrong."""
-    X, total = problem.scaled(), 0.0
-    for start in range(0, len(X), 4096):
-        z = X[start : start + 4096].astype(np.float64) @ W.T + b
-        labels = problem.y[start : start + 4096]
-        margins = z - z[np.arange(len(z)), labels][:, None]  # the target's is 0 to the last digit
-        margins[np.arange(len(z)), labels] = -np.inf
-        top = np.maximum(margins.max(axis=1), 0.0)
-        others = np.exp(margins - top[:, None]).sum(axis=1)
-        total += float((top + np.where(top > 0, np.log(others + np.exp(-top)), np.log1p(others))).sum())
-    return total / len(X) + 0.5 * problem.l2 * float((W * W).sum())
+def silently(contender: Contender, problem: Problem, trace: Trace) -> None:
+    """Runs until the trace has enough, without warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a tolerance of 0 was not reached
+        with suppress(EnoughError):
+            contender.run(problem, trace)
 
 
-def best_known(problem: Problem, judge: Judge) -> float:
-    """Our solver's end, in float64 if the data are small."""
-    from gpusoftmax.solvers import LBFGS
-    from gpusoftmax.trainer import train
+def evaluated(problem: Problem, trace: Trace, best: float, ours: bool) -> Result:
+    """A result: when which nearness was reached, and the trace.
 
-    objective = judge.objective
-    dtype, shape = objective.features.dtype, (1, problem.n_classes)
-    start = np.zeros((objective.features.d, *shape), dtype), np.zeros(shape, dtype)
-    return float(train(objective, LBFGS(2000, 0.0), *start).history[-1].objective)
+    Our objective is our own word, so it is a fault if float64 does not confirm it; that of the others is the judge's.
+    """
+    result: Result = {}
+    if trace.last is not None:
+        end, exact = trace.points[-1][2], in_float64(problem, *trace.last)
+        result = {"end": end, "end_in_float64": exact}
+        if ours and not abs(exact / end - 1) <= ROUNDING:
+            return result | {"fault": f"wrong: objective {end:.9g}, in float64 it is {exact:.9g}"}
+    return {"warm": reached(trace.points, best), "points": thinned(trace.points)} | result
 
 
 def reached(points: list[tuple[float, float, float]], best: float) -> dict[str, list[float] | None]:
-    """Seconds and reads at which each nearness was reached."""
+    """Seconds and passes at which each nearness was reached."""
     found: dict[str, list[float] | None] = {}
     for near in NEARNESS:
         first = next((point for point in points if point[2] <= best * (1 + near)), None)
@@ -99,164 +158,46 @@ def thinned(points: list[tuple[float, float, float]]) -> list[list[float]]:
     return [[float(f"{number:.9g}") for number in points[i]] for i in chosen]
 
 
-def race(case: Case, racers: list[Racer], data: Path | None, budget: float, cold: bool) -> Result:
-    """One case: everybody's run, and what it comes to."""
-    problem = case.problem(data)
-    judge = Judge(problem)
-    best = best_known(problem, judge)
-    goal = best * (1 + min(NEARNESS) / 4)
-    n, d = problem.X.shape
-    result: Result = {
-        "case": case.name, "words": case.words, "n": n, "d": d, "c": problem.n_classes, "C": case.C,
-        "dtype": problem.X.dtype.name, "racers": {},
-    }  # fmt: skip
-    traces: dict[str, Trace] = {}
-    known = {racer.name: racer for racer in racers}
-    for racer in racers:
-        entry: Result = {}
-        result["racers"][racer.name] = entry
-        if reason := racer.absent():
-            entry["absent"] = reason
-            continue
-        try:
-            allowed = budget
-            if "gpusoftmax" in traces:
-                allowed = min(budget, max(LEAST, TIMES * traces["gpusoftmax"].points[-1][0]))
-            traces[racer.name] = run(racer, problem, judge, goal, allowed)
-            if traces[racer.name].points[-1][0] <= SHORT:
-                traces[racer.name] = run(racer, problem, judge, goal, allowed)
-        except NotForThisError as reason:
-            entry["absent"] = str(reason)
-            continue
-        print(f"  {racer.name}: {traces[racer.name].points[-1][0]:.2f} s", file=sys.stderr, flush=True)
-    best = min(best, *(trace.lowest for trace in traces.values()))
-    result["best"] = best
-    for name, trace in traces.items():
-        entry = result["racers"][name]
-        entry |= {"warm": reached(trace.points, best), "points": thinned(trace.points)}
-        if trace.last is not None:
-            entry["end"], entry["end_in_float64"] = trace.points[-1][2], in_float64(problem, *trace.last)
-        near = entry["warm"]["0.0001"]
-        if cold and near and near[0] <= COLD and known[name].traceable:
-            entry["cold"] = cold_seconds(case, name, data, near[1])
-    return result
+# ---- cold
 
 
-class UntilReads(Trace):
-    """Ends after as many reads as a run before took; solvers are deterministic, so that nothing has to be measured."""
+class UntilPasses(Trace):
+    """Ends after as many passes as an earlier run took. Solvers are deterministic, so nothing needs to be measured."""
 
-    def show(self, reads: float, W: Any, b: Any, seconds: float | None = None) -> None:
+    def show(self, passes: float, W: Any, b: Any, seconds: float | None = None) -> None:
         """A point."""
-        self.add(reads, np.nan)
+        self.add(passes, np.nan)
 
-    def add(self, reads: float, value: float, seconds: float | None = None) -> None:
+    def add(self, passes: float, value: float, seconds: float | None = None) -> None:
         """A point."""
-        self.points.append((time.perf_counter() - self.started, reads, value))
-        if reads >= self.goal:
+        self.points.append((time.perf_counter() - self.started, passes, value))
+        if passes >= self.goal:
             raise EnoughError
 
 
-def cold_seconds(case: Case, name: str, data: Path | None, reads: float) -> float:
-    """From the start of a process of its own to the end of so many reads; making the data apart."""
-    command = [sys.executable, "-m", "bench.solving.run", "--cold", name, "--case", case.name, "--reads", repr(reads)]
-    command += [] if data is None else ["--data", str(data.absolute())]
-    time.sleep(REST)
-    spawned = time.time()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=machine.ROOT)
-    ended, making = map(float, done.stdout.split())
+def cold_seconds(case: Case, name: str, data: Path | None, passes: float) -> float:
+    """Seconds from the start of a process of its own to the end of so many passes, without making the data."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [case.name, case.rows, name, data and str(data.absolute()), passes, folder]
+        time.sleep(REST)
+        spawned = time.time()
+        if failure := run_apart(run_cold, arguments, Path(folder)):
+            raise RuntimeError(f"{name}, cold: {failure}")
+        ended, making = map(float, (Path(folder) / "times").read_text(encoding="utf-8").split())
     return ended - spawned - making
 
 
-def run_cold(options: argparse.Namespace) -> int:
-    """What `cold_seconds` starts: prints when it ended, and how long the data took."""
-    (case,), (racer,) = options.cases, choose_racers([options.cold])
+def run_cold(case_name: str, rows: int | None, name: str, data: str | None, passes: float, folder: str) -> None:
+    """Called in the new process: writes down when it ended, and how long making the data took."""
+    (case,) = (case for case in CASES if case.name == case_name)
+    (contender,) = (contender for contender in CONTENDERS if contender.name == name)
     started = time.perf_counter()
-    problem = case.problem(options.data)
+    problem = replace(case, rows=rows).problem(Path(data) if data else None)
     making = time.perf_counter() - started
-    trace = UntilReads(Judge(problem), options.reads, np.inf, once=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with suppress(EnoughError):
-            racer.run(problem, trace)
-    print(time.time(), making)
-    return 0
+    silently(contender, problem, UntilPasses(Judge(problem), passes, np.inf, once=True))
+    (Path(folder) / "times").write_text(f"{time.time()} {making}", encoding="utf-8")
 
 
-# ---- what is shown
-
-
-def in_words(result: Result) -> str:
-    """A case's table."""
-    lines = [f"{result['case']}: {result['words']}, best known {result['best']:.9g}"]
-    heads = "".join(f"{near:>20g}" for near in NEARNESS)
-    lines.append(f"  {'seconds and reads to, relative':26s}{heads}{'cold, 1e-4':>12s}")
-    for name, entry in result["racers"].items():
-        if "absent" in entry:
-            lines.append(f"  {name:26s}absent: {entry['absent']}")
-            continue
-        cells = [f"{t[0]:10.4f} {t[1]:8.1f} " if t else f"{'-':>19s} " for t in entry["warm"].values()]
-        cold = f"{entry['cold']:12.3f}" if "cold" in entry else ""
-        lines.append(f"  {name:26s}" + "".join(cells) + cold)
-    return "\n".join(lines)
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.solving.run",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--case", action="append", metavar="NAME", help="start of a name, or a pattern; repeatable")
-    parser.add_argument("--racer", action="append", metavar="NAME", help="by name; repeatable")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of CIFAR-10; without it these cases are left")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of a run at most; default %(default)s")
-    parser.add_argument("--no-cold", action="store_true", help="no runs in processes of their own")
-    parser.add_argument("--list", action="store_true", help="name the cases and the racers, and stop")
-    parser.add_argument("--out", type=Path, default=Path("bench-out"), metavar="DIR", help="default %(default)s")
-    parser.add_argument("--label", default="solving", help="name of the file; default %(default)s")
-    parser.add_argument("--cold", help=argparse.SUPPRESS)  # what cold_seconds starts
-    parser.add_argument("--reads", type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    try:
-        options.cases, options.racers = choose(options.case), choose_racers(options.racer)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for; the exit code."""
-    options = parse(arguments)
-    if options.list:
-        for item in (*options.cases, *options.racers):
-            print(f"{item.name:26s} {item.words}")
-        return 0
-    if options.cold:
-        return run_cold(options)
-    for warning in machine.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
-    found: Result = {
-        "format": 1,
-        "machine": machine.facts(),
-        "settings": {"budget": options.budget, "times": TIMES},
-        "results": [],
-    }
-    wrong = False
-    for case in options.cases:
-        if case.needs_data and options.data is None:
-            print(f"left out: {case.name} needs --data DIR", file=sys.stderr)
-            continue
-        result = race(case, options.racers, options.data, options.budget, not options.no_cold)
-        found["results"].append(result)
-        print(in_words(result), end="\n\n", flush=True)
-        mine = result["racers"].get("gpusoftmax", {})
-        wrong |= "end" in mine and abs(mine["end_in_float64"] / mine["end"] - 1) > 1e-5
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"{options.label}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return int(wrong)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: list[str]) -> int:
+    """The command."""
+    return Solving().main(arguments)

@@ -1,8 +1,8 @@
-"""What sweeps are measured on: the parts of the race, their sizes and their data, and who is drawn to be checked.
+"""The cases, their sizes and data, and the models that are drawn to be checked.
 
 cv        values of C x folds on CIFAR-10's first rows
 path      values of C on all training rows, with a validation set
-cs231n    learning rates x regularizations of the course's recipe: SGD on the same minibatches
+cs231n    learning rates x regularizations of cs231n's recipe: SGD on the same minibatches
 models    K models side by side, K growing
 """
 
@@ -16,17 +16,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.common.ours import BatchPlan
+
 Array = npt.NDArray[Any]
 
-PARTS = {
-    "cv": "values of C x folds",
-    "path": "values of C, one validation set",
-    "cs231n": "learning rates x regularizations, SGD",
-    "models": "K models side by side",
-}
 SCALE = 64.0  # what pixels are divided by
-SEED, DRAWN = 0, 3  # of what is drawn; how many models of a part are checked
+SEED, DRAWN = 0, 3  # of what is drawn; how many models of a case are checked
 CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case; it needs CIFAR-10 unless it is quick."""
+
+    name: str
+    words: str
+    needs_data: bool = True
+
+
+CASES = (
+    Case("cv", "values of C x folds"),
+    Case("path", "values of C, one validation set"),
+    Case("cs231n", "learning rates x regularizations, SGD"),
+    Case("models", "K models side by side"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,22 +60,21 @@ class Size:
 
 FULL = Size()
 QUICK = Size(600, 800, 4, 3, 2, 30, 50, (1, 2, 4), 5, (1, 4))
-WARM = Size(300, 300, 2, 2, 1, 2, 50, (1,), 2, (1,))  # what everybody does before the clock starts
+WARM = Size(300, 300, 2, 2, 1, 2, 50, (1,), 2, (1,))  # of the warm-up before the clock starts
 
 
 @dataclass(frozen=True)
 class Problem:
-    """X (n, d) in uint8, labels y (n,) from 0, and rows to validate on."""
+    """The data of a case, by its name: X (n, d) in uint8, labels y (n,) from 0, and such a pair to validate on."""
 
-    part: str
+    case: str
     X: Array
     y: Array
-    X_validation: Array
-    y_validation: Array
+    validation: tuple[Array, Array]
     size: Size
 
     def warm(self) -> Problem:
-        """A little of the same."""
+        """A small problem of the same kind."""
         rows = min(len(self.y), WARM.rows)
         size = replace(WARM, side=self.size.side)  # code is compiled for the number of models
         return replace(self, X=self.X[:rows], y=self.y[:rows], size=size)
@@ -75,7 +87,7 @@ class Problem:
     @cached_property
     def splits(self) -> list[tuple[Any, Array]]:
         """Rows to train on and rows held out; of a path all rows, and none."""
-        if self.part != "cv":
+        if self.case != "cv":
             return [(np.arange(len(self.y)), np.arange(0))]
         from sklearn.model_selection import StratifiedKFold
 
@@ -89,11 +101,11 @@ class Problem:
 
     @cached_property
     def models(self) -> list[tuple[int, int]]:
-        """Of all models (split, number of C), or (0, number of the pair): in an order that the seed draws.
+        """All models (split, number of C), or (0, number of the pair), in an order that the seed draws.
 
-        Who is stopped has thus done a fair sample; the first few are the models that are checked.
+        A contender that is stopped has thus done a fair sample. The first few models are those that are checked.
         """
-        count = len(self.pairs) if self.part == "cs231n" else self.size.Cs
+        count = len(self.pairs) if self.case == "cs231n" else self.size.Cs
         every = [(i, k) for i in range(len(self.splits)) for k in range(count)]
         return [every[i] for i in np.random.default_rng(SEED).permutation(len(every))]
 
@@ -103,19 +115,17 @@ class Problem:
         return self.models[:DRAWN]
 
     def scaled(self, dtype: Any = np.float32) -> Array:
-        """X / SCALE, for who folds no scaling."""
+        """X / SCALE, for contenders that fold no scaling."""
         return self.X.astype(dtype) / dtype(SCALE)
 
     @cached_property
     def mean(self) -> Array:
-        """Of the training rows, (d,) float64."""
+        """The mean of the training rows, (d,) float64."""
         mean: Array = self.X.mean(axis=0)
         return mean
 
     def batches(self) -> list[Array]:
-        """The rows of each step of the recipe, as `recipes.train_cs231n` draws them."""
-        from gpusoftmax.features.batches import BatchPlan
-
+        """The rows of each step of the recipe, as `train_cs231n` draws them."""
         plan = BatchPlan(len(self.y), self.size.batch, replacement=True, seed=SEED)
         epochs = range(-(-self.size.steps // plan.steps_per_epoch))
         every: list[Any] = [rows for epoch in epochs for rows in plan.epoch(epoch)]
@@ -127,27 +137,19 @@ class Problem:
         return found.astype(np.float32)
 
 
-def make(part: str, folder: Path | None, quick: bool) -> Problem:
-    """A part's data: CIFAR-10, or without a folder scikit-learn's digits, which are enough to try everything on.
-
-    Raises
-    ------
-    ValueError
-        All of it is asked for, and there is no folder.
-    """
+def make(case: str, folder: Path | None, quick: bool) -> Problem:
+    """A case's data: CIFAR-10, or without a folder scikit-learn's digits, which are enough to try everything on."""
     size = QUICK if quick else FULL
     if folder is not None:
         from gpusoftmax import load_cifar10
 
         found = load_cifar10(folder)
-        X, y, aside = found.X_train, found.y_train, (found.X_validation, found.y_validation)
-    elif quick:
+        X, y, validation = found.X_train, found.y_train, (found.X_validation, found.y_validation)
+    else:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         X, y = (15 * digits.data).astype(np.uint8), digits.target
-        X, y, aside = X[:1500], y[:1500], (X[1500:], y[1500:])
-    else:
-        raise ValueError("the race is on CIFAR-10: pass --data DIR, or --quick for a trial on digits")
-    rows = size.cv_rows if part == "cv" else size.rows
-    return Problem(part, X[:rows], y[:rows].astype(np.int64), *aside, size)
+        X, y, validation = X[:1500], y[:1500], (X[1500:], y[1500:])
+    rows = size.cv_rows if case == "cv" else size.rows
+    return Problem(case, X[:rows], y[:rows].astype(np.int64), validation, size)

@@ -1,4 +1,4 @@
-"""What is right, in float64, and what is wrong with another result."""
+"""The right result, in float64, and what is wrong with another one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.common.ours import sweep_over_C
 from bench.sweeping.cases import SCALE, Problem
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.search.sweep import sweep
 
 Array = npt.NDArray[Any]
 
@@ -21,10 +21,17 @@ BLOCK = 4096  # rows in float64 at a time
 Models = dict[tuple[int, int], tuple[Array, Array]]
 
 
+def truth_of(problem: Problem) -> Any:
+    """The truth that a case's results are checked against."""
+    if problem.case in ("cv", "path"):
+        return converged(problem)
+    return descended(problem) if problem.case == "cs231n" else None
+
+
 def value_and_slope(problem: Problem, model: tuple[int, int], W: Array, b: Array) -> tuple[float, float]:
     """The objective of model (split, number of C) at W (c, d), b (c,), and its gradient's largest entry.
 
-    In plain NumPy, from the uint8 rows: nobody's own word.
+    In plain NumPy, from the uint8 rows, without any contender's code.
     """
     i, k = model
     rows, W = problem.splits[i][0], W.astype(np.float64)
@@ -56,16 +63,16 @@ def converged(problem: Problem) -> dict[str, Any]:
         value, slope = value_and_slope(problem, (i, k), model.coef_, model.intercept_)
         found["objective"].append(value)
         found["gradient"].append(slope)
-    if problem.part == "cv":
-        trials = sweep(
-            X, problem.y, {"C": problem.Cs}, cv=problem.splits, refit=False, keep_models=False, **options
+    if problem.case == "cv":
+        trials = sweep_over_C(
+            X, problem.y, problem.Cs, cv=problem.splits, refit=False, keep_models=False, **options
         ).trials  # fmt: skip
         found |= choices(trials.accuracy, trials.loss)
     return found
 
 
 def choices(accuracy: Array, log_loss: Array) -> dict[str, int]:
-    """The numbers of the C's that are best by their means over the folds (rows); of equals the strongest penalty."""
+    """The numbers of the C's that are best by their means over folds (rows); among equals the strongest penalty."""
     return {
         "by_accuracy": int(np.argmax(np.mean(accuracy, axis=0))),
         "by_log_loss": int(np.argmin(np.mean(log_loss, axis=0))),
@@ -73,7 +80,7 @@ def choices(accuracy: Array, log_loss: Array) -> dict[str, int]:
 
 
 def distances(problem: Problem, truth: dict[str, Any], models: Models) -> dict[str, float]:
-    """How far above its optimum each drawn model is that there is, relative."""
+    """How far above its optimum each drawn model is, relative, where a contender has it."""
     return {
         f"{i},{k}": value_and_slope(problem, (i, k), *models[i, k])[0] / best - 1
         for (i, k), best in zip(problem.drawn, truth["objective"], strict=True)
@@ -82,7 +89,7 @@ def distances(problem: Problem, truth: dict[str, Any], models: Models) -> dict[s
 
 
 def descended(problem: Problem) -> Models:
-    """The course's recipe for the drawn pairs, in float64: W (c, d) and b (c,) of centred pixels."""
+    """cs231n's recipe for the drawn pairs, in float64: W (c, d) and b (c,) of centred pixels."""
     found, batches = {}, problem.batches()
     for model in problem.drawn:
         rate, reg = problem.pairs[model[1]]
@@ -95,7 +102,7 @@ def descended(problem: Problem) -> Models:
 
 
 def recipe_gradient(x: Array, y: Array, W: Array, reg: float) -> Array:
-    """Of the mean loss + reg ||W||^2, at W (d + 1, c), over the rows x (n, d + 1) of a batch."""
+    """The gradient of the mean loss + reg ||W||^2 at W (d + 1, c), over the rows x (n, d + 1) of a batch."""
     P = x @ W
     P -= P.max(axis=1, keepdims=True)
     np.exp(P, out=P)
@@ -106,7 +113,7 @@ def recipe_gradient(x: Array, y: Array, W: Array, reg: float) -> Array:
 
 
 def apart(truth: Models, models: Models) -> dict[str, float]:
-    """How far each model is from what float64 makes of it, relative to the norm of its weights."""
+    """How far each model is from that in float64, relative to the norm of its weights."""
     return {
         f"{i},{k}": float(np.linalg.norm(models[i, k][0] - W) / np.linalg.norm(W))
         for (i, k), (W, _) in truth.items()
@@ -115,7 +122,7 @@ def apart(truth: Models, models: Models) -> dict[str, float]:
 
 
 def fault(found: dict[str, float], limit: float) -> str:
-    """What is wrong with distances, or empty: below zero by more than rounding is wrong, too."""
+    """What is wrong with distances, or an empty string. One below zero by more than rounding is wrong, too."""
     for name, distance in found.items():
         if not -1e-6 <= distance <= limit:
             return f"model {name} is {distance:.2g} from what float64 says, and may be {limit:g}"

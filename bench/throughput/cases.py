@@ -1,6 +1,6 @@
-"""What is measured: the cases by name, what each moves and computes, and its data.
+"""The cases, what each of them moves and computes, and its data.
 
-A case counts what the problem itself needs, whoever solves it:
+A case counts what the problem itself needs, whatever a contender does:
 
     work       unit that is timed                       flops              bytes
     gradient   one value and gradient over all rows     4 n d K c          X once
@@ -14,9 +14,7 @@ but the wide ones, which arithmetic bounds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -42,6 +40,16 @@ class Case:
     batch: int = 0
     threads: int | None = None
     memory: bool = False
+    needs_data = False
+
+    @property
+    def words(self) -> str:
+        """The case in words."""
+        step = f"a step of {self.batch} rows"
+        work = {"gradient": "value and gradient", "predict": "predict", "step": step}[self.work]
+        models = f", {self.K} models" if self.K > 1 else ""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
+        return f"{work}, {self.n} x {self.d} x {self.c} {self.dtype}{models}{threads}"
 
     @property
     def rows(self) -> int:
@@ -59,13 +67,13 @@ class Case:
         return float(self.rows * self.d * np.dtype(self.dtype).itemsize)
 
     def quick(self) -> Case:
-        """The same with few rows, for trying things out."""
+        """The case with few rows, for trying things out."""
         return replace(self, n=max(min(self.n, 64), min(self.n, QUICK_ELEMENTS // self.d)))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A case's data: X (n, d), y (n,) int64, W (d, K, c) and b (K, c) float32, l2 (K,); rate is of minibatch steps."""
+    """The data: X (n, d), y (n,) int64, W (d, K, c) and b (K, c) float32, l2 (K,), and the rate of minibatch steps."""
 
     case: Case
     X: Array
@@ -79,33 +87,6 @@ class Problem:
         """The first rows alone."""
         n = min(rows, self.case.n)
         return replace(self, case=replace(self.case, n=n), X=self.X[:n], y=self.y[:n])
-
-
-class NotForThisError(Exception):
-    """A contender cannot do a case; the text says why."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A contender ready for a case.
-
-    Attributes
-    ----------
-    call : callable
-        Visits the first `rows` rows (None: all) once, in one unit of work or an epoch of steps; waits for the result.
-    read : callable
-        A result in the layout of `truth.py`.
-    note : str
-        What a reader of its time has to know.
-    gpu : bool
-        Where it computes, and so which ceilings it has.
-    """
-
-    call: Callable[[], Any]
-    read: Callable[[Any], tuple[Any, ...]]
-    note: str = ""
-    rows: int | None = None
-    gpu: bool = False
 
 
 def make(case: Case) -> Problem:
@@ -168,21 +149,3 @@ def all_cases(available: int | None = None) -> list[Case]:
         cases.append(Case(f"scaling-threads-{threads}-cifar", **cifar, threads=threads))
         cases.append(Case(f"scaling-threads-{threads}-probe", 100_000, 768, 1000, threads=threads))
     return cases
-
-
-def choose(patterns: list[str] | None) -> list[Case]:
-    """Cases whose name starts with one of the patterns or matches it (`*`); all of them without patterns.
-
-    Raises
-    ------
-    ValueError
-        A pattern fits no case.
-    """
-    cases = all_cases()
-    if not patterns:
-        return cases
-    fits = {p: [case for case in cases if case.name.startswith(p) or fnmatch(case.name, p)] for p in patterns}
-    if unknown := [pattern for pattern, found in fits.items() if not found]:
-        raise ValueError(f"--case {unknown[0]!r} fits no case; `--list` names them")
-    chosen = {case.name for found in fits.values() for case in found}
-    return [case for case in cases if case.name in chosen]

@@ -4,9 +4,8 @@
     copy    bytes read and written a second
     sgemm   floating-point operations a second of square products
 
-Each on one thread and on all; the best of several rounds, before the cases and after them, since a ceiling is what was
-reached at any time. A case's
-floor is the longer of its bytes at `read` and its operations at `sgemm`, and a contender's share of the ceiling is that
+Each on one thread and on all: the best of several rounds before the cases and after them. A case's floor is the longer
+of its bytes at `read` and its operations at `sgemm`, and a contender reaches the fraction of the ceiling that is this
 floor over its time. Small cases, whose X stays in the caches, may go beyond `read`.
 """
 
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bench.common.ours import backend_for
 from bench.throughput.cases import Case
 
 READ_BYTES, SIDE = 1 << 28, 2048  # far beyond the caches; a product of 36 ms at 480 GFLOP/s
@@ -67,14 +67,12 @@ def _best(work: Callable[[], Any], rounds: int) -> float:
 
 
 def _gpu(rounds: int) -> dict[str, float]:
-    """The same on a GPU, by CuPy; empty without one."""
+    """The ceilings of a GPU, by CuPy; empty without one."""
     from gpusoftmax.cuda.probe import probe
 
     if not probe().works:
         return {}
-    from gpusoftmax import get_backend
-
-    backend = get_backend("cuda")
+    backend = backend_for("cuda")
     xp = backend.xp
     with backend.active():
         source = xp.ones(1 << 28, np.float32)

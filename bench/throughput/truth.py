@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.common.ours import BatchPlan
 from bench.throughput.cases import MOMENTUM, Problem
 from gpusoftmax import reference
-from gpusoftmax.features.batches import BatchPlan
 
 Array = npt.NDArray[Any]
 Answer = tuple[Any, ...]

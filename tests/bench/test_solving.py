@@ -1,4 +1,4 @@
-"""The race of solvers under bench/: all are measured right, and the documents say what was measured."""
+"""The benchmark `solving`: all solvers are measured right, and the documents say what was measured."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.solving import figures as solving_figures
+from bench.__main__ import main
+from bench.common.harness import FORMAT, Contender, NotForThisError
+from bench.common.pages import Link
+from bench.figures import differences, write
+from bench.solving import figures
 from bench.solving import run as solving
-from bench.solving.cases import CASES, Case, Problem, choose
-from bench.solving.contenders.sklearn import RACERS, EnoughError, Judge, Racer, Trace
-from bench.solving.contenders.sklearn import choose as choose_racers
-from bench.throughput.cases import NotForThisError
+from bench.solving.cases import CASES, Case, Problem
+from bench.solving.contenders import CONTENDERS
+from bench.solving.truth import EnoughError, Judge, Trace, best_known, in_float64
 from gpusoftmax import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,18 +39,9 @@ def problem() -> Problem:
     return Case("tiny", "tiny", 0.1, tiny).problem(None)
 
 
-def test_cases_and_racers_have_their_own_names() -> None:
+def test_cases_and_contenders_have_their_own_names() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
-    assert len({racer.name for racer in RACERS}) == len(RACERS)
-
-
-def test_a_whole_name_chooses_one_case_and_its_start_several() -> None:
-    assert [case.name for case in choose(["digits-1"])] == ["digits-1"]
-    assert [case.name for case in choose(["digits"])] == ["digits-1", "digits-100"]
-    with pytest.raises(ValueError, match="fits no case"):
-        choose(["nothing"])
-    with pytest.raises(ValueError, match="is not known"):
-        choose_racers(["nobody"])
+    assert len({contender.name for contender in CONTENDERS}) == len(CONTENDERS)
 
 
 @pytest.mark.parametrize("size", [1.0, 100.0], ids=["", "confident"])
@@ -59,27 +53,27 @@ def test_the_judge_measures_what_the_specification_says(
         problem.scaled().astype(np.float64), problem.y, W.T[:, None], b[None], l2=problem.l2
     )
     assert Judge(problem)(W, b) == pytest.approx(float(value[0]), rel=1e-10)
-    assert solving.in_float64(problem, W, b) == pytest.approx(float(value[0]), rel=1e-10)
+    assert in_float64(problem, W, b) == pytest.approx(float(value[0]), rel=1e-10)
 
 
-@pytest.mark.parametrize("racer", RACERS, ids=lambda racer: racer.name)
-def test_every_racer_reaches_the_optimum(racer: Racer, problem: Problem) -> None:
-    if racer.absent():
-        pytest.skip(racer.absent())
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+def test_every_contender_reaches_the_optimum(contender: Contender, problem: Problem) -> None:
+    if contender.absent():
+        pytest.skip(contender.absent())
     judge = Judge(problem)
-    best = solving.best_known(problem, judge)
-    trace = solving.run(racer, problem, judge, goal=best * (1 + 1e-5), budget=30.0)
-    seconds, reads, values = zip(*trace.points, strict=True)
+    best = best_known(judge)
+    trace = solving.run(contender, problem, judge, goal=best * (1 + 1e-5), budget=30.0)
+    seconds, passes, values = zip(*trace.points, strict=True)
     assert min(values) <= best * (1 + 1e-5)
-    assert list(reads) == sorted(reads)
+    assert list(passes) == sorted(passes)
     assert all(second > 0 for second in seconds)
     assert trace.last is not None
-    assert solving.in_float64(problem, *trace.last) == pytest.approx(values[-1], rel=1e-5)
+    assert in_float64(problem, *trace.last) == pytest.approx(values[-1], rel=1e-5)
 
 
 def test_a_solver_whose_memory_would_not_suffice_is_absent() -> None:
     X, y = np.zeros((10, 3000), np.float32), np.arange(10)
-    (newton,) = choose_racers(["sklearn-newton-cholesky"])
+    (newton,) = (one for one in CONTENDERS if one.name == "sklearn-newton-cholesky")
     with pytest.raises(NotForThisError, match="Hessian would take 7 GB"):
         solving.run(newton, Problem(CASES[0], X, y, None), Judge(Problem(CASES[0], X, y, None)), 0.0, 1.0)
 
@@ -95,7 +89,7 @@ def test_a_trace_ends_at_the_goal_and_when_the_time_is_up(problem: Problem) -> N
 
 def test_what_is_done_while_paused_does_not_count(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 6.0, 7.0])  # the pause begins, it ends, the point
-    monkeypatch.setattr("bench.solving.contenders.sklearn.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("bench.solving.truth.time.perf_counter", lambda: next(clock))
     trace = Trace(Judge(problem), goal=-1.0, budget=1e3, started=0.0)
     with trace.paused():
         pass
@@ -117,29 +111,41 @@ def test_long_traces_are_thinned_and_keep_their_ends() -> None:
 
 
 def test_a_run_writes_what_it_prints(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bench.solving.run",
-        "--case",
-        "digits-1",
-        "--racer",
-        "gpusoftmax",
-        "--out",
-        tmp_path,
-    ]
+    options = ["--case", "digits-1", "--contender", "gpusoftmax", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "bench", "solving", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
-    (result,) = json.loads((tmp_path / "solving.json").read_text())["results"]
-    entry = result["racers"]["gpusoftmax"]
-    assert result["best"] == pytest.approx(0.199526404, rel=1e-6)
-    assert entry["end_in_float64"] == pytest.approx(entry["end"], rel=1e-9)
-    assert entry["cold"] > entry["warm"]["0.0001"][0]
-    assert f"{entry['warm']['0.0001'][0]:.4f}" in done.stdout
+    found = json.loads((tmp_path / "solving.json").read_text())
+    (result,) = found["results"]
+    assert found["cases"]["digits-1"]["best"] == pytest.approx(0.199526404, rel=1e-6)
+    assert result["end_in_float64"] == pytest.approx(result["end"], rel=1e-9)
+    assert result["cold"] > result["warm"]["0.0001"][0]
+    assert f"{result['warm']['0.0001'][0]:.4f}" in done.stdout
 
 
-def test_cifar10_without_data_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert solving.main(["--case", "cifar10-1e-2"]) == 0
+def test_our_objective_is_a_fault_if_float64_does_not_confirm_it(problem: Problem) -> None:
+    trace = Trace(Judge(problem), goal=0.0, budget=1e3, points=[(0.1, 1.0, 0.5)], last=(np.zeros((3, 4)), np.zeros(3)))
+    result = solving.evaluated(problem, trace, 0.5, ours=True)
+    assert result["fault"] == f"wrong: objective 0.5, in float64 it is {np.log(3):.9g}"
+    assert "warm" not in result
+    trace.points = [(0.1, 1.0, float(np.log(3)))]
+    assert "fault" not in solving.evaluated(problem, trace, 0.5, ours=True)
+
+
+def test_quick_takes_few_rows_and_starts_nothing_cold(tmp_path: Path) -> None:
+    options = ["--quick", "--case", "separable", "--contender", "gpusoftmax", "--out", str(tmp_path)]
+    assert main(["solving", *options]) == 0
+    found = json.loads((tmp_path / "solving.json").read_text())
+    assert found["cases"]["separable"]["n"] == 1000
+    assert "cold" not in found["results"][0]
+
+
+def test_cifar10_without_data_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["solving", "--case", "cifar10-1e-2"])
+    assert "cifar10-1e-2: pass --data DIR" in capsys.readouterr().err
+    options = ["--case", "cifar10-1e-2", "--case", "separable", "--contender", "gpusoftmax", "--quick"]
+    assert main(["solving", *options, "--out", str(tmp_path)]) == 0
     assert "left out: cifar10-1e-2 needs --data DIR" in capsys.readouterr().err
 
 
@@ -147,43 +153,40 @@ def test_cifar10_without_data_is_left_out(capsys: pytest.CaptureFixture[str]) ->
 
 
 def found() -> Any:
-    """Two cases, three racers, one of them absent."""
+    """Two cases, two contenders; a third one is absent."""
 
-    def entry(seconds: float, reads: float) -> Any:
-        near = {key: [seconds, reads] for key in ("0.01", "0.001", "0.0001")} | {"1e-06": None}
-        return {"warm": near, "points": [[seconds / 2, reads / 2, 2.0], [seconds, reads, 1.00001]], "cold": 1.25}
+    def result(case: str, name: str, seconds: float, passes: float) -> Any:
+        near = {key: [seconds, passes] for key in ("0.01", "0.001", "0.0001")} | {"1e-06": None}
+        points = [[seconds / 2, passes / 2, 2.0], [seconds, passes, 1.00001]]
+        return {"case": case, "contender": name, "warm": near, "points": points, "cold": 1.25}
 
-    racers = {"gpusoftmax": entry(0.5, 10), "sklearn-lbfgs": entry(20.0, 99), "torch-adam": {"absent": "no"}}
-    results = [
-        {"case": case, "words": f"words of {case}", "best": 1.0, "racers": racers} for case in ("probe", "digits-100")
-    ]
+    results = []
+    for case in ("probe", "digits-100"):
+        results += [result(case, "gpusoftmax", 0.5, 10), result(case, "sklearn-lbfgs", 20.0, 99)]
+        results.append({"case": case, "contender": "torch-adam", "absent": "no"})
+    cases = {case: {"words": f"words of {case}", "best": 1.0} for case in ("probe", "digits-100")}
     facts = {"cores": 2, "processor": "x", "vectors": "AVX2", "limited_to_avx2": False, "versions": {"numpy": "2.0"}}
-    return {"machine": facts, "results": results}
+    return {"format": FORMAT, "machine": facts, "cases": cases, "results": results}
 
 
-def test_tables_show_seconds_and_reads_the_fastest_in_bold() -> None:
-    text = solving_figures.readme_text({"run": found()})
+def test_tables_show_seconds_and_passes_the_fastest_in_bold(tmp_path: Path) -> None:
+    link = Link(tmp_path / "page.md")
+    text = figures.section({"run": found()}, link)
     assert "| words of probe | **0.5 (10)** | 20 (99) |" in text
-    page = solving_figures.page_text({"run": found()})
+    assert "Adam" not in text
+    page = figures.details({"run": found()}, link)
     assert "| 1e-06 | > 0.5 | > 20 |" in page
     assert "| words of digits-100 | 1.25 | 1.25 |" in page
 
 
-def test_the_documents_say_what_the_results_say() -> None:
-    assert solving_figures.differences() == []
-
-
-def test_stale_documents_are_found(tmp_path: Path) -> None:
-    documents = [tmp_path / "README.md", tmp_path / "page.md"]
-    for path in documents:
-        path.write_text(f"a\n{solving_figures.BEGIN}old\n{solving_figures.END}b\n")
-    (tmp_path / "run.json").write_text(json.dumps(found()))
-    differing = solving_figures.differences(*documents, tmp_path, tmp_path / "figure.svg")
-    assert [text.split()[0] for text in differing] == ["README.md:", "page.md:", "figure.svg"]
-
-
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="draws")
-def test_the_figure_of_the_race_carries_the_digest_of_its_numbers(tmp_path: Path) -> None:
-    results = {"run": found()}
-    solving_figures.draw(results, tmp_path / "figure.svg")
-    assert solving_figures.digest(results) in (tmp_path / "figure.svg").read_text()
+def test_stale_documents_are_found_and_written_anew(tmp_path: Path) -> None:
+    pages = {section: tmp_path / f"{section}.md" for section in ("solving", "solving-details")}
+    for section, path in pages.items():
+        path.write_text(f"a\n<!-- python -m bench figures: {section} -->\nold\n<!-- end of {section} -->\nb\n")
+    (tmp_path / "solving").mkdir()
+    (tmp_path / "solving" / "run.json").write_text(json.dumps(found()))
+    places: Any = "solving", pages, tmp_path, tmp_path
+    assert [text.split()[0] for text in differences(*places)] == ["solving.md:", "solving-details.md:", "solving.svg"]
+    write(*places)
+    assert differences(*places) == []

@@ -1,4 +1,4 @@
-"""The race of sweeps under bench/: results are checked before they count, and the documents say what was measured."""
+"""The benchmark `sweeping`: results are checked before they count, and the documents say what was measured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.sweeping import figures as sweeping_figures
+from bench.__main__ import main
+from bench.common import process
+from bench.common.harness import FORMAT
+from bench.common.pages import Link
+from bench.figures import differences, write
+from bench.sweeping import figures
 from bench.sweeping import run as sweeping
-from bench.sweeping.cases import PARTS, SCALE, Problem, make
-from bench.sweeping.contenders import ours as sweeping_peers
-from bench.sweeping.contenders.ours import RACERS, Outcome, Racer, Watch, choose
-from bench.sweeping.truth import NEAR, ROUNDING, apart, choices, descended, fault, value_and_slope
+from bench.sweeping.cases import CASES, SCALE, Problem, make
+from bench.sweeping.contenders import CONTENDERS, Contender
+from bench.sweeping.contenders.base import Outcome, Watch, count
+from bench.sweeping.truth import NEAR, ROUNDING, apart, choices, descended, fault, truth_of, value_and_slope
 from gpusoftmax import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,32 +32,40 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def problems() -> dict[str, Problem]:
-    return {part: make(part, None, quick=True) for part in PARTS}
+    return {case.name: make(case.name, None, quick=True) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def truths(problems: dict[str, Problem]) -> dict[str, Any]:
-    return {part: sweeping.truth_of(problem) for part, problem in problems.items()}
+    return {case: truth_of(problem) for case, problem in problems.items()}
 
 
 def options(**more: Any) -> argparse.Namespace:
     return argparse.Namespace(**{"quick": True, "data": None, "budget": 60.0} | more)
 
 
-def test_racers_have_their_own_names_and_a_part() -> None:
-    assert len({(racer.part, racer.name) for racer in RACERS}) == len(RACERS)
-    assert {racer.part for racer in RACERS} == set(PARTS)
+def by_name(case: str, name: str) -> Contender:
+    return next(one for one in CONTENDERS if one.name == name and case in one.cases)
 
 
-def test_racers_are_chosen_by_part_and_name() -> None:
-    assert [racer.words for racer in choose(["cs231n"], ["torch"])] == ["PyTorch, 64 heads"]
-    with pytest.raises(ValueError, match="is not known"):
-        choose(["path"], ["torch"])
+def test_contenders_have_their_own_names_and_a_case() -> None:
+    assert len({(contender.cases, contender.name) for contender in CONTENDERS}) == len(CONTENDERS)
+    assert {contender.cases for contender in CONTENDERS} == {(case.name,) for case in CASES}
 
 
-def test_all_of_it_needs_cifar10() -> None:
-    with pytest.raises(ValueError, match="--data DIR"):
-        make("cv", None, quick=False)
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--quick", "--case", "path", "--contender", "torch"], "--contender 'torch' is not known"),
+        (["--case", "cv", "--contender", "gpusoftmax"], "cv: pass --data DIR"),
+    ],
+)
+def test_a_case_has_its_own_contenders_and_all_of_it_needs_cifar10(
+    options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweeping", *options])
+    assert reason in capsys.readouterr().err
 
 
 def test_the_drawn_models_come_first_in_an_order_of_all(problems: dict[str, Problem]) -> None:
@@ -82,39 +95,40 @@ def test_the_truth_is_converged(truths: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # scikit-learn's, that 100 steps are few
-@pytest.mark.parametrize("racer", [r for r in RACERS if r.part != "models"], ids=lambda r: f"{r.part}-{r.name}")
-def test_every_racer_finds_what_is_right(
-    racer: Racer, problems: dict[str, Problem], truths: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    "contender", [one for one in CONTENDERS if one.cases != ("models",)], ids=lambda one: f"{one.cases[0]}-{one.name}"
+)
+def test_every_contender_finds_what_is_right(
+    contender: Contender, problems: dict[str, Problem], truths: dict[str, Any], tmp_path: Path
 ) -> None:
-    if racer.absent():
-        pytest.skip(racer.absent())
-    problem, watch = problems[racer.part], Watch(tmp_path / "tally", 60.0)
+    if contender.absent():
+        pytest.skip(contender.absent())
+    (case,) = contender.cases
+    problem, watch = problems[case], Watch(tmp_path / "tally", 60.0)
     watch.start()
-    outcome = racer.make(problem, watch)()()
-    entry: Any = {"seconds": 1.0} | outcome.numbers
-    sweeping.checked(entry, racer, problem, truths[racer.part], outcome.models)
-    assert "fault" not in entry
-    if racer.name not in ("own-grid", "sklearn-grid", "adelie"):  # which keep no models
-        assert len(entry["distances"]) == len(problem.drawn)
-        assert max(entry["distances"].values()) < NEAR
-    if racer.part == "cv" and racer.name != "adelie":
-        assert abs(entry["steps_by_accuracy"]) <= 1
-        assert abs(entry["steps_by_log_loss"]) <= 1
+    outcome = contender.run(problem, watch)()()
+    result = sweeping.checked({"seconds": 1.0} | outcome.numbers, contender, problem, truths[case], outcome.models)
+    assert "fault" not in result
+    if contender.name not in ("own-grid", "sklearn-grid", "adelie"):  # which keep no models
+        assert len(result["distances"]) == len(problem.drawn)
+        assert max(result["distances"].values()) < NEAR
+    if case == "cv" and contender.name != "adelie":
+        assert abs(result["steps_by_accuracy"]) <= 1
+        assert abs(result["steps_by_log_loss"]) <= 1
 
 
-def test_a_wrong_result_has_no_time(problems: dict[str, Problem], truths: dict[str, Any]) -> None:
-    problem, (racer,) = problems["cv"], choose(["cv"], ["gpusoftmax"])
+def test_incorrect_results_are_not_timed(problems: dict[str, Problem], truths: dict[str, Any]) -> None:
+    problem = problems["cv"]
     zero = {model: (np.zeros((10, problem.X.shape[1])), np.zeros(10)) for model in problem.drawn}
-    entry: Any = {"seconds": 1.0}
-    sweeping.checked(entry, racer, problem, truths["cv"], zero)
-    assert "from what float64 says" in entry["fault"]
-    assert "seconds" not in entry
+    result = sweeping.checked({"seconds": 1.0}, by_name("cv", "gpusoftmax"), problem, truths["cv"], zero)
+    assert "from what float64 says" in result["fault"]
+    assert "seconds" not in result
 
-    problem, (racer,) = problems["cs231n"], choose(["cs231n"], ["numpy"])
+    problem = problems["cs231n"]
     longer = {model: (1.01 * W, b) for model, (W, b) in descended(problem).items()}
-    entry = {"seconds": 1.0}
-    sweeping.checked(entry, racer, problem, truths["cs231n"], longer)
-    assert "fault" in entry
+    result = sweeping.checked({"seconds": 1.0}, by_name("cs231n", "numpy"), problem, truths["cs231n"], longer)
+    assert "fault" in result
+    assert "seconds" not in result
 
 
 def test_what_is_better_than_the_optimum_or_not_finite_is_wrong_too() -> None:
@@ -123,11 +137,11 @@ def test_what_is_better_than_the_optimum_or_not_finite_is_wrong_too() -> None:
     assert fault({"a": float("nan")}, ROUNDING)
 
 
-def test_of_equal_scores_the_strongest_penalty_is_chosen() -> None:
+def test_among_equal_scores_the_strongest_penalty_is_chosen() -> None:
     assert choices(np.array([[0.5, 0.7, 0.7]]), np.array([[0.2, 0.2, 0.3]])) == {"by_accuracy": 1, "by_log_loss": 0}
 
 
-# ---- the race
+# ---- the run
 
 
 def test_models_survive_their_file(tmp_path: Path) -> None:
@@ -138,9 +152,9 @@ def test_models_survive_their_file(tmp_path: Path) -> None:
     assert list(found) == list(models)
 
 
-def test_who_makes_one_after_another_stops_when_the_time_is_up(problems: dict[str, Problem], tmp_path: Path) -> None:
-    (racer,), watch = choose(["cs231n"], ["own-runs"]), Watch(tmp_path / "tally", 0.0)
-    work = racer.make(problems["cs231n"], watch)
+def test_one_model_after_another_ends_when_the_time_is_up(problems: dict[str, Problem], tmp_path: Path) -> None:
+    contender, watch = by_name("cs231n", "own-runs"), Watch(tmp_path / "tally", 0.0)
+    work = contender.run(problems["cs231n"], watch)
     watch.start()
     time.sleep(0.01)
     assert work()().models == {}
@@ -148,74 +162,61 @@ def test_who_makes_one_after_another_stops_when_the_time_is_up(problems: dict[st
     assert (tmp_path / "tally").stat().st_size == 0
 
 
-def test_who_does_not_stop_is_stopped_and_counted(
+def test_a_contender_that_does_not_stop_is_stopped_and_counted(
     problems: dict[str, Problem], truths: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait(racer: Racer, options: argparse.Namespace, folder: Path) -> str:
-        sweeping_peers.count(folder / "tally", 7)
+    def run_apart(function: Any, arguments: Any, folder: Path, budget: float) -> str:
+        assert budget == 60.0 + sweeping.GRACE
+        count(folder / "tally", 7)
         return ""
 
-    monkeypatch.setattr(sweeping, "wait", wait)
-    (racer,) = choose(["cv"], ["gpusoftmax"])
-    entry = sweeping.race(racer, options(), problems["cv"], truths["cv"])
-    assert (entry["over_budget"], entry["done"], entry["of"]) == (60.0, 7, 12)
-    assert "seconds" not in entry
-    assert sweeping.time_in_words(entry) == "> 60 s, 7 of 12 done"
+    monkeypatch.setattr(sweeping, "run_apart", run_apart)
+    result = sweeping.measure(by_name("cv", "gpusoftmax"), problems["cv"], truths["cv"], options())
+    assert (result["over_budget"], result["done"], result["of"]) == (60.0, 7, 12)
+    assert "seconds" not in result
+    assert sweeping.time_in_words(result) == "> 60 s, 7 of 12 done"
 
 
-def test_the_process_of_a_racer_is_ended_after_its_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sweeping, "GRACE", 0.0)
-    script = "import time; print('ready', flush=True); time.sleep(60)"
-    start = subprocess.Popen
-    monkeypatch.setattr(
-        sweeping.subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", script], **more)
-    )
-    assert sweeping.wait(RACERS[0], options(budget=0.5), tmp_path) == ""
-
-
-def test_a_racer_that_fails_says_why(
+def test_a_contender_that_fails_says_why(
     problems: dict[str, Problem], truths: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = subprocess.Popen
     monkeypatch.setattr(
-        sweeping.subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", "import nothing"], **more)
+        process.subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", "import nothing"], **more)
     )
-    entry = sweeping.race(RACERS[0], options(), problems["cv"], truths["cv"])
-    assert entry["fault"] == "ModuleNotFoundError: No module named 'nothing'"
+    result = sweeping.measure(by_name("cv", "gpusoftmax"), problems["cv"], truths["cv"], options())
+    assert result["fault"] == "ModuleNotFoundError: No module named 'nothing'"
 
 
 def test_short_runs_are_repeated(
     problems: dict[str, Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    racer = Racer("path", "idle", "", "", lambda problem, watch: lambda: lambda: Outcome({"passes": 1.0}))
-    sweeping.run(racer, problems["path"], tmp_path, 60.0)
+    idle = Contender("idle", "", lambda problem, watch: lambda: lambda: Outcome({"passes": 1.0}))
+    sweeping.run(idle, problems["path"], tmp_path, 60.0)
     told = json.loads((tmp_path / "result.json").read_text())
     assert len(told["rounds"]) == sweeping.TIMES
     assert told["passes"] == 1.0
     assert capsys.readouterr().out == "ready\n"
 
 
-def test_a_run_writes_what_it_prints_and_keeps_other_parts(tmp_path: Path) -> None:
-    out = tmp_path / "sweeping.json"
-    out.write_text(json.dumps({"format": 1, "parts": {"cv": {"kept": True}}}))
-    command = [sys.executable, "-m", "bench.sweeping.run", "--quick", "--out", out, "--label", "name"]
-    command += ["--part", "path", "--part", "models", "--racer", "gpusoftmax", "--racer", "width"]
+def test_a_run_writes_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "sweeping", "--quick", "--out", str(tmp_path)]
+    command += ["--case", "path", "--case", "models", "--contender", "gpusoftmax", "--contender", "width"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found["label"] == "name"
-    assert found["parts"]["cv"] == {"kept": True}
-    entry = found["parts"]["path"]["racers"]["gpusoftmax"]
-    assert f"{entry['seconds']:.3f} s" in done.stdout
-    assert entry["call"].startswith("sweep(")
-    assert set(found["parts"]["models"]["racers"]["width"]["seconds_by_width"]) == {"1", "4"}
+    found = json.loads((tmp_path / "sweeping.json").read_text())
+    path, width = found["results"]
+    assert (path["case"], path["contender"], width["contender"]) == ("path", "gpusoftmax", "width")
+    assert f"{path['seconds']:.3f} s" in done.stdout
+    assert path["call"].startswith("sweep(")
+    assert set(width["seconds_by_width"]) == {"1", "4"}
 
 
 @pytest.mark.parametrize("name", ["pass", "step"])
 def test_time_is_told_by_the_number_of_models(name: str, problems: dict[str, Problem]) -> None:
-    (racer,), watch = choose(["models"], [name]), Watch()
+    watch = Watch()
     watch.start()
-    numbers = racer.make(problems["models"], watch)()().numbers
+    numbers = by_name("models", name).run(problems["models"], watch)()().numbers
     assert list(numbers["milliseconds"]) == ["1", "2", "4"]
 
 
@@ -223,28 +224,33 @@ def test_time_is_told_by_the_number_of_models(name: str, problems: dict[str, Pro
 
 
 def found() -> Any:
-    """All parts, of few racers."""
+    """All cases, with few contenders."""
     size = {"Cs": 3, "folds": 2, "side": 2}
-    ours = {"words": "gpusoftmax, sweep", "seconds": 2.0}
-    slow = {"words": "slow", "over_budget": 900.0, "done": 3, "of": 6, "seconds_each": 301.0}
+    ours = {"contender": "gpusoftmax", "words": "gpusoftmax, sweep", "seconds": 2.0}
+    slow = {"contender": "sklearn-cv", "words": "slow", "over_budget": 900.0, "done": 3, "of": 6, "seconds_each": 301.0}
     chosen = {"by_accuracy": 1, "steps_by_accuracy": 0, "by_log_loss": 2, "steps_by_log_loss": 1}
-    cv = {"gpusoftmax": ours | chosen, "sklearn-cv": slow, "adelie": {"words": "adelie", "absent": "no"}}
-    path = {"gpusoftmax": ours | {"peak_megabytes": 123.4}, "own-fits": {"words": "fits", "seconds": 5.0}}
-    models = {
-        "pass": {"words": "p", "milliseconds": {"1": 10.0, "2": 8.0}},
-        "step": {"words": "s", "milliseconds": {"1": 1.0, "2": 0.6}},
-        "width": {"words": "w", "seconds_by_width": {"1": 4.0, "20": 9.0}},
-    }
-    parts = {
-        part: {"rows": 100, "size": size, "Cs": [1e-3, 1e-2, 1e-1], "racers": racers}
-        for part, racers in {"cv": cv, "path": path, "cs231n": path, "models": models}.items()
+    path = [ours | {"peak_megabytes": 123.4}, {"contender": "own-fits", "words": "fits", "seconds": 5.0}]
+    results = {
+        "cv": [ours | chosen, slow, {"contender": "adelie", "words": "adelie", "absent": "no"}],
+        "path": path,
+        "cs231n": path,
+        "models": [
+            {"contender": "pass", "words": "p", "milliseconds": {"1": 10.0, "2": 8.0}},
+            {"contender": "step", "words": "s", "milliseconds": {"1": 1.0, "2": 0.6}},
+            {"contender": "width", "words": "w", "seconds_by_width": {"1": 4.0, "20": 9.0}},
+        ],
     }
     facts = {"cores": 2, "processor": "x", "vectors": "AVX2", "limited_to_avx2": False, "versions": {"numpy": "2.0"}}
-    return {"machine": facts, "parts": parts}
+    return {
+        "format": FORMAT,
+        "machine": facts,
+        "cases": {case: {"rows": 100, "size": size, "Cs": [1e-3, 1e-2, 1e-1]} for case in results},
+        "results": [{"case": case} | result for case, some in results.items() for result in some],
+    }
 
 
-def test_the_table_says_who_was_stopped_and_which_c_was_chosen() -> None:
-    text = sweeping_figures.readme_text({"run": found()})
+def test_the_table_says_who_was_stopped_and_which_c_was_chosen(tmp_path: Path) -> None:
+    text = figures.section({"run": found()}, Link(tmp_path / "page.md"))
     assert "| gpusoftmax, sweep | 2 | 1 | 0.01 | 0.1 (+1) |" in text
     assert "| slow | > 900 (3 of 6 done, 301 s each) | > 450 | - | - |" in text
     assert "| fits | 5 | 2.5 | - | - |" in text
@@ -254,25 +260,17 @@ def test_the_table_says_who_was_stopped_and_which_c_was_chosen() -> None:
     assert "adelie" not in text
 
 
-def test_without_results_nothing_is_claimed() -> None:
-    assert sweeping_figures.readme_text({}) == ""
-
-
-def test_the_document_says_what_the_results_say() -> None:
-    assert sweeping_figures.differences() == []
-    assert sweeping_figures.main(["--check"]) == 0
-
-
-def test_a_stale_document_is_found(tmp_path: Path) -> None:
-    document = tmp_path / "README.md"
-    document.write_text(f"a\n{sweeping_figures.BEGIN}old\n{sweeping_figures.END}b\n")
-    (tmp_path / "run.json").write_text(json.dumps(found()))
-    differing = sweeping_figures.differences(document, tmp_path, tmp_path / "figure.svg")
-    assert [text.split()[0] for text in differing] == ["README.md:", "figure.svg"]
+def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
+    assert figures.section({}, Link(tmp_path / "page.md")) == ""
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="draws")
-def test_the_figure_carries_the_digest_of_its_numbers(tmp_path: Path) -> None:
-    results = {"run": found()}
-    sweeping_figures.draw(results, tmp_path / "figure.svg")
-    assert sweeping_figures.digest(results) in (tmp_path / "figure.svg").read_text()
+def test_a_stale_document_is_found_and_written_anew(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- python -m bench figures: sweeping -->\nold\n<!-- end of sweeping -->\nb\n")
+    (tmp_path / "sweeping").mkdir()
+    (tmp_path / "sweeping" / "run.json").write_text(json.dumps(found()))
+    places: Any = "sweeping", {"sweeping": page}, tmp_path, tmp_path
+    assert [text.split()[0] for text in differences(*places)] == ["page.md:", "sweeping.svg"]
+    write(*places)
+    assert differences(*places) == []

@@ -1,4 +1,4 @@
-"""The harness under bench/: its answers are right, it gives no time to who is wrong, and it judges as it says."""
+"""The harness under bench/ and the benchmark `throughput`: answers are right, and incorrect results are not timed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.common import compare, machine
-from bench.throughput import cases, ceilings, figures
+from bench.__main__ import COMMANDS, main
+from bench.common import compare, harness, machine
+from bench.common.harness import Contender, NotForThisError
+from bench.common.pages import between
+from bench.common.process import run_apart
+from bench.figures import differences, write
+from bench.throughput import cases, ceilings
 from bench.throughput import run as throughput
-from bench.throughput.cases import Case, NotForThisError, Prepared, Problem
-from bench.throughput.contenders import ours as contenders
-from bench.throughput.contenders.ours import Contender
+from bench.throughput.cases import Case, Problem
+from bench.throughput.contenders import CONTENDERS
+from bench.throughput.contenders.base import Prepared
 from bench.throughput.truth import truth
 from gpusoftmax import reference, resolve
 
@@ -36,8 +41,7 @@ TINY = [
 
 def by_name(name: str) -> Contender:
     """A contender."""
-    (found,) = contenders.choose([name])
-    return found
+    return next(contender for contender in CONTENDERS if contender.name == name)
 
 
 # ---- cases and the right answer
@@ -47,14 +51,20 @@ def test_cases_have_their_own_names_and_fit_into_memory() -> None:
     everything = cases.all_cases(16)
     assert len({case.name for case in everything}) == len(everything)
     assert max(case.bytes * case.n / case.rows for case in everything) < 1e9
-    assert max(4 * case.n * case.K * case.c for case in everything) < 1e9  # a peer's scores
+    assert max(4 * case.n * case.K * case.c for case in everything) < 1e9  # the scores of contenders that keep them
 
 
-def test_cases_are_chosen_by_start_or_pattern() -> None:
-    assert [case.name for case in cases.choose(["minibatch"])] == ["minibatch-200", "minibatch-4096"]
-    assert [case.name for case in cases.choose(["*-u8"])] == ["cifar-u8", "predict-cifar-u8"]
-    with pytest.raises(ValueError, match="fits no case"):
-        cases.choose(["nothing"])
+def test_cases_are_chosen_by_name_start_or_pattern() -> None:
+    def chosen(*patterns: str) -> list[str]:
+        return [case.name for case in harness.choose("case", cases.all_cases(), list(patterns))]
+
+    assert chosen("minibatch") == ["minibatch-200", "minibatch-4096"]
+    assert chosen("*-u8") == ["cifar-u8", "predict-cifar-u8"]
+    assert chosen("models-1") == ["models-1"]
+    assert chosen("digits", "cifar-u8", "cifar") == ["cifar-f32", "cifar-u8", "cifar-f16", "digits"]
+    assert len(chosen()) == len(cases.all_cases())
+    with pytest.raises(ValueError, match="--case 'nothing' is not known; there are cifar-f32"):
+        chosen("nothing")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
@@ -89,15 +99,15 @@ def test_truth_takes_nan_for_wrong() -> None:
 
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
-@pytest.mark.filterwarnings("default")  # a peer's deprecations are not ours
-@pytest.mark.parametrize("name", [contender.name for contender in contenders.contenders()])
+@pytest.mark.filterwarnings("default")  # deprecations of other libraries are not ours
+@pytest.mark.parametrize("name", [contender.name for contender in CONTENDERS])
 def test_contenders_are_right(name: str, case: Case) -> None:
     contender = by_name(name)
     if reason := contender.absent():
         pytest.skip(reason)
     problem = cases.make(case)
     try:
-        prepared = contender.prepare(problem)
+        prepared = contender.run(problem)
     except NotForThisError as reason:
         pytest.skip(str(reason))
     assert truth(problem).fault(prepared.read(prepared.call())) == ""
@@ -108,7 +118,7 @@ def test_contenders_are_right(name: str, case: Case) -> None:
 @pytest.mark.parametrize("case", [TINY[0], TINY[4], TINY[5]], ids=lambda case: case.name)
 def test_cuda_is_right(case: Case) -> None:
     problem = cases.make(case)
-    prepared = by_name("cuda").prepare(problem)
+    prepared = by_name("cuda").run(problem)
     assert prepared.gpu
     assert truth(problem).fault(prepared.read(prepared.call())) == ""
 
@@ -126,7 +136,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The command in this process, and what it wrote."""
-    code = throughput.main([*arguments, "--rounds", "1", "--quick", "--out", str(folder)])
+    code = main(["throughput", *arguments, "--rounds", "1", "--quick", "--out", str(folder)])
     return code, json.loads((folder / "throughput.json").read_text(encoding="utf-8"))
 
 
@@ -140,7 +150,7 @@ def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.Monke
     assert all("milliseconds" in r or r.get("absent") for r in found["results"])
     first = found["results"][0]
     assert first["rows_per_second"] == pytest.approx(1e3 * 130 / first["milliseconds"])
-    assert first["share_of_ceiling"] == pytest.approx(1e-10 * 4 * 130 * 9 * 4 / first["milliseconds"] * 1e3)
+    assert first["fraction_of_ceiling"] == pytest.approx(1e-10 * 4 * 130 * 9 * 4 / first["milliseconds"] * 1e3)
     if sys.platform == "linux":
         assert first["peak_megabytes"] >= 0
     assert found["machine"]["versions"]["numpy"] == np.__version__
@@ -151,18 +161,18 @@ def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.Monke
     assert "value and gradient, 130 x 9 x 4 float32" in capsys.readouterr().out
     if find_spec("matplotlib"):
         assert (tmp_path / "throughput.png").exists()
-    assert compare.main([str(tmp_path / "throughput.json")] * 2) == 0
+    assert main(["compare", *[str(tmp_path / "throughput.json")] * 2]) == 0
 
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(("ours", "expected"), [(True, 1), (False, 0)])
-def test_who_is_wrong_has_no_time(
+def test_incorrect_results_are_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, ours: bool, expected: int
 ) -> None:
     numpy = by_name("numpy")
 
     def wrong(problem: Problem) -> Prepared:
-        right = numpy.prepare(problem)
+        right = numpy.run(problem)
 
         def read(result: Any) -> Any:
             losses, dW, db = right.read(result)
@@ -174,10 +184,9 @@ def test_who_is_wrong_has_no_time(
         raise MemoryError("no room")
 
     monkeypatch.setattr(cases, "all_cases", lambda: TINY[:1])
-    entrants = [Contender("wrong", "", ours, lambda: "", wrong), Contender("broken", "", False, lambda: "", broken)]
-    monkeypatch.setattr(
-        contenders, "contenders", lambda: [*entrants, Contender("gone", "", True, lambda: "why", wrong)]
-    )
+    found_here = [Contender("wrong", "", wrong, ours=ours), Contender("broken", "", broken)]
+    gone = Contender("gone", "", wrong, lambda: "why", ours=True)
+    monkeypatch.setattr(throughput.Throughput, "contenders", [*found_here, gone])
     monkeypatch.setattr(machine, "limited_to_avx2", lambda: False)
     code, found = run(tmp_path)
     assert code == expected
@@ -187,26 +196,79 @@ def test_who_is_wrong_has_no_time(
     assert "wrong: dW is off by 1.0e-03" in capsys.readouterr().out
 
 
-def test_the_commands_explain_themselves(capsys: Any) -> None:
-    command = [sys.executable, "-m", "bench.throughput.run", "--help"]
-    assert "examples:" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for module in (compare, figures):
-        with pytest.raises(SystemExit, match="0"):
-            module.main(["--help"])
-        assert "usage: python -m bench." in capsys.readouterr().out
+def test_an_interrupted_run_keeps_what_is_done_and_another_can_add_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    class Interrupted(harness.Benchmark):
+        name = "throughput"
+        interrupted = True
+
+        def cases(self, quick: bool) -> list[Case]:
+            return TINY[:2]
+
+        def measure(self, case: Case, *_: Any) -> Any:
+            if case is TINY[1] and self.interrupted:
+                raise KeyboardInterrupt
+            yield "one", {"seconds": 1.0}
+
+        def table(self, case: Case, facts: Any, results: list[Any]) -> str:
+            return f"{case.name}: {len(results)} results"
+
+    monkeypatch.setattr(machine, "limited_to_avx2", lambda: False)
+    monkeypatch.setattr(Interrupted, "contenders", [Contender("one", "", Case)])
+    options = ["--quick", "--out", str(tmp_path)]
+    assert Interrupted().main(options) == 130
+    path = tmp_path / "throughput.json"
+    assert str(path) in capsys.readouterr().err
+    assert [result["case"] for result in harness.load(path)["results"]] == ["f32"]
+    Interrupted.interrupted = False
+    assert Interrupted().main([*options, "--add", "--case", "u8"]) == 0
+    found = harness.load(path)
+    assert [result["case"] for result in found["results"]] == ["f32", "u8"]
+    assert set(found["cases"]) == {"f32", "u8"}
+    assert Interrupted().main([*options, "--case", "u8"]) == 0
+    assert [result["case"] for result in harness.load(path)["results"]] == ["u8"]
+    with pytest.raises(SystemExit, match="2"):
+        Interrupted().main(["--add", "--out", str(tmp_path)])
+    assert "holds a --quick run" in capsys.readouterr().err
+
+
+def test_a_process_is_ended_with_its_time_and_says_why_it_failed(tmp_path: Path) -> None:
+    sleeper = "from bench.common.process import ready; import time; ready(); time.sleep(60)"
+    assert run_apart(exec, [sleeper], tmp_path, 0.2) == ""
+    assert run_apart(exec, ["import nothing"], tmp_path) == "ModuleNotFoundError: No module named 'nothing'"
+    assert run_apart(exec, ["import os; os._exit(3)"], tmp_path) == "it ended with 3"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_by_examples(name: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert f"usage: python -m bench {name}" in shown
+    assert f"examples:\n  python -m bench {name}" in shown
+
+
+def test_the_command_names_its_benchmarks(capsys: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    assert main(["nothing"]) == 2
+    assert "throughput" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--case", "no"], ["--contender", "no"], ["--rounds", "0"]])
 def test_a_bad_command_line_ends_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        throughput.main(arguments)
+        main(["throughput", *arguments])
 
 
-def test_list_names_cases_and_who_is_absent(capsys: Any) -> None:
-    assert throughput.main(["--list"]) == 0
+def test_list_names_cases_and_absent_contenders(capsys: Any) -> None:
+    assert main(["throughput", "--list"]) == 0
     shown = capsys.readouterr().out
-    assert "probe: value and gradient, 100000 x 768 x 1000" in shown
-    assert get_backend("auto").gpu is not None or "(absent: backend='cuda'" in shown
+    assert "value and gradient, 100000 x 768 x 1000 float32" in shown
+    assert resolve("auto").gpu is not None or "(absent: backend='cuda'" in shown
 
 
 # ---- the machine and its ceilings
@@ -244,19 +306,19 @@ def test_a_floor_is_the_longer_of_reading_and_computing() -> None:
 def results(**milliseconds: Any) -> dict[str, Any]:
     """A result file of one case; a contender's time, or its fault."""
     rows = [
-        {"case": "x", "contender": name, "ours": name != "peer"}
+        {"case": "x", "contender": name, "ours": name != "other"}
         | ({"fault": time} if isinstance(time, str) else {"milliseconds": time})
         for name, time in milliseconds.items()
     ]
     shape = dict.fromkeys(compare.SAME_CASE, 1)
-    return {"cases": {"x": shape}, "results": rows, "machine": {"processor": "p"}}
+    return {"format": harness.FORMAT, "cases": {"x": shape}, "results": rows, "machine": {"processor": "p"}}
 
 
 @pytest.mark.parametrize(
     ("before", "after", "word", "worse"),
     [
-        (10.0, 10.9, "same", False),  # a lot of milliseconds, a small share
-        (0.1, 0.149, "same", False),  # a large share, few milliseconds
+        (10.0, 10.9, "same", False),  # many milliseconds, a small fraction
+        (0.1, 0.149, "same", False),  # a large fraction, few milliseconds
         (10.0, 11.1, "slower", True),
         (0.1, 0.16, "slower", True),
         (11.1, 10.0, "faster", False),
@@ -268,14 +330,29 @@ def test_worse_is_both_relative_and_absolute(before: float, after: Any, word: st
     assert (verdict.word, verdict.worse) == (word, worse)
 
 
-def test_peers_are_not_judged_and_who_left_is() -> None:
-    verdicts = compare.judge(results(peer=1.0, numba=1.0, numpy=1.0), results(peer=9.0, numba=1.0, cuda=1.0))
+def test_others_are_not_judged_and_a_lost_time_is() -> None:
+    verdicts = compare.judge(results(other=1.0, numba=1.0, numpy=1.0), results(other=9.0, numba=1.0, cuda=1.0))
     assert {v.contender: (v.word, v.worse) for v in verdicts} == {
-        "peer": ("slower", False),
+        "other": ("slower", False),
         "numba": ("same", False),
         "numpy": ("no time any more", True),
         "cuda": ("new", False),
     }
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({"seconds": 2.0, "milliseconds": {"1": 5.0}}, 2000.0),
+        ({"warm": {"0.0001": [0.5, 3.0]}}, 500.0),
+        ({"warm": {"0.0001": None}}, None),
+        ({"fit": 0.25, "predict": 1.0}, 250.0),
+        ({"milliseconds": 7.0}, 7.0),
+        ({"absent": "why"}, None),
+    ],
+)
+def test_each_benchmark_has_one_time_that_is_compared(times: Any, expected: float | None) -> None:
+    assert compare.milliseconds(times) == expected
 
 
 def test_compare_says_it_by_its_exit_code(tmp_path: Path, capsys: Any) -> None:
@@ -285,50 +362,50 @@ def test_compare_says_it_by_its_exit_code(tmp_path: Path, capsys: Any) -> None:
     changed = results(numba=10.0)
     changed["cases"]["x"]["n"] = 2
     other.write_text(json.dumps(changed), encoding="utf-8")
-    assert compare.main([str(fast), str(slow)]) == 1
+    assert main(["compare", str(fast), str(slow)]) == 1
     assert "+100%  slower  <-- worse" in capsys.readouterr().out
-    assert compare.main([str(slow), str(fast)]) == 0
-    assert compare.main([str(fast), str(slow), "--relative", "2"]) == 0
-    assert compare.main([str(fast), str(other)]) == 2
+    assert main(["compare", str(slow), str(fast)]) == 0
+    assert main(["compare", str(fast), str(slow), "--relative", "2"]) == 0
+    assert main(["compare", str(fast), str(other)]) == 2
     assert "not the same case" in capsys.readouterr().err
 
 
-# ---- the README
+# ---- documents
 
 
 def tracked(factor: float = 1.0) -> dict[str, Any]:
-    """A result file as the README's table needs it."""
+    """A result file as the table needs it."""
     facts = {"cores": 2, "processor": "P", "vectors": "AVX2", "limited_to_avx2": False, "versions": {"numpy": "2.0"}}
     rows = [
         {"case": "cifar-f32", "contender": name, "ours": name == "numba", "milliseconds": factor * time}
-        | {"share_of_ceiling": 0.5}
+        | {"fraction_of_ceiling": 0.5}
         for name, time in (("numba", 20.0), ("hand", 94.0))
     ]
-    return {"machine": facts, "results": rows}
+    return {"format": harness.FORMAT, "machine": facts, "results": rows}
 
 
-def test_the_readme_shows_the_tracked_results() -> None:
-    assert figures.differences() == [], "run python -m bench.figures"
+def test_the_documents_show_the_tracked_results() -> None:
+    assert main(["figures", "--check"]) == 0, "run python -m bench figures"
 
 
-def test_a_stale_table_and_a_stale_figure_are_found(tmp_path: Path) -> None:
-    readme, figure = tmp_path / "README.md", tmp_path / "figure.svg"
-    readme.write_text(f"before\n{figures.BEGIN}{figures.END}after\n", encoding="utf-8")
-    assert figures.differences(readme, tmp_path, figure) == []  # no results, nothing to show
-    (tmp_path / "one.json").write_text(json.dumps(tracked()), encoding="utf-8")
-    assert len(figures.differences(readme, tmp_path, figure)) == 2
-    shown = figures.with_table(readme.read_text(encoding="utf-8"), figures.load(tmp_path))
-    assert "| CIFAR-10, 49000 x 3072, 10 classes | **20** (50%) | 94 |" in shown
-    assert (shown[:7], shown[-6:]) == ("before\n", "after\n")
-    readme.write_text(shown, encoding="utf-8")
-    figure.write_text(figures.digest(figures.load(tmp_path)), encoding="utf-8")
-    assert figures.differences(readme, tmp_path, figure) == []
-    (tmp_path / "one.json").write_text(json.dumps(tracked(2.0)), encoding="utf-8")
-    assert len(figures.differences(readme, tmp_path, figure)) == 2
+def test_a_section_needs_its_markers() -> None:
+    with pytest.raises(ValueError, match="python -m bench figures: speed"):
+        between("nothing", "speed", "")
 
 
-def test_the_figure_carries_the_digest_of_its_numbers(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    shown = {"one": tracked(), "two": tracked(2.0)}
-    figures.draw_readme(shown, tmp_path / "figure.svg")
-    assert figures.digest(shown) in (tmp_path / "figure.svg").read_text(encoding="utf-8")
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="draws")
+def test_a_stale_table_and_a_stale_figure_are_found_and_written_anew(tmp_path: Path) -> None:
+    page, results = tmp_path / "page.md", tmp_path / "results"
+    (results / "throughput").mkdir(parents=True)
+    places: Any = "throughput", {"throughput": page}, results, tmp_path
+    marks = "<!-- python -m bench figures: throughput -->\n", "<!-- end of throughput -->\n"
+    page.write_text(f"before\n{marks[0]}{marks[1]}after\n", encoding="utf-8")
+    assert differences(*places) == []  # no results, nothing to show
+    for factor in (1.0, 2.0):
+        (results / "throughput" / "one.json").write_text(json.dumps(tracked(factor)), encoding="utf-8")
+        assert [line.split()[0] for line in differences(*places)] == ["page.md:", "throughput.svg"]
+        write(*places)
+        assert differences(*places) == []
+        text = page.read_text(encoding="utf-8")
+        assert f"| CIFAR-10, 49000 x 3072, 10 classes | **{20 * factor:g}** (50%) | {94 * factor:g} |" in text
+        assert (text[:7], text[-6:]) == ("before\n", "after\n")

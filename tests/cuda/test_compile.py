@@ -1,32 +1,21 @@
 """Every CUDA kernel compiled by NVRTC without a GPU: no spills, wide loads, and a true table in kernels/README.md.
 
-Each combination of bucket, type and loss is compiled for one architecture, in rotation; bench/kernel_table.py does all
-of them for all.
+Each combination of bucket, type and loss is compiled for one architecture, in rotation; `python -m bench kernels` does
+all of them for all.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.gpu import kernel_table
 from gpusoftmax.cuda.compile import kernel_folder, source
-
-_spec = importlib.util.spec_from_file_location(
-    "kernel_table", Path(__file__).resolve().parents[1] / "bench" / "gpu" / "kernel_table.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-kernel_table = importlib.util.module_from_spec(_spec)
-sys.modules["kernel_table"] = kernel_table  # dataclasses look themselves up
-_spec.loader.exec_module(kernel_table)
 
 pytestmark = pytest.mark.skipif(kernel_table.missing() is not None, reason=str(kernel_table.missing()))
 
@@ -52,7 +41,7 @@ def facts() -> Iterator[dict[Job, Future[Any]]]:
 def test_a_kernel_compiles_without_spills_and_with_wide_loads(job: Job, facts: dict[Job, Future[Any]]) -> None:
     found = facts[job].result()
     assert kernel_table.faults(*job, found) == []
-    assert kernel_table.differences({job: found}) == [], "run bench/kernel_table.py"
+    assert kernel_table.differences({job: found}) == [], "run python -m bench kernels"
 
 
 def test_every_architecture_and_combination_is_compiled() -> None:

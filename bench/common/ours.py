@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax import reference, resolve
+from gpusoftmax import SoftmaxClassifier, get_backend
 from gpusoftmax.array import Backend, default_threads
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.penalties import L2
 from gpusoftmax.search.sweep import sweep
 from gpusoftmax.solvers import LBFGS
 from gpusoftmax.solvers.sgd import SGD
@@ -23,7 +25,7 @@ __all__ = ["LBFGS", "SGD", "Backend", "BatchPlan", "Objective", "backend_for", "
 
 def backend_for(name: str, threads: int | None = None) -> Backend:
     """The backend of this name."""
-    return resolve(name, threads)
+    return get_backend(name, threads)
 
 
 def softmax(
@@ -35,11 +37,11 @@ def softmax(
         labels=backend.asarray(y.astype(np.int32)),
         n_classes=n_classes,
         weights=None,
-        l2=backend.asarray(np.asarray(l2)),
-        loss=reference.LOSSES.index("softmax"),
+        penalty=L2(backend.asarray(np.asarray(l2))),
+        loss=LOSSES["softmax"],
     )
 
 
-def sweep_over_C(X: Any, y: Any, Cs: Sequence[float], **options: Any) -> Any:
-    """`gpusoftmax.sweep` over values of C."""
-    return sweep(X, y, {"C": list(Cs)}, **options)
+def sweep_over_C(X: Any, y: Any, Cs: Sequence[float], parameters: dict[str, Any], **options: Any) -> Any:
+    """`gpusoftmax.sweep` over values of C, of a SoftmaxClassifier with these parameters."""
+    return sweep(SoftmaxClassifier(**parameters), {"C": list(Cs)}, X, y, **options)

@@ -183,13 +183,13 @@ def check_sweep(out: Path, data: Path | None) -> bool:
         return True
     X, y, X_test, y_test = images(data)
     Cs, widths = np.logspace(-5, -1, 20).tolist(), {"cpu": [1], "cuda": [1, 4, 20]}
-    options = {"validation": (X_test, y_test), "scaling": "standard", "refit": False}
+    options = {"validation": (X_test, y_test), "refit": False}
     results, objectives, width = {}, [], exact.width
     for backend, tried in widths.items():
         for wide in tried:
             exact.width = lambda *shape, wide=wide: wide  # type: ignore[misc]
             for _ in range(2):
-                found = sweep_over_C(X, y, Cs, backend=backend, **options)
+                found = sweep_over_C(X, y, Cs, {"scaling": "standard", "backend": backend}, **options)
             objectives.append(found.trials.objective[0])
             results[f"{backend}, {wide} side by side, warm"] = {
                 "seconds": found.seconds_, "passes": found.trials.passes[0].tolist(), "chosen": found.best_params_,

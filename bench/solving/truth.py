@@ -43,7 +43,7 @@ class Judge:
         """The objective at W (c, d) and b (c,) of the scaled features."""
         dtype = self.objective.features.dtype
         W, b = np.ascontiguousarray(W.T[:, None], dtype), np.ascontiguousarray(b[None], dtype)
-        return float((self.objective.losses(W, b)[0] + self.objective.penalty(W, b))[0])
+        return float((self.objective.losses(W, b)[0] + self.objective.penalty.value(W, b))[0])
 
 
 @dataclass

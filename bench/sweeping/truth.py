@@ -65,7 +65,7 @@ def converged(problem: Problem) -> dict[str, Any]:
         found["gradient"].append(slope)
     if problem.case == "cv":
         trials = sweep_over_C(
-            X, problem.y, problem.Cs, cv=problem.splits, refit=False, keep_models=False, **options
+            X, problem.y, problem.Cs, options, cv=problem.splits, refit=False, keep_models=False
         ).trials  # fmt: skip
         found |= choices(trials.accuracy, trials.loss)
     return found

@@ -26,7 +26,7 @@ from bench.throughput.cases import Case, Problem
 from bench.throughput.contenders import CONTENDERS
 from bench.throughput.contenders.base import Prepared
 from bench.throughput.truth import truth
-from gpusoftmax import reference, resolve
+from gpusoftmax import get_backend, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -268,7 +268,7 @@ def test_list_names_cases_and_absent_contenders(capsys: Any) -> None:
     assert main(["throughput", "--list"]) == 0
     shown = capsys.readouterr().out
     assert "value and gradient, 100000 x 768 x 1000 float32" in shown
-    assert resolve("auto").gpu is not None or "(absent: backend='cuda'" in shown
+    assert get_backend("auto").gpu is not None or "(absent: backend='cuda'" in shown
 
 
 # ---- the machine and its ceilings

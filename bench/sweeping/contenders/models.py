@@ -24,7 +24,7 @@ def passes(problem: Problem, watch: Watch) -> Work:
     backend = backend_for("auto")
     d = problem.X.shape[1]
     scale = problem.mean, np.full(d, SCALE)
-    base = softmax(backend, backend.features(problem.X), problem.y, CLASSES, [1e-3], *scale)
+    base = softmax(backend, backend.asarray(problem.X), problem.y, CLASSES, [1e-3], *scale)
     rng = np.random.default_rng(SEED)
     W = (0.01 * rng.standard_normal((d, max(problem.size.models), CLASSES))).astype(np.float32)
     values: dict[int, float] = {}
@@ -90,8 +90,8 @@ def widths(problem: Problem, watch: Watch) -> Work:
                 started = time.perf_counter()
                 with mock.patch.object(exact, "width", lambda *_, width=width: width):
                     found = sweep_over_C(
-                        problem.X, problem.y, problem.Cs, refit=False, keep_models=False,
-                        validation=problem.validation, **OURS,
+                        problem.X, problem.y, problem.Cs, OURS, refit=False, keep_models=False,
+                        validation=problem.validation,
                     )  # fmt: skip
                 times.append(time.perf_counter() - started)
                 if watch.enough():

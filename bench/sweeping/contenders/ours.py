@@ -13,6 +13,7 @@ from bench.sweeping.contenders.base import Outcome, Watch, Work, measured, one_b
 from bench.sweeping.truth import choices
 from gpusoftmax import SoftmaxClassifier
 from gpusoftmax.estimators.problem import prepare
+from gpusoftmax.features.dense import read_features
 from gpusoftmax.protocols.cs231n import train_cs231n
 
 OURS: dict[str, Any] = {"scaling": (None, SCALE), "solver": "lbfgs"}
@@ -32,7 +33,7 @@ def sweep(problem: Problem, watch: Watch) -> Work:
     held_out = {"cv": problem.size.folds} if folds else {"validation": problem.validation}
 
     def work() -> Callable[[], Outcome]:
-        found = sweep_over_C(problem.X, problem.y, problem.Cs, refit=folds, **held_out, **OURS)
+        found = sweep_over_C(problem.X, problem.y, problem.Cs, OURS, refit=folds, **held_out)
 
         def outcome() -> Outcome:
             trials = found.trials
@@ -79,10 +80,10 @@ def fits(problem: Problem, watch: Watch) -> Work:
 def recipe_objective(problem: Problem) -> Objective:
     """The objective that `train_cs231n` minimises, for one model."""
     backend = backend_for("auto")
-    X = backend.features(problem.X)
-    mean = backend.to_numpy(backend.ops.column_moments(X, None)[0])
+    features = read_features(problem.X, backend)
+    mean = backend.to_numpy(features.moments(None, None)[0])
     estimator = SoftmaxClassifier(l2=1.0, penalize_intercept=True, scaling=(mean, None), solver="sgd", learning_rate=1)
-    return prepare(estimator, backend, X, problem.y, None, None).objective
+    return prepare(estimator, features, problem.y, None, None).objective
 
 
 def descend(

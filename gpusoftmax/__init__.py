@@ -4,7 +4,6 @@ Names are imported when they are first used, so that `import gpusoftmax` is quic
 what they are; a test keeps the two equal.
 """
 
-import logging
 from importlib import import_module
 from typing import Any
 
@@ -43,7 +42,6 @@ _EXPORTS = {
 
 __all__ = sorted([*_EXPORTS, "__version__"])
 
-logging.getLogger("gpusoftmax").addHandler(logging.NullHandler())
 register()
 
 

@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import check_choice, check_count, shown
 from gpusoftmax.cpu import facts
 from gpusoftmax.cpu.facts import CompiledFor
@@ -33,8 +33,6 @@ from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
 from gpusoftmax.operations import Operations, SgdStretch
-
-Array = npt.NDArray[Any]
 
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
 # of others, in this order: what joblib and dask set in their workers, so that these share the processors

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from gpusoftmax._typing import Array
 
 BFLOAT16 = np.dtype(np.uint16)  # as bits
 

@@ -14,12 +14,11 @@ has no bound. The tests that take `LOSSES` as a parameter then cover it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from gpusoftmax._typing import Array
 
 
 class RowHessians(Protocol):

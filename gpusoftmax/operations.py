@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.penalties import L2
-
-Array = npt.NDArray[Any]
 
 
 class Operations(Protocol):

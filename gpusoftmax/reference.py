@@ -19,12 +19,10 @@ of what it is the gradient of. (Weston and Watkins, 1999, for the multiclass hin
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from gpusoftmax._typing import Array
 
 
 def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float]]:

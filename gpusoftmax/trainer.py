@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -12,16 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import check_count, check_number
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Solver, StopReason
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 DIVERGED = 10.0  # times the loss of zero weights, or of the start: further up than any useful path goes
 

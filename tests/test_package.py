@@ -20,7 +20,8 @@ ROOT = Path(gpusoftmax.__file__).parent
 
 # a module imports from its own folder and from earlier lines; a name stands for a folder, or for a module beside them
 LAYERS = [
-    {"exceptions", "dtypes", "reference", "losses", "penalties", "_moved"},
+    {"_log", "_typing", "exceptions"},
+    {"dtypes", "reference", "losses", "penalties", "_moved"},
     {"operations"},
     {"checks", "cpu", "cuda"},
     {"array", "files"},

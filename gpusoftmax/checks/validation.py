@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.dtypes import BFLOAT16, widen
 from gpusoftmax.losses import LOSSES, Loss
-
-Array = npt.NDArray[Any]
 
 PROPORTIONS_TOLERANCE = 1e-3  # of the sum of a row's: float16 and numbers with three digits pass
 READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16

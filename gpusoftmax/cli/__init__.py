@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 
+from gpusoftmax._log import log
 from gpusoftmax.cli.info import gradcheck, info
 from gpusoftmax.cli.measure import evaluate, predict
 from gpusoftmax.cli.options import app
@@ -38,7 +39,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # the locale may lack ± or a label's letters; a ? is better than an end
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    logging.getLogger("gpusoftmax").addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
+    log.addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from gpusoftmax._typing import Array
 
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
 SOURCE = None  # nothing is cached

@@ -12,7 +12,6 @@ the result undefined for the NaN and infinite scores that must come out as a non
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from contextlib import suppress
 from functools import cache
@@ -33,6 +32,7 @@ from numba.extending import (
     unbox,
 )
 
+from gpusoftmax._log import log
 from gpusoftmax.cpu.tiles import (
     BLOCK,
     SOFTMAX,
@@ -46,8 +46,6 @@ from gpusoftmax.cpu.tiles import (
     score_tiles,
 )
 from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential, pointer
-
-log = logging.getLogger("gpusoftmax")
 
 FAST = {"contract", "reassoc"}
 

@@ -14,15 +14,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import scorer, sgd_steps, sums_over_rows
 from gpusoftmax.cpu.threads import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.operations import SgdSteps
-
-Array = npt.NDArray[Any]
 
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows a product: 430 of 480 GFLOP/s at 768 x 1000

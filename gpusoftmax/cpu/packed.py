@@ -13,13 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.cpu.threads import TreeSum, for_each, leaf_rows, sum_of_trees
 from gpusoftmax.dtypes import BFLOAT16
 from gpusoftmax.operations import SgdSteps
-
-Array = npt.NDArray[Any]
 
 ALIGNMENT = 64  # bytes: a line of the cache, and the longest vector
 KEPT_BYTES = 64 << 20  # of buffers that wait for the next pass: fresh pages cost more than what is written to them

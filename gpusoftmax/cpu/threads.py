@@ -20,10 +20,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-Array = npt.NDArray[Any]
+from gpusoftmax._typing import Array
+
 Partial = tuple[Array, ...]  # sums over some rows, in arrays that their holder may overwrite
 
 MOST_THREADS = 1024  # of the shared pool

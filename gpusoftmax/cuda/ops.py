@@ -9,7 +9,6 @@ where X is not in the type of the product), CHUNK_BYTES each: `pass_bytes` says 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax._log import log
 from gpusoftmax.cuda import buckets
 from gpusoftmax.cuda.blas import product
 from gpusoftmax.cuda.compile import kernel
 from gpusoftmax.cuda.memory import shortage
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype
-
-log = logging.getLogger("gpusoftmax")
 
 CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1000 classes
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -31,8 +30,6 @@ from gpusoftmax.estimators.solving import solve
 from gpusoftmax.features.dense import read_features
 from gpusoftmax.progress import progress_display
 from gpusoftmax.trainer import Callback, train
-
-Array = npt.NDArray[Any]
 
 
 def _learns_from_streams(estimator: Any) -> bool:

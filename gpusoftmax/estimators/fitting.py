@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import brief, check_classes, check_random_seed
 from gpusoftmax.estimators.partial_fit import Stream
 from gpusoftmax.estimators.prediction import weights_of
@@ -27,8 +27,6 @@ from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.trainer import TrainResult
-
-Array = npt.NDArray[Any]
 
 AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
 

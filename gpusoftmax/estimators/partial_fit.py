@@ -7,11 +7,8 @@ follow the mean and the variance of all of them, so that a call may bring few ro
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy.typing as npt
-
-Array = npt.NDArray[Any]
+from gpusoftmax._typing import Array
 
 
 @dataclass(frozen=True)

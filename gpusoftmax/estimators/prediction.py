@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import get_backend, get_backend_for, gpu_of
 from gpusoftmax.checks.parameters import check_names
 from gpusoftmax.checks.validation import (
@@ -24,7 +24,6 @@ from gpusoftmax.checks.validation import (
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import read_features
 
-Array = npt.NDArray[Any]
 Output = Literal["scores", "probabilities", "best"]
 
 

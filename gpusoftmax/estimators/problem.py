@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import compute_class_weight
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.validation import (
     brief,
@@ -37,10 +39,6 @@ from gpusoftmax.features.dense import read_features, rows_that_count
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 from gpusoftmax.penalties import L2
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 FAR = 1e-4  # of a column's deviation: rounding of its mean that is worth a word
 LARGEST_WEIGHT = 1e3  # of a standardised feature: what is left of the range of a type

@@ -19,12 +19,10 @@ from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.operations import SgdSteps
-
-Array = npt.NDArray[Any]
 
 
 class Features(ABC):

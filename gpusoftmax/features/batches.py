@@ -6,13 +6,10 @@ The full batch is one batch of all rows, in their own order, for which no indice
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-
+from gpusoftmax._typing import Array
 
 NO_EPOCH = 1 << 63  # numbers of streams from here on belong to no epoch
 

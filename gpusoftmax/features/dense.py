@@ -7,15 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpusoftmax.array import Backend, compilations, gpu_of
 from gpusoftmax.checks.validation import check_features, check_finite_features
 from gpusoftmax.dtypes import computation_dtype, from_bits, widen
 from gpusoftmax.features.base import Features
 from gpusoftmax.operations import SgdSteps
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

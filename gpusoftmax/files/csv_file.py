@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import encodings.utf_8_sig  # noqa: F401 - how a table is decoded; reading a file should import nothing
 import io
-import logging
 import math
 import re
 import threading
@@ -14,19 +13,18 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import is_plain
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
 
 T = TypeVar("T")
-
-log = logging.getLogger("gpusoftmax")
 
 MOST_LINE = 4 << 20  # characters: 100,000 columns of 40; a line without an end must not fill the memory
 MOST_COLUMNS = 100_000
@@ -280,11 +278,11 @@ def _is_value(field: str) -> bool:
 
 def _features_and_labels(
     lines: _Lines, rows: Iterator[list[str]], label: int | None, features: list[int], names: list[str]
-) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any]]:
+) -> tuple[Array, Array | None, Array]:
     """All rows in numbers, converted some at a time; the text of their labels; and the lines that they end in."""
     labels: list[str] = []
-    blocks: list[NDArray[Any]] = []
-    ends: list[NDArray[Any]] = []
+    blocks: list[Array] = []
+    ends: list[Array] = []
     block: list[tuple[str, ...]] = []
     numbers: list[int] = []  # of the lines that the block's rows end in
     choose = itemgetter(*features) if len(features) > 1 else lambda row: (row[features[0]],)
@@ -310,7 +308,7 @@ def _features_and_labels(
     return np.concatenate(blocks), None if label is None else np.array(labels), np.concatenate(ends)
 
 
-def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], names: list[str]) -> NDArray[Any]:
+def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], names: list[str]) -> Array:
     """Fields as numbers; the error is of the first that is no finite one."""
     fields, converted = block, None
     try:

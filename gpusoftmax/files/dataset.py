@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
+
+from gpusoftmax._typing import Array
 
 _CACHE_LINE = 64
 
@@ -36,12 +37,12 @@ class Dataset:
     """
 
     name: str
-    X_train: NDArray[Any]
-    y_train: NDArray[Any]
-    X_validation: NDArray[Any]
-    y_validation: NDArray[Any]
-    X_test: NDArray[Any]
-    y_test: NDArray[Any]
+    X_train: Array
+    y_train: Array
+    X_validation: Array
+    y_validation: Array
+    X_test: Array
+    y_test: Array
     class_names: tuple[str, ...]
     feature_shape: tuple[int, ...] | None
     feature_names: tuple[str, ...] | None = None
@@ -54,7 +55,7 @@ class Dataset:
         )
 
     @property
-    def parts(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    def parts(self) -> dict[str, tuple[Array, Array]]:
         """{"train": (X, y), "validation": (X, y), "test": (X, y)}, without those that have no rows."""
         parts = {
             "train": (self.X_train, self.y_train),
@@ -64,7 +65,7 @@ class Dataset:
         return {name: (X, y) for name, (X, y) in parts.items() if len(X)}
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return an uninitialised C-contiguous array that starts on a cache line.
 
     A large array of NumPy's starts 16 bytes past one, so that every 64-byte load of it crosses a line.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import numbers
 import re
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import check_count, check_number, check_path, shown
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.csv_file import read_csv
@@ -22,9 +22,6 @@ from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.parquet import read_parquet
 from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
 
-log = logging.getLogger("gpusoftmax")
-
-Array = NDArray[Any]
 Source = str | Path | tuple[str | Path, str | Path]
 
 TEXTS = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv}

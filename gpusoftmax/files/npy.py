@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import shown
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.dataset import aligned_empty
 from gpusoftmax.files.open import open_regular, size_of
-
-Array = NDArray[Any]
 
 KINDS = "biufU"  # booleans, numbers, and text, which labels may be
 MOST_HEADER = 10_000  # bytes, as in NumPy

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.csv_file import MOST_COLUMNS, MOST_LABEL
 from gpusoftmax.files.open import open_regular
@@ -106,7 +106,7 @@ def _column_of(feature: str, names: set[str]) -> str:
     return element[1] if feature not in names and element and element[1] in names else feature
 
 
-def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[Any]:
+def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
     import pyarrow
 
     column, kinds = table.column(name), pyarrow.types
@@ -130,7 +130,7 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> NDArray[
     return np.array(words, dtype=str)
 
 
-def _lists(path: Path, table: Any, name: str) -> NDArray[Any]:
+def _lists(path: Path, table: Any, name: str) -> Array:
     """A column of lists as rows."""
     import pyarrow.compute
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
-
-log = logging.getLogger("gpusoftmax")
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")  # of the column with the labels, if no other is named
 COORDINATES = {"x", "y", "z"}  # together they are a place, and y is no label
@@ -43,11 +39,11 @@ class Table:
         Of a text file, the line that each row ends in.
     """
 
-    values: NDArray[Any]
-    y: NDArray[Any] | None = None
+    values: Array
+    y: Array | None = None
     feature_names: tuple[str, ...] | None = None
     label: str | int | None = None
-    lines: NDArray[Any] | None = None
+    lines: Array | None = None
 
     @property
     def label_name(self) -> str | None:

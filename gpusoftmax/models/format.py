@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import shown
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular, size_of
 
-Array = npt.NDArray[Any]
 Table = list[tuple[str, np.dtype[Any], tuple[int, ...]]]  # name, type and shape of each tensor, in the file's order
 Types = tuple[type, ...]
 

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
 import gpusoftmax
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.validation import (
     check_choice,
@@ -58,8 +58,6 @@ from gpusoftmax.models.format import (
 )
 from gpusoftmax.solvers.certificate import FitReport
 from gpusoftmax.trainer import Record
-
-Array = npt.NDArray[Any]
 
 ESTIMATORS = {cls.__name__: cls for cls in (SoftmaxClassifier, LinearSVMClassifier)}
 LABEL_TYPES = {"bool", "str", "float16", "float32", "float64"} | {

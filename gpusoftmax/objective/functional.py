@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, get_backend_for, gpu_of
 from gpusoftmax.checks.validation import (
     check_class_indices,
@@ -23,8 +23,6 @@ from gpusoftmax.features.dense import read_features, read_matrix, rows_that_coun
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.penalties import L2
-
-Array = npt.NDArray[Any]
 
 
 def loss_and_gradient(

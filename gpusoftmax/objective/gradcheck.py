@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpusoftmax import reference
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.validation import (
     check_coefficients,
@@ -21,8 +21,6 @@ from gpusoftmax.checks.validation import (
 from gpusoftmax.dtypes import widen
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.functional import loss_and_gradient
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.features.base import Features
 from gpusoftmax.losses import Loss
 from gpusoftmax.operations import SgdSteps
 from gpusoftmax.penalties import L2
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,11 @@ as undecided as its labels, that is more than the soft ones would make.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.objective.objective import LinearTerm, Objective
-
-Array = npt.NDArray[Any]
 
 
 def row_sums(proportions: Array, class_weight: Array | None = None) -> Array:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, get_backend_for
 from gpusoftmax.checks.validation import check_choice, check_count, check_number, check_pair
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
@@ -25,7 +25,6 @@ from gpusoftmax.search.words import candidate_in_words
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import Progress, TrainResult
 
-Array = npt.NDArray[Any]
 Classifier = SoftmaxClassifier | LinearSVMClassifier
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import clone
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, get_backend_for, gpu_of
 from gpusoftmax.checks.validation import (
     by_rows,
@@ -40,8 +40,6 @@ from gpusoftmax.search.result import SweepResult
 from gpusoftmax.search.splits import make_splits
 from gpusoftmax.search.sweep import sweep
 from gpusoftmax.search.words import listed
-
-Array = npt.NDArray[Any]
 
 SOURCES = {
     "clip": "Radford et al., Learning transferable visual models from natural language supervision, 2021, A.3",

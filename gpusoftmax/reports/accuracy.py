@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.utils import _safe_indexing
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import (
     by_rows,
     check_count,
@@ -19,8 +19,6 @@ from gpusoftmax.checks.validation import (
 )
 from gpusoftmax.estimators.classifiers import Estimator
 from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
-
-Array = npt.NDArray[Any]
 
 AT_ONCE = 1 << 22  # scores, or features, of the rows that are looked at at a time
 

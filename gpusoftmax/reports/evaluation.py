@@ -8,11 +8,9 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.reports.accuracy import Accuracies
-
-Array = npt.NDArray[Any]
 
 MOST_CONFUSION = 200  # classes of a confusion matrix in JSON
 MOST_SHOWN = 20  # classes of a table and a confusion matrix for a person

@@ -9,10 +9,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import get_scorer
 from sklearn.utils.validation import check_is_fitted
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.parameters import explained
 from gpusoftmax.checks.validation import check_count, check_flag, check_labels
@@ -22,8 +22,6 @@ from gpusoftmax.estimators.prediction import Probabilities, on_host
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.sweep import sweep
-
-Array = npt.NDArray[Any]
 
 SHARED = (  # parameters that go on to every model
     *("fit_intercept", "penalize_intercept", "scaling", "class_weight", "label_smoothing"),

@@ -18,16 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.lbfgs import LBFGS, MEMORY
 from gpusoftmax.solvers.preconditioners.gram import SPECTRUM_FEATURES, GramSample
 from gpusoftmax.trainer import Progress, TrainResult, train
-
-Array = npt.NDArray[Any]
 
 NODES = 3  # solutions that a polynomial goes through
 # in log l2, at least: nearer ones differ by little more than what tol leaves, which the polynomial enlarges

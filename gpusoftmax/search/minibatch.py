@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.estimators.fitting import make_solver
 from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, TrainResult, train
-
-Array = npt.NDArray[Any]
 
 MOST_BYTES = 1 << 29  # of the models side by side, with velocities and gradients
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.search.words import report, status_in_words
-
-Array = npt.NDArray[Any]
 
 MEASURES = ("score", "accuracy", "loss", "objective", "passes")
 DONE = ("converged", "precision", "finished")  # how a training that was not cut off ends

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,10 +10,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.estimators.fitting import set_history, set_weights
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.prediction import on_host, record_columns
@@ -31,10 +31,6 @@ from gpusoftmax.search.splits import Split
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.trainer import Record, TrainResult
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import numpy.typing as npt
 from sklearn import get_config
 from sklearn.metrics import get_scorer
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import shown
-
-Array = npt.NDArray[Any]
 
 NEGATIVE_LOSSES = ("log_loss", "neg_log_loss", "loss")
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import brief, check_count, check_number, shown
-
-Array = npt.NDArray[Any]
 
 FOLDS = 5  # without cv and validation, as in scikit-learn
 

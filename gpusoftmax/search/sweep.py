@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -12,10 +11,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.array import get_backend_for
 from gpusoftmax.checks.parameters import explain_unknown, in_place_of
 from gpusoftmax.checks.validation import (
@@ -41,10 +41,6 @@ from gpusoftmax.search.runner import SweepRun
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
 from gpusoftmax.search.words import candidate_in_words
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 
 def _instead(name: str) -> str:

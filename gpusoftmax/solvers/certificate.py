@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.checks.validation import counted
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.intercepts import KeptRows, affordable, best_shift
 from gpusoftmax.solvers.preconditioners.sample import read_cost, row_shares
-
-Array = npt.NDArray[Any]
 
 KEPT = 1 << 24  # scores that are kept: 64 MB in float32
 SHARE, FEWEST_READS = 1 / 3, 4.0  # of the fit's passes that the intercepts may take the time of; or at least

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 
-Array = npt.NDArray[Any]
 Partial = tuple[Array, ...]
 
 ACCURACY = 0.01  # of a Newton step: the residual of its linear system, relative to the gradient

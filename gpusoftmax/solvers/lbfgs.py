@@ -17,15 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import ActiveModels, PerModel, SolverState, StopReason, per_model
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
-
-Array = npt.NDArray[Any]
 
 MEMORY = 10  # pairs
 SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
 from gpusoftmax.losses import Loss
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
-
-Array = npt.NDArray[Any]
 
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
 STRETCH_ROWS = 1 << 16  # rows between two looks at progress, callbacks and Ctrl-C

@@ -17,12 +17,12 @@ Rows are centred before the product: correcting an uncentred product makes Chole
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
@@ -36,10 +36,6 @@ from gpusoftmax.solvers.preconditioners.sample import (
     scaled_rows,
     uniform_rows,
 )
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 FULL_FEATURES = 8192  # d up to which d x d matrices are made: 256 MB in float32
 SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample

@@ -12,13 +12,13 @@ proportional to its own, and weighs the inverse of that, which leaves the expect
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.losses import RowHessians
@@ -35,10 +35,6 @@ from gpusoftmax.solvers.preconditioners.sample import (
     scaled_rows,
     uniform_rows,
 )
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 FULL_SIZE = 2000  # (d + 1) c up to which the joint matrix is made
 FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # each row has a rank of up to c - 1

@@ -7,20 +7,16 @@ Diagonal    neither fits
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg
 
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
-
-Array = npt.NDArray[Any]
-
-log = logging.getLogger("gpusoftmax")
 
 TILE = 256  # rows or columns of a triangle that one thread works on at a time
 WORTH_SHARING = 1024  # d above which a solve is shared among threads

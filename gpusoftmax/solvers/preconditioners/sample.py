@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
 from gpusoftmax.objective.objective import Objective
-
-Array = npt.NDArray[Any]
 
 BLOCK = 512  # rows that are looked at at a time: fresh memory for all in float64 costs more than the arithmetic
 CALL = 2e7  # operations that take as long as what a read of X costs besides its products

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import check_choice, check_count, shown
+from gpusoftmax.checks.messages import shown
+from gpusoftmax.checks.scalars import check_choice, check_count
 from gpusoftmax.cpu import facts
 from gpusoftmax.cpu.facts import CompiledFor
 from gpusoftmax.cpu.ops import CpuOperations

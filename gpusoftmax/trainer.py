@@ -14,7 +14,7 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import check_count, check_number
+from gpusoftmax.checks.scalars import check_count, check_number
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Solver, StopReason

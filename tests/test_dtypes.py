@@ -10,7 +10,7 @@ import pytest
 
 from gpusoftmax import SoftmaxClassifier, gradient_check, loss_and_gradient, softmax_cross_entropy
 from gpusoftmax.array import Backend
-from gpusoftmax.checks.validation import check_features
+from gpusoftmax.checks.arrays import check_features
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype, widen
 from tests.support.cases import blobs
 

@@ -114,7 +114,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         ("array", "def f():\n    import gpusoftmax.estimators", ["estimators"]),
         ("trainer", "from gpusoftmax import cli", ["cli"]),
         ("cpu.threads", "from gpusoftmax.cpu.ops import leaf_rows", []),
-        ("checks.validation", "from gpusoftmax.cpu import threads", ["cpu.threads"]),
+        ("checks.arrays", "from gpusoftmax.cpu import threads", ["cpu.threads"]),
         ("models.safetensors", "from gpusoftmax.files.atomic import write_atomically", []),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from gpusoftmax.checks.validation import shown
+from gpusoftmax.checks.messages import shown
 
 NO_L1 = "the penalty is L2 alone, of strength C or l2"
 PATIENCE = "pass an EarlyStopping in callbacks, and validation=(X, y) to fit"

@@ -32,7 +32,7 @@ def info(
     classes: Annotated[int, typer.Option("--classes", min=2, help="with --penalty: the classes")] = 3,
 ) -> None:
     """Show versions, the device that would compute and why, and the libraries beneath."""
-    from gpusoftmax.checks.validation import check_number
+    from gpusoftmax.checks.scalars import check_number
     from gpusoftmax.estimators.problem import l2_from_C
     from gpusoftmax.reports.machine import describe, in_words
     from gpusoftmax.reports.training import penalty_elsewhere

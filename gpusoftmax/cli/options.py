@@ -268,7 +268,7 @@ def source(text: str) -> Any:
 
 
 def _share_or_source(text: str) -> Any:
-    from gpusoftmax.checks.validation import is_plain
+    from gpusoftmax.checks.scalars import is_plain
 
     try:
         return float(text) if is_plain(text) else source(text)

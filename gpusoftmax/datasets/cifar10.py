@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpusoftmax.checks.validation import check_flag, check_path
+from gpusoftmax.checks.scalars import check_flag, check_path
 from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError

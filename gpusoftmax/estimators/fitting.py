@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import brief, check_classes, check_random_seed
+from gpusoftmax.checks.labels import check_classes
+from gpusoftmax.checks.messages import brief
+from gpusoftmax.checks.scalars import check_random_seed
 from gpusoftmax.estimators.partial_fit import Stream
 from gpusoftmax.estimators.prediction import weights_of
 from gpusoftmax.estimators.problem import Problem

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax.checks.parameters import LOSS_HINTS, RATES, SOLVERS, hint
-from gpusoftmax.checks.validation import (
+from gpusoftmax.checks.scalars import (
     check_batch_size,
     check_callbacks,
     check_choice,

@@ -12,15 +12,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import get_backend, get_backend_for, gpu_of
+from gpusoftmax.checks.arrays import by_rows, check_n_features, check_sample_weight
+from gpusoftmax.checks.labels import check_labels
+from gpusoftmax.checks.messages import shown, warn_user
 from gpusoftmax.checks.parameters import check_names
-from gpusoftmax.checks.validation import (
-    by_rows,
-    check_labels,
-    check_n_features,
-    check_sample_weight,
-    shown,
-    warn_user,
-)
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import read_features
 

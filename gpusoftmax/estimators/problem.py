@@ -6,7 +6,6 @@ the solver.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,19 +17,10 @@ from sklearn.utils import compute_class_weight
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
-from gpusoftmax.checks.validation import (
-    brief,
-    check_loss,
-    check_n_features,
-    check_pair,
-    check_same_length,
-    check_sample_weight,
-    check_shift_and_scale,
-    encode_known_labels,
-    encode_labels,
-    encode_proportions,
-    shown,
-)
+from gpusoftmax.checks.arrays import check_n_features, check_same_length, check_sample_weight, check_shift_and_scale
+from gpusoftmax.checks.labels import encode_known_labels, encode_labels, encode_proportions
+from gpusoftmax.checks.messages import brief, shown
+from gpusoftmax.checks.scalars import check_loss, check_pair
 from gpusoftmax.dtypes import weights_in_type
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.solver_choice import choose_solver, sgd_settings

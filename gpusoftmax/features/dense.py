@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, compilations, gpu_of
-from gpusoftmax.checks.validation import check_features, check_finite_features
+from gpusoftmax.checks.arrays import check_features, check_finite_features
 from gpusoftmax.dtypes import computation_dtype, from_bits, widen
 from gpusoftmax.features.base import Features
 from gpusoftmax.operations import SgdSteps

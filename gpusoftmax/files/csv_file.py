@@ -19,7 +19,7 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import is_plain
+from gpusoftmax.checks.scalars import is_plain
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table

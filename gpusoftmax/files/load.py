@@ -14,7 +14,8 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import check_count, check_number, check_path, shown
+from gpusoftmax.checks.messages import shown
+from gpusoftmax.checks.scalars import check_count, check_number, check_path
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.dataset import Dataset

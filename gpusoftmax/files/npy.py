@@ -26,7 +26,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import shown
+from gpusoftmax.checks.messages import shown
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.dataset import aligned_empty
 from gpusoftmax.files.open import open_regular, size_of

@@ -31,15 +31,9 @@ from sklearn.utils.validation import check_is_fitted
 import gpusoftmax
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
-from gpusoftmax.checks.validation import (
-    check_choice,
-    check_count,
-    check_number,
-    check_path,
-    check_random_seed,
-    check_shift_and_scale,
-    shown,
-)
+from gpusoftmax.checks.arrays import check_shift_and_scale
+from gpusoftmax.checks.messages import shown
+from gpusoftmax.checks.scalars import check_choice, check_count, check_number, check_path, check_random_seed
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import weights_of

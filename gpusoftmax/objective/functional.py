@@ -8,16 +8,9 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, get_backend_for, gpu_of
-from gpusoftmax.checks.validation import (
-    check_class_indices,
-    check_coefficients,
-    check_flag,
-    check_index_array,
-    check_loss,
-    check_per_model,
-    check_sample_weight,
-    check_shift_and_scale,
-)
+from gpusoftmax.checks.arrays import check_coefficients, check_per_model, check_sample_weight, check_shift_and_scale
+from gpusoftmax.checks.labels import check_class_indices, check_index_array
+from gpusoftmax.checks.scalars import check_flag, check_loss
 from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
 from gpusoftmax.features.dense import read_features, read_matrix, rows_that_count
 from gpusoftmax.losses import LOSSES

@@ -10,14 +10,8 @@ import numpy as np
 from gpusoftmax import reference
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
-from gpusoftmax.checks.validation import (
-    check_coefficients,
-    check_count,
-    check_features,
-    check_loss,
-    check_number,
-    check_shift_and_scale,
-)
+from gpusoftmax.checks.arrays import check_coefficients, check_features, check_shift_and_scale
+from gpusoftmax.checks.scalars import check_count, check_loss, check_number
 from gpusoftmax.dtypes import widen
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.functional import loss_and_gradient

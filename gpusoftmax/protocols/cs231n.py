@@ -12,7 +12,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, get_backend_for
-from gpusoftmax.checks.validation import check_choice, check_count, check_number, check_pair
+from gpusoftmax.checks.scalars import check_choice, check_count, check_number, check_pair
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import Problem, prepare

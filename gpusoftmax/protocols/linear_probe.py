@@ -18,19 +18,9 @@ from sklearn.base import clone
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, get_backend_for, gpu_of
-from gpusoftmax.checks.validation import (
-    by_rows,
-    check_choice,
-    check_count,
-    check_n_features,
-    check_number,
-    check_pair,
-    check_same_length,
-    check_verbose,
-    column_names,
-    encode_known_labels,
-    encode_labels,
-)
+from gpusoftmax.checks.arrays import by_rows, check_n_features, check_same_length, column_names
+from gpusoftmax.checks.labels import encode_known_labels, encode_labels
+from gpusoftmax.checks.scalars import check_choice, check_count, check_number, check_pair, check_verbose
 from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.prediction import has_columns
 from gpusoftmax.features.dense import read_matrix

@@ -9,14 +9,9 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import (
-    by_rows,
-    check_count,
-    check_features,
-    check_n_features,
-    check_same_length,
-    encode_known_labels,
-)
+from gpusoftmax.checks.arrays import by_rows, check_features, check_n_features, check_same_length
+from gpusoftmax.checks.labels import encode_known_labels
+from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.estimators.classifiers import Estimator
 from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
 

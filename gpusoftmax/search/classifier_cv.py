@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.checks.labels import check_labels
 from gpusoftmax.checks.parameters import explained
-from gpusoftmax.checks.validation import check_count, check_flag, check_labels
+from gpusoftmax.checks.scalars import check_count, check_flag
 from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.fitting import AllOrNothing
 from gpusoftmax.estimators.prediction import Probabilities, on_host

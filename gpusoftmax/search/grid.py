@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import clone
 
 from gpusoftmax.checks.parameters import in_place_of
-from gpusoftmax.checks.validation import is_plain
+from gpusoftmax.checks.scalars import is_plain
 from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
 from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.solver_choice import choose_solver

@@ -12,7 +12,7 @@ from sklearn import get_config
 from sklearn.metrics import get_scorer
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import shown
+from gpusoftmax.checks.messages import shown
 
 NEGATIVE_LOSSES = ("log_loss", "neg_log_loss", "loss")
 

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import brief, check_count, check_number, shown
+from gpusoftmax.checks.messages import brief, shown
+from gpusoftmax.checks.scalars import check_count, check_number
 
 FOLDS = 5  # without cv and validation, as in scikit-learn
 

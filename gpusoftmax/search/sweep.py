@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,15 +16,10 @@ from sklearn.exceptions import ConvergenceWarning
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import get_backend_for
+from gpusoftmax.checks.arrays import by_rows
+from gpusoftmax.checks.messages import warn_user
 from gpusoftmax.checks.parameters import explain_unknown, in_place_of
-from gpusoftmax.checks.validation import (
-    by_rows,
-    check_choice,
-    check_count,
-    check_flag,
-    check_random_seed,
-    check_verbose,
-)
+from gpusoftmax.checks.scalars import check_choice, check_count, check_flag, check_random_seed, check_verbose
 from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
 from gpusoftmax.estimators.prediction import best_classes, check_columns, outputs
 from gpusoftmax.estimators.problem import load, problem_of
@@ -162,6 +156,9 @@ def sweep(
     started = time.perf_counter()
     _check_estimator(estimator)
     candidates = combinations(grid)
+    for name in sorted({name for one in candidates for name in one}):
+        if getattr(estimator, name) is not None:
+            raise ValueError(f"{name} is in the grid and set in the estimator; set it in one of the two")
     softmax = isinstance(estimator, SoftmaxClassifier)
     scorer = make_scoring(scoring, softmax)
     check_choice("rule", rule, ("best", "1se"))
@@ -267,7 +264,7 @@ def _explain(run: SweepRun) -> None:
 
 
 def _check_estimator(estimator: Any) -> None:
-    """Refuse what is no estimator of ours, and parameters that mean nothing within a sweep."""
+    """Refuse what is no estimator of ours, and parameters that would be ignored within a sweep."""
     if not isinstance(estimator, Estimator):
         raise TypeError(
             f"estimator is a {type(estimator).__name__}; pass the estimator, the grid, and then the data, as in "
@@ -290,18 +287,17 @@ def _chosen(run: SweepRun, rule: str, interrupted: bool) -> SweepResult:
     tried = [one for one, status in zip(run.candidates, trials.status.T, strict=True) if status.any()]
     short = int(((trials.status == "finished") & np.array([one.solver == "lbfgs" for one in estimators])).sum())
     if short and estimators[0].tol > 0:
-        warnings.warn(
+        warn_user(
             f"{short} of {trials.score.size} models are not within tol={estimators[0].tol:g} of their optima after "
             f"max_iter={estimators[0].max_iter} steps (status 'finished' in the table): increase max_iter or tol",
             ConvergenceWarning,
-            stacklevel=3,
         )
     lost = int((np.isnan(trials.score) & np.isin(trials.status, DONE)).sum())
     if lost:
-        warnings.warn(
+        warn_user(
             f"scoring={run.scoring.name!r} is NaN for {lost} of {trials.score.size} models, whose configurations "
             "cannot be chosen",
-            stacklevel=3,
+            UserWarning,
         )
     return SweepResult(
         run.candidates, trials, run.scoring.name, rule, best, ties, edges(tried, tried.index(run.candidates[best])),
@@ -348,5 +344,5 @@ def _refit(result: SweepResult, run: SweepRun, verbose: int) -> Any:
     problem = problem_of(estimator, replace(run.data, validation=None))
     missed = solve(estimator, problem, start, run.samples.get(best))
     if missed:
-        warnings.warn(missed, ConvergenceWarning, stacklevel=3)
+        warn_user(missed, ConvergenceWarning)
     return estimator.set_params(verbose=0)

@@ -11,12 +11,10 @@ from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
-
-Array = npt.NDArray[Any]
 
 
 class StopReason(StrEnum):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.validation import counted
+from gpusoftmax.checks.messages import counted
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.intercepts import KeptRows, affordable, best_shift
 from gpusoftmax.solvers.preconditioners.sample import read_cost, row_shares

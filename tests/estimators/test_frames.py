@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV
-from gpusoftmax.checks.validation import check_features
+from gpusoftmax.checks.arrays import check_features
 from tests.conftest import frames_of
 
 # every test runs on the CPU and on a GPU: "auto" takes it
@@ -150,7 +150,7 @@ def test_a_frame_of_numbers_is_never_one_of_objects(
     pandas = pytest.importorskip("pandas")
     if "pyarrow" in dtype:
         pytest.importorskip("pyarrow")
-    monkeypatch.setattr("gpusoftmax.checks.validation._numbers_from_objects", None)
+    monkeypatch.setattr("gpusoftmax.checks.arrays._numbers_from_objects", None)
     frame = pandas.DataFrame(X, columns=COLUMNS).assign(flag=pandas.Series((X[:, 0] > 0).astype(int)).astype(dtype))
     array = check_features(frame)
     np.testing.assert_array_equal(array, np.column_stack([X, X[:, 0] > 0]))

@@ -351,7 +351,7 @@ def test_ctrl_c_before_a_sweep_has_anything_is_an_interrupt(
 
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize(
-    "place", ["a pass", "gpusoftmax.search.exact.Path.start", "gpusoftmax.search.runner.Work._measure"]
+    "place", ["a pass", "gpusoftmax.search.exact.Path.start", "gpusoftmax.search.runner.SweepRun._measure"]
 )
 def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str

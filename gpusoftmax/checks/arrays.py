@@ -1,0 +1,329 @@
+"""Checks of arrays of numbers: features, coefficients, sample weights, shift and scale."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusoftmax._typing import Array
+from gpusoftmax.checks.messages import brief, shown
+from gpusoftmax.dtypes import BFLOAT16, widen
+
+READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16
+NOT_NUMERIC = "which is not numeric; encode it as numbers first"
+
+
+def as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = np.asarray) -> Any:
+    """`value` as an array, or an error with its name."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        place = ", ".join(map(str, np.argwhere(value.mask)[0]))
+        raise ValueError(f"{name}[{place}] is masked, and the number below would be taken; fill it, or drop its row")
+    try:
+        return asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={shown(value)} is no array ({brief(error)}); {fix}") from None
+
+
+def as_floats(name: str, value: Any) -> Array:
+    """`value` as float64, or an error with its name."""
+    array = as_array(name, value, "pass numbers")
+    try:
+        if array.dtype.kind in "cmMSU":
+            raise TypeError(f"dtype {array.dtype}")
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name}={shown(value)} is not numeric; pass numbers ({brief(error)})") from None
+
+
+def column_names(X: Any) -> list[Any] | None:
+    """The names of the columns of a data frame or table; None for what has none."""
+    names = getattr(X, "column_names", None)  # of pyarrow, whose `columns` are the data
+    names = getattr(X, "columns", None) if names is None else names
+    return None if names is None else list(names)
+
+
+def by_rows(X: Any, name: str = "X") -> Any:
+    """X as rows can be taken from it by their numbers: data frames, arrays and tensors as they are.
+
+    Lists, and data sets of files (h5py, zarr), are read into an array, once. What is no rows comes back as it is:
+    `check_features` says why.
+    """
+    if _is_of(X, "pyarrow", "RecordBatch"):
+        return sys.modules["pyarrow"].Table.from_batches([X])
+    if hasattr(X, "columns") or hasattr(X, "__dlpack_device__"):
+        return X
+    array = as_array(name, X, "pass rows of numbers, all of equal length")
+    return X if array.ndim == 0 else array
+
+
+def _is_of(X: Any, library: str, *types: str) -> bool:
+    """Whether X is of one of these types, without importing their library."""
+    module = sys.modules.get(library)
+    return module is not None and isinstance(X, tuple(getattr(module, one) for one in types))
+
+
+def _columns_as_array(X: Any, name: str) -> Any:
+    """A data frame whose columns are numbers, of which NumPy would make an array of objects, as numbers in one copy.
+
+    Anything else comes back as it is. Columns that NumPy would take for numbers, but are none, are refused.
+    """
+    dates: Any = None
+    if _is_of(X, "polars", "DataFrame"):
+        dates = (column for column, dtype in X.schema.items() if dtype.is_temporal())
+    elif _is_of(X, "pyarrow", "Table", "RecordBatch"):
+        is_temporal = sys.modules["pyarrow"].types.is_temporal
+        dates = (place for place, dtype in enumerate(X.schema.types) if is_temporal(dtype))
+    if dates is not None and (column := next(dates, None)) is not None:
+        dtype, label = np.asarray(X[column]).dtype, column if isinstance(column, str) else X.column_names[column]
+        raise ValueError(f"{name} has dtype {dtype} in column {shown(label)}, {NOT_NUMERIC}")
+    return _frame_as_array(X, name) if _is_of(X, "pandas", "DataFrame") else X
+
+
+def _frame_as_array(frame: Any, name: str) -> Any:
+    """As `_columns_as_array`, of pandas. Boolean columns go with the others' type, if that is of floating point."""
+    dtypes = list(frame.dtypes)
+    for column, dtype in zip(frame.columns, dtypes, strict=True):
+        if _is_of(dtype, "pandas", "SparseDtype"):
+            raise TypeError(
+                f"{name} has the sparse column {shown(column)} of {dtype}; pass {name}.astype(float) if it fits in "
+                "memory"
+            )
+    types = set(dtypes)
+    kinds = {dtype.categories.dtype.kind if hasattr(dtype, "categories") else dtype.kind for dtype in types}
+    plain = all(isinstance(dtype, np.dtype) for dtype in types)
+    if not kinds <= set("fiub") or (plain and (kinds == {"b"} or "b" not in kinds)):
+        return frame  # an array of objects, whose first entry that is no number is named; or of numbers
+    for place, dtype in enumerate(dtypes):
+        nullable = not isinstance(dtype, np.dtype) and not hasattr(dtype, "categories")
+        if nullable and (column := frame.iloc[:, place]).hasnans:
+            row = int(column.isna().to_numpy().argmax())
+            raise TypeError(
+                f"Input {name} contains NaN: {name}[{row}, {place}] (column {shown(frame.columns[place])}) is "
+                f"{column.iloc[row]}: fill gaps first, or drop the row"
+            )
+    common = np.result_type(*types) if plain else np.dtype(np.float64)
+    return frame.to_numpy(common if common.kind == "f" else np.float64)
+
+
+def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
+    """X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
+
+    `asarray` makes an array of it: NumPy's, or that of the device that holds X. float64, float32, float16, bfloat16
+    (of PyTorch, JAX or ml_dtypes) and uint8 stay as they are, whatever their strides. Booleans are seen as uint8; other
+    integers of up to 16 bits become float32, wider ones float64 (exactly, up to 2^53); object arrays of numbers
+    become float64, as in scikit-learn, and so do data frames with nullable or Arrow columns. NaN and infinity are not
+    looked for: that would be a second read of the data.
+    """
+    if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
+        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
+    tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
+    half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # unknown to NumPy: its bits are taken
+    if tensor is None:
+        readable = _columns_as_array(X, name)
+    else:
+        readable = tensor.view(sys.modules["torch"].int16) if half else tensor
+    array = as_array(name, readable, "pass rows of numbers, all of equal length", asarray)
+    half = half or array.dtype.name == "bfloat16"  # of ml_dtypes, and so of JAX
+    if half:
+        array = array.view(BFLOAT16)
+    if array.dtype.kind == "c":
+        raise ValueError(
+            f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real or np.abs({name})"
+        )
+    if array.ndim == 0:
+        raise TypeError(
+            f"{name} is a {type(X).__name__}. Expected 2D array, got scalar array instead: {shown(X)}; pass an array "
+            f"or a data frame (read a file first; of a lazy frame pass {name}.collect())"
+        )
+    if array.dtype.kind == "O":
+        array = _numbers_from_objects(array, name, column_names(X))
+    if array.dtype.kind not in "fiub":
+        if array.dtype.kind == "V":
+            fix = f"numpy.lib.recfunctions.structured_to_unstructured({name})"
+            raise ValueError(f"{name} holds records of {shown(array.dtype)}, {NOT_NUMERIC} ({fix})")
+        raise ValueError(f"{name} has dtype {array.dtype}, {NOT_NUMERIC}")
+    if array.ndim != 2:
+        fix = (
+            f"{name}.to_frame() if it is one feature"
+            if hasattr(X, "to_frame")
+            else f"{name}.reshape(-1, 1) if it is one feature, {name}.reshape(1, -1) if it is one sample, "
+            f"{name}.reshape(len({name}), -1) if it holds images"
+        )
+        raise ValueError(
+            f"{name} has shape {array.shape}. Expected 2D array, got {array.ndim}D array instead. Reshape your data: "
+            + fix
+        )
+    for length, entry, fix in zip(array.shape, ("sample", "feature"), ("row", "column"), strict=True):
+        if length == 0:
+            raise ValueError(
+                f"Found array with 0 {entry}(s) (shape={array.shape}) while a minimum of 1 is required: {name} is "
+                f"empty; pass at least one {fix}"
+            )
+    return array if half else _readable(array)
+
+
+def _readable(array: Array) -> Array:
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    if array.dtype.name not in READ_IN_PLACE:
+        narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
+        with np.errstate(over="ignore"):  # of longer types than float64: infinity is found where any other is
+            return array.astype(np.float32 if narrow else np.float64)
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    if any(stride % array.dtype.itemsize for stride in array.strides) or not getattr(array.flags, "aligned", True):
+        return array.copy()  # a field of a packed record: not on its type's boundary
+    return array
+
+
+def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) -> Array:
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        for index in np.ndindex(array.shape):
+            column = "" if columns is None else f" (column {shown(columns[index[-1]])})"
+            entry = f"{name}[{', '.join(map(str, index))}]{column} is {shown(array[index])}"
+            try:
+                array[tuple(slice(i, i + 1) for i in index)].astype(np.float64)
+            except OverflowError:
+                raise ValueError(f"{entry}, more than float64 holds; scale the numbers first") from None
+            except (TypeError, ValueError):
+                if np.ndim(array[index]):
+                    raise TypeError(
+                        f"{name} has dtype object, and {entry}: a vector where a number belongs; stack vectors into "
+                        "columns first, as in numpy.stack(df['embedding'])"
+                    ) from None
+                raise TypeError(
+                    f"{name} has dtype object, and {entry}: the argument must be a string-free array of numbers; "
+                    "encode categories and fill gaps first"
+                ) from None
+        raise
+
+
+def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the model") -> None:
+    """X, an array or features, has as many columns as training had."""
+    if X.shape[1] != expected:
+        raise ValueError(
+            f"{name} has {X.shape[1]} features, but {owner} is expecting {expected} features as input; pass the same "
+            "columns"
+        )
+
+
+def check_finite_features(X: Array, name: str = "X") -> None:
+    """Raise for the first NaN or infinity of X, by row and column; called once a loss or score came out non-finite."""
+    if X.dtype.kind != "f" and X.dtype != BFLOAT16:
+        return
+    for start in range(0, len(X), 1024):
+        x = widen(X[start : start + 1024])
+        finite = np.isfinite(x)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            value = x[row, column]
+            kind = "NaN" if np.isnan(value) else "infinity"
+            raise ValueError(
+                f"Input {name} contains {kind}: {name}[{start + row}, {column}] is {value}; impute or drop it first "
+                "(sklearn.impute.SimpleImputer)"
+            )
+
+
+def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
+    """One entry of `array` per row of X."""
+    if len(array) != n:
+        raise ValueError(
+            f"{name} has length {len(array)} but {other} has {n} rows; pass one entry for each. Found input variables "
+            f"with inconsistent numbers of samples: [{n}, {len(array)}]"
+        )
+
+
+def check_sample_weight(
+    weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight", other: str = "X"
+) -> Array | None:
+    """Weights as (n, K), finite and not negative, with a positive sum for every model; None stays None."""
+    if weights is None:
+        return None
+    array = as_floats(name, weights)
+    if array.ndim == 0:
+        raise ValueError(f"{name}={shown(weights)} is one number; pass one weight per row, shape ({n},)")
+    check_same_length(name, array, n, other)
+    if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != K):
+        raise ValueError(
+            f"{name} has shape {array.shape}. Sample weights must be 1D array or scalar: pass shape ({n},)"
+            + f", or ({n}, {K})" * (K > 1)
+        )
+    table = np.broadcast_to(array.reshape(n, -1), (n, K))
+    wrong = ~(np.isfinite(table) & (table >= 0))
+    if wrong.any():
+        row, k = np.argwhere(wrong)[0]
+        raise ValueError(f"{name}[{row}] is {table[row, k]}; weights must be finite and not negative")
+    with np.errstate(over="ignore"):  # of the type, or of the sum
+        table = np.array(table, dtype=dtype, order="C")  # a copy: for a read-only array kernels would compile anew
+        sums = table.sum(axis=0, dtype=np.float64)
+    if not sums.all():
+        raise ValueError(f"{name} sums to zero in {table.dtype}; at least one row needs a positive weight")
+    if not np.isfinite(sums).all():
+        raise ValueError(f"{name} sums to {sums.max()} in {table.dtype}; pass smaller weights")
+    return table
+
+
+def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
+    """One number for every model (K,) float64, from a scalar or (K,)."""
+    array = as_array(name, value, f"pass a number, or one for each of {K} models")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}={shown(value)} is not numeric; pass a number, or one for each of {K} models")
+    if array.shape not in ((), (K,)):
+        raise ValueError(f"{name} has shape {array.shape}; pass a number, or one for each of {K} models, shape ({K},)")
+    table = np.broadcast_to(array.astype(np.float64), (K,)).copy()
+    if not (np.isfinite(table) & (table >= least)).all():
+        raise ValueError(f"{name}={shown(value)} is out of range; it must be finite and at least {least:g}")
+    return table
+
+
+def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = np.asarray) -> tuple[Any, Any, bool]:
+    """W as (d, K, c), b as (K, c); and whether a single model came without its axis, as (d, c) and (c,)."""
+    weights, bias = (as_array(name, value, "pass real numbers", asarray) for name, value in (("W", W), ("b", b)))
+    for name, value, array in (("W", W, weights), ("b", b, bias)):
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name}={shown(value)} has dtype {array.dtype}; pass real numbers")
+    if weights.ndim not in (2, 3) or weights.shape[0] != d:
+        raise ValueError(
+            f"W has shape {weights.shape}; pass ({d}, classes) or ({d}, models, classes): X has {d} features"
+        )
+    if weights.shape[-1] < 2:
+        raise ValueError(f"W has shape {weights.shape}, one class; at least two are needed")
+    if bias.shape != weights.shape[1:]:
+        raise ValueError(f"b has shape {bias.shape}; for W of shape {weights.shape} pass {weights.shape[1:]}")
+    single = weights.ndim == 2
+    if single:
+        weights, bias = weights[:, None, :], bias[None, :]
+    return weights, bias, single
+
+
+def check_shift_and_scale(shift: Any, scale: Any, d: int, owner: str = "") -> tuple[Array | None, Array | None]:
+    """Shift and scale of the features as (d,) float64; a scale of 0 (a constant column) counts as 1.
+
+    `owner` is put before their names: the parameter that they are parts of.
+    """
+
+    def vector(name: str, value: Any, least: float, fix: str) -> Array | None:
+        if value is None:
+            return None
+        array = as_floats(name, value)
+        if array.shape not in ((), (d,)):
+            raise ValueError(f"{name} has shape {array.shape}; pass a number, or one per feature, shape ({d},)")
+        table = np.broadcast_to(array, (d,)).copy()
+        wrong = ~(np.isfinite(table) & (table >= least))
+        if wrong.any():
+            j = int(wrong.argmax())
+            raise ValueError(f"{name}[{j}] is {table[j]}; pass {fix}")
+        return table
+
+    shift = vector(f"{owner}shift", shift, -math.inf, "finite numbers")
+    scale = vector(f"{owner}scale", scale, 0.0, "standard deviations, finite and not negative")
+    if scale is not None:
+        scale[scale == 0] = 1.0
+    return shift, scale

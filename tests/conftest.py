@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -11,22 +10,29 @@ import sysconfig
 import venv
 from collections.abc import Iterator
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-import sklearn
-from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from gpusoftmax import cli
 from gpusoftmax.array import Backend, get_backend
+from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.cuda.probe import Probe, probe
+from tests.support.commands import Result
 from tests.support.emulation import build, standin
+from tests.support.installed import BACKENDS
 
-BACKENDS = ["cpu", "numpy"] if find_spec("numba") else ["numpy"]
 CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Let child processes import gpusoftmax, bench and tests from this checkout, as pytest's `pythonpath` does here."""
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(CHECKOUT), *inherited]))
 
 
 def pytest_collection_finish() -> None:
@@ -75,12 +81,13 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr("gpusoftmax.array.probe", lambda index: Probe(False, "this test is of the CPU"))
 
 
-def frames_of(name: str) -> Any:
-    """pandas or polars; a skip if it is absent, or too new for this scikit-learn to see names in its frames."""
-    library = pytest.importorskip(name)
-    if not hasattr(StandardScaler().fit(library.DataFrame({"a": [1.0, 2.0]})), "feature_names_in_"):
-        pytest.skip(f"scikit-learn {sklearn.__version__} does not know the frames of {name} {library.__version__}")
-    return library
+@pytest.fixture
+def three_blas_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """BLAS set to three threads, as a user might; the setting must be back after every call."""
+    # other tests may have loaded more BLAS libraries since the controller was made
+    monkeypatch.setattr(single_threaded_blas, "controller", None)
+    with threadpool_limits(3, user_api="blas"):
+        yield
 
 
 @pytest.fixture
@@ -97,25 +104,12 @@ def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if given := os.environ.get(CIFAR10_VARIABLE):
         return Path(given)
-    maker = Path(__file__).resolve().parents[2] / "shared" / "data" / "make_cifar10.py"
+    maker = CHECKOUT.parent / "shared" / "data" / "make_cifar10.py"
     if not maker.exists():
         pytest.skip(f"CIFAR-10 is not here: set {CIFAR10_VARIABLE} to the folder that holds cifar-10-batches-bin")
     folder = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, str(maker), str(folder)], check=True)
     return folder
-
-
-class Result(NamedTuple):
-    """What a command left."""
-
-    code: Any
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one object on the standard output."""
-        return json.loads(self.out)
 
 
 @pytest.fixture
@@ -140,7 +134,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("distributions")
     build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
-    subprocess.run(build, cwd=Path(__file__).resolve().parents[1], check=True, capture_output=True)
+    subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
     return folder
 
 

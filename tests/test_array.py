@@ -27,7 +27,7 @@ from gpusoftmax.cpu.threads import MOST_THREADS, available_threads
 from gpusoftmax.cuda.ops import CudaOperations
 from gpusoftmax.cuda.probe import Probe
 from gpusoftmax.exceptions import BackendUnavailableError
-from tests.conftest import BACKENDS
+from tests.support.installed import BACKENDS
 
 needs_numba = pytest.mark.skipif("cpu" not in BACKENDS, reason="Numba is not installed")
 

@@ -17,6 +17,7 @@ import pytest
 import gpusoftmax
 
 ROOT = Path(gpusoftmax.__file__).parent
+TESTS = Path(__file__).parent
 
 # a module imports from its own folder and from earlier lines; a name stands for a folder, or for a module beside them
 LAYERS = [
@@ -155,6 +156,13 @@ def test_the_facts_about_compiled_kernels_import_numba_when_asked_only() -> None
     tree = ast.parse(FILES["cpu.facts"].read_text(encoding="utf-8"))
     at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "numba" not in third_parties(ast.Module(at_once, []))
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_no_test_imports_another_test(path: Path) -> None:
+    # what two of them need belongs in tests/support
+    parts = [name.split(".") for name in imports(ast.parse(path.read_text(encoding="utf-8")))]
+    assert [name for name in parts if name[0] == "tests" and any(part.startswith("test_") for part in name)] == []
 
 
 # what importing costs

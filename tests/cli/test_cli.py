@@ -20,7 +20,7 @@ import pytest
 from gpusoftmax import cli, get_backend, load_model
 from gpusoftmax.progress import Lines
 from gpusoftmax.search.fit_path import PENALTIES
-from tests.conftest import Result
+from tests.support.commands import Result, documented_keys
 
 COMMANDS = ["train", "sweep", "evaluate", "predict", "info", "gradcheck"]
 SPLITS = ["train_accuracy", "validation_accuracy", "test_accuracy"]
@@ -36,14 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "gpusoftmax", "train", "digits", "--quiet", "--save", path], check=True, timeout=120
     )
     return path
-
-
-def documented_keys(command: str) -> set[str]:
-    """The JSON keys that a command's epilog lists, explanations in parentheses left out."""
-    function = cli.sweep_command if command == "sweep" else getattr(cli, command)
-    (epilog,) = [c.epilog for c in cli.app.registered_commands if c.callback is function]
-    listed = re.sub(r"\([^)]*\)", "", epilog.split("JSON keys:")[1])
-    return {key.strip(" .\n") for key in listed.split(",")}
 
 
 # train

@@ -18,6 +18,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, __version__, load_model, save_model
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.reports.evaluation import MOST_SHOWN, evaluation, evaluation_in_words, predictions_as_csv, printable
+from tests.support.commands import documented_keys
 
 KINDS = np.array(["ash", "birch", "cedar"])
 
@@ -351,8 +352,6 @@ def test_predict_leaves_out_a_column_of_labels_without_a_header(tmp_path: Path, 
 def test_json_of_predict_has_the_documented_keys(
     options: list[str], trained: Path, flowers: Path, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from tests.cli.test_cli import documented_keys
-
     monkeypatch.chdir(tmp_path)
     result = run("predict", trained, flowers, *options, "--json").json
     assert set(result) == documented_keys("predict")

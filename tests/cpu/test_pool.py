@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,13 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpusoftmax.cpu.threads import Partial, TreeSum, for_each, single_threaded_blas, sum_over_leaves
 from tests.support.cases import DETERMINISTIC
-
-HANGS = 60  # seconds after which a child process counts as hung; it needs about one
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+from tests.support.processes import HANGS, blas, blas_threads, forks, run_script
 
 
 def leaves_of_all_sizes(n: int) -> list[Partial]:
@@ -133,21 +126,6 @@ def test_runs_may_use_the_pool_themselves() -> None:
     assert inner == [45] * 4
 
 
-def blas_threads() -> set[int]:
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
-
-
-blas = pytest.mark.skipif(not blas_threads(), reason="threadpoolctl does not know this BLAS")
-
-
-@pytest.fixture
-def three_blas_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A setting to be restored; other tests may have loaded more BLAS libraries since the controller was made."""
-    monkeypatch.setattr(single_threaded_blas, "controller", None)
-    with threadpool_limits(3, user_api="blas"):
-        yield
-
-
 @blas
 @pytest.mark.usefixtures("three_blas_threads")
 def test_of_overlapping_holders_the_last_one_out_restores_the_setting_of_blas() -> None:
@@ -166,12 +144,6 @@ def test_an_exception_inside_restores_the_setting_of_blas() -> None:
     with pytest.raises(LookupError), single_threaded_blas():
         raise LookupError
     assert blas_threads() == {3}
-
-
-def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=HANGS, check=False
-    )
 
 
 FORK = """

@@ -15,10 +15,9 @@ import pytest
 
 from gpusoftmax.datasets import cifar10, load_cifar10, load_dataset
 from gpusoftmax.exceptions import BadFileError
-from tests.datasets.test_pickled import ROWS, python2_batch, python3_batch
+from tests.support.cases import assert_aligned
+from tests.support.cifar10 import ROWS, pack, write_binary, write_pickled, write_python2
 from tests.support.hostile import assert_refused
-
-BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 
 
 @pytest.fixture
@@ -28,28 +27,6 @@ def small_cifar10(monkeypatch):
     monkeypatch.setattr(cifar10, "_VALIDATION_ROWS", 4)
     rng = np.random.default_rng(1)
     return rng.integers(0, 256, (18, 3072), dtype=np.uint8), rng.integers(0, 10, 18)
-
-
-def write_binary(folder: Path, X, y) -> Path:
-    folder = folder / "cifar-10-batches-bin"
-    folder.mkdir()
-    for i, name in enumerate(BATCHES):
-        part = slice(i * ROWS, (i + 1) * ROWS)
-        np.hstack([y[part, None].astype(np.uint8), X[part]]).tofile(folder / f"{name}.bin")
-    return folder
-
-
-def write_pickled(folder: Path, X, y, batch=python3_batch) -> Path:
-    folder = folder / "cifar-10-batches-py"
-    folder.mkdir()
-    for i, name in enumerate(BATCHES):
-        part = slice(i * ROWS, (i + 1) * ROWS)
-        (folder / name).write_bytes(batch(X[part], y[part].tolist()))
-    return folder
-
-
-def write_python2(folder: Path, X, y) -> Path:
-    return write_pickled(folder, X, y, python2_batch)
 
 
 every_layout = pytest.mark.parametrize("write", [write_binary, write_pickled, write_python2])
@@ -122,17 +99,6 @@ def test_without_a_folder_it_is_looked_for_at_home(tmp_path, small_cifar10, monk
 
 
 # archives
-
-
-def pack(folder: Path, suffix: str = "", add=None) -> Path:
-    """The archive of a folder, as the official ones are; `add` puts more into it."""
-    kind = "binary" if folder.name.endswith("bin") else "python"
-    path = folder.parent / f"cifar-10-{kind}.tar.gz{suffix}"
-    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as archive:
-        archive.add(folder, folder.name)
-        if add is not None:
-            add(archive)
-    return path
 
 
 @every_layout
@@ -320,11 +286,6 @@ def test_bad_class_names_in_the_pickled_file_are_refused(tmp_path, small_cifar10
 
 
 # the real CIFAR-10
-
-
-def assert_aligned(X):
-    assert X.flags.c_contiguous
-    assert X.ctypes.data % 64 == 0
 
 
 def test_both_layouts_of_the_real_cifar10_are_equal(cifar10_folder):

@@ -8,7 +8,7 @@ import pytest
 from gpusoftmax.cli.options import KNOWN as KNOWN_TO_THE_SHELL
 from gpusoftmax.datasets import KNOWN, load_dataset, load_digits
 from gpusoftmax.files.dataset import aligned_empty
-from tests.datasets.test_cifar10 import assert_aligned
+from tests.support.cases import assert_aligned
 
 
 def test_digits_have_the_documented_shapes_and_dtypes():

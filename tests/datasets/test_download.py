@@ -16,7 +16,7 @@ import pytest
 from gpusoftmax.datasets import cifar10, load_cifar10
 from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError
-from tests.datasets.test_cifar10 import pack, write_pickled
+from tests.support.cifar10 import pack, write_pickled
 
 pytest.importorskip("pooch")
 CONTENT = b"an official file" * 1000

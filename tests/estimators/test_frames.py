@@ -9,7 +9,7 @@ import pytest
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV
 from gpusoftmax.checks.arrays import check_features
-from tests.conftest import frames_of
+from tests.support.installed import frames_of
 
 # every test runs on the CPU and on a GPU: "auto" takes it
 pytestmark = pytest.mark.usefixtures("device")

@@ -16,7 +16,6 @@ import pytest
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from sklearn.model_selection import GridSearchCV
-from threadpoolctl import threadpool_info
 
 from gpusoftmax import (
     DivergenceError,
@@ -33,23 +32,10 @@ from gpusoftmax.array import Backend
 from gpusoftmax.cpu import ops, threads
 from gpusoftmax.cpu.threads import for_each, single_threaded_blas
 from gpusoftmax.protocols.cs231n import sweep_cs231n
-from tests.cpu.test_pool import (
-    HANGS,
-    blas,
-    blas_threads,
-    forks,
-    run_script,
-    three_blas_threads,  # noqa: F401 - a fixture
-)
-from tests.support.cases import sweep_with
+from tests.support.cases import noisy_classes, sweep_with
+from tests.support.processes import HANGS, blas, blas_threads, forks, run_script, settings_of_blas
 
 Bits = list[bytes]
-
-
-def data(seed: int = 0, n: int = 400) -> tuple[Any, Any]:
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((n, 7))
-    return X, (X @ rng.standard_normal((7, 3)) + rng.standard_normal((n, 3))).argmax(axis=1)
 
 
 def bits_of(*arrays: Any) -> Bits:
@@ -57,19 +43,19 @@ def bits_of(*arrays: Any) -> Bits:
 
 
 def exact(seed: int, **common: Any) -> Bits:
-    X, y = data(seed)
+    X, y = noisy_classes(seed)
     model = SoftmaxClassifier(**common).fit(X, y)
     return bits_of(model.coef_, model.intercept_, model.predict_proba(X))
 
 
 def minibatches(seed: int, **common: Any) -> Bits:
-    X, y = data(seed)
+    X, y = noisy_classes(seed)
     model = LinearSVMClassifier(solver="sgd", batch_size=100, max_iter=5, tol=0.0, **common).fit(X, y)
     return bits_of(model.coef_, model.intercept_, model.decision_function(X))
 
 
 def swept(seed: int, **common: Any) -> Bits:
-    result = sweep_with(*data(seed), {"C": [0.01, 1.0]}, cv=2, scoring="log_loss", **common)
+    result = sweep_with(*noisy_classes(seed), {"C": [0.01, 1.0]}, cv=2, scoring="log_loss", **common)
     return bits_of(result.trials.score, result.trials.objective, result.best_estimator_.coef_)
 
 
@@ -111,10 +97,10 @@ def test_threads_that_fit_at_once_get_the_bits_of_each_alone(cpu_backend: Backen
 
 @pytest.mark.usefixtures("small_leaves")
 def test_threads_that_share_a_fitted_model_predict_the_bits_of_each_alone(cpu_backend: Backend) -> None:
-    model = SoftmaxClassifier(backend=cpu_backend.name, n_threads=3).fit(*data())
+    model = SoftmaxClassifier(backend=cpu_backend.name, n_threads=3).fit(*noisy_classes())
 
     def predict(seed: int) -> Bits:
-        X = data(seed)[0]
+        X = noisy_classes(seed)[0]
         return [bit for _ in range(20) for bit in bits_of(model.predict_proba(X), model.predict(X))]
 
     alone = [predict(seed) for seed in range(4)]
@@ -174,10 +160,6 @@ def test_threads_of_the_pool_that_are_idle_are_used_again(monkeypatch: pytest.Mo
 # the setting of BLAS
 
 
-def settings_of_blas() -> dict[str, int]:
-    return {library["filepath"]: library["num_threads"] for library in threadpool_info()}
-
-
 @blas
 @pytest.mark.usefixtures("three_blas_threads")
 def test_blas_is_held_by_whichever_thread_comes() -> None:
@@ -227,7 +209,7 @@ def test_after_a_fit_the_users_other_threads_can_limit_blas_themselves() -> None
     assert done.stdout == "{1}\n", done.stderr
 
 
-X, Y = data(n=90)
+X, Y = noisy_classes(n=90)
 W, B = np.ones((7, 3)), np.zeros(3)
 BAD = np.where(np.arange(90)[:, None] == 7, np.nan, X)
 
@@ -328,10 +310,13 @@ def test_joblib_changes_no_bit(parallel: str) -> None:
 
     alone = search(1), [exact(seed, backend="cpu") for seed in range(4)]
     with parallel_config(backend=parallel, n_jobs=2):
-        fitted = Parallel()(delayed(SoftmaxClassifier.fit)(model(), *data(seed)) for seed in range(4))
+        fitted = Parallel()(delayed(SoftmaxClassifier.fit)(model(), *noisy_classes(seed)) for seed in range(4))
         together = (
             search(2),
-            [bits_of(one.coef_, one.intercept_, one.predict_proba(data(seed)[0])) for seed, one in enumerate(fitted)],
+            [
+                bits_of(one.coef_, one.intercept_, one.predict_proba(noisy_classes(seed)[0]))
+                for seed, one in enumerate(fitted)
+            ],
         )
     assert together == alone
 

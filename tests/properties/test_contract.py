@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
-from tests.conftest import frames_of
+from tests.support.installed import frames_of
 
 BOTH = pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
 KNOWS_TEMPERATURE = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)

@@ -35,7 +35,8 @@ from gpusoftmax import (
 )
 from gpusoftmax.checks.arrays import check_features
 from gpusoftmax.cuda.probe import Probe
-from tests.conftest import frames_of
+from tests.support.cases import sweep_with
+from tests.support.installed import frames_of
 
 ROWS, FEATURES, CLASSES = 12, 3, 3
 X = np.random.default_rng(0).standard_normal((ROWS, FEATURES))

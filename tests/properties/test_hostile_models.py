@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from gpusoftmax import BadFileError, load_model, save_model
 from gpusoftmax.models import format as model_format
 from gpusoftmax.models.format import KEYS, MOST_HEADER, MOST_ITEMS
-from tests.models.test_persist import differences, equal, fitted, header, signed
 from tests.support.hostile import assert_refused
+from tests.support.model_files import differences, equal, fitted, header, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 

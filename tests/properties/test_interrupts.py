@@ -23,11 +23,10 @@ from gpusoftmax.cpu.threads import for_each
 from gpusoftmax.protocols.cs231n import sweep_cs231n
 from gpusoftmax.search import runner
 from gpusoftmax.solvers import sgd
-from tests.cpu.test_pool import HANGS, run_script, three_blas_threads  # noqa: F401 - a fixture
-from tests.properties.test_concurrency import data, settings_of_blas
-from tests.support.cases import sweep_with
+from tests.support.cases import noisy_classes, sweep_with
+from tests.support.processes import HANGS, run_script, settings_of_blas
 
-X, Y = data(n=200)
+X, Y = noisy_classes(n=200)
 WIDER = np.hstack([X, X[:, :2] ** 2])
 
 
@@ -68,7 +67,7 @@ def fitted_bits(backend: Backend) -> list[bytes]:
 
 
 @pytest.fixture
-def unharmed(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, three_blas_threads: None) -> Iterator[None]:  # noqa: F811
+def unharmed(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, three_blas_threads: None) -> Iterator[None]:
     """After the test all but the model is as ever. During it Ctrl-C is Python's own, as in a terminal."""
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BACKENDS
+from tests.support.installed import BACKENDS
 
 # as if this processor had no more: Numba keeps the features of the host unless they are named, too
 PROCESSORS = {

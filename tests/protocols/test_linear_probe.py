@@ -15,8 +15,8 @@ from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, s
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.protocols.linear_probe import ARBITRARY, GRIDS, SAME
 from gpusoftmax.search.minibatch import Recipe
-from tests.conftest import frames_of
 from tests.support.cases import sweep_with
+from tests.support.installed import frames_of
 
 PROTOCOLS = list(GRIDS)
 LOGREG = ["clip", "dinov2-logreg"]

@@ -230,6 +230,12 @@ def assert_within(actual: Any, expected: Any, allowed: Any, what: str = "") -> N
         raise AssertionError("{}{}: {} instead of {}, allowed is {}".format(what, list(at), *numbers))
 
 
+def assert_aligned(X: Array) -> None:
+    """Contiguous, and starting at a multiple of 64 bytes."""
+    assert X.flags.c_contiguous
+    assert X.ctypes.data % 64 == 0
+
+
 def sha256(*arrays: Array) -> str:
     """One digest of the bytes of all arrays."""
     digest = hashlib.sha256()
@@ -350,6 +356,13 @@ def on_host(record: Any, backend: Backend) -> Any:
         return record
     arrays = {name: x for name, x in vars(record).items() if isinstance(x, backend.xp.ndarray)}
     return replace(record, **{name: backend.to_numpy(x) for name, x in arrays.items()})
+
+
+def noisy_classes(seed: int = 0, n: int = 400) -> tuple[Any, Any]:
+    """Three classes that a linear model tells apart but for noise: X (n, 7) and y (n,)."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 7))
+    return X, (X @ rng.standard_normal((7, 3)) + rng.standard_normal((n, 3))).argmax(axis=1)
 
 
 def blobs(seed: int, *, n: int = 120, d: int = 5, c: int = 3, apart: float = 2.0) -> tuple[Array, Array]:

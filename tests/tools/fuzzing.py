@@ -30,7 +30,7 @@ from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.table import Columns
-from tests.datasets.test_pickled import PYTHON2, PYTHON3, ROWS
+from tests.support.cifar10 import PYTHON2, PYTHON3, ROWS
 
 INTERESTING = [0, 1, 2, 9, 10, 16, 32, 39, 40, 44, 46, 48, 57, 91, 92, 123, 125, 127, 128, 255]
 NUMBERS = [0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**61, 2**63 - 1, 2**64 - 1]

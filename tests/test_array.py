@@ -1,4 +1,4 @@
-"""Which back end computes, and that all of them offer the same operations."""
+"""Choosing a backend, and that all backends offer the same operations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ needs_numba = pytest.mark.skipif("cpu" not in BACKENDS, reason="Numba is not ins
 
 @pytest.fixture
 def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine where `import numba` fails."""
+    """A machine where `import numba` fails."""
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "gpusoftmax.cpu.kernels", raising=False)
     monkeypatch.delattr(gpusoftmax.cpu, "kernels", raising=False)
@@ -42,7 +42,7 @@ def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without one, whatever this machine has."""
+    """A machine without a GPU, whatever this machine has."""
     monkeypatch.setattr(array, "probe", lambda index: Probe(False, f"device {index} is made of wood"))
 
 

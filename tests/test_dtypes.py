@@ -1,4 +1,4 @@
-"""bfloat16 features are read as their bits, and give what the same numbers in float32 give."""
+"""bfloat16 features: read as bits, with the results of the same numbers in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused operations of every back end against the reference, and the bits that must not change."""
+"""The fused operations of every backend compared with the reference, and results that must not change by a bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it costs, what it exports, and which module may import which."""
+"""The package as a whole: what importing it loads, what it exports, and which module may import which."""
 
 from __future__ import annotations
 

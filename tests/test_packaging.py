@@ -1,4 +1,4 @@
-"""What is shipped: wheel and sdist, the wheel installed where paths are awkward and nothing can be written, a clone."""
+"""Wheel and sdist: their contents, and an installation where paths are awkward and nothing can be written."""
 
 from __future__ import annotations
 

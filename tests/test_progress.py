@@ -1,4 +1,4 @@
-"""What a user sees while training: lines in a pipe, a bar on a terminal."""
+"""Progress during training: lines in a pipe, a bar on a terminal."""
 
 from __future__ import annotations
 

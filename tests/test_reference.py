@@ -1,4 +1,4 @@
-"""The specification itself: loops against vectorised code, mpmath, and numeric gradients."""
+"""The reference implementation: its loops compared with vectorised code, mpmath and numeric gradients."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_softmax_with_the_target_at_plus_infinity_has_a_non_finite_loss(function
 
 
 def loss_of_row(function: str, z: list[float], loss: str) -> float:
-    """Of a row whose target is class 0."""
+    """The loss of a row whose target is class 0."""
     if function == "loops":
         return reference.row_loss_loops(z, 0, loss)[0]
     return float(reference.row_loss(np.array([z]), np.array([0]), loss)[0][0])

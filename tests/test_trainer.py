@@ -1,6 +1,6 @@
-"""The loop: history, reasons to stop, best weights, divergence, Ctrl-C and progress.
+"""The training loop: history, reasons to stop, best weights, divergence, Ctrl-C and progress.
 
-Most tests run it with a solver that reports values from a script, and whose weights are the number of its steps.
+Most tests use a solver that reports scripted values, and whose weights are the number of its steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUMPY = get_backend("numpy", n_threads=1)
 
 
 def three_rows(backend: Backend, K: int = 1) -> Objective:
-    """Of three classes: its value at zero is ln 3."""
+    """An objective of three classes: its value at zero is ln 3."""
     return objective_of(np.eye(3, dtype=np.float32), np.arange(3), backend, K=K)
 
 
@@ -89,7 +89,7 @@ def validation_of(losses: Any, backend: Backend = NUMPY) -> Any:
 
 
 def steps_of(result: TrainResult) -> list[int]:
-    """Of each model: after which step its weights were taken."""
+    """The step after which the weights of each model were taken."""
     assert (result.W == result.W[:1, :, :1]).all()
     np.testing.assert_array_equal(result.b, result.W[0])
     return [int(step) for step in result.W[0, :, 0]]
@@ -278,7 +278,7 @@ def test_bad_features_for_validation_are_named_by_row_and_column(backend: Backen
 
 @pytest.fixture
 def default_handler() -> Iterator[None]:
-    """As in a terminal; a background shell ignores Ctrl-C, and programs started by it do too."""
+    """Handle Ctrl-C as in a terminal: a background shell ignores it, and so do programs started by it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""What a type checker says of a user's program: one that knows the installed package alone."""
+"""A type checker's view of a user's program that imports the installed package."""
 
 from __future__ import annotations
 

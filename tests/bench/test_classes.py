@@ -1,4 +1,4 @@
-"""The benchmark of many classes runs every step of both contenders."""
+"""The benchmark of many classes measures every step of both contenders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may pass in another form: the same numbers are the same model. What is refused is in test_errors.py."""
+"""Equivalent forms of valid input give the same model. Invalid input is in tests/properties/test_errors.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that a class does not have: the message names the class, and what takes their place."""
+"""Unknown parameters: the message names the class and the parameter to use instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints and where, what it refuses and how, and its exit codes."""
+"""The command line: its output, its error messages and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line on files of users' own: train, sweep, evaluate, predict; and how it behaves as a program."""
+"""The command line on users' own files: train, sweep, evaluate and predict; pipes, terminals and signals."""
 
 from __future__ import annotations
 

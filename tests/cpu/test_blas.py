@@ -1,4 +1,4 @@
-"""Products into parts of arrays, by SciPy's BLAS, against NumPy in float64."""
+"""Matrix products written into parts of arrays by SciPy's BLAS, compared with NumPy in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only the compiled kernels do: float16 from its bits, and one compilation for all places X may lie in."""
+"""The compiled kernels alone: float16 read as bits, and one compilation for any memory layout of X."""
 
 from __future__ import annotations
 

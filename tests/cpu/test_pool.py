@@ -1,4 +1,4 @@
-"""Threads, the order of summation, and BLAS held at one thread."""
+"""The thread pool, the order of summation, and BLAS limited to one thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The register tiles' own functions, and the same tiles for other processors than this one."""
+"""The functions that register tiles are made of, and the tiles compiled for older processors."""
 
 from __future__ import annotations
 

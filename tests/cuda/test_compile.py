@@ -1,7 +1,7 @@
-"""Every CUDA kernel compiled by NVRTC without a GPU: no spills, wide loads, and a true table in kernels/README.md.
+"""Every CUDA kernel compiled by NVRTC, without a GPU: no spills, wide loads, the table of kernels/README.md.
 
-Each combination of bucket, type and loss is compiled for one architecture, in rotation; `python -m bench kernels` does
-all of them for all.
+Each combination of bucket, type and loss is compiled for one architecture, in rotation; `python -m bench kernels`
+compiles all of them for all architectures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whole trainings on the GPU's back end take the CPU's course: the same rows in the same order, and the same losses."""
+"""Whole fits on the GPU backend follow those on the CPU: the same rows in the same order, and the same losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ESTIMATORS = [
 
 
 class Course(NamedTuple):
-    """Of a training, step by step."""
+    """A record of a fit, step by step."""
 
     rows: list[list[int]]
     values: list[float]  # of the objective
@@ -28,7 +28,7 @@ class Course(NamedTuple):
 
     @property
     def bits(self) -> bytes:
-        """Of all that came out."""
+        """The bytes of all results."""
         return np.array(self.values).tobytes() + self.model.coef_.tobytes() + self.model.intercept_.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The host half of the GPU path: on the machine's GPU, or on CuPy's stand-in with kernels that run on the CPU."""
+"""The host code of the GPU backend, on a GPU or, without one, on the stand-in for CuPy with emulated kernels."""
 
 from __future__ import annotations
 

@@ -569,7 +569,7 @@ def ordinary(kind: int, shape: tuple[int, int], rng: np.random.Generator) -> Arr
 
 
 def converted(X: Array, target: int) -> Array:
-    """As the kernel does: through float32, but for doubles."""
+    """Convert as the kernel does: through float32, except from doubles."""
     wide = X if X.dtype == np.float64 else X.astype(np.float32)
     return wide.astype(STORED[target])
 

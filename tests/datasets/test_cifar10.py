@@ -1,4 +1,4 @@
-"""CIFAR-10 from its official files, in folders and archives, and how it is fetched."""
+"""CIFAR-10 read from its official files, in folders and archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets by name, digits, and arrays that start where they should."""
+"""Data sets by name, the digits, and the alignment of loaded arrays."""
 
 from __future__ import annotations
 

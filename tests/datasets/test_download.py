@@ -1,4 +1,4 @@
-"""Fetching official files: checked, announced, and with a way out where there is no network."""
+"""Downloads of official files: checked, announced, and a message that helps where there is no network."""
 
 from __future__ import annotations
 

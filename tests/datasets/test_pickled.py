@@ -1,4 +1,4 @@
-"""The pickled files of CIFAR-10: what they hold, and that none, however made, does anything but load or be refused."""
+"""CIFAR-10's pickled files: a file is read or refused, and nothing in it is ever executed."""
 
 from __future__ import annotations
 

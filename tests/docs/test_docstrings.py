@@ -1,4 +1,4 @@
-"""The docstrings of what is public, as numpydoc has them: their parameters are those of the signature."""
+"""Public docstrings follow numpydoc, and document the parameters of the signature."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECTIONS = ("Parameters", "Returns", "Yields", "Raises", "Attributes", "Notes", 
 
 
 def sections(docstring: str) -> dict[str, list[str]]:
-    """Of a docstring, what each section lists: the first words of lines that are not indented."""
+    """What each section of a docstring lists: the first words of lines that are not indented."""
     found: dict[str, list[str]] = {}
     lines = inspect.cleandoc(docstring).splitlines()
     current: list[str] = []

@@ -1,4 +1,4 @@
-"""docs/migration.md names each parameter and attribute of what it is about; what it says is the same, we have."""
+"""docs/migration.md covers every parameter and attribute of the classes that it compares with ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README and docs say to type does what they say. Set-up commands are run by .ci/run, as written."""
+"""The commands and examples of README and docs work. Commands that install are run by .ci/run, word for word."""
 
 from __future__ import annotations
 

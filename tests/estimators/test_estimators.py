@@ -1,4 +1,4 @@
-"""The estimators: right optimum, right shapes, scikit-learn's manners, and nothing that happens behind one's back."""
+"""The estimators: they reach the optimum, have the right shapes, and follow the scikit-learn API."""
 
 from __future__ import annotations
 

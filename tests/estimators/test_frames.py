@@ -1,4 +1,4 @@
-"""Data frames of pandas and polars: names are recorded and checked, values and labels are those of arrays."""
+"""pandas and polars frames: feature names are recorded and checked; values and labels are those of arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""partial_fit: SGD over rows that come in parts, with the same result however much comes at once."""
+"""partial_fit: the result does not depend on how the rows are divided among calls."""
 
 from __future__ import annotations
 

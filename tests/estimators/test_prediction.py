@@ -1,4 +1,4 @@
-"""Weights that were set by hand: every method of a linear classifier takes them, or says what is wrong with them."""
+"""Weights that a user sets: every prediction method accepts them, or says what is wrong with them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""scikit-learn's own tests of LogisticRegression and LogisticRegressionCV, with our classes in their places.
+"""scikit-learn's own tests of LogisticRegression and LogisticRegressionCV, run with our classes.
 
-Nothing of them is copied: the installed module is imported, the names of the two in it are replaced, and its
-parametrizations are expanded. docs/sklearn-tests.md says which tests do not apply, and why; each other one has to pass.
+Nothing is copied: the installed test module is imported, our classes replace its two, and its parametrizations are
+expanded. docs/sklearn-tests.md lists the tests that do not apply, and why; every other one has to pass.
 """
 
 from __future__ import annotations

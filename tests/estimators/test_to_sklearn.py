@@ -1,4 +1,4 @@
-"""A model handed over to scikit-learn is the same model there."""
+"""A model converted to scikit-learn predicts the same."""
 
 from __future__ import annotations
 

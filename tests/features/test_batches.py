@@ -1,4 +1,4 @@
-"""Plans of row indices."""
+"""Seeded plans of minibatches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shift and scale folded into the weights, against features that were really scaled."""
+"""Shift and scale folded into the weights give the results of features that were really scaled."""
 
 from __future__ import annotations
 

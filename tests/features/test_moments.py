@@ -1,4 +1,4 @@
-"""Means and deviations of columns, against mpmath; and columns that hold one number, rounding apart."""
+"""Means and standard deviations of columns, compared with mpmath; and columns that are constant up to rounding."""
 
 from __future__ import annotations
 

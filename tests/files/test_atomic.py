@@ -1,4 +1,4 @@
-"""Atomic writes, here and as they go elsewhere, with an error or the end of the process at any call."""
+"""Atomic writes, with an error or the end of the process at every system call."""
 
 from __future__ import annotations
 

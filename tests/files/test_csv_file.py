@@ -1,4 +1,4 @@
-"""Tables in text: what is read, and that what is not a table of numbers is refused by line and column."""
+"""CSV tables: what is read; anything but a table of numbers is refused with its line and column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays of .npy and .npz files, read without numpy.load."""
+"""Arrays in .npy and .npz files, read without numpy.load."""
 
 from __future__ import annotations
 

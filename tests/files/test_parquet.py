@@ -1,4 +1,4 @@
-"""Tables of parquet, where pyarrow is installed; and what is said where it is not."""
+"""Parquet tables, and the message where pyarrow is not installed."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_without_pyarrow_the_message_says_how_to_get_it(tmp_path: Path, monkeypa
 
 
 def test_decimals_and_views_of_text_are_read(tmp_path: Path) -> None:
-    """As databases write them."""
+    """Columns of the types that databases write."""
     a = pyarrow.array([Decimal("1.50"), Decimal("-2.25")])
     table = pyarrow.table({"a": a, "label": pyarrow.array(["x", "y"], pyarrow.string_view())})
     parquet.write_table(table, tmp_path / "t.parquet")

@@ -1,4 +1,4 @@
-"""Data of users' own: which rows and labels come out of which files, and what is held out."""
+"""Users' own data files: which rows and labels they give, and which rows are held out."""
 
 from __future__ import annotations
 

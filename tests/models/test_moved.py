@@ -1,4 +1,4 @@
-"""What version 0.1.0 saved goes on loading, although modules have moved since."""
+"""Models and pickles that version 0.1.0 saved still load, although modules have moved since."""
 
 from __future__ import annotations
 

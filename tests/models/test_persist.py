@@ -1,4 +1,4 @@
-"""Model files: everything comes back, and what would not is not saved.
+"""Model files: a loaded model equals the saved one, and a model that cannot be restored is not saved.
 
 Bad files are in tests/properties/test_hostile_models.py.
 """

@@ -1,4 +1,4 @@
-"""Models saved by skops: what comes back predicts, and goes on, as what was saved."""
+"""Models saved with skops: the loaded model predicts, and goes on training, as the saved one does."""
 
 from __future__ import annotations
 

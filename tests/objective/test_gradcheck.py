@@ -1,4 +1,4 @@
-"""The check of gradients: passes right ones, notices wrong ones, and knows where the hinges have none."""
+"""gradient_check: it accepts right gradients, finds wrong ones, and avoids the kinks of the hinge losses."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_wrong_gradient_is_noticed_where_it_is_wrong(
 
 
 def kink(loss: str, margin: float) -> list[GradientRecord]:
-    """Of one row of class 0 with that margin of class 1; class 2 is far from its kink, feature 1 is 0."""
+    """Check one row of class 0 with that margin of class 1; class 2 is far from its kink, feature 1 is 0."""
     W, b = np.array([[0.0, margin - 1.0, -9.0], [1.0, 1.0, 1.0]]), np.zeros(3)
     return gradient_check([[1.0, 0.0]], [0], W, b, n_checks=99, loss=loss, backend="numpy")
 

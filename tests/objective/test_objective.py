@@ -1,4 +1,4 @@
-"""Value and gradient through the public functions, against the reference."""
+"""Value and gradient from the public functions, compared with the reference."""
 
 from __future__ import annotations
 

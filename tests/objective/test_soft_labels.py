@@ -1,4 +1,4 @@
-"""Soft labels and label smoothing: the objective against the reference, and the estimator against rows repeated."""
+"""Soft labels and label smoothing: the objective compared with the reference, the estimator with repeated rows."""
 
 from __future__ import annotations
 

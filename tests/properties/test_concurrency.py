@@ -1,6 +1,6 @@
-"""Threads, processes, forks and the interpreter's end: who else computes changes no bit, and nobody waits for ever.
+"""Concurrent threads, processes and forks get the same bits as each alone, and nothing hangs at exit.
 
-What the operations and the pool do alone is in test_pool.py; Ctrl-C is in test_interrupts.py.
+The pool and single operations are tested in tests/cpu/test_pool.py, Ctrl-C in test_interrupts.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ JOBS = [exact, minibatches, swept]
 
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 64 rows, so that few rows keep several threads busy."""
+    """Leaves of 64 rows, so that few rows keep several threads busy."""
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)
 
 

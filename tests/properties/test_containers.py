@@ -1,4 +1,4 @@
-"""Containers that hold X beside arrays and frames: wherever X is taken, their numbers are worth an array's."""
+"""Containers of X other than arrays and frames give the results of arrays, wherever X is accepted."""
 
 from __future__ import annotations
 

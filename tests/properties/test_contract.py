@@ -1,4 +1,4 @@
-"""The estimators among scikit-learn's tools: searches, pipelines, metadata, calibration, selection, ensembles."""
+"""The estimators in scikit-learn's tools: searches, pipelines, metadata, calibration, selection and ensembles."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""What users pass wrongly: each mistake gets one error, which names the argument, the value and the fix, and costs
-nothing that was there before; and what only looks wrong is worth what its plain form is."""
+"""Invalid input: each mistake raises one error that names the argument, its value and the fix, and changes no state.
+
+Input that is unusual but valid gives the result of its plain form.
+"""
 
 from __future__ import annotations
 

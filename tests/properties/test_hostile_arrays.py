@@ -1,5 +1,7 @@
-"""Files of arrays and tables that mean harm: each refused within a second and 64 MB, with nothing imported, executed or
-opened but the file."""
+"""Hostile array and table files: each is refused within a second and 64 MB.
+
+Nothing is imported, executed or opened but the file itself.
+"""
 
 from __future__ import annotations
 

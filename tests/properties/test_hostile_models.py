@@ -1,4 +1,4 @@
-"""Model files that mean harm, or were damaged: refused within a second and 64 MB, or equal to the original."""
+"""Hostile and damaged model files: each is refused within a second and 64 MB, or loads as the original."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Ctrl-C at any place: a model is as it was or usable, and signals, BLAS, threads and later bits are as ever.
+"""Ctrl-C at any point leaves a usable or unchanged model, and restores signals, BLAS and threads.
 
-What the training loop does with it is in test_trainer.py, a sweep's choice of what is done in test_sweep.py.
+The training loop's own handling is in tests/test_trainer.py, a sweep's in tests/search/test_sweep.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Other processors, systems and consoles than the ones at hand, as far as one machine can stand in for them."""
+"""Other processors, operating systems and consoles, as far as one machine can imitate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that do not count change nothing, whatever they hold; and weights of any size mean what their ratios say."""
+"""Sample weights: rows of weight zero change nothing, whatever they hold, and only the ratios of weights matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course's exercise, number by number: its objective, its settings, and what it reaches on CIFAR-10."""
+"""The cs231n recipe: its objective, its settings, and its accuracy on CIFAR-10."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protocols of linear probes: the models that they say, chosen as they say, never by the test rows."""
+"""Linear-probe protocols: the models they describe, chosen as they describe, never by the test rows."""
 
 from __future__ import annotations
 

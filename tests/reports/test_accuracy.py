@@ -1,4 +1,4 @@
-"""Accuracies against a count by hand."""
+"""Accuracies compared with a count by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts for a bug report: complete, true, and ready for JSON."""
+"""The facts for a bug report: complete, true, and serialisable as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gpusoftmax.reports.machine import describe, in_words
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    """Of this machine."""
+    """The facts of this machine."""
     return describe()
 
 

@@ -1,4 +1,4 @@
-"""SoftmaxClassifierCV: the attributes of scikit-learn's LogisticRegressionCV, over a sweep."""
+"""SoftmaxClassifierCV has the attributes of scikit-learn's LogisticRegressionCV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids: every combination, of what may vary, in an order that one can rely on."""
+"""Grids: every combination of the given values, in a fixed order."""
 
 from __future__ import annotations
 

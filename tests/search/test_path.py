@@ -1,4 +1,4 @@
-"""Paths of exact solutions: each starts where those before point to, and ends where it would have alone."""
+"""Paths of exact solutions: each starts from an extrapolation of earlier ones and reaches its own optimum."""
 
 from __future__ import annotations
 

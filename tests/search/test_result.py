@@ -1,4 +1,4 @@
-"""What a sweep found, as a table, in words and in pictures; how the best is chosen, and what it is flagged with."""
+"""Results of a sweep as a table, in words and in plots; how the best is chosen, and its warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits: what cv and validation mean, and what is refused."""
+"""Splits: the meanings of cv and validation, and invalid values."""
 
 from __future__ import annotations
 

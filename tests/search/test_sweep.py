@@ -1,4 +1,4 @@
-"""sweep: each model is the one that its configuration alone would have been, and the best of them is found."""
+"""sweep: each model equals one fitted alone with its settings, and the best of them is chosen."""
 
 from __future__ import annotations
 

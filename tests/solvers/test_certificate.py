@@ -1,4 +1,4 @@
-"""What a fit says of itself holds: the bound is above the true distance, wherever the fit ended."""
+"""Certificates: the bound is above the true distance to the optimum, wherever a fit stopped."""
 
 from __future__ import annotations
 

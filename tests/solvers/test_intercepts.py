@@ -1,4 +1,4 @@
-"""The intercepts that minimise the objective for given weights, from scores that were kept."""
+"""The intercepts that minimise the objective for given weights, from stored scores."""
 
 from __future__ import annotations
 

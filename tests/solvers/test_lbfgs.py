@@ -1,4 +1,4 @@
-"""L-BFGS: it arrives where the gradient vanishes, for each model as if alone, and says how it ended."""
+"""L-BFGS: the gradient vanishes at its result, models do not affect each other, and the reason to stop is right."""
 
 from __future__ import annotations
 

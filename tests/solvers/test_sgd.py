@@ -1,4 +1,4 @@
-"""SGD: each step is its formula, the automatic learning rate is safe, and the bits do not depend on threads."""
+"""SGD: each step follows its formula, the automatic learning rate is safe, and bits do not depend on threads."""
 
 from __future__ import annotations
 

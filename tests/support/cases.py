@@ -64,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sums:
-    """Of linear_gradient: its results, or how much each of them may be off."""
+    """Results of linear_gradient, or how much each of them may be off."""
 
     losses: Array
     correct: Array

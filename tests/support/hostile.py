@@ -1,4 +1,4 @@
-"""How files that mean harm are offered to a loader: what may come of it, and what it may cost."""
+"""How tests offer hostile files to a loader: what it may do, and how much time and memory it may take."""
 
 from __future__ import annotations
 

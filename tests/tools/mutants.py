@@ -1,4 +1,4 @@
-"""Would the tests of the GPU code notice a mistake, on a machine without a GPU? Each mutant is one, seeded on purpose.
+"""Mutation testing of the GPU code: would its tests notice a mistake on a machine without a GPU?
 
     python -m tests.tools.mutants [--only NAME ...] [--jobs 2]
 
@@ -34,7 +34,7 @@ LIMIT = 600  # seconds of one run: a mutant that hangs is not caught
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake.
+    """One mistake in the GPU code.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one mutant: whether a test failed and which one, or what happened instead."""
+    """Whether a test caught a mutant and which one, or what happened instead."""
 
     caught: bool
     by: str
@@ -300,7 +300,7 @@ MUTANTS = [
 
 
 def copy(target: Path) -> None:
-    """What the tests need of the repository, without what was compiled."""
+    """Copy what the tests need of the repository, without compiled files."""
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""Some hundred of the mutations that `python -m tests.tools.fuzzing` makes by the million."""
+"""A few hundred of the mutations that `python -m tests.tools.fuzzing` makes by the million."""
 
 from __future__ import annotations
 

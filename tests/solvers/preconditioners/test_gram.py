@@ -1,4 +1,4 @@
-"""Preconditioners are the inverse of the curvature they name, whatever form they take."""
+"""Gram preconditioners, in every form, are the inverse of the curvature that they approximate."""
 
 from __future__ import annotations
 

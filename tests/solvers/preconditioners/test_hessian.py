@@ -1,4 +1,4 @@
-"""Metrics at a point are inverses of the Hessian there, whole or class by class."""
+"""Hessian preconditioners are inverses of the Hessian at a point, whole or by blocks of one class."""
 
 from __future__ import annotations
 

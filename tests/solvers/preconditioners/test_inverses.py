@@ -1,4 +1,4 @@
-"""Inverses of a sample's Gram matrix with a penalty, in each form."""
+"""Inverses of a sample's Gram matrix plus a penalty, in each form."""
 
 from __future__ import annotations
 

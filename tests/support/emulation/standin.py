@@ -34,11 +34,11 @@ class StandinError(AssertionError):
 
 
 class OutOfMemoryError(MemoryError):
-    """As cupy.cuda.memory.OutOfMemoryError."""
+    """cupy.cuda.memory.OutOfMemoryError."""
 
 
 class CUDARuntimeError(RuntimeError):
-    """As cupy.cuda.runtime.CUDARuntimeError."""
+    """cupy.cuda.runtime.CUDARuntimeError."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
@@ -46,11 +46,11 @@ class CUDARuntimeError(RuntimeError):
 
 
 class CompileException(Exception):  # noqa: N818
-    """As cupy.cuda.compiler.CompileException."""
+    """cupy.cuda.compiler.CompileException."""
 
 
 class _State:
-    """Of the machine that is stood in for."""
+    """The state of the emulated machine."""
 
     def __init__(self) -> None:
         self.device, self.devices = 0, 2
@@ -178,15 +178,15 @@ class ndarray:  # noqa: N801
         return self._host.copy()
 
     def astype(self, dtype: Any) -> ndarray:
-        """As in NumPy; always a copy."""
+        """NumPy's astype; always a copy."""
         return ndarray._from(self._host.astype(dtype), "K")
 
     def copy(self) -> ndarray:
-        """As in NumPy."""
+        """NumPy's function of this name."""
         return ndarray._from(self._host)
 
     def reshape(self, *shape: Any) -> ndarray:
-        """As in NumPy, without a copy."""
+        """NumPy's method of this name, without a copy."""
         reshaped = self._host.reshape(*shape)
         if self.size and not np.shares_memory(reshaped, self._host):
             raise StandinError("this reshape copies")
@@ -200,11 +200,11 @@ class ndarray:  # noqa: N801
         return 2, self._memory.device
 
     def sum(self, axis: Any = None, dtype: Any = None) -> ndarray:
-        """As in NumPy."""
+        """NumPy's function of this name."""
         return ndarray._from(self._host.sum(axis=axis, dtype=dtype))
 
     def max(self, axis: Any = None) -> ndarray:
-        """As in NumPy."""
+        """NumPy's function of this name."""
         return ndarray._from(self._host.max(axis=axis))
 
     def __abs__(self) -> ndarray:
@@ -425,7 +425,7 @@ def _filled(value: Any) -> Any:
 
 
 def full(shape: Any, value: Any, dtype: Any = None) -> ndarray:
-    """As in NumPy."""
+    """NumPy's function of this name."""
     return ndarray._from(np.full(shape, value, dtype))
 
 

@@ -1,4 +1,4 @@
-"""What the emulation refuses, and that an error in a kernel shows: otherwise its agreement would mean nothing."""
+"""The emulation refuses what CUDA forbids and shows errors in kernels: else agreement with it would mean nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where CuPy keeps Fortran's order, the stand-in does: host code that takes an order for granted fails here, too."""
+"""The stand-in keeps Fortran order where CuPy does, so that host code which assumes C order fails here, too."""
 
 from __future__ import annotations
 

@@ -26,13 +26,30 @@ from tests.support.emulation import build, standin
 from tests.support.installed import BACKENDS
 
 CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"
+# back ends to parametrise fixtures with
+ON_CPU = [pytest.param(name, marks=pytest.mark.compiled if name == "cpu" else ()) for name in BACKENDS]
+ON_GPU = pytest.mark.emulated
+FIXTURE_MARKS = {"gpu": "emulated", "real_gpu": "gpu", "compiled": "compiled", "cifar10_folder": "cifar10"}
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def pytest_configure() -> None:
-    """Let child processes import gpusoftmax, bench and tests from this checkout, as pytest's `pythonpath` does here."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Set what child processes inherit, those of pytest-xdist included."""
+    # gpusoftmax, bench and tests of this checkout, as pytest's `pythonpath` does here
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(CHECKOUT), *inherited]))
+    # one folder of CUDA kernels built for the CPU, kept for the next run: .pytest_cache/d/kernels
+    if (cache := getattr(config, "cache", None)) is not None:
+        os.environ.setdefault(build.CACHE_VARIABLE, str(cache.mkdir("kernels")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use, before pytest selects by mark."""
+    for item in items:
+        for fixture, mark in FIXTURE_MARKS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
 
 
 def pytest_collection_finish() -> None:
@@ -52,19 +69,26 @@ def gpu() -> Iterator[None]:
 
 
 @pytest.fixture
+def real_gpu() -> None:
+    """A GPU of this machine; the test is skipped where none works."""
+    if not (found := probe()).works:
+        pytest.skip(f"needs a GPU: {found.reason}")
+
+
+@pytest.fixture
 def compiled() -> None:
     """Compiled kernels: in NumPy's products the bits of a model depend on how many stand beside it."""
     if "cpu" not in BACKENDS:
         pytest.skip("Numba is not installed")
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=ON_CPU)
 def cpu_backend(request: pytest.FixtureRequest) -> Backend:
     """Every back end of the CPU, in turn: for what only they have, as leaves and threads."""
     return get_backend(request.param, n_threads=2)
 
 
-@pytest.fixture(params=[*BACKENDS, "cuda"])
+@pytest.fixture(params=[*ON_CPU, pytest.param("cuda", marks=ON_GPU)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every back end, in turn."""
     if request.param == "cuda":
@@ -72,7 +96,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return get_backend(request.param, n_threads=2)
 
 
-@pytest.fixture(params=["CPU", "GPU"])
+@pytest.fixture(params=["CPU", pytest.param("GPU", marks=ON_GPU)])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What backend="auto" takes: each kind of device, in turn."""
     if request.param == "GPU":

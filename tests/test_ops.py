@@ -63,6 +63,7 @@ def assert_gradient_is_right(backend: Backend, problem: Problem) -> None:
     assert_within(db, expected.db, allowed.db, "db")
 
 
+@pytest.mark.slow
 @given(problem=problems())
 @settings(DETERMINISTIC, max_examples=3000)
 def test_linear_gradient_equals_the_reference(backend: Backend, problem: Problem) -> None:

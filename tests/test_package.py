@@ -158,11 +158,15 @@ def test_the_facts_about_compiled_kernels_import_numba_when_asked_only() -> None
     assert "numba" not in third_parties(ast.Module(at_once, []))
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_no_test_imports_another_test(path: Path) -> None:
+def test_no_test_imports_another_test() -> None:
     # what two of them need belongs in tests/support
-    parts = [name.split(".") for name in imports(ast.parse(path.read_text(encoding="utf-8")))]
-    assert [name for name in parts if name[0] == "tests" and any(part.startswith("test_") for part in name)] == []
+    found = {
+        (path.relative_to(TESTS).as_posix(), name)
+        for path in TESTS.rglob("test_*.py")
+        for name in imports(ast.parse(path.read_text(encoding="utf-8")))
+        if name.startswith("tests.") and ".test_" in name
+    }
+    assert found == set()
 
 
 # what importing costs
@@ -294,6 +298,7 @@ def test_the_package_is_marked_as_typed() -> None:
 # silence
 
 
+@pytest.mark.slow
 def test_the_library_is_silent_where_logging_is_not_set_up() -> None:
     # Ctrl-C is logged as a warning, which Python prints itself where no handler is found
     program = """

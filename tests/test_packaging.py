@@ -15,6 +15,8 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 OF_OTHERS = "PYTHONPATH", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"  # variables that lead to other folders
 

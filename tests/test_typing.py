@@ -13,6 +13,7 @@ import pytest
 import gpusoftmax
 
 pytest.importorskip("mypy")
+pytestmark = pytest.mark.slow
 
 # an assert_type that does not hold is an error, and so is a "type: ignore" behind which nothing is wrong
 PROGRAM = """\

@@ -97,7 +97,7 @@ def run(command: list[str], out: Path, seconds: float) -> bool:
 
 def check_tests(out: Path, data: Path | None) -> bool:
     """The tests that use a GPU, on real CuPy."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-m", "", "-q", "-p", "no:cacheprovider", *TESTS]
     return run(command, out / "tests.txt", LIMITS["tests"])
 
 

@@ -13,6 +13,7 @@ from bench.__main__ import main
 from bench.common.pages import Link
 
 
+@pytest.mark.slow
 def test_every_step_of_both_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classes", "--quick", "--case", "10", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "classes.json").read_text())

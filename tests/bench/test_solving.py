@@ -110,6 +110,7 @@ def test_long_traces_are_thinned_and_keep_their_ends() -> None:
     assert solving.thinned(points[:3]) == [list(point) for point in points[:3]]
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_prints(tmp_path: Path) -> None:
     options = ["--case", "digits-1", "--contender", "gpusoftmax", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "bench", "solving", *options]

@@ -94,6 +94,7 @@ def test_the_truth_is_converged(truths: dict[str, Any]) -> None:
     assert max(truths["cv"]["gradient"] + truths["path"]["gradient"]) <= 1e-6  # tol is meant for centred features
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # scikit-learn's, that 100 steps are few
 @pytest.mark.parametrize(
     "contender", [one for one in CONTENDERS if one.cases != ("models",)], ids=lambda one: f"{one.cases[0]}-{one.name}"
@@ -199,6 +200,7 @@ def test_short_runs_are_repeated(
     assert capsys.readouterr().out == "ready\n"
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_prints(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "sweeping", "--quick", "--out", str(tmp_path)]
     command += ["--case", "path", "--case", "models", "--contender", "gpusoftmax", "--contender", "width"]

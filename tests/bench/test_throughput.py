@@ -140,6 +140,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads((folder / "throughput.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(cases, "all_cases", lambda: [replace(TINY[0], memory=True), *TINY[1:]])

@@ -309,6 +309,7 @@ def test_ctrl_c_before_training_exits_with_130(monkeypatch: pytest.MonkeyPatch, 
     assert run("train", "digits") == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["gpusoftmax.cli", "typer", "gpusoftmax.exceptions", "gpusoftmax.datasets"])
 def test_ctrl_c_while_importing_exits_with_130(module: str) -> None:
     # the interrupt comes where the import begins, whatever the machine's speed
@@ -461,6 +462,7 @@ def test_sweep_keeps_what_is_done_when_it_is_interrupted(
     assert (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_sigint_from_outside_stops_saves_and_exits_with_130(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
@@ -777,7 +779,9 @@ def program(*arguments: str) -> list[str]:
     return [found, *arguments]
 
 
-@pytest.mark.parametrize("as_module", [True, False], ids=["python -m", "script"])
+@pytest.mark.parametrize(
+    "as_module", [pytest.param(True, id="python -m"), pytest.param(False, id="script", marks=pytest.mark.slow)]
+)
 def test_the_program_trains(as_module: bool) -> None:
     command = ["train", "digits", "--json", "--quiet"]
     line = [sys.executable, "-m", "gpusoftmax", *command] if as_module else program(*command)
@@ -785,6 +789,7 @@ def test_the_program_trains(as_module: bool) -> None:
     assert json.loads(done.stdout)["test_accuracy"] >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_module", [True, False], ids=["python -m", "script"])
 def test_the_program_turns_an_error_into_one_line(as_module: bool) -> None:
     command = ["evaluate", "no-such-model", "digits"]

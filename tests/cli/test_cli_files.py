@@ -449,6 +449,7 @@ def gpusoftmax(*arguments: str, **environment: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "words"),
     [
@@ -489,6 +490,7 @@ def test_no_color_turns_colours_off(no_color: str) -> None:
     assert (colours == []) == bool(no_color)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     X = np.eye(3)[np.arange(60) % 3]
     save_model(SoftmaxClassifier().fit(X, np.arange(60) % 3), tmp_path / "m")
@@ -505,6 +507,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_predictions_in_a_pipe_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     rows = [f"{i % 3},{i % 5},{'猫犬鳥'[i % 3]}" for i in range(30)]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *rows]), encoding="utf-8")

@@ -125,6 +125,7 @@ def test_read_only_intercepts_are_not_compiled_anew() -> None:
     assert len(kernels.visit.signatures) == compiled
 
 
+@pytest.mark.slow
 def test_first_calls_of_several_processes_share_a_cache(tmp_path: Path) -> None:
     racing = [start(GRADIENT, tmp_path) for _ in range(2)]
     values = {process.communicate()[0].split()[0] for process in racing}
@@ -133,6 +134,7 @@ def test_first_calls_of_several_processes_share_a_cache(tmp_path: Path) -> None:
     assert (values, misses, int(hits) > 0, errors) == ({value}, "0", True, "")
 
 
+@pytest.mark.slow
 def test_without_a_place_for_compiled_kernels_they_still_run() -> None:
     no_place = "from numba.core.caching import CacheImpl; CacheImpl._locator_classes = []"
     output, errors = start(no_place + GRADIENT, None).communicate()
@@ -161,6 +163,7 @@ def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     del sys.modules["doubling"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 def test_damaged_files_of_compiled_kernels_are_made_anew(

@@ -170,6 +170,7 @@ assert bits(2) == expected, "in the parent"
 """
 
 
+@pytest.mark.slow
 @forks
 @pytest.mark.parametrize("before", ["used", "unused"])
 def test_operations_work_in_a_forked_child(cpu_backend: Any, before: str) -> None:

@@ -104,6 +104,7 @@ for text in kernels.visit.inspect_asm().values():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not vectors.MACHINE.name.startswith("AVX"), reason="stands in for processors of the same family")
 @pytest.mark.parametrize(
     ("cpu", "features", "name", "registers"),

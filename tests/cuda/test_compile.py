@@ -17,7 +17,10 @@ import pytest
 from bench.gpu import kernel_table
 from gpusoftmax.cuda.compile import kernel_folder, source
 
-pytestmark = pytest.mark.skipif(kernel_table.missing() is not None, reason=str(kernel_table.missing()))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(kernel_table.missing() is not None, reason=str(kernel_table.missing())),
+]
 
 ARCHITECTURES = kernel_table.ARCHITECTURES
 Job = tuple[Any, int]

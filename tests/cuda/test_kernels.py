@@ -30,7 +30,10 @@ from gpusoftmax.losses import LOSSES
 from tests.support.cases import assert_within, row_answer
 from tests.support.emulation import build as emulation
 
-pytestmark = pytest.mark.skipif(emulation.missing() is not None, reason=str(emulation.missing()))
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(emulation.missing() is not None, reason=str(emulation.missing())),
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -770,7 +773,7 @@ def test_the_probe_kernel_counts() -> None:
 @pytest.mark.skipif(SANITIZED, reason="this is that process")
 def test_nothing_is_found_by_the_sanitizers() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-m", "", "-q", "-x", "-p", "no:cacheprovider", __file__],
         env={**emulation.sanitizer_environment(), "GPUSOFTMAX_SANITIZED": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,

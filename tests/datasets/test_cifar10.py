@@ -179,6 +179,7 @@ def test_a_hostile_member_of_an_archive_is_refused(tmp_path, small_cifar10, add,
     assert_refused(load_cifar10, archive, message)
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_refused(tmp_path):
     path = tmp_path / "cifar-10-binary.tar.gz"
     with gzip.open(path, "wb") as file:
@@ -204,6 +205,7 @@ def test_zeros_without_end_behind_an_archive_are_refused(tmp_path, small_cifar10
     assert_refused(load_cifar10, archive, "goes on after its last member")
 
 
+@pytest.mark.slow
 @every_layout
 def test_an_archive_cut_off_anywhere_is_refused(tmp_path, small_cifar10, write):
     archive = pack(write(tmp_path, *small_cifar10))

@@ -255,6 +255,7 @@ def doubled(times: int) -> bytes:
     return b")q\x00" + b"h\x00\x86q\x00" * times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bomb",
     [
@@ -419,6 +420,7 @@ def assert_refused_or_valid(read, data: bytes) -> None:
     assert 0 <= y.min() <= y.max() <= 9
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_mutated_file_is_refused_or_gives_a_valid_batch(read, data):
@@ -445,6 +447,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(PIECES), max_size=40))
 def test_a_jumble_of_the_official_opcodes_is_refused_or_gives_a_valid_batch(read, pieces):

@@ -44,6 +44,7 @@ def run_python(program: str, folder: Path, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page, cifar10=False)])
 def test_the_python_examples_run_in_order(page: str, tmp_path: Path) -> None:
     run_python(examples(page, cifar10=False), tmp_path)
@@ -80,6 +81,7 @@ def run_commands(lines: list[str], folder: Path, **places: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_for_a_table_run_in_order(tmp_path: Path) -> None:
     X, y = load_iris(return_X_y=True)
     kinds = ["setosa", "versicolor", "virginica"]

@@ -46,6 +46,7 @@ cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is 
 # exp(-10 m / L) a pass, at least. On the data below l2 / L is above 2e-3, so 1500 passes leave exp(-30) = 1e-13.
 CONVERGED = {"batch_size": "full", "schedule": "constant", "tol": 0.0, "max_iter": 1500}
 SOLVERS = {"sgd": CONVERGED, "lbfgs": {"solver": "lbfgs", "tol": 1e-10}}
+CONVERGING = pytest.mark.parametrize("solver", [pytest.param("sgd", marks=pytest.mark.slow), "lbfgs"])
 # a handful of passes, where it does not matter how good the model is
 SHORT = {"schedule": "cosine", "max_iter": 4}
 
@@ -112,7 +113,7 @@ def per_class(model: Any) -> tuple[Any, Any]:
 )
 @pytest.mark.parametrize("C", [0.1, 1.0])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("solver", SOLVERS)
+@CONVERGING
 def test_the_optimum_is_that_of_logistic_regression(
     solver: str, classes: int, C: float, class_weight: Any, weighted: bool, rng: np.random.Generator
 ) -> None:
@@ -232,7 +233,7 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(("cls", "loss"), [(SoftmaxClassifier, "softmax"), (LinearSVMClassifier, "squared_hinge")])
-@pytest.mark.parametrize("solver", SOLVERS)
+@CONVERGING
 def test_a_converged_fit_is_stationary_for_the_documented_objective(
     solver: str, cls: Any, loss: str, classes: int, settings: Any, small: tuple[Any, Any]
 ) -> None:

@@ -81,6 +81,7 @@ def test_shuffled_parts_of_digits_are_learned_as_well_as_all_at_once(
     assert parts.score(digits.X_test, digits.y_test) > whole.score(digits.X_test, digits.y_test) - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
 def test_one_row_at_a_time_will_do(cls: Any, parameters: Any) -> None:
     digits = load_digits()
@@ -319,6 +320,7 @@ def test_a_saved_model_knows_how_many_rows_it_has_seen(small: tuple[Any, Any], t
     model.set_params(l2=0.1).partial_fit(*small)
 
 
+@pytest.mark.slow
 def test_many_passes_in_parts_come_near_the_optimum(small: tuple[Any, Any]) -> None:
     X, y = small
     model = SoftmaxClassifier(l2=1 / 40)

@@ -117,6 +117,7 @@ PASSING = list(LISTED)
 EXCLUDED = re.findall(r"^\| `(test_\w+)` \| \S", APART, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("test", "values"), [case for name in PASSING if name in TESTS for case in cases(TESTS[name])])
 def test_of_scikit_learn(test: Any, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []

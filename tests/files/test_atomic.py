@@ -262,6 +262,7 @@ def forked(action: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("kind", ON_POSIX)
 @pytest.mark.parametrize("old", [{}, {"model": OLD}], ids=["new", "replaced"])
@@ -293,6 +294,7 @@ def test_a_process_killed_at_any_call_leaves_one_whole_file_and_no_other_once_it
         assert left == ["replace"]  # the file has its first name by then, and not its last
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("kind", ON_POSIX)
 def test_processes_that_write_one_file_all_succeed(kind: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

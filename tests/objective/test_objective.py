@@ -245,7 +245,7 @@ def test_what_the_caller_passes_is_left_as_it_is(backend: Backend) -> None:
     assert sha256(*arrays, problem.weights, shift, scale) == before
 
 
-@pytest.fixture(params=["host", "GPU"])
+@pytest.fixture(params=["host", pytest.param("GPU", marks=pytest.mark.emulated)])
 def cross_entropy(request: pytest.FixtureRequest) -> Any:
     """softmax_cross_entropy of NumPy arrays, or of theirs on a GPU; the gradient comes back as NumPy's."""
     if request.param == "host":

@@ -131,6 +131,7 @@ assert found == [(first_call.coef_.tobytes(), first_call.predict_proba(X).tobyte
 """
 
 
+@pytest.mark.slow
 def test_the_first_calls_ever_may_come_from_two_threads_at_once(
     cpu_backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +203,7 @@ thread.join()
 """
 
 
+@pytest.mark.slow
 @blas
 def test_after_a_fit_the_users_other_threads_can_limit_blas_themselves() -> None:
     """threadpoolctl obeyed the thread of the fit alone, and ignored all others, silently."""
@@ -297,6 +299,7 @@ def workers_end() -> Iterator[None]:
     get_reusable_executor().shutdown(wait=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_end")
 @pytest.mark.parametrize("parallel", ["threading", "loky"])
 def test_joblib_changes_no_bit(parallel: str) -> None:
@@ -337,6 +340,7 @@ assert [(one.coef_.tobytes(), p.tobytes()) for one, p in zip(fitted, found)] == 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "context",
     [
@@ -417,6 +421,7 @@ assert right
 }
 
 
+@pytest.mark.slow
 @forks
 @pytest.mark.parametrize("when", FORKS)
 def test_a_forked_child_fits_and_predicts_and_so_does_its_own(when: str) -> None:
@@ -466,6 +471,7 @@ threading.Thread(target=later).start()
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ENDS)
 def test_the_interpreter_ends_in_peace(how: str) -> None:
     script, code, printed = ENDS[how]

@@ -93,6 +93,7 @@ WAYS: dict[str, Any] = {
 IGNORED = "ignore:(X has feature names, but|validation and test rows are the same|.*not tol=|.*not within tol)"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(IGNORED)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_container_is_worth_its_array(way: Any, container: Any) -> None:

@@ -153,6 +153,7 @@ def test_a_fitted_pipeline_is_pickled_and_cloned(cls: Any, iris: tuple[Any, Any]
 # calibration
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("ensemble", [True, False])

@@ -108,6 +108,7 @@ def test_what_the_tests_write_is_loaded_where_nothing_is_changed(how: str, saved
     assert outcome(saved.model, path) == "equal"
 
 
+@pytest.mark.slow
 def test_a_load_opens_its_file_once_and_executes_and_imports_nothing(saved: Saved, path: Path) -> None:
     path.write_bytes(saved.content)
     program = """
@@ -152,6 +153,7 @@ def test_a_file_with_something_behind_it_is_refused(extra: bytes, saved: Saved, 
     assert_refused(load_model, path, "bytes of tensors, not")
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_never_goes_unnoticed(saved: Saved, path: Path) -> None:
     path.write_bytes(saved.content)
     outcomes = []
@@ -392,6 +394,7 @@ def test_a_bomb_in_the_header_is_refused(bomb: str, saved: Saved, path: Path) ->
     assert_refused(load_model, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 @pytest.mark.parametrize(
     ("key", "text"),
@@ -758,6 +761,7 @@ anything = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["classes", "parameters", "fitted"])
 @given(data=st.data())
 @anything

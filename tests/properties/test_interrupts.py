@@ -577,6 +577,7 @@ def test_ctrl_c_within_a_linear_probe_is_told(
     assert found.estimator.predict(X).shape == (200,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
 @pytest.mark.parametrize(
@@ -701,6 +702,7 @@ print(*faults, sep="\\n", end="")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "places"),
     [

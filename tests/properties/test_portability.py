@@ -55,6 +55,7 @@ print(sum(sum(one.stats.cache_hits.values()) for one in (kernels.visit, kernels.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="Numba is not installed")
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_kernels_from_the_cache_compute_what_numpy_does(processor: str, tmp_path: Path) -> None:
@@ -94,6 +95,7 @@ print(model.backend_.partition(":")[0])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_only_posix_has_is_not_needed(backend: str, tmp_path: Path) -> None:
     assert run(WITHOUT, backend, *POSIX, cwd=tmp_path, PYTHONWARNINGS="ignore").strip() == backend
@@ -120,5 +122,6 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_what_is_printed_fits_the_code_page_of_a_western_windows(tmp_path: Path) -> None:
     run(COMMAND_LINE, json.dumps(COMMANDS), cwd=tmp_path, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")

@@ -57,6 +57,7 @@ def test_the_grids_are_the_published_ones() -> None:
 # the models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", LOGREG)
 def test_the_model_is_scikit_learns_for_training_and_validation_rows(protocol: str, rows: Any) -> None:
     found = probe(rows, protocol, tol=1e-6)
@@ -68,6 +69,7 @@ def test_the_model_is_scikit_learns_for_training_and_validation_rows(protocol: s
     assert found.refitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", LOGREG)
 def test_the_validation_score_is_that_of_a_model_of_the_training_rows(protocol: str, rows: Any) -> None:
     found = probe(rows, protocol)
@@ -150,6 +152,7 @@ def test_a_share_of_the_training_rows_is_held_out(protocol: str, validation: Any
     assert f"{aside} validation ({share:g} of the training rows, {how})" in found.report
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_trained_on_once_the_choice_is_made(rows: Any) -> None:
     found = probe(rows, "dinov2-logreg", validation=0.2, tol=1e-6)
     X = rows["X_train"].astype(np.float64)

@@ -28,10 +28,7 @@ def problem(backend: Backend, **options: Any) -> Any:
     return objective_of(X.astype(np.float64), y, backend, c=4, **options)
 
 
-@pytest.mark.parametrize("wide", [1, 5, 12])
-@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
-@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
-def test_each_solution_is_that_of_a_fit_from_zero(backend: Backend, loss: str, weighted: bool, wide: int) -> None:
+def assert_solutions_are_those_of_fits_from_zero(backend: Backend, loss: str, weighted: bool, wide: int) -> None:
     weights = np.random.default_rng(0).random((200, 1)) if weighted else None
     objective = problem(backend, loss=loss, weights=weights)
     path = path_over(objective)
@@ -46,6 +43,20 @@ def test_each_solution_is_that_of_a_fit_from_zero(backend: Backend, loss: str, w
             np.testing.assert_allclose(W, alone.W[:, 0], rtol=0, atol=1e-8 / l2)
 
 
+@pytest.mark.parametrize("wide", [1, 5, 12])
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_each_solution_is_that_of_a_fit_from_zero(cpu_backend: Backend, loss: str, weighted: bool, wide: int) -> None:
+    assert_solutions_are_those_of_fits_from_zero(cpu_backend, loss, weighted, wide)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_on_a_gpu_each_solution_is_that_of_a_fit_from_zero(loss: str) -> None:
+    assert_solutions_are_those_of_fits_from_zero(get_backend("cuda"), loss, weighted=True, wide=5)
+
+
+@pytest.mark.slow
 def test_a_path_over_digits_takes_fewer_reads_than_fits_from_zero() -> None:
     digits = load_digits()
     objective = objective_of(digits.X_train, digits.y_train, NUMPY, c=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +42,15 @@ def held_out_loss(model: Any, X: Any, y: Any) -> float:
     return float(-np.mean(model.predict_log_proba(X)[np.arange(len(y)), y]))
 
 
+@pytest.mark.parametrize(
+    ("device", "weighted", "scaling", "class_weight"),
+    [
+        *itertools.product(["CPU"], [False, True], [None, "standard"], [None, "balanced"]),
+        pytest.param("GPU", True, "standard", "balanced", marks=pytest.mark.emulated),
+    ],
+    indirect=["device"],
+)
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
-@pytest.mark.parametrize("scaling", [None, "standard"])
-@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
 def test_an_exact_model_is_that_of_its_fold_alone(
     data: Any, weighted: bool, scaling: Any, class_weight: Any, rng: np.random.Generator
 ) -> None:

@@ -319,7 +319,7 @@ def run_tests(folder: Path, files: list[str], expression: str, sanitized: bool =
         # heeded by the pytest inside; the one here has its own -k
         "PYTEST_ADDOPTS": f"-k '{SANITIZED}'" if sanitized else "",
     }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", expression, *files]
+    command = [sys.executable, "-m", "pytest", "-m", "", "-x", "-q", "-p", "no:cacheprovider", "-k", expression, *files]
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:

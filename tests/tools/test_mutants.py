@@ -42,6 +42,8 @@ def test_a_stale_mutant_is_an_error(old: str, tmp_path: Path) -> None:
         Mutant("stale", mutants.COMMON, old, "").mutate(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.emulated
 @pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_a_representative_mutant_is_caught(name: str) -> None:

@@ -6,6 +6,7 @@ emulated.launch("row_loss", (blocks, 1, 1), (256, 1, 1), [scores.ctypes.data, ..
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import mmap
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,24 @@ def _compile(text: str, options: Sequence[str]) -> Path:
     target = _folder() / f"{key}.so"
     if target.exists():
         return target
-    temporary = target.with_name(f"{key}-{os.getpid()}-{threading.get_ident()}")
-    unit, built = temporary.with_suffix(".cpp"), temporary.with_suffix(".tmp")
+    with _locked(target):  # another process of the tests may be building the same text
+        if not target.exists():
+            _run_compiler(text, options, target)
+    return target
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold the lock on a file of the cache, among threads and processes; the system releases that of a dead one."""
+    import fcntl  # here: Windows lacks it, and imports this module to learn that it cannot build
+
+    with open(target.with_suffix(".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run_compiler(text: str, options: Sequence[str], target: Path) -> None:
+    unit, built = target.with_suffix(f".{os.getpid()}.cpp"), target.with_suffix(f".{os.getpid()}.tmp")
     unit.write_text(_unit(text), encoding="utf-8")
     try:
         command = [COMPILER, *options, f"-I{HEADER.parent}", str(unit), "-o", str(built)]
@@ -206,7 +223,6 @@ def _compile(text: str, options: Sequence[str]) -> Path:
     finally:
         unit.unlink(missing_ok=True)
         built.unlink(missing_ok=True)
-    return target
 
 
 def _unit(text: str) -> str:
@@ -226,7 +242,7 @@ _one_at_a_time = threading.Lock()  # two threads that build at first would make 
 
 
 def _folder() -> Path:
-    """Of what is built: the one that the environment names, or one that goes when this process ends."""
+    """The cache of built kernels: the folder that the environment names, or one that is deleted with this process."""
     if given := os.environ.get(CACHE_VARIABLE):
         Path(given).mkdir(parents=True, exist_ok=True)
         return Path(given)

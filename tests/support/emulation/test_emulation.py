@@ -14,7 +14,10 @@ from gpusoftmax.cuda.buckets import FLOAT32, choose
 from gpusoftmax.cuda.compile import source
 from tests.support.emulation.build import BuildError, Emulated, EmulationError, build, missing, sanitizer_environment
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
 
 
 def kernel(body: str, parameters: str = "int* out", before: str = "") -> Emulated:

@@ -66,8 +66,15 @@ def assert_gradient_is_right(backend: Backend, problem: Problem) -> None:
 @pytest.mark.slow
 @given(problem=problems())
 @settings(DETERMINISTIC, max_examples=3000)
-def test_linear_gradient_equals_the_reference(backend: Backend, problem: Problem) -> None:
-    assert_gradient_is_right(backend, problem)
+def test_linear_gradient_equals_the_reference(cpu_backend: Backend, problem: Problem) -> None:
+    assert_gradient_is_right(cpu_backend, problem)
+
+
+@pytest.mark.slow
+@given(problem=problems())
+@settings(DETERMINISTIC, max_examples=300)
+def test_linear_gradient_on_a_gpu_equals_the_reference(gpu: None, problem: Problem) -> None:
+    assert_gradient_is_right(hosted(get_backend("cuda")), problem)
 
 
 # n, d, c, K at, and next to, the lengths in which rows are visited; the leaves' stand for a GPU's chunks of 128, too

@@ -243,10 +243,9 @@ def test_evaluate_prints_the_accuracies(model: Path, run: Any) -> None:
     assert f"log loss  {result['log_loss']:.4f} nats\n" in shown
 
 
-@pytest.mark.parametrize("place", [".", "cifar-10-batches-bin", "cifar-10-batches-py"])
-def test_train_reaches_40_percent_on_cifar10(place: str, cifar10_folder: Path, run: Any) -> None:
+def test_train_reaches_40_percent_on_cifar10(cifar10_folder: Path, run: Any) -> None:
     # 41.29% was measured; 10000 rows carry a standard error of half a point
-    result = run("train", "cifar10", "--data", cifar10_folder / place, "--json").json
+    result = run("train", "cifar10", "--data", cifar10_folder, "--json").json
     assert result["test_accuracy"] >= 0.40
     assert result["C"] == 0.001
 
@@ -366,7 +365,6 @@ def test_ctrl_c_while_choosing_c_exits_with_130_and_saves_the_best_so_far(
 # sweep
 
 
-@on_each_device
 def test_sweep_prints_what_it_puts_into_json(run: Any) -> None:
     result = run("sweep", "digits", "--C", "0.01,0.1,1", "--cv", 3, "--json").json
     assert [one["C"] for one in result["candidates"]] == [0.01, 0.1, 1.0]

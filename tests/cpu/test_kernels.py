@@ -25,6 +25,8 @@ from gpusoftmax.array import get_backend
 from gpusoftmax.cpu import fallback, kernels, threads
 from gpusoftmax.losses import LOSSES
 
+pytestmark = pytest.mark.compiled
+
 OPS = get_backend("cpu", n_threads=2).ops
 
 GRADIENT = """
@@ -40,7 +42,8 @@ print(value.hex(), sum(visit.stats.cache_misses.values()), sum(visit.stats.cache
 
 def start(code: str, cache: Path | None) -> subprocess.Popen[str]:
     """A Python process of its own, which keeps compiled kernels in `cache`."""
-    environment = os.environ | ({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)})
+    # without optimisation compiling takes half the time
+    environment = os.environ | ({} if cache is None else {"NUMBA_CACHE_DIR": str(cache), "NUMBA_OPT": "0"})
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

@@ -167,7 +167,7 @@ HOSTILE_MEMBERS = {
     "a negative size": (member(f"{PLACE}/huge", size=-(1 << 40)), "-1099511627776 bytes"),
     "a huge extended header": (member("././@PaxHeader", kind=tarfile.XHDTYPE, size=1 << 30), "is of type b'x'"),
     "many members": (
-        lambda archive: [member(f"{PLACE}/m{i}")(archive) for i in range(100_000)], "is beyond the first 32"
+        lambda archive: [member(f"{PLACE}/m{i}")(archive) for i in range(10_000)], "is beyond the first 32"
     ),
     "no headers": (lambda archive: archive.fileobj.write(b"x" * 512), "not a tar archive"),
 }  # fmt: skip

@@ -46,7 +46,9 @@ cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is 
 # exp(-10 m / L) a pass, at least. On the data below l2 / L is above 2e-3, so 1500 passes leave exp(-30) = 1e-13.
 CONVERGED = {"batch_size": "full", "schedule": "constant", "tol": 0.0, "max_iter": 1500}
 SOLVERS = {"sgd": CONVERGED, "lbfgs": {"solver": "lbfgs", "tol": 1e-10}}
-CONVERGING = pytest.mark.parametrize("solver", [pytest.param("sgd", marks=pytest.mark.slow), "lbfgs"])
+CONVERGING = pytest.mark.parametrize(
+    ("solver", "classes"), [("lbfgs", 2), ("lbfgs", 3), pytest.param("sgd", 3, marks=pytest.mark.slow)]
+)
 # a handful of passes, where it does not matter how good the model is
 SHORT = {"schedule": "cosine", "max_iter": 4}
 
@@ -112,7 +114,6 @@ def per_class(model: Any) -> tuple[Any, Any]:
     ],
 )
 @pytest.mark.parametrize("C", [0.1, 1.0])
-@pytest.mark.parametrize("classes", [2, 3])
 @CONVERGING
 def test_the_optimum_is_that_of_logistic_regression(
     solver: str, classes: int, C: float, class_weight: Any, weighted: bool, rng: np.random.Generator
@@ -231,7 +232,6 @@ SETTINGS = {
 
 @cpu_only
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-@pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(("cls", "loss"), [(SoftmaxClassifier, "softmax"), (LinearSVMClassifier, "squared_hinge")])
 @CONVERGING
 def test_a_converged_fit_is_stationary_for_the_documented_objective(
@@ -826,6 +826,7 @@ def test_a_warm_start_goes_on_from_the_models_own_weights(solver: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@cpu_only
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(
@@ -1097,24 +1098,29 @@ def not_for_us(estimator: Any, check: Any) -> bool:
 
 
 def scikit_learns_checks() -> list[Any]:
-    """Every check of scikit-learn's for every estimator."""
+    """Every check of scikit-learn's for every estimator on the CPU, and for the exact softmax classifier on a GPU."""
     estimators = [
-        SoftmaxClassifier(),
-        SoftmaxClassifier(solver="sgd"),
-        LinearSVMClassifier(),
-        LinearSVMClassifier(loss="hinge"),
+        ("CPU", SoftmaxClassifier()),
+        ("CPU", SoftmaxClassifier(solver="sgd")),
+        ("CPU", LinearSVMClassifier()),
+        ("CPU", LinearSVMClassifier(loss="hinge")),
+        ("GPU", SoftmaxClassifier()),
     ]
     return [
         pytest.param(
-            estimator, check, id=f"{getattr(check, 'func', check).__name__}-{estimator.loss}-{estimator.solver}"
+            device,
+            estimator,
+            check,
+            id=f"{device}-{getattr(check, 'func', check).__name__}-{estimator.loss}-{estimator.solver}",
+            marks=pytest.mark.emulated if device == "GPU" else (),
         )
-        for one in estimators
+        for device, one in estimators
         for estimator, check in estimator_checks_generator(one)
         if not not_for_us(estimator, check)
     ]
 
 
-@pytest.mark.parametrize(("estimator", "check"), scikit_learns_checks())
+@pytest.mark.parametrize(("device", "estimator", "check"), scikit_learns_checks(), indirect=["device"])
 def test_scikit_learns_own_check(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the checks stop fits after a few passes

@@ -37,7 +37,6 @@ from gpusoftmax import (
 )
 from gpusoftmax.checks.arrays import check_features
 from gpusoftmax.cuda.probe import Probe
-from tests.support.cases import sweep_with
 from tests.support.installed import frames_of
 
 ROWS, FEATURES, CLASSES = 12, 3, 3

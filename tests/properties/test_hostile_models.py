@@ -386,6 +386,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_in_the_header_is_refused(bomb: str, saved: Saved, path: Path) -> None:
     text = json.dumps({**saved.header, "bomb": "HERE"}).replace('"HERE"', bomb)

@@ -382,6 +382,7 @@ AROUND = {  # the passes of a sweep's last fit: what Ctrl-C comes before
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
 @pytest.mark.parametrize("place", AROUND.values(), ids=AROUND)
@@ -556,6 +557,7 @@ def test_ctrl_c_within_the_courses_sweep_keeps_its_models(
     assert found.best_estimator.predict(X).shape == (200,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize(
     ("protocol", "module", "nth", "told"),
@@ -598,6 +600,7 @@ def test_ctrl_c_around_the_last_fit_of_a_linear_probe_keeps_the_choice(
     assert "interrupted" in repr(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize(
     "command", [["train", "digits"], ["sweep", "digits", "--C", "0.1"], ["sweep", "digits", "--C", "1", "--cv", "2"]]
@@ -706,10 +709,10 @@ print(*faults, sep="\\n", end="")
 @pytest.mark.parametrize(
     ("what", "places"),
     [
-        ("fit", 80),
-        ("fit by SGD", 80),
-        ("partial_fit", 80),
-        ("predict_proba", 400),
+        ("fit", 40),
+        ("fit by SGD", 40),
+        ("partial_fit", 40),
+        ("predict_proba", 200),
         ("SoftmaxClassifierCV", 30),
         ("sweep", 30),
         ("sweep by SGD", 30),

@@ -141,6 +141,7 @@ def test_validation_rows_that_are_the_test_rows_are_noticed(protocol: str, rows:
     assert not probe(rows, protocol).same_as_test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(("validation", "share"), [(None, 0.1), (0.25, 0.25)])
 def test_a_share_of_the_training_rows_is_held_out(protocol: str, validation: Any, share: float, rows: Any) -> None:
@@ -224,11 +225,18 @@ def test_progress_is_shown_on_the_standard_error(rows: Any, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(
-    ("protocol", "dtype"),
+    ("device", "protocol", "dtype"),
     [
-        ("clip", "float16"),
-        *[(protocol, dtype) for protocol in PROTOCOLS[1:] for dtype in ("float64", "float16", "bfloat16", "uint8")],
+        ("CPU", "clip", "float16"),
+        *[
+            ("CPU", protocol, dtype)
+            for protocol in PROTOCOLS[1:]
+            for dtype in ("float64", "float16", "bfloat16", "uint8")
+        ],
+        pytest.param("GPU", "dinov2-logreg", "bfloat16", marks=pytest.mark.emulated),
+        pytest.param("GPU", "dinov2-linear", "float16", marks=pytest.mark.emulated),
     ],
+    indirect=["device"],
 )
 def test_features_of_every_type(protocol: str, dtype: str, rows: Any) -> None:
     kind = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
@@ -241,6 +249,7 @@ def test_features_of_every_type(protocol: str, dtype: str, rows: Any) -> None:
     assert found.test.top_1 > 0.6  # whole numbers up to 16 are the same in all types
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["clip", "dinov2-linear"])
 def test_the_numbers_of_threads_does_not_matter(protocol: str, rows: Any) -> None:
     first, second = (probe(rows, protocol, n_threads=threads).estimator for threads in (1, 2))
@@ -257,6 +266,7 @@ def test_labels_may_be_names(rows: Any) -> None:
     assert found.test.top_1 > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_data_frames_keep_their_names(library: str, rows: Any) -> None:
     frame, columns = frames_of(library).DataFrame, [f"f{i}" for i in range(64)]
@@ -323,6 +333,7 @@ def quick(rows: Any, protocol: str) -> Any:
         return linear_probe(**rows, protocol=protocol, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shots", [1, 2, 4])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_few_rows_of_each_class_are_drawn_without_regard_to_classes(protocol: str, shots: int) -> None:

@@ -107,6 +107,7 @@ def test_a_scorer_is_called_once_for_each_model() -> None:
     assert calls[9:] == [(model, 150)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss", "neg_brier_score", "f1", "precision"])
 def test_folds_that_lack_classes_are_scored_as_theirs(classes: int, scoring: str) -> None:

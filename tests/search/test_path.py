@@ -43,7 +43,7 @@ def assert_solutions_are_those_of_fits_from_zero(backend: Backend, loss: str, we
             np.testing.assert_allclose(W, alone.W[:, 0], rtol=0, atol=1e-8 / l2)
 
 
-@pytest.mark.parametrize("wide", [1, 5, 12])
+@pytest.mark.parametrize("wide", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
 def test_each_solution_is_that_of_a_fit_from_zero(cpu_backend: Backend, loss: str, weighted: bool, wide: int) -> None:

@@ -401,7 +401,7 @@ def test_the_automatic_learning_rate_does_not_depend_on_the_threads_of_blas() ->
 )
 @settings(DETERMINISTIC, max_examples=150)
 def test_gradient_descent_at_the_automatic_rate_never_increases_the_objective(
-    backend: Backend,
+    cpu_backend: Backend,
     n: int,
     d: int,
     c: int,
@@ -416,9 +416,9 @@ def test_gradient_descent_at_the_automatic_rate_never_increases_the_objective(
     if problem.weights is not None:
         problem.weights[0] = 1.0
     X = (problem.X + offset * size) * np.random.default_rng(seed).random(d)  # columns of several sizes
-    objective = objective_of(X, problem.labels, backend, c=c, loss=loss, l2=l2, weights=problem.weights)
+    objective = objective_of(X, problem.labels, cpu_backend, c=c, loss=loss, l2=l2, weights=problem.weights)
     solver = SGD(BatchPlan(n, n), 20, momentum=0.0, schedule="constant")
-    state = solver.init(objective, backend.asarray(problem.W), backend.asarray(problem.b))
+    state = solver.init(objective, cpu_backend.asarray(problem.W), cpu_backend.asarray(problem.b))
     values = [solver.step(objective, state).value[0] for _ in range(20)]
     rounding = 1e-12 * values[0]
     assert (np.diff(values) <= rounding).all()

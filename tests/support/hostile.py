@@ -62,7 +62,8 @@ def assert_refused(load: Callable[[Path], Any], path: Path, match: str = "") -> 
     started = time.process_time()
     with audited() as events, pytest.raises(BadFileError, match=match or None) as caught:
         load(path)
-    assert time.process_time() - started < SECONDS
+    if sys.gettrace() is None:  # under a tracer, as coverage's, the time is not the reader's own
+        assert time.process_time() - started < SECONDS
     assert forbidden(events, path) == []
     tracemalloc.start()
     try:

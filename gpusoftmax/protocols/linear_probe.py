@@ -1,6 +1,6 @@
 """Linear probes: how good features are, by the protocols of those who publish features.
 
-docs/protocols.md says of each what is as published, and what differs.
+docs/linear-probes.md says for each what is as published, and what differs.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def linear_probe(
     Notes
     -----
     Sources: Radford et al., 2021, appendix A.3; github.com/facebookresearch/dinov2, dinov2/eval/log_regression.py and
-    linear.py. What differs from them is listed in docs/protocols.md.
+    linear.py. What differs from them is listed in docs/linear-probes.md.
     """
     started = time.perf_counter()
     parameter, values = GRIDS[check_choice("protocol", protocol, tuple(GRIDS))]

@@ -1,4 +1,4 @@
-"""The commands and examples of README and docs work. Commands that install are run by .ci/run, word for word."""
+"""What README and docs tell a reader to type works. The README's two set-up commands are run by .ci/run, as written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sklearn.datasets import load_iris
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-# what no test runs: CuPy's installation, which needs a GPU to be of use, and what a program printed
-NOT_RUN = {"README.md": ["pip install '.[cuda13]'"], "docs/which-solver.md": ["lbfgs: converged after"]}
+# blocks that no test runs: CuPy's installation, which needs a GPU to be of use, and what a program printed
+NOT_RUN = {"docs/gpu.md": ["pip install '.[cuda13]'"], "docs/which-solver.md": ["lbfgs: converged after"]}
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
-    """Fenced blocks of a language; "" of none."""
+    """Fenced blocks of a language; "" for those that name none."""
     text = (ROOT / page).read_text(encoding="utf-8")
     fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
     return [content for name, content in fenced if name == language]
@@ -31,11 +31,22 @@ def examples(page: str, cifar10: bool) -> str:
     return "\n".join(block for block in blocks("python", page) if ("load_cifar10" in block) == cifar10)
 
 
+def commands(cifar10: bool) -> list[str]:
+    """Every command line of README and docs, once, without the environment's path: those on CIFAR-10, or the others."""
+    lines = [line for page in PAGES for block in blocks("sh", page) for line in block.splitlines()]
+    unique = dict.fromkeys(line.removeprefix(".venv/bin/") for line in lines if line not in SET_UP)
+    return [line for line in unique if ("cifar10" in line) == cifar10]
+
+
+SET_UP = blocks("sh")[0].splitlines()
+ENVIRONMENT = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}  # this checkout's, whatever is installed
+
+
 def run_python(program: str, folder: Path, **environment: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=folder,
-        env={**os.environ, "MPLBACKEND": "Agg", **environment},
+        env=ENVIRONMENT | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -64,41 +75,55 @@ def test_no_other_block_is_there_that_is_not_run(page: str) -> None:
     }
 
 
-def test_there_are_three_python_examples() -> None:
+def test_the_readme_is_short_and_has_two_set_up_commands_and_three_python_examples() -> None:
+    assert len(README.splitlines()) <= 150
+    assert len(SET_UP) == 2
     assert len(blocks("python")) == 3
 
 
+def test_the_readme_times_are_those_of_the_benchmarks() -> None:
+    table = README.split("## Speed\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in table.splitlines() if re.search(r"\| [\d.]+ m?s \|", line)]
+    assert len(rows) > 5
+    measured = set(re.findall(r"[\d.]+\d", (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")))
+    assert {re.match(r" ([\d.]+) m?s", cell)[1] for row in rows for cell in row} <= measured  # type: ignore[index]
+
+
 def run_commands(lines: list[str], folder: Path, **places: str) -> None:
-    """Lines of the README, as they stand, but for the program's own path and what `places` replaces."""
+    """Command lines as they stand, but for the program's own path and what `places` replaces."""
     assert lines
     for line in lines:
         program, *arguments = shlex.split(line)
-        assert program == ".venv/bin/gpusoftmax"
+        assert program == "gpusoftmax"
         arguments = [places.get(argument, argument) for argument in arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "gpusoftmax", *arguments], cwd=folder, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "gpusoftmax", *arguments],
+            cwd=folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
-def test_the_commands_for_a_table_run_in_order(tmp_path: Path) -> None:
+def test_the_commands_run_in_order(tmp_path: Path) -> None:
     X, y = load_iris(return_X_y=True)
     kinds = ["setosa", "versicolor", "virginica"]
     lines = [f"{i},{row[0]},{row[1]},{kinds[k]}" for i, (row, k) in enumerate(zip(X, y, strict=True), 1)]
     header = "id,length,width,species"
     assert f"    {header}\n    {lines[0]}\n" in README  # the first lines of the same table
     (tmp_path / "flowers.csv").write_text("\n".join([header, *lines]))
-    run_commands(blocks("sh")[1].splitlines(), tmp_path)
+    run_commands(commands(cifar10=False), tmp_path)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 151
 
 
 def test_the_commands_for_cifar10_run_in_order(tmp_path: Path, cifar10_folder: Path) -> None:
-    run_commands(blocks("sh")[2].splitlines(), tmp_path, DIR=str(cifar10_folder))
+    run_commands(commands(cifar10=True), tmp_path, DIR=str(cifar10_folder))
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_to_files_lead_somewhere(page: str) -> None:
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\((?!https?:|#|api/)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))  # api/: the site's
     missing = [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
     assert missing == []

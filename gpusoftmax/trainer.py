@@ -34,12 +34,12 @@ class Record:
         Reads of the data so far.
     step : int
         Solver steps so far.
-    objective, loss, accuracy
+    objective, loss, accuracy : float or ndarray of shape (K,)
         Training objective (with penalty), loss (nats) and accuracy in [0, 1]: means over the pass, each row taken as
         the weights were when it was visited.
-    validation_loss, validation_accuracy
+    validation_loss, validation_accuracy : float, ndarray of shape (K,), or None
         Of the weights after the pass; None without a validation set.
-    learning_rate
+    learning_rate : float or ndarray of shape (K,)
         Of the last step.
     seconds : float
         Since the start.
@@ -108,9 +108,9 @@ class TrainResult:
         Solver steps.
     reasons : list of StopReason
         The same for each model: where some leave before the others do.
-    gradient_norm : ndarray of float64, (K,), or None
+    gradient_norm : ndarray of float64, shape (K,), or None
         The largest absolute entry of the gradient at the last weights, where the solver measures it.
-    iterations : ndarray of int, (K,), or None
+    iterations : ndarray of int, shape (K,), or None
         Steps that each model took, where that is not the same for all; else None.
     seconds : float
         From the solver's start to its end.

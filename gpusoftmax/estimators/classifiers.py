@@ -103,15 +103,15 @@ class _LinearClassifier(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like, (n, d)
+        X : array-like of shape (n, d)
             float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory. Data
             frames and tables of several types are converted in one copy, as are data sets of files (h5py, zarr).
-        y : array-like, (n,) or (n, c)
+        y : array-like of shape (n,) or (n, c)
             Labels of any type, of at least two classes. Or, for softmax, soft labels: each row's proportions of c
             classes, not negative, of sum 1 (within 0.001; they are divided by it). Classes are then 0 to c - 1, or the
             names of a data frame's columns, sorted. A soft label equals the row once for each class, with the
             proportion as its weight, and costs no pass more. `score` wants hard labels: y.argmax(axis=1).
-        sample_weight : array-like, (n,), optional
+        sample_weight : array-like of shape (n,), optional
             Not negative; weight k equals the row k times. Rows of weight 0 are not visited: what they hold does not
             matter, as long as it is finite.
         validation : (X, y), optional
@@ -169,14 +169,14 @@ class _LinearClassifier(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like, (n, d)
+        X : array-like of shape (n, d)
             Some rows; a single one will do. As for `fit`.
-        y : array-like, (n,)
+        y : array-like of shape (n,)
             Labels, all of which have to be among the classes.
-        classes : array-like, (c,), optional
+        classes : array-like of shape (c,), optional
             All labels that will ever come, in any order: for the first call. Default: those in y. Later calls, and the
             first after `fit`, go without, or pass the same.
-        sample_weight : array-like, (n,), optional
+        sample_weight : array-like of shape (n,), optional
             Not negative.
 
         Returns
@@ -284,10 +284,10 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
 
     Attributes
     ----------
-    classes_ : ndarray, (c,)
-    coef_ : ndarray, (c, d), or (1, d) for two classes
+    classes_ : ndarray of shape (c,)
+    coef_ : ndarray of shape (c, d), or (1, d) for two classes
         Weights of the raw features.
-    intercept_ : ndarray, (c,) or (1,)
+    intercept_ : ndarray of shape (c,) or (1,)
         Centred over the classes where the objective leaves that open.
     n_iter_ : int
         Steps that L-BFGS took, 0 from a start that is within tol; passes of SGD. fit_report_.passes counts all reads of
@@ -376,9 +376,26 @@ class LinearSVMClassifier(_LinearClassifier):
         The plain hinge has no curvature from which steps could be found: "auto" takes solver="sgd" for it.
     label_smoothing : float
         0: a margin has one right class.
-    C, l2, fit_intercept, penalize_intercept, scaling, class_weight, solver, max_iter, tol, batch_size, learning_rate,
-    momentum, nesterov, schedule, warm_start, random_state, backend, n_threads, callbacks, verbose
-        As of `SoftmaxClassifier`, and so are the attributes.
+    C, l2 : float, optional
+        See `SoftmaxClassifier` for these and the parameters that follow, and for the attributes.
+    fit_intercept : bool
+    penalize_intercept : bool
+    scaling : None, "standard" or (shift, scale)
+    class_weight : dict, "balanced", optional
+    solver : {"auto", "lbfgs", "sgd"}
+    max_iter : int
+    tol : float
+    batch_size : int, "auto" or "full"
+    learning_rate : float or "auto"
+    momentum : float
+    nesterov : bool
+    schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}
+    warm_start : bool
+    random_state : int, RandomState, optional
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
+    callbacks : sequence
+    verbose : int
 
     Notes
     -----

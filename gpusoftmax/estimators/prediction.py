@@ -54,12 +54,12 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like, (n, d)
+        X : array-like of shape (n, d)
             As for `fit`; a data frame's columns are to be those of training.
 
         Returns
         -------
-        ndarray, (n, c), or (n,) for two classes, where positive means classes_[1]
+        ndarray of shape (n, c), or (n,) for two classes, where positive means classes_[1]
             float64 for float64 X, else float32.
 
         Raises
@@ -77,12 +77,12 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like, (n, d)
+        X : array-like of shape (n, d)
             As for `fit`; a data frame's columns are to be those of training.
 
         Returns
         -------
-        ndarray, (n,)
+        ndarray of shape (n,)
             In the type of classes_.
 
         Raises
@@ -100,10 +100,10 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like, (n, d)
-        y : array-like, (n,)
+        X : array-like of shape (n, d)
+        y : array-like of shape (n,)
             Labels; those that are none of the model's classes are never said.
-        sample_weight : array-like, (n,), optional
+        sample_weight : array-like of shape (n,), optional
             Not negative.
 
         Returns
@@ -143,12 +143,12 @@ class Probabilities(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like, (n, d)
+        X : array-like of shape (n, d)
             As for `fit`; a data frame's columns are to be those of training.
 
         Returns
         -------
-        ndarray, (n, c)
+        ndarray of shape (n, c)
             In nats; columns in the order of classes_.
 
         Raises
@@ -165,12 +165,12 @@ class Probabilities(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like, (n, d)
+        X : array-like of shape (n, d)
             As for `fit`; a data frame's columns are to be those of training.
 
         Returns
         -------
-        ndarray, (n, c)
+        ndarray of shape (n, c)
             In [0, 1]; columns in the order of classes_.
 
         Raises

@@ -53,7 +53,7 @@ def load_data(
 
     Parameters
     ----------
-    train : path-like, or pair of path-likes
+    train : str or os.PathLike, or pair of these
         A table with a column of labels (.csv, .tsv, .parquet), arrays in a .npz, or a pair (features.npy, labels.npy).
         A .npz may hold X and y, or parts, such as X_train, y_train, X_test, y_test. Features of more than two
         dimensions are flattened: a row an image.
@@ -66,7 +66,7 @@ def load_data(
         Whether the first line of a table in text has the columns' names. By default as it looks: names that are asked
         for, or usual for labels, are a header, as are other words over columns of numbers. A line that may be either
         is refused.
-    validation, test : path-like, pair of path-likes, or float
+    validation, test : str or os.PathLike, pair of these, or float
         A file with these rows, of the same columns; or the share of the training rows to hold out for them, in [0, 1):
         of each class that share, rounded down. The share is ignored where `train` itself holds these rows.
     seed : int
@@ -186,7 +186,7 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
 
     Parameters
     ----------
-    source : path-like, or pair of path-likes
+    source : str or os.PathLike, or pair of these
         As `load_data`'s.
     columns : Columns
         What is asked for; of arrays, which have no names, the labels alone.

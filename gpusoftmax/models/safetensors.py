@@ -93,7 +93,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "auto", so that the model predicts on a machine without one. partial_fit goes on from the weights and their S;
         velocity, and mean and variance of the rows so far, are not saved: let the next call bring many rows. Of more
         than 4096 passes of history every second is saved, or every third, and so on, the last among them.
-    path : path-like
+    path : str or os.PathLike
         Where to; ".safetensors" by custom.
 
     Raises
@@ -160,7 +160,7 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
 
     Parameters
     ----------
-    path : path-like
+    path : str or os.PathLike
         A file that `save_model` wrote.
 
     Returns

@@ -44,18 +44,18 @@ def loss_and_gradient(
 
     Parameters
     ----------
-    X : array-like, (n, d)
+    X : array-like of shape (n, d)
         float64, float32, float16, bfloat16 and uint8 are read in place; NaN and infinity give a non-finite loss.
-    y : array-like of int, (n,)
+    y : array-like of int, shape (n,)
         Class indices in [0, c).
-    W : array-like, (d, c) or (d, K, c)
+    W : array-like of shape (d, c) or (d, K, c)
         Weights of the scaled features. Computation is in float64 if X is float64, else in float32.
-    b : array-like, (c,) or (K, c)
+    b : array-like of shape (c,) or (K, c)
         Intercepts.
     l2 : float or (K,)
         Penalty, not negative.
     loss : {"softmax", "hinge", "squared_hinge"}
-    sample_weight : array-like, (n,) or (n, K), optional
+    sample_weight : array-like of shape (n,) or (n, K), optional
         s, finite and not negative.
     shift, scale : float or (d,), optional
         Folded into the weights; a scale of 0 counts as 1.
@@ -122,18 +122,18 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
 
     Parameters
     ----------
-    logits : array-like, (n, c)
+    logits : array-like of shape (n, c)
         float64 stays float64, everything else is computed in float32. -inf is legal where it is not the target's.
-    labels : array-like of int, (n,)
+    labels : array-like of int, shape (n,)
         Class indices in [0, c).
-    sample_weight : array-like, (n,), optional
+    sample_weight : array-like of shape (n,), optional
         s, finite and not negative.
 
     Returns
     -------
     loss : float
         In nats. NaN or +inf logits, or a target at -inf, make it non-finite.
-    gradient : ndarray, (n, c)
+    gradient : ndarray of shape (n, c)
 
     Raises
     ------

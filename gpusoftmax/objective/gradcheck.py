@@ -67,8 +67,18 @@ def gradient_check(
 
     Parameters
     ----------
-    X, y, W, b, l2, loss, sample_weight, shift, scale, penalize_intercept, backend, n_threads
-        As for `loss_and_gradient`.
+    X : array-like of shape (n, d)
+        See `loss_and_gradient` for this and the parameters that follow, up to `n_checks`.
+    y : array-like of int, shape (n,)
+    W : array-like of shape (d, c) or (d, K, c)
+    b : array-like of shape (c,) or (K, c)
+    l2 : float or array-like of shape (K,)
+    loss : {"softmax", "hinge", "squared_hinge"}
+    sample_weight : array-like of shape (n,) or (n, K), optional
+    shift, scale : float or array-like of shape (d,), optional
+    penalize_intercept : bool
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
     n_checks : int
         Coordinates, drawn without replacement; all of them if there are fewer.
     h : float

@@ -50,18 +50,25 @@ def train_cs231n(
 
     Parameters
     ----------
-    X : array-like, (n, d)
+    X : array-like of shape (n, d)
         Raw features; uint8 pixels stay uint8.
-    y : array-like, (n,)
+    y : array-like of shape (n,)
         Labels.
     loss : {"softmax", "hinge"}
         "hinge" is the course's multiclass SVM.
     seed : int
         Of the start and of the batches.
-    learning_rate, reg, n_iterations, batch_size
-        The course's values by default.
-    backend, n_threads, progress
-        As elsewhere.
+    learning_rate : float
+        The default of this and of the next three is the course's value.
+    reg : float
+    n_iterations : int
+    batch_size : int
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+        See `get_backend`.
+    n_threads : int, optional
+        See `get_backend`.
+    progress : Progress, optional
+        Told of each pass.
 
     Returns
     -------
@@ -263,17 +270,23 @@ def sweep_cs231n(
 
     Parameters
     ----------
-    X : array-like, (n, d)
+    X : array-like of shape (n, d)
         Raw features; uint8 pixels stay uint8.
-    y : array-like, (n,)
+    y : array-like of shape (n,)
         Labels.
     validation : (X, y)
         Rows to choose by; the course takes the last 1000 of CIFAR-10's 50,000 training images.
     learning_rates, regs : sequences of float
         Greater than 0; not negative. For CIFAR-10 np.logspace(-6.3, -5.6, 8) and np.logspace(2, 4, 8); for the SVM
         np.logspace(-7.3, -6.3, 8) and np.logspace(3, 4.5, 8).
-    loss, seed, n_iterations, batch_size, backend, n_threads, progress
-        As for `train_cs231n`.
+    loss : {"softmax", "hinge"}
+        See `train_cs231n` for this and the parameters that follow, but for `test`.
+    seed : int
+    n_iterations : int
+    batch_size : int
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
+    progress : Progress, optional
     test : (X, y), optional
         Rows to measure the best model on.
 

@@ -226,10 +226,10 @@ def linear_probe(
 
     Parameters
     ----------
-    X_train, X_test : array-like, (n, d)
+    X_train, X_test : array-like of shape (n, d)
         Features: float64, float32, float16, bfloat16 and uint8 are read in place. float64 is computed in float64, the
         rest in float32.
-    y_train, y_test : array-like, (n,)
+    y_train, y_test : array-like of shape (n,)
         Labels of any type.
     protocol : {"clip", "dinov2-logreg", "dinov2-linear"}
     validation : (X, y) or float, optional
@@ -242,8 +242,10 @@ def linear_probe(
         For the other two: the largest entry of the gradient of the mean loss at which a solution is good enough. 1e-4.
     seed : int
         Of what is held out, and of SGD's start and batches.
-    backend, n_threads
-        As elsewhere.
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+        See `get_backend`.
+    n_threads : int, optional
+        See `get_backend`.
     verbose : int
         1 shows progress on the standard error.
 

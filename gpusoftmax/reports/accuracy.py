@@ -30,11 +30,11 @@ class Accuracies:
         Rows whose label is among the k largest scores.
     k : int
         At most the number of classes, with which every row would count.
-    per_class : ndarray, (c,)
+    per_class : ndarray of shape (c,)
         Of the rows of each class, those that are right; NaN for a class without rows.
     log_loss : float or None
         The mean of -log p of the label's class, in nats; None for a classifier without probabilities.
-    labels, predicted : ndarray of int, (n,)
+    labels, predicted : ndarray of int, shape (n,)
         Each row's class, and the one with the largest score, as positions in classes_.
     """
 
@@ -73,8 +73,8 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
         Fitted.
-    X : array-like, (n, d)
-    y : array-like, (n,)
+    X : array-like of shape (n, d)
+    y : array-like of shape (n,)
         Labels, all among the estimator's classes.
     k : int
         More than there are classes counts as all of them.

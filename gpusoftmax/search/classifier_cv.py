@@ -44,9 +44,18 @@ class SoftmaxClassifierCV(Probabilities):
     ----------
     Cs : int or sequence of float
         Values of C, or how many of them from 1e-4 to 1e4, at equal ratios.
-    fit_intercept, penalize_intercept, scaling, class_weight, label_smoothing, max_iter, tol, random_state, backend,
-    n_threads
-        As of `SoftmaxClassifier`; class_weight="balanced" counts each fold's training rows.
+    fit_intercept : bool
+        See `SoftmaxClassifier`, for the parameters that follow as well.
+    penalize_intercept : bool
+    scaling : None, "standard" or (shift, scale)
+    class_weight : dict, "balanced", optional
+        "balanced" counts each fold's training rows.
+    label_smoothing : float
+    max_iter : int
+    tol : float
+    random_state : int, RandomState, optional
+    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+    n_threads : int, optional
     cv : int, splitter or iterable of (training, held out), optional
         As of `sweep`: None is 5 folds, stratified, not shuffled.
     scoring : str or callable
@@ -63,17 +72,19 @@ class SoftmaxClassifierCV(Probabilities):
     ----------
     classes_, coef_, intercept_, n_features_in_, feature_names_in_
         As of `SoftmaxClassifier`.
-    Cs_ : ndarray, (n_Cs,)
+    Cs_ : ndarray of shape (n_Cs,)
     C_ : float
         The chosen one.
-    scores_ : ndarray, (n_folds, 1, n_Cs)
+    scores_ : ndarray of shape (n_folds, 1, n_Cs)
         On the rows held out; larger is better. The axis of 1 is that of scikit-learn's l1 ratios.
-    coefs_paths_ : ndarray, (n_folds, 1, n_Cs, c, d + 1), or (n_folds, 1, n_Cs, 1, d + 1) for two classes
+    coefs_paths_ : ndarray of shape (n_folds, 1, n_Cs, c, d + 1), or (n_folds, 1, n_Cs, 1, d + 1) for two classes
         Weights of the raw features, the intercept last; without an intercept (..., d).
-    n_iter_ : ndarray of int, (n_folds, 1, n_Cs)
+    n_iter_ : ndarray of int, shape (n_folds, 1, n_Cs)
         Steps of each model; 0 where the path of penalties led to its optimum.
-    l1_ratio_, l1_ratios_
-        0.0 and [0.0], for programs that look at them.
+    l1_ratio_ : float
+        0.0, for programs that look at it.
+    l1_ratios_ : list of float
+        [0.0], for programs that look at it.
     sweep_ : SweepResult
         All of it: table, ties, edges of the grid, out-of-fold predictions, plot().
 
@@ -109,12 +120,12 @@ class SoftmaxClassifierCV(Probabilities):
 
         Parameters
         ----------
-        X : array-like, (n, d)
-        y : array-like, (n,) or (n, c)
+        X : array-like of shape (n, d)
+        y : array-like of shape (n,) or (n, c)
             Labels, or proportions of the classes; see `SoftmaxClassifier.fit`.
-        sample_weight : array-like, (n,), optional
+        sample_weight : array-like of shape (n,), optional
             Not negative; weight k equals the row k times, also where rows are held out.
-        groups : array-like, (n,), optional
+        groups : array-like of shape (n,), optional
             For a splitter that uses them.
 
         Returns
@@ -187,10 +198,10 @@ class SoftmaxClassifierCV(Probabilities):
 
         Parameters
         ----------
-        X : array-like, (n, d)
-        y : array-like, (n,)
+        X : array-like of shape (n, d)
+        y : array-like of shape (n,)
             Labels.
-        sample_weight : array-like, (n,), optional
+        sample_weight : array-like of shape (n,), optional
             Not negative.
 
         Returns

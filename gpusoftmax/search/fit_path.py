@@ -32,8 +32,8 @@ def fit_path(
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
         Its parameters hold for all models, but for C; see `sweep`.
-    X : array-like, (n, d)
-    y : array-like, (n,) or (n, c)
+    X : array-like of shape (n, d)
+    y : array-like of shape (n,) or (n, c)
         As for `SoftmaxClassifier.fit`.
     validation : (X, y) or float
         Rows to choose by: the user's own, which are not trained on, or a fraction of X, stratified; the chosen model is
@@ -42,7 +42,7 @@ def fit_path(
         Values of C to try. Default: 1e-5, 3e-5, 1e-4, ..., 1e3.
     patience : int, optional
         After so many values of C in a row that were worse than a smaller one, larger ones are not tried. None: all are.
-    sample_weight : array-like, (n,), optional
+    sample_weight : array-like of shape (n,), optional
         Not negative.
     verbose : int
         1 shows progress on the standard error.

@@ -21,13 +21,13 @@ class Trials:
 
     Attributes
     ----------
-    score, accuracy, loss : ndarray of float64, (splits, candidates)
+    score, accuracy, loss : ndarray of float64, shape (splits, candidates)
         On the rows held out; the loss is the mean without penalty.
-    objective : ndarray of float64, (splits, candidates)
+    objective : ndarray of float64, shape (splits, candidates)
         The training objective, with penalty.
-    passes : ndarray of float64, (splits, candidates)
+    passes : ndarray of float64, shape (splits, candidates)
         Reads of the training rows.
-    status : ndarray of str, (splits, candidates)
+    status : ndarray of str, shape (splits, candidates)
         "" before it is tried; why its training ended; "diverged"; "halved" if others were better early on.
     """
 
@@ -83,7 +83,7 @@ class SweepResult:
         All of it.
     interrupted_ : bool
         Whether Ctrl-C ended it; candidates that were not done have NaN for scores.
-    classes_ : ndarray, (c,)
+    classes_ : ndarray of shape (c,)
     n_splits_ : int
     out_of_fold_ : pair of ndarray, or None
         `out_of_fold_predictions_` and `out_of_fold_probabilities_`.
@@ -230,7 +230,7 @@ class SweepResult:
 
         Parameters
         ----------
-        path : path-like
+        path : str or os.PathLike
             Where to.
         """
         import csv
@@ -246,7 +246,7 @@ class SweepResult:
 
         Parameters
         ----------
-        path : path-like
+        path : str or os.PathLike
             Where to.
 
         Raises
@@ -304,9 +304,9 @@ def choose(scores: Array, strengths: Array, rates: Array, rule: str) -> tuple[in
 
     Parameters
     ----------
-    scores : ndarray, (splits, candidates)
+    scores : ndarray of shape (splits, candidates)
         NaN: not measured.
-    strengths, rates : ndarray, (candidates,)
+    strengths, rates : ndarray of shape (candidates,)
         Of penalties and learning rates: of equals the strongest penalty is taken, then the best, then the smallest
         rate.
     rule : {"best", "1se"}

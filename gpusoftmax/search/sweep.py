@@ -85,9 +85,9 @@ def sweep(
     grid : dict or list of dict
         Names to lists of values: C or l2, learning_rate, momentum, class_weight. learning_rate or momentum make SGD
         the solver where that is "auto".
-    X : array-like, (n, d)
+    X : array-like of shape (n, d)
         As for `fit`: read where it is, never copied for a fold.
-    y : array-like, (n,) or (n, c)
+    y : array-like of shape (n,) or (n, c)
         Labels, or proportions of the classes; see `SoftmaxClassifier.fit`.
     cv : int, splitter or iterable of (training, held out), optional
         Folds of X: a number for StratifiedKFold, not shuffled; one of scikit-learn's splitters; or pairs of row
@@ -106,10 +106,10 @@ def sweep(
     rule : {"best", "1se"}
         "1se": the strongest penalty whose mean score is within a standard error of the best one's. Of equals, either
         takes the strongest penalty.
-    sample_weight : array-like, (n,), optional
+    sample_weight : array-like of shape (n,), optional
         Not negative; weight k equals the row k times. Folds are drawn over all rows, as scikit-learn draws them; those
         of weight 0 then count nowhere.
-    groups : array-like, (n,), optional
+    groups : array-like of shape (n,), optional
         For splitters that use them, such as GroupKFold.
     halving : int, optional
         For SGD: begin with max_iter / halving^k passes, and keep 1 in `halving` configurations for as many times more,

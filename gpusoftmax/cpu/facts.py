@@ -30,7 +30,7 @@ def compilations() -> int:
     """How often Numba has compiled a kernel in this process, rather than loaded it from the cache on disk."""
     from gpusoftmax.cpu import kernels
 
-    return sum(sum(kernel.stats.cache_misses.values()) for kernel in (kernels.visit, kernels.row_loss))
+    return sum(sum(kernel.stats.cache_misses.values()) for kernel in (kernels.pass_over_rows, kernels.row_loss))
 
 
 def compiled_for() -> CompiledFor:
@@ -43,10 +43,10 @@ def compiled_for() -> CompiledFor:
     """
     from numba.core.registry import cpu_target
 
-    from gpusoftmax.cpu.kernels import visit
+    from gpusoftmax.cpu.kernels import pass_over_rows
     from gpusoftmax.cpu.vectors import MACHINE
 
     enabled = {flag[1:] for flag in cpu_target.target_context.codegen().magic_tuple()[2].split(",") if flag[:1] == "+"}
     return CompiledFor(
-        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], visit.stats.cache_path
+        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], pass_over_rows.stats.cache_path
     )

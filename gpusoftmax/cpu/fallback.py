@@ -7,6 +7,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
+COMPILED = False
 SOURCE = None  # nothing is cached
 
 

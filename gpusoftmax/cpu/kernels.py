@@ -1,12 +1,22 @@
-"""Serial Numba kernels that release the GIL: visits of row leaves by register tiles, and the loss of a block of scores.
+"""Serial Numba kernels that release the GIL: passes over rows by register tiles, and the loss of a block of scores.
 
-Features are read through an address and two byte strides, and specialised by the type of a `marker` scalar, so that
-read-only, memory-mapped and sliced arrays share one compilation; so do all numbers of classes and models. float16 and
-bfloat16, which Numba lacks, come as their bits in uint16 and int16. Kernels are cached on disk, so they
-must stay free of closures over other jitted functions.
+`write_scores`, `sum_leaves` and `sgd_steps` are Python functions over one compiled function, `pass_over_rows`. Their
+arguments are the NamedTuples of arguments.py, which the compiled functions pass on. Three things shaped this:
 
-Compile options: `contract` and `reassoc` let products fuse and row sums vectorise. Never `fastmath=True`: it makes
-the result undefined for the NaN and infinite scores that must come out as a non-finite loss.
+* The tiles dominate the time to compile. Numba optimises a function's code again in each function that calls it, so
+  `pass_over_rows` calls the three functions with tiles directly. With a function for each of the three jobs, and one
+  for the sums over a leaf, the tiles were seven functions deep, and the first call took 33 s of processor time instead
+  of 20. Inlined by Numba, the same functions took 106 s.
+* A call has to be cheap: 64 rows take 0.1 ms in all. Numba recognises NamedTuples slowly: such a call took 10 us,
+  against 2 us with 41 positional arguments and 3 us with plain tuples. So plain tuples are passed, and named inside.
+* Numba specialises by type. Features are read through an address and two strides in bytes, and the type of a scalar
+  says what they are, so that read-only, memory-mapped and sliced arrays share one compilation; so do all numbers of
+  classes and models. float16 and bfloat16, which Numba lacks, are given as their bits, in uint16 and int16.
+
+Kernels are cached on disk, so they must not be closures over other jitted functions.
+
+Compile options: `contract` and `reassoc` let products fuse and row sums vectorise. Never use `fastmath=True`: it makes
+the result undefined for NaN and infinite scores, which must give a non-finite loss.
 """
 
 from __future__ import annotations
@@ -20,7 +30,9 @@ from pathlib import Path
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
+from numba.core import cgutils
 from numba.core.caching import FunctionCache
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import (
     NativeValue,
     intrinsic,
@@ -33,6 +45,7 @@ from numba.extending import (
 )
 
 from gpusoftmax._log import log
+from gpusoftmax.cpu.arguments import Layout, Matrix, Model, Output, Parts, Rows, Scratch, Steps, Sums
 from gpusoftmax.cpu.tiles import (
     BLOCK,
     SOFTMAX,
@@ -55,25 +68,18 @@ def _say_once(text: str) -> None:
     log.warning(text)
 
 
-def _say_that_none_is_kept() -> None:
-    _say_once(
-        "compiled kernels cannot be kept, so that each process compiles them anew, for some seconds; set "
-        "NUMBA_CACHE_DIR to a folder that can be written to"
-    )
-
-
 class _KernelsOnDisk(FunctionCache):
-    """Numba's files of compiled code, whose damage is mended: a full disk or a power cut can leave them cut short.
+    """Numba's cache on disk, which recovers from damaged files: a full disk or a power cut can truncate them.
 
-    Numba would raise an error in this and each later process, until somebody deletes the file.
+    Numba itself would raise an error in this process and in each later one, until somebody deletes the file.
     """
 
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # what a damaged pickle raises can be anything
-            _say_once(f"compiled kernels in {self.cache_path} are damaged ({error!r}); they are compiled anew")
-            with suppress(OSError):  # a full disk still: then they are not kept, which is told below
+        except Exception as error:  # a damaged pickle can raise any exception
+            _say_once(f"compiled kernels in {self.cache_path} are damaged ({error!r}); they are compiled again")
+            with suppress(OSError):  # the disk is still full; save_overload will say so
                 self.flush()
             return None
 
@@ -81,24 +87,27 @@ class _KernelsOnDisk(FunctionCache):
         try:
             super().save_overload(sig, data)
         except Exception as error:
-            _say_once(f"compiled kernels cannot be kept in {self.cache_path} ({error!r}); free some space there")
+            _say_once(f"compiled kernels cannot be saved in {self.cache_path} ({error!r}); free some space there")
 
 
 def _compiled(function):
-    """`njit`, kept on disk wherever there is a place for it: beside this file, in the user's cache, NUMBA_CACHE_DIR."""
+    """Apply `njit`, with a cache on disk: beside this file, in the user's cache folder, or in NUMBA_CACHE_DIR."""
     dispatcher = njit(nogil=True, fastmath=FAST)(function)
     try:
         dispatcher._cache = _KernelsOnDisk(function)  # as cache=True does with Numba's own
     except RuntimeError:  # package and home are read-only, as in many containers
-        _say_that_none_is_kept()
+        _say_once(
+            "compiled kernels cannot be saved, so each process spends some seconds compiling them; set NUMBA_CACHE_DIR "
+            "to a writable folder"
+        )
     return dispatcher
 
 
 class Source:
-    """An argument whose type names the text of kernels and tiles, so that Numba's cache on disk tells versions apart.
+    """An argument whose type contains a hash of this folder's source, so that the cache on disk tells versions apart.
 
-    The cache looks at this file's date and length alone: after a change of tiles.py it would run the old tiles on new
-    scratches, and so it did; and dates in a wheel are all the same.
+    Numba's cache checks only this file's date and length. After a change of tiles.py it used the old tiles, with a new
+    layout of memory; and all files of a wheel have the same date.
     """
 
 
@@ -125,20 +134,22 @@ def _unbox_source(kind, value, context):
     return NativeValue(context.context.get_dummy_value())
 
 
+COMPILED = True  # unlike fallback.py
+WRITE_SCORES, SUM_LOSSES, SUM_GRADIENTS, TAKE_STEPS = range(4)  # the jobs of pass_over_rows
 VECTOR, COLUMNS = MACHINE.vector, MACHINE.columns
-CHUNK = 8
-ALIGNMENT = 64  # bytes: of our buffers, and of the parts of a scratch
-# From a row's entry in the table of addresses to that of the row to be fetched. Scores and gradients both ask for the
-# same lines: on AVX-512 and AVX2 that was as fast as either alone, or faster; predictions have scores only.
+CHUNK = 8  # slabs that are multiplied at a time
+ALIGNMENT = 64  # bytes: buffers, and the parts of scratch memory, begin at multiples of this
+# Bytes in the table of addresses from a row's entry to that of the row to prefetch. Scores and gradients both prefetch
+# the same lines: on AVX-512 and AVX2 that was at least as fast as either alone, and predictions have scores only.
 PREFETCH = 8 * BLOCK
-# Columns that lie apart are a page each. Beyond the pages whose addresses a processor keeps, asking ahead for scattered
-# rows only looks up each page twice (3072 columns of uint8: a third slower).
+# Columns that lie apart are in different pages. With more pages than the processor has address translations for,
+# prefetching scattered rows only translates each address twice (3072 columns of uint8: a third slower).
 FETCHED_COLUMNS = 1024
 
 
 @intrinsic
 def _pointer(typing, address, marker):
-    """The address as a pointer to the type of `marker`."""
+    """Convert an address to a pointer to numbers of the type of `marker`."""
 
     def emit(context, builder, signature, args):
         return pointer(builder, args[0], context.get_value_type(marker))
@@ -148,7 +159,7 @@ def _pointer(typing, address, marker):
 
 @intrinsic
 def _peek(typing, address, like):
-    """The number of the type of `like` at the address."""
+    """Read a number of the type of `like` at an address."""
 
     def emit(context, builder, signature, args):
         return builder.load(pointer(builder, args[0], context.get_value_type(like)))
@@ -158,7 +169,7 @@ def _peek(typing, address, like):
 
 @intrinsic
 def _poke(typing, address, value):
-    """The number is written to the address."""
+    """Write a number to an address."""
 
     def emit(context, builder, signature, args):
         builder.store(args[1], pointer(builder, args[0], args[1].type))
@@ -179,7 +190,7 @@ def _float_from_bits(typing, bits):
 
 @intrinsic
 def _exp(typing, x):
-    """exp(x) for x <= 0, without a branch, so that loops over it become vectors."""
+    """exp(x) for x <= 0, without a branch, so that loops over it are vectorised."""
 
     def emit(context, builder, signature, args):
         return exponential(V(builder, args[0])).value
@@ -189,7 +200,7 @@ def _exp(typing, x):
 
 @register_jitable(inline="always")
 def _half_to_float(h):
-    """float32 from the bits of a float16: exponent and mantissa moved, then times 2^112, which suits subnormals too."""
+    """float32 from the bits of a float16: shift exponent and mantissa, then multiply by 2^112; right for subnormals."""
     magnitude = np.int32(h & 0x7FFF) << 13
     infinite = 0x7F800000 if magnitude >= (0x7C00 << 13) else 0
     rescaled = _float_from_bits(np.int32(magnitude)) * np.float32(2.0**112)
@@ -199,8 +210,8 @@ def _half_to_float(h):
 
 
 def _feature(raw):
-    """One stored feature as a number; known to Numba only."""
-    raise NotImplementedError("for compiled code")
+    """Convert a stored feature to a number, in compiled code."""
+    raise NotImplementedError("only compiled code can call this")
 
 
 @overload(_feature, inline="always")
@@ -214,12 +225,24 @@ def _overload_feature(raw):
 
 @intrinsic
 def _as(typing, number, like):
-    """A float64 as the type of `like`."""
+    """Convert a float64 to the type of `like`."""
 
     def emit(context, builder, signature, args):
         return context.cast(builder, args[0], types.float64, like)
 
     return like(types.float64, like), emit
+
+
+@intrinsic
+def _named(typing, values, kind):
+    """Convert a plain tuple to the NamedTuple `kind`."""
+    named = types.NamedTuple(tuple(values), kind.instance_class)
+
+    def emit(context, builder, signature, args):
+        elements = cgutils.unpack_tuple(builder, args[0])
+        return impl_ret_borrowed(context, builder, named, context.make_tuple(builder, named, elements))
+
+    return named(values, kind), emit
 
 
 @register_jitable
@@ -228,158 +251,184 @@ def _aligned(n_bytes):
 
 
 @register_jitable
-def scratch_parts(q, K, size, slabs):
-    """Where the parts of a scratch begin, in bytes, and its length at the end; `slabs` of features are copied there.
+def direct_slabs(X, layout):
+    """The number of slabs that tiles read directly from X: full ones, from the first on, if features are contiguous."""
+    return layout.d // (2 * VECTOR // layout.size) if X.column_stride == X.item_size else 0
 
-    Row addresses (BLOCK rows, the BLOCK after them, the copies), labels, weights (K, BLOCK), accumulators (BLOCK, q)
-    vectors, scores (q, BLOCK), sums of losses and of correct (K, BLOCK) float64 and of db (q, BLOCK), features (BLOCK,
-    slabs S).
+
+@register_jitable
+def scratch_at(address, X, layout):
+    """The parts of scratch memory that begins at an address."""
+    K, q, size = layout.K, layout.q, layout.size
+    copies = address + 2 * BLOCK * 8
+    labels = address + _aligned(3 * BLOCK * 8)
+    weights = labels + _aligned(4 * BLOCK)
+    accumulators = weights + _aligned(K * BLOCK * size)
+    scores = accumulators + _aligned(BLOCK * q * VECTOR)
+    losses = scores + _aligned(q * BLOCK * size)
+    correct = losses + _aligned(K * BLOCK * 8)
+    db = correct + _aligned(K * BLOCK * 8)
+    features = db + _aligned(q * BLOCK * size)
+    end = features + _aligned(BLOCK * (layout.n_slabs - direct_slabs(X, layout)) * 2 * VECTOR)
+    return Scratch(address, copies, labels, weights, accumulators, scores, losses, correct, db, features, end)
+
+
+@register_jitable
+def sums_at(address, layout):
+    """The parts of sums that begin at an address."""
+    correct = address + _aligned(8 * layout.K)
+    db = correct + _aligned(8 * layout.K)
+    dW = db + _aligned(layout.q * layout.size)
+    return Sums(address, correct, db, dW, dW + layout.n_slabs * layout.q * 2 * VECTOR)
+
+
+@register_jitable
+def _copy_features(X, layout, scratch, first, row_floats):
+    """Convert a block's features, from the one numbered `first` on, to scratch.features (BLOCK, row_floats).
+
+    What lies beyond the last feature stays zero. Columns that lie apart are prefetched for the next block: they are
+    more streams than a processor's own prefetcher follows (400,000 rows of 41 columns: scores in 30 ms instead of 45).
     """
-    at0 = 0
-    at1 = at0 + _aligned(3 * BLOCK * 8)
-    at2 = at1 + _aligned(4 * BLOCK)
-    at3 = at2 + _aligned(K * BLOCK * size)
-    at4 = at3 + _aligned(BLOCK * q * VECTOR)
-    at5 = at4 + _aligned(q * BLOCK * size)
-    at6 = at5 + _aligned(K * BLOCK * 8)
-    at7 = at6 + _aligned(K * BLOCK * 8)
-    at8 = at7 + _aligned(q * BLOCK * size)
-    return at0, at1, at2, at3, at4, at5, at6, at7, at8, at8 + _aligned(BLOCK * slabs * 2 * VECTOR)
-
-
-@register_jitable
-def partial_parts(q, K, size, n_slabs):
-    """As scratch_parts, for the sums over a leaf: losses (K), correct (K) float64, db (q), dW (slabs, q, S)."""
-    at1 = _aligned(8 * K)
-    at2 = at1 + _aligned(8 * K)
-    at3 = at2 + _aligned(q * size)
-    return 0, at1, at2, at3, at3 + n_slabs * q * 2 * VECTOR
-
-
-@register_jitable
-def direct_slabs(d, contiguous, size):
-    """How many slabs, from the first on, are read where they are: full ones, of features that lie side by side."""
-    return d // (2 * VECTOR // size) if contiguous else 0
-
-
-@register_jitable
-def _copy_features(table, copies, column_stride, item, marker, d, first, size, out, computed, row_floats):
-    """The features from `first` on of BLOCK rows, converted, to out (BLOCK, row_floats), which stays zero elsewhere.
-
-    The table `copies` gets the addresses. Columns that lie apart are fetched for the next rows meanwhile: they are more
-    streams than a processor follows by itself (400,000 rows of 41 columns: scores in 30 ms in place of 45).
-    """
-    rows = carray(_pointer(table, np.int64(0)), (2 * BLOCK,))
-    places = carray(_pointer(copies, np.int64(0)), (BLOCK,))
+    rows = carray(_pointer(scratch.table, np.int64(0)), (2 * BLOCK,))
+    copies = carray(_pointer(scratch.copies, np.int64(0)), (BLOCK,))
+    d, stride, element = layout.d, X.column_stride, X.element
     for i in range(BLOCK):
-        places[i] = out + i * row_floats * size
-        x = carray(_pointer(out, computed), (BLOCK, row_floats))[i]
-        if column_stride == item:
-            raw = carray(_pointer(rows[i], marker), (d,))
+        copies[i] = scratch.features + i * row_floats * layout.size
+        x = carray(_pointer(scratch.features, layout.zero), (BLOCK, row_floats))[i]
+        if stride == X.item_size:
+            raw = carray(_pointer(rows[i], element), (d,))
             for p in range(first, d):
                 x[p - first] = _feature(raw[p])
         else:
             for p in range(d):
-                x[p] = _feature(_peek(rows[i] + p * column_stride, marker))
+                x[p] = _feature(_peek(rows[i] + p * stride, element))
                 if d <= FETCHED_COLUMNS:
-                    fetch_line(rows[BLOCK + i] + p * column_stride)
+                    fetch_line(rows[BLOCK + i] + p * stride)
 
 
 @register_jitable
 def _groups(q):
-    """Into how many groups q columns fall, each as wide as a tile at most."""
+    """The number of groups into which q columns are divided, each as wide as a tile at most."""
     return (q + COLUMNS - 1) // COLUMNS
 
 
 @register_jitable
 def _group(index, q):
-    """The first column and the number of columns of a group: all of them nearly equal, and no wider than a tile."""
+    """The first column and the number of columns of a group. Groups differ by one column at most."""
     n = _groups(q)
     base, extra = q // n, q % n
     return index * base + min(index, extra), base + (1 if index < extra else 0)
 
 
 @register_jitable
-def _row(rows, i):
-    """The i-th row that is visited: an index from `rows`, or i itself where that is 0."""
-    return _peek(rows + 8 * i, np.int64(0)) if rows else i
+def _row(indices, i):
+    """The number in X of the i-th row of a pass."""
+    return _peek(indices + 8 * i, np.int64(0)) if indices else i
 
 
 @register_jitable
-def _look_up(address, row_stride, rows, first, m, last, table):
-    """Addresses of BLOCK rows from `first`, and of the BLOCK after them; beyond the m-th and the last: repeated."""
+def _look_up(X, indices, first, m, last, table):
+    """Write the addresses of the block of m rows from `first` on, and of the BLOCK rows after it, to the table.
+
+    A block of fewer than BLOCK rows is filled with its last row, and so is the next with the last row of the pass.
+    """
     at = carray(_pointer(table, np.int64(0)), (2 * BLOCK,))
     for i in range(2 * BLOCK):
         number = first + min(i, m - 1) if i < BLOCK else min(first + i, last - 1)
-        at[i] = address + _row(rows, number) * row_stride
+        at[i] = X.address + _row(indices, number) * X.row_stride
 
 
 @register_jitable
-def _look_up_labels(rows, labels, weights, first, m, K, size, label, weight, computed):
-    """Labels (BLOCK,) and weights (K, BLOCK) of the rows of _look_up; 0 for those that are repeated."""
+def _look_up_labels(layout, rows, scratch, first, m):
+    """Copy labels and weights of the rows that `_look_up` found; the rows that fill a block up have weight 0."""
+    K, size, zero = layout.K, layout.size, layout.zero
     for i in range(BLOCK):
-        number = _row(rows, first + min(i, m - 1))
-        _poke(label + 4 * i, _peek(labels + 4 * number, np.int32(0)))
+        number = _row(rows.indices, first + min(i, m - 1))
+        _poke(scratch.labels + 4 * i, _peek(rows.labels + 4 * number, np.int32(0)))
         for k in range(K):
-            s = _as(1.0 if i < m else 0.0, computed)
-            if weights and i < m:
-                s = _peek(weights + size * (number * K + k), computed)
-            _poke(weight + size * (k * BLOCK + i), s)
+            s = _as(1.0 if i < m else 0.0, zero)
+            if rows.weights and i < m:
+                s = _peek(rows.weights + size * (number * K + k), zero)
+            _poke(scratch.weights + size * (k * BLOCK + i), s)
 
 
-@register_jitable
-def _add_scores(table, offset, n_slabs, item, q, size, W, acc, fresh, ahead, marker, computed):
-    """acc += the part of the scores that n_slabs slabs give, which begin `offset` bytes after the rows of `table`.
+@register_jitable(inline="always")
+def _add_scores(table, n_slabs, item_size, element, layout, W, accumulators, fresh, ahead):
+    """Add to the accumulators what n_slabs slabs contribute to the scores of the rows whose addresses are in `table`.
 
-    ahead: from a row's place in the table to that of the row to be fetched meanwhile, or 0.
+    fresh: 1 if the accumulators start at zero. ahead: bytes in the table from a row's entry to that of the row to
+    prefetch, or 0. Returns `fresh` for the slabs that follow.
+
+    Inlined by Numba, because LLVM duplicates it otherwise: 33,000 lines of assembly instead of 27,000.
     """
+    q, size = layout.q, layout.size
     width = 2 * VECTOR // size
     for chunk in range(0, n_slabs, CHUNK):
-        at, slabs = offset + chunk * width * item, min(CHUNK, n_slabs - chunk)
+        offset, slabs = chunk * width * item_size, min(CHUNK, n_slabs - chunk)
         for index in range(_groups(q)):
             j, count = _group(index, q)
             score_tiles(
-                table, at, W + (chunk * q + j) * width * size, acc + j * BLOCK * VECTOR, slabs, q, count, fresh,
-                ahead if index == 0 else 0, marker, computed,
+                table, offset, W + (chunk * q + j) * width * size, accumulators + j * BLOCK * VECTOR, slabs, q, count,
+                fresh, ahead if index == 0 else 0, element, layout.zero,
             )  # fmt: skip
         fresh = 0
     return fresh
 
 
 @register_jitable
-def _block_scores(table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, marker, computed):
-    """Scores z (q, BLOCK) of the rows in `table`. Features outside the direct slabs are copied first, to `copied`."""
+def _block_scores(X, layout, rows, W, b, scratch, first, m, last):
+    """Compute the scores of the block of m rows from `first` on.
+
+    W and b are addresses; `last` is the number of rows of the whole pass.
+    """
+    _look_up(X, rows.indices, first, m, last, scratch.table)
+    q, size, accumulators = layout.q, layout.size, scratch.accumulators
     width = 2 * VECTOR // size
-    direct = direct_slabs(d, column_stride == item, size)
-    others = n_slabs - direct
+    direct = direct_slabs(X, layout)
+    others = layout.n_slabs - direct
     if others:
-        _copy_features(
-            table, copies, column_stride, item, marker, d, direct * width, size, copied, computed, others * width
-        )
-    fresh = _add_scores(table, 0, direct, item, q, size, W, acc, 1, PREFETCH, marker, computed)
+        _copy_features(X, layout, scratch, direct * width, others * width)
+    fresh = _add_scores(scratch.table, direct, X.item_size, X.element, layout, W, accumulators, 1, PREFETCH)
     rest = W + direct * q * width * size
-    _add_scores(copies, 0, others, size, q, size, rest, acc, fresh, 0, computed, computed)
-    b = carray(_pointer(bias, computed), (q,))
+    _add_scores(scratch.copies, others, size, layout.zero, layout, rest, accumulators, fresh, 0)
+    intercepts = carray(_pointer(b, layout.zero), (q,))
     for index in range(_groups(q)):
         j, count = _group(index, q)
         for k in range(count):
-            row_sums(acc + (j * BLOCK + k) * VECTOR, count * VECTOR, b[j + k], z + (j + k) * BLOCK * size, computed)
+            row_sums(
+                accumulators + (j * BLOCK + k) * VECTOR, count * VECTOR, intercepts[j + k],
+                scratch.scores + (j + k) * BLOCK * size, layout.zero,
+            )  # fmt: skip
 
 
 @register_jitable
-def _block_gradient(table, copies, m, column_stride, d, n_slabs, size, item, q, z, dW, fresh, marker, computed):
-    """dW += z x over the first m rows of a block whose scores have just been made into gradients."""
+def _block_losses(layout, loss, scratch):
+    """Replace a block's scores by the gradients of the loss; add to losses, correct and db."""
+    K, c, size = layout.K, layout.q // layout.K, layout.size
+    for k in range(K):
+        loss_rows(
+            scratch.scores + k * c * BLOCK * size, scratch.labels, scratch.weights + k * BLOCK * size, c, loss,
+            scratch.losses + k * BLOCK * 8, scratch.correct + k * BLOCK * 8, scratch.db + k * c * BLOCK * size,
+            layout.zero,
+        )  # fmt: skip
+
+
+@register_jitable
+def _block_gradient(X, layout, scratch, m, dW, fresh):
+    """Add sum_i g_i x_i over a block's first m rows to dW, or write it there if fresh; g comes from `_block_losses`."""
+    q, zero = layout.q, layout.zero
     column = 2 * VECTOR
-    direct = direct_slabs(d, column_stride == item, size)
+    direct = direct_slabs(X, layout)
+    others = layout.n_slabs - direct
     for index in range(_groups(q)):
         j, count = _group(index, q)
-        scores, out = z + j * BLOCK * size, dW + j * column
+        g, out = scratch.scores + j * BLOCK * layout.size, dW + j * column
         ahead = PREFETCH if index == 0 else 0
         if direct:
-            gradient_tiles(table, 0, scores, out, m, direct, q, count, fresh, ahead, marker, computed)
-        if n_slabs > direct:
+            gradient_tiles(scratch.table, 0, g, out, m, direct, q, count, fresh, ahead, X.element, zero)
+        if others:
             rest = out + direct * q * column
-            gradient_tiles(copies, 0, scores, rest, m, n_slabs - direct, q, count, fresh, 0, computed, computed)
+            gradient_tiles(scratch.copies, 0, g, rest, m, others, q, count, fresh, 0, zero, zero)
 
 
 @register_jitable
@@ -391,80 +440,80 @@ def _sum(x):
 
 
 @register_jitable
-def _leaf(
-    address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights, last_row,
-    start, stop, W, bias, scratch, out, scores, with_gradient, marker, computed,
-):  # fmt: skip
-    """Sums over the rows [start, stop), in the parts of `out`; or, if `scores` (rows, q) is not 0, scores alone."""
-    c = q // K
-    parts = scratch_parts(q, K, size, n_slabs - direct_slabs(d, column_stride == item, size))
-    table, label, weight, acc = scratch + parts[0], scratch + parts[1], scratch + parts[2], scratch + parts[3]
-    z, copied, copies = scratch + parts[4], scratch + parts[8], scratch + 2 * BLOCK * 8
-    losses = carray(_pointer(scratch + parts[5], np.float64(0)), (K, BLOCK))
-    correct = carray(_pointer(scratch + parts[6], np.float64(0)), (K, BLOCK))
-    db = carray(_pointer(scratch + parts[7], computed), (q, BLOCK))
-    for i in range(BLOCK):  # loops: a slice that is assigned to takes half a second to compile
-        for k in range(K):
+def _clear_sums(layout, scratch):
+    """Set the sums in scratch memory to 0."""
+    losses = carray(_pointer(scratch.losses, np.float64(0)), (layout.K, BLOCK))
+    correct = carray(_pointer(scratch.correct, np.float64(0)), (layout.K, BLOCK))
+    db = carray(_pointer(scratch.db, layout.zero), (layout.q, BLOCK))
+    for i in range(BLOCK):  # loops, because an assignment to a slice takes half a second to compile
+        for k in range(layout.K):
             losses[k, i], correct[k, i] = 0, 0
-        for j in range(q):
+        for j in range(layout.q):
             db[j, i] = 0
-    out_parts = partial_parts(q, K, size, n_slabs)
-    for row in range(start, stop, BLOCK):
-        m = min(BLOCK, stop - row)
-        _look_up(address, row_stride, rows, row, m, last_row, table)
-        _block_scores(
-            table, copies, copied, column_stride, d, n_slabs, size, item, q, W, bias, acc, z, marker, computed
-        )
-        if scores:
-            for i in range(m):
-                for j in range(q):
-                    _poke(scores + ((row + i) * q + j) * size, _peek(z + (j * BLOCK + i) * size, computed))
-            continue
-        _look_up_labels(rows, labels, weights, row, m, K, size, label, weight, computed)
-        for k in range(K):
-            loss_rows(
-                z + k * c * BLOCK * size, label, weight + k * BLOCK * size, c, loss, losses.ctypes.data + k * BLOCK * 8,
-                correct.ctypes.data + k * BLOCK * 8, db.ctypes.data + k * c * BLOCK * size, computed,
-            )  # fmt: skip
-        if with_gradient:
-            fresh = 1 if row == start else 0
-            _block_gradient(
-                table, copies, m, column_stride, d, n_slabs, size, item, q, z, out + out_parts[3], fresh,
-                marker, computed,
-            )  # fmt: skip
-    if scores:
-        return
-    sums = carray(_pointer(out, np.float64(0)), (K,))
-    hits = carray(_pointer(out + out_parts[1], np.float64(0)), (K,))
-    bias_sums = carray(_pointer(out + out_parts[2], computed), (q,))
-    for k in range(K):
-        sums[k], hits[k] = _sum(losses[k]), _sum(correct[k])
-    for j in range(q):
-        bias_sums[j] = _sum(db[j])
 
 
 @register_jitable
-def _add_partial(into, other, q, K, size, n_slabs, with_gradient, computed):
-    parts = partial_parts(q, K, size, n_slabs)
-    for part in (0, 1):
-        a, b = into + parts[part], other + parts[part]
-        x, y = carray(_pointer(a, np.float64(0)), (K,)), carray(_pointer(b, np.float64(0)), (K,))
-        for k in range(K):
+def _sum_blocks(layout, scratch, sums):
+    """Add up losses, correct and db over the rows of a block, and write them to `sums`."""
+    losses = carray(_pointer(scratch.losses, np.float64(0)), (layout.K, BLOCK))
+    correct = carray(_pointer(scratch.correct, np.float64(0)), (layout.K, BLOCK))
+    db = carray(_pointer(scratch.db, layout.zero), (layout.q, BLOCK))
+    loss_sums = carray(_pointer(sums.losses, np.float64(0)), (layout.K,))
+    correct_sums = carray(_pointer(sums.correct, np.float64(0)), (layout.K,))
+    db_sums = carray(_pointer(sums.db, layout.zero), (layout.q,))
+    for k in range(layout.K):
+        loss_sums[k], correct_sums[k] = _sum(losses[k]), _sum(correct[k])
+    for j in range(layout.q):
+        db_sums[j] = _sum(db[j])
+
+
+@register_jitable
+def _write_block(layout, scratch, m, out):
+    """Write the scores of a block's m rows to the address `out`, row by row."""
+    q, size = layout.q, layout.size
+    for i in range(m):
+        for j in range(q):
+            _poke(out + (i * q + j) * size, _peek(scratch.scores + (j * BLOCK + i) * size, layout.zero))
+
+
+@register_jitable
+def _add_sums(layout, into, other, with_gradient):
+    """Add the sums `other` to the sums `into`."""
+    for a, b in ((into.losses, other.losses), (into.correct, other.correct)):
+        x, y = carray(_pointer(a, np.float64(0)), (layout.K,)), carray(_pointer(b, np.float64(0)), (layout.K,))
+        for k in range(layout.K):
             x[k] += y[k]
-    n = (parts[4] - parts[3]) // size if with_gradient else 0
-    for part, length in ((2, q), (3, n)):
-        a, b = into + parts[part], other + parts[part]
-        u, v = carray(_pointer(a, computed), (length,)), carray(_pointer(b, computed), (length,))
+    n = (into.end - into.dW) // layout.size if with_gradient else 0
+    for a, b, length in ((into.db, other.db, layout.q), (into.dW, other.dW, n)):
+        u, v = carray(_pointer(a, layout.zero), (length,)), carray(_pointer(b, layout.zero), (length,))
         for k in range(length):
             u[k] += v[k]
 
 
 @register_jitable
-def _fold(W, b, shift, scale, W_folded, b_folded):
-    """W' = W / scale and b' = b - shift W': the weights of the features as they are; packed, `scale` inverted.
+def _add_leaf(layout, output, count, leaf, with_gradient):
+    """Take the sums of a leaf, behind `count` nodes in output.out, into the tree; return how many nodes there are then.
 
-    In float64: for pixels around 120 the two terms of b' are far larger than their difference.
+    While the last node is the right sibling of the one before, the two are added; see `threads.TreeSum`.
     """
+    nodes, length = output.nodes, sums_at(0, layout).end
+    level, index = 0, leaf
+    while count > 0 and nodes[count - 1, 0] == level and index % 2 == 1 and nodes[count - 1, 1] == index - 1:
+        left, right = output.out + (count - 1) * length, output.out + count * length
+        _add_sums(layout, sums_at(left, layout), sums_at(right, layout), with_gradient)
+        count, level, index = count - 1, level + 1, index // 2
+    nodes[count, 0], nodes[count, 1] = level, index
+    return count + 1
+
+
+@register_jitable
+def _fold(model, steps):
+    """Write W' = W / scale and b' = b - shift W', the model for the features as they are stored.
+
+    b' is summed in float64: for pixels around 120 its two terms are far larger than their difference.
+    """
+    W, b = model.W, model.b
+    shift, scale, W_folded, b_folded = steps.shift, steps.inverse_scale, steps.folded_W, steps.folded_b
     n_slabs, q, width = W.shape
     for j in range(q):
         moved = 0.0
@@ -477,8 +526,9 @@ def _fold(W, b, shift, scale, W_folded, b_folded):
 
 
 @register_jitable
-def _descend(W, G, velocity, j, shift, scale, factors, db, share, l2, rate, momentum, nesterov):
-    """One step of column j, in place; -> the sum of factors W^2 before it. velocity (0 slabs): none."""
+def _descend(W, G, j, steps, db, fraction, strength, rate, momentum):
+    """Update column j of W by one step; return the sum of factors W^2 over that column before the step."""
+    shift, scale, factors, velocity = steps.shift, steps.inverse_scale, steps.factors, steps.velocity_W
     n_slabs, _, width = W.shape
     has_velocity = len(velocity) > 0
     norm = 0.0
@@ -489,133 +539,151 @@ def _descend(W, G, velocity, j, shift, scale, factors, db, share, l2, rate, mome
             for t in range(width):
                 penalised = r[t] * w[t]
                 norm += np.float64(penalised) * np.float64(w[t])
-                gradient = (g[t] * share - _as(of[t], db) * db) * by[t] + l2 * penalised
+                gradient = (g[t] * fraction - _as(of[t], db) * db) * by[t] + strength * penalised
                 v[t] = momentum * v[t] + gradient
-                w[t] -= rate * (gradient + momentum * v[t] if nesterov else v[t])
+                w[t] -= rate * (gradient + momentum * v[t] if steps.nesterov else v[t])
         else:
             for t in range(width):
                 penalised = r[t] * w[t]
                 norm += np.float64(penalised) * np.float64(w[t])
-                w[t] -= rate * ((g[t] * share - _as(of[t], db) * db) * by[t] + l2 * penalised)
+                w[t] -= rate * ((g[t] * fraction - _as(of[t], db) * db) * by[t] + strength * penalised)
     return norm
 
 
 @register_jitable
-def _add_linear(W, G, linear, j, scale, share):
-    """The linear term's part of column j: to the sums over rows G, as if they had it; -> its value."""
+def _add_linear(W, G, j, steps, fraction):
+    """Add the linear term's gradient to column j of the sums G, as if rows contributed it; return the term's value."""
+    linear, scale = steps.linear_W, steps.inverse_scale
     value = 0.0
     for slab in range(len(W)):
         w, g, T, by = W[slab, j], G[slab, j], linear[slab, j], scale[slab]
         for t in range(len(w)):
-            g[t] += T[t] / share
+            g[t] += T[t] / fraction
             value += np.float64(T[t] * by[t]) * np.float64(w[t])
     return value
 
 
 @register_jitable
-def _step(
-    W, b, velocity, velocity_b, shift, scale, factors, linear, linear_b, partial, m, n, K, size, sums, l2, rates,
-    momentum, nesterov, fit_intercept, penalize_intercept, totals, computed,
-):  # fmt: skip
-    """One step of SGD with the sums over m of n rows in `partial`; totals: m times values, losses, accuracies more."""
-    n_slabs, q, width = W.shape
+def _step(model, layout, steps, sums, m, rates):
+    """Take one step of SGD with the sums over a batch of m rows, and add to the totals."""
+    W, b, velocity_b, totals = model.W, model.b, steps.velocity_b, steps.totals
+    K, q, zero = layout.K, layout.q, layout.zero
     c = q // K
-    parts = partial_parts(q, K, size, n_slabs)
-    losses = carray(_pointer(partial, np.float64(0)), (K,))
-    correct = carray(_pointer(partial + parts[1], np.float64(0)), (K,))
-    db = carray(_pointer(partial + parts[2], computed), (q,))
-    G = carray(_pointer(partial + parts[3], computed), (n_slabs, q, width))
+    losses = carray(_pointer(sums.losses, np.float64(0)), (K,))
+    correct = carray(_pointer(sums.correct, np.float64(0)), (K,))
+    db = carray(_pointer(sums.db, zero), (q,))
+    G = carray(_pointer(sums.dW, zero), W.shape)
+    has_linear, has_velocity = len(steps.linear_W) > 0, len(steps.velocity_W) > 0
     for k in range(K):
-        share = n / (m * sums[k])
-        rate, strength, inertia = rates[k], l2[k], momentum[k]
-        loss, norm = losses[k] * share, 0.0
+        fraction = steps.n / (m * steps.weight_sums[k])
+        rate, strength, momentum = rates[k], steps.strengths[k], steps.momentum[k]
+        loss, norm = losses[k] * fraction, 0.0
         for j in range(k * c, (k + 1) * c):
-            slope = db[j] * share
-            if len(linear) > 0:
-                loss += _add_linear(W, G, linear, j, scale, _as(share, computed)) + linear_b[j] * b[j]
-            norm += _descend(
-                W, G, velocity, j, shift, scale, factors, _as(slope, computed), _as(share, computed),
-                _as(strength, computed), rate, inertia, nesterov,
-            )  # fmt: skip
-            if len(linear) > 0:
-                slope += linear_b[j]
-            if penalize_intercept:
+            slope = db[j] * fraction
+            if has_linear:
+                loss += _add_linear(W, G, j, steps, _as(fraction, zero)) + steps.linear_b[j] * b[j]
+            norm += _descend(W, G, j, steps, _as(slope, zero), _as(fraction, zero), _as(strength, zero), rate, momentum)
+            if has_linear:
+                slope += steps.linear_b[j]
+            if steps.penalize_intercept:
                 norm += b[j] * b[j]
                 slope += strength * b[j]
-            if fit_intercept:
-                if len(velocity) > 0:
-                    velocity_b[j] = inertia * velocity_b[j] + slope
-                    slope = slope + inertia * velocity_b[j] if nesterov else velocity_b[j]
+            if steps.fit_intercept:
+                if has_velocity:
+                    velocity_b[j] = momentum * velocity_b[j] + slope
+                    slope = slope + momentum * velocity_b[j] if steps.nesterov else velocity_b[j]
                 b[j] -= rate * slope
         totals[0, k] += m * (loss + 0.5 * strength * norm)
         totals[1, k] += m * loss
-        totals[2, k] += m * correct[k] * share
+        totals[2, k] += m * correct[k] * fraction
 
 
 @_compiled
-def visit(
-    address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights, bounds,
-    first, last, W, b, scratch, partials, nodes, scores, with_gradient,
-    n, velocity, velocity_b, shift, scale, factors, linear, linear_b, sums, l2, rates, momentum, nesterov,
-    fit_intercept, penalize_intercept, W_folded, b_folded, totals, marker, computed, source,
-):  # fmt: skip
-    """Visit rows of X, part after part: part i is rows [bounds[i], bounds[i + 1]), `first` <= i < `last`.
+def pass_over_rows(job, X, layout, rows, parts, model, output, steps, source):
+    """Do the job of `write_scores`, `sum_leaves` or `sgd_steps`; call those instead.
 
-    X is at `address`, features of `item` bytes `column_stride` bytes apart. Rows are those of `rows` (an address of
-    int64 indices) if it is not 0. W (slabs, q, S) is packed, b (q). One function for all that is done with rows, since
-    the tiles in it take seconds to compile:
-
-    * scores (an address, (rows, q)) is not 0: nothing but scores. Returns 0.
-    * rates is empty: parts are leaves, summed along the fixed tree (pool.TreeSum) as far as it goes within them. Each
-      node that is left is in its part of `partials`, in order; its level and index are written to nodes (int64, pairs).
-      Returns their number.
-    * rates (steps, K) is not empty: parts are the batches of as many steps of SGD, which change W, b and velocity (0
-      slabs: none); see solvers.SGD. There are n rows in all, whose weights add up to sums (K). The features' shift
-      (float64), inverse scale and the penalty's factors are packed, and so is the linear term times the scale (0 slabs:
-      none), with linear_b (q) float64. momentum, l2 (K). totals (3, K): values, losses
-      and accuracies of the steps, times their rows, are added up; totals[:, K:] get those of the first step. Returns 0.
+    Groups of arguments are plain tuples, with the fields of the classes in arguments.py.
     """
-    length = partial_parts(q, K, size, n_slabs)[4]
-    stepping = len(rates) > 0
-    count = 0
-    for part in range(first, last):
-        start, stop = bounds[part], bounds[part + 1]
-        W_address, b_address = W.ctypes.data, b.ctypes.data
-        if stepping:
-            _fold(W, b, shift, scale, W_folded, b_folded)
-            W_address, b_address = W_folded.ctypes.data, b_folded.ctypes.data
-        _leaf(
-            address, row_stride, column_stride, item, d, n_slabs, q, K, size, loss, rows, labels, weights,
-            bounds[-1], start, stop, W_address, b_address, scratch, partials + count * length, scores, with_gradient,
-            marker, computed,
-        )  # fmt: skip
-        if stepping:
-            _step(
-                W, b, velocity, velocity_b, shift, scale, factors, linear, linear_b, partials, stop - start, n, K,
-                size, sums, l2, rates[part], momentum, nesterov, fit_intercept, penalize_intercept, totals, computed,
-            )  # fmt: skip
-            if part == first:
+    X, layout, rows = _named(X, Matrix), _named(layout, Layout), _named(rows, Rows)
+    parts, model = _named(parts, Parts), _named(model, Model)
+    output, steps = _named(output, Output), _named(steps, Steps)
+    scratch, length = scratch_at(output.scratch, X, layout), sums_at(0, layout).end
+    first, last = parts.bounds[parts.first], parts.bounds[-1]
+    W, b, count = model.W.ctypes.data, model.b.ctypes.data, 0
+    for part in range(parts.first, parts.stop):
+        start, stop = parts.bounds[part], parts.bounds[part + 1]
+        sums = sums_at(output.out + count * length, layout)
+        if job == TAKE_STEPS:
+            _fold(model, steps)
+            W, b = steps.folded_W.ctypes.data, steps.folded_b.ctypes.data
+        if job != WRITE_SCORES:
+            _clear_sums(layout, scratch)
+        for row in range(start, stop, BLOCK):
+            m = min(BLOCK, stop - row)
+            _block_scores(X, layout, rows, W, b, scratch, row, m, last)
+            if job == WRITE_SCORES:
+                _write_block(layout, scratch, m, output.out + (row - first) * layout.q * layout.size)
+            else:
+                _look_up_labels(layout, rows, scratch, row, m)
+                _block_losses(layout, rows.loss, scratch)
+                if job != SUM_LOSSES:
+                    _block_gradient(X, layout, scratch, m, sums.dW, 1 if row == start else 0)
+        if job == WRITE_SCORES:
+            continue
+        _sum_blocks(layout, scratch, sums)
+        if job == TAKE_STEPS:
+            _step(model, layout, steps, sums, stop - start, steps.rates[part])
+            if part == parts.first:
                 for i in range(3):
-                    for k in range(K):
-                        totals[i, K + k] = totals[i, k]
-        elif not scores:
-            level, index = 0, part
-            while count > 0 and nodes[count - 1, 0] == level and index % 2 == 1 and nodes[count - 1, 1] == index - 1:
-                _add_partial(
-                    partials + (count - 1) * length, partials + count * length, q, K, size, n_slabs, with_gradient,
-                    computed,
-                )  # fmt: skip
-                count, level, index = count - 1, level + 1, index // 2
-            nodes[count, 0], nodes[count, 1] = level, index
-            count += 1
+                    for k in range(layout.K):
+                        steps.totals[i, layout.K + k] = steps.totals[i, k]
+        else:
+            count = _add_leaf(layout, output, count, part, job == SUM_GRADIENTS)
     return count
+
+
+@cache
+def _no_steps(dtype):
+    return tuple(Steps.none(dtype))
+
+
+def _pass(job, X, layout, rows, parts, model, output, steps):
+    return pass_over_rows(
+        job, tuple(X), tuple(layout), tuple(rows), tuple(parts), tuple(model), tuple(output), steps, SOURCE
+    )
+
+
+def write_scores(X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model, output: Output) -> None:
+    """Write the scores of the rows of some parts to output.out (rows of these parts, q). Labels are not needed."""
+    _pass(WRITE_SCORES, X, layout, rows, parts, model, output, _no_steps(model.b.dtype))
+
+
+def sum_leaves(
+    X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model, output: Output, with_gradient: bool
+) -> int:
+    """Sum over parts, which are leaves, along the tree of `threads.TreeSum` as far as it lies within them.
+
+    Writes the sums of each remaining node to output.out, its level and index to output.nodes, and returns the number of
+    these nodes. Without a gradient, dW is not written.
+    """
+    return _pass(
+        SUM_GRADIENTS if with_gradient else SUM_LOSSES, X, layout, rows, parts, model, output, _no_steps(model.b.dtype)
+    )
+
+
+def sgd_steps(X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model, output: Output, steps: Steps) -> None:
+    """Take one step of SGD for each part, which is a batch; see `solvers.SGD`.
+
+    Updates the model and the velocity in place, and adds to steps.totals. output.out holds one batch's sums meanwhile.
+    """
+    _pass(TAKE_STEPS, X, layout, rows, parts, model, output, tuple(steps))
 
 
 @register_jitable
 def _softmax_row(z, t, s):
-    """Scores z (c,) of one row to s times the gradient of its loss, in place; see reference.row_loss_loops.
+    """Replace the scores z (c,) of one row by s times the gradient of its loss; see `reference.row_loss_loops`.
 
-    Returns the loss, and whether the first largest score is the target's.
+    Returns the loss, and whether the first of the largest scores is the target's.
     """
     zero = z.dtype.type(0)
     address = z.ctypes.data
@@ -625,7 +693,7 @@ def _softmax_row(z, t, s):
     if first:
         for j in range(t):
             first &= z[j] != top
-    z[t] = -np.inf  # kept apart from the sum
+    z[t] = -np.inf  # excludes it from the sum
     others = row_powers(address, len(z), top, zero)
     e_t = _exp(z_t - top)
     factor = s / (others + e_t)
@@ -639,7 +707,7 @@ def _softmax_row(z, t, s):
 
 @register_jitable
 def _hinge_row(z, t, s, squared):
-    """As _softmax_row, for the Weston-Watkins hinge or its square."""
+    """Do what `_softmax_row` does, for the Weston-Watkins hinge loss or its square."""
     z_t = z[t]
     zero = z.dtype.type(0)
     loss, slope = zero, zero
@@ -663,11 +731,11 @@ def _hinge_row(z, t, s, squared):
 
 @_compiled
 def row_loss(Z, labels, weights, loss, losses, correct, source):
-    """Scores to weighted loss gradients, in place, for rows of many classes.
+    """Replace scores by weighted gradients of the loss, for rows of many classes.
 
-    Z (m, K, c) scores -> s_ik * gradient of the loss of row i under model k. labels (m,) int32 in [0, c);
-    weights (m, K), or (0, 0) for all ones; loss: a code, see losses.py. losses (K,) and correct (K,), float64, are
-    increased by s_ik * loss and by s_ik where the largest score is the target's (the first of equals).
+    The scores Z (m, K, c) become s_ik times the gradient of the loss of row i under model k. labels (m,) are int32 in
+    [0, c); weights s (m, K), or (0, 0) if all are 1; loss is a code, see losses.py. Adds s_ik * loss to losses (K,)
+    and, where the first of the largest scores is the target's, s_ik to correct (K,); both are float64.
     """
     for i in range(Z.shape[0]):
         for k in range(Z.shape[1]):

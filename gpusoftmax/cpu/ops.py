@@ -65,7 +65,7 @@ class CpuOperations:
     kernels: ModuleType
 
     def _tiled(self, columns: int) -> bool:
-        return columns <= FEW_COLUMNS and hasattr(self.kernels, "visit")
+        return columns <= FEW_COLUMNS and self.kernels.COMPILED
 
     def linear_gradient(
         self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None

@@ -35,8 +35,8 @@ logging.basicConfig(format="%(message)s")
 from gpusoftmax import loss_and_gradient
 X = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
 value, dW, db = loss_and_gradient(X, [0, 1, 2, 0], np.eye(3), np.zeros(3), backend="cpu")
-from gpusoftmax.cpu.kernels import visit
-print(value.hex(), sum(visit.stats.cache_misses.values()), sum(visit.stats.cache_hits.values()))
+from gpusoftmax.cpu.kernels import pass_over_rows
+print(value.hex(), sum(pass_over_rows.stats.cache_misses.values()), sum(pass_over_rows.stats.cache_hits.values()))
 """
 
 
@@ -68,7 +68,7 @@ def test_kernels_are_compiled_once_for_each_type_of_X(dtype: str, tmp_path: Path
             X = np.load(tmp_path / "X.npy", mmap_mode="r")
         OPS.linear_gradient(X, *problem.arguments[1:])
         OPS.linear_scores(X, problem.W, problem.b)
-        return len(kernels.visit.signatures), len(kernels.row_loss.signatures)
+        return len(kernels.pass_over_rows.signatures), len(kernels.row_loss.signatures)
 
     compiled = call("C")
     for layout in (*LAYOUTS, "memory-mapped"):
@@ -122,10 +122,10 @@ def test_weights_labels_and_rows_may_lie_anyhow() -> None:
 def test_read_only_intercepts_are_not_compiled_anew() -> None:
     problem = random_problem(0)
     OPS.linear_gradient(*problem.arguments)
-    compiled = len(kernels.visit.signatures)
+    compiled = len(kernels.pass_over_rows.signatures)
     problem.b.setflags(write=False)
     OPS.linear_gradient(*problem.arguments)
-    assert len(kernels.visit.signatures) == compiled
+    assert len(kernels.pass_over_rows.signatures) == compiled
 
 
 @pytest.mark.slow

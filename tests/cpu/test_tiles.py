@@ -98,7 +98,7 @@ for dtype in sys.argv[3:]:
             ours, plain = (operations.linear_gradient(X, labels, W, b, None, loss) for operations in backends)
             for found, expected in zip(ours, plain):
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-for text in kernels.visit.inspect_asm().values():
+for text in kernels.pass_over_rows.inspect_asm().values():
     assert most in text
     for wider in {"xmm": ("ymm", "zmm"), "ymm": ("zmm",), "zmm": ()}[most]:
         assert wider not in text, wider
@@ -130,4 +130,4 @@ def test_the_kernels_of_another_text_are_not_taken_from_the_cache() -> None:
     name = str(numba.typeof(kernels.SOURCE))
     assert name.startswith("Source(")
     assert isinstance(numba.typeof(kernels.SOURCE), types.Opaque)
-    assert all(numba.typeof(kernels.SOURCE) in signature for signature in kernels.visit.signatures)
+    assert all(numba.typeof(kernels.SOURCE) in signature for signature in kernels.pass_over_rows.signatures)

@@ -488,7 +488,7 @@ def test_three_epochs_have_the_same_bits_for_any_number_of_threads(
     assert {digest(n_threads) for n_threads in (1, 2, 3, 7)} == {digest(1)}
 
 
-@pytest.mark.skipif(not hasattr(get_backend("cpu").ops.kernels, "visit"), reason="Numba is not installed")
+@pytest.mark.skipif(not get_backend("cpu").ops.kernels.COMPILED, reason="Numba is not installed")
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
@@ -528,7 +528,7 @@ def test_steps_in_one_call_are_the_steps_one_by_one(
                 np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.skipif(not hasattr(get_backend("cpu").ops.kernels, "visit"), reason="Numba is not installed")
+@pytest.mark.skipif(not get_backend("cpu").ops.kernels.COMPILED, reason="Numba is not installed")
 def test_a_batch_longer_than_a_leaf_is_no_step_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # leaves of 64 rows
     X, y = blobs(0, n=200)

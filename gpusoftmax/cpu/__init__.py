@@ -1,1 +1,1 @@
-"""The CPU's half: threads and the summation tree, kernels in Numba and in NumPy, and the operations over them."""
+"""The CPU backend: threads and the summation tree, kernels in Numba and in NumPy, and the operations that use them."""

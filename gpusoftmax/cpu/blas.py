@@ -1,4 +1,4 @@
-"""Matrix products by SciPy's BLAS, for what NumPy's `@` cannot say: into a part of an array, and added to it."""
+"""Matrix products by SciPy's BLAS, for what NumPy's `@` cannot do: write to a part of an array, or add to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpusoftmax._typing import Array
 
 @cache
 def _gemm(name: str) -> Any:
-    """sgemm or dgemm, as SciPy exports them to compiled code; called without the GIL."""
+    """sgemm or dgemm, as SciPy exports it to compiled code; the call releases the GIL."""
     from scipy.linalg import cython_blas
 
     capsule = cython_blas.__pyx_capi__[name]
@@ -24,9 +24,10 @@ def _gemm(name: str) -> Any:
 
 
 def product(a: Array, b: Array, out: Array, *, transpose_a: bool = False, beta: float = 0.0) -> None:
-    """out = a b + beta out, or a' b + beta out. Rows of each are contiguous, and may be apart; all of one type.
+    """out = a b + beta out, or a' b + beta out.
 
-    As `cuda.blas.product`. With beta = 0 what was in `out` does not matter.
+    Arrays have one type, and contiguous rows, with or without gaps between them. With beta = 0 `out` may hold anything.
+    `cuda.blas.product` is its counterpart on GPUs.
     """
     m, n = out.shape
     k = a.shape[0] if transpose_a else a.shape[1]
@@ -35,7 +36,7 @@ def product(a: Array, b: Array, out: Array, *, transpose_a: bool = False, beta: 
     whole = [
         ctypes.byref(ctypes.c_int(x)) for x in (n, m, k, *(max(x.strides[0] // size, x.shape[1]) for x in (b, a, out)))
     ]
-    # BLAS counts columns first: a row-major (m, n) is its (n, m), so out' = b' a'
+    # BLAS is column-major and takes a row-major (m, n) for (n, m), so this is out' = b' a'
     _gemm("sgemm" if number is ctypes.c_float else "dgemm")(
         b"N", b"T" if transpose_a else b"N", *whole[:3], ctypes.byref(number(1.0)),
         b.ctypes.data, whole[3], a.ctypes.data, whole[4], ctypes.byref(number(beta)), out.ctypes.data, whole[5],

@@ -1,4 +1,4 @@
-"""What the compiled kernels of the CPU are compiled for, and where they are kept."""
+"""What the CPU kernels are compiled for, and where they are cached."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class CompiledFor:
     vector_bits : int
         The length of a vector.
     vector_features : list of str
-        The processor's vector extensions that are used. The environment may have turned some off.
+        The vector extensions in use. Environment variables may have turned off others that the processor has.
     folder : str or None
-        Where compiled kernels are kept; None: nowhere, so each process compiles them again.
+        The cache of compiled kernels; None if there is none, so that each process compiles them again.
     """
 
     vector_bits: int
@@ -34,7 +34,7 @@ def compilations() -> int:
 
 
 def compiled_for() -> CompiledFor:
-    """What Numba compiles for on this machine.
+    """The target that Numba compiles for on this machine.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What kernels.py does for blocks of scores, in plain NumPy: for machines without Numba, and backend="numpy"."""
+"""The row loss of kernels.py in plain NumPy, for machines without Numba and for backend="numpy"."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SOURCE = None  # nothing is cached
 
 
 def row_loss(Z: Array, labels: Array, weights: Array, loss: int, losses: Array, correct: Array, source: None) -> None:
-    """As kernels.row_loss, whose docstring holds here too."""
+    """Replace scores by weighted gradients of the loss; see `kernels.row_loss`."""
     m, K, c = Z.shape
     z = Z.reshape(m * K, c)
     rows, t = np.arange(m * K), np.repeat(labels, K)
     right = (z.argmax(axis=1) == t).reshape(m, K)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a non-finite loss is the report
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a non-finite loss tells enough
         value = (_softmax_rows(z, t, rows) if loss == SOFTMAX else _hinge_rows(z, t, rows, loss)).reshape(m, K)
         if len(weights):
             Z *= weights[:, :, None]
@@ -33,7 +33,7 @@ def _softmax_rows(z: Array, t: Array, rows: Array) -> Array:
     z -= top[:, None]
     np.exp(z, out=z)
     e_t = z[rows, t]
-    z[rows, t] = 0  # the target is kept apart: p_y - 1 would lose every digit of a confident model
+    z[rows, t] = 0  # the target is not in the sum: for a confident model p_y - 1 would lose all digits
     others = z.sum(axis=1)
     q = 1 / (others + e_t)
     z *= q[:, None]
@@ -50,6 +50,6 @@ def _hinge_rows(z: Array, t: Array, rows: Array, loss: int) -> Array:
         z *= 2
     else:
         value = z.sum(axis=1)
-        np.copyto(z, 1, where=z > 0)  # a NaN margin stays NaN
+        np.copyto(z, 1, where=z > 0)  # NaN margins stay NaN
     z[rows, t] = -z.sum(axis=1)
     return value

@@ -1,6 +1,6 @@
-"""The operations of the CPU: sums over row leaves, by register tiles for few columns, by BLAS blocks for many.
+"""The operations of the CPU: sums over leaves of rows, by register tiles for few columns, by BLAS products for many.
 
-Names and arguments are those of `array.Operations`, which documents them once for every back end.
+`operations.Operations` documents names and arguments, once for all backends.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.operations import SgdSteps
 
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
-BLAS_BLOCK = 512  # rows a product: 430 of 480 GFLOP/s at 768 x 1000
-GROUP_COLUMNS = 32  # of models that one thread takes through steps of SGD side by side: their weights stay in its cache
-LARGE_GRADIENT = 32 << 20  # bytes from which on threads share a gradient's columns, instead of having one each
-TILE_COLUMNS = 512  # that a thread multiplies at a time then
-SCORE_BYTES = 32 << 20  # of the scores of a block then
-SCORE_BLOCK = 64  # rows a product in prediction, where a short block is padded to its full length
-COMPARED_CLASSES = 5  # up to here comparing columns finds the largest score of rows faster than reducing along them
-CACHE_FLOATS = 1 << 16  # of a block's float copy: 512 KB, in the second-level cache
+BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000
+GROUP_COLUMNS = 32  # columns of the models that a thread trains together by SGD: their weights stay in its cache
+LARGE_GRADIENT = 32 << 20  # bytes above which threads divide a gradient's columns, instead of having a copy each
+TILE_COLUMNS = 512  # columns that a thread then multiplies at a time
+SCORE_BYTES = 32 << 20  # bytes of the scores of a block then
+SCORE_BLOCK = 64  # rows of a product in prediction; shorter blocks are padded
+COMPARED_CLASSES = 5  # up to here comparing columns finds the largest scores faster than reducing along rows
+CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
 
 NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
 
 
 def _picked(rows: Array | None, first: int, stop: int) -> Any:
-    """The index of some rows: a slice where all rows are visited in order."""
+    """The index of some rows of a pass: a slice if the pass takes all rows in order."""
     return slice(first, stop) if rows is None else rows[first:stop]
 
 
 def _count(X: Array, rows: Array | None) -> int:
-    """How many rows are visited."""
+    """The number of rows of a pass."""
     return len(X) if rows is None else len(rows)
 
 
 def _best(Z: Array) -> Array:
-    """The first column with the largest of the scores Z (m, K, c), (m, K); -1 where that is NaN or infinite."""
+    """The first column (m, K) with the largest of the scores Z (m, K, c); -1 if that score is NaN or infinite."""
     if Z.shape[2] > COMPARED_CLASSES:
         return np.where(np.isfinite(Z.max(axis=2)), Z.argmax(axis=2), -1)
     largest, best = Z[..., 0].copy(), np.zeros(Z.shape[:2], np.int32)
@@ -59,7 +59,7 @@ def _best(Z: Array) -> Array:
 
 @dataclass(frozen=True)
 class CpuOperations:
-    """`kernels` is the module that holds row_loss and, if it is compiled, the visit of rows by register tiles."""
+    """The operations with `n_threads` threads; `kernels` is the module kernels.py or, without Numba, fallback.py."""
 
     n_threads: int
     kernels: ModuleType
@@ -70,17 +70,17 @@ class CpuOperations:
     def linear_gradient(
         self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
     ) -> tuple[Array, Array, Array, Array]:
-        losses, correct, dW, db = self._visit(X, labels, W, b, weights, loss, rows, True)
+        losses, correct, dW, db = self._pass(X, labels, W, b, weights, loss, rows, True)
         d, K, c = W.shape
         return losses, correct, dW.reshape(d, K, c), db.reshape(K, c)
 
     def linear_losses(
         self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
     ) -> tuple[Array, Array]:
-        losses, correct = self._visit(X, labels, W, b, weights, loss, rows, False)[:2]
+        losses, correct = self._pass(X, labels, W, b, weights, loss, rows, False)[:2]
         return losses, correct
 
-    def _visit(
+    def _pass(
         self,
         X: Array,
         labels: Array,
@@ -91,12 +91,12 @@ class CpuOperations:
         rows: Array | None,
         with_gradient: bool,
     ) -> tuple[Array, Array, Array, Array]:
-        """Losses, correct, dW (d, K*c), db (K*c) of all rows, or of `rows`; without a gradient dW is empty."""
+        """Sum losses, correct, dW (d, K*c) and db (K*c) over all rows or `rows`; without a gradient dW is empty."""
         n = _count(X, rows)
         if self._tiled(W.shape[1] * W.shape[2]):
             return sums_over_rows(self.kernels, X, labels, W, b, weights, loss, rows, with_gradient, self.n_threads)
         if W.nbytes > LARGE_GRADIENT:
-            return self._visit_columns(X, labels, W, b, weights, loss, rows, with_gradient)
+            return self._pass_by_columns(X, labels, W, b, weights, loss, rows, with_gradient)
         d, K, c = W.shape
         q, step = K * c, leaf_rows(d)
         W_columns, b_flat = W.reshape(d, q), b.reshape(q)
@@ -122,11 +122,11 @@ class CpuOperations:
             losses, correct, dW, db = sum_over_leaves(leaf, -(-n // step), self.n_threads)
         return losses, correct, dW, db
 
-    def _visit_columns(
+    def _pass_by_columns(
         self, X: Array, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None,
         with_gradient: bool,
     ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-        """As _visit, where the gradient is too large for a copy a leaf: threads share a block's columns."""
+        """Do what `_pass` does, for a gradient too large for a copy per leaf: threads divide the columns of a block."""
         n, (d, K, c) = _count(X, rows), W.shape
         q = K * c
         W_columns, b_flat = W.reshape(d, q), b.reshape(q)
@@ -136,7 +136,7 @@ class CpuOperations:
         scores = np.empty((min(block, n), q), W.dtype)
         tiles = [slice(first, min(first + TILE_COLUMNS, q)) for first in range(0, q, TILE_COLUMNS)]
 
-        def visit_block(first: int) -> None:
+        def pass_block(first: int) -> None:
             picked = _picked(rows, first, min(first + block, n))
             x, t, s = widen(X[picked], W.dtype), labels[picked], None if weights is None else weights[picked]
             Z = scores[: len(x)]
@@ -167,13 +167,13 @@ class CpuOperations:
 
         with single_threaded_blas():
             for first in range(0, n, block):
-                visit_block(first)
+                pass_block(first)
         return losses, correct, dW, db
 
     def _row_loss(
         self, Z: Array, labels: Array, weights: Array | None, picked: Any, loss: int, losses: Array, correct: Array
     ) -> None:
-        """`kernels.row_loss` with the weights of the rows `picked`."""
+        """Call `kernels.row_loss` with the weights of the rows `picked`."""
         s = NO_WEIGHTS[Z.dtype.type] if weights is None else weights[picked]
         self.kernels.row_loss(Z, labels, s, loss, losses, correct, self.kernels.SOURCE)
 
@@ -213,11 +213,11 @@ class CpuOperations:
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
         gradient = (d + 1) * q * size
-        if not self._tiled(q) and d * q * size > LARGE_GRADIENT:  # as _visit decides
+        if not self._tiled(q) and d * q * size > LARGE_GRADIENT:  # as _pass decides
             return gradient + SCORE_BYTES
         n_leaves = -(-n // leaf_rows(d))
         threads = min(self.n_threads, n_leaves)
-        partials = threads * (1 + math.ceil(math.log2(n_leaves // threads + 1)))  # one a level of the tree
+        partials = threads * (1 + math.ceil(math.log2(n_leaves // threads + 1)))  # one for each level of the tree
         block = 0 if self._tiled(q) else BLAS_BLOCK * (d + q) * size
         return partials * gradient + threads * block
 
@@ -249,7 +249,7 @@ class CpuOperations:
     def _for_scores(
         self, X: Array, W: Array, b: Array, rows: Array | None, finish: Callable[[slice, Array], None]
     ) -> None:
-        """`finish(part, scores (m, K, c))` for each block of rows, from any thread; it may overwrite the scores."""
+        """Call `finish(part, scores (m, K, c))` for each block of rows, in any thread; it may change the scores."""
         d, K, c = W.shape
         n, q = _count(X, rows), K * c
         step = -(-leaf_rows(d) // SCORE_BLOCK) * SCORE_BLOCK
@@ -273,8 +273,8 @@ class CpuOperations:
             x = np.zeros((SCORE_BLOCK, d), W.dtype)
             for first in range(start, stop, SCORE_BLOCK):
                 m = min(SCORE_BLOCK, stop - first)
-                # always the same shape: OpenBLAS's bits change with the number of rows in the call. (In its AVX2 kernel
-                # they change with a row's place in the block, too: only rows after a row leave its bits alone.)
+                # always the same shape, because OpenBLAS's bits change with the number of rows in the call (in its AVX2
+                # kernel also with a row's place in the block: only the rows after it do not matter)
                 x[:m], x[m:] = widen(X[_picked(rows, first, first + m)], W.dtype), 0
                 Z = (x @ W_columns)[:m]
                 Z += b_flat
@@ -316,7 +316,7 @@ class CpuOperations:
 
         with single_threaded_blas():
             total, first_moment, second_moment = sum_over_leaves(leaf, -(-n // step), self.n_threads)
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite features: the caller looks for them
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for infinite features
             mean = first_moment / total
             return centre + mean, np.maximum(second_moment / total - mean * mean, 0.0)
 
@@ -352,7 +352,7 @@ class CpuOperations:
 
             return sum_over_leaves(leaf, -(-n // step), self.n_threads)
 
-        with single_threaded_blas():  # columns that are too many for a copy a leaf take another read
+        with single_threaded_blas():  # too many columns for a copy per leaf take several passes
             parts = [sums_of(slice(first, first + width)) for first in range(0, c, width)]
         sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return sums, totals

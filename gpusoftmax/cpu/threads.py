@@ -1,11 +1,12 @@
-"""Threads, the order of summation, and BLAS held at one thread.
+"""The thread pool, the order of summation, and BLAS limited to one thread.
 
-Rows are visited in *leaves*, runs of rows whose length depends on the shape of the problem alone. Their results are
-summed along a fixed binary tree: leaf 2i with leaf 2i + 1, and so on upwards; a node without a right sibling moves up
-as it is. Who computed a leaf, and when, does not matter, so any number of threads gives the same bits.
+A pass over the data is divided into *leaves*, runs of rows whose length depends only on the shape of the problem. Their
+results are summed along a fixed binary tree: leaf 2i with leaf 2i + 1, and so on upwards; a node without a right
+sibling moves up unchanged. It does not matter which thread computes a leaf, or when, so any number of threads gives the
+same bits.
 
-The threads are our own and run kernels that release the GIL. Numba's `parallel=True` is not used: the threading layer
-that pip installs on a Mac aborts the process when two Python threads enter it, and libgomp kills forked children.
+The threads are our own, and run kernels that release the GIL. Numba's `parallel=True` is not used: the threading layer
+that pip installs on macOS aborts the process if two Python threads enter it, and libgomp kills forked children.
 """
 
 from __future__ import annotations
@@ -24,28 +25,29 @@ from threadpoolctl import ThreadpoolController
 
 from gpusoftmax._typing import Array
 
-Partial = tuple[Array, ...]  # sums over some rows, in arrays that their holder may overwrite
+Partial = tuple[Array, ...]  # sums over some rows, in arrays that whoever has them may overwrite
 
-MOST_THREADS = 1024  # of the shared pool
+MOST_THREADS = 1024  # in the pool
 
-LEAF_ELEMENTS = 1 << 21  # features a leaf: 688 rows of CIFAR-10, 0.4 ms of work, enough leaves for 16 cores
-LEAF_ROWS = 2048  # at most
-LEAF_MULTIPLE = 16  # rows that a kernel takes at a time
+LEAF_ELEMENTS = 1 << 21  # features in a leaf: 688 rows of CIFAR-10, 0.4 ms of work, enough leaves for 16 cores
+LEAF_ROWS = 2048  # the most rows of a leaf
+LEAF_MULTIPLE = 16  # rows that a kernel processes at a time
 
 
 def available_threads() -> int:
-    """The processors that this process may use: affinity and container limits are respected."""
-    from joblib import cpu_count  # comes with scikit-learn; imported late because it takes 0.1 s
+    """The number of processors that this process may use; affinity and container limits are respected."""
+    from joblib import cpu_count  # installed with scikit-learn; imported here because it takes 0.1 s
 
     return int(cpu_count())
 
 
 class _Pool:
-    """Threads that wait for tasks; one is started only when no idle one is left.
+    """Threads that wait for tasks. A thread is started only if none is idle.
 
-    Not concurrent.futures: its pool takes nothing more once the main thread has ended, where exit handlers still
-    predict, and its locks are Python code, which Ctrl-C can leave locked, with all threads waiting for ever. So are
-    those in which `threading.Thread.start` waits. The interpreter does not wait for our threads at its end.
+    concurrent.futures is not used for two reasons. Its pool accepts no tasks after the main thread has ended, when exit
+    handlers may still predict. And its locks are Python code, which Ctrl-C can interrupt while they are held, so that
+    all threads wait for ever; so are the locks in `threading.Thread.start`. The interpreter does not wait for our
+    threads when it exits.
     """
 
     def __init__(self) -> None:
@@ -53,7 +55,10 @@ class _Pool:
         self.lock, self.threads, self.unfinished = threading.Lock(), 0, 0
 
     def take(self, task: Callable[[], None], ended: SimpleQueue[None]) -> bool:
-        """Do it, then tell `ended`; False where there is no thread for it, as in an interpreter that shuts down."""
+        """Have a thread do the task and then put None into `ended`.
+
+        Returns False if there is no thread for it, as in an interpreter that is shutting down.
+        """
         with self.lock:
             if self.unfinished >= self.threads:
                 if self.threads == MOST_THREADS:
@@ -71,26 +76,26 @@ class _Pool:
         while True:
             task, ended = self.tasks.get()
             task()
-            with self.lock:  # first, so that who is told finds this thread idle
+            with self.lock:  # before `ended`, so that whoever waits for it finds this thread idle
                 self.unfinished -= 1
             ended.put(None)
-            del task, ended  # they hold the caller's arrays
+            del task, ended  # they refer to the caller's arrays
 
 
 _pool = _Pool()
 
 
 def leaf_rows(d: int) -> int:
-    """Rows of a leaf: a function of the shape alone, never of the machine.
+    """Rows of a leaf, which depend only on the number of features, never on the machine.
 
-    Enough features to outweigh the addition of a leaf's gradient, and few enough rows to share them out fairly.
+    A leaf has enough features to outweigh adding its gradient, and few enough rows for an even division among threads.
     """
     rows = min(max(LEAF_ELEMENTS // max(d, 1), 64), LEAF_ROWS)
     return -(-rows // LEAF_MULTIPLE) * LEAF_MULTIPLE
 
 
 class TreeSum:
-    """Adds partial results along the fixed tree, holding at most one of them per level.
+    """Adds partial results along the fixed tree, and keeps only those whose sibling is missing.
 
     >>> tree = TreeSum()
     >>> for leaf in range(5):
@@ -103,7 +108,7 @@ class TreeSum:
         self.nodes: dict[tuple[int, int], Partial] = {}
 
     def add(self, level: int, index: int, partial: Partial) -> None:
-        """Take in the node `index` of `level` (leaves are level 0), and merge upwards while siblings are complete."""
+        """Add the node `index` of `level` (leaves are level 0), and merge upwards as long as there is a sibling."""
         while (sibling := self.nodes.pop((level, index ^ 1), None)) is not None:
             left, right = (partial, sibling) if index % 2 == 0 else (sibling, partial)
             for total, part in zip(left, right, strict=True):
@@ -112,7 +117,7 @@ class TreeSum:
         self.nodes[level, index] = partial
 
     def total(self, n_leaves: int) -> Partial:
-        """The sum of all leaves; all of them must have been added."""
+        """Return the sum of all leaves, each of which must have been added."""
         level, width = 0, n_leaves
         while width > 1:
             if width % 2 == 1 and (last := self.nodes.pop((level, width - 1), None)) is not None:
@@ -122,19 +127,19 @@ class TreeSum:
 
 
 def _runs(n_items: int, n_threads: int) -> list[range]:
-    """Consecutive, nearly equal, non-empty runs of items, at most one per thread."""
+    """Divide items into consecutive, nearly equal runs, at most one per thread."""
     k = max(1, min(n_items, n_threads))
     return [range(n_items * t // k, n_items * (t + 1) // k) for t in range(k)]
 
 
 def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequence[Any]:
-    """`work(run)` for consecutive runs of items, one run per thread; the caller's thread takes the first.
+    """Call `work(run)` for consecutive runs of items, one run per thread; the caller's thread takes the first.
 
-    An exception of any run, Ctrl-C among them, is raised after all runs have ended, so that nobody still writes to the
-    caller's arrays.
+    An exception in any run, including Ctrl-C, is raised after all runs have ended, so that no thread still writes to
+    the caller's arrays.
     """
 
-    def quiet(run: range) -> Any:  # NumPy's error state belongs to a thread; a non-finite loss is what we report
+    def quiet(run: range) -> Any:  # NumPy's error state is per thread; we report non-finite losses
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return work(run)
 
@@ -165,7 +170,7 @@ def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequ
         with lock:
             closed = True
         while running:  # after an exception
-            with suppress(KeyboardInterrupt):  # one is on its way
+            with suppress(KeyboardInterrupt):  # an exception is being raised already
                 ended.get()
     if errors:
         raise errors.pop()
@@ -173,19 +178,19 @@ def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequ
 
 
 def sum_over_leaves(leaf: Callable[[int], Partial], n_leaves: int, n_threads: int) -> Partial:
-    """The tree sum of `leaf(0), ..., leaf(n_leaves - 1)`; the same bits for any `n_threads`."""
+    """Sum `leaf(0), ..., leaf(n_leaves - 1)` along the tree, with the same bits for any `n_threads`."""
 
-    def visit(run: range) -> TreeSum:
+    def add_leaves(run: range) -> TreeSum:
         tree = TreeSum()
         for index in run:
             tree.add(0, index, leaf(index))
         return tree
 
-    return sum_of_trees(for_each(visit, n_leaves, n_threads), n_leaves)
+    return sum_of_trees(for_each(add_leaves, n_leaves, n_threads), n_leaves)
 
 
 def sum_of_trees(trees: Sequence[TreeSum], n_leaves: int) -> Partial:
-    """The sum of all leaves, of which each tree has some."""
+    """Sum over all leaves, which are distributed over some trees."""
     total, *others = trees
     for tree in others:
         for (level, index), partial in tree.nodes.items():
@@ -195,17 +200,17 @@ def sum_of_trees(trees: Sequence[TreeSum], n_leaves: int) -> Partial:
 
 
 class _SingleThreadedBlas:
-    """Holds BLAS at one thread while anybody is inside; the last one out restores what the first one found.
+    """Limits BLAS to one thread while any caller is inside; the last one to leave restores what the first one found.
 
-    OpenBLAS's bits depend on its thread count, and its idle workers spin for some 80 ms after a product, on the cores
-    that our own threads need. The setting belongs to the process: saved and restored by each of two overlapping
-    callers it would end up at one thread for good.
+    OpenBLAS's bits depend on its number of threads, and its idle threads spin for some 80 ms after a product, on the
+    cores that our own threads need. The setting applies to the whole process: if each of two overlapping callers saved
+    and restored it, BLAS would be left at one thread for good.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside: set[object] = set()
-        self.found: list[tuple[Any, int]] = []  # libraries, and what they are to be set to again
+        self.found: list[tuple[Any, int]] = []  # libraries and the numbers of threads to restore
         self.controller: ThreadpoolController | None = None
 
     @contextmanager
@@ -217,15 +222,15 @@ class _SingleThreadedBlas:
         finally:
             try:
                 self._leave(me)
-            except BaseException:  # Ctrl-C within it left BLAS at one thread
+            except BaseException:  # Ctrl-C in _leave: BLAS may still be at one thread
                 self._leave(me)
                 raise
 
     def _enter(self, me: object) -> None:
         with self.lock:
             if not self.inside:
-                if self.controller is None:  # 190 us a time, so it is kept
-                    import scipy.linalg.cython_blas  # noqa: F401 - brings a BLAS of its own, which is to be held, too
+                if self.controller is None:  # kept, because making one takes 190 us
+                    import scipy.linalg.cython_blas  # noqa: F401 - loads a BLAS of its own, to be limited as well
 
                     self.controller = ThreadpoolController()
                 if not self.found:
@@ -242,14 +247,17 @@ class _SingleThreadedBlas:
                 self.restore()
 
     def restore(self) -> None:
-        """What was found; once more where that was cut short."""
+        """Set what was found; called again if Ctrl-C interrupted it."""
         for library, n_threads in self.found:
             _limit(library, n_threads)
         self.found = []
 
 
 def _limit(library: Any, n_threads: int) -> None:
-    """From threadpoolctl 3.8 on OpenBLAS obeys the thread alone that limited it first; all others it ignores."""
+    """Set a library's number of threads, from any thread.
+
+    From threadpoolctl 3.8 on its own method has an effect on OpenBLAS only in the thread that called it first.
+    """
     getattr(library, "_real_set_num_threads", library.set_num_threads)(n_threads)
 
 
@@ -257,12 +265,12 @@ single_threaded_blas = _SingleThreadedBlas()
 
 
 def _forget_after_fork() -> None:
-    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+    """Start afresh in a forked child, which has none of its parent's threads and would wait for them for ever."""
     global _pool
     _pool = _Pool()
     single_threaded_blas.lock = threading.Lock()
     single_threaded_blas.inside = set()
-    single_threaded_blas.restore()  # the parent was in the middle of a pass; the child is not
+    single_threaded_blas.restore()  # the parent may be in the middle of a pass; the child is not
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

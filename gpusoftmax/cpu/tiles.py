@@ -1,21 +1,21 @@
 """Register tiles: the innermost loops, written as LLVM vector operations by Numba intrinsics.
 
-A compiler that is handed plain loops does not find this blocking: they came out 2 to 4 times slower. LLVM lowers the
-same operations to AVX-512, AVX2 or NEON; only the tiles' shape follows the processor, as Numba sees it (NUMBA_CPU_NAME
-and NUMBA_CPU_FEATURES are respected).
+A register tile is a small block of a matrix product whose sums stay in vector registers. Compilers do not find this
+blocking in plain loops, which were 2 to 4 times slower. LLVM translates the same operations to AVX-512, AVX2 or NEON;
+only the size of a tile depends on the processor that Numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES apply).
 
-Layouts. A *block* is BLOCK rows. Features come in *slabs* of S = 2 vectors. W and dW are packed as (slabs, q, S), zero
-where the last slab reaches beyond the features: both are streams without gaps. Scores are (q, BLOCK), rows side by
-side: the row loss works on as many of them at once as a vector holds. Our own buffers start on a line of the cache. A
-user's X is read wherever it starts: vectors that cross a line cost nothing that could be measured (21.9 and 22.0 ms a
-pass over CIFAR-10), while slabs laid to begin on its boundaries cost 4 ms for the two that are then cut.
+Layouts. A *block* is BLOCK rows. Features are grouped into *slabs* of S features, which fill 2 vectors. W and dW are
+packed as (slabs, q, S), with zeros beyond the last feature, so that each is read as one stream without gaps. Scores are
+(q, BLOCK), rows side by side: the loss is computed for as many rows at once as a vector holds. Our own buffers start on
+a cache line. A user's X is read wherever it starts: vectors that cross a cache line made no measurable difference (21.9
+and 22.0 ms for a pass over CIFAR-10), while slabs aligned to cache lines cost 4 ms for the two that are then cut.
 
     score_tiles      acc[i, j] (a vector)  +=  x_i W_j             over some slabs
     row_sums         z[j, i]                =  b_j + sum acc[i, j]
-    loss_rows        z[:, i]               <-  s_i * gradient of the loss of row i; losses, correct, db added up
+    loss_rows        z[:, i]               <-  s_i * gradient of the loss of row i; adds to losses, correct, db
     gradient_tiles   dW[:, j]              +=  sum_i z[j, i] x_i    over some slabs
 
-All pointers are addresses (int64): arrays that are read-only, mapped or sliced share one compilation.
+All pointers are addresses (int64), so that read-only, memory-mapped and sliced arrays share one compilation.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from gpusoftmax.cpu.vectors import (
     store,
 )
 
-LINE = 64  # bytes of a line of the cache
-BLOCK = 16  # rows that are visited while they are in the second-level cache
+LINE = 64  # bytes of a cache line
+BLOCK = 16  # rows that are worked on while they are in the second-level cache
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
 
 
 def _fetch(b: Any, address: Any, n_bytes: int) -> None:
-    """Ask for bytes of memory in the second-level cache."""
+    """Prefetch bytes of memory into the second-level cache."""
     function = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     prefetch = cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0")
     for line in range(0, n_bytes, LINE):
@@ -64,7 +64,7 @@ def _fetch(b: Any, address: Any, n_bytes: int) -> None:
 
 @intrinsic
 def fetch_line(typing, address):
-    """Ask for the line of memory that holds `address` in the second-level cache."""
+    """Prefetch the cache line that contains `address` into the second-level cache."""
 
     def emit(context, b, signature, args):
         _fetch(b, args[0], 1)
@@ -74,7 +74,7 @@ def fetch_line(typing, address):
 
 
 def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
-    """A vector of features at `address`, of the type of `marker` (its bits), in the type of computation."""
+    """Load a vector of features, stored in the type of `marker`, and convert it to the type of computation."""
     lanes = MACHINE.vector // SIZES[computed]
     vector = ir.VectorType(FLOATS[computed], lanes)
     if marker == computed:
@@ -88,7 +88,7 @@ def _features(b: Any, address: Any, marker: Any, computed: Any) -> Any:
     bits = b.zext(raw, wide)
     if marker == types.int16:  # bfloat16
         return b.bitcast(b.shl(bits, constant(wide, 16)), vector)
-    # float16 without the instruction: exponent and mantissa moved, then times 2^112, right for subnormals too
+    # float16 without the instruction: shift exponent and mantissa, then multiply by 2^112; right for subnormals too
     magnitude = b.shl(b.and_(bits, constant(wide, 0x7FFF)), constant(wide, 13))
     special = b.icmp_signed(">=", magnitude, constant(wide, 0x7C00 << 13))
     infinite = b.bitcast(b.or_(magnitude, constant(wide, 0x7F800000)), vector)
@@ -102,7 +102,7 @@ def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def _for_each_count(b: Any, count: Any, emit: Any) -> None:
-    """`emit(1)`, `emit(2)`, ... behind a switch over the number of columns of a tile."""
+    """Emit a switch over the number of columns of a tile, with a case for each: `emit(1)`, `emit(2)`, ..."""
     end = b.append_basic_block("end")
     switch = b.switch(count, end)
     for n in range(1, MACHINE.columns + 1):
@@ -115,7 +115,7 @@ def _for_each_count(b: Any, count: Any, emit: Any) -> None:
 
 
 def _start(b: Any, fresh: Any, addresses: list[Any], vector: Any) -> list[Any]:
-    """The vectors at some addresses, or zeros where `fresh` is not 0."""
+    """Load the vectors at some addresses, or zeros if `fresh` is not 0."""
     read, after, before = b.append_basic_block("read"), b.append_basic_block("started"), b.block
     b.cbranch(b.icmp_signed("!=", fresh, I64(0)), after, read)
     b.position_at_end(read)
@@ -133,11 +133,11 @@ def _start(b: Any, fresh: Any, addresses: list[Any], vector: Any) -> list[Any]:
 
 @intrinsic
 def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, ahead, marker, computed):
-    """acc[i, j] (+)= x_i W_j over n_slabs >= 1 slabs, for the BLOCK rows of `table` and `count` columns.
+    """acc[i, j] += x_i W_j over n_slabs >= 1 slabs, for the BLOCK rows in `table` and `count` columns.
 
-    table: addresses of rows; offset: bytes from there to the first slab; W: address of the first slab's first column in
-    the packed (slabs, q, S); acc: vectors (BLOCK, count); ahead: bytes from a row's address in the table to that of the
-    row to be fetched meanwhile, or 0.
+    table: address of the rows' addresses. offset: bytes from a row's address to its first slab. W: address of the first
+    column in the first slab of the packed (slabs, q, S). acc: address of vectors (BLOCK, count). fresh: 1 if acc starts
+    at zero. ahead: bytes in the table from a row's entry to that of the row to prefetch, or 0.
     """
     lanes, size, item = MACHINE.vector // SIZES[computed], SIZES[computed], SIZES[marker]
 
@@ -188,7 +188,7 @@ def score_tiles(typing, table, offset, W, acc, n_slabs, q, count, fresh, ahead, 
 
 @intrinsic
 def row_sums(typing, acc, stride, bias, z, computed):
-    """z[i] = bias + the sum of the vector at acc + i stride, for i < BLOCK: a transposition that adds."""
+    """z[i] = bias + the sum of the vector at acc + i stride, for i < BLOCK: a transposition that adds as it goes."""
     lanes, size = MACHINE.vector // SIZES[computed], SIZES[computed]
 
     def emit(context, b, signature, args):
@@ -200,7 +200,7 @@ def row_sums(typing, acc, stride, bias, z, computed):
                 load(b, b.add(acc, b.mul(stride, I64(i))), vector, MACHINE.vector) for i in range(part, part + lanes)
             ]
             width = 1
-            while len(vectors) > 1:  # each vector's runs of `width` neighbours belong to one row each
+            while len(vectors) > 1:  # in each vector, every run of `width` neighbours belongs to one row
                 runs = range(0, lanes, 2 * width)
                 order = [h + k for base in runs for h in (0, lanes) for k in range(base, base + width)]
                 left = ir.Constant(ir.VectorType(I32, lanes), order)
@@ -218,10 +218,10 @@ def row_sums(typing, acc, stride, bias, z, computed):
 
 @intrinsic
 def gradient_tiles(typing, table, offset, z, dW, n_rows, n_slabs, q, count, fresh, ahead, marker, computed):
-    """dW[:, j] (+)= sum_i z[j, i] x_i over n_slabs slabs, for n_rows >= 1 rows of `table` and `count` columns.
+    """dW[:, j] += sum_i z[j, i] x_i over n_slabs slabs, for n_rows >= 1 rows in `table` and `count` columns.
 
-    table, offset: as in score_tiles; z: the first column's scores; dW: address of the first slab's first column.
-    ahead: bytes from a row's address in the table to that of the row to be prefetched, or 0.
+    z: address of the first column's scores. dW: address of the first column in the first slab. fresh: 1 if dW starts at
+    zero. table, offset and ahead are those of score_tiles.
     """
     lanes, size, item = MACHINE.vector // SIZES[computed], SIZES[computed], SIZES[marker]
 
@@ -268,10 +268,11 @@ def gradient_tiles(typing, table, offset, z, dW, n_rows, n_slabs, q, count, fres
 
 @intrinsic
 def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
-    """Scores z (c, BLOCK) of one model to s_i * gradient of the loss of row i, in place; see reference.row_loss_loops.
+    """Replace the scores z (c, BLOCK) of one model by s_i g_i, where g_i is the gradient of row i's loss.
 
-    labels (BLOCK,) int32 and weights s (BLOCK,); losses, correct (BLOCK,) float64 and db (c, BLOCK) are added to, row
-    by row: s_i loss_i, s_i where the first largest score is the label's, s_i g_i.
+    labels (BLOCK,) are int32; s (BLOCK,) are weights. Adds s_i loss_i to losses (BLOCK,), s_i to correct (BLOCK,) where
+    the first of the largest scores is the label's, and s_i g_i to db (c, BLOCK); losses and correct are float64. See
+    `reference.row_loss_loops`.
     """
     lanes, size = MACHINE.vector // SIZES[computed], SIZES[computed]
 
@@ -285,7 +286,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
             return b.add(base, b.add(b.mul(j, I64(BLOCK * size)), I64(part * size)))
 
         def each_column(part: int, carried: list[V], body: Any) -> list[V]:
-            """body(scores, is it the label's?, where they are, carried) for each column."""
+            """Emit a loop over columns: body(scores, mask of rows with this label, address, column, carried values)."""
             label = load(b, b.add(labels, I64(4 * part)), whole, 4)
 
             def column(j: Any, values: list[Any]) -> list[Any]:
@@ -298,7 +299,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
 
         def finish(part: int, value: V, right: V, weight: V) -> None:
             for at, x in ((losses, value * weight), (correct, right)):
-                for half in range(0, lanes, 8):  # 8 doubles at a time at most
+                for half in range(0, lanes, 8):  # at most 8 doubles at a time
                     n = min(8, lanes)
                     picked = ir.Constant(ir.VectorType(I32, n), list(range(half, half + n)))
                     piece = b.shuffle_vector(x.value, ir.Constant(vector, ir.Undefined), picked)
@@ -316,7 +317,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
             weight = V(b, load(b, b.add(s, I64(part * size)), vector, size))
 
             def look(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
-                top, z_t, first = carried  # first: 1 where the first of the largest scores is the label's
+                top, z_t, first = carried  # first: 1 where the first of the largest scores so far is the label's
                 above = x > top
                 return [x.where(above, top), x.where(target, z_t), (zero + 1.0).where(target, 0.0).where(above, first)]
 
@@ -346,7 +347,7 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
                 def margins(x: V, target: V, at: Any, j: Any, carried: list[V]) -> list[V]:
                     loss, slope = carried
                     margin = (x - z_t) + 1.0
-                    margin = zero.where(target, zero.where(margin < 0.0, margin))  # a NaN stays
+                    margin = zero.where(target, zero.where(margin < 0.0, margin))  # NaN stays NaN
                     if kind == SQUARED_HINGE:
                         loss, g = margin.fma(margin, loss), margin + margin
                     else:
@@ -382,9 +383,9 @@ def loss_rows(typing, z, labels, s, c, loss, losses, correct, db, computed):
 
 
 def _row_loop(b: Any, z: Any, c: Any, element: Any, carried: V, body: Any) -> V:
-    """body(scores, carried) over a row of c numbers, a vector at a time, the last one masked: -inf beyond the row.
+    """Emit a loop over a row of c numbers, a vector at a time: body(scores, carried) -> new scores, carried.
 
-    body returns what replaces the scores (None: they stay), and the new carried vector.
+    Scores beyond the row are -inf, and are not written. None for new scores leaves them as they are.
     """
     lanes = carried.value.type.count
     vector, size = carried.value.type, 4 if element == ir.FloatType() else 8
@@ -410,7 +411,7 @@ def _row_loop(b: Any, z: Any, c: Any, element: Any, carried: V, body: Any) -> V:
 
 
 def _reduced(b: Any, name: str, x: V, *start: Any) -> Any:
-    """llvm.vector.reduce.<name>, in an order that depends on the vector's length alone."""
+    """Call llvm.vector.reduce.<name>, whose order depends only on the vector's length."""
     kind = x.value.type
     suffix = f"v{kind.count}{'f32' if kind.element == ir.FloatType() else 'f64'}"
     function = ir.FunctionType(kind.element, [*(kind.element for _ in start), kind])
@@ -420,7 +421,7 @@ def _reduced(b: Any, name: str, x: V, *start: Any) -> Any:
 
 @intrinsic
 def row_maximum(typing, z, c, computed):
-    """The largest of the c scores at the address z; NaN counts as nothing."""
+    """The largest of the c scores at the address z; NaN is ignored."""
     element, lanes = FLOATS[computed], MACHINE.vector // SIZES[computed]
 
     def emit(context, b, signature, args):
@@ -433,7 +434,7 @@ def row_maximum(typing, z, c, computed):
 
 @intrinsic
 def row_powers(typing, z, c, top, computed):
-    """The c scores at the address z become exp(z - top); -> their sum."""
+    """Replace the c scores at the address z by exp(z - top); return their sum."""
     element, lanes = FLOATS[computed], MACHINE.vector // SIZES[computed]
 
     def emit(context, b, signature, args):

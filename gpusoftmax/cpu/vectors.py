@@ -1,6 +1,6 @@
-"""LLVM vector operations with operators, for Numba intrinsics: which vectors there are, exp and log of them, loops.
+"""LLVM vector operations for Numba intrinsics: the processor's vectors, operators on them, exp and log, loops.
 
-Everything takes the builder `b` first, as llvmlite's own functions do. Addresses are int64.
+Functions take the LLVM builder as `b` and emit code with it. Addresses are int64.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ SIZES = {types.float32: 4, types.float64: 8, types.uint8: 1, types.uint16: 2, ty
 
 @dataclass(frozen=True)
 class Machine:
-    """The vectors that Numba compiles for.
+    """The vector instructions that Numba compiles for.
 
     Attributes
     ----------
     name : str
-        Of the instruction set.
+        The instruction set.
     vector : int
         Bytes of a vector.
     registers : int
-        How many vectors the processor holds.
+        Vector registers.
     fused : bool
-        It multiplies and adds with one rounding.
+        There is an instruction that multiplies and adds with one rounding.
     halves : bool
-        It converts float16 by itself.
+        There is an instruction that converts float16.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Machine:
 
     @property
     def columns(self) -> int:
-        """Columns of a tile at most."""
+        """The most columns of a tile."""
         return 10 if self.registers == 32 else 5
 
     def rows(self, columns: int) -> int:
-        """Rows of a score tile: accumulators, a vector of each row and one of the weights fit the registers."""
+        """Rows of a score tile, such that accumulators, a vector of each row and one of weights fit the registers."""
         return 4 if 4 * columns + 5 <= self.registers else 2
 
 
@@ -69,7 +69,7 @@ MACHINE = _machine()
 
 
 class V:
-    """A vector, number or mask with operators: the builder's calls, so that formulas read as formulas."""
+    """A vector, number or mask in LLVM with Python's operators, so that formulas can be read as formulas."""
 
     def __init__(self, b: Any, value: Any) -> None:
         self.b, self.value = b, value
@@ -107,19 +107,22 @@ class V:
         return V(self.b, self.b.fcmp_ordered("<", self.value, self._other(other)))
 
     def same(self, other: Any) -> V:
-        """A mask of equal numbers; a NaN equals nothing."""
+        """A mask of equal numbers; NaN equals nothing."""
         return V(self.b, self.b.fcmp_ordered("==", self.value, self._other(other)))
 
     def fma(self, factor: Any, addend: Any) -> V:
-        """self * factor + addend, rounded once where the processor can: elsewhere that would be a function call."""
+        """self * factor + addend, rounded once where the processor has an instruction for it.
+
+        Elsewhere LLVM would call a function, so there it is rounded twice.
+        """
         return self._call("fma", factor, addend) if MACHINE.fused else self * factor + addend
 
     def floor(self) -> V:
-        """The next integer below."""
+        """The largest integer that is not above."""
         return self._call("floor")
 
     def where(self, mask: V, other: Any) -> V:
-        """self where the mask holds, else other."""
+        """self where the mask is set, other elsewhere."""
         return V(self.b, self.b.select(mask.value, self.value, self._other(other)))
 
 
@@ -128,26 +131,29 @@ def element_of(kind: Any) -> Any:
 
 
 def like(kind: Any, element: Any) -> Any:
-    """A vector as long as `kind`, or a scalar as it is, of another element type."""
+    """A vector type as long as `kind`, or a scalar type if that is one, of another element type."""
     return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
 
 
 def constant(kind: Any, x: Any) -> Any:
-    """The number x, in every element."""
+    """A constant of type `kind` with x in every element."""
     return ir.Constant(kind, [x] * kind.count if isinstance(kind, ir.VectorType) else x)
 
 
 def exponential(x: V) -> V:
-    """exp(x) for x <= 0 or NaN. float32: within 1.05 ulp, 0 for what is no normal number, NaN kept; float64: libm's."""
+    """exp(x) for x <= 0 or NaN.
+
+    float32: within 1.05 ulp, and 0 where the result would be subnormal; NaN stays NaN. float64: the function of libm.
+    """
     b, kind = x.b, x.value.type
     if element_of(kind) != ir.FloatType():
         return x._call("exp")
     whole = like(kind, I32)
     k = (x * 1.44269504 + 0.5).floor()
     k = k.where(k > -126.0, -126.0)
-    r = k.fma(-0.693359375, x)  # ln 2 in two parts: in one it is off by 33 ulp at -87
+    r = k.fma(-0.693359375, x)  # ln 2 in two parts; in one part the result is off by 33 ulp at -87
     r = k.fma(2.12194440e-4, r)
-    p = V(b, constant(kind, 1.9875691500e-4))  # minimax on [-ln 2 / 2, ln 2 / 2], Cephes' coefficients
+    p = V(b, constant(kind, 1.9875691500e-4))  # minimax on [-ln 2 / 2, ln 2 / 2], from Cephes
     for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
         p = p.fma(r, coefficient)
     p = (p * r).fma(r, r) + 1.0
@@ -157,7 +163,7 @@ def exponential(x: V) -> V:
 
 
 def logarithm(x: V) -> V:
-    """log(x) for x >= 1, infinity or NaN, which come out as they are. float32: within 1 ulp (Cephes' logf)."""
+    """log(x) for x >= 1; infinity and NaN are returned unchanged. float32: within 1 ulp (logf of Cephes)."""
     b, kind = x.b, x.value.type
     if element_of(kind) != ir.FloatType():
         return x._call("log")
@@ -180,22 +186,22 @@ def logarithm(x: V) -> V:
 
 
 def logarithm_1p(x: V) -> V:
-    """log(1 + x) for x >= 0 with the relative error of x, which is tiny for a confident row."""
+    """log(1 + x) for x >= 0, with a small relative error even for tiny x, as a confident row has it."""
     u = x + 1.0
     return logarithm(u) + (x - (u - 1.0)) / u
 
 
 def splat(b: Any, x: Any, kind: Any) -> Any:
-    """The scalar value x in every element of a vector."""
+    """A vector with the scalar x in every element."""
     undefined = ir.Constant(kind, ir.Undefined)
     lanes = constant(ir.VectorType(I32, kind.count), 0)
     return b.shuffle_vector(b.insert_element(undefined, x, I32(0)), undefined, lanes)
 
 
 def outlined(name: str, b: Any, arguments: Any, body: Any) -> Any:
-    """A call of a function of its own, made by body(builder, arguments) where the module has none of that name yet.
+    """Call an LLVM function; body(builder, arguments) emits it if the module has none of that name yet.
 
-    Inlined at each of its places of use the same text would be compiled several times: 2 s instead of 5.
+    If the body were inlined at each place of use, it would be compiled several times: 5 s instead of 2.
     """
     function = b.module.globals.get(name)
     if function is None:
@@ -210,14 +216,14 @@ def outlined(name: str, b: Any, arguments: Any, body: Any) -> Any:
 
 
 def pointer(b: Any, address: Any, kind: Any) -> Any:
-    """The int64 address as a pointer to `kind`. In our functions a null pointer is an address like any other.
+    """Convert an int64 address to a pointer to `kind`, in functions where null is an address like any other.
 
-    Numba links functions into their callers after LLVM has made machine code of them, and LLVM is then free to have
-    written `base + offset` as a pointer made of the offset, plus the base. Optimised again, where the offset is 0, that
-    is an access to null: on AVX2 the first score of a block was dropped as undefined, and only from the cache on disk,
-    since the process that compiles runs the functions as they were before.
+    Numba optimises functions, links them into their callers and optimises them again. The first time LLVM may turn
+    `base + offset` into a pointer made from the offset, plus the base. If the offset is 0, that looks like an access to
+    null the second time, which is undefined: on AVX2 the first score of a block was lost. It happened only with kernels
+    from the cache on disk, because the process that compiles them runs the functions of the first time.
     """
-    set.add(b.function.attributes, "null_pointer_is_valid")  # llvmlite's own `add` does not know it
+    set.add(b.function.attributes, "null_pointer_is_valid")  # llvmlite's own `add` does not know this attribute
     return b.inttoptr(address, kind.as_pointer())
 
 
@@ -232,7 +238,10 @@ def store(b: Any, value: Any, address: Any, align: int) -> None:
 
 
 def loop(b: Any, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
-    """body(index, carried values) -> new values, for index from start (below stop) in steps; -> the last values."""
+    """Emit a loop over range(start, stop, step), run at least once: body(index, carried values) -> new values.
+
+    Returns the last values.
+    """
     before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
     b.branch(loop)
     b.position_at_end(loop)

@@ -175,7 +175,7 @@ def threads_and_origin() -> tuple[int, str]:
 
 def back_ends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
     """Which back ends can be had on this machine: for each name whether, and why or why not."""
-    gpu, cpu = probe(), get_backend("cpu", n_threads)
+    gpu, cpu = probe(0), get_backend("cpu", n_threads)
     return {
         "cuda": (gpu.works, gpu.reason),
         "cpu": (cpu.name == "cpu", cpu.reason),

@@ -388,7 +388,7 @@ def watched_operations(at_each_block: Any) -> CpuOperations:
         at_each_block()
         fallback.row_loss(*arguments)
 
-    return CpuOperations(2, SimpleNamespace(SOURCE=None, row_loss=row_loss))
+    return CpuOperations(2, SimpleNamespace(COMPILED=False, SOURCE=None, row_loss=row_loss))
 
 
 @pytest.fixture

@@ -44,7 +44,6 @@ INSTEAD = {  # of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassi
     "scoring": BY_VALUES,
     "refit": BY_VALUES,
     "rule": BY_VALUES,
-    "estimator": "the estimator's parameters are arguments themselves",
     "param_grid": "grid is the dictionary of values",
     "error_score": "a configuration that diverges has NaN for its score",
     "return_train_score": "the table has the training objective",

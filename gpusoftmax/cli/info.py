@@ -18,9 +18,11 @@ from gpusoftmax.cli.options import AsJson, BackendName, Loss, Threads, app, prin
 
     gpusoftmax info --penalty 0.01 --rows 49000
 
+    The JSON of --penalty has C, l2, rows and classes.
+
     JSON keys: versions, backend, reason, device, threads, threads_from (in words), backends (a dict: cuda, cpu, numpy,
     each with yes or no and why), blas (a list), vector_features (of the compiler), vector_bits (null without compiled
-    kernels), caches (a dict: where kernels and data sets are kept); with --penalty C, l2, rows, classes."""
+    kernels), caches (a dict: where kernels and data sets are kept)."""
 )
 def info(
     threads: Threads = None,

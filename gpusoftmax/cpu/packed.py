@@ -78,7 +78,7 @@ class Tiles:
         self.width = 2 * kernels.VECTOR // W.itemsize
         row_stride, column_stride = X.strides
         element = ELEMENTS.get(X.dtype, X.dtype.type(0))
-        self.X = X  # keeps it alive: the matrix has only its address
+        self.kept = X  # the matrix has only its address
         self.matrix = Matrix(X.ctypes.data, row_stride, X.itemsize if d == 1 else column_stride, X.itemsize, element)
         self.layout = Layout(d, -(-d // self.width), K, K * c, W.itemsize, W.dtype.type(0))
         # b is copied because a read-only one has another type, for which Numba would compile the kernels again

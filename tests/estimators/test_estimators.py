@@ -1032,7 +1032,7 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
     for module in ("estimators.classifiers", "estimators.prediction"):
-        monkeypatch.setattr(f"gpusoftmax.{module}.resolve_for", spy)
+        monkeypatch.setattr(f"gpusoftmax.{module}.get_backend_for", spy)
     SoftmaxClassifier(**SHORT).fit(*small).predict(small[0])
     assert used == [3, 3]
 

@@ -367,7 +367,7 @@ def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
 
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_a_sweeps_last_fit_is_told(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    press_in_training(monkeypatch, "estimators.classifiers")
+    press_in_training(monkeypatch, "estimators.solving")
     result = sweep(SoftmaxClassifier(tol=1e-9, backend=cpu_backend.name, n_threads=3), GRID, X, Y, cv=2)
     assert (result.interrupted_, result.best_estimator_.stop_reason_) == (True, "interrupted")
     assert "interrupted: the best one's fit to all rows did not come to its end" in result.report
@@ -378,7 +378,7 @@ AROUND = {  # the passes of a sweep's last fit: what Ctrl-C comes before
     "out-of-fold predictions": "gpusoftmax.search.sweep.is_partition",
     "the last fit": "gpusoftmax.search.sweep.problem_of",
     "its certificate": "gpusoftmax.estimators.fitting.certify",
-    "its publication": "gpusoftmax.estimators.classifiers.set_fitted",
+    "its publication": "gpusoftmax.estimators.solving.set_fitted",
 }
 
 
@@ -483,7 +483,7 @@ def test_ctrl_c_outside_the_passes_of_cross_validation_leaves_the_model_as_it_wa
     [
         ("search.exact", 3, "interrupted: C_ is the best of the 1 of 2 values that were done, Cs_$"),
         (
-            "estimators.classifiers",
+            "estimators.solving",
             1,
             "2 of 2 values that were done, Cs_; the last fit, to all rows, did not come to its end",
         ),

@@ -196,9 +196,9 @@ def npz_target() -> Target:
 def csv_target() -> Target:
     def check(path: Path) -> None:
         table = read_csv(path, Columns(need_label=False))
-        assert (table.X.dtype, table.X.ndim, np.isfinite(table.X).all()) == (np.float64, 2, True)
-        assert table.y is None or (table.y.shape == table.X.shape[:1] and all(table.y.tolist()))
-        assert table.feature_names is None or len(table.feature_names) == table.X.shape[1]
+        assert (table.values.dtype, table.values.ndim, np.isfinite(table.values).all()) == (np.float64, 2, True)
+        assert table.y is None or (table.y.shape == table.values.shape[:1] and all(table.y.tolist()))
+        assert table.feature_names is None or len(table.feature_names) == table.values.shape[1]
         assert (np.diff(table.lines) > 0).all()
 
     seeds = [b'a,b,label\n1,2.5,ash\n-3e2,4,"birch, old"\n0,.5,x\n', b"1;2;3\n4;5;6\n", b"\xef\xbb\xbfx\ty\r\n1\t7\r\n"]

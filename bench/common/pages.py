@@ -20,10 +20,10 @@ from bench.common.machine import ROOT
 RESULTS = ROOT / "bench" / "results"
 FIGURES = RESULTS  # the folder of NAME.svg
 PAGES = {  # of each section; if a page moves, this is what changes
-    "throughput": ROOT / "README.md",
-    "solving": ROOT / "README.md",
+    "throughput": ROOT / "docs" / "benchmarks.md",
+    "solving": ROOT / "docs" / "benchmarks.md",
     "solving-details": ROOT / "docs" / "which-solver.md",
-    "sweeping": ROOT / "README.md",
+    "sweeping": ROOT / "docs" / "benchmarks.md",
     "classes": ROOT / "bench" / "README.md",
 }
 

@@ -1,1 +1,1 @@
-"""What X is."""
+"""Features: how X is stored, scaled and sampled, and in which order its rows are used."""

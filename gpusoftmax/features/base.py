@@ -1,14 +1,14 @@
-"""What the features of a data set can do, whatever holds them: the one thing that the rest of the library knows of X.
+"""The `Features` interface: what the rest of the library can ask of X, however X is stored.
 
-An objective, a solver or an estimator asks for gradients, losses, scores, moments and samples of rows; only here is it
-known that X is a dense array on some device. Another kind of features (sparse, streamed) is one more class.
+Objectives, solvers and estimators ask for gradients, losses, scores, moments and samples of rows. Only this folder
+knows that X is a dense array on some device. Another kind of features (sparse, streamed) is one more subclass.
 
-Features are seen through a shift and a scale that are never applied to them. With x' = (x - shift) / scale, scores are
+Features have a shift and a scale, which are never applied to X itself. With x' = (x - shift) / scale, scores are
 
     x' W + b = x W' + b',    W' = W / scale,    b' = b - (shift / scale) W
 
-so weights are folded once per pass, and a gradient dW' with respect to W' is unfolded once:
-dW = (dW' - shift db) / scale. X stays uint8 or float16 and is neither copied nor standardised in memory.
+so the weights are folded once per pass over the data, and the gradient dW' with respect to W' is unfolded once:
+dW = (dW' - shift db) / scale. X stays uint8 or float16; no standardised copy of it is made.
 
 Shapes: X (n, d), W (d, K, c), b (K, c), labels (n,), weights (n, K).
 """
@@ -26,18 +26,18 @@ from gpusoftmax.operations import SgdSteps
 
 
 class Features(ABC):
-    """Rows of features, all or some of those that are stored, seen through a shift and a scale.
+    """All or some of the stored rows of X, with the shift and the scale of each feature.
 
-    A row keeps its number among all stored rows, whichever are selected; labels and weights are those of all of them.
+    Row numbers count all stored rows, whichever are selected. Arrays of labels and weights cover all stored rows, too.
 
     Attributes
     ----------
     backend : Backend
-        Who computes, and where.
+        The backend that computes; its device holds the arrays.
     shift, scale : ndarray of float64, (d,), or None
-        On the device. A scale may be infinite: nothing is seen of that feature, and its weights count as zero.
+        On the device. An infinite scale drops a feature: its scaled values are zero, and its weights count as zero.
     rows : ndarray of int64, or None
-        The numbers of the selected rows, on the device; None: all.
+        Numbers of the selected rows, on the device; None means all rows.
     """
 
     backend: Backend
@@ -48,44 +48,44 @@ class Features(ABC):
     @property
     @abstractmethod
     def n_stored(self) -> int:
-        """How many rows are stored."""
+        """Number of stored rows."""
 
     @property
     @abstractmethod
     def d(self) -> int:
-        """How many features a row has."""
+        """Number of features in a row."""
 
     @property
     @abstractmethod
     def dtype(self) -> type[np.floating[Any]]:
-        """The type of computation: float64 or float32."""
+        """Type of the computation: float64 or float32."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Memory that the stored features take."""
+        """Bytes that the stored features take."""
 
     @abstractmethod
     def select(self, rows: Array | None) -> Self:
-        """The features of some rows, by their numbers (int64, on the host or the device); None: all stored rows."""
+        """Select rows by their numbers (int64, on the host or the device); None selects all stored rows."""
 
     @abstractmethod
     def seen_through(self, shift: Array | None, scale: Array | None) -> Self:
-        """The same rows with another shift and scale (float64, on the host or the device)."""
+        """Replace shift and scale (float64, on the host or the device); the rows stay selected."""
 
     @abstractmethod
     def sample(self, rows: Array) -> Array:
-        """Scaled features of the rows with these numbers: float64, C-contiguous, on the host."""
+        """Copy the rows with these numbers to the host, shifted and scaled: float64, C-contiguous."""
 
     @abstractmethod
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
-        """Weighted mean and variance of each column, as stored; see `operations.Operations.column_moments`."""
+        """Weighted mean and variance of each stored column; see `operations.Operations.column_moments`."""
 
     @abstractmethod
     def label_sums(
         self, labels: Array, weights: Array, class_weight: Array, proportions: Array | None
     ) -> tuple[Array, Array]:
-        """Sums over rows of features times what their soft labels add; see `operations.Operations.label_sums`."""
+        """Sum the difference that soft labels make, times the features; see `operations.Operations.label_sums`."""
 
     @abstractmethod
     def gradient(
@@ -93,7 +93,7 @@ class Features(ABC):
     ) -> tuple[Array, Array, Array, Array]:
         """Losses, correct counts, dW' and db at folded weights; see `operations.Operations.linear_gradient`.
 
-        `rows`, numbers of a minibatch's rows on the device, take the place of the selected ones.
+        If `rows` is given (numbers of a minibatch's rows, on the device), it replaces the selection.
         """
 
     @abstractmethod
@@ -106,47 +106,47 @@ class Features(ABC):
 
     @abstractmethod
     def probabilities(self, W: Array, b: Array) -> Array:
-        """The softmax of the scores, (n, K, c)."""
+        """Softmax of the scores, (n, K, c)."""
 
     @abstractmethod
     def best(self, W: Array, b: Array) -> Array:
-        """The first class with the largest score, (n, K); see `operations.Operations.linear_best`."""
+        """Index of the first class with the largest score, (n, K); see `operations.Operations.linear_best`."""
 
     @abstractmethod
     def sgd_steps(
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any, batches: list[Any],
         steps: SgdSteps,
     ) -> tuple[Array, Array] | None:  # fmt: skip
-        """Several steps of SGD in one call, where the back end has that; see `operations.SgdStretch`."""
+        """Take several SGD steps in one call, or return None if the backend cannot; see `operations.SgdStretch`."""
 
     @abstractmethod
     def check_finite(self, name: str = "X") -> None:
-        """Raise a ValueError that names the first NaN or infinity, by row and column, if there is one."""
+        """Raise a ValueError if X holds NaN or infinity; the message names the row and column of the first."""
 
     @abstractmethod
     def largest(self, column: int) -> tuple[int, float]:
-        """The row with the largest absolute value in a column, and that value."""
+        """Find the row with the largest absolute value in a column; returns the row and the value."""
 
     @abstractmethod
     def pass_bytes(self, K: int, c: int) -> int:
-        """Memory that a pass takes at most beside the features and the weights."""
+        """Upper limit on the bytes that a pass over the data takes, not counting the features and the weights."""
 
     @property
     def n(self) -> int:
-        """How many rows are selected."""
+        """Number of selected rows."""
         return self.n_stored if self.rows is None else len(self.rows)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n_stored, d)."""
+        """Shape of the stored matrix, (n_stored, d)."""
         return self.n_stored, self.d
 
     def numbers(self, places: Array) -> Array:
-        """The numbers of the rows at some places [0, n) among the selected ones; on the host."""
+        """Convert places among the selected rows, in [0, n), to row numbers; on the host."""
         return places if self.rows is None else self.backend.to_numpy(self.rows)[places]
 
     def fold(self, W: Array, b: Array) -> tuple[Array, Array]:
-        """W' and b' for the features as they are stored, from W and b of the scaled ones."""
+        """Convert W and b for the scaled features to W' and b' for the stored ones."""
         folded = W if self.scale is None else (W / self.scale[:, None, None]).astype(self.dtype)
         if self.shift is None:
             return folded, b
@@ -156,7 +156,7 @@ class Features(ABC):
         return folded, (b - product).astype(self.dtype)
 
     def unfold(self, dW: Array, db: Array) -> Array:
-        """The gradient with respect to W from that with respect to W', which is overwritten, and db."""
+        """Convert the gradient with respect to W' (overwritten) and db to the gradient with respect to W."""
         if self.shift is not None:
             dW -= self.shift.astype(dW.dtype)[:, None, None] * db
         if self.scale is not None:
@@ -164,9 +164,10 @@ class Features(ABC):
         return dW
 
     def scaled_weights(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
-        """W (d, c) and b (c,) of the scaled features from (c, d) and (c,) of the stored ones; float64, on the host.
+        """Convert weights (c, d) and (c,) for the stored features to W (d, c) and b (c,) for the scaled ones.
 
-        Weights of features with an infinite scale are zero; their share of the scores goes into b.
+        All are float64, on the host. Features with an infinite scale get weights of zero; what they add to the scores
+        at their shift goes into b.
         """
         b = intercept if self.shift is None else intercept + coef @ self.backend.to_numpy(self.shift)
         if self.scale is None:

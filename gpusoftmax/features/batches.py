@@ -1,6 +1,6 @@
-"""Plans of row indices: a function of the seed and the epoch alone, whatever the device and the thread count.
+"""Plans of minibatches. They depend on the seed and the epoch alone, not on the device or the number of threads.
 
-The full batch is one batch of all rows, in their own order, for which no indices are needed.
+The full batch is a single batch of all rows in their stored order; it needs no indices.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 
-NO_EPOCH = 1 << 63  # numbers of streams from here on belong to no epoch
+NO_EPOCH = 1 << 63  # epochs use the stream numbers below this one; other random draws use those from here on
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """Random numbers of an epoch, or of another use of the same seed; streams are independent of each other."""
+    """Random generator for one epoch, or for another use of the same seed. Streams are independent of each other."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
 
 
@@ -26,14 +26,14 @@ class BatchPlan:
     Attributes
     ----------
     n : int
-        Rows of the data.
+        Number of rows of the data.
     batch_size : int
-        Rows a batch; more than n counts as n.
+        Rows in a batch, at most n.
     replacement : bool
-        Draw each batch independently with replacement, as numpy.random.choice does by default, instead of visiting a
-        new permutation every epoch (which reaches a given loss in fewer steps).
+        Draw each batch independently with replacement, as numpy.random.choice does by default. Otherwise each epoch
+        goes through a new permutation of the rows, which reaches a given loss in fewer steps.
     seed : int
-        Of all randomness.
+        Seed of all random draws.
     """
 
     n: int
@@ -43,21 +43,21 @@ class BatchPlan:
 
     @property
     def size(self) -> int:
-        """Rows of a batch, clipped to n."""
+        """Rows in a batch: batch_size, but at most n."""
         return min(self.batch_size, self.n)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until as many rows were visited as there are."""
+        """Batches in an epoch: just enough for n rows."""
         return -(-self.n // self.size)
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows visited in an epoch: n, or a little more with replacement."""
+        """Rows used in an epoch: n, or a little more with replacement, where every batch is full."""
         return self.steps_per_epoch * self.size if self.replacement else self.n
 
     def epoch(self, index: int) -> list[Array | None]:
-        """The batches of one epoch: int64 row indices, or None for all rows. A last, shorter batch is kept."""
+        """Batches of one epoch, each int64 row indices or None for all rows. A shorter last batch is kept."""
         steps, size = self.steps_per_epoch, self.size
         rng = generator(self.seed, index)
         if self.replacement:

@@ -1,4 +1,4 @@
-"""Dense features: a matrix as the user gave it, in any type and with any strides."""
+"""Dense features: a matrix as the user passed it, in any supported type and with any strides."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class DenseFeatures(Features):
         return replace(self, shift=shift, scale=scale)
 
     def in_type_of(self, other: Features) -> DenseFeatures:
-        """The same features such that they are computed in the type of others: those of another data set."""
+        """Convert X where needed, so that the computation has the type that it has with `other` (another data set)."""
         return self if self.dtype == other.dtype else replace(self, X=from_bits(self.X).astype(other.dtype))
 
     def sample(self, rows: Array) -> Array:
@@ -111,27 +111,27 @@ class DenseFeatures(Features):
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> DenseFeatures:
-    """A user's X as features on the backend's device; see `read_matrix`."""
+    """Check a user's X and turn it into features on the backend's device; see `read_matrix`."""
     return DenseFeatures(read_matrix(X, backend, name), backend)
 
 
 def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:
-    """A user's X, checked where it is and then moved to the backend's device if it is elsewhere.
+    """Check a user's X where it is, then move it to the backend's device if it is elsewhere.
 
     Raises
     ------
     ValueError, TypeError
         X is not a matrix of numbers; the message says what it is and what to pass.
     MemoryError
-        The GPU does not hold it.
+        X does not fit into the GPU's memory.
     """
     return backend.asarray(check_features(X, name, np.asarray if gpu_of(X) is None else backend.asarray))
 
 
 def compile_kernels(X: Any, backend: Backend, n_classes: int) -> float:
-    """Compile all that passes over such features need, by a pass over one row; returns the seconds that it took.
+    """Compile the kernels that passes over X need, by a pass over its first row; returns the seconds that took.
 
-    Compiled kernels are kept on disk by Numba or CuPy. Where the CPU's are there already, it took 0 seconds.
+    Numba and CuPy cache compiled kernels on disk. If the CPU's kernels came from the cache, the result is 0.
     """
     started, before = time.perf_counter(), compilations()
     with backend.active():
@@ -146,15 +146,15 @@ def compile_kernels(X: Any, backend: Backend, n_classes: int) -> float:
 
 
 def rows_that_count(weights: Array | None, rows: Array | None = None) -> Array | None:
-    """The numbers of the rows whose weight is not 0 for at least one model; None for all.
+    """Numbers of the rows that have a non-zero weight for at least one model; None means all rows.
 
-    The rest is not visited. Multiplying its losses by 0 would not be enough: it would still be part of samples and
-    minibatches, and 0 times a loss that overflows is not 0.
+    Other rows are left out altogether. Multiplying their losses by 0 would not be enough: they would still be drawn
+    into samples and minibatches, and 0 times an infinite loss is NaN.
 
     Parameters
     ----------
     weights : ndarray, (n,) or (n, K), or None
-        Of all stored rows, on the host.
+        Weights of all stored rows, on the host.
     rows : ndarray of int64, optional
         The rows to choose from.
     """

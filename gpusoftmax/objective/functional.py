@@ -33,51 +33,51 @@ def loss_and_gradient(
     backend: str | Backend = "auto",
     n_threads: int | None = None,
 ) -> tuple[Any, Array, Array]:
-    """The regularised mean loss of a linear classifier and its gradient, in one read of X.
+    """Regularised mean loss of a linear classifier and its gradient, in one pass over the data.
 
     With x' = (x - shift) / scale and scores z_i = x'_i W + b,
 
         f(W, b) = (1 / S) sum_i s_i loss(z_i, y_i) + (l2 / 2) ||W||^2,    S = sum_i s_i
 
     where loss is logsumexp(z) - z_y ("softmax"), sum_{j != y} max(0, z_j - z_y + 1) ("hinge", Weston and Watkins
-    1999), or the same terms squared ("squared_hinge"). K models side by side share the read.
+    1999), or the same terms squared ("squared_hinge"). K models are evaluated in the same pass.
 
     Parameters
     ----------
-    X : array-like of shape (n, d)
-        float64, float32, float16, bfloat16 and uint8 are read in place; NaN and infinity give a non-finite loss.
-    y : array-like of int, shape (n,)
+    X : array-like, (n, d)
+        float64, float32, float16, bfloat16 and uint8 are used in place; NaN and infinity give a non-finite loss.
+    y : array-like of int, (n,)
         Class indices in [0, c).
-    W : array-like of shape (d, c) or (d, K, c)
-        Weights of the scaled features. Computation is in float64 if X is float64, else in float32.
-    b : array-like of shape (c,) or (K, c)
+    W : array-like, (d, c) or (d, K, c)
+        Weights of the scaled features. The computation is in float64 if X is float64, else in float32.
+    b : array-like, (c,) or (K, c)
         Intercepts.
     l2 : float or (K,)
-        Penalty, not negative.
+        Strength of the penalty, not negative.
     loss : {"softmax", "hinge", "squared_hinge"}
     sample_weight : array-like of shape (n,) or (n, K), optional
         s, finite and not negative.
     shift, scale : float or (d,), optional
-        Folded into the weights; a scale of 0 counts as 1.
+        Shift and scale of the features, folded into the weights; a scale of 0 counts as 1.
     penalize_intercept : bool
         Add (l2 / 2) ||b||^2.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: as of `get_backend`.
+        CPU threads; the result has the same bits for any number. Default: see `get_backend`.
 
     Returns
     -------
     loss : float, or float64 (K,)
         f in nats.
     dW, db : ndarray
-        Gradients, shaped as W and b.
+        Gradients, with the shapes of W and b.
 
     Raises
     ------
     ValueError, TypeError
         An argument is out of range or of the wrong shape or type; the message names it and the fix.
     BackendUnavailableError
-        A GPU was asked for and cannot be had.
+        The requested GPU is not available.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def loss_and_gradient(
     1.098612
     """
     backend = get_backend_for(backend, n_threads, X=X, y=y, W=W, b=b, sample_weight=sample_weight)
-    on_gpu = gpu_of(X) is not None  # then the results stay there, too
+    on_gpu = gpu_of(X) is not None  # then the results stay on it, too
     with backend.active():
         features = read_features(X, backend)
         n, d, dtype = features.n, features.d, features.dtype
@@ -118,13 +118,13 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
 
         loss = (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}),    gradient_ij = (s_i / S) (softmax(z_i)_j - [j = y_i])
 
-    The target is kept apart from the sum, so that a confident row's gradient keeps its digits.
+    The target's score is kept out of the sum, so that the gradient of a confident row keeps its precision.
 
     Parameters
     ----------
-    logits : array-like of shape (n, c)
-        float64 stays float64, everything else is computed in float32. -inf is legal where it is not the target's.
-    labels : array-like of int, shape (n,)
+    logits : array-like, (n, c)
+        float64 is computed in float64, everything else in float32. -inf is allowed, except for the target.
+    labels : array-like of int, (n,)
         Class indices in [0, c).
     sample_weight : array-like of shape (n,), optional
         s, finite and not negative.
@@ -157,12 +157,12 @@ def softmax_cross_entropy(logits: Any, labels: Any, *, sample_weight: Any = None
         gradient = backend.xp.array(scores, dtype=dtype, order="C")
         weights = check_sample_weight(backend.on_host(sample_weight), n, 1, np.float64, other="logits")
         weights, _ = weights_in_type(weights, dtype)
-        if weights is not None and not weights.all():  # what does not count may be NaN
+        if weights is not None and not weights.all():  # rows of weight 0 may hold NaN
             gradient = backend.xp.where(backend.asarray(weights > 0), gradient, dtype(0))
         if on_gpu:
             targets = backend.asarray(labels)
             check_index_array(targets, n, c, "labels", "logits")
-            targets = targets.astype(np.int32)  # the kernel itself reports one that is no class
+            targets = targets.astype(np.int32)  # the kernel reports values that are not class indices
         else:
             targets = check_class_indices(labels, n, c, "labels", "logits")
         s = None if weights is None else backend.asarray(weights)

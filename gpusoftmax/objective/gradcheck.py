@@ -1,4 +1,4 @@
-"""Is an analytic gradient right? Central differences in float64, with the places where the hinges have none marked."""
+"""Check of analytic gradients by central differences in float64; coordinates near a kink of a hinge are marked."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from gpusoftmax.objective.functional import loss_and_gradient
 
 @dataclass(frozen=True)
 class GradientRecord:
-    """One coordinate.
+    """Result of a gradient check at one coordinate.
 
     Attributes
     ----------
     coordinate : tuple
-        ("W", feature, class) or ("b", class); with a model's index in between where W is (d, K, c).
+        ("W", feature, class) or ("b", class). If W is (d, K, c), the model's index comes before the class.
     numeric, analytic : float
-        (f(w + h) - f(w - h)) / (2 h), and what loss_and_gradient says.
+        (f(w + h) - f(w - h)) / (2 h), and the result of loss_and_gradient.
     relative_error : float
         |numeric - analytic| / (|numeric| + |analytic|); 0 where the two differ by no more than the rounding error of a
         difference of losses, 2 eps |f| / h.
     near_kink : bool
-        A hinge's margin changes sign within the step, so that the two may rightly differ.
+        Whether a hinge's margin changes sign within the step; then the two may differ although both are right.
     """
 
     coordinate: tuple[Any, ...]
@@ -63,38 +63,28 @@ def gradient_check(
 
         numeric = (f(w + h e) - f(w - h e)) / (2 h)
 
-    All in float64, whatever X is: with h = 1e-5 float32 would compare rounding errors.
+    Everything is computed in float64, whatever the type of X: with h = 1e-5, float32 would compare rounding errors.
 
     Parameters
     ----------
-    X : array-like of shape (n, d)
-        See `loss_and_gradient` for this and the parameters that follow, up to `n_checks`.
-    y : array-like of int, shape (n,)
-    W : array-like of shape (d, c) or (d, K, c)
-    b : array-like of shape (c,) or (K, c)
-    l2 : float or array-like of shape (K,)
-    loss : {"softmax", "hinge", "squared_hinge"}
-    sample_weight : array-like of shape (n,) or (n, K), optional
-    shift, scale : float or array-like of shape (d,), optional
-    penalize_intercept : bool
-    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
-    n_threads : int, optional
+    X, y, W, b, l2, loss, sample_weight, shift, scale, penalize_intercept, backend, n_threads
+        See `loss_and_gradient`.
     n_checks : int
-        Coordinates, drawn without replacement; all of them if there are fewer.
+        How many coordinates to check, drawn without replacement; all of them if there are fewer.
     h : float
-        Step.
+        Step of the differences.
     seed : int
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
     list of GradientRecord
-        Relative errors of a right gradient are below 1e-6, except near a kink.
+        One record for each coordinate. Relative errors of a correct gradient are below 1e-6, except near a kink.
 
     Raises
     ------
     ValueError, TypeError
-        As `loss_and_gradient`.
+        See `loss_and_gradient`.
 
     Examples
     --------
@@ -109,7 +99,7 @@ def gradient_check(
     X = widen(check_features(X))
     weights, bias, single = check_coefficients(W, b, X.shape[1])
     weights, bias = np.array(weights, np.float64), np.array(bias, np.float64)
-    weights, bias = weights.copy(), bias.copy()  # they are written to below, and may be the caller's own
+    weights, bias = weights.copy(), bias.copy()  # they are changed below, and may be the caller's own arrays
     options: dict[str, Any] = {
         "l2": l2, "loss": loss, "sample_weight": sample_weight, "shift": shift, "scale": scale,
         "penalize_intercept": penalize_intercept, "backend": backend, "n_threads": n_threads,
@@ -153,7 +143,7 @@ def gradient_check(
 
 
 def _crosses_a_kink(z: Array, labels: Array, j: int, reach: Array) -> bool:
-    """Whether moving the scores of class j by up to `reach` (n,) makes a margin z_i - z_y + 1 change its sign."""
+    """Whether a margin z_i - z_y + 1 changes its sign if the scores of class j move by up to `reach` (n,)."""
     rows = np.arange(len(z))
     margins = z - z[rows, labels][:, None] + 1.0
     margins[rows, labels] = np.inf

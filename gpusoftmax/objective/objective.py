@@ -1,10 +1,10 @@
-"""Value and gradient of the objective over K models: fold, pass, sum, unfold, penalty.
+"""The objective of K models: its value and gradient in one pass over the data.
 
     f_k(W, b) = (1 / S_k) sum_i s_ik loss(x_i W_k + b_k, y_i)  +  (l2_k / 2) ||W_k||^2,     S_k = sum_i s_ik
 
-X (n, d); y (n,) class index in [0, c); W (d, K, c), so that W.reshape(d, K*c) is what a matrix product wants; b (K, c);
-s (n,) or (n, K) weights >= 0; l2 (K,). The loss is a mean in nats. The intercept is penalised only if asked for; it is
-then part of the norm. A gradient has the layout of what it is the gradient of.
+Shapes: X (n, d); y (n,) class indices in [0, c); W (d, K, c), so that W.reshape(d, K*c) can enter a matrix product;
+b (K, c); s (n,) or (n, K) weights >= 0; l2 (K,). The loss is a mean, in nats for softmax. The intercepts are penalised
+only on request; they are then part of the norm. dW and db have the shapes of W and b.
 """
 
 from __future__ import annotations
@@ -24,8 +24,19 @@ from gpusoftmax.penalties import L2
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The objective at one point, for K models: value (K,) with the penalty, loss (K,) without it, accuracy (K,) in
-    [0, 1], all float64; dW (d, K, c) and db (K, c). All on the device, and not waited for."""
+    """The objective of K models at one point.
+
+    All arrays are on the device, whose queued work may not have finished yet.
+
+    Attributes
+    ----------
+    value, loss : ndarray of float64, (K,)
+        The objective with the penalty, and the mean loss without it.
+    accuracy : ndarray of float64, (K,)
+        In [0, 1].
+    dW, db : ndarray, (d, K, c) and (K, c)
+        The gradient of `value`.
+    """
 
     value: Array
     loss: Array
@@ -36,9 +47,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class LinearTerm:
-    """What soft labels add to the objective of hard ones, <T, W> + <t, b> for each model; see `soft_labels`.
+    """The term <T, W> + <t, b> that soft labels add to each model's objective with hard labels; see `soft_labels`.
 
-    In float64, so that it adds no rounding to the loss: where the two nearly cancel, that would be all that is left.
+    It is in float64, so that it adds no rounding error: it can nearly cancel the loss of the hard labels.
 
     Attributes
     ----------
@@ -50,19 +61,19 @@ class LinearTerm:
     t: Array
 
     def value(self, W: Array, b: Array) -> Array:
-        """(K,) float64."""
+        """Value of the term, (K,) float64."""
         value: Array = (self.T * W).sum(axis=(0, 2)) + (self.t * b).sum(axis=1)
         return value
 
 
 @dataclass(frozen=True)
 class Objective:
-    """f over K models; all arrays are on the device.
+    """The objective f of K models; all arrays are on the device.
 
     Attributes
     ----------
     features : Features
-        The rows that count, with shift and scale.
+        The rows to train on, with shift and scale.
     labels : ndarray of int32
         Class indices of all stored rows.
     n_classes : int
@@ -70,15 +81,16 @@ class Objective:
     weights : ndarray, (stored rows, K), or None
         s; None means all ones.
     penalty : L2
-        Its strengths say how many models there are. Its factors serve to solve in other coordinates than those in
-        which the user chose the penalty.
+        One strength for each model, which gives K. Its factors express the user's penalty in the coordinates of the
+        scaled features.
     loss : Loss
     fit_intercept : bool
-        Without an intercept db is zero.
+        If false, db is zero.
     linear_term : LinearTerm, optional
-        Added to f, and to the loss; in the coordinates of the scaled features.
+        Added to the objective and to the loss; in the coordinates of the scaled features.
     total : ndarray of float64, (K,), optional
-        S, where it is not the sum of these weights: for rows that are part of a stream, n times its mean weight.
+        S, if it is not the sum of these weights. For rows that are part of a stream it is n times the stream's mean
+        weight.
     """
 
     features: Features
@@ -93,21 +105,21 @@ class Objective:
 
     @property
     def backend(self) -> Backend:
-        """Who computes."""
+        """The backend that computes."""
         return self.features.backend
 
     @property
     def n_models(self) -> int:
-        """K."""
+        """Number of models, K."""
         return len(self.penalty.strengths)
 
     @property
     def has_free_intercept(self) -> bool:
-        """Whether there is an intercept without a penalty."""
+        """Whether there is an intercept that is not penalised."""
         return self.fit_intercept and not self.penalty.on_intercept
 
     def for_penalties(self, strengths: Array) -> Objective:
-        """The objective of one model, repeated side by side for several penalties, (K,) on the host."""
+        """Repeat the objective of one model for several strengths of the penalty, (K,) on the host."""
         repeat, K, weights, term = self.backend.xp.repeat, len(strengths), self.weights, self.linear_term
         return replace(
             self,
@@ -117,7 +129,7 @@ class Objective:
         )
 
     def select(self, models: Array) -> Objective:
-        """The objective of some of the models, by their indices on the host."""
+        """Select some of the models by their indices, on the host."""
         index, weights, term = self.backend.asarray(models), self.weights, self.linear_term
 
         def take(array: Array, axis: int) -> Array:
@@ -132,7 +144,7 @@ class Objective:
         )
 
     def weight_sums(self) -> Array:
-        """S (K,)."""
+        """Sums of the weights over the selected rows, S (K,)."""
         if self.total is not None:
             return self.total
         if self.weights is None:
@@ -141,17 +153,18 @@ class Objective:
         return (self.weights if rows is None else self.weights[rows]).sum(axis=0, dtype=np.float64)
 
     def value_at_zero(self) -> float:
-        """f(0), the same for all models."""
+        """Objective at W = 0 and b = 0, which is the same for all models."""
         return self.loss.at_zero(self.n_classes)
 
-    @np.errstate(over="ignore", invalid="ignore")  # a non-finite loss is the report
+    @np.errstate(over="ignore", invalid="ignore")  # the caller sees a non-finite loss instead of a warning
     def value_and_gradient(
         self, W: Array, b: Array, rows: Array | None = None, sums: Array | None = None
     ) -> Evaluation:
-        """One pass over the rows, or over a minibatch B given by the numbers of its rows.
+        """Evaluate the objective in one pass over the rows, or over a minibatch B given by its row numbers.
 
-        A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the whole, to which the
-        linear term, that of all rows, adds no noise. `sums` is `weight_sums()`, for callers that ask often.
+        A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the full gradient. The
+        linear term covers all rows and so adds no noise. Callers that evaluate often can pass `weight_sums()` as
+        `sums`.
         """
         features = self.features
         W_folded, b_folded = features.fold(W, b)
@@ -177,7 +190,7 @@ class Objective:
         self, W: Array, b: Array, velocity: Any, batches: list[Any], sums: Array, rates: Array, momentum: Array,
         nesterov: bool,
     ) -> tuple[Array, Array] | None:  # fmt: skip
-        """Several steps of SGD in one call, where the back end has that for this shape; see `operations.SgdStretch`."""
+        """Take several SGD steps in one call, or return None if the backend cannot; see `operations.SgdStretch`."""
         features, term = self.features, self.linear_term
         steps = SgdSteps(
             n=features.n,
@@ -194,7 +207,7 @@ class Objective:
         return features.sgd_steps(self.labels, W, b, self.weights, self.loss.code, velocity, batches, steps)
 
     def losses(self, W: Array, b: Array) -> tuple[Array, Array]:
-        """Mean loss (K,), without penalty, and accuracy (K,), weighted by s."""
+        """Mean loss (K,) without the penalty, and accuracy (K,), both weighted by s."""
         W_folded, b_folded = self.features.fold(W, b)
         losses, correct = self.features.losses(self.labels, W_folded, b_folded, self.weights, self.loss.code)
         sums = self.weight_sums()

@@ -1,4 +1,4 @@
-"""Solvers share one shape: `init(objective, W, b) -> state` and `step(objective, state) -> state`; see `trainer`."""
+"""Solvers. Each has `init(objective, W, b) -> state` and `step(objective, state) -> state`, which `trainer` calls."""
 
 from gpusoftmax.solvers.lbfgs import LBFGS, LBFGSState
 from gpusoftmax.solvers.sgd import SGD, SGDState

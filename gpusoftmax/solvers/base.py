@@ -1,7 +1,7 @@
-"""What a solver is, and what it leaves behind: the protocol that the trainer runs, the state, the reasons to stop.
+"""The solver protocol that the trainer runs, the state of a solver, and the reasons to stop.
 
-A solver trains K models side by side. Its state has one record of all models, `SolverState`, and one of those that are
-still being trained, a subclass of `ActiveModels`, from which models are dropped as they end.
+A solver trains K models side by side. Its `SolverState` covers all of them. Inside it, a subclass of `ActiveModels`
+holds what the solver needs of the active models, those still being trained; a model is dropped from it when it ends.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from gpusoftmax.objective.objective import Objective
 
 
 class StopReason(StrEnum):
-    """Why training ended, of one model or of all. `RUNNING`, the empty one, is false."""
+    """Why the training of one model, or of all, ended. `RUNNING` is the empty string, and so is false."""
 
     RUNNING = ""
     CONVERGED = "converged"  # SGD: no more progress; L-BFGS: the gradient is within tol
-    PRECISION = "precision"  # short of tol, but only rounding is left
-    FINISHED = "finished"  # all steps are done
+    PRECISION = "precision"  # tol is not reached, but rounding prevents further progress
+    FINISHED = "finished"  # all steps are taken
     EARLY_STOPPING = "early_stopping"  # no more progress on the validation set
-    CALLBACK = "callback"  # a callback said so
+    CALLBACK = "callback"  # a callback asked for it
     INTERRUPTED = "interrupted"  # Ctrl-C
-    DIVERGED = "diverged"  # the loss became infinite or NaN, or ran away
+    DIVERGED = "diverged"  # the loss became infinite or NaN, or far larger than at the start
 
 
 def per_model(axis: Any = 0, **options: Any) -> Any:
-    """A dataclass field whose array has one entry per model along `axis`; several axes for a tuple of arrays."""
+    """Mark a dataclass field as an array with one entry per model along `axis`; a tuple of arrays has several axes."""
     return field(metadata={"axis": axis}, **options)
 
 
 class PerModel:
-    """A dataclass with some fields marked by `per_model`, which `select` takes a part of.
+    """Base of dataclasses with `per_model` fields, from which `select` takes the entries of some models.
 
-    A field may hold None, an array on the host or the device, a tuple of arrays, a list of records like this one, or
-    anything with a method `select(models)` of its own.
+    Such a field may hold None, an array on the host or the device, a tuple of arrays, a list of `PerModel` records, or
+    any object with a method `select(models)`.
     """
 
     def select(self, models: Array, backend: Backend) -> Self:
-        """The record of some of the models, given by their places."""
+        """Select some of the models by their places in this record."""
         index = backend.asarray(models)
 
         def part(value: Any, axis: Any) -> Any:
             if value is None:
                 return None
             if isinstance(value, tuple):
-                return tuple(part(one, of_one) for one, of_one in zip(value, axis, strict=True))
+                return tuple(part(one, its_axis) for one, its_axis in zip(value, axis, strict=True))
             if isinstance(value, list):
                 return [one.select(models, backend) for one in value]
             if hasattr(value, "select"):
@@ -66,14 +66,14 @@ class PerModel:
 
 @dataclass
 class ActiveModels(PerModel):
-    """The models that are still being trained, side by side; each solver adds what it needs of each.
+    """The models still being trained, side by side. Each solver adds fields of its own.
 
     Attributes
     ----------
     numbers : ndarray of int, (active models,)
-        Which of all models they are.
+        Their places among all K models.
     objective : Objective
-        Theirs alone.
+        The objective of the active models.
     """
 
     numbers: Array = per_model()
@@ -85,30 +85,31 @@ Active = TypeVar("Active", bound=ActiveModels)
 
 @dataclass
 class SolverState:
-    """Where a solver stands. Arrays are updated in place by `Solver.step`: copy what is to be kept.
+    """State of a solver between two steps. `Solver.step` updates its arrays in place, so copy what is to be kept.
 
     Attributes
     ----------
     W, b : ndarray
-        Weights (d, K, c) and intercepts (K, c) of all models, on the device: SGD's last, L-BFGS's best.
+        Weights (d, K, c) and intercepts (K, c) of all models, on the device. SGD: the last ones. L-BFGS: those with the
+        lowest objective.
     value, loss, accuracy : ndarray of float64, (K,)
-        SGD: means over the rows of the last stretch, each row taken before the update that it caused. L-BFGS: at W, b.
+        SGD: means over the rows of the last stretch, each row measured before the update that used it. L-BFGS: at W, b.
     learning_rate : ndarray of float64, (K,)
-        SGD: of the last step. L-BFGS: the last step's length in units of its own.
+        SGD: learning rate of the last step. L-BFGS: length of the last step, relative to the full step.
     start : ndarray of float64, (K,)
-        The value that training began with; SGD's of the first minibatch.
+        Objective at the start; for SGD, of the first minibatch.
     reasons : list of StopReason, K
         Why each model ended, or RUNNING.
     gradient_norm : ndarray of float64, (K,), or None
-        The largest absolute entry of the gradient at W, b; SGD, which would need a pass for it, has none.
+        Largest absolute entry of the gradient at W, b. None for SGD, which would need another pass to compute it.
     iterations : ndarray of int, (K,), or None
-        Steps that each model has taken, where that differs between models.
+        Steps that each model has taken; None if all have taken the same number.
     passes : float
-        Passes over the data so far, with those that preconditioners took.
+        Passes over the data so far, including those for preconditioners.
     step : int
-        SGD: minibatches so far. L-BFGS: passes over X, one at the start and one for each trial point.
+        SGD: minibatches so far. L-BFGS: passes over the data, one at the start and one for each trial point.
     rows : int
-        Rows that the last step visited.
+        Rows that the last step used.
     reason : StopReason
         Why the solver ended, or RUNNING.
     """
@@ -129,9 +130,9 @@ class SolverState:
     reason: StopReason = StopReason.RUNNING
 
     def end(self, active: Active, ended: Array, reasons: list[StopReason]) -> Active:
-        """Record why some of the active models ended (True in `ended`), and return those that remain.
+        """Record why some of the active models ended (True in `ended`), and return the remaining ones.
 
-        If none would remain, the record of the active models is returned as it is.
+        If none would remain, `active` is returned unchanged.
         """
         for k in np.flatnonzero(ended).tolist():
             self.reasons[int(active.numbers[k])] = reasons[k]
@@ -141,21 +142,21 @@ class SolverState:
 
 
 class Solver(Protocol):
-    """What the trainer asks of a solver."""
+    """Methods and properties that the trainer needs from a solver."""
 
     @property
     def passes(self) -> float:
-        """Passes over the data if all steps are taken."""
+        """Number of passes over the data if all steps are taken."""
 
     @property
     def open_ended(self) -> bool:
-        """Whether training may stop as soon as there is no more progress on a validation set."""
+        """Whether training may stop as soon as a validation set shows no more progress."""
 
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
-        """The state, a `SolverState`, at the start W (d, K, c) and b (K, c), which are copied."""
+        """Return the `SolverState` at the start W (d, K, c) and b (K, c), which are copied."""
 
     def step(self, objective: Objective, state: Any) -> Any:
-        """The state after one more stretch of training."""
+        """Train for one stretch and return the new state."""
 
     def give_up(self, state: Any, lost: Array) -> None:
-        """End the models with a True in `lost` (K,): they have diverged."""
+        """End the models that have diverged, those with True in `lost` (K,)."""

@@ -1,12 +1,13 @@
-"""How far from its optimum a model can be at most: what a solver that has ended can prove.
+"""Certificates: a proved upper bound on the distance of a model's objective from its optimum.
 
-The objective is l2-strongly convex in W, so where the free intercept is at its optimum for W,
+The objective is l2-strongly convex in W. If the unpenalised intercept b is optimal for W, then
 
     f(W, b) - f*  <=  sum_p ||dW_p||^2 / (2 l2 r_p)
 
-(Nesterov, "Introductory lectures on convex optimization", 2004, theorem 2.1.10, for min_b f(W, b)). Elsewhere the right
-side proves nothing: it can be a thirtieth of the left. So b is solved for first, by Newton's method on scores that were
-kept, without a further read, and what f falls by on the way is added. A penalised intercept is one more weight.
+(Nesterov, "Introductory lectures on convex optimization", 2004, theorem 2.1.10, for min_b f(W, b)). For any other b the
+inequality need not hold: the right side can be a thirtieth of the left. Therefore the optimal b is found first, by
+Newton's method on stored scores, without another pass over the data; the decrease of f on the way is added to the
+bound. A penalised intercept counts as one more weight.
 """
 
 from __future__ import annotations
@@ -20,45 +21,46 @@ from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import counted
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.intercepts import KeptRows, affordable, best_shift
-from gpusoftmax.solvers.preconditioners.sample import read_cost, row_shares
+from gpusoftmax.solvers.preconditioners.sample import pass_cost, weight_fractions
 
-KEPT = 1 << 24  # scores that are kept: 64 MB in float32
-SHARE, FEWEST_READS = 1 / 3, 4.0  # of the fit's passes that the intercepts may take the time of; or at least
+MOST_SCORES = 1 << 24  # scores that are stored at most: 64 MB in float32
+# solving for the intercepts may take this fraction of the time of the fit's passes, or the time of so many passes
+TIME_FRACTION, FEWEST_PASSES = 1 / 3, 4.0
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit ended, and what is proved about where.
+    """Report on a fit: how it ended, and how far from the optimum it can be.
 
     Attributes
     ----------
     solver : {"lbfgs", "sgd"}
     reason : str
-        See `trainer.TrainResult`.
+        Why the fit ended; see `trainer.TrainResult`.
     n_iter : int
-        Steps of L-BFGS, passes of SGD: at most max_iter.
+        Steps of L-BFGS, or epochs of SGD: at most max_iter.
     passes : float
-        All reads of the data: at the start, at each point that was tried, and of the rows that preconditioners were
-        made from.
+        Passes over the data: one at the start, one for each trial point, and a fraction of one for the rows from which
+        preconditioners were made.
     seconds : float
-        Of the fit: all passes, with their preparation, and the work on this report.
+        Time of the fit: preparation, all passes, and the work on this report.
     objective : float
-        Training objective of the model that was kept, in nats for softmax; SGD's is the mean over its last pass.
+        Training objective of the returned model, in nats for softmax. For SGD it is the mean over the last epoch.
     tol : float
-        What was asked for.
+        The tolerance that the user asked for.
     gradient_norm : float or None
-        Largest absolute entry of the objective's gradient at the model that was kept, in the coordinates of the
-        scaled and, with a free intercept, centred features; SGD does not measure it.
+        Largest absolute entry of the objective's gradient at the returned model, in the coordinates of the features
+        after scaling and, with an unpenalised intercept, centring. None for SGD, which does not compute it.
     intercept_gradient_norm : float or None
-        Largest entry of the intercept's gradient where the bound was taken: it has to be next to nothing.
+        Largest absolute entry of the intercept's gradient where the bound was computed; it has to be close to zero.
     bound : float or None
-        f - f* is at most this, rounding of the gradient and of the objective apart.
+        Upper bound on f - f*, apart from rounding of the gradient and the objective.
     why_no_bound : str
-        Empty if there is one.
+        Why there is no bound; empty if there is one.
     kept : float or None
-        With a validation set: the pass whose weights were kept, to which all of the above but the reason belongs.
+        With a validation set: the pass whose weights were kept. All of the above except the reason refers to them.
     why_solver : str
-        Why solver="auto" meant this solver; empty if the solver was named.
+        Why solver="auto" chose this solver; empty if the user named the solver.
     """
 
     solver: str
@@ -76,12 +78,12 @@ class FitReport:
     why_solver: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as a plain dictionary, ready for JSON.
+        """Convert the report to a plain dictionary, ready for JSON.
 
         Returns
         -------
         dict
-            From each attribute's name to its value.
+            The attributes by name.
         """
         return asdict(self)
 
@@ -104,7 +106,7 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What holds at a point; see FitReport."""
+    """Certificate of one model at one point; see `FitReport` for the attributes."""
 
     objective: float
     gradient_norm: float | None
@@ -115,7 +117,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Measured:
-    """Objective, loss, and the largest entry of the gradient at some weights, each (K,) float64 on the host."""
+    """Objective, loss and largest absolute entry of the gradient at some weights, each (K,) float64 on the host."""
 
     value: Array
     loss: Array
@@ -125,47 +127,49 @@ class Measured:
 def certify(
     objective: Objective, W: Array, b: Array, passes: float = 100.0, known: Measured | None = None
 ) -> list[Certificate]:
-    """The certificate of each model at W (d, K, c) and b (K, c): one read of X, or with a free intercept two.
+    """Certify each model at W (d, K, c) and b (K, c), in one pass over the data, or two with an unpenalised intercept.
 
-    There is no bound without a penalty. With a free intercept there is none for more scores than are kept, nor where
-    the best intercept would take more time than SHARE of the `passes` over X that the fit took. What is `known` at W
-    and b spares another read.
+    Without a penalty there is no bound. With an unpenalised intercept there is none if there are more than MOST_SCORES
+    scores, or if finding the best intercept would take longer than TIME_FRACTION of the fit's `passes`. If the caller
+    has measured the objective at W and b already (`known`), one pass is saved.
     """
     backend, K = objective.backend, objective.n_models
-    here = None
+    evaluation = None
     if known is None or not objective.has_free_intercept:
-        here = objective.value_and_gradient(W, b)
+        evaluation = objective.value_and_gradient(W, b)
     if known is None:
-        assert here is not None
+        assert evaluation is not None
         norm = np.maximum(
-            backend.to_numpy(abs(here.dW).max(axis=(0, 2))), backend.to_numpy(abs(here.db).max(axis=1))
+            backend.to_numpy(abs(evaluation.dW).max(axis=(0, 2))), backend.to_numpy(abs(evaluation.db).max(axis=1))
         ).astype(np.float64)
-        known = Measured(backend.to_numpy(here.value), backend.to_numpy(here.loss), norm)
+        known = Measured(backend.to_numpy(evaluation.value), backend.to_numpy(evaluation.loss), norm)
     mu = backend.to_numpy(objective.penalty.strong_convexity())
     n_scores = objective.features.n * K * objective.n_classes
-    left, bounds, whys = [None] * K, [None] * K, [""] * K
+    residuals, bounds, reasons = [None] * K, [None] * K, [""] * K
     if (mu <= 0).any():
-        whys = ["without a penalty there is none"] * K
-    elif objective.has_free_intercept and n_scores > KEPT:
-        whys = [f"{n_scores} scores are more than the {KEPT} that are kept"] * K
+        reasons = ["without a penalty there is none"] * K
+    elif objective.has_free_intercept and n_scores > MOST_SCORES:
+        reasons = [f"{n_scores} scores are more than the {MOST_SCORES} that are kept"] * K
     else:
         falls = np.zeros(K)
         if objective.has_free_intercept:
-            best, falls, whys = _best_intercepts(objective, W, b, known, passes)
-            here = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
-            left = backend.to_numpy(abs(here.db).max(axis=1)).tolist()
+            best, falls, reasons = _best_intercepts(objective, W, b, known, passes)
+            evaluation = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
+            residuals = backend.to_numpy(abs(evaluation.db).max(axis=1)).tolist()
             limit = float(np.sqrt(np.finfo(b.dtype).eps))
-            off = f"the intercept's gradient is still above {limit:.1g} at the best one that was found"
-            whys = [why or off * (not residual <= limit) for why, residual in zip(whys, left, strict=True)]
-        assert here is not None
+            message = f"the intercept's gradient is still above {limit:.1g} at the best one that was found"
+            reasons = [
+                why or message * (not residual <= limit) for why, residual in zip(reasons, residuals, strict=True)
+            ]
+        assert evaluation is not None
         with np.errstate(over="ignore"):
-            norms = objective.penalty.squared_dual_norm(here.dW, here.db)
+            norms = objective.penalty.squared_dual_norm(evaluation.dW, evaluation.db)
             proved = falls + backend.to_numpy(norms) / (2 * mu)
         bounds = np.minimum(proved, known.value).tolist()  # no objective is below 0
     return [
         Certificate(value, norm, None if why else residual, None if why else bound, why)
         for value, norm, residual, bound, why in zip(
-            known.value.tolist(), known.gradient_norm.tolist(), left, bounds, whys, strict=True
+            known.value.tolist(), known.gradient_norm.tolist(), residuals, bounds, reasons, strict=True
         )
     ]
 
@@ -173,27 +177,30 @@ def certify(
 def _best_intercepts(
     objective: Objective, W: Array, b: Array, known: Measured, passes: float
 ) -> tuple[Array, Array, list[str]]:
-    """The intercepts (K, c) that minimise f for these W, float64; what f falls by from b (K,); and per model why they
-    are not known, or "". All on the host."""
+    """Find the intercepts that minimise f for the given W.
+
+    Returns the intercepts (K, c), float64; how much lower f is there than at b, (K,); and for each model why its
+    intercepts were not found, or "". All are on the host.
+    """
     backend, features, c = objective.backend, objective.features, objective.n_classes
     folded = features.fold(W, b)
     keep = features.probabilities if objective.loss.gives_probabilities else features.scores
     kept, places = backend.to_numpy(keep(*folded)), np.arange(features.n)
     labels = backend.to_numpy(objective.labels)[features.numbers(places)]
     best = backend.to_numpy(b).astype(np.float64)
-    falls, whys = np.zeros(len(best)), [""] * len(best)
+    falls, reasons = np.zeros(len(best)), [""] * len(best)
     slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
-    reads = max(FEWEST_READS, SHARE * passes)
-    most = affordable(reads, read_cost(features.n, features.d, c), features.n, c)
+    pass_budget = max(FEWEST_PASSES, TIME_FRACTION * passes)
+    max_products = affordable(pass_budget, pass_cost(features.n, features.d, c), features.n, c)
     for k in range(len(best)):
         if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
-            continue  # no intercept lowers it by more than rounding
-        shares = row_shares(objective, k, features.numbers(places))
-        rows = KeptRows(kept[:, k], labels, shares, slopes[k], backend)
-        found = best_shift(rows, objective.loss.name, float(known.value[k]), most)
+            continue  # no intercept lowers the loss by more than its rounding error
+        fractions = weight_fractions(objective, k, features.numbers(places))
+        rows = KeptRows(kept[:, k], labels, fractions, slopes[k], backend)
+        found = best_shift(rows, objective.loss.name, float(known.value[k]), max_products)
         if found is None:
-            whys[k] = f"to find the intercept's optimum takes more than {SHARE:.0%} of the fit's time"
+            reasons[k] = f"to find the intercept's optimum takes more than {TIME_FRACTION:.0%} of the fit's time"
         else:
             best[k] += found[0]
             falls[k] = found[1]
-    return best, falls, whys
+    return best, falls, reasons

@@ -1,14 +1,17 @@
-"""L-BFGS with a preconditioner: the exact optimum in some ten passes over the data, for K models.
+"""Preconditioned L-BFGS: the exact optimum in some ten passes over the data, for K models side by side.
 
-    direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) over H_0 = gamma M^-1
-    gamma = s't / t'M^-1 t of the last pair of steps s and differences of gradients t;  M: see `curvature`, `hessian`
+    direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) with H_0 = gamma M^-1
+    gamma = s't / t'M^-1 t, from the last pair of a step s and the change t of the gradient along it
 
-Each step is one pass, at the trial points of all models. A trial that is accepted starts the next direction; one that
-is refused is tried again at a shorter step; a model that has converged leaves the arrays. Where the first
-preconditioner turns out to be slow, as for confident models, a new one is made at the point reached.
+M is the preconditioner, see `preconditioners.gram` and `preconditioners.hessian`.
 
-The scores are not kept for a search along a refused step: in a whole solve one or two steps are refused, the second
-trial was then always accepted, and its pass yields the gradient, which is needed anyway.
+Each step is one pass over the data, which evaluates a trial point of every active model. From an accepted trial a new
+direction is computed; a rejected one is repeated with a shorter step; a model that has converged is dropped from the
+arrays. If the first preconditioner turns out to be slow, as for confident models, a new one is made at the current
+point.
+
+The scores are not stored for a line search along a rejected step. In a whole solve one or two steps are rejected, the
+second trial has always been accepted, and its pass yields the gradient, which is needed anyway.
 """
 
 from __future__ import annotations
@@ -25,19 +28,18 @@ from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
 
-MEMORY = 10  # pairs
-SUFFICIENT = 1e-4  # share of the slope by which a step has to bring the objective down (Armijo)
-ROUNDINGS = 16  # by as many units in the last place values of the same point may differ
-SHORTEST = 0.01  # steps that were refused down to here are refused for rounding's sake
-VANISHING = 1e-38  # steps that were refused down to here, after 126 trials at most, are refused whatever the reason
-REFRESH_AFTER = 8  # steps with a preconditioner, at least, before a new one
-REFRESH_SHARE = 2.0  # and as many times what that costs, so that it never takes most of the time
-SLOW, SLOW_FULL = (
-    24,
-    8,
-)  # steps still to go, at the pace so far, for a new preconditioner: pairs of the old one are lost
-LEAST = 0.01  # objective that a relative tol counts by
-STALLED = 10  # accepted steps in a row that brought neither objective nor gradient down: rounding is all that is left
+MEMORY = 10  # pairs that are stored
+SUFFICIENT = 1e-4  # fraction of the fall predicted by the slope that a step has to achieve (Armijo)
+ROUNDINGS = 16  # rounding error of the objective's value at most, in units of the last place
+SHORTEST = 0.01  # if the predicted fall is within rounding, a model gives up below this step length
+VANISHING = 1e-38  # below this step length, after 126 trials at most, a model gives up in any case
+REFRESH_AFTER = 8  # steps at least with one preconditioner
+REFRESH_COST_FACTOR = 2.0  # and steps per pass that the next one costs, so that making it never takes most of the time
+# A new preconditioner is made only if at least so many steps remain at the pace so far, because the stored pairs are
+# lost; STEPS_TO_GO_FULL is for the full Hessian.
+STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
+SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective that a relative tol refers to
+STALLED = 10  # accepted steps in a row without a lower objective or gradient, after which only rounding is left
 
 
 @dataclass
@@ -47,12 +49,12 @@ class _Pair(PerModel):
     s: Any = per_model(1)
     t: Any = per_model(1)
     preconditioned_t: Any = per_model(1)  # M^-1 t
-    rho: Array = per_model()  # 1 / s't, or 0 for a model that has no such pair
+    rho: Array = per_model()  # 1 / s't, or 0 for models without this pair
 
 
 @dataclass
 class _Models(ActiveModels):
-    """The models that are still being trained: points are (d + 1, K, c), with the intercepts last; numbers (K,)."""
+    """The active models. Points and gradients are (d + 1, K, c), with the intercepts in the last row; numbers (K,)."""
 
     preconditioner: Preconditioners = per_model()
     x: Any = per_model(1)
@@ -62,26 +64,26 @@ class _Models(ActiveModels):
     length: Array = per_model()
     slope: Array = per_model()
     value: Array = per_model()
-    first: Array = per_model()  # the gradient's norm at the start
-    begun: Array = per_model()  # the same when the preconditioner was new
-    smallest: Array = per_model()  # the same, its smallest so far
+    start_norm: Array = per_model()  # largest absolute entry of the gradient at the start
+    refresh_norm: Array = per_model()  # when the present preconditioner was made
+    smallest_norm: Array = per_model()  # the smallest so far
     stalled: Array = per_model()  # accepted steps in a row without progress
     gamma: Array = per_model()
-    since: Array = per_model()  # steps with the present preconditioner
-    refreshes: Array = per_model()  # new preconditioners so far
-    costs: Array = per_model()  # of the next preconditioner, in passes
+    refresh_age: Array = per_model()  # steps with the present preconditioner
+    refreshes: Array = per_model()  # how many times the preconditioner was replaced
+    costs: Array = per_model()  # what the next preconditioner would cost, in passes
     pairs: list[_Pair] = per_model()
-    sample: GramSample | None = None  # for the second preconditioner, if the first was not made from it
+    sample: GramSample | None = None  # the second preconditioner comes from it, if the first is just its diagonal
 
 
 @dataclass
 class LBFGSState(SolverState):
-    """Where L-BFGS stands; see `SolverState`. gradient_norm and iterations are always there.
+    """State of L-BFGS; see `SolverState` for the other attributes. gradient_norm and iterations are never None.
 
     Attributes
     ----------
     models : _Models
-        The models that are still being trained.
+        The active models.
     """
 
     models: _Models = field(kw_only=True)
@@ -96,18 +98,18 @@ class LBFGS:
     Attributes
     ----------
     max_iter : int
-        Steps of each model at most. The read at the start is none, nor is a trial that is refused.
+        Largest number of steps of each model. The pass at the start and rejected trials are not counted.
     tol : float
-        A model has converged when no entry of the gradient of its mean objective, in the coordinates of the scaled
-        features, is larger.
-    relative : bool
-        For softmax tol counts relative to the objective where that is below 1, down to a hundredth: for models that are
-        compared, since where all rows are right curvature vanishes, and a gradient can be small a long way from the
-        optimum.
+        A model has converged when no entry of its gradient is larger in absolute value. The gradient is that of the
+        mean objective, in the coordinates of the scaled features.
     seed : int
-        Draws the preconditioners' samples.
+        Seed for the preconditioners' samples.
     sample : GramSample, optional
-        Of an earlier solve over the same features, whose work is then not done again.
+        The sample of an earlier solve over the same features, to save making it again.
+    relative : bool
+        For softmax: multiply tol by the objective, clipped to [0.01, 1]. This is for models that are compared with each
+        other: where a model classifies all rows correctly the curvature vanishes, and the gradient can be small far
+        from the optimum.
     """
 
     max_iter: int
@@ -115,20 +117,21 @@ class LBFGS:
     seed: int = 0
     sample: GramSample | None = None
     relative: bool = False
-    open_ended = False  # it stops by itself
+    open_ended = False  # L-BFGS stops by itself, at the optimum
 
     @property
     def passes(self) -> float:
-        """Reads of the data if all steps are taken and none is refused: one at the start, and one a step."""
+        """Number of passes if all steps are taken and none is rejected: one at the start, and one for each step."""
         return float(self.max_iter + 1)
 
     def init(self, objective: Objective, W: Array, b: Array) -> LBFGSState:
-        """Start at W (d, K, c) and b (K, c), which are copied; makes the preconditioner."""
-        K, nothing = objective.n_models, np.full(objective.n_models, np.nan)
+        """Start at W (d, K, c) and b (K, c), which are copied, and make the preconditioner."""
+        K, unknown = objective.n_models, np.full(objective.n_models, np.nan)
         sample = self.sample or GramSample(objective, self.seed)
         preconditioner = sample.preconditioners(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
-        models = _Models(  # a first trial that goes nowhere, from a value above all others, is always accepted
+        # The first trial is the start itself (the direction is zero); a huge value makes sure that it is accepted.
+        models = _Models(
             numbers=np.arange(K),
             objective=objective,
             preconditioner=preconditioner,
@@ -139,12 +142,12 @@ class LBFGS:
             length=np.ones(K),
             slope=np.zeros(K),
             value=np.full(K, 1e300),
-            first=np.full(K, np.nan),
-            begun=np.full(K, np.nan),
-            smallest=np.full(K, np.inf),
+            start_norm=np.full(K, np.nan),
+            refresh_norm=np.full(K, np.nan),
+            smallest_norm=np.full(K, np.inf),
             stalled=np.zeros(K, int),
             gamma=np.ones(K),
-            since=np.zeros(K, int),
+            refresh_age=np.zeros(K, int),
             refreshes=np.zeros(K, int),
             costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
             pairs=[],
@@ -153,11 +156,11 @@ class LBFGS:
         return LBFGSState(
             W=W.copy(),
             b=b.copy(),
-            value=nothing.copy(),
-            loss=nothing.copy(),
-            accuracy=nothing.copy(),
+            value=unknown.copy(),
+            loss=unknown.copy(),
+            accuracy=unknown.copy(),
             learning_rate=np.ones(K),
-            start=nothing,
+            start=unknown,
             reasons=[StopReason.RUNNING] * K,
             gradient_norm=np.full(K, np.inf),
             iterations=np.zeros(K, int),
@@ -166,7 +169,7 @@ class LBFGS:
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
-        """One pass: the trial points of all models that are still being trained."""
+        """Evaluate a trial point of each active model, in one pass over the data."""
         models = state.models
         with objective.backend.single_threaded_blas():
             self._step(state, models)
@@ -177,7 +180,7 @@ class LBFGS:
         return state
 
     def give_up(self, state: LBFGSState, lost: Array) -> None:
-        """End the models with a True in `lost` (K,): their objective is not finite."""
+        """End the models whose objective is not finite, those with True in `lost` (K,)."""
         ended = lost[state.models.numbers]
         state.models = state.end(state.models, ended, [StopReason.DIVERGED] * len(ended))
         if ended.all():
@@ -192,7 +195,7 @@ class LBFGS:
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
         if state.step == 0:
             state.start = value.copy()
-        accepted, given_up = _judge(models, value, _dot(g, models.direction, backend), eps)
+        accepted, given_up = _accept_trials(models, value, _dot(g, models.direction, backend), eps)
         if state.step > 0:
             state.iterations[models.numbers] += accepted
         out_of_steps = state.iterations[models.numbers] >= self.max_iter
@@ -203,50 +206,52 @@ class LBFGS:
             state.W[:, number], state.b[number] = trial[:-1, k], trial[-1, k]
             state.value[number], state.loss[number], state.accuracy[number] = value[k], loss[k], accuracy[k]
             state.gradient_norm[number], state.learning_rate[number] = norm[k], models.length[k]
-        better = (value < models.value - eps * abs(models.value)) | (norm < 0.9 * models.smallest)
+        better = (value < models.value - eps * abs(models.value)) | (norm < 0.9 * models.smallest_norm)
         models.stalled = np.where(accepted, np.where(better, 0, models.stalled + 1), models.stalled)
-        models.smallest = np.minimum(models.smallest, norm)
-        models.first = norm if state.step == 0 else models.first
-        models.begun = np.where(models.since == 0, norm, models.begun)
+        models.smallest_norm = np.minimum(models.smallest_norm, norm)
+        models.start_norm = norm if state.step == 0 else models.start_norm
+        models.refresh_norm = np.where(models.refresh_age == 0, norm, models.refresh_norm)
         models.value = np.where(accepted, value, models.value)
         if accepted.any():
-            due = accepted & self._is_slow(models, eps) & ~out_of_steps
+            due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
             if due.any():
                 state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
-            _turn(models, trial, g, accepted)
-        arrived = norm <= self._goal(models)
+            _update_directions(models, trial, g, accepted)
+        converged = norm <= self._tolerances(models)
         stuck = given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
         reasons = [
-            StopReason.CONVERGED if arrived[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
-            for k in range(len(arrived))
+            StopReason.CONVERGED if converged[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
+            for k in range(len(converged))
         ]
-        state.models = state.end(models, arrived | stuck | out_of_steps, reasons)
+        state.models = state.end(models, converged | stuck | out_of_steps, reasons)
 
-    def _goal(self, models: _Models) -> Array:
-        """The gradients (K,) that are small enough."""
+    def _tolerances(self, models: _Models) -> Array:
+        """Tolerance of each model, (K,): a model has converged when its gradient is within it."""
         relative = self.relative and models.objective.loss.gives_probabilities
-        return self.tol * (np.clip(models.value, LEAST, 1.0) if relative else np.ones(len(models.value)))
+        return self.tol * (np.clip(models.value, SMALLEST_OBJECTIVE, 1.0) if relative else np.ones(len(models.value)))
 
-    def _is_slow(self, models: _Models, eps: float) -> Array:
-        """Which models want a new preconditioner: it would pay, since they have far to go; each time less easily."""
-        wait = np.maximum(REFRESH_AFTER, REFRESH_SHARE * models.costs) * 2.0**models.refreshes
-        # without a tol, halfway to where rounding begins; a tol below rounding is not reached
-        goal = np.maximum(self._goal(models), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.first)
+    def _needs_refresh(self, models: _Models, eps: float) -> Array:
+        """Which models need a new preconditioner, because they have many steps to go. The wait doubles each time."""
+        wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
+        # A tol below the rounding error cannot be reached. With tol = 0 the target is halfway to it, on a log scale.
+        tolerances = np.maximum(
+            self._tolerances(models), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.start_norm
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
-            pace = np.log(models.begun / models.smallest) / (models.since + 1)
-            to_go = np.log(models.smallest / goal) / pace
-        far = SLOW_FULL if is_full(models.objective) else SLOW
-        return (models.since + 1 >= wait) & ((to_go > far) | (pace <= 0))
+            pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
+            to_go = np.log(models.smallest_norm / tolerances) / pace
+        far = STEPS_TO_GO_FULL if is_full(models.objective) else STEPS_TO_GO
+        return (models.refresh_age + 1 >= wait) & ((to_go > far) | (pace <= 0))
 
 
-def _judge(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:
-    """Which trials are accepted (Armijo), and which models have nothing left to try; the lengths of the others shrink.
+def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:
+    """Decide which trials are accepted (Armijo) and which models give up; the others get a shorter step length.
 
-    Where what a step promises is lost in the value's rounding, the slopes decide (Hager and Zhang, 2005).
+    If the predicted fall is within the rounding error of the objective, the slopes decide (Hager and Zhang, 2005).
     """
-    promised, noise = models.length * models.slope, eps * abs(models.value)
-    flat = promised <= ROUNDINGS * noise
-    accepted = value <= models.value - SUFFICIENT * promised + noise  # never where it is NaN
+    predicted_fall, noise = models.length * models.slope, eps * abs(models.value)
+    flat = predicted_fall <= ROUNDINGS * noise
+    accepted = value <= models.value - SUFFICIENT * predicted_fall + noise  # never where it is NaN
     accepted |= flat & (abs(slope) < models.slope) & np.isfinite(value)
     given_up = ~accepted & ((flat & (models.length < SHORTEST)) | (models.length < VANISHING))
     shorter = _shorter(models.length, models.value, models.slope, value, slope)
@@ -254,13 +259,13 @@ def _judge(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Arr
     return accepted, given_up
 
 
-def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
-    """Pairs and new directions from the accepted points; models that were refused keep point and direction.
+def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
+    """Store pairs and compute new directions at the accepted points; the other models keep point and direction.
 
-    Where curvature along a step is not positive beyond rounding, it leaves no pair.
+    A step along which the curvature is not clearly positive, beyond rounding, gives no pair.
     """
     backend = models.objective.backend
-    models.since = models.since + accepted
+    models.refresh_age = models.refresh_age + accepted
     preconditioned_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
     s, t, preconditioned_t = trial - models.x, g - models.g, preconditioned_g - models.preconditioned_g
     st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
@@ -271,34 +276,38 @@ def _turn(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
         size = _dot(t, preconditioned_t, backend)
         models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
     models.x, models.g, models.preconditioned_g = (
-        _chosen(accepted, new, old, backend)
+        _where(accepted, new, old, backend)
         for new, old in ((trial, models.x), (g, models.g), (preconditioned_g, models.preconditioned_g))
     )
-    models.direction = _chosen(accepted, _direction(models), models.direction, backend)
+    models.direction = _where(accepted, _direction(models), models.direction, backend)
     models.slope = np.where(accepted, _dot(models.g, models.direction, backend), models.slope)
     models.length = np.where(accepted, 1.0, models.length)
 
 
 def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
-    """New preconditioners, made at the trial points; returns how many rows that took. The old pairs are dropped."""
+    """Make new preconditioners at the trial points and drop the old pairs; returns how many rows were read."""
     rows = 0
     for k in np.flatnonzero(due).tolist():
         if models.sample is not None and models.refreshes[k] == 0:
-            preconditioner, read = models.sample.preconditioner(models.objective, k), 0
+            preconditioner, sampled = models.sample.preconditioner(models.objective, k), 0
             models.costs[k] = refresh_cost(models.objective)
         else:
-            preconditioner, read = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
+            preconditioner, sampled = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
         models.preconditioner = models.preconditioner.replaced(k, preconditioner)
         models.preconditioned_g[:, k] = preconditioner.solve(models.g[:, k])
         for pair in models.pairs:
             pair.rho[k] = 0.0
-        models.since[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
-        rows += read
+        models.refresh_age[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
+        rows += sampled
     return rows
 
 
 def _direction(models: _Models) -> Any:
-    """H g, by the two loops. M^-1 is applied to g alone, once a step: what the first loop takes off is known."""
+    """Compute H g by the two-loop recursion.
+
+    M^-1 is applied once in each step, to g alone. The first loop subtracts multiples of the pairs' t, for which M^-1 t
+    is stored.
+    """
     backend = models.objective.backend
     q, r = models.g.copy(), models.preconditioned_g.copy()
     alphas = []
@@ -315,27 +324,27 @@ def _direction(models: _Models) -> Any:
 
 
 def _per_model(numbers: Array, models: _Models) -> Any:
-    """(K,) as (1, K, 1) on the device, to multiply points with."""
+    """Move an array (K,) to the device as (1, K, 1), to multiply points by it."""
     return models.objective.backend.asarray(numbers.astype(models.x.dtype)[None, :, None])
 
 
-def _chosen(models: Array, new: Any, old: Any, backend: Any) -> Any:
-    """`new` for some of the models, `old` for the others."""
+def _where(models: Array, new: Any, old: Any, backend: Any) -> Any:
+    """Take `new` for the models marked in `models`, and `old` for the others."""
     return new if models.all() else backend.xp.where(backend.asarray(models)[None, :, None], new, old)
 
 
 def _dot(u: Any, v: Any, backend: Any) -> Array:
-    """Inner products per model, (K,) float64 on the host."""
+    """Inner product of each model's entries, (K,) float64 on the host."""
     return np.asarray(backend.to_numpy((u * v).sum(axis=(0, 2), dtype=np.float64)))
 
 
 def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:
-    """Where the cubic through both ends has its minimum, kept within a tenth and a half of the refused step.
+    """Step length after a rejected trial: the minimum of the cubic through both ends, clipped to 0.1..0.5 of `length`.
 
-    Along x - a direction the objective falls by `slope` at 0 and by `trial_slope` at `length`.
+    Along x - a direction the objective falls at a rate of `slope` at a = 0, and of `trial_slope` at a = length.
     """
-    with np.errstate(all="ignore"):  # a trial that overflowed: a tenth
+    with np.errstate(all="ignore"):  # for a trial that overflowed the result is 0.1
         theta = 3 * (value - trial) / length - slope - trial_slope
         root = np.sqrt(np.maximum(theta**2 - slope * trial_slope, 0))
-        share = 1 - (-trial_slope + root - theta) / (-trial_slope + slope + 2 * root)
-    return length * np.clip(np.where(np.isfinite(share), share, 0.1), 0.1, 0.5)
+        fraction = 1 - (-trial_slope + root - theta) / (-trial_slope + slope + 2 * root)
+    return length * np.clip(np.where(np.isfinite(fraction), fraction, 0.1), 0.1, 0.5)

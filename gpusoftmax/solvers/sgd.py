@@ -1,8 +1,8 @@
-"""Stochastic gradient descent with momentum, for K models on the same minibatches.
+"""Stochastic gradient descent with momentum, for K models that share minibatches.
 
     v <- momentum v + g,    W <- W - lr v            (Nesterov: W <- W - lr (g + momentum v))
 
-g is the minibatch gradient of the objective, penalty included (Sutskever et al., 2013, in PyTorch's arrangement).
+g is the minibatch gradient of the objective, including the penalty (Sutskever et al., 2013, written as in PyTorch).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
 
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
-STRETCH_ROWS = 1 << 16  # rows between two looks at progress, callbacks and Ctrl-C
-PATIENCE = 5  # epochs without progress: momentum makes the objective swing for a few
-PATIENT_STEPS = 20  # and at least as many steps: where an epoch is one or two, five are less than a swing
-ADAPT_BY, ADAPTATIONS = 5.0, 2  # what "adaptive" then divides the learning rate by; how often before it gives up
-CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is found
+STRETCH_ROWS = 1 << 16  # rows between two checks of progress, callbacks and Ctrl-C
+PATIENCE = 5  # epochs without progress that are allowed, because momentum makes the objective oscillate for a few
+PATIENT_STEPS = 20  # steps without progress that are allowed at least: short epochs end before an oscillation does
+ADAPT_BY, ADAPTATIONS = 5.0, 2  # "adaptive" divides the learning rate by ADAPT_BY, so many times without progress
+CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is computed
 
 
 @dataclass
 class _Models(ActiveModels):
-    """The models that are still being trained: where they are, and what decides about their learning rates, (K,)."""
+    """The active models: their weights, and what the learning rates depend on. Fields without a comment are (K,)."""
 
     W: Any = per_model(1)
     b: Any = per_model(0)
@@ -40,19 +40,19 @@ class _Models(ActiveModels):
     epoch_value: Array = per_model()  # sum over the rows of the current epoch
     best_value: Array = per_model()  # mean of the last epoch that made progress
     last_value: Array = per_model()  # mean of the last epoch
-    since: Array = per_model()  # epochs since the last progress
+    stalled_epochs: Array = per_model()  # epochs since the last progress
 
 
 @dataclass
 class SGDState(SolverState):
-    """Where SGD stands; see `SolverState`.
+    """State of SGD; see `SolverState` for the other attributes.
 
     Attributes
     ----------
     models : _Models
-        The models that are still being trained.
+        The active models.
     batches : pair of int and list
-        The number of the current epoch and its batches, on the device.
+        Number of the current epoch and its batches, on the device.
     """
 
     models: _Models = field(kw_only=True)
@@ -66,26 +66,27 @@ class SGD:
     Attributes
     ----------
     plan : BatchPlan
-        Which rows each step visits.
+        The rows of each step.
     steps : int
-        Minibatches in all.
+        Number of minibatches in all.
     learning_rate : float, (K,) or "auto"
-        In units of the scaled features' weights. "auto": 1 / largest curvature, see `automatic_learning_rate`.
+        For the weights of the scaled features. "auto": 1 / largest curvature, see `automatic_learning_rate`.
     momentum : float or (K,)
         In [0, 1).
     nesterov : bool
-        Look ahead along the velocity.
+        Whether to use Nesterov momentum.
     schedule : {"adaptive", "constant", "step", "cosine", "inverse"}
         "adaptive" divides a model's learning rate by 5 whenever its objective has not fallen by `tol` in five epochs,
-        twice at most without progress in between, and stops its momentum whenever it rose in one.
-        The others are factors, with p the share of the steps done and e the epochs done: 1; 0.1^floor(3 p);
-        (1 + cos(pi p)) / 2; 1 / (1 + e).
+        at most twice without progress in between; if the objective rises over an epoch, the velocity is set to zero.
+        The others multiply the learning rate by a factor; with p the fraction of steps done and e the epochs done, the
+        factors are 1; 0.1^floor(3 p); (1 + cos(pi p)) / 2; 1 / (1 + e).
     tol : float
-        What is progress. A model leaves once its objective has not fallen by this much in five epochs ("adaptive": in
-        fifteen, after two shorter steps were tried); "step" and "cosine" run to their end, and so do all at 0. With
-        fewer than four steps an epoch, 20 steps take the place of five epochs.
+        The decrease of the objective that counts as progress. A model ends once its objective has not fallen by this
+        much in five epochs ("adaptive": in fifteen, after two reductions of the learning rate). "step" and "cosine"
+        always take all steps, and with tol=0 the others do, too. With fewer than four steps in an epoch, 20 steps
+        replace five epochs.
     epochs_before : int
-        Of a stream whose rows come in parts: e and the order of the rows go on from there.
+        For a stream whose rows come in parts: epochs done before; e and the order of the rows continue from there.
     velocity : pair of ndarray, optional
         v at the start, (d, K, c) and (K, c), updated in place. Default: zeros.
     """
@@ -102,27 +103,27 @@ class SGD:
 
     @property
     def passes(self) -> float:
-        """Reads of the data in all."""
+        """Number of epochs in all."""
         return self.steps / self.plan.steps_per_epoch
 
     @property
     def open_ended(self) -> bool:
-        """Whether it may stop as soon as there is no more progress: "step" and "cosine" are planned to their end."""
+        """Whether training may stop early: not for "step" and "cosine", whose schedules need all steps."""
         return self.schedule not in ("step", "cosine")
 
     @property
     def patience(self) -> int:
-        """Epochs without progress after which a model leaves: "adaptive" tries shorter steps first."""
-        return self._wait * (1 + ADAPTATIONS) if self.schedule == "adaptive" else self._wait
+        """Epochs without progress after which a model ends; "adaptive" tries lower learning rates first."""
+        return self._epochs_to_wait * (1 + ADAPTATIONS) if self.schedule == "adaptive" else self._epochs_to_wait
 
     @property
-    def _wait(self) -> int:
-        """Epochs without progress after which something is done about it."""
+    def _epochs_to_wait(self) -> int:
+        """Epochs without progress after which the learning rate is lowered or the model ends."""
         return max(PATIENCE, -(-PATIENT_STEPS // self.plan.steps_per_epoch))
 
     def init(self, objective: Objective, W: Array, b: Array) -> SGDState:
         """Start at W (d, K, c) and b (K, c), which are copied."""
-        K, xp, nothing = objective.n_models, objective.backend.xp, np.full(objective.n_models, np.nan)
+        K, xp, unknown = objective.n_models, objective.backend.xp, np.full(objective.n_models, np.nan)
         if isinstance(self.learning_rate, str):
             rate = automatic_learning_rate(objective, self.plan)
         else:
@@ -142,22 +143,22 @@ class SGD:
             epoch_value=np.zeros(K),
             best_value=np.full(K, np.inf),
             last_value=np.full(K, np.inf),
-            since=np.zeros(K, int),
+            stalled_epochs=np.zeros(K, int),
         )
         return SGDState(
             W=models.W,
             b=models.b,
-            value=nothing.copy(),
-            loss=nothing.copy(),
-            accuracy=nothing.copy(),
+            value=unknown.copy(),
+            loss=unknown.copy(),
+            accuracy=unknown.copy(),
             learning_rate=rate.copy(),
-            start=nothing,
+            start=unknown,
             reasons=[StopReason.RUNNING] * K,
             models=models,
         )
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
-        """One stretch of the plan: minibatches up to the end of the epoch, or STRETCH_ROWS rows."""
+        """Train on one stretch: minibatches up to the end of the epoch, but at most about STRETCH_ROWS rows."""
         models, per_epoch = state.models, self.plan.steps_per_epoch
         epoch, first = divmod(state.step, per_epoch)
         stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
@@ -167,7 +168,7 @@ class SGD:
         factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
         rates = (factors[:, None] * models.base_rate).astype(state.W.dtype)
         batches = state.batches[1][first:stop]
-        visited = [objective.features.n if rows is None else len(rows) for rows in batches]
+        n_rows = [objective.features.n if rows is None else len(rows) for rows in batches]
         result = models.objective.sgd_steps(
             models.W, models.b, models.velocity, batches, models.weight_sums, rates, models.momentum, self.nesterov
         )
@@ -176,8 +177,8 @@ class SGD:
         totals, first_values = result
         if state.step == 0:
             state.start = backend.to_numpy(first_values)
-        state.step, state.rows = state.step + len(batches), sum(visited)
-        sums = backend.to_numpy(totals)  # the only wait for the device
+        state.step, state.rows = state.step + len(batches), sum(n_rows)
+        sums = backend.to_numpy(totals)  # this waits for the device
         state.value[numbers], state.loss[numbers], state.accuracy[numbers] = sums / state.rows
         state.learning_rate[numbers] = models.base_rate * factors[-1]
         if models.W is not state.W:
@@ -192,18 +193,18 @@ class SGD:
         return state
 
     def give_up(self, state: SGDState, lost: Array) -> None:
-        """End the models with a True in `lost` (K,): they have diverged."""
+        """End the models that have diverged, those with True in `lost` (K,)."""
         _end(state, lost[state.models.numbers], StopReason.DIVERGED)
 
     def _steps(self, models: _Models, batches: list[Any], rates: Any, momentum: Any) -> tuple[Any, Any]:
-        """As `array.Operations.sgd_steps`, one by one; nothing is waited for."""
+        """Take the steps of `operations.SgdStretch.sgd_steps` one by one, without waiting for the device."""
         objective, xp, momentum = models.objective, models.objective.backend.xp, momentum[:, None]
         totals, first_values = xp.zeros((3, objective.n_models)), None
         for rate, rows in zip(rates, batches, strict=True):
             result = objective.value_and_gradient(models.W, models.b, rows, models.weight_sums)
             first_values = result.value if first_values is None else first_values
-            visited = objective.features.n if rows is None else len(rows)
-            totals += visited * xp.stack([result.value, result.loss, result.accuracy])
+            n_rows = objective.features.n if rows is None else len(rows)
+            totals += n_rows * xp.stack([result.value, result.loss, result.accuracy])
             velocities = models.velocity or (result.dW, result.db)
             for parameter, gradient, velocity in zip(
                 (models.W, models.b), (result.dW, result.db), velocities, strict=True
@@ -218,10 +219,10 @@ class SGD:
         return totals, first_values
 
     def _end_epoch(self, state: SGDState) -> None:
-        """Shorten the steps of models that make no progress, and let those go that still make none.
+        """Lower the learning rate of models without progress, and end those that still make none.
 
-        A model whose objective rose over an epoch first loses its velocity: momentum that has run past the optimum
-        would take many epochs to turn round (restart by function value, O'Donoghue and Candes, 2015).
+        If a model's objective rose over the epoch, its velocity is first set to zero: momentum that has overshot the
+        optimum would take many epochs to turn round (restart by function value, O'Donoghue and Candes, 2015).
         """
         models, adaptive = state.models, self.schedule == "adaptive"
         value = models.epoch_value / self.plan.rows_per_epoch
@@ -230,16 +231,16 @@ class SGD:
                 models.velocity[0][:, k], models.velocity[1][k] = 0, 0
         models.epoch_value, models.last_value = np.zeros_like(value), value
         progress = value < models.best_value - self.tol
-        models.since = np.where(progress, 0, models.since + 1)
+        models.stalled_epochs = np.where(progress, 0, models.stalled_epochs + 1)
         models.best_value = np.where(progress, value, models.best_value)
         if adaptive:
-            waited, rest = np.divmod(models.since, self._wait)
-            # no more often, even if tol=0 lets nothing leave: an early swing below what the model comes to would
-            # otherwise have its learning rate divided until it is zero
-            stuck = (rest == 0) & (waited > 0) & (waited <= ADAPTATIONS)
+            waits, rest = np.divmod(models.stalled_epochs, self._epochs_to_wait)
+            # At most ADAPTATIONS times, even if no model ends because tol=0. Otherwise, if an early oscillation went
+            # below the value that a model settles at, its learning rate would be divided until it is zero.
+            stuck = (rest == 0) & (waits > 0) & (waits <= ADAPTATIONS)
             models.base_rate = np.where(stuck, models.base_rate / ADAPT_BY, models.base_rate)
         if self.tol > 0 and self.open_ended:
-            _end(state, models.since >= self.patience, StopReason.CONVERGED)
+            _end(state, models.stalled_epochs >= self.patience, StopReason.CONVERGED)
 
     def _factor(self, step: int) -> float:
         p = step / self.steps
@@ -253,7 +254,7 @@ class SGD:
 
 
 def _end(state: SGDState, ended: Array, reason: StopReason) -> None:
-    """End the active models with a True in `ended`; their weights stay as they are."""
+    """End the active models with True in `ended`; their weights stay as they are."""
     state.models = state.end(state.models, ended, [reason] * len(ended))
     if ended.all():
         converged = StopReason.CONVERGED in state.reasons
@@ -261,7 +262,7 @@ def _end(state: SGDState, ended: Array, reason: StopReason) -> None:
 
 
 def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
-    """The batches of an epoch, uploaded at once."""
+    """Upload all batches of an epoch at once."""
     if batches[0] is None:
         return [None]
     order = objective.backend.asarray(objective.features.numbers(np.concatenate(batches)))  # type: ignore[arg-type]
@@ -270,13 +271,13 @@ def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
 
 
 def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
-    """1 / (largest curvature of the objective), (K,): as fast as is safe for any weights.
+    """Largest learning rate that is safe for any weights: 1 / (largest curvature of the objective), (K,).
 
-    The Hessian with respect to (W, b) is at most H = (1 / S) sum_i s_i x_i x_i' (x) U_i, x_i with a 1 appended, and
-    U_i the loss's bound on its Hessian with respect to the scores (`losses.Loss.bound_row_hessians`).
+    The Hessian with respect to (W, b) is at most H = (1 / S) sum_i s_i x_i x_i' (x) U_i, where x_i has a 1 appended and
+    U_i is the loss's bound on its Hessian with respect to the scores (`losses.Loss.bound_row_hessians`).
 
-    Its largest eigenvalue is found by power iteration on a sample. A minibatch of B rows adds the noise of its own
-    curvature, at most trace(H) / B, and l2 comes on top.
+    The largest eigenvalue of H is found by power iteration on a sample. To this come trace(H) / B, a bound on the noise
+    of the curvature in a minibatch of B rows, and l2.
     """
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
@@ -287,11 +288,11 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     labels = objective.backend.to_numpy(objective.labels)[rows]
     all_weights = None if objective.weights is None else objective.backend.to_numpy(objective.weights)[rows]
     sums = objective.backend.to_numpy(objective.weight_sums())
-    start = rng.standard_normal((x.shape[1], c))  # one for all: a model's rate does not depend on its neighbours
+    start = rng.standard_normal((x.shape[1], c))  # shared, so that a model's rate does not depend on the other models
     with (
         objective.backend.single_threaded_blas(),
         np.errstate(over="ignore", invalid="ignore"),
-    ):  # infinite features: the trainer reports
+    ):  # the trainer reports infinite features
         curvature = np.array(
             [
                 _largest_curvature(
@@ -303,11 +304,11 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
         )  # fmt: skip
     curvature += objective.penalty.moved(objective.backend.to_numpy).largest_curvature()
     usable = np.isfinite(curvature) & (curvature > 0)
-    return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # data of all zeros: any rate will do
+    return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # for all zeros any rate is fine
 
 
 def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: Loss, batch: int, V: Array) -> float:
-    """Largest eigenvalue of H, plus trace / batch; V (d, c) is a random start."""
+    """Largest eigenvalue of H, plus trace(H) / batch; V (d, c) is a random start."""
     largest = 0.0
     for _ in range(30):
         size = np.linalg.norm(V)

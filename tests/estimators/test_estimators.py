@@ -147,7 +147,7 @@ def test_an_exact_fit_has_the_same_bits_at_any_thread_count(full_size: int, monk
     """With each of its preconditioners: confident digits want new ones."""
     monkeypatch.setattr("gpusoftmax.cpu.threads.LEAF_ELEMENTS", 1)
     monkeypatch.setattr("gpusoftmax.solvers.preconditioners.hessian.FULL_SIZE", full_size)
-    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_COST_FACTOR", 0.0)
     digits = load_digits()
     X, y = (16 * digits.X_train).astype(np.uint8), digits.y_train
     fits = [SoftmaxClassifier(C=1e-2, n_threads=threads, tol=1e-4).fit(X, y) for threads in (1, 2, 7)]

@@ -109,7 +109,7 @@ WITHIN = {
     "lbfgs": {
         "a step begins": f"{LBFGS}.step",
         "a pass": "gpusoftmax.cpu.ops.CpuOperations.linear_gradient",
-        "the step is judged": "gpusoftmax.solvers.lbfgs._judge",
+        "the step is judged": "gpusoftmax.solvers.lbfgs._accept_trials",
         "the validation set is measured": "gpusoftmax.objective.objective.Objective.losses",
         "a line of history is written": "gpusoftmax.trainer._record",
     },

@@ -56,7 +56,7 @@ def test_an_intercept_that_is_off_does_not_deceive_it(loss: str) -> None:
 
 
 def test_scores_that_are_too_many_to_keep_give_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificate, "KEPT", 100)
+    monkeypatch.setattr(certificate, "MOST_SCORES", 100)
     X, y = blobs(2)
     objective = objective_of(X, y, NUMPY, l2=0.1)
     (found,) = certify(objective, np.zeros((X.shape[1], 1, 3), np.float32), np.zeros((1, 3), np.float32))

@@ -310,7 +310,7 @@ def test_where_rows_are_few_the_gram_matrix_comes_after_the_diagonal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("gpusoftmax.solvers.preconditioners.gram.AFFORDABLE", 0.0)
-    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_SHARE", 0.0)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_COST_FACTOR", 0.0)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.SLOW", 4)
     X, y = blobs(16, n=40, d=60, apart=0.3)
     with caplog.at_level("INFO", "gpusoftmax"):

@@ -1,1 +1,1 @@
-"""Approximate inverse Hessians, by which L-BFGS measures gradients."""
+"""Preconditioners of L-BFGS: approximate inverse Hessians."""

@@ -1,8 +1,8 @@
-"""What L-BFGS measures gradients with: the inverse of an approximate Hessian, M^-1, of each of K models.
+"""Preconditioners of L-BFGS: for each of K models the inverse M^-1 of an approximate Hessian M.
 
-Each is over the weights and the intercepts of one model, (d + 1, c) with the intercepts in the last row. A free
-intercept absorbs a mean m of the features: in the coordinates b + m'W it does not couple with W. A penalised one is one
-more feature that is 1.
+A preconditioner acts on the weights and the intercepts of one model, (d + 1, c) with the intercepts in the last row. If
+the intercept is not penalised, b + m'W, with m the mean of the features, is used in place of b: it does not couple with
+W. A penalised intercept is the weight of one more feature, which is always 1.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from gpusoftmax.solvers.preconditioners.inverses import Inverse
 
 
 class Preconditioner(Protocol):
-    """M^-1 of one model."""
+    """The inverse M^-1 for one model."""
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v for v (d + 1, c), the intercepts' part in the last row."""
+        """Compute M^-1 v for v (d + 1, c), with the intercepts in the last row."""
 
 
 @dataclass(frozen=True)
 class SharedBlock:
-    """One inverse for all classes that v has; `centre` (d, 1) is m, None without a free intercept."""
+    """One inverse that all classes share.
+
+    `centre` (d, 1) is m, or None if there is no unpenalised intercept; kappa is the intercepts' curvature.
+    """
 
     inverse: Inverse
     centre: Any
@@ -30,7 +33,7 @@ class SharedBlock:
     penalised: bool
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v."""
+        """Compute M^-1 v."""
         if self.penalised:
             return self.inverse.solve(v)
         solution = 0 * v
@@ -44,18 +47,18 @@ class SharedBlock:
 
 @dataclass(frozen=True)
 class BlockDiagonal:
-    """An inverse for each class, between projections onto what classes do not share.
+    """One inverse for each class, applied after the mean over classes is removed.
 
-    A part that all classes share changes no loss, and each inverse alone would make one: without the projections some
-    problems took three times as many steps. Along it there is the penalty alone: `shared` (d + 1, 1), inf where there
-    is none.
+    Adding the same to the weights of all classes changes no loss, but the inverses of single classes would add such a
+    part. It is therefore projected out before and after; without that, some problems took three times as many steps.
+    In its direction only the penalty has curvature: `shared` (d + 1, 1), inf where nothing is penalised.
     """
 
     classes: list[SharedBlock]
     shared: Any
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v."""
+        """Compute M^-1 v."""
         c = len(self.classes)
         common = v.sum(axis=1)[:, None] / c
         v = v - common
@@ -67,15 +70,15 @@ class BlockDiagonal:
 
 @dataclass(frozen=True)
 class FullHessian:
-    """One inverse over all numbers of a model, class after class within a feature."""
+    """One inverse over all weights and intercepts of a model, feature by feature, with the classes of each together."""
 
     inverse: Inverse
     centre: Any
     penalised: bool
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v."""
-        d, v = v.shape[0] - 1, v.copy()  # of one piece
+        """Compute M^-1 v."""
+        d, v = v.shape[0] - 1, v.copy()  # contiguous, so that it can be reshaped without another copy
         if self.penalised:
             return self.inverse.solve(v.reshape(-1, 1)).reshape(v.shape)
         solution = 0 * v
@@ -90,28 +93,29 @@ class FullHessian:
 
 @dataclass(frozen=True)
 class Preconditioners:
-    """M^-1 over K models.
+    """The preconditioners of K models.
 
     Attributes
     ----------
-    preconditioners : list of Preconditioner, one a model
+    by_model : list of Preconditioner
+        One for each model.
     rows : int
-        Of the sample that was read.
+        Number of rows that were read to make them.
     """
 
-    of_models: list[Preconditioner]
+    by_model: list[Preconditioner]
     rows: int
 
     def apply(self, g: Any, out: Any) -> Any:
-        """M^-1 g, both (d + 1, K, c) with the intercepts' part in the last row; -> out."""
-        for k, preconditioner in enumerate(self.of_models):
+        """Write M^-1 g to `out` and return it; both are (d + 1, K, c), with the intercepts in the last row."""
+        for k, preconditioner in enumerate(self.by_model):
             out[:, k] = preconditioner.solve(g[:, k])
         return out
 
     def select(self, models: list[int]) -> Preconditioners:
-        """The same for some of the models."""
-        return replace(self, of_models=[self.of_models[k] for k in models])
+        """Select some of the models."""
+        return replace(self, by_model=[self.by_model[k] for k in models])
 
     def replaced(self, k: int, preconditioner: Preconditioner) -> Preconditioners:
-        """The same with another preconditioner for model k."""
-        return replace(self, of_models=[*self.of_models[:k], preconditioner, *self.of_models[k + 1 :]])
+        """Replace the preconditioner of model k."""
+        return replace(self, by_model=[*self.by_model[:k], preconditioner, *self.by_model[k + 1 :]])

@@ -1,18 +1,19 @@
-"""The first preconditioner, which needs no point: a Gram matrix of the features, from a sample of the rows.
+"""The first preconditioner: a Gram matrix of the features from a sample of rows, which does not depend on the weights.
 
-At equal probabilities the Hessian of the mean softmax loss with respect to one class's weights is G / c, with G the
-weighted Gram matrix of the features, and classes do not couple beyond a shift. So
+At equal probabilities, the Hessian of the mean softmax loss with respect to one class's weights is G / c, with G the
+weighted Gram matrix of the features; classes couple only through a shift that is common to all of them. So
 
     M_k = kappa G_k + l2_k diag(r),     G_k = (1 / S_k) sum_i s_ik (x_i - m_k)(x_i - m_k)'
 
-kappa is the loss's curvature at zero, 1 / c for softmax; m_k is the weighted mean with a free intercept, else 0.
+kappa is the loss's curvature at zero, 1 / c for softmax. m_k is the weighted mean if the intercept is not penalised,
+else 0.
 
-    Cholesky    d up to FULL_FEATURES, n >= d
-    Spectrum    the same, for many penalties where d is large
-    LowRank     n < d, or d too large for that
-    Diagonal    neither fits, or for a start, where the others would cost more than they are likely to save
+    Cholesky    for d up to FULL_FEATURES and n >= d
+    Spectrum    the same, with many penalties and large d
+    LowRank     for n < d, or if d is too large for the above
+    Diagonal    if nothing else fits into memory, or at first, if the others would cost more than they may save
 
-Rows are centred before the product: correcting an uncentred product makes Cholesky fail at weak penalties.
+Rows are centred before the product. If the product is corrected afterwards instead, Cholesky fails at weak penalties.
 """
 
 from __future__ import annotations
@@ -29,119 +30,123 @@ from gpusoftmax.solvers.preconditioners.base import Preconditioner, Precondition
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
-    factor_cost,
+    inverse_cost,
+    pass_cost,
     penalty_diagonal,
-    read_cost,
-    row_shares,
     scaled_rows,
     uniform_rows,
+    weight_fractions,
 )
 
-FULL_FEATURES = 8192  # d up to which d x d matrices are made: 256 MB in float32
-SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample
-SPECTRUM_PENALTIES, SPECTRUM_FEATURES = 4, 1024  # from which on eigenpairs take less time than a factor a penalty
-SPECTRUM_SPREAD = 1e6  # of the features' variances: where it is larger, small ones would be lost in the rounding
-KEPT = 1 << 25  # numbers of inverses that are kept: 128 MB in float32
-LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its numbers
-SMALLEST_LOW_RANK = 32  # with fewer, the diagonal
-AFFORDABLE = 100.0  # reads that a first preconditioner may cost
+FULL_FEATURES = 8192  # largest d for which (d, d) matrices are made: 256 MB in float32
+SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample: per feature, and at least
+# with at least so many penalties and more than so many features, eigenpairs take less time than a factor per penalty
+SPECTRUM_PENALTIES, SPECTRUM_FEATURES = 4, 1024
+SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it small ones would be lost in the rounding
+KEPT_ELEMENTS = 1 << 25  # entries of the inverses that are stored: 128 MB in float32
+LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its entries
+SMALLEST_LOW_RANK = 32  # with fewer rows the diagonal is used
+AFFORDABLE_PASSES = 100.0  # passes over the data that a first preconditioner may cost
 
 
 class GramSample:
-    """Rows that `seed` draws, for Gram matrices in the form that fits the objective's shape.
+    """A sample of rows, and the preconditioners made from its Gram matrix in the form that fits the objective's shape.
 
-    What all penalties share is made once, and inverses are kept. `cost` is what one takes, in reads of X; `at_once`
-    tells whether it is worth that before a cheaper one has proved slow.
+    The work that all penalties share is done once, and inverses are stored. `cost` is the cost of one preconditioner,
+    in passes over the data; `at_once` tells whether to make it at the start, or only after the diagonal proved slow.
 
     Parameters
     ----------
     objective : Objective
-        Its weights and penalties may change later, and its rows to some of them; its features may not.
+        Later calls may pass objectives with other weights and penalties or with fewer rows, but with the same features.
     seed : int
-        Draws the rows.
+        Seed of the draw.
     penalties : int
-        How many there will be.
+        How many penalties to expect.
     alike : bool
-        Later objectives differ little in their rows and weights, as folds do: what was made for this one serves them,
-        and one inverse the penalties that agree in two digits.
+        Whether later objectives differ little in their rows and weights, as cross-validation folds do. Then they share
+        the Gram matrix of this one, and penalties that agree in two digits share an inverse.
     """
 
     def __init__(self, objective: Objective, seed: int, penalties: int = 1, alike: bool = False) -> None:
         n, d, c = objective.features.n, objective.features.d, objective.n_classes
         full = d <= FULL_FEATURES and n >= d
-        wanted = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
-        size = wanted if full else max(wanted, SMALLEST_LOW_RANK)
+        sample_size = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
+        size = sample_size if full else max(sample_size, SMALLEST_LOW_RANK)
         self.chosen = uniform_rows(objective.features, size, generator(seed, NO_EPOCH + 1))
-        self.kind = "cholesky" if full else "low rank" if wanted >= len(self.chosen) else "diagonal"
+        self.kind = "cholesky" if full else "low rank" if sample_size >= len(self.chosen) else "diagonal"
         if self.kind == "cholesky" and penalties >= SPECTRUM_PENALTIES and d > SPECTRUM_FEATURES:
             self.kind = "spectrum"
-        self.cost = factor_cost(self.kind, len(self.chosen), d) / read_cost(n, d, c)
-        # with fewer rows than features, applying the inverse takes as long as a read, and the diagonal is often enough
-        self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE * penalties
-        self._share = row_shares(objective, 0, self.chosen) if alike else None
-        # by kind: the last shares of the weights, what they make, and its inverses by penalty
+        self.cost = inverse_cost(self.kind, len(self.chosen), d) / pass_cost(n, d, c)
+        # with fewer rows than features, applying the inverse takes as long as a pass, and the diagonal is often enough
+        self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
+        self._common_fractions = weight_fractions(objective, 0, self.chosen) if alike else None
+        # by kind: the weight fractions last used (as bytes), the product and the centre, and the inverses by penalty
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
 
     def preconditioners(self, objective: Objective) -> Preconditioners:
-        """The inverses of kappa G_k + l2_k diag(r), or of its diagonals if these are not to be made at once; logged."""
+        """Make the inverses of kappa G_k + l2_k diag(r), or, unless `at_once`, of their diagonals; logs which."""
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
         with objective.backend.single_threaded_blas():
             preconditioners = [
-                self._make(objective, kind, self._shares(objective, k), l2) for k, l2 in enumerate(penalties)
+                self._make(objective, kind, self._fractions(objective, k), l2) for k, l2 in enumerate(penalties)
             ]
         return Preconditioners(preconditioners, len(self.chosen))
 
     def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
-        """Model k's, not its diagonal."""
+        """Make the full preconditioner of model k, not its diagonal."""
         l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
-        return self._make(objective, self.kind, self._shares(objective, k), l2)
+        return self._make(objective, self.kind, self._fractions(objective, k), l2)
 
-    def _shares(self, objective: Objective, k: int) -> Array:
-        return row_shares(objective, k, self.chosen) if self._share is None else self._share
+    def _fractions(self, objective: Objective, k: int) -> Array:
+        return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions
 
-    @np.errstate(over="ignore", invalid="ignore")  # infinite features: the trainer reports them
-    def _make(self, objective: Objective, kind: str, share: Array, l2: float) -> Preconditioner:
-        """The one of a model with these shares of the weights and this l2."""
-        backend, key = objective.backend, share.tobytes()
+    @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
+    def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> Preconditioner:
+        """Make the preconditioner of a model with these weight fractions and this l2."""
+        backend, key = objective.backend, fractions.tobytes()
         kappa, penalty = objective.loss.curvature_at_zero(objective.n_classes), penalty_diagonal(objective)
         if kind not in self._products or self._products[kind][0] != key:
-            a, mean, raw = _centred(objective, self.chosen, share, kappa)
+            a, mean, raw = _centred(objective, self.chosen, fractions, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
-            made = "cholesky" if kind == "spectrum" and not _is_even(a) else kind
+            made = "cholesky" if kind == "spectrum" and not _has_similar_scales(a) else kind
             log.info("preconditioner: %s, from %d of %d rows", made, len(self.chosen), objective.features.n)
             product = Spectrum(a, penalty, backend) if made == "spectrum" else GramInverse(made, a, raw, backend)
             self._products[kind] = key, product, centre, {}
         _, product, centre, inverses = self._products[kind]
-        if self._share is not None:
+        if self._common_fractions is not None:
             l2 = float(f"{l2:.1e}")
         if l2 not in inverses:
-            if (len(inverses) + 1) * objective.features.d**2 > KEPT and isinstance(product, GramInverse):
+            if (len(inverses) + 1) * objective.features.d**2 > KEPT_ELEMENTS and isinstance(product, GramInverse):
                 inverses.clear()
             inverses[l2] = product.inverse(l2 * penalty)
         return SharedBlock(inverses[l2], centre, kappa, objective.penalty.on_intercept)
 
 
-def _is_even(a: Array) -> bool:
-    """Whether the features' sizes are of the same order, constant columns apart."""
+def _has_similar_scales(a: Array) -> bool:
+    """Whether the features, apart from constant columns, have variances within SPECTRUM_SPREAD of each other."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
-    living = squares[squares > float(np.finfo(a.dtype).eps) ** 2 * squares.max()]
-    return bool(np.isfinite(squares).all() and len(living) and living.max() <= SPECTRUM_SPREAD * living.min())
+    varying = squares[squares > float(np.finfo(a.dtype).eps) ** 2 * squares.max()]
+    return bool(np.isfinite(squares).all() and len(varying) and varying.max() <= SPECTRUM_SPREAD * varying.min())
 
 
-def _centred(objective: Objective, rows: Array, share: Array, kappa: float) -> tuple[Array, Array, Array]:
-    """a (m, d): sqrt(kappa share_i) (x_i - centre), with a'a = kappa G; centre (d,); the diagonal of a'a uncentred."""
+def _centred(objective: Objective, rows: Array, fractions: Array, kappa: float) -> tuple[Array, Array, Array]:
+    """Return a (m, d), centre (d,), and the diagonal (d,) that a'a would have without centring.
+
+    The rows of a are sqrt(kappa fractions_i) (x_i - centre), so that a'a = kappa G.
+    """
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
     d = objective.features.d + objective.penalty.on_intercept
     mean, raw = np.zeros(d), np.zeros(d)
-    for of in blocks:
-        x = scaled_rows(objective, rows[of])
-        mean += share[of] @ x
-        raw += kappa * (share[of] @ (x * x))
+    for part in blocks:
+        x = scaled_rows(objective, rows[part])
+        mean += fractions[part] @ x
+        raw += kappa * (fractions[part] @ (x * x))
     centre = mean if objective.has_free_intercept else np.zeros_like(mean)
     a: Array = np.empty((len(rows), d), objective.features.dtype)
-    for of in blocks:
-        x = scaled_rows(objective, rows[of])
-        np.multiply(np.sqrt(kappa * share[of])[:, None], x - centre, out=a[of], casting="same_kind")
+    for part in blocks:
+        x = scaled_rows(objective, rows[part])
+        np.multiply(np.sqrt(kappa * fractions[part])[:, None], x - centre, out=a[part], casting="same_kind")
     return a, centre, raw

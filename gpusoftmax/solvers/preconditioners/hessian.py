@@ -1,13 +1,14 @@
-"""The preconditioner at a point: the Hessian there, whole or class by class, from rows that have curvature left.
+"""The preconditioner at a point: the Hessian there, in full or class by class, from the rows that still have curvature.
 
 The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i, with C_i (c, c) the loss's curvature in the scores
 of row i: diag(p_i) - p_i p_i' for softmax (`losses.Loss.row_hessians`).
 
-    joint       all of it, ((d + 1) c)^2 numbers, where d c is small
-    class-wise  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j, m_j the mean weighted by s_i C_ijj
+    full            all of it, ((d + 1) c)^2 entries, if d c is small
+    block-diagonal  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j, m_j the mean weighted by s_i C_ijj
 
-each with + l2 diag(r). Where a model is confident few rows have curvature left: row i is drawn with a probability
-proportional to its own, and weighs the inverse of that, which leaves the expectation as it is.
+To either, l2 diag(r) is added. In a confident model only few rows have any curvature. Row i is therefore drawn with a
+probability proportional to its curvature, and weighted by the inverse of that probability, so that the expected value
+stays the same.
 """
 
 from __future__ import annotations
@@ -27,35 +28,35 @@ from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian, 
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, GramInverse, Inverse, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
-    CALL,
-    factor_cost,
+    PASS_OVERHEAD,
+    inverse_cost,
+    pass_cost,
     penalty_diagonal,
-    read_cost,
-    row_shares,
     scaled_rows,
     uniform_rows,
+    weight_fractions,
 )
 
-FULL_SIZE = 2000  # (d + 1) c up to which the joint matrix is made
-FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # each row has a rank of up to c - 1
-CLASS_ROWS_PER_FEATURE = 2
-MOST_ELEMENTS = 1 << 27  # numbers of all models' preconditioners: 512 MB in float32
-CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows whose curvature is looked at
-MOST_PROBABILITIES = 1 << 26  # of these rows: 512 MB
+FULL_SIZE = 2000  # largest (d + 1) c for which the full Hessian is made
+FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # rows for the full Hessian; each adds a rank of up to c - 1
+CLASS_ROWS_PER_FEATURE = 2  # rows for the block of one class
+MOST_ELEMENTS = 1 << 27  # entries of all models' preconditioners: 512 MB in float32
+CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows from which those with curvature are drawn
+MOST_PROBABILITIES = 1 << 26  # probabilities of these rows: 512 MB
 
 
 def refresh_cost(objective: Objective) -> float:
-    """What `refresh` of one model would take, in reads of X by that model; inf where memory forbids it."""
+    """Cost of `refresh` for one model, in passes over the data by that model; inf if it would take too much memory."""
     n, d, c = objective.features.n, objective.features.d, objective.n_classes
     if is_full(objective):
         size = (d + 1) * c
         if objective.n_models * size**2 > MOST_ELEMENTS:
             return float("inf")
-        return (_full_rows(objective) * size**2 + 2 / 3 * size**3 + CALL) / read_cost(n, d, c)
+        return (_full_rows(objective) * size**2 + 2 / 3 * size**3 + PASS_OVERHEAD) / pass_cost(n, d, c)
     m = _class_rows(objective)
     if objective.n_models * c * d * min(d, m) > MOST_ELEMENTS:
         return float("inf")
-    return c * (factor_cost("cholesky" if m >= d else "low rank", m, d) + CALL / 10) / read_cost(n, d, c)
+    return c * (inverse_cost("cholesky" if m >= d else "low rank", m, d) + PASS_OVERHEAD / 10) / pass_cost(n, d, c)
 
 
 def _full_rows(objective: Objective) -> int:
@@ -68,9 +69,9 @@ def _class_rows(objective: Objective) -> int:
 
 @np.errstate(over="ignore", invalid="ignore")
 def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> tuple[Preconditioner, int]:
-    """The joint or the class-wise preconditioner of model k at its point (d + 1, c), and how many rows were looked at.
+    """Make the preconditioner of model k at its point (d + 1, c); returns it and the number of rows that were read.
 
-    `times` tells the refreshes of a solve apart: each draws its own rows.
+    `times` is the number of refreshes that the model has had in this solve; each draws other rows.
     """
     features, backend, c = objective.features, objective.backend, objective.n_classes
     d, dtype = features.d, features.dtype
@@ -82,7 +83,7 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
     free, penalised = objective.has_free_intercept, objective.penalty.on_intercept
     with backend.single_threaded_blas():
         if is_full(objective):
-            chosen, scale = _important(curvature.traces(), _full_rows(objective), rng)
+            chosen, scale = _draw_rows(curvature.traces(), _full_rows(objective), rng)
             if free:
                 x = np.hstack([x, np.ones((len(x), 1), dtype)])
                 penalty = np.append(penalty, 0.0)
@@ -98,12 +99,12 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
         def work(run: range) -> None:
             for j in run:
                 weights = curvature.diagonal(j)
-                chosen, scale = _important(weights, size, np.random.default_rng(seeds[j]))
-                share = (weights[chosen] * scale).astype(np.float64)
-                classes[j] = _class_block(objective, x[chosen], share, penalty, centre)
+                chosen, scale = _draw_rows(weights, size, np.random.default_rng(seeds[j]))
+                curvatures = (weights[chosen] * scale).astype(np.float64)
+                classes[j] = _class_block(objective, x[chosen], curvatures, penalty, centre)
 
-        alone = backend.gpu is not None  # other threads have other current devices
-        (_with_one_thread(backend) if alone else backend).for_each(work, c)
+        on_gpu = backend.gpu is not None  # then one thread: the current CUDA device is set for each thread separately
+        (_with_one_thread(backend) if on_gpu else backend).for_each(work, c)
     log.info("preconditioner: block-diagonal, from at most %d of %d rows a class", size, features.n)
     shared = np.where(penalty > 0, penalty, np.inf)
     shared = shared if penalised else np.append(shared, np.inf)
@@ -115,32 +116,32 @@ def _with_one_thread(backend: Backend) -> Backend:
 
 
 def is_full(objective: Objective) -> bool:
-    """Whether `refresh` makes the joint matrix, which is as good as the Hessian."""
+    """Whether `refresh` makes the full Hessian."""
     return (objective.features.d + 1) * objective.n_classes <= FULL_SIZE
 
 
 def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, RowHessians, Array]:
-    """Features of the rows less their mean, with a column of ones if the intercept is penalised; C; that mean.
+    """Return the centred features of the rows, their Hessians C and the mean that was subtracted.
 
-    The mean is 0 without a free intercept.
+    The features have a column of ones if the intercept is penalised. The mean is 0 without an unpenalised intercept.
     """
-    share = row_shares(objective, k, rows)
+    fractions = weight_fractions(objective, k, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
     d = objective.features.d + objective.penalty.on_intercept
     x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
     scores = np.empty((len(rows), objective.n_classes))
-    for of in blocks if objective.has_free_intercept else []:
-        centre += share[of] @ scaled_rows(objective, rows[of])
-    for of in blocks:
-        block = scaled_rows(objective, rows[of])
-        scores[of] = block @ point[:d] + (0 if objective.penalty.on_intercept else point[-1])
-        x[of] = block - centre
+    for part in blocks if objective.has_free_intercept else []:
+        centre += fractions[part] @ scaled_rows(objective, rows[part])
+    for part in blocks:
+        block = scaled_rows(objective, rows[part])
+        scores[part] = block @ point[:d] + (0 if objective.penalty.on_intercept else point[-1])
+        x[part] = block - centre
     labels = objective.backend.to_numpy(objective.labels)[rows]
-    return x, objective.loss.row_hessians(scores, labels, share), centre
+    return x, objective.loss.row_hessians(scores, labels, fractions), centre
 
 
-def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """About `size` rows, drawn with probabilities proportional to their weights, and the inverse of these."""
+def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draw about `size` rows with probabilities proportional to their weights; returns places and 1 / probabilities."""
     total = weights.sum()
     if not total > 0:
         return np.arange(0), np.empty(0)
@@ -149,14 +150,14 @@ def _important(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
     return chosen, 1 / probability[chosen]
 
 
-def _class_block(objective: Objective, x: Array, share: Array, penalty: Array, centre: Array) -> SharedBlock:
-    """The preconditioner of one class from its rows x, less `centre`, and their curvatures."""
-    backend, dtype, kappa = objective.backend, x.dtype, float(share.sum())
-    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # what rounds to zero has no mean
+def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Array, centre: Array) -> SharedBlock:
+    """Make the preconditioner of one class from its rows x, less `centre`, and their curvatures."""
+    backend, dtype, kappa = objective.backend, x.dtype, float(curvatures.sum())
+    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # with curvatures that round to zero there is no mean
     free = objective.has_free_intercept and kappa > 0
-    mean = share.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
-    raw = share.astype(dtype) @ (x * x)
-    x = (x - mean) * np.sqrt(share).astype(dtype)[:, None]
+    mean = curvatures.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
+    raw = curvatures.astype(dtype) @ (x * x)
+    x = (x - mean) * np.sqrt(curvatures).astype(dtype)[:, None]
     kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
     inverse = GramInverse(kind, x, raw, _with_one_thread(backend)).inverse(penalty)
     moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if objective.has_free_intercept else None
@@ -164,7 +165,7 @@ def _class_block(objective: Objective, x: Array, share: Array, penalty: Array, c
 
 
 def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, backend: Backend) -> Inverse:
-    """Of sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c) with the classes of a feature side by side."""
+    """Invert sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c), ordered by feature and then by class."""
     d = x.shape[1]
     M: Array = np.zeros((d, c, d, c), x.dtype)
     pairs = [(j, k) for j in range(c) for k in range(j + 1)]
@@ -176,7 +177,8 @@ def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, back
             M[:, k, :, j] = product
 
     backend.for_each(work, len(pairs))
-    # all classes together have no curvature but the penalty's: theirs is that of a class, so that rounding stays small
+    # In the direction that all classes share, only the penalty has curvature. Give it that of a single class, so that
+    # rounding errors stay small.
     for p in range(d):
         M[p, :, p, :] += np.trace(M[p, :, p, :]) / c**2
     M = M.reshape(d * c, d * c)

@@ -1,8 +1,8 @@
-"""Inverses of kappa X'X + penalty, in the form that the shape allows, from the rows of a sample.
+"""Inverses of M = kappa X'X + penalty, from the rows of a sample, in the form that suits the shape.
 
-Cholesky    R with M^-1 = R'R, the inverse of M's triangular factor: d^2 numbers, n >= d
-LowRank     eigenvectors of the sample: d m numbers, where rows are few, or of its product, which serve every penalty
-Diagonal    neither fits
+Cholesky    R with M^-1 = R'R, the inverse of M's triangular factor: d^2 entries, for n >= d
+LowRank     eigenvectors: of a sample of few rows, d m entries, or of its Gram matrix, where they serve every penalty
+Diagonal    if neither fits into memory
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 
 TILE = 256  # rows or columns of a triangle that one thread works on at a time
-WORTH_SHARING = 1024  # d above which a solve is shared among threads
-RANK, MORE = 512, 64  # eigenvectors that are kept, and looked for: a few more make the last ones better
-POWERS = 2  # of the matrix that sharpen a random start
-JITTERS = 8.0 * 10.0 ** np.arange(6)  # in units of rounding: it may leave the product indefinite by some of them
+WORTH_SHARING = 1024  # threads share a solve if d is larger
+RANK, OVERSAMPLING = 512, 64  # eigenvectors that are used, and how many more are computed to make these more accurate
+POWER_ITERATIONS = 2  # products with the matrix that refine the random start
+JITTERS = 8.0 * 10.0 ** np.arange(6)  # in units of rounding; tried in turn where rounding made the product indefinite
 
 
 class Inverse(Protocol):
-    """M^-1 of one class, or of all at once."""
+    """The inverse M^-1 for one class, or for all classes at once."""
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v for v (d, c)."""
+        """Compute M^-1 v for v (d, c)."""
 
 
 @dataclass(frozen=True)
 class Cholesky:
-    """M^-1 = R' R with R (d, d), the inverse of M's Cholesky factor: positive definite whatever the rounding."""
+    """M^-1 = R' R with R (d, d), the inverse of M's Cholesky factor: positive definite in spite of rounding."""
 
     R: Any
-    backend: Backend  # a CPU's threads share the products
+    backend: Backend  # on a CPU its threads share the products
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v."""
+        """Compute M^-1 v."""
         if self.backend.gpu is not None or len(self.R) <= WORTH_SHARING:
             return self.R.T @ (self.R @ v)
         tiles = _tiles(len(self.R))
         u, solution = np.empty_like(v), np.empty_like(v)
 
-        def forward(run: range) -> None:  # what is above the diagonal is zero
+        def forward(run: range) -> None:  # R is zero above the diagonal
             for tile in (tiles[i] for i in run):
                 np.matmul(self.R[tile, : tile.stop], v[: tile.stop], out=u[tile])
 
@@ -61,15 +61,15 @@ class Cholesky:
 
 @dataclass(frozen=True)
 class LowRank:
-    """M^-1 = D^-1/2 (I - V diag(shrink) V') D^-1/2, V (d, m) orthonormal, D the penalty's diagonal."""
+    """M^-1 = D^-1/2 (I - V diag(shrink) V') D^-1/2, with V (d, m) orthonormal, D diagonal and `root` D^1/2."""
 
     root: Any
     V: Any
     shrink: Any
-    backend: Backend | None = None  # a CPU's threads share the products, where there is one
+    backend: Backend | None = None  # on a CPU its threads share the products; None: one thread
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v."""
+        """Compute M^-1 v."""
         u = v / self.root
         if self.backend is None or self.backend.gpu is not None or len(self.V) <= WORTH_SHARING:
             return (u - self.V @ (self.shrink * (self.V.T @ u))) / self.root
@@ -98,12 +98,12 @@ class Diagonal:
     diagonal: Any
 
     def solve(self, v: Any) -> Any:
-        """M^-1 v."""
+        """Compute M^-1 v."""
         return v / self.diagonal
 
 
 class GramInverse:
-    """a (m, d), whose a'a is the data's part of M: the work that all penalties share is done once.
+    """Inverses of a'a + penalty for many penalties, given a (m, d); the work that they share is done once.
 
     Parameters
     ----------
@@ -111,14 +111,15 @@ class GramInverse:
     a : ndarray, (m, d)
         Overwritten.
     raw : ndarray, (d,)
-        Diagonal of a'a before the rows were centred: what is 0 up to rounding is told by it.
+        Diagonal of a'a before the rows were centred; relative to it, entries that are 0 up to rounding are recognised.
     backend : Backend
-        Where the inverse is to be; its threads share the products.
+        The inverse is put on its device; its threads share the products.
 
     Notes
     -----
-    What is too small for the type counts as rounding, feature by feature, so that columns may be of any sizes: there
-    the curvature is taken to be larger, or a direction without any would be followed for ever.
+    Whether a feature's curvature is just rounding is decided for each feature separately, so that columns may have any
+    sizes. Such a curvature is replaced by a larger one, because L-BFGS would otherwise follow a direction without
+    curvature for ever.
     """
 
     def __init__(self, kind: str, a: Array, raw: Array, backend: Backend) -> None:
@@ -126,31 +127,32 @@ class GramInverse:
         self.eps = float(np.finfo(a.dtype).eps)
         self.squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
         if kind == "cholesky" and np.isfinite(self.squares).all():
-            a /= np.sqrt(self._living(self.squares)).astype(a.dtype)
+            a /= np.sqrt(self._without_zeros(self.squares)).astype(a.dtype)
             self.correlations = gram(a, backend)
-            self.a = np.empty((0, a.shape[1]), a.dtype)  # not needed any more; a view would keep its memory
+            self.a = np.empty((0, a.shape[1]), a.dtype)  # frees a; a view of it would keep its memory
 
-    def _living(self, diagonal: Array) -> Array:
-        """The diagonal; where it is nothing but rounding (a constant column without a penalty), one that is not."""
-        dead = diagonal <= (8 * self.eps) ** 2 * self.raw
-        return np.where(dead, np.where(self.raw > 0, self.raw, 1.0), diagonal)
+    def _without_zeros(self, diagonal: Array) -> Array:
+        """Replace diagonal entries that are only rounding (constant columns without a penalty) by larger ones."""
+        vanishing = diagonal <= (8 * self.eps) ** 2 * self.raw
+        return np.where(vanishing, np.where(self.raw > 0, self.raw, 1.0), diagonal)
 
     def inverse(self, penalty: Array) -> Inverse:
-        """Of a'a + diag(penalty), on the device."""
+        """Invert a'a + diag(penalty); the result is on the device."""
         dtype, eps, asarray = self.dtype, self.eps, self.backend.asarray
         diagonal = self.squares + penalty
-        if not np.isfinite(diagonal).all():  # so will the first gradient be
+        if not np.isfinite(diagonal).all():  # the first gradient will not be finite either, and end the fit
             return Diagonal(asarray(np.ones((len(diagonal), 1), dtype)))
-        diagonal = self._living(diagonal)
+        diagonal = self._without_zeros(diagonal)
         if self.kind == "cholesky":
-            living = self._living(self.squares)
+            living = self._without_zeros(self.squares)
             R = cholesky(self.correlations, (diagonal - self.squares) / living)
             if R is not None:
                 R /= np.sqrt(living).astype(dtype)
                 return Cholesky(asarray(R), self.backend)
             log.info("preconditioner: Cholesky failed; the diagonal instead")
         if self.kind == "low rank":
-            root = np.sqrt(np.maximum(penalty, 8 * eps * len(penalty) * diagonal))  # I - V V' loses what is below
+            # smaller penalties would be lost in the rounding errors of I - V V'
+            root = np.sqrt(np.maximum(penalty, 8 * eps * len(penalty) * diagonal))
             a = self.a / root.astype(dtype)
             values, U = linalg.eigh((a @ a.T).astype(np.float64))
             kept = values > 8 * eps * max(float(values[-1]), 1.0)
@@ -161,9 +163,9 @@ class GramInverse:
 
 
 class Spectrum:
-    """a (m, d), whose a'a is the data's part of M, by its largest eigenpairs: one set serves every l2.
+    """Inverses of a'a + penalty from the largest eigenpairs of a'a, which serve every l2.
 
-    With S = R^-1/2 a'a R^-1/2 = V diag(v) V' + a tail that is taken to be t I, R = diag(factors),
+    With R = diag(factors) and S = R^-1/2 a'a R^-1/2 = V diag(v) V' + tail, where the tail is approximated by t I,
 
         M = R^1/2 (S + l2 I) R^1/2,    M^-1 = R^-1/2 (I - V diag((v - t) / (v + l2)) V') / (t + l2) R^-1/2
 
@@ -176,7 +178,7 @@ class Spectrum:
     factors : ndarray, (d,)
         The penalty is l2 diag(factors).
     backend : Backend
-        Where the inverse is to be; its threads share the products.
+        The inverse is put on its device; its threads share the products.
     """
 
     def __init__(self, a: Array, factors: Array, backend: Backend) -> None:
@@ -184,18 +186,18 @@ class Spectrum:
         a /= self.root.astype(a.dtype)
         S = np.tril(gram(a, backend))
         S += np.tril(S, -1).T
-        Q = np.random.default_rng(0).standard_normal((len(S), RANK + MORE), a.dtype.type)
-        for _ in range(POWERS):
+        Q = np.random.default_rng(0).standard_normal((len(S), RANK + OVERSAMPLING), a.dtype.type)
+        for _ in range(POWER_ITERATIONS):
             Q = linalg.qr(_times(S, Q, backend), mode="economic", overwrite_a=True, check_finite=False)[0]
         values, U = linalg.eigh(Q.T @ _times(S, Q, backend), check_finite=False)
         largest, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
         rest = float(np.trace(S, dtype=np.float64) - largest.sum()) / (len(S) - RANK)
-        # V V' takes off what is largest up to rounding alone: below that there is no tail
+        # V V' removes the largest eigenvalues only up to rounding, so a smaller tail would have no meaning
         self.tail = max(rest, 8 * float(np.finfo(a.dtype).eps) * float(largest[-1]))
-        self.values = np.maximum(largest, self.tail)  # of a rank below RANK the last are rounding, of either sign
+        self.values = np.maximum(largest, self.tail)  # if the rank is below RANK, the last ones are rounding errors
 
     def inverse(self, penalty: Array) -> Inverse:
-        """Of a'a + diag(penalty), on the device; penalty = l2 factors."""
+        """Invert a'a + diag(penalty), where penalty is l2 times the factors; the result is on the device."""
         l2, (asarray, dtype) = float((penalty / self.factors).max()), (self.backend.asarray, self.V.dtype)
         root = self.root * np.sqrt(self.tail + l2)
         shrink = (self.values - self.tail) / (self.values + l2)
@@ -204,14 +206,14 @@ class Spectrum:
 
     @cached_property
     def on_device(self) -> Any:
-        """V, which all inverses share."""
+        """The eigenvectors V on the device; all inverses share them."""
         return self.backend.asarray(self.V)
 
 
 def _times(S: Array, Q: Array, backend: Backend) -> Array:
-    """S Q in tiles of columns, as `gram`."""
+    """Compute S Q in tiles of columns: the same bits for any number of threads."""
     product = np.empty_like(Q)
-    tiles = _slices(Q.shape[1], MORE)
+    tiles = _slices(Q.shape[1], OVERSAMPLING)
 
     def work(run: range) -> None:
         for tile in (tiles[i] for i in run):
@@ -221,14 +223,17 @@ def _times(S: Array, Q: Array, backend: Backend) -> Array:
     return product
 
 
-def cholesky(M: Array, more: Array) -> Array | None:
-    """R = L^-1, where L L' is M + diag(more), from the lower triangle of M, which stays; None if it is not positive."""
+def cholesky(M: Array, penalty: Array) -> Array | None:
+    """Compute R = L^-1, where L L' = M + diag(penalty), from the lower triangle of M, which is not changed.
+
+    Returns None if the matrix is not positive definite.
+    """
     potrf, trtri = linalg.get_lapack_funcs(("potrf", "trtri"), dtype=M.dtype)
-    size = np.diagonal(M) + more
+    size = np.diagonal(M) + penalty
     for jitter in float(np.finfo(M.dtype).eps) * JITTERS:
         shifted = M.copy()
         shifted[np.diag_indices(len(M))] = (size * (1 + jitter)).astype(M.dtype)
-        # LAPACK's upper triangle is our lower one: column after column, so that it works in place
+        # LAPACK stores matrices by columns: its upper triangle is our lower one, and no copy is needed
         U, failed = potrf(shifted.T, lower=0, clean=1, overwrite_a=1)
         if not failed:
             R: Array = trtri(U, lower=0, overwrite_c=1)[0].T
@@ -237,7 +242,7 @@ def cholesky(M: Array, more: Array) -> Array | None:
 
 
 def gram(a: Array, backend: Backend) -> Array:
-    """The lower triangle of a'a (d, d), in tiles of columns: the same bits for any number of threads."""
+    """Compute the lower triangle of a'a (d, d) in tiles of columns: the same bits for any number of threads."""
     d = a.shape[1]
     product, tiles = np.zeros((d, d), a.dtype), _tiles(d)
 
@@ -254,6 +259,6 @@ def _slices(length: int, size: int) -> list[slice]:
 
 
 def _tiles(d: int) -> list[slice]:
-    """Runs of rows or columns of a triangle, long and short ones in turn, so that threads have about equal shares."""
+    """Tiles of a triangle's rows or columns, large and small ones in turn, so that threads get about equal work."""
     tiles = _slices(d, TILE)
     return [tiles[i // 2 if i % 2 == 0 else len(tiles) - 1 - i // 2] for i in range(len(tiles))]

@@ -1,4 +1,4 @@
-"""Rows of a sample: which ones, what they weigh, and what work on them costs."""
+"""Samples of rows: which rows, their weights, and the cost of working on them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
 from gpusoftmax.objective.objective import Objective
 
-BLOCK = 512  # rows that are looked at at a time: fresh memory for all in float64 costs more than the arithmetic
-CALL = 2e7  # operations that take as long as what a read of X costs besides its products
+BLOCK = 512  # rows in a block: allocating memory for all rows in float64 would cost more than the arithmetic
+PASS_OVERHEAD = 2e7  # cost of a pass over the data beyond its matrix products, in operations of such a product
 
 
 def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Array:
-    """Numbers of rows in their order: so many without repetition, or all."""
+    """Draw `size` row numbers without replacement, or all if there are fewer; in increasing order."""
     n = features.n
     return features.numbers(np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n))
 
 
 def penalty_diagonal(objective: Objective) -> Array:
-    """diag(r): (d,), or (d + 1,) with a penalised intercept; on the host."""
+    """Diagonal of the penalty's Hessian for l2 = 1: r (d,), or (d + 1,) with a penalised intercept; on the host."""
     return objective.penalty.moved(objective.backend.to_numpy).diagonal(objective.features.d)
 
 
-def row_shares(objective: Objective, k: int, rows: Array) -> Array:
-    """s_i / S over some rows (float64, their sum 1); equal ones where none of model k's weights is positive there."""
+def weight_fractions(objective: Objective, k: int, rows: Array) -> Array:
+    """Weights of model k for some rows, divided by their sum: float64. Equal fractions if all of them are zero."""
     if objective.weights is None:
         return np.full(len(rows), 1 / len(rows))
     s = objective.backend.to_numpy(objective.weights)[rows, k].astype(np.float64)
@@ -32,13 +32,13 @@ def row_shares(objective: Objective, k: int, rows: Array) -> Array:
 
 
 def scaled_rows(objective: Objective, rows: Array) -> Array:
-    """Scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
+    """Shifted and scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
     x = objective.features.sample(rows)
     return np.hstack([x, np.ones((len(x), 1))]) if objective.penalty.on_intercept else x
 
 
-def factor_cost(kind: str, m: int, d: int) -> float:
-    """Operations that an inverse from m rows of d features takes, LAPACK's at the rate of a product's."""
+def inverse_cost(kind: str, m: int, d: int) -> float:
+    """Cost of making an inverse from m rows of d features, in operations of a matrix product."""
     if kind == "diagonal":
         return 2.0 * m * d
     if kind == "low rank":
@@ -48,6 +48,6 @@ def factor_cost(kind: str, m: int, d: int) -> float:
     return m * d**2 + 3.0 * d**3
 
 
-def read_cost(n: int, d: int, c: int) -> float:
-    """Operations of a read of X by one model."""
-    return 4.0 * n * d * c + CALL
+def pass_cost(n: int, d: int, c: int) -> float:
+    """Cost of a pass over the data by one model, in operations of a matrix product."""
+    return 4.0 * n * d * c + PASS_OVERHEAD

@@ -81,7 +81,7 @@ def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, mo
     monkeypatch.setattr(gram, "LOW_RANK_ELEMENTS", 100)  # 25 rows of 4 features, fewer than are worth while
     X = rng.standard_normal((300, 4))
     preconditioner = preconditioned(objective_of(X, rng.integers(0, 3, 300), NUMPY, c=3, l2=0.1), seed=0)
-    assert [type(of.inverse) for of in preconditioner.of_models if isinstance(of, SharedBlock)] == [Diagonal]
+    assert [type(of.inverse) for of in preconditioner.by_model if isinstance(of, SharedBlock)] == [Diagonal]
     assert preconditioner.rows == 32
 
 
@@ -91,7 +91,7 @@ def test_a_preconditioners_that_costs_much_waits_until_the_diagonal_has_proved_s
 ) -> None:
     objective = objective_of(rng.standard_normal((n, d), dtype=np.float32), np.arange(n) % c, NUMPY, c=c, l2=0.1)
     assert GramSample(objective, seed=0).at_once == at_once
-    (first,) = preconditioned(objective, seed=0).of_models
+    (first,) = preconditioned(objective, seed=0).by_model
     assert isinstance(first, SharedBlock)
     assert isinstance(first.inverse, Cholesky if at_once else Diagonal)
 
@@ -118,7 +118,7 @@ def test_a_part_of_the_models_keeps_its_own(rng: np.random.Generator) -> None:
 
 def test_models_alike_share_a_factor(rng: np.random.Generator) -> None:
     objective = objective_of(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), NUMPY, c=3, K=3, l2=[0.1, 0.1, 1.0])
-    first, second, third = preconditioned(objective, seed=0).of_models
+    first, second, third = preconditioned(objective, seed=0).by_model
     assert first.inverse is second.inverse
     assert second.inverse is not third.inverse
 
@@ -127,7 +127,7 @@ def test_folds_share_the_inverse_of_a_penalty(rng: np.random.Generator) -> None:
     whole = objective_of(rng.standard_normal((60, 4)), rng.integers(0, 3, 60), NUMPY, c=3, l2=0.1)
     sample = GramSample(whole, seed=0)
     folds = [replace(whole, features=replace(whole.features, rows=rows)) for rows in np.split(np.arange(60), 3)]
-    first, second, third = (sample.preconditioners(fold).of_models[0].inverse for fold in folds)
+    first, second, third = (sample.preconditioners(fold).by_model[0].inverse for fold in folds)
     assert first is second is third
 
 

@@ -130,7 +130,7 @@ def test_rows_are_drawn_by_their_curvature_and_weighed_with_the_inverse() -> Non
     weights = np.array([0.0, 1.0, 10.0, 100.0] * 1000)
     counts, total = np.zeros(4), 0.0
     for seed in range(20):
-        chosen, scale = hessian._important(weights, 400, np.random.default_rng(seed))
+        chosen, scale = hessian._draw_rows(weights, 400, np.random.default_rng(seed))
         counts += np.bincount(chosen % 4, minlength=4)
         total += (weights[chosen] * scale).sum() / 20
     assert counts[0] == 0

@@ -1,4 +1,4 @@
-"""Types that annotations share."""
+"""Types used in annotations throughout the package."""
 
 from __future__ import annotations
 

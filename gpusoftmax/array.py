@@ -1,7 +1,7 @@
-"""The array module: which device computes, decided once, and what it can do.
+"""The choice of the backend: `get_backend` decides once what computes and on which device.
 
-`get_backend` returns a `Backend`, a small frozen object that is passed down explicitly. There is no global state and no
-context variable: fits on different devices in different threads do not affect each other.
+It returns a `Backend`, a small frozen object that is passed down explicitly. There is no global state and no context
+variable: fits on different devices in different threads do not affect each other.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from gpusoftmax.exceptions import BackendUnavailableError
 from gpusoftmax.operations import Operations, SgdStretch
 
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
-# of others, in this order: what joblib and dask set in their workers, so that these share the processors
+# variables of other libraries, in order of precedence; joblib and dask set them in their workers, which share the CPU
 THREADS_OF_OTHERS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where arrays live and who computes.
+    """A backend: the device that holds the arrays, and the operations on them.
 
     Attributes
     ----------
     name : str
         "cpu" (fused Numba kernels and BLAS), "numpy" (BLAS and plain NumPy) or "cuda:<i>".
     reason : str
-        Why this one, in words for a user.
+        Why this backend was chosen, in words for a user.
     xp : module
         The array module: numpy or cupy.
     device : str
-        The device in words.
+        Description of the device.
     n_threads : int
-        Threads of the CPU's operations.
+        Number of threads on the CPU.
     ops : Operations
         The fused operations.
     sgd_stretch : SgdStretch or None
-        Several steps of SGD in one call, where the back end has that.
+        Several SGD steps in one call; None if the backend does not offer this.
     precision : str
-        Of float32 products: "highest", "high" or "medium", see `get_backend`.
+        Precision of float32 products: "highest", "high" or "medium", see `get_backend`.
     """
 
     name: str
@@ -79,16 +79,16 @@ class Backend:
         return int(self.name[5:]) if self.name.startswith("cuda:") else None
 
     def active(self) -> AbstractContextManager[Any]:
-        """Makes this device the current one. Public functions enter it once; nothing below does again."""
+        """Make this device the current one, as a context manager. Public functions enter it; internal ones do not."""
         return nullcontext() if self.gpu is None else self.xp.cuda.Device(self.gpu)
 
     def asarray(self, x: Any) -> Any:
-        """`x` as an array of this device; copied only if it is elsewhere. Tensors of PyTorch and JAX are taken over.
+        """Convert `x` to an array on this device; it is copied only if it is elsewhere. Takes PyTorch and JAX tensors.
 
         Raises
         ------
         MemoryError
-            The GPU does not hold it; says how much is missing.
+            `x` does not fit into the GPU's memory; the message says how much is missing.
         """
         if self.gpu is None:
             return np.asarray(x)
@@ -97,21 +97,21 @@ class Backend:
         return upload(x)
 
     def to_numpy(self, x: Any) -> Array:
-        """A device array on the host; waits for it."""
+        """Convert an array on the device to a NumPy array; waits until it is computed."""
         return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(self.asarray(x)))
 
     def on_host(self, x: Any) -> Any:
-        """What a GPU holds, on the host; anything else as it is, not yet looked at."""
+        """Copy `x` to the host if it is on a GPU; anything else is returned as it is, without conversion."""
         return x if gpu_of(x) is None else self.to_numpy(x)
 
     def for_each(self, work: Callable[[range], Any], n_items: int) -> Sequence[Any]:
-        """`work(run)` for consecutive runs of items, on the threads of the host; see `cpu.threads.for_each`."""
+        """Call `work(run)` for consecutive runs of items on the host's threads; see `cpu.threads.for_each`."""
         return for_each(work, n_items, self.n_threads)
 
     def sum_over_rows(self, part: Callable[[slice], Partial], n: int, columns: int) -> Partial:
-        """The sum of `part(rows)` over all n rows, on the threads of the host: the same bits for any number of them.
+        """Sum `part(rows)` over all n rows on the host's threads, with the same bits for any number of threads.
 
-        Rows come in leaves, whose length follows from the number of columns, and are summed along a fixed tree.
+        The rows are cut into leaves, whose length depends on the number of columns, and summed along a fixed tree.
         """
         step = leaf_rows(columns)
 
@@ -122,46 +122,49 @@ class Backend:
 
     @staticmethod
     def single_threaded_blas() -> AbstractContextManager[None]:
-        """Holds the host's BLAS at one thread: its bits depend on their number, and its idle threads are in our way."""
+        """Limit the host's BLAS to one thread, as a context manager.
+
+        The bits of its results depend on the number of its threads, and its waiting threads slow down ours.
+        """
         return single_threaded_blas()
 
     def synchronize(self) -> None:
-        """Wait for all that was queued on the current stream."""
+        """Wait until the work queued on the current stream is done."""
         if self.gpu is not None:
             self.xp.cuda.get_current_stream().synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and skops, which take no modules: what another process resolves anew."""
+        """Return the arguments of `get_backend`, because pickle and skops cannot store modules."""
         return {"backend": self.name, "n_threads": self.n_threads, "precision": self.precision}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Resolve what was asked for."""
+        """Call `get_backend` again, in the process that loads the object."""
         vars(self).update(vars(get_backend(**state)))
 
 
 def default_threads() -> int:
-    """How many threads there are where nobody says so; see `threads_and_origin`."""
+    """Default number of threads; see `threads_and_origin`."""
     return threads_and_origin()[0]
 
 
 def threads_and_origin() -> tuple[int, str]:
-    """The threads of the CPU by default, and where the number comes from.
+    """Default number of threads on the CPU, and where the number comes from.
 
-    GPUSOFTMAX_NUM_THREADS if it is set, else the processors that this process may use, or fewer if NUMBA_NUM_THREADS or
-    OMP_NUM_THREADS says so. Those are not ours: values that are no numbers are left to their owners. "4,2" is four
-    threads, with two within each.
+    GPUSOFTMAX_NUM_THREADS if it is set; else the number of processors that this process may use, or fewer if
+    NUMBA_NUM_THREADS or OMP_NUM_THREADS says so. These two belong to other libraries, so values that are not numbers
+    are ignored here. "4,2" means four threads, each with two nested ones.
 
     Raises
     ------
     ValueError
-        GPUSOFTMAX_NUM_THREADS is no number of threads.
+        GPUSOFTMAX_NUM_THREADS is not a valid number of threads.
     """
     text = os.environ.get(THREADS_VARIABLE, "").strip()
     if not text:
         available = available_threads()
         for name in THREADS_OF_OTHERS:
             limit = os.environ.get(name, "").partition(",")[0].strip()
-            # longer ones cannot be read
+            # int() refuses very long texts
             if limit.isascii() and limit.isdecimal() and len(limit) < 10 and 0 < int(limit) <= available:
                 return int(limit), f"{name}={shown(os.environ[name])}"
         return available, "all processors of this process"
@@ -174,8 +177,8 @@ def threads_and_origin() -> tuple[int, str]:
 
 
 def back_ends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
-    """Which back ends can be had on this machine: for each name whether, and why or why not."""
-    gpu, cpu = probe(0), get_backend("cpu", n_threads)
+    """Check which backends are available on this machine; maps each name to whether it is, and why."""
+    gpu, cpu = probe(), get_backend("cpu", n_threads)
     return {
         "cuda": (gpu.works, gpu.reason),
         "cpu": (cpu.name == "cpu", cpu.reason),
@@ -184,17 +187,17 @@ def back_ends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
 
 
 def compiled_for() -> CompiledFor | None:
-    """What the CPU's kernels are compiled for, and where they are kept; None without compiled kernels."""
+    """Target of the compiled CPU kernels, and where they are cached; None without compiled kernels."""
     return facts.compiled_for() if get_backend("cpu").name == "cpu" else None
 
 
 def compilations() -> int:
-    """How many of the CPU's kernels were compiled in this process; those from the cache on disk do not count."""
+    """Number of CPU kernels that this process has compiled; those loaded from the cache on disk do not count."""
     return facts.compilations() if get_backend("cpu").name == "cpu" else 0
 
 
 def _compiled_kernels() -> tuple[ModuleType | None, str]:
-    """The Numba kernels, or None and why there are none."""
+    """Import the Numba kernels; returns them, or None, and an explanation."""
     try:
         from gpusoftmax.cpu import kernels  # imports Numba: 0.3 s
     except ImportError as error:
@@ -203,33 +206,34 @@ def _compiled_kernels() -> tuple[ModuleType | None, str]:
 
 
 def get_backend(backend: str | Backend = "auto", n_threads: int | None = None, precision: str = "highest") -> Backend:
-    """Decide who computes.
+    """Choose the backend.
 
     Parameters
     ----------
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"} or Backend
-        "auto" takes the GPU if a kernel compiles and runs on it, else the CPU, and says why; "cpu" means compiled
-        kernels where Numba is installed, else NumPy; "numpy" means plain NumPy always. A Backend is returned as it is.
+        "auto" chooses the GPU if a kernel compiles and runs on it, else the CPU; `reason` says why. "cpu" means
+        compiled kernels if Numba is installed, else NumPy; "numpy" always means plain NumPy. A Backend is returned
+        unchanged.
     n_threads : int, optional
-        Threads on the CPU. Default: the environment's GPUSOFTMAX_NUM_THREADS, else all processors of this process, or
-        as many as NUMBA_NUM_THREADS or OMP_NUM_THREADS allows, which joblib and dask set in their workers. Results do
-        not depend on it.
+        Number of threads on the CPU. Default: the environment variable GPUSOFTMAX_NUM_THREADS, else all processors of
+        this process, or as many as NUMBA_NUM_THREADS or OMP_NUM_THREADS allows, which joblib and dask set in their
+        workers. Results do not depend on it.
     precision : {"highest", "high", "medium"}
-        Of the products of float32, float16 and uint8 features on a GPU: float32 throughout; TF32 operands (10 bits of
-        mantissa, relative error 5e-4 each); bfloat16 operands (7 bits, 4e-3 each). Sums are float32 always. The CPU
-        computes in "highest" whatever is asked for.
+        Precision of matrix products with float32, float16 and uint8 features on a GPU. "highest": float32 throughout;
+        "high": TF32 operands (10 bits of mantissa, relative error 5e-4 each); "medium": bfloat16 operands (7 bits, 4e-3
+        each). Sums are always float32. The CPU always computes in "highest".
 
     Returns
     -------
     Backend
-        Its `name`, `reason`, `device` and `n_threads` say what was decided.
+        Its `name`, `reason`, `device` and `n_threads` describe the choice.
 
     Raises
     ------
     BackendUnavailableError
-        A GPU was asked for by name and cannot be had; says why.
+        The requested GPU is not available; the message says why.
     ValueError
-        An unknown name.
+        The name is unknown.
     """
     if isinstance(backend, Backend):
         return backend
@@ -272,7 +276,7 @@ def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
 
 
 def gpu_of(x: Any) -> int | None:
-    """The GPU that holds x, or None for what is on the host: arrays tell by DLPack (NumPy, CuPy, PyTorch, JAX)."""
+    """Index of the GPU that holds x, or None if x is on the host; asks by DLPack (NumPy, CuPy, PyTorch, JAX)."""
     if not hasattr(x, "__dlpack_device__"):
         return None
     kind, index = x.__dlpack_device__()
@@ -280,12 +284,12 @@ def gpu_of(x: Any) -> int | None:
 
 
 def get_backend_for(backend: str | Backend, n_threads: int | None, **arrays: Any) -> Backend:
-    """As `get_backend`, but an array that is on a GPU stays there and decides.
+    """Choose the backend for given arrays: like `get_backend`, but arrays that are on a GPU decide.
 
     Raises
     ------
     TypeError
-        The arrays are on different devices, or elsewhere than `backend` says. Lists and numbers are nowhere yet.
+        The arrays are on different devices, or not on that of `backend`. Lists and numbers fit any device.
     """
     places = {name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__")}
     if all(place is None for place in places.values()):
@@ -300,9 +304,9 @@ def get_backend_for(backend: str | Backend, n_threads: int | None, **arrays: Any
             f"the arrays are on different devices ({listed}); move them to one, with cupy.asarray or .get()"
         )
     (place,) = set(places.values())
-    device = get_backend(words(place) if backend in ("auto", "cuda") else backend, n_threads)
-    if device.gpu != place:
+    chosen = get_backend(words(place) if backend in ("auto", "cuda") else backend, n_threads)
+    if chosen.gpu != place:
         raise TypeError(
             f"{', '.join(places)} on {words(place)}, but backend={backend!r}; use backend='auto', or X.get()"
         )
-    return device
+    return chosen

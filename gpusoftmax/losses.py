@@ -1,4 +1,4 @@
-"""The losses: name, kernel code, curvature. Everything outside the back ends asks this module what a loss is.
+"""The losses: name, kernel code and curvature. Everything outside the backends gets its facts about losses here.
 
 A row with scores z (c,) and label y has the loss
 
@@ -6,9 +6,9 @@ A row with scores z (c,) and label y has the loss
     hinge          sum_{j != y} max(0, z_j - z_y + 1)          (Weston and Watkins, 1999)
     squared_hinge  sum_{j != y} max(0, z_j - z_y + 1)^2
 
-To add a loss: its class here; its rows in `reference.py`, `cpu/fallback.py`, `cpu/tiles.py`, `cpu/kernels.py` and
-`kernels/row_loss.cu`, which know it by its code; its optimal intercepts in `solvers/intercepts.py`, without which a fit
-has no bound. The tests that take `LOSSES` as a parameter then cover it.
+To add a loss, write its class here and put it into `LOSSES`. The kernels, which know it by its code, are in
+`reference.py`, `cpu/fallback.py`, `cpu/kernels.py`, `cpu/tiles.py` and `kernels/row_loss.cu`. Fits have a certificate
+only if `solvers/intercepts.py` can find its optimal intercepts. Tests that take `LOSSES` as a parameter then cover it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpusoftmax._typing import Array
 
 
 class RowHessians(Protocol):
-    """Hessians C_i (c, c) of the losses of m rows with respect to their scores, each times its row's weight."""
+    """Hessians C_i (c, c) of the losses of m rows with respect to their scores, each times the row's weight."""
 
     def diagonal(self, j: int) -> Array:
         """Entry j, j of each C_i: (m,)."""
@@ -34,19 +34,19 @@ class RowHessians(Protocol):
         """The trace of each C_i: (m,)."""
 
     def select(self, rows: Array, factors: Array) -> RowHessians:
-        """Those of some rows, each times a factor."""
+        """Select some rows, and multiply each of their Hessians by a factor."""
 
 
 class Loss(Protocol):
-    """What solvers ask of a loss."""
+    """Properties of a loss that solvers need."""
 
     @property
     def name(self) -> str:
-        """The name that users pass."""
+        """Name that users pass."""
 
     @property
     def code(self) -> int:
-        """The number by which kernels know it: its place in `LOSSES`."""
+        """Number that identifies the loss to kernels: its place in `LOSSES`."""
 
     @property
     def gives_probabilities(self) -> bool:
@@ -54,26 +54,29 @@ class Loss(Protocol):
 
     @property
     def has_curvature(self) -> bool:
-        """Whether a solver can use second derivatives: not for the plain hinge, which is piecewise linear."""
+        """Whether the loss has useful second derivatives; the plain hinge, which is piecewise linear, has none."""
 
     @property
     def is_smooth(self) -> bool:
-        """Whether the loss has no kinks, in its value or its gradient, across which finite differences would err."""
+        """Whether value and gradient have no kinks; across a kink finite differences are wrong."""
 
     def at_zero(self, c: int) -> float:
-        """The loss of a row whose c scores are all zero."""
+        """Loss of a row whose c scores are all zero."""
 
     def curvature_at_zero(self, c: int) -> float:
-        """kappa, for which kappa I approximates a row's Hessian with respect to its scores at zero weights."""
+        """The kappa for which kappa I approximates a row's Hessian with respect to its scores, at zero weights."""
 
     def bound_row_hessians(self, V: Array, labels: Array) -> Array:
-        """U_i v_i for the rows v_i of V (m, c), where U_i bounds row i's Hessian for all scores. May overwrite V."""
+        """Compute U_i v_i for the rows v_i of V (m, c), where U_i bounds row i's Hessian for all scores.
+
+        V may be overwritten.
+        """
 
     def largest_row_curvature(self, c: int) -> float:
-        """The largest eigenvalue of U_i."""
+        """Largest eigenvalue of U_i."""
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
-        """Hessians of rows with scores (m, c), float64, which are overwritten, labels (m,) and weights (m,)."""
+        """Hessians of rows with scores (m, c), float64, labels (m,) and weights (m,). The scores are overwritten."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Softmax:
         return 0.5
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
-        """diag(p) - p p', of the probabilities p."""
+        """diag(p) - p p', with the probabilities p."""
         scores -= scores.max(axis=1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=1, keepdims=True)
@@ -178,19 +181,19 @@ class Hinge:
         return c - 1.0
 
     def curvature_at_zero(self, c: int) -> float:
-        """There is none."""
+        """Raise TypeError, since there is none."""
         raise TypeError("the hinge has no curvature")
 
     def bound_row_hessians(self, V: Array, labels: Array) -> Array:
-        """U = I, which sets no more than the size of a step: with a constant one SGD does not converge."""
+        """U = I. The hinge has no curvature; this only sets the scale of SGD's steps, which must shrink to converge."""
         return V
 
     def largest_row_curvature(self, c: int) -> float:
-        """1, as U has it."""
+        """1, the eigenvalue of U."""
         return 1.0
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
-        """There are none."""
+        """Raise TypeError, since there are none."""
         raise TypeError("the hinge has no curvature")
 
 
@@ -219,11 +222,11 @@ class SquaredHinge:
         return 2 * margins
 
     def largest_row_curvature(self, c: int) -> float:
-        """2 c, of U_i."""
+        """2 c."""
         return 2.0 * c
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
-        """2 (diag(a) + A e_y e_y' - a e_y' - e_y a'), of the violated margins a."""
+        """2 (diag(a) + A e_y e_y' - a e_y' - e_y a'), with the violated margins a."""
         target = np.equal.outer(labels, np.arange(scores.shape[1])).astype(np.float64)
         scores -= scores[np.arange(len(scores)), labels][:, None]
         scores += 1

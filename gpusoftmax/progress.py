@@ -1,4 +1,4 @@
-"""How training shows itself: a bar on a terminal or in a notebook, plain lines into a pipe or a log."""
+"""Progress displays: a bar on a terminal, plain lines in a pipe or a log."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SECONDS_BETWEEN_LINES = 2.0
 
 
 def progress_display(stream: TextIO | None = None, brief: bool = False) -> Progress:
-    """What suits the stream (default: the standard error); brief: for one of many trainings, leaves little behind."""
+    """Choose a bar or lines for a stream (default: standard error); `brief` leaves less on it, for one of many fits."""
     stream = sys.stderr if stream is None else stream
     return Bar(stream, brief) if stream.isatty() else Lines(stream, brief)
 
 
 def describe(record: Record) -> str:
-    """One pass in words; of several models, the best of each measure."""
+    """Describe one pass in words; for several models, the best value of each measure."""
 
     def best(value: Any, pick: Any) -> float:
         return float(pick(value))
@@ -37,7 +37,7 @@ def describe(record: Record) -> str:
 
 
 class Tally:
-    """How many of many trainings are done: a bar that goes when all are, or a line every two seconds."""
+    """Count of finished models: a bar, which is removed at the end, or a line every two seconds."""
 
     def __init__(self, total: int, stream: TextIO | None = None) -> None:
         self.stream, self.total = sys.stderr if stream is None else stream, total
@@ -60,7 +60,7 @@ class Tally:
             self.bar.start()
 
     def update(self, done: float, text: str) -> None:
-        """So many are done; a part of one counts."""
+        """Show how many models are done; a fraction counts."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done, description=text, done=int(done))
         elif time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
@@ -68,14 +68,14 @@ class Tally:
             print(f"model {int(done)} of {self.total}  {text}", file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
 
 
 @contextmanager
 def waiting(text: str, quiet: bool = False) -> Iterator[None]:
-    """A sign of life on a terminal, with the time that has passed; nothing in a pipe."""
+    """Show a spinner with the time passed while the body runs; nothing in a pipe."""
     if quiet or not sys.stderr.isatty():
         yield
         return
@@ -89,7 +89,7 @@ def waiting(text: str, quiet: bool = False) -> Iterator[None]:
 
 
 class Lines:
-    """A line for the first pass, then every two seconds, and for the last; brief: every two seconds alone."""
+    """Lines of text: for the first pass, every two seconds, and for the last pass; `brief`: only every two seconds."""
 
     def __init__(self, stream: TextIO, brief: bool = False) -> None:
         self.stream, self.brief, self.total = stream, brief, 0.0
@@ -119,7 +119,7 @@ class Lines:
 
 
 class Bar:
-    """A bar with the time that is left, should all passes be needed; brief: it goes when it is done."""
+    """A bar with the time left, if all passes are needed; `brief`: it is removed at the end."""
 
     def __init__(self, stream: TextIO, brief: bool = False) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""The only loop: it runs any solver, and takes care of history, progress, stopping, Ctrl-C and divergence."""
+"""The training loop: runs any solver and handles history, progress, early stopping, Ctrl-C and divergence."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Solver, StopReason
 
-DIVERGED = 10.0  # times the loss of zero weights, or of the start: further up than any useful path goes
+DIVERGED = 10.0  # diverged: the objective exceeds this many times that of zero weights and that of the start
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line of history, written after each pass over the data.
+    """One entry of the history, written after each pass over the data.
 
-    Of several models side by side each of the measures is an array (K,).
+    For several models side by side, each measure is an array (K,).
 
     Attributes
     ----------
     passes : float
-        Reads of the data so far.
+        Passes over the data so far.
     step : int
         Solver steps so far.
-    objective, loss, accuracy : float or ndarray of shape (K,)
-        Training objective (with penalty), loss (nats) and accuracy in [0, 1]: means over the pass, each row taken as
-        the weights were when it was visited.
-    validation_loss, validation_accuracy : float, ndarray of shape (K,), or None
-        Of the weights after the pass; None without a validation set.
-    learning_rate : float or ndarray of shape (K,)
-        Of the last step.
+    objective, loss, accuracy
+        Training objective (with penalty), loss (in nats for softmax) and accuracy in [0, 1]. They are means over the
+        rows of the pass, each row measured with the weights at the time.
+    validation_loss, validation_accuracy
+        Loss and accuracy on the validation set after the pass; None without a validation set.
+    learning_rate
+        Learning rate of the last step.
     seconds : float
-        Since the start.
+        Time since training started.
     rows_per_second : float
-        During this pass.
+        Speed of this pass.
     """
 
     passes: float
@@ -59,27 +59,27 @@ class Record:
     rows_per_second: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as a plain dictionary.
+        """Convert the record to a plain dictionary.
 
         Returns
         -------
         dict
-            From each attribute's name to its value.
+            The attributes by name.
         """
         return asdict(self)
 
     def for_model(self, k: int) -> Record:
-        """Of several models, one's alone.
+        """Extract the record of one of several models.
 
         Parameters
         ----------
         k : int
-            Which one, from 0.
+            Index of the model, from 0.
 
         Returns
         -------
         Record
-            Numbers where this one has arrays.
+            The record, with numbers in place of arrays.
         """
         names = ("objective", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
         measured = {name: getattr(self, name) for name in names}
@@ -91,31 +91,31 @@ class Record:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training left.
+    """Result of a training.
 
     Attributes
     ----------
     W, b : ndarray
-        Weights (d, K, c) of the scaled features and intercepts (K, c): the best on the validation set if there is one,
-        or if training was interrupted or diverged; else the last.
+        Weights (d, K, c) of the scaled features and intercepts (K, c). If there is a validation set, or if training was
+        interrupted or diverged, they are the best ones found; else the last ones.
     history : list of Record
-        One per pass.
+        One record for each pass.
     reason : StopReason
-        Why it ended.
+        Why training ended.
     passes : float
-        Reads of the data.
+        Passes over the data.
     step : int
         Solver steps.
     reasons : list of StopReason
-        The same for each model: where some leave before the others do.
-    gradient_norm : ndarray of float64, shape (K,), or None
-        The largest absolute entry of the gradient at the last weights, where the solver measures it.
-    iterations : ndarray of int, shape (K,), or None
-        Steps that each model took, where that is not the same for all; else None.
+        Why the training of each model ended; some may end before others.
+    gradient_norm : ndarray of float64, (K,), or None
+        Largest absolute entry of the gradient at the last weights; None if the solver does not compute it.
+    iterations : ndarray of int, (K,), or None
+        Steps that each model took; None if the solver does not count them for each model.
     seconds : float
-        From the solver's start to its end.
+        Time of the whole training.
     measured : pair of ndarray of float64, (K,), or None
-        Objective and loss at W and b, where W and b are the solver's last and it measured them there.
+        Objective and loss at W and b; None if the solver has not measured them at exactly these.
     """
 
     W: Array
@@ -131,7 +131,7 @@ class TrainResult:
     measured: tuple[Array, Array] | None = None
 
     def for_model(self, k: int) -> TrainResult:
-        """Of several models, one's alone; passes, steps and seconds are those of all."""
+        """Extract the result of one of several models; passes, steps and seconds remain those of all."""
         return replace(
             self,
             W=self.W[:, k : k + 1],
@@ -146,13 +146,13 @@ class TrainResult:
 
 
 class Progress(Protocol):
-    """Shows how far training is."""
+    """A display of the progress of training."""
 
     def update(self, passes: float, total: float, record: Record | None) -> None:
-        """Called after each stretch; `record` is the last pass's."""
+        """Show progress; called after each stretch. `record` belongs to the last complete pass."""
 
     def close(self) -> None:
-        """Called once at the end, whatever happened."""
+        """Finish the display; called once at the end, even if training failed."""
 
 
 class EarlyStopping:
@@ -161,21 +161,21 @@ class EarlyStopping:
     Parameters
     ----------
     patience : int
-        Passes without progress that are allowed.
+        Number of passes without progress after which training ends.
     tol : float
-        A fall of the loss by less than this (nats) is no progress.
+        The loss has to fall by more than this (nats for softmax) to count as progress.
     """
 
     def __init__(self, patience: int = 10, tol: float = 1e-4) -> None:
         self.patience, self.tol = check_count("patience", patience), check_number("tol", tol, least=0)
 
     def fresh(self) -> Callable[[Record], bool]:
-        """A watcher with no memory, so that one object can serve many fits.
+        """Create a callback without any history, so that one EarlyStopping can serve many fits.
 
         Returns
         -------
         callable
-            Told of each pass's `Record`, it says whether to stop. Without a validation set it raises ValueError.
+            Takes the `Record` of each pass and returns whether to stop. Raises ValueError without a validation set.
         """
         watch = _Plateau(self.patience, self.tol)
 
@@ -191,7 +191,7 @@ Callback = Callable[[Record], Any] | EarlyStopping
 
 
 class _Plateau:
-    """True once no model's value has fallen by tol in all within the last `patience` values."""
+    """Callable that returns True once no model's value has fallen by more than tol in `patience` values."""
 
     def __init__(self, patience: int, tol: float) -> None:
         self.patience, self.tol, self.since = patience, tol, 0
@@ -199,13 +199,13 @@ class _Plateau:
 
     def __call__(self, value: Any) -> bool:
         progress = np.asarray(value) < np.asarray(self.best) - self.tol
-        self.best = np.where(progress, value, self.best)  # many small steps add up to progress
+        self.best = np.where(progress, value, self.best)  # kept until then, so that small decreases add up
         self.since = 0 if progress.any() else self.since + 1
         return self.since >= self.patience
 
 
 class _Best:
-    """A copy of each model's weights at its smallest value so far."""
+    """Copies of each model's weights at its smallest value so far."""
 
     def __init__(self, W: Array, b: Array) -> None:
         self.W, self.b, self.value = W.copy(), b.copy(), np.full(W.shape[1], np.inf)
@@ -217,16 +217,17 @@ class _Best:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Catch the first Ctrl-C and yield a function that tells whether it was pressed; a second one quits at once.
 
-    Only the main thread may set a handler; elsewhere, and where the program has installed its own, nothing changes.
+    In other threads than the main one, which may not set handlers, and if the program has a handler of its own, Ctrl-C
+    is left alone.
     """
     pressed = False
 
     def handler(number: int, frame: Any) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one may come before we put it back
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on Ctrl-C raises KeyboardInterrupt
         log.warning("interrupted: stopping after this stretch; press Ctrl-C again to quit at once")
 
     main = threading.current_thread() is threading.main_thread()
@@ -250,22 +251,22 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Run a solver to its end, or until something says stop.
+    """Run a solver to its end, or until a callback, a validation set or Ctrl-C stops it.
 
     Parameters
     ----------
     objective : Objective
-        What to minimise.
+        The objective to minimise.
     solver : Solver
-        How.
+        The solver to run.
     W, b : ndarray
         The start, (d, K, c) and (K, c); not changed.
     validation : Objective, optional
-        Measured after each pass; the weights with the smallest validation loss are returned.
+        Evaluated after each pass; the weights with the smallest validation loss are returned.
     callbacks : sequence
         Functions that are called with the Record of each pass and end training by returning True; or EarlyStopping.
     progress : Progress, optional
-        Told after each stretch.
+        Updated after each stretch.
 
     Returns
     -------
@@ -274,7 +275,7 @@ def train(
     Raises
     ------
     DivergenceError
-        The loss of every model became non-finite or ran away; the error carries the result so far.
+        The objective of every model became non-finite or far too large; the error carries the result so far.
     ValueError
         The loss became non-finite because X holds NaN or infinity; names the first row and column.
     """
@@ -316,7 +317,7 @@ def train(
                     monitored = record.objective if validation is None else record.validation_loss
                     best.offer(np.atleast_1d(monitored), state.W, state.b)
                     log.debug("%s", record)
-                    stops = [watch(record) for watch in watchers]  # every one is told, whoever says stop
+                    stops = [watch(record) for watch in watchers]  # all are called, even if an earlier one stops
                     if any(stops):
                         first = callbacks[[bool(stop) for stop in stops].index(True)]
                         early = isinstance(first, EarlyStopping)
@@ -324,7 +325,7 @@ def train(
                 if progress is not None:
                     progress.update(state.passes, solver.passes, history[-1] if history else None)
                 reason = reason or (StopReason.INTERRUPTED if interrupted() else state.reason)
-        if interrupted():  # since it was last asked
+        if interrupted():  # Ctrl-C came after the last check
             reason = StopReason.INTERRUPTED
     finally:
         if progress is not None:
@@ -359,7 +360,7 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
 
 
 def _advice(state: Any) -> str:
-    if state.gradient_norm is not None:  # a solver that never goes up
+    if state.gradient_norm is not None:  # L-BFGS, whose objective never rises
         return (
             f"the objective is {np.max(state.value):.3g} after {state.step} steps, too large for the type of the data: "
             "sample weights, penalty (C, l2) or features are out of proportion, or the weights that it started from are"

@@ -309,9 +309,9 @@ def test_models_side_by_side_have_new_preconditioners_at_their_own_time(monkeypa
 def test_where_rows_are_few_the_gram_matrix_comes_after_the_diagonal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.gram.AFFORDABLE", 0.0)
+    monkeypatch.setattr("gpusoftmax.solvers.preconditioners.gram.AFFORDABLE_PASSES", 0.0)
     monkeypatch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_COST_FACTOR", 0.0)
-    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.SLOW", 4)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.STEPS_TO_GO", 4)
     X, y = blobs(16, n=40, d=60, apart=0.3)
     with caplog.at_level("INFO", "gpusoftmax"):
         state = run(LBFGS(400, tol=1e-9), objective_of(X.astype(np.float64), y, NUMPY, l2=1e-5))

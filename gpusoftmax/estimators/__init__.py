@@ -1,4 +1,4 @@
-"""The estimators, and what stands between them and the objective."""
+"""The estimators, and the code that turns their parameters and data into an objective and a solver."""
 
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 

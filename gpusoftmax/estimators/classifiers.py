@@ -1,4 +1,4 @@
-"""Estimators in scikit-learn's manner, thin over `fitting` and `trainer.train`."""
+"""The two classifiers, with scikit-learn's API; `fitting` and `trainer.train` do the work."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from gpusoftmax.trainer import Callback, train
 
 
 def _learns_from_streams(estimator: Any) -> bool:
-    """Whether there is a partial_fit: as in scikit-learn it is missing where the solver needs all rows."""
+    """Whether partial_fit exists: as in scikit-learn, the method is missing if the solver needs all rows."""
     if estimator.solver == "lbfgs":
         raise AttributeError(
             "solver='lbfgs' needs all rows at once, and partial_fit makes steps of SGD; use solver='auto' or 'sgd'"
@@ -45,14 +45,14 @@ Method = TypeVar("Method")
 
 
 def _available_if(check: Callable[[Any], bool]) -> Callable[[Method], Method]:
-    """scikit-learn's available_if, typed: a method behind it would be anything to a type checker."""
+    """scikit-learn's available_if with types: without them a type checker sees the method as Any."""
     return available_if(check)
 
 
 @explained
 @dataclass(kw_only=True, eq=False, repr=False)
 class _LinearClassifier(LinearPredictor):
-    """What the two estimators share. Parameters are stored as they are passed, as scikit-learn wants it."""
+    """Code that both classifiers share. The constructor stores parameters as passed, as scikit-learn requires."""
 
     _losses: ClassVar[tuple[str, ...]]
 
@@ -80,13 +80,13 @@ class _LinearClassifier(LinearPredictor):
     verbose: int = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickled estimator; 0.1.0 pickled the defaults of SGD where None stands today."""
+        """Restore a pickled estimator; 0.1.0 pickled SGD's default values where there is None today."""
         state = dict(state)
         old = state.pop("_none_for_defaults", None) is None
         super().__setstate__(without_old_defaults(state) if old else state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled, with a mark that tells it from what 0.1.0 pickled."""
+        """Return the state to pickle, with a mark that distinguishes it from a pickle of 0.1.0."""
         return {**super().__getstate__(), "_none_for_defaults": True}
 
     @named_in_errors
@@ -99,31 +99,33 @@ class _LinearClassifier(LinearPredictor):
         validation: tuple[Any, Any] | None = None,
         start_from: Any = None,
     ) -> Self:
-        """Fit to data.
+        """Fit the model to data.
 
         Parameters
         ----------
         X : array-like of shape (n, d)
             float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory. Data
-            frames and tables of several types are converted in one copy, as are data sets of files (h5py, zarr).
-        y : array-like of shape (n,) or (n, c)
-            Labels of any type, of at least two classes. Or, for softmax, soft labels: each row's proportions of c
-            classes, not negative, of sum 1 (within 0.001; they are divided by it). Classes are then 0 to c - 1, or the
-            names of a data frame's columns, sorted. A soft label equals the row once for each class, with the
-            proportion as its weight, and costs no pass more. `score` wants hard labels: y.argmax(axis=1).
-        sample_weight : array-like of shape (n,), optional
-            Not negative; weight k equals the row k times. Rows of weight 0 are not visited: what they hold does not
-            matter, as long as it is finite.
+            frames and tables with several column types are copied and converted once, as are data sets in files (h5py,
+            zarr).
+        y : array-like, (n,) or (n, c)
+            Labels of any type, with at least two classes. For softmax also soft labels: for each row the proportions of
+            c classes, not negative, with sum 1 (within 0.001; they are divided by their sum). The classes are then 0 to
+            c - 1, or the sorted column names of a data frame. A soft label is equivalent to one copy of the row for
+            each class, with the proportion as its weight, and needs no additional pass. `score` needs hard labels:
+            y.argmax(axis=1).
+        sample_weight : array-like, (n,), optional
+            Not negative; weight k is equivalent to k copies of the row. Rows with weight 0 are skipped: their values
+            must be finite, but do not matter otherwise.
         validation : (X, y), optional
-            Data of the user's own, measured after each pass; y hard or soft, with a column for each of `classes_`. The
-            weights with the smallest loss on it are kept, and training stops early, once that loss has not fallen for
-            10 passes (pass an `EarlyStopping` in `callbacks` to change that; the schedules "step" and "cosine", which
-            are planned over max_iter, run to their end). L-BFGS, whose passes are few, runs to its end unless an
-            `EarlyStopping` is passed. A pipeline does not transform it: pass X as this estimator sees it.
+            Validation data, measured after each pass; y is hard or soft, with a column for each of `classes_`. The
+            weights with the smallest validation loss are kept, and training stops early once that loss has not fallen
+            for 10 passes (pass an `EarlyStopping` in `callbacks` to change that; the schedules "step" and "cosine",
+            which are planned over max_iter, run to their end). L-BFGS needs few passes, so it stops early only if an
+            `EarlyStopping` is passed. A pipeline does not transform these data: pass X as this estimator sees it.
         start_from : fitted classifier, optional
-            Training starts from its coef_ and intercept_, such as those of a neighbouring C, which saves passes. Any
-            linear classifier with scikit-learn's attributes and one row of weights per class (one in all for two
-            classes); same classes, same features. Default: from zero, or with warm_start=True from the model as it is.
+            Training starts from its coef_ and intercept_; a model fitted with a similar C saves passes. This can be any
+            linear classifier with scikit-learn's attributes and one row of weights per class (a single row for two
+            classes), for the same classes and features. Default: zeros, or with warm_start=True the current model.
 
         Returns
         -------
@@ -132,75 +134,76 @@ class _LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError, TypeError
-            A parameter or the data is not usable; the message names it and the fix. The model stays as it was.
+            A parameter or the data cannot be used; the message names it and the fix. The model is left unchanged.
         DivergenceError
-            The learning rate is too large; says what to change. The model stays as it was.
+            The learning rate is too large; the message says what to change. The model is left unchanged.
         """
         check_parameters(self)
-        device = get_backend_for(self.backend, self.n_threads, X=X)
-        with AllOrNothing(self), device.active():
-            features = read_features(X, device)
+        backend = get_backend_for(self.backend, self.n_threads, X=X)
+        with AllOrNothing(self), backend.active():
+            features = read_features(X, backend)
             record_columns(self, X, features)
             problem = prepare(self, features, y, sample_weight, validation)
             if validation is not None:
                 check_columns(self, validation[0], names_expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
-            missed = solve(self, problem, start_from)
-        if missed:
-            warnings.warn(missed, ConvergenceWarning, stacklevel=3)  # the user's line: named_in_errors is in between
+            warning = solve(self, problem, start_from)
+        if warning:
+            # stacklevel 3 is the user's line, because named_in_errors is in between
+            warnings.warn(warning, ConvergenceWarning, stacklevel=3)
         return self
 
     @_available_if(_learns_from_streams)
     @named_in_errors
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Go on from the weights as they are: one pass of minibatch SGD over these rows.
+        """Continue training from the current weights: one pass of minibatch SGD over these rows.
 
             v <- momentum v + g,    W <- W - lr (g + momentum v)        (Nesterov)
 
-        with g the gradient of the objective as `fit` has it, S and the mean weight being those of all rows given so
-        far, those of an earlier `fit` included. Between calls the velocity goes on, and with learning_rate="auto" the
-        coordinates follow the mean and variance of the rows so far; the rate is found anew once their number has
-        doubled. schedule="auto" is "constant" here, and with "inverse" the rate of the t-th call is divided by t.
-        max_iter, tol and warm_start have no part in it.
+        with g the gradient of the objective of `fit`, where S and the mean weight are those of all rows so far,
+        including the rows of an earlier `fit`. The velocity is kept between calls. With learning_rate="auto" the
+        coordinates follow the mean and variance of the rows so far, and the rate is determined again once their number
+        has doubled. schedule="auto" means "constant" here; with "inverse" the rate of the t-th call is divided by t.
+        max_iter, tol and warm_start are not used.
 
-        With C the penalty l2 = 1 / (C S) falls as S grows, as it should for new rows. Where the same rows come several
-        times, pass l2 = 1 / (C n).
+        With C the penalty l2 = 1 / (C S) falls as S grows, as it should for new rows. If the same n rows are passed
+        several times, set l2 = 1 / (C n) instead.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            Some rows; a single one will do. As for `fit`.
-        y : array-like of shape (n,)
-            Labels, all of which have to be among the classes.
-        classes : array-like of shape (c,), optional
-            All labels that will ever come, in any order: for the first call. Default: those in y. Later calls, and the
-            first after `fit`, go without, or pass the same.
-        sample_weight : array-like of shape (n,), optional
+        X : array-like, (n, d)
+            Any number of rows, even a single one, in any form that `fit` accepts.
+        y : array-like, (n,)
+            Labels, all of which must be among the classes.
+        classes : array-like, (c,), optional
+            All labels that will ever occur, in any order; used in the first call. Default: the labels in y. Later
+            calls, and the first call after `fit`, omit it or pass the same classes.
+        sample_weight : array-like, (n,), optional
             Not negative.
 
         Returns
         -------
         self
-            history_, n_iter_ and fit_report_ are of this call alone, with losses and accuracies relative to the mean
-            weight of a row so far.
+            history_, n_iter_ and fit_report_ describe this call only; losses and accuracies are relative to the mean
+            weight of the rows so far.
 
         Raises
         ------
         ValueError, TypeError
-            Other classes than in the first call, a label or a number of features that is unknown;
-            scaling="standard", class_weight="balanced" or a planned schedule, which need all rows at once; or as in
-            `fit`. The model stays as it was.
+            The classes differ from those of the first call; a label is unknown; the number of features has changed;
+            scaling="standard", class_weight="balanced" or a planned schedule is set, which need all rows at once; or as
+            for `fit`. The model is left unchanged.
         AttributeError
-            solver="lbfgs".
+            solver="lbfgs" is set.
         DivergenceError
-            The learning rate is too large; says what to change. The model stays as it was.
+            The learning rate is too large; the message says what to change. The model is left unchanged.
         """
         check_parameters(self)
         first, stream = not hasattr(self, "coef_"), start_stream(self, classes)
-        device = get_backend_for(self.backend, self.n_threads, X=X)
-        with AllOrNothing(self), device.active():
-            features = read_features(X, device)
+        backend = get_backend_for(self.backend, self.n_threads, X=X)
+        with AllOrNothing(self), backend.active():
+            features = read_features(X, backend)
             record_columns(self, X, features, first)
             problem = prepare(self, features, y, sample_weight, None, stream)
             solver = make_stream_solver(self, problem)
@@ -223,46 +226,47 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
 
     where x' = (x - shift) / scale, s_i is the product of sample and class weight, and S their sum. By default this is
     scikit-learn's LogisticRegression: C = 1, no scaling, the intercept not penalised, one coefficient vector for two
-    classes. With soft labels p_i, which `fit` takes, or smoothed ones sum_j p_ij z_ij stands in place of z_{i, y_i}.
+    classes. With soft labels p_i, which `fit` accepts, or smoothed labels, sum_j p_ij z_ij replaces z_{i, y_i}.
 
     Parameters
     ----------
     C, l2 : float, optional
-        Inverse strength of the penalty on a sum of losses as in scikit-learn, or its strength on the mean loss:
-        l2 = 1 / (C S), for two classes l2 = 2 / (C S). Neither: C = 1. Both: an error.
+        Inverse strength of the penalty on a sum of losses, as in scikit-learn, or its strength on the mean loss:
+        l2 = 1 / (C S), for two classes l2 = 2 / (C S). Default: C = 1. Passing both is an error.
     loss : {"softmax"}
     fit_intercept : bool
     penalize_intercept : bool
-        The intercept is part of ||W||, as with a column of ones in X.
+        Include the intercept in ||W||, as if X had a column of ones.
     scaling : None, "standard" or (shift, scale)
-        Features are seen as (x - shift) / scale: with "standard", their mean and standard deviation on the training
-        rows. X itself is not changed, and the penalty acts on the weights of the scaled features. Columns whose
-        deviation is within the rounding of their mean are constant, and have weight 0.
+        Train on (x - shift) / scale; "standard" uses the mean and standard deviation of the training rows. X itself is
+        not changed, and the penalty acts on the weights of the scaled features. Columns whose standard deviation is
+        within the rounding error of their mean count as constant, and get weight 0.
     class_weight : dict, "balanced", optional
-        Multiplies sample_weight, as in scikit-learn. Of a soft label each class has its own weight, as if it were a
-        row of its own.
+        Multiplies sample_weight, as in scikit-learn. A soft label counts as one row for each of its classes, each with
+        the weight of that class.
     label_smoothing : float
-        In [0, 1): a row counts as 1 - label_smoothing of its label and label_smoothing / c of each class, after class
-        weights; validation data are not smoothed.
+        In [0, 1). A row counts as 1 - label_smoothing of its label and label_smoothing / c of each class, after class
+        weights. Validation labels are not smoothed.
     solver : {"auto", "lbfgs", "sgd"}
-        "lbfgs" goes to the optimum of the full batch, in ten to a hundred passes, see `solvers.LBFGS`; "sgd" takes
-        minibatches and stops near it. batch_size, learning_rate, momentum, nesterov and schedule are SGD's alone:
-        "auto" takes "sgd" where one of them is set, whatever to, and for loss "hinge", which has no curvature; else
-        "lbfgs". `fit_report_` says which it took, and why.
+        "lbfgs" finds the optimum of the full batch, in ten to a hundred passes, see `solvers.LBFGS`; "sgd" uses
+        minibatches and stops near the optimum. batch_size, learning_rate, momentum, nesterov and schedule apply to SGD
+        only: "auto" means "sgd" if one of them is set, to whatever value, or if the loss is "hinge", which has no
+        curvature; otherwise "lbfgs". `fit_report_` says which one was used, and why.
     max_iter : int
-        Steps of L-BFGS at most, each of which moves the weights and takes a pass over the data or, now and then, some
-        more; passes of SGD. With max_iter=1 and warm_start=True each fit makes one.
+        The largest number of steps of L-BFGS, each of which takes one pass over the data, or occasionally more; the
+        largest number of epochs of SGD. With max_iter=1 and warm_start=True each call of `fit` makes one.
     tol : float
-        L-BFGS stops when no entry of the gradient of the mean objective, in the coordinates of the scaled and, with a
-        free intercept, centred features, is larger (scikit-learn's tol: the same, not centred).
-        SGD stops when the training objective has not fallen by this much (nats) in 5 passes ("adaptive": in 15, after
-        it has shortened the steps twice); with fewer than 4 steps a pass, in 20 steps (60). 0: never. The schedules
-        "step" and "cosine" are planned over max_iter passes and take them all.
+        L-BFGS stops when no entry of the gradient of the mean objective is larger than tol. The gradient is taken in
+        the coordinates of the scaled and, with a free intercept, centred features; scikit-learn's tol means the same
+        without centring.
+        SGD stops when the training objective has fallen by less than tol (nats) in 5 epochs ("adaptive": in 15, after
+        two reductions of the learning rate); with fewer than 4 steps per epoch, in 20 steps (60). 0: never. The
+        schedules "step" and "cosine" are planned over max_iter epochs and always run all of them.
     batch_size : int, "auto" or "full", optional
-        For SGD: rows per step. "auto", the default, is 256. More than there are rows: all rows.
+        For SGD: rows per step. "auto", the default, is 256. If there are fewer rows, all of them are used.
     learning_rate : float or "auto", optional
-        For SGD. "auto", the default: 1 / the largest curvature of the objective, found by power iteration on a sample
-        of rows.
+        For SGD. "auto", the default: 1 / the largest curvature of the objective, estimated by power iteration on a
+        sample of rows.
     momentum : float, optional
         For SGD, in [0, 1). Default: 0.9.
     nesterov : bool, optional
@@ -270,39 +274,40 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
     schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}, optional
         For SGD: how the learning rate changes, see `solvers.SGD`. "auto", the default, is "adaptive".
     warm_start : bool
-        Fitting again starts from the weights that the model has, which have to be of the same classes and features.
+        Start from the current weights when `fit` is called again; classes and features must be the same.
     random_state : int, RandomState, optional
-        Of the order of the rows, and of samples. None: 0, so that two runs are equal.
+        Seed for the order of the rows, and for samples of rows. None means 0, so that two runs give equal results.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
+        See `get_backend`.
     n_threads : int, optional
-        CPU threads; the result has the same bits for any number. Default: as of `get_backend`.
+        CPU threads; the result is the same to the bit for any number. Default: as for `get_backend`.
     callbacks : sequence
-        Functions that are called with a `Record` after each pass and stop training by returning True; or
+        Functions that are called with a `Record` after each pass, and that stop training by returning True; or
         `EarlyStopping`.
     verbose : int
-        1 shows progress on the standard error.
+        1 shows progress on standard error.
 
     Attributes
     ----------
     classes_ : ndarray of shape (c,)
     coef_ : ndarray of shape (c, d), or (1, d) for two classes
         Weights of the raw features.
-    intercept_ : ndarray of shape (c,) or (1,)
-        Centred over the classes where the objective leaves that open.
+    intercept_ : ndarray, (c,) or (1,)
+        With mean 0 over the classes if the objective does not determine the mean.
     n_iter_ : int
-        Steps that L-BFGS took, 0 from a start that is within tol; passes of SGD. fit_report_.passes counts all reads of
-        the data.
+        The steps of L-BFGS, 0 if the start was already within tol; the epochs of SGD. fit_report_.passes counts all
+        passes over the data.
     loss_curve_ : list of float
-        Training objective, pass by pass.
+        The training objective after each pass.
     history_ : list of Record
     stop_reason_ : str
         See `trainer.TrainResult`.
     weight_sum_ : float
         S, the sum of the weights of the rows.
     fit_report_ : FitReport
-        How the fit ended: reads, gradient, and for L-BFGS a bound on how far the objective is above its optimum.
+        How the fit ended: passes, gradient, and for L-BFGS a bound on how far the objective is above its optimum.
     backend_ : str
-        Who computed, and why.
+        The backend that was used, and why.
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -318,23 +323,26 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
     _losses = ("softmax",)
 
     def to_sklearn(self) -> Any:
-        """This model as scikit-learn's, for who does not have gpusoftmax: equal scores, probabilities and predictions.
+        """Convert the model to scikit-learn's LogisticRegression, which can be used without gpusoftmax.
+
+        Scores, probabilities and predictions are equal.
 
         Returns
         -------
         sklearn.linear_model.LogisticRegression
-            Fitted: classes_, coef_ (c, d) or (1, d), intercept_, n_iter_ and the features' names are copies of ours. Of
-            the parameters it has those that both know: fit_intercept, class_weight, max_iter, tol, warm_start,
-            random_state, verbose, and C, which for l2 is 1 / (l2 S), for two classes 2 / (l2 S), and infinite without
-            a penalty. Its fit comes to our minimum, except where scaling or penalize_intercept were set: it has no
-            counterpart for them, and fits another model. Predictions do not depend on that: coef_ is of raw features.
+            Fitted: classes_, coef_ (c, d) or (1, d), intercept_, n_iter_ and the feature names are copies of this
+            model's. It gets the parameters that both classifiers have: fit_intercept, class_weight, max_iter, tol,
+            warm_start, random_state, verbose, and C, which for l2 is 1 / (l2 S), for two classes 2 / (l2 S), and
+            infinite without a penalty. Fitting it again finds the same minimum, unless scaling or penalize_intercept
+            were set: LogisticRegression does not have them, and fits another model. Predictions are not affected,
+            because coef_ applies to raw features.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             `fit` was not called.
         ValueError
-            The model was given l2, and comes from a file that does not hold S.
+            l2 is set, and the model was loaded from a file that does not store S.
         """
         from sklearn.linear_model import LogisticRegression
 
@@ -366,36 +374,19 @@ class LinearSVMClassifier(_LinearClassifier):
 
         min over W, b of  (1 / S) sum_i s_i sum_{j != y_i} max(0, z_ij - z_{i, y_i} + 1)^p + (l2 / 2) ||W||^2
 
-    with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise as `SoftmaxClassifier`. It has no predict_proba:
-    its scores are not probabilities; and no to_sklearn: the losses of LinearSVC are others, one class against the rest,
-    or Crammer and Singer's.
+    with p = 2 for loss "squared_hinge" and 1 for "hinge"; otherwise like `SoftmaxClassifier`. It has no
+    predict_proba, because scores are not probabilities, and no to_sklearn, because LinearSVC has other losses: one
+    class against the rest, or Crammer and Singer's.
 
     Parameters
     ----------
     loss : {"squared_hinge", "hinge"}
-        The plain hinge has no curvature from which steps could be found: "auto" takes solver="sgd" for it.
+        The plain hinge has no curvature, which L-BFGS needs: solver="auto" means "sgd" for it.
     label_smoothing : float
-        0: a margin has one right class.
-    C, l2 : float, optional
-        See `SoftmaxClassifier` for these and the parameters that follow, and for the attributes.
-    fit_intercept : bool
-    penalize_intercept : bool
-    scaling : None, "standard" or (shift, scale)
-    class_weight : dict, "balanced", optional
-    solver : {"auto", "lbfgs", "sgd"}
-    max_iter : int
-    tol : float
-    batch_size : int, "auto" or "full"
-    learning_rate : float or "auto"
-    momentum : float
-    nesterov : bool
-    schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}
-    warm_start : bool
-    random_state : int, RandomState, optional
-    backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
-    n_threads : int, optional
-    callbacks : sequence
-    verbose : int
+        Must be 0: a margin has one correct class.
+    C, l2, fit_intercept, penalize_intercept, scaling, class_weight, solver, max_iter, tol, batch_size, learning_rate,
+    momentum, nesterov, schedule, warm_start, random_state, backend, n_threads, callbacks, verbose
+        See `SoftmaxClassifier`, also for the attributes.
 
     Notes
     -----

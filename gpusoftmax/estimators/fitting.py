@@ -1,6 +1,6 @@
-"""From an objective to a solver, and from a solution to fitted attributes.
+"""Makes the solver for an objective, and writes its solution as fitted attributes.
 
-`make_solver` picks the solver, `trainer.train` runs it, and `set_fitted` writes the attributes, in raw feature space.
+`make_solver` makes the solver, `trainer.train` runs it, and `set_fitted` writes the attributes, in raw feature space.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.trainer import TrainResult
 
-AUTOMATIC_BATCH = 256  # rows: long enough that a step's own cost does not count, short enough for many steps a pass
+AUTOMATIC_BATCH = 256  # rows: enough that the overhead of a step does not matter, few enough for many steps per epoch
 
 
 def make_solver(estimator: Any, objective: Objective, sample: GramSample | None = None) -> Solver:
-    """The solver that the parameters ask for; an exact one of a sweep has the sample that all its models share."""
+    """The solver that the parameters ask for; in a sweep with L-BFGS, `sample` is shared by all models."""
     seed = check_random_seed(estimator.random_state)
     if choose_solver(estimator).name == "lbfgs":
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
@@ -58,12 +58,12 @@ def _plan(settings: SgdSettings, n: int, seed: int) -> BatchPlan:
 
 
 def start_stream(estimator: Any, classes: Any) -> Stream:
-    """The stream that a call of partial_fit goes on with: the model's, or a new one from the model as it is.
+    """The stream that a call of partial_fit continues: the model's, or a new one that starts at the current model.
 
     Raises
     ------
     ValueError
-        `classes` are not those of the model, or a parameter has no meaning where rows come in parts.
+        `classes` are not those of the model, or a parameter has no meaning when rows arrive in parts.
     """
     _check_for_stream(estimator)
     known = None
@@ -78,7 +78,7 @@ def start_stream(estimator: Any, classes: Any) -> Stream:
             )
     if known is None:
         return Stream(classes)
-    fitted = hasattr(estimator, "n_iter_")  # else the weights were set by hand, and no row was seen yet
+    fitted = hasattr(estimator, "n_iter_")  # otherwise the weights were set by hand, and no row has been seen yet
     if estimator.l2 is None and fitted and not hasattr(estimator, "weight_sum_"):
         raise ValueError(
             "the model comes from a file that does not say how many rows it has seen, which C needs; pass l2 instead"
@@ -87,7 +87,7 @@ def start_stream(estimator: Any, classes: Any) -> Stream:
 
 
 def _check_for_stream(estimator: Any) -> None:
-    """What needs all rows at once is refused, rather than ignored."""
+    """Refuse parameters that need all rows at once, rather than ignore them."""
     if isinstance(estimator.scaling, str):
         raise ValueError(
             "scaling='standard' needs the mean and standard deviation of all rows before the first of them; for "
@@ -106,15 +106,15 @@ def _check_for_stream(estimator: Any) -> None:
 
 
 def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
-    """One pass of SGD over the next part of a stream, with the velocity that the last one left."""
+    """SGD for one pass over the next rows of a stream, with the velocity left by the previous call."""
     objective, stream, settings = problem.objective, problem.stream, sgd_settings(estimator)
     plan = _plan(settings, objective.features.n, check_random_seed(estimator.random_state))
     rate: Any = settings.learning_rate
     if rate == "auto":
-        rate = float(automatic_learning_rate(objective, plan)[0]) if stream.wants_a_rate(plan.size) else stream.rate
+        rate = float(automatic_learning_rate(objective, plan)[0]) if stream.needs_new_rate(plan.size) else stream.rate
     velocity = None
     if settings.momentum > 0:
-        W, b = start_weights(None, problem) if stream.last_step is None else _placed(problem, *stream.last_step)
+        W, b = start_weights(None, problem) if stream.last_step is None else _to_coordinates(problem, *stream.last_step)
         velocity = W / rate, b / rate
     return SGD(
         plan,
@@ -129,7 +129,7 @@ def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
 
 
 def stream_after(estimator: Any, problem: Problem, solver: SGD) -> Stream:
-    """The stream once `solver` has made its pass."""
+    """The stream after the pass that `solver` has made."""
     stream, rate, last_step = problem.stream, float(solver.learning_rate), None
     if solver.velocity is not None:
         W, b = problem.objective.features.fold(*(rate * velocity for velocity in solver.velocity))
@@ -141,12 +141,12 @@ def stream_after(estimator: Any, problem: Problem, solver: SGD) -> Stream:
 
 
 def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
-    """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates: a fitted model's, or zeros without one.
+    """W (d, 1, c) and b (1, c) to start from, on the device, in the problem's coordinates: the model's, or zeros.
 
     Raises
     ------
     ValueError
-        The model knows other classes, or another number of features.
+        The model has other classes, or another number of features.
     """
     features, c = problem.objective.features, len(problem.classes)
     xp = problem.backend.xp
@@ -160,7 +160,7 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
             "intercept_ (c,) or (1,), as arrays; pass a fitted linear classifier that has one row of weights per class "
             f"({brief(error)})"
         ) from None
-    order = np.argsort(known)  # set by hand, they may be in another one than ours
+    order = np.argsort(known)  # classes that were set by hand may not be sorted
     known = known[order]
     if known.shape != problem.classes.shape or (known != problem.classes).any():
         raise ValueError(
@@ -177,10 +177,10 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
         raise ValueError("start_from has weights that are NaN or infinite; fit from zero instead")
     if c == 2:
         coef, b = np.vstack([-coef, coef]) / 2, np.append(-b, b) / 2
-    return _placed(problem, coef[order], b[order])
+    return _to_coordinates(problem, coef[order], b[order])
 
 
-def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
+def _to_coordinates(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
     """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates, from (c, d) and (c,) in raw space."""
     features, asarray = problem.objective.features, problem.backend.asarray
     W, b = features.scaled_weights(coef, b)
@@ -193,7 +193,7 @@ def _placed(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
 
 
 class AllOrNothing:
-    """What ends a fit before its end, at any place as Ctrl-C does, leaves the estimator as it was."""
+    """Restore the estimator's attributes if the block ends with an exception; Ctrl-C raises one at any place."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator, self.before = estimator, vars(estimator).copy()
@@ -207,7 +207,7 @@ class AllOrNothing:
 
 
 def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
-    """Write the fitted attributes: NumPy arrays in raw feature space, whatever the device was."""
+    """Write the fitted attributes: NumPy arrays in raw feature space, whichever backend was used."""
     set_weights(estimator, problem.objective, problem.classes, result.W, result.b)
     estimator.fit_report_ = _report(problem, result, float(estimator.tol), choose_solver(estimator).why)
     set_history(estimator, problem, result)
@@ -215,8 +215,8 @@ def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
 
 
 def set_history(estimator: Any, problem: Problem, result: TrainResult) -> None:
-    """How training went: the fitted attributes beside weights and report."""
-    estimator.n_features_in_ = problem.objective.features.d  # not known yet where weights were set by hand
+    """Write the fitted attributes that describe the training, besides the report."""
+    estimator.n_features_in_ = problem.objective.features.d  # not set yet if the weights were set by hand
     estimator.n_iter_ = n_iterations(result)
     estimator.history_ = result.history
     estimator.loss_curve_ = [float(record.objective) for record in result.history]
@@ -227,16 +227,16 @@ def set_history(estimator: Any, problem: Problem, result: TrainResult) -> None:
 
 
 def n_iterations(result: TrainResult) -> int:
-    """Steps of L-BFGS, passes of SGD: what max_iter limits."""
+    """The steps of L-BFGS or the epochs of SGD, which max_iter limits."""
     return math.ceil(result.passes) if result.iterations is None else int(result.iterations[0])
 
 
 def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
-    """classes_, coef_ and intercept_ from W (d, 1, c) and b (1, c) in the objective's coordinates."""
+    """Write classes_, coef_ and intercept_ from W (d, 1, c) and b (1, c) in the objective's coordinates."""
     W, b = objective.features.fold(W, b)
     W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]
     if objective.has_free_intercept:
-        b = b - b.mean()  # the objective does not care; back ends and solvers are to agree
+        b = b - b.mean()  # the objective does not depend on the mean; backends and solvers must agree
     if float(objective.penalty.strong_convexity()[0]) == 0:
         W = W - W.mean(axis=1, keepdims=True)
     if len(classes) == 2:
@@ -247,7 +247,7 @@ def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, 
 
 
 def _report(problem: Problem, result: TrainResult, tol: float, why_solver: str) -> FitReport:
-    """How the fit ended, with the certificate of a solver that goes to the optimum."""
+    """How the fit ended; for L-BFGS with a bound on the distance from the optimum."""
     started, exact, kept = time.perf_counter(), result.gradient_norm is not None, None
     if exact:
         measured, norm = result.measured, result.gradient_norm

@@ -1,4 +1,4 @@
-"""The checks of an estimator's parameters, one by one and against each other."""
+"""Checks of an estimator's parameters, one by one and in combination."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from gpusoftmax.solvers.sgd import SCHEDULES
 
 
 def check_parameters(estimator: Any) -> None:
-    """Check the constructor's parameters, which scikit-learn wants to be stored as they were passed.
+    """Check the constructor's parameters; the constructor itself does not, as scikit-learn requires.
 
     Raises
     ------
     ValueError, TypeError
-        One of them is not usable, or does not go with another; the message names it and the fix.
+        A parameter cannot be used, or not together with another; the message names it and the fix.
     """
     check_choice("loss", estimator.loss, estimator._losses, hint(estimator.loss, LOSS_HINTS))
     if estimator.C is not None and estimator.l2 is not None:
@@ -71,7 +71,7 @@ def check_parameters(estimator: Any) -> None:
 
 
 def _check_for_lbfgs(estimator: Any) -> None:
-    """Refuse what only SGD can do, rather than ignore it."""
+    """Refuse parameters and losses that only SGD can use, rather than ignore them."""
     if not LOSSES[estimator.loss].has_curvature:
         raise ValueError(
             f"loss={estimator.loss!r} has no curvature, which solver='lbfgs' needs; use loss='squared_hinge', or "
@@ -79,6 +79,6 @@ def _check_for_lbfgs(estimator: Any) -> None:
         )
     for name in given_for_sgd(estimator):
         raise ValueError(
-            f"{name}={getattr(estimator, name)!r} is for solver='sgd'; solver='lbfgs' takes all rows in each step and "
+            f"{name}={getattr(estimator, name)!r} is for solver='sgd'; solver='lbfgs' uses all rows in each step and "
             f"finds its own step length: leave {name} out"
         )

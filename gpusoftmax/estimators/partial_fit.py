@@ -1,7 +1,7 @@
-"""What `partial_fit` keeps from call to call: minibatch SGD over rows that come in parts.
+"""The state that `partial_fit` keeps between calls: minibatch SGD over rows that arrive in parts.
 
-A call makes one pass over its rows. Each row counts relative to the mean weight of all rows so far, and coordinates
-follow the mean and the variance of all of them, so that a call may bring few rows, even a single one.
+A call makes one pass over its rows. Row weights are relative to the mean weight of all rows so far, and the coordinates
+follow the mean and the variance of all of them, so that a call may pass few rows, even a single one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gpusoftmax._typing import Array
 
 @dataclass(frozen=True)
 class Moments:
-    """Of some rows: how many, the sum of their weights, and the mean and variance (d,) of their columns, float64."""
+    """Moments of some rows: their number, the sum of their weights, and their mean and variance (d,), in float64."""
 
     rows: int
     weight: float
@@ -21,36 +21,36 @@ class Moments:
     variance: Array
 
     def joined(self, other: Moments) -> Moments:
-        """Of the rows of both."""
+        """The moments of the rows of both."""
         weight = self.weight + other.weight
-        share, step = other.weight / weight, other.mean - self.mean
+        fraction, step = other.weight / weight, other.mean - self.mean
         return Moments(
             self.rows + other.rows,
             weight,
-            self.mean + share * step,
-            (1 - share) * self.variance + share * other.variance + share * (1 - share) * step**2,
+            self.mean + fraction * step,
+            (1 - fraction) * self.variance + fraction * other.variance + fraction * (1 - fraction) * step**2,
         )
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Where a stream of rows stands.
+    """The state of a stream of rows.
 
     Attributes
     ----------
     classes : ndarray, (c,), optional
-        All labels that it may bring. None before the first rows: those in them.
+        All labels that may occur. None before the first rows, if their labels are to be all.
     weight_before : float
-        Of rows whose moments are not known.
+        The sum of the weights of earlier rows whose moments are not known.
     calls : int
-        Parts so far; a fit that came before is none.
+        Calls of partial_fit so far; an earlier fit does not count.
     moments : Moments, optional
-        Of the rows so far, a fit's included.
+        Moments of the rows so far, including those of a fit.
     rate, rate_rows, rate_batch : float, int, int
-        The last automatic learning rate, and the rows seen and the batch size when it was made.
+        The last automatic learning rate, and the rows seen and the batch size when it was determined.
     last_step : pair of ndarray, optional
         The velocity times the learning rate: a step of the weights (c, d) and intercepts (c,) in raw feature space,
-        where it means the same whatever the coordinates of the next call.
+        because the next call may use other coordinates.
     """
 
     classes: Array | None
@@ -64,28 +64,28 @@ class Stream:
 
     @property
     def mean_weight(self) -> float:
-        """Of a row."""
+        """The mean weight of the rows with known moments."""
         assert self.moments is not None
         return self.moments.weight / self.moments.rows
 
     @property
     def rows(self) -> int:
-        """Rows with known moments."""
+        """The number of rows with known moments."""
         return 0 if self.moments is None else self.moments.rows
 
     @property
     def weight(self) -> float:
-        """S: of all rows that the model has seen."""
+        """S: the sum of the weights of all rows that the model has seen."""
         return self.weight_before + (0.0 if self.moments is None else self.moments.weight)
 
     def with_rows(self, classes: Array, moments: Moments) -> Stream:
-        """With the rows of one more call."""
+        """The stream after one more call, with rows that have these moments."""
         joined = moments if self.moments is None else self.moments.joined(moments)
         return replace(self, classes=classes, calls=self.calls + 1, moments=joined)
 
-    def wants_a_rate(self, batch: int) -> bool:
-        """Whether a new learning rate is worth its cost, which is that of many passes over a thousand rows.
+    def needs_new_rate(self, batch: int) -> bool:
+        """Whether to determine the learning rate again, which costs many passes over a thousand rows.
 
-        Only once the rows seen have doubled; and where batches are smaller, and so noisier, than it was made for.
+        True once the number of rows has doubled, or if batches are smaller, and so noisier, than those before.
         """
         return self.rate is None or self.rows >= 2 * self.rate_rows or batch < self.rate_batch

@@ -1,4 +1,4 @@
-"""Predictions of linear classifiers, from fitted coefficients."""
+"""Predictions of linear classifiers from their coefficients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Output = Literal["scores", "probabilities", "best"]
 
 
 class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What any linear classifier can do once it has classes_, coef_ and intercept_, and the parameters backend and
+    """Methods of a linear classifier that has classes_, coef_ and intercept_, and the parameters backend and
     n_threads."""
 
     def set_params(self, **params: Any) -> Self:
@@ -41,69 +41,69 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            There is no such parameter; says what takes its place.
+            There is no such parameter; the message says what to use instead.
         """
         check_names(self, params)
         super().set_params(**params)
         return self
 
     def decision_function(self, X: Any) -> Array:
-        """Scores X coef_' + intercept_.
+        """Compute the scores X coef_' + intercept_.
 
-        Like all predictions, they are where X is: CuPy arrays for CuPy arrays, else NumPy's.
+        Like all predictions, they are stored where X is: in a CuPy array if X is one, otherwise in a NumPy array.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            As for `fit`; a data frame's columns are to be those of training.
+        X : array-like, (n, d)
+            As for `fit`; a data frame must have the columns of the training data.
 
         Returns
         -------
-        ndarray of shape (n, c), or (n,) for two classes, where positive means classes_[1]
-            float64 for float64 X, else float32.
+        ndarray, (n, c), or (n,) for two classes, where positive means classes_[1]
+            float64 if X is float64, otherwise float32.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             `fit` was not called.
         ValueError, TypeError
-            X is not usable, or has another number of features than training had.
+            X cannot be used, or has another number of features than the training data.
         """
         scores = outputs_for(self, X, "scores")
-        return _where_X_is(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+        return _to_gpu_of(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict(self, X: Any) -> Array:
-        """The label with the largest score for each row; of equals the first in classes_.
+        """Predict for each row the label with the largest score; if several are equal, the first in classes_.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            As for `fit`; a data frame's columns are to be those of training.
+        X : array-like, (n, d)
+            As for `fit`; a data frame must have the columns of the training data.
 
         Returns
         -------
-        ndarray of shape (n,)
-            In the type of classes_.
+        ndarray, (n,)
+            With the dtype of classes_.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             `fit` was not called.
         ValueError, TypeError
-            X is not usable, or has another number of features than training had.
+            X cannot be used, or has another number of features than the training data.
         """
         labels = self._labels(X)
-        return labels if labels.dtype.kind in "OU" else _where_X_is(X, labels)  # a GPU holds no strings
+        return labels if labels.dtype.kind in "OU" else _to_gpu_of(X, labels)  # strings cannot be on a GPU
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows, by weight, for which predict says y.
+        """Compute the accuracy: the weighted fraction of rows whose label is predicted correctly.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-        y : array-like of shape (n,)
-            Labels; those that are none of the model's classes are never said.
-        sample_weight : array-like of shape (n,), optional
+        X : array-like, (n, d)
+        y : array-like, (n,)
+            Labels; those that are not among the model's classes count as wrongly predicted.
+        sample_weight : array-like, (n,), optional
             Not negative.
 
         Returns
@@ -114,7 +114,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError, TypeError
-            The data are not usable; the message names the argument and the fix.
+            The data cannot be used; the message names the argument and the fix.
         """
         from sklearn.metrics import accuracy_score
 
@@ -123,28 +123,28 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = check_sample_weight(on_host(sample_weight), len(labels), 1, np.float64)
         try:
             return float(accuracy_score(labels, predicted, sample_weight=None if weights is None else weights[:, 0]))
-        except (TypeError, ValueError):  # whose message lists all labels that there are
+        except (TypeError, ValueError):  # scikit-learn's message lists every label
             raise ValueError(
                 f"y[0] is {shown(labels.tolist()[0])}, which is not like the classes "
                 f"{shown(np.asarray(self.classes_).tolist())}; pass labels of the same type"
             ) from None
 
     def _labels(self, X: Any) -> Array:
-        """What `predict` says, on the host."""
+        """The predicted labels (n,), on the host."""
         best = best_classes(lambda output: outputs_for(self, X, output))
         return np.asarray(np.asarray(self.classes_)[best])
 
 
 class Probabilities(LinearPredictor):
-    """What those can do besides whose scores are logarithms of probabilities, up to a shift."""
+    """Methods of a classifier whose scores are log-probabilities, up to a shift of each row."""
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Logarithms of predict_proba, exact where the probability itself underflows.
+        """Compute the logarithms of predict_proba, which are exact even where the probability underflows.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            As for `fit`; a data frame's columns are to be those of training.
+        X : array-like, (n, d)
+            As for `fit`; a data frame must have the columns of the training data.
 
         Returns
         -------
@@ -156,17 +156,17 @@ class Probabilities(LinearPredictor):
         sklearn.exceptions.NotFittedError
             `fit` was not called.
         ValueError, TypeError
-            X is not usable, or has another number of features than training had.
+            X cannot be used, or has another number of features than the training data.
         """
-        return _where_X_is(X, _log_softmax(outputs_for(self, X, "scores")))
+        return _to_gpu_of(X, _log_softmax(outputs_for(self, X, "scores")))
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities p_ij = exp(z_ij) / sum_k exp(z_ik), of the scores z.
+        """Compute the probabilities p_ij = exp(z_ij) / sum_k exp(z_ik) from the scores z.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            As for `fit`; a data frame's columns are to be those of training.
+        X : array-like, (n, d)
+            As for `fit`; a data frame must have the columns of the training data.
 
         Returns
         -------
@@ -178,20 +178,20 @@ class Probabilities(LinearPredictor):
         sklearn.exceptions.NotFittedError
             `fit` was not called.
         ValueError, TypeError
-            X is not usable, or has another number of features than training had.
+            X cannot be used, or has another number of features than the training data.
         """
-        return _where_X_is(X, outputs_for(self, X, "probabilities"))
+        return _to_gpu_of(X, outputs_for(self, X, "probabilities"))
 
 
 def record_columns(estimator: Any, X: Any, features: Features, first: bool = True) -> None:
-    """Write n_features_in_ and, from a data frame, feature_names_in_; with first=False compare with those of before."""
+    """Write n_features_in_ and, for a data frame, feature_names_in_; with first=False compare X with them instead."""
     validate_data(estimator, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
 
 
 def check_columns(model: Any, X: Any, names_expected: bool = True) -> None:
-    """Compare the columns of a data frame with those of training, in name and order.
+    """Compare the columns of a data frame with those of the training data, by name and order.
 
-    An array cannot be compared, which is worth a warning where names are expected.
+    An array has no column names: if the model has some and `names_expected`, this gives a warning.
     """
     if not has_columns(X):
         if names_expected and hasattr(model, "feature_names_in_"):
@@ -209,7 +209,7 @@ def check_columns(model: Any, X: Any, names_expected: bool = True) -> None:
 def weights_of(model: Any) -> tuple[Array, Array, Array]:
     """classes_ (c,), coef_ (c, d) or (1, d) for two classes, and intercept_ (c,) or (1,) of a linear classifier.
 
-    Users may set them by hand, as arrays or lists, which is why their shapes are looked at.
+    Users may set them by hand, as arrays or lists, so their shapes are checked.
     """
     kind, names = type(model).__name__, ("classes_", "coef_", "intercept_")
     for name in names:
@@ -231,12 +231,12 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
 
 
 def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True) -> Array:
-    """`outputs` for X as a user passes it."""
+    """Check X as a user passes it, and compute `outputs` for it."""
     check_is_fitted(model)
     kind, shape = type(model).__name__, weights_of(model)[1].shape
     d = getattr(model, "n_features_in_", shape[1])
     if shape[1] != d:
-        raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; set both alike")
+        raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; they must match")
     check_columns(model, X, names_expected)
     backend = get_backend_for(model.backend, model.n_threads, X=X)
     with backend.active():
@@ -246,13 +246,13 @@ def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True)
 
 
 def outputs(model: Any, features: Features, output: Output) -> Array:
-    """The scores, probabilities or best classes of features under a model, see `Features`; on the host.
+    """Compute a model's scores, probabilities or best classes for features, see `Features`, and copy them to the host.
 
-    Two classes have two columns here, too; the first one's weights are zero.
+    Two classes have two columns here, too; the weights of the first are zero.
     """
     backend = features.backend
     classes, coef, intercept = weights_of(model)
-    single = len(classes) == 2 and output == "best"  # the sign of one column tells: half the work
+    single = len(classes) == 2 and output == "best"  # the sign of one column is enough: half the work
     if len(classes) == 2 and not single:
         coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
     W = backend.asarray(np.ascontiguousarray(coef.T, dtype=features.dtype)[:, None, :])
@@ -270,9 +270,9 @@ def outputs(model: Any, features: Features, output: Output) -> Array:
 
 
 def best_classes(outputs_of: Callable[[Output], Array]) -> Array:
-    """The class index with the largest score of each row, from a function that has `outputs` of a kind."""
+    """The index of the class with the largest score for each row; `outputs_of` computes a kind of `outputs`."""
     best = outputs_of("best")
-    if (best < 0).any():  # scores beyond the largest number of their type: infinite, but one of them the largest
+    if (best < 0).any():  # some scores overflow to infinity, but one of them is the largest
         best = outputs_of("scores").argmax(axis=1)
     return best
 
@@ -284,26 +284,26 @@ def _log_softmax(scores: Array) -> Array:
     return log_probabilities
 
 
-def _where_X_is(X: Any, result: Array) -> Any:
-    """A host array, moved to the GPU that holds X, if one does."""
-    place = gpu_of(X)
-    if place is None:
+def _to_gpu_of(X: Any, result: Array) -> Any:
+    """Copy a host array to the GPU that holds X, if one does."""
+    gpu = gpu_of(X)
+    if gpu is None:
         return result
-    device = get_backend(f"cuda:{place}")
-    with device.active():
-        return device.asarray(result)
+    backend = get_backend(f"cuda:{gpu}")
+    with backend.active():
+        return backend.asarray(result)
 
 
 def on_host(X: Any) -> Any:
-    """X as it is, unless a GPU holds it: a copy on the host."""
-    place = gpu_of(X)
-    if place is None:
+    """X itself, or a copy on the host if a GPU holds it."""
+    gpu = gpu_of(X)
+    if gpu is None:
         return X
-    device = get_backend(f"cuda:{place}")
-    with device.active():
-        return device.to_numpy(X)
+    backend = get_backend(f"cuda:{gpu}")
+    with backend.active():
+        return backend.to_numpy(X)
 
 
 def has_columns(X: Any) -> bool:
-    """A data frame or table, whose column names scikit-learn records and compares; not one that is yet to be read."""
+    """Whether X is a data frame or table whose column names scikit-learn records; not one that is still to be read."""
     return hasattr(X, "shape") and (hasattr(X, "columns") or hasattr(X, "__dataframe__"))

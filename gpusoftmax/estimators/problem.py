@@ -1,7 +1,7 @@
-"""From an estimator and a user's data to what is to be minimised.
+"""Makes the objective to minimise from an estimator and a user's data.
 
-`load` checks the data; `objective_for` makes an objective of them, or of some of their rows, in coordinates that suit
-the solver.
+`load` checks the data; `objective_for` makes an objective over all or some of their rows, in coordinates that suit the
+solver.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 from gpusoftmax.penalties import L2
 
-FAR = 1e-4  # of a column's deviation: rounding of its mean that is worth a word
-LARGEST_WEIGHT = 1e3  # of a standardised feature: what is left of the range of a type
-HEAVY = 1e-3  # of the mean weight: what makes a row fit to take differences from
+FAR = 1e-4  # times a column's standard deviation: a rounding error of its mean that the user is told about
+LARGEST_WEIGHT = 1e3  # weights of standardised features may be this large and stay finite for raw features
+HEAVY = 1e-3  # times the mean weight: the least weight of the row that moments are computed relative to
 
 
 @dataclass(frozen=True)
 class Data:
-    """A user's rows, checked.
+    """A user's data, after all checks.
 
     Attributes
     ----------
     features : Features
         All of X, as stored: without shift and scale. On the device; the rest is on the host.
     labels : ndarray of int32, (n,)
-        Indices of classes: of soft labels the largest.
+        Class indices; for soft labels, the class with the largest proportion.
     proportions : ndarray, (n, c), or None
         Soft labels.
     classes : ndarray, (c,)
     weights : ndarray, (n,), or None
-        Of rows, in the type of computation.
+        Row weights, in the type of computation.
     unit : float
         What the user's weights were divided by to fit into that type: 1, or a power of two.
     validation : (features, labels, proportions) or None
-        Rows of the user's own that training does not see.
+        Validation data that the user passed, which are not trained on.
     """
 
     features: Features
@@ -66,14 +66,14 @@ class Data:
 
     @property
     def backend(self) -> Backend:
-        """Who computes."""
+        """The backend that computes."""
         return self.features.backend
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What `prepare` makes of a user's data: objectives over scaled features, the labels' names, and where a stream
-    stands that begins with these rows, or goes on with them."""
+    """The result of `prepare`: objectives over scaled features, the classes, the backend, and the state of the stream
+    that these rows begin or continue."""
 
     objective: Objective
     validation: Objective | None
@@ -83,7 +83,7 @@ class Problem:
 
 
 def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
-    """The l2 of our mean objective that equals scikit-learn's C.
+    """The l2 of our mean objective that is equivalent to scikit-learn's C.
 
     C multiplies a sum of losses, so l2 = 1 / (C S), S the sum of the weights. With two classes scikit-learn has one
     vector w where we have two, -w/2 and w/2, whose squares add up to half as much: l2 = 2 / (C S). C = inf: no penalty.
@@ -92,12 +92,12 @@ def l2_from_C(C: float, weight_sum: float, n_classes: int) -> float:
 
 
 def C_from_l2(l2: float, weight_sum: float, n_classes: int) -> float:
-    """The other way: C = 1 / (l2 S), with two classes 2 / (l2 S)."""
+    """The inverse of `l2_from_C`: C = 1 / (l2 S), with two classes 2 / (l2 S)."""
     return math.inf if l2 == 0 else l2_from_C(l2, weight_sum, n_classes)
 
 
 def l2_of(estimator: Any, weight_sum: float, n_classes: int) -> float:
-    """The penalty of the mean objective that the estimator's C or l2 means."""
+    """The l2 of the mean objective that the estimator's C or l2 asks for."""
     if estimator.l2 is not None:
         return float(estimator.l2)
     return l2_from_C(1.0 if estimator.C is None else estimator.C, weight_sum, n_classes)
@@ -107,9 +107,9 @@ def load(
     estimator: Any, features: Features, y: Any, sample_weight: Any = None,
     validation: tuple[Any, Any] | None = None, known: Array | None = None,
 ) -> Data:  # fmt: skip
-    """Data from features that are checked and on the device already, and the rest as a user passed it.
+    """Check what a user passed besides X; the features are already checked and on the device.
 
-    `known` are the classes, where they are known already.
+    `known` are the classes, if they are already known.
     """
     backend, n, dtype = features.backend, features.n, features.dtype
     y, sample_weight = map(backend.on_host, (y, sample_weight))
@@ -117,17 +117,18 @@ def load(
     soft = encode_proportions(y, n, estimator.loss, known=known)
     classes, labels, proportions = soft or (*encode_labels(y, n, known), None)
     weights, unit = weights_in_type(check_sample_weight(sample_weight, n, 1, np.float64), dtype)
-    aside = None
+    validation_data = None
     if validation is not None:
         check_pair("validation", validation)
         held_out = read_features(validation[0], backend, "validation[0]")
         check_n_features(held_out, features.d, "validation[0]", type(estimator).__name__)
         yv = backend.on_host(validation[1])
         soft = encode_proportions(yv, held_out.n, estimator.loss, "validation[1]", classes, "validation[0]")
-        codes, shares = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
+        codes, soft_labels = soft[1:] if soft else (encode_known_labels(yv, classes, "validation[1]"), None)
         check_same_length("validation[1]", codes, held_out.n, "validation[0]")
-        aside = held_out.in_type_of(features), codes, shares
-    return Data(features, labels, proportions, classes, None if weights is None else weights[:, 0], unit, aside)
+        validation_data = held_out.in_type_of(features), codes, soft_labels
+    row_weights = None if weights is None else weights[:, 0]
+    return Data(features, labels, proportions, classes, row_weights, unit, validation_data)
 
 
 def prepare(
@@ -138,25 +139,25 @@ def prepare(
     validation: tuple[Any, Any] | None,
     stream: Stream | None = None,
 ) -> Problem:
-    """Objectives over features, in the estimator's terms. With a stream they are its next rows."""
+    """Check the data and make the objectives that the estimator asks for. With a stream, these are its next rows."""
     known = None if stream is None else stream.classes
     data = load(estimator, features, y, sample_weight, validation, known)
     return problem_of(estimator, data, stream)
 
 
 def problem_of(estimator: Any, data: Data, stream: Stream | None = None) -> Problem:
-    """The same from data that are checked already."""
+    """Make the objectives from data that are already checked."""
     objective, stream = _objective_and_stream(estimator, data, None, stream)
-    aside = None if data.validation is None else held_out(objective, data)
-    return Problem(objective, aside, data.classes, data.backend, stream)
+    validation = None if data.validation is None else held_out(objective, data)
+    return Problem(objective, validation, data.classes, data.backend, stream)
 
 
 def objective_for(
     estimator: Any, data: Data, rows: Array | None, moments: Moments | None = None
 ) -> tuple[Objective, float, Moments | None]:
-    """What the estimator minimises over the data, or over some of its rows (their numbers, on the host); and S.
+    """The objective that the estimator minimises over all rows, or over `rows` (row numbers, on the host), and its S.
 
-    The moments of these rows, if they are known from a time before, or were wanted now, come back, too.
+    Also returns the moments of these rows: those passed in, or those computed now; None if none were needed.
     """
     objective, stream = _objective_and_stream(estimator, data, rows, None, moments)
     return objective, stream.weight, stream.moments
@@ -166,10 +167,10 @@ def _objective_and_stream(
     estimator: Any, data: Data, rows: Array | None, stream: Stream | None, moments: Moments | None = None
 ) -> tuple[Objective, Stream]:
     asarray, (n, d), c = data.backend.asarray, data.features.shape, len(data.classes)
-    s, of_classes = data.weights, None
+    s, class_weights = data.weights, None
     if estimator.class_weight is not None:
-        of_classes, of_rows = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
-        s = of_rows if s is None else s * of_rows
+        class_weights, factors = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
+        s = factors if s is None else s * factors
     s = check_sample_weight(s, n, 1, np.float64, "class_weight * sample_weight")
     s, unit = weights_in_type(s, data.features.dtype)
     unit *= data.unit
@@ -182,7 +183,7 @@ def _objective_and_stream(
     weights = None if s is None else asarray(s)
     sgd = stream is not None or choose_solver(estimator).name == "sgd"
     sums = None
-    if moments is None and (stream is not None or _wants_moments(estimator, sgd)):
+    if moments is None and (stream is not None or _needs_moments(estimator, sgd)):
         moments = _moments(features, s, total)
     if stream is None:
         stream = Stream(data.classes, 0.0 if moments else total, moments=moments)
@@ -209,33 +210,33 @@ def _objective_and_stream(
         total=sums,
     )
     if data.proportions is not None or estimator.label_smoothing:
-        objective = with_soft_labels(objective, data.proportions, estimator.label_smoothing, of_classes)
+        objective = with_soft_labels(objective, data.proportions, estimator.label_smoothing, class_weights)
     return objective, stream
 
 
 def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Objective:
-    """The same objective over rows that it does not train on: some of the data's, by their sample weights, or its own.
+    """The objective over rows that are not trained on: `rows` of the data, by sample weight, or the validation data.
 
-    Neither class weights nor label smoothing count there.
+    Class weights and label smoothing do not apply there.
     """
     asarray, features = data.backend.asarray, objective.features
     if rows is not None:
         weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
         rows = rows_that_count(data.weights, rows)
-        aside = replace(objective, features=features.select(rows), weights=weights, linear_term=None)
+        found = replace(objective, features=features.select(rows), weights=weights, linear_term=None)
         proportions = data.proportions
     else:
         assert data.validation is not None
         stored, codes, proportions = data.validation
         features = stored.seen_through(features.shift, features.scale)
-        aside = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
-    return aside if proportions is None else with_soft_labels(aside, proportions)
+        found = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
+    return found if proportions is None else with_soft_labels(found, proportions)
 
 
 def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Array]:
-    """scikit-learn's weights of the classes (c,), of some rows' counts, and what they make of each row (n,).
+    """scikit-learn's class weights (c,), from the class counts of some rows, and the factor of each row's weight (n,).
 
-    A soft label counts as one row for each of its classes, with the class's weight.
+    A soft label counts as one row for each of its classes, with the weight of that class.
     """
     classes, proportions = data.classes, data.proportions
     s = np.ones(len(data.labels)) if data.weights is None else data.weights
@@ -252,7 +253,7 @@ def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Arr
             f"class_weight={shown(class_weight)} has no weights for the classes {shown(classes.tolist())} "
             f"({brief(error)}); pass None, 'balanced', or a dictionary from classes to numbers"
         ) from None
-    weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" where there is nothing to balance
+    weights = np.where((counts == 0) & np.isinf(weights), 0.0, weights)  # "balanced" for a class without rows
     if not (np.isfinite(weights) & (weights >= 0)).all():
         j = int((~(np.isfinite(weights) & (weights >= 0))).argmax())
         raise ValueError(
@@ -262,12 +263,12 @@ def _class_weights(class_weight: Any, data: Data, rows: Any) -> tuple[Array, Arr
 
 
 def _moments(features: Features, weights: Array | None, total: float) -> Moments:
-    """Moments of the columns of X, with weights (n, 1), on the host, of sum `total`.
+    """Moments of the columns of X, with row weights (n, 1), on the host, whose sum is `total`.
 
     Raises
     ------
     ValueError
-        X holds NaN or infinity, or values whose squares overflow; names the first, by row and column.
+        X holds NaN or infinity, or values whose squares overflow; the message names the first by row and column.
     """
     backend, origin = features.backend, None
     s = None if weights is None else weights[:, 0]
@@ -291,7 +292,7 @@ def _moments(features: Features, weights: Array | None, total: float) -> Moments
 
 
 def _overflow(features: Features, column: int, words: str) -> ValueError:
-    """The error for a column of numbers that are too large, which names the largest."""
+    """The error for a column whose numbers are too large; its message names the largest."""
     row, value = features.largest(column)
     return ValueError(
         f"X[{row}, {column}] is {value:g}: {words}; divide the column by its largest absolute value, or leave it out"
@@ -299,20 +300,20 @@ def _overflow(features: Features, column: int, words: str) -> ValueError:
 
 
 def constant_columns(moments: Moments, dtype: npt.DTypeLike) -> Array:
-    """Which columns (d,) hold one number, rounding apart: their deviation is within the rounding of their mean.
+    """Which columns (d,) are constant: their standard deviation is within the rounding error of their mean.
 
-    That is n eps |mean| of float64, as in scikit-learn's StandardScaler, or two units in the last place of the type of
-    computation. Weights of such columns would blow up rounding.
+    The rounding error is n eps |mean| of float64, as in scikit-learn's StandardScaler, or two units in the last place
+    of the type of computation. Weights of such columns would amplify rounding errors.
     """
     rounding = max(moments.rows * float(np.finfo(np.float64).eps), 2 * float(np.finfo(dtype).eps))
     return np.asarray(np.sqrt(moments.variance) <= rounding * abs(moments.mean))
 
 
 def far_from_zero(problem: Problem) -> str:
-    """Advice about the column that lies farthest from zero, by its deviation, if that costs digits; else "".
+    """Advice about the column whose mean is farthest from zero, in standard deviations, if that costs digits; else "".
 
-    Features are centred as they are read, through the weights: scores are differences of numbers as large as the
-    mean, and have its rounding.
+    Centring is folded into the weights and X is not changed: scores are differences of numbers as large as the mean,
+    and have its rounding errors.
     """
     moments, dtype = problem.stream.moments, problem.objective.features.dtype
     if moments is None:
@@ -328,8 +329,8 @@ def far_from_zero(problem: Problem) -> str:
     )
 
 
-def _wants_moments(estimator: Any, sgd: bool) -> bool:
-    """Whether the coordinates depend on the data."""
+def _needs_moments(estimator: Any, sgd: bool) -> bool:
+    """Whether the coordinates depend on the mean and variance of the data."""
     free = estimator.fit_intercept and not estimator.penalize_intercept
     return free or isinstance(estimator.scaling, str) or (sgd and sgd_settings(estimator).learning_rate == "auto")
 
@@ -337,16 +338,16 @@ def _wants_moments(estimator: Any, sgd: bool) -> bool:
 def _coordinates(
     estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool, constant: Array | None, dtype: Any
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """Shift and scale (d,) in which to solve, and the factors of the penalty there.
+    """Shift and scale (d,) of the coordinates in which to solve, and the penalty's factors there.
 
-    The objective is the user's, the course is not. A free intercept absorbs any shift, so features are centred: without
-    that SGD would crawl on raw pixels, whose mean is their largest direction by far. And where SGD's learning rate is
-    ours to choose, each feature is divided by t_p = sqrt(variance + 2 l2), which makes all curvatures along single
-    features about equal (Jacobi's preconditioner): without it columns of very different sizes would never converge. A
-    penalty on W is then one on the new weights t W, with factors 1 / t^2.
+    This changes the optimiser's path, not the objective. A free intercept absorbs any shift, so features are centred:
+    otherwise SGD would be very slow on raw pixels, whose mean is by far their largest direction. If SGD's learning rate
+    is chosen automatically, each feature is also divided by t_p = sqrt(variance + 2 l2), which makes the curvatures
+    along single features about equal (Jacobi's preconditioner): otherwise columns of very different sizes would never
+    converge. A penalty on W becomes one on the new weights t W, with factors 1 / t^2.
 
-    Columns that are `constant` (d,) have an infinite scale where they are centred: nothing is seen of them, and their
-    weights are 0.
+    Columns that are `constant` (d,) get an infinite scale if features are centred: they have no effect on the scores,
+    and their weights are 0.
 
     Raises
     ------
@@ -355,7 +356,7 @@ def _coordinates(
     """
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     shift, scale = check_shift_and_scale(given[0], given[1], d, "scaling's ")
-    if moments is None or not _wants_moments(estimator, sgd):
+    if moments is None or not _needs_moments(estimator, sgd):
         return shift, scale, None
     mean, variance = moments.mean, moments.variance
     standard, free = isinstance(estimator.scaling, str), estimator.fit_intercept and not estimator.penalize_intercept

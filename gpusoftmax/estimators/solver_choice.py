@@ -1,4 +1,4 @@
-"""Which solver an estimator's parameters ask for, and the settings of SGD: the one place that knows."""
+"""Decides which solver an estimator's parameters ask for, and the settings of SGD. Nothing else decides this."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from gpusoftmax.losses import LOSSES
 
-# parameters that only SGD has a use for, and what None means; 0.1.0 had these values as the constructors' defaults
+# parameters that only SGD uses, and the values that None stands for; in 0.1.0 these were the constructors' defaults
 SGD_DEFAULTS: dict[str, Any] = {
     "batch_size": "auto",
     "learning_rate": "auto",
@@ -20,7 +20,7 @@ SGD_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SolverChoice:
-    """A solver, "lbfgs" or "sgd", and why solver="auto" means it; `why` is empty where the user named it."""
+    """A solver, "lbfgs" or "sgd", and why solver="auto" means it; `why` is empty if the user named the solver."""
 
     name: str
     why: str = ""
@@ -28,7 +28,7 @@ class SolverChoice:
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """The parameters of SGD, with defaults in place of None; see `SoftmaxClassifier`."""
+    """The parameters of SGD, with default values in place of None; see `SoftmaxClassifier`."""
 
     batch_size: int | str
     learning_rate: float | str
@@ -43,10 +43,10 @@ def given_for_sgd(estimator: Any) -> list[str]:
 
 
 def choose_solver(estimator: Any, varying: Collection[str] = ()) -> SolverChoice:
-    """The solver that an estimator's parameters ask for; `varying` are parameters that a grid sets.
+    """The solver that an estimator's parameters ask for; `varying` names the parameters that a grid sets.
 
-    solver="auto" means SGD where one of its parameters is set, in the estimator or the grid, and for a loss without
-    curvature, else L-BFGS.
+    solver="auto" means SGD if one of SGD's parameters is set, in the estimator or in the grid, or if the loss has no
+    curvature; otherwise L-BFGS.
     """
     if estimator.solver != "auto":
         return SolverChoice(str(estimator.solver))
@@ -65,7 +65,7 @@ def sgd_settings(estimator: Any) -> SgdSettings:
 
 
 def without_old_defaults(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as 0.1.0 stored them, with None for those of SGD if they were all left at their defaults there.
+    """Convert parameters that 0.1.0 stored: if all of SGD's were left at their defaults, they become None.
 
     Today a value that is set, even to the default, asks for SGD.
     """

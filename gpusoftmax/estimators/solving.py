@@ -1,4 +1,4 @@
-"""Running a fit: the solver on the problem, and what to say where it stopped short of its tolerance."""
+"""Runs a fit: the solver on the problem, and the warning if it stopped before it reached its tolerance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpusoftmax.trainer import Callback, EarlyStopping, TrainResult, train
 
 
 def solve(estimator: Any, problem: Problem, start_from: Any, sample: GramSample | None = None) -> str:
-    """Train and write the fitted attributes; returns what the user is to be warned of, see `shortfall`."""
+    """Train and write the fitted attributes; returns the warning for the user, see `shortfall`."""
     solver = make_solver(estimator, problem.objective, sample)
     callbacks: list[Callback] = list(estimator.callbacks)
     stops = any(isinstance(c, EarlyStopping) for c in callbacks)
@@ -35,7 +35,7 @@ def solve(estimator: Any, problem: Problem, start_from: Any, sample: GramSample 
 
 
 def shortfall(estimator: Any, result: TrainResult, solver: Solver, problem: Problem) -> str:
-    """How far from tol training ended, and what helps; empty if it got there, or was not meant to."""
+    """How far from tol training ended, and what helps; empty if it reached tol, or was not meant to."""
     if estimator.tol == 0:
         return ""
     if isinstance(solver, SGD):
@@ -49,7 +49,7 @@ def shortfall(estimator: Any, result: TrainResult, solver: Solver, problem: Prob
         )
     if result.gradient_norm is None or result.reason not in (StopReason.FINISHED, StopReason.PRECISION):
         return ""
-    advice = f"max_iter={estimator.max_iter} steps are taken: increase max_iter or tol"
+    advice = f"all max_iter={estimator.max_iter} steps were taken: increase max_iter or tol"
     if result.reason == StopReason.PRECISION:
         dtype = np.dtype(problem.objective.features.dtype)
         helps = [] if dtype == np.float64 else ["pass X in float64"]
@@ -61,6 +61,4 @@ def shortfall(estimator: Any, result: TrainResult, solver: Solver, problem: Prob
             f"rounding in {dtype.name} allows no further progress: "
             f"{', '.join([*helps, 'or pass a larger tol' if helps else 'pass a larger tol'])}"
         )
-    return (
-        f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, not tol={estimator.tol:g} yet; {advice}"
-    )
+    return f"the largest entry of the gradient is {result.gradient_norm[0]:.2g}, above tol={estimator.tol:g}; {advice}"

@@ -190,7 +190,7 @@ def test_a_warning_says_how_far_the_gradient_is_and_what_helps(
 ) -> None:
     X, y = small
     model = SoftmaxClassifier(solver="lbfgs", tol=tol, max_iter=60 if dtype == "float32" else 2)
-    with pytest.warns(ConvergenceWarning, match=rf"largest entry of the gradient is .* not tol={tol:g} yet.*{words}"):
+    with pytest.warns(ConvergenceWarning, match=rf"largest entry of the gradient is .* above tol={tol:g}.*{words}"):
         model.fit(X.astype(dtype), y)
 
 
@@ -712,7 +712,7 @@ def test_backend_says_who_computed_and_why(small: tuple[Any, Any]) -> None:
     ("solver", "message"),
     [
         ("sgd", r"max_iter=3 passes: increase max_iter or tol, or set scaling"),
-        ("lbfgs", r"not tol=1e-09 yet; max_iter=3 steps are taken: increase max_iter or tol"),
+        ("lbfgs", r"above tol=1e-09; all max_iter=3 steps were taken: increase max_iter or tol"),
     ],
 )
 def test_max_iter_without_convergence_warns_of_it_by_name(solver: str, message: str, small: tuple[Any, Any]) -> None:

@@ -90,7 +90,7 @@ WAYS: dict[str, Any] = {
     "measure": lambda x: measure(FITTED, x, Y).top_1,
     "loss_and_gradient": lambda x: loss_and_gradient(x, Y, np.ones((3, 2)), np.zeros(2))[0],
 }  # fmt: skip
-IGNORED = "ignore:(X has feature names, but|validation and test rows are the same|.*not tol=|.*not within tol)"
+IGNORED = "ignore:(X has feature names, but|validation and test rows are the same|.*above tol=|.*not within tol)"
 
 
 @pytest.mark.slow

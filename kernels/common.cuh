@@ -1,6 +1,6 @@
-// Prepended to every kernel as text (CuPy's cache does not follow an #include). What a kernel is compiled for arrives in
-// macros: SCORE is one of the kinds below. Everything is C++17 without headers, since NVRTC's wheel has none, and
-// without library types, so that the same text also runs on a CPU, behind a small header, in the tests.
+// This text is put in front of every kernel (CuPy's cache does not follow an #include). Macros say what a kernel is
+// compiled for: SCORE is one of the kinds below. All code is C++17 without headers, since NVRTC's wheel has none, and
+// without library types, so that the tests can compile the same text for a CPU, with a small header in front.
 
 #define FLOAT32 0
 #define FLOAT16 1
@@ -19,7 +19,8 @@ struct bfloat16 {
     unsigned short bits;
 };
 
-// Storage to arithmetic, and back with rounding to nearest even. Scores and features are stored narrow; sums never are.
+// Conversions from the stored type to the type for arithmetic, and back with rounding to nearest even. Only scores and
+// features are stored in narrow types, never sums.
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(unsigned char x) { return (float)x; }
@@ -32,7 +33,7 @@ __device__ __forceinline__ float widen(float16 x) {
 #else
     unsigned magnitude = (unsigned)(x.bits & 0x7fff) << 13, sign = (unsigned)(x.bits & 0x8000) << 16;
     if (magnitude >= 0x7c00u << 13) return __uint_as_float(sign | magnitude | 0x7f800000u);
-    float y = __uint_as_float(magnitude) * 5.192296858534828e33f;  // 2^112: subnormals come out right, too
+    float y = __uint_as_float(magnitude) * 5.192296858534828e33f;  // 2^112, which is right for subnormals, too
     return __uint_as_float(sign | __float_as_uint(y));
 #endif
 }
@@ -52,7 +53,7 @@ __device__ __forceinline__ void narrow(float x, float16& y) {
     unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) y.bits = (unsigned short)(sign | 0x7fffu);
     else if (magnitude >= 0x477ff000u) y.bits = (unsigned short)(sign | 0x7c00u);  // rounds to 65536 or more: infinity
-    else if (magnitude < 0x38800000u) {  // subnormal: let a float addition round at the right bit
+    else if (magnitude < 0x38800000u) {  // subnormal: the addition of floats rounds at the right bit
         float rounded = __uint_as_float(magnitude) + 0.5f;
         y.bits = (unsigned short)(sign | (__float_as_uint(rounded) - 0x3f000000u));
     } else {
@@ -69,13 +70,13 @@ template <> struct Kind<BFLOAT16> { typedef bfloat16 stored; typedef float compu
 template <> struct Kind<FLOAT64> { typedef double stored; typedef double computed; };
 template <> struct Kind<UINT8> { typedef unsigned char stored; typedef float computed; };
 
-// 16 bytes, loaded and stored at once.
+// 16 bytes that are loaded or stored at once.
 template <class T> struct alignas(16) Vector {
     static constexpr int SIZE = 16 / sizeof(T);
     T element[SIZE];
 };
 
-// Accurate functions: __expf is off by 20 ulp at -17, where a confident row's gradient lives.
+// The accurate functions: __expf is off by 20 ulp at -17, where it decides the gradient of a confident row.
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
@@ -96,8 +97,8 @@ struct Smallest {
     template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return smaller(a, b); }
 };
 
-// Reduce over SIZE neighbouring threads; every one gets the result. All threads of the block must call. The order
-// depends on SIZE alone. scratch: 32 values of shared memory, used above a warp only.
+// Reduces over SIZE neighbouring threads, each of which gets the result. All threads of the block must call it. The
+// order depends only on SIZE. scratch: 32 values of shared memory, used only if SIZE exceeds a warp.
 template <int SIZE, class T, class Op> __device__ __forceinline__ T reduce(T value, Op op, T* scratch) {
     constexpr int IN_WARP = SIZE < 32 ? SIZE : 32;
 #pragma unroll

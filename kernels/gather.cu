@@ -1,11 +1,11 @@
-// Rows of X, by index or in order, converted to the type of a matrix product's operand.
+// Copies rows of X, by index or in order, and converts them to the type of an operand of a matrix product.
 //
 //   out[i, p] = X[rows[i], p]    or, with rows null,    out[i, p] = X[first + i, p]
 //
-// Macros: SOURCE and TARGET (kinds), WIDTH (elements a thread: 4 where d, stride and both pointers are multiples of 4
+// Macros: SOURCE and TARGET (kinds), WIDTH (elements per thread: 4 if d, stride and both pointers are multiples of 4
 //         elements, else 1).
-// Launch: 256 threads, WIDTH elements each, grid (ceil(m d / (256 WIDTH))); m d is below 2^31, which a chunk respects.
-// Bytes moved: an element's of SOURCE read, of TARGET written; 8 a row for the index.
+// Launch: 256 threads, WIDTH elements each, grid (ceil(m d / (256 WIDTH))). m d must be below 2^31, as it is in a chunk.
+// Bytes moved per element: one of SOURCE read, one of TARGET written; and 8 per row for the index.
 
 #define THREADS 256
 
@@ -16,7 +16,7 @@ template <class T> struct alignas(WIDTH * sizeof(T)) Pack {
     T element[WIDTH];
 };
 
-// X: rows of d, stride elements apart; out (m, d) without gaps.
+// X: rows of d elements, stride elements apart. out: (m, d), contiguous.
 extern "C" __global__ void __launch_bounds__(THREADS)
 gather(const source_t* __restrict__ X, long long stride, const long long* __restrict__ rows, long long first,
        unsigned m, unsigned d, target_t* __restrict__ out) {

@@ -1,4 +1,4 @@
-// Does this machine compile and run a kernel at all?   out[i] = i
+// Shows whether this machine can compile and run a kernel:   out[i] = i
 //
 // Launch: 32 threads, grid (1). Bytes moved: 128.
 

@@ -1,12 +1,12 @@
-// Sums of row losses per model, in float64 and in a fixed order.
+// Sums row losses for each model, in float64 and in a fixed order.
 //
 //   losses_k += sum_i s_ik l_ik,    correct_k += sum_i s_ik [best_ik = t_i]
 //
-// In two stages: sum_rows adds ROWS_A_BLOCK rows of one model; add_partials adds those, and adds to what was there, so
-// that chunks of rows follow one another in the order of the stream.
+// There are two stages: sum_rows adds up ROWS_A_BLOCK rows of one model per block, and add_partials adds these sums to
+// the totals so far, so that chunks of rows are added in the order of the stream.
 //
 // Launch: sum_rows 256 threads, grid (ceil(n / ROWS_A_BLOCK), K); add_partials 256 threads, grid (K).
-// Bytes moved: 4 to 16 a row and model, once.
+// Bytes moved: 4 to 16 per row and model.
 
 #define THREADS 256
 #define ROWS_A_BLOCK 4096
@@ -19,7 +19,8 @@ __device__ __forceinline__ void sum_block(double& a, double& b) {
     b = reduce<THREADS>(b, Sum(), scratch);
 }
 
-// row_losses (n K); best (n K) and labels (n): null if nobody counts; weights (n K) or null; partials (blocks, K, 2).
+// row_losses (n K). best (n K) and labels (n), or null if correct rows need not be counted. weights (n K), or null.
+// partials (blocks, K, 2).
 extern "C" __global__ void __launch_bounds__(THREADS)
 sum_rows(const real_t* __restrict__ row_losses, const int* __restrict__ best, const int* __restrict__ labels,
          const real_t* __restrict__ weights, long long n, double* __restrict__ partials) {
@@ -41,7 +42,7 @@ sum_rows(const real_t* __restrict__ row_losses, const int* __restrict__ best, co
     }
 }
 
-// totals (K, 2): losses and correct, added to.
+// totals (K, 2): loss and correct, to which the sums are added.
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_partials(const double* __restrict__ partials, int n_blocks, double* __restrict__ totals) {
     const int k = blockIdx.x, K = gridDim.x;

@@ -1,26 +1,27 @@
-// Rows of scores to the gradient of their loss, in place.
+// Turns rows of scores into the gradients of their losses, in place.
 //
 //   softmax        l = log sum_j exp(z_j) - z_t             g_j = exp(z_j) / sum        g_t = -sum_{j != t} exp(z_j) / sum
 //   hinge          l = sum_{j != t} max(0, z_j - z_t + 1)   g_j = [margin > 0]          g_t = -sum_{j != t} g_j
 //   squared hinge  l = sum_{j != t} max(0, .)^2             g_j = 2 max(0, margin)      g_t = -sum_{j != t} g_j
 //
-// with max_j z_j subtracted before any exponential, and the target t kept apart from the sum: neither p_t - 1 nor
-// expm1(log p_t) survives a confident row. Rows are numbered r = i K + k: row i of the data under model k.
+// max_j z_j is subtracted before any exponential. The target t (the label's class) is left out of the sum over classes,
+// since p_t - 1 and expm1(log p_t) lose all digits for a confident row. Rows are numbered r = i K + k: row i of the
+// data under model k.
 //
-// One skeleton, a ladder of ways to hold a row (the table is gpusoftmax/cuda/buckets.py):
-//   GROUP < 32    some lanes of a warp a row, one element a load
-//   GROUP = 32    a warp a row, ITEMS 16-byte loads a thread, the row in registers
-//   GROUP > 32    a block a row, the same
-//   ITEMS = 0     a block a row that fits no registers: an online maximum and sum, then a second read
+// How a row is held depends on its length (gpusoftmax/cuda/buckets.py has the table):
+//   GROUP < 32    several lanes of a warp per row, one element per load
+//   GROUP = 32    a warp per row, ITEMS 16-byte loads per thread, the row in registers
+//   GROUP > 32    a block per row, otherwise the same
+//   ITEMS = 0     a block per row too long for registers: an online maximum and sum, then a second pass over it
 //
-// A row need not start at a multiple of 16 bytes, nor c be a multiple of anything: a row is covered by the 16-byte
-// segments of memory that it touches; whole segments go as one load, the two at its ends element by element.
+// A row need not start at a multiple of 16 bytes, and c may be any number. The row is covered by the 16-byte segments
+// of memory that it touches: whole segments are loaded at once, and the two at its ends element by element.
 //
-// Macros: SCORE (kind), LOSS (0 softmax, 1 hinge, 2 squared hinge), MODE (GRADIENT, LOSSES, PROBABILITIES), GROUP, ITEMS,
-//         WIDTH (elements a load: 1, or 16 bytes' worth), THREADS, BEST (1: find each row's arg max, too).
-// Without labels nothing is a target: PROBABILITIES in place of the scores, or LOSSES for the arg max alone.
-// Launch: THREADS threads; THREADS / GROUP rows a block; grid (ceil(rows / that)): a function of the shape alone.
-// Bytes moved a row: c read, c written (LOSSES: none; ITEMS = 0: c read again), in SCORE's size; 4 to 12 more.
+// Macros: SCORE (kind), LOSS (0 softmax, 1 hinge, 2 squared hinge), MODE (GRADIENT, LOSSES, PROBABILITIES), GROUP,
+//         ITEMS, WIDTH (elements per load: 1, or as many as fit in 16 bytes), THREADS, BEST (1: also find each arg max).
+// Without labels there is no target: PROBABILITIES replaces the scores by probabilities, LOSSES only finds the arg max.
+// Launch: THREADS threads, THREADS / GROUP rows per block, grid (ceil(rows / (THREADS / GROUP))).
+// Bytes moved per row: c scores read and c written (LOSSES: none; ITEMS = 0: c read again), and 4 to 12 bytes more.
 
 #define GRADIENT 0
 #define LOSSES 1
@@ -33,10 +34,10 @@
 typedef Kind<SCORE>::stored stored_t;
 typedef Kind<SCORE>::computed real_t;
 
-// The elements of one row that belong to one thread.
+// The elements of a row that one thread works on.
 struct Row {
-    stored_t* start;   // of the first segment, at or before the row
-    int skip;          // elements between the two
+    stored_t* start;   // start of the first segment, at or before the start of the row
+    int skip;          // elements between these two
     int c;
     int lane;          // 0 .. GROUP - 1
     const real_t* bias;  // (c), added to the scores as they are loaded; or null
@@ -80,9 +81,9 @@ struct Row {
 };
 
 // scores: rows of c, stride elements apart. bias (K, c): added to the scores first, or null. labels (rows / K): class
-// indices, or null (but for GRADIENT). weights (rows), or null for all ones. row_losses (rows): unweighted losses, or
-// null. best (rows): with BEST the first column with the largest score; without labels -1 for a row whose softmax is
-// undefined (NaN or +inf in it). bad_row: the smallest row whose label is outside [0, c), if smaller than what it holds.
+// indices, or null (not in mode GRADIENT). weights (rows), or null if all are 1. row_losses (rows): unweighted losses,
+// or null. best (rows): with BEST, the first column with the largest score; without labels, -1 for a row whose softmax
+// is undefined (it has NaN or +inf). bad_row: lowered to the first row whose label is outside [0, c), if there is one.
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restrict__ bias,
          const int* __restrict__ labels,
@@ -93,7 +94,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
     constexpr int ROWS = THREADS / GROUP;
     constexpr int HELD = ITEMS > 0 ? ITEMS : 1;
     const long long wanted = (long long)blockIdx.x * ROWS + threadIdx.x / GROUP;
-    const bool present = wanted < n_rows;  // a thread without a row still takes part in the reductions
+    const bool present = wanted < n_rows;  // threads without a row take part in the reductions, too
     const long long r = present ? wanted : n_rows - 1;
 
     Row row;
@@ -112,13 +113,14 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         bad = t < 0 || t >= c;
         if (bad) t = 0;
     }
-    // read by all before anybody stores: a block's reductions hold a barrier, a warp's order no memory
+    // all threads read this before any of them stores: reductions over a block have a barrier, but those within a warp
+    // do not order memory accesses
     const real_t z_t = t >= 0 ? row.biased(widen(first[t]), t) : (real_t)NEGATIVE_INFINITY;
     if (GROUP <= 32) __syncwarp();
     real_t held[HELD][WIDTH];
 
     real_t top = (real_t)NEGATIVE_INFINITY, others = 0;
-    unsigned place = NOWHERE;  // of this thread's first largest score
+    unsigned place = NOWHERE;  // column of this thread's first largest score
     if constexpr (ITEMS > 0) {
 #pragma unroll
         for (int i = 0; i < ITEMS; i++) {
@@ -137,7 +139,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
                 above = larger(above, held[0][e]);
             }
             if (LOSS == SOFTMAX) {
-                if (above > top) others *= exponential(top - above);  // exp(-inf) = 0 the first time
+                if (above > top) others *= exponential(top - above);  // the first time this is exp(-inf) = 0
                 top = above;
 #pragma unroll
                 for (int e = 0; e < WIDTH; e++)
@@ -152,7 +154,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         if (mine != top) place = NOWHERE;
     }
 
-    if constexpr (BEST) {  // now: the exponentials take the scores' registers
+    if constexpr (BEST) {  // here, because the exponentials will overwrite the scores in their registers
         if constexpr (ITEMS > 0) {
 #pragma unroll
             for (int i = 0; i < ITEMS; i++)
@@ -164,7 +166,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
         if (present && row.lane == 0) best[r] = place < (unsigned)c ? (int)place : 0;  // all scores are -inf or NaN
     }
 
-    real_t value, factor, of_target;  // the loss; what multiplies the others' gradients; the target's own gradient
+    real_t value, factor, of_target;  // loss; factor of all other gradients; gradient of the target
     const real_t weight = weights == nullptr ? (real_t)1 : (real_t)weights[r];
     if (LOSS == SOFTMAX) {
         if constexpr (ITEMS > 0) {
@@ -192,7 +194,7 @@ row_loss(stored_t* __restrict__ scores, long long stride, const real_t* __restri
 #pragma unroll
             for (int e = 0; e < WIDTH; e++) {
                 real_t margin = held[ITEMS > 0 ? i : 0][e] - z_t + 1;
-                if (margin <= 0 || row.column(i) + e == t) margin = 0;  // a NaN stays
+                if (margin <= 0 || row.column(i) + e == t) margin = 0;  // NaN stays NaN
                 loss += LOSS == HINGE ? margin : margin * margin;
                 slope += LOSS == HINGE ? (margin > 0 ? (real_t)1 : margin) : 2 * margin;
             }

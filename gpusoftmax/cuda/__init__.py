@@ -1,1 +1,1 @@
-"""The GPU's half: is there one, kernels found and compiled, and the operations over them. Alone imports cupy."""
+"""The CUDA backend: finding a GPU, compiling kernels, and operations that use them. Only this folder imports cupy."""

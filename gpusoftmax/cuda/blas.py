@@ -1,4 +1,4 @@
-"""Matrix products by cuBLAS, with a precision for each call instead of CuPy's process-wide switch."""
+"""Matrix products with cuBLAS, with a precision for each call instead of CuPy's setting for the whole process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _R_32F, _R_64F, _R_16BF = 0, 1, 14  # cudaDataType
 def product(
     a: Any, b: Any, out: Any, *, transpose_a: bool = False, beta: float = 0.0, precision: str = "highest"
 ) -> None:
-    """out = a b + beta out, or a' b + beta out, for C-contiguous device arrays.
+    """Compute out = a b + beta out, or out = a' b + beta out, for C-contiguous device arrays.
 
-    out (m, n) is float32 or float64; a and b are of its type, or both bfloat16 as bits in uint16. float32 operands
-    are multiplied in float32 ("highest") or rounded to TF32, 10 bits of mantissa, ("high"). Sums are in out's type.
+    out (m, n) is float32 or float64. a and b have the same type as out, or both are bfloat16, as bits in uint16.
+    float32 operands are multiplied as they are ("highest") or rounded to TF32, which has a mantissa of 10 bits
+    ("high"). Sums are accumulated in the type of out.
     """
     import cupy
     from cupy_backends.cuda.libs import cublas
@@ -29,7 +30,7 @@ def product(
     compute = cublas.CUBLAS_COMPUTE_64F if out.dtype == np.float64 else compute
     scalars = np.array([1.0, beta], dtype=out.dtype)
     one, other = scalars.ctypes.data, scalars.ctypes.data + scalars.itemsize
-    # cuBLAS counts columns first: a row-major (m, n) is its (n, m), so out' = b' a'
+    # cuBLAS is column-major: it sees a row-major (m, n) as its transpose (n, m), so this computes out' = b' a'
     cublas.gemmEx(
         cupy.cuda.device.get_cublas_handle(),
         cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T if transpose_a else cublas.CUBLAS_OP_N,

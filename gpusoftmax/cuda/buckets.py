@@ -1,4 +1,4 @@
-"""Which variant of kernels/row_loss.cu takes which number of classes. The table stands here and nowhere else."""
+"""The table that says which variant of kernels/row_loss.cu is used for which number of classes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from dataclasses import dataclass
 FLOAT32, FLOAT16, BFLOAT16, FLOAT64, UINT8 = range(5)
 ITEM_SIZE = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8, UINT8: 1}
 
-SMALL_THREADS = 256  # a block where several rows share it
-HELD_BYTES = 64  # that a thread of a block-a-row variant holds in registers: with 128, 1024 threads spill
+SMALL_THREADS = 256  # threads per block where several rows share a block
+HELD_BYTES = 64  # held in registers by a thread where a block has one row; with 128, blocks of 1024 threads spill
 
-SMALL = ((4, 4, 1), (8, 4, 2), (16, 8, 2), (32, 8, 4))  # (most classes, lanes a row, elements a lane)
-WARP_HELD = (4, 8, 16, 32)  # numbers a thread holds where a warp has a row: up to 1024 classes (float64: 512)
-BLOCK_GROUPS = (128, 256, 512, 1024)  # threads a row: up to 16384 classes (float64: 8192)
+SMALL = ((4, 4, 1), (8, 4, 2), (16, 8, 2), (32, 8, 4))  # (most classes, lanes per row, elements per lane)
+WARP_HELD = (4, 8, 16, 32)  # numbers per thread where a warp has one row: up to 1024 classes (float64: 512)
+BLOCK_GROUPS = (128, 256, 512, 1024)  # threads per row: up to 16384 classes (float64: 8192)
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """One variant.
+    """One variant of the kernel.
 
     Attributes
     ----------
     most : int
-        The largest row that it holds, in elements from the first 16-byte boundary at or before the row; 0: any.
+        The longest row that it can hold, in elements, counted from the last 16-byte boundary at or before the start of
+        the row; 0: no limit.
     group : int
-        Threads a row.
+        Threads per row.
     items : int
-        Loads a thread; 0: as many as it takes, twice (online).
+        Loads per thread; 0: as many as needed, in two passes over the row (online).
     width : int
-        Elements a load.
+        Elements per load.
     threads : int
-        Threads a block.
+        Threads per block.
     """
 
     most: int
@@ -42,16 +43,16 @@ class Bucket:
 
     @property
     def rows(self) -> int:
-        """Rows a block."""
+        """Rows per block."""
         return self.threads // self.group
 
     def macros(self) -> dict[str, int]:
-        """What kernels/row_loss.cu calls them."""
+        """The macros by which kernels/row_loss.cu is told the variant."""
         return {"GROUP": self.group, "ITEMS": self.items, "WIDTH": self.width, "THREADS": self.threads}
 
 
 def buckets(kind: int) -> list[Bucket]:
-    """All variants for scores of a kind, smallest first; the last one takes any row."""
+    """Return all variants for scores of a kind, in order of row length; the last one takes any row."""
     width = 16 // ITEM_SIZE[kind]
     computed = 8 if kind == FLOAT64 else 4  # bytes of a number in a register
     held = HELD_BYTES // computed
@@ -66,9 +67,10 @@ def buckets(kind: int) -> list[Bucket]:
 
 
 def choose(kind: int, c: int, stride: int, address: int) -> Bucket:
-    """The variant for rows of c scores that are `stride` elements apart, the first one at `address`.
+    """Return the variant for rows of c scores that are `stride` elements apart, the first of them at `address`.
 
-    Rows that do not all start at a 16-byte boundary may reach up to width - 1 elements further.
+    If some rows do not start at a 16-byte boundary, a row may end up to width - 1 elements later, counted from such a
+    boundary.
     """
     for bucket in buckets(kind):
         aligned = bucket.width == 1 or (address % 16 == 0 and stride % bucket.width == 0)

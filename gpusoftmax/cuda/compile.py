@@ -1,4 +1,4 @@
-"""Kernels: found, assembled, compiled when first used, and kept per device."""
+"""Finding the text of kernels, compiling them when they are first used, and keeping them for each device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def kernel_folder() -> Path:
-    """Where the CUDA text is: inside the package in a wheel, beside it in a clone or an editable install.
+    """Return the folder of the CUDA text: in the package if installed from a wheel, next to it in a clone.
 
     Raises
     ------
     FileNotFoundError
-        In neither place; names both.
+        It is in neither place; the message names both.
     """
     places = [PACKAGE / "kernels", PACKAGE.parent / "kernels"]
     for place in places:
@@ -32,7 +32,10 @@ def _text(file: str) -> str:
 
 
 def source(file: str, macros: Mapping[str, int]) -> str:
-    """The whole text of a kernel file: macros, common.cuh, the file; messages have the lines of the files."""
+    """Return the text to compile: macros, common.cuh and the file.
+
+    Compiler messages have the line numbers of these files.
+    """
     defines = "".join(f"#define {name} {value}\n" for name, value in sorted(macros.items()))
     return f'{defines}#line 1 "common.cuh"\n{_text("common.cuh")}#line 1 "{file}"\n{_text(file)}'
 
@@ -50,10 +53,10 @@ def _compiled(device: int, file: str, name: str, macros: tuple[tuple[str, int], 
 
 
 def kernel(file: str, name: str, **macros: int) -> Any:
-    """A compiled kernel for the current device: call it as kernel(grid, block, arguments).
+    """Return a compiled kernel for the current device, to be called as kernel(grid, block, arguments).
 
-    CuPy checks no argument's type: sizes go as NumPy scalars of the parameter's width, since a Python float would
-    arrive as the bytes of a double.
+    CuPy does not check the types of arguments, so sizes must be NumPy scalars of the width of the parameter; a Python
+    float would be passed as the bytes of a double.
     """
     import cupy
 

@@ -1,4 +1,4 @@
-"""A GPU's memory: what is free, arrays moved into it, and what to say when they do not fit."""
+"""GPU memory: how much is free, moving arrays into it, and the error if they do not fit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ ON_CUDA = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
 
 def free_bytes() -> int:
-    """Bytes that the current device can still give: the driver's, and those that CuPy's pool keeps for later."""
+    """Return the free bytes of the current device: those of the driver, and those that CuPy's pool holds for reuse."""
     import cupy
 
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
 
 def shortage(needed: int, what: str, remedy: str) -> MemoryError:
-    """An error that says how much is missing."""
+    """Return an error that says how much memory is missing."""
     free = free_bytes()
     return MemoryError(
         f"{what} {_size(needed)} of the GPU's memory, and {_size(free)} is free: {_size(max(needed - free, 0))} is "
@@ -31,12 +31,12 @@ def _size(n_bytes: int) -> str:
 
 
 def upload(x: Any) -> Any:
-    """`x` on the current device: as it is if it is there, tensors of other libraries (PyTorch, JAX) without a copy.
+    """Return `x` on the current device. Arrays that are there already, also of PyTorch and JAX, are not copied.
 
     Raises
     ------
     MemoryError
-        It does not fit; says how much is missing.
+        The array does not fit; the message says how much memory is missing.
     """
     import cupy
 
@@ -47,4 +47,6 @@ def upload(x: Any) -> Any:
             cupy.get_default_memory_pool().free_all_blocks()
             what = f"an array of {x.shape[0]} x {x.size // max(x.shape[0], 1)} {x.dtype} takes"
             raise shortage(x.nbytes, what, "pass float16 or uint8 features, fewer rows, or backend='cpu'") from error
-    return cupy.from_dlpack(x.detach() if hasattr(x, "detach") else x)  # PyTorch exports nothing that wants a gradient
+    return cupy.from_dlpack(
+        x.detach() if hasattr(x, "detach") else x
+    )  # PyTorch does not export tensors that require a gradient

@@ -1,10 +1,10 @@
-"""The operations of the GPU: chunks of rows, two cuBLAS products and a row kernel in between, in place.
+"""The operations of the CUDA backend: for each chunk of rows two cuBLAS products, and a row kernel between them.
 
-Names and arguments are those of `array.Operations`, which documents them once for every back end. Everything is queued
-on the caller's current stream, and nothing here waits for the device but what says so.
+Names and arguments are those of `operations.Operations`, which documents them for all backends. All work is queued on
+the caller's current stream, and no function waits for the device unless its docstring says so.
 
-Peak memory above X and the weights: the gradient, d K c numbers, and one chunk of scores (and of converted features,
-where X is not in the type of the product), CHUNK_BYTES each: `pass_bytes` says it beforehand.
+Peak memory beyond X and the weights: the gradient, d K c numbers, and one chunk of scores (and one of converted
+features, if X is not in the type of the product), of CHUNK_BYTES each. `pass_bytes` computes it in advance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpusoftmax.cuda.compile import kernel
 from gpusoftmax.cuda.memory import shortage
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype
 
-CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1000 classes
+CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1024 float32 numbers
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK
 SUM_THREADS = 256
 GRADIENT, LOSSES, PROBABILITIES = range(3)  # row_loss.cu's modes
@@ -31,7 +31,7 @@ SOFTMAX = 0
 NO_BAD_ROW = 2**64 - 1
 NOTHING = np.uint64(0)  # a null pointer
 SMALLEST_CHUNK = 128  # rows
-ROUNDING_BYTES = 1 << 15  # of some twenty allocations
+ROUNDING_BYTES = 1 << 15  # added by rounding up the sizes of some twenty allocations
 
 KINDS = {
     np.dtype(np.float32): buckets.FLOAT32,
@@ -43,14 +43,17 @@ KINDS = {
 
 
 def chunk_rows(d: int, columns: int) -> int:
-    """Rows of a chunk: a function of the shape alone, so that sums are taken in the same order everywhere."""
+    """Return the rows of a chunk: a function of the shape alone, so that sums have the same order on every device."""
     widest = max(d, columns, 1)
     return max(128, min(CHUNK_BYTES // (4 * widest), (2**31 - 1) // widest) // 128 * 128)
 
 
 @dataclass(frozen=True)
 class CudaOperations:
-    """Of the current device. `precision` of float32 products: "highest", "high" (TF32), "medium" (bfloat16)."""
+    """The operations on the current device.
+
+    `precision` is that of float32 products: "highest", "high" (TF32) or "medium" (bfloat16).
+    """
 
     precision: str = "highest"
 
@@ -70,7 +73,7 @@ class CudaOperations:
     def _visit(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any, mode: int
     ) -> tuple[Any, Any, Any]:
-        """Totals (K, 2), dW (d, K c) and db (1, K c), summed chunk by chunk; without dW and db in mode LOSSES."""
+        """Return totals (K, 2), dW (d, K c) and db (1, K c), summed over chunks; dW and db are None in mode LOSSES."""
         n = _count(X, rows)
 
         def visit(step: int) -> tuple[Any, Any, Any]:
@@ -79,7 +82,7 @@ class CudaOperations:
         return self._in_chunks_that_fit(visit, X, n, W, W.nbytes + b.nbytes if mode == GRADIENT else 0)
 
     def _in_chunks_that_fit(self, visit: Callable[[int], Any], X: Any, n: int, W: Any, result_bytes: int) -> Any:
-        """`visit(rows of a chunk)` for n rows; a chunk that does not fit in the GPU's memory is halved."""
+        """Call `visit(step)` for n rows, `step` at a time; halve `step` while a chunk does not fit in GPU memory."""
         import cupy
 
         d, K, c = W.shape
@@ -104,12 +107,12 @@ class CudaOperations:
         return gradient + self._chunk_bytes(dtype, min(chunk_rows(d, K * c), n), d, K, c)
 
     def _chunk_bytes(self, dtype: Any, step: int, d: int, K: int, c: int) -> int:
-        """Of a chunk of `step` rows: scores, losses and best columns, and what is converted for the products."""
+        """Return the bytes of a chunk of `step` rows: scores, losses, best columns and converted operands."""
         q, computed, operand = K * c, np.dtype(computation_dtype(dtype)), self._operand_type(dtype)
         scores = step * q * computed.itemsize
         rows = step * (K * (computed.itemsize + 4) + computed.itemsize) + -(-step // ROWS_A_SUM) * K * 16
         converted = 0 if operand == dtype else step * d * operand.itemsize
-        if operand != computed:  # the weights and the scores' gradients in bfloat16
+        if operand != computed:  # the weights, and the gradients with respect to the scores, in bfloat16
             converted += (d + step) * q * operand.itemsize
         return scores + rows + converted + ROUNDING_BYTES
 
@@ -127,7 +130,7 @@ class CudaOperations:
             dW, db = cupy.zeros((d, q), dtype=dtype), cupy.zeros((1, q), dtype=dtype)
         scores, ones = cupy.empty((step, q), dtype=dtype), cupy.ones((step, 1), dtype=dtype)
 
-        def visit(first: int) -> None:  # a function, so that nothing of a chunk outlives it
+        def visit(first: int) -> None:  # a function, so that the arrays of a chunk are freed at its end
             m = min(step, n - first)
             picked = _picked(rows, first, m)
             x = self._operand(X, rows, first, m)
@@ -145,11 +148,11 @@ class CudaOperations:
         return totals, dW, db
 
     def _operand(self, X: Any, rows: Any, first: int, m: int) -> Any:
-        """Rows [first, first + m) of X, or those that `rows` names there, in the type of the product, contiguous."""
+        """Return rows [first, first + m) of X, or of those in `rows`, contiguous and in the type of the product."""
         return _converted(X, rows, first, m, self._operand_type(X.dtype))
 
     def _operand_type(self, dtype: Any) -> np.dtype[Any]:
-        """In which type numbers of `dtype` are multiplied."""
+        """Return the type in which numbers of `dtype` are multiplied."""
         if dtype == np.float64:
             return np.dtype(np.float64)
         return BFLOAT16 if self.precision == "medium" else np.dtype(np.float32)
@@ -157,9 +160,9 @@ class CudaOperations:
     def _row_loss(
         self, Z: Any, b: Any, labels: Any, weights: Any, loss: int, mode: int, best: bool = True
     ) -> tuple[Any, Any, Any]:
-        """Z (m, K, c), C-contiguous, to weighted gradients or to probabilities in place.
+        """Turn scores Z (m, K, c), C-contiguous, into weighted gradients or probabilities, in place.
 
-        -> losses (m K,), best columns (m K,) if asked for, and the first bad row (1,).
+        Returns the losses (m K,), the best columns (m K,) if `best`, and the first row with a bad label (1,).
         """
         import cupy
 
@@ -184,7 +187,7 @@ class CudaOperations:
         return losses, columns, bad_row
 
     def _add_up(self, losses: Any, best: Any, labels: Any, weights: Any, totals: Any) -> None:
-        """Adds weighted losses and correct counts of rows (m K,) to totals (K, 2), in a fixed order."""
+        """Add the weighted losses and correct counts of rows (m K,) to totals (K, 2), in a fixed order."""
         import cupy
 
         m, K = len(labels), len(totals)
@@ -216,9 +219,10 @@ class CudaOperations:
     def _scores(
         self, X: Any, W: Any, rows: Any, finish: Callable[[Any, Any], None], shape: tuple[int, ...], dtype: Any
     ) -> Any:
-        """An array (n, *shape), filled chunk by chunk: `finish` gets scores (m, K, c) without b, and their part of it.
+        """Return an array (n, *shape), filled chunk by chunk.
 
-        Where the result has the scores' shape they are made in it.
+        `finish` is called with scores (m, K, c), without b, and the part of the result that they belong to. If the
+        result has the shape of the scores, they are computed in it.
         """
         import cupy
 
@@ -240,7 +244,7 @@ class CudaOperations:
         return self._in_chunks_that_fit(visit, X, n, W, n * int(np.prod(shape)) * dtype.itemsize)
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
-        """Waits for the device: the labels of a user's own scores are checked by the kernel, not on the host."""
+        """Let the kernel check the labels, which were not checked on the host, and wait for the device to report."""
         import cupy
 
         totals = cupy.zeros((Z.shape[1], 2), dtype=np.float64)
@@ -289,7 +293,7 @@ class CudaOperations:
 
         def visit(step: int) -> None:
             sums[...], totals[...] = 0, 0
-            step = -(-step // 4)  # some arrays of float64 at a time
+            step = -(-step // 4)  # several arrays of float64 at a time
             for first in range(0, n, step):
                 m = min(step, n - first)
                 picked = _picked(rows, first, m)
@@ -308,22 +312,22 @@ class CudaOperations:
 
 
 def _count(X: Any, rows: Any) -> int:
-    """How many rows are visited."""
+    """Return the number of selected rows."""
     return len(X) if rows is None else len(rows)
 
 
 def _picked(rows: Any, first: int, m: int) -> Any:
-    """The index of m rows from the first on: a slice where all rows are visited in order."""
+    """Return an index of m rows, starting with the one at `first`: a slice if all rows are selected."""
     return slice(first, first + m) if rows is None else rows[first : first + m]
 
 
 def _or_nothing(x: Any) -> Any:
-    """A null pointer for None."""
+    """Return a null pointer for None, and anything else as it is."""
     return NOTHING if x is None else x
 
 
 def _converted(X: Any, rows: Any, first: int, m: int, target: np.dtype[Any]) -> Any:
-    """Rows [first, first + m) of X, or those that `rows` names there, in type `target` and contiguous."""
+    """Return rows [first, first + m) of X, or of those in `rows`, contiguous and in type `target`."""
     import cupy
 
     d, size = X.shape[1], X.dtype.itemsize
@@ -349,7 +353,7 @@ def _converted(X: Any, rows: Any, first: int, m: int, target: np.dtype[Any]) -> 
 
 
 def array_module() -> ModuleType:
-    """CuPy, for those who may not import it."""
+    """Return CuPy for modules outside this folder, which must not import it themselves."""
     import cupy
 
     module: ModuleType = cupy

@@ -1,4 +1,4 @@
-"""Is there a GPU that computes? If not, why not, in words that tell a user what to do."""
+"""Finding out whether a GPU works, and if not, telling the user why and what to do."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-OLDEST_COMPUTE_CAPABILITY = 75  # Turing; CUDA 13 compiles for nothing older
+OLDEST_COMPUTE_CAPABILITY = 75  # Turing, the oldest that CUDA 13 compiles for
 
 INSUFFICIENT_DRIVER, NO_DEVICE, NOT_INITIALISED = 35, 100, 3  # cudaError_t
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found: whether a kernel ran, why it did not or where it did, and the device's name."""
+    """The result of a probe: whether a kernel ran, on which GPU or why not, and the name of the device."""
 
     works: bool
     reason: str
@@ -24,7 +24,7 @@ class Probe:
 
 
 def probe(index: int = 0) -> Probe:
-    """Look for GPU `index`: import CuPy, ask the driver, compile a kernel, run it; the answer is remembered."""
+    """Try GPU `index`: import CuPy, ask the driver, compile a kernel and run it. The result is cached."""
     return _probe(index, os.getpid())
 
 
@@ -33,17 +33,18 @@ def _probe(index: int, process: int) -> Probe:
     installed = sorted({name for d in metadata.distributions() if (name := _cupy_name(d))})
     if len(installed) > 1:
         return Probe(
-            False, f"two CuPys are installed ({', '.join(installed)}), which clash: uninstall all, install one"
+            False,
+            f"several CuPy packages are installed ({', '.join(installed)}), which conflict: uninstall all, install one",
         )
     if find_spec("cupy") is None:
         return Probe(False, "CuPy is not installed: pip install 'gpusoftmax[cuda13]', or [cuda12] for an older driver")
     try:
         import cupy
-    except Exception as error:  # whatever a broken binary raises, the CPU is there
+    except Exception as error:  # a broken binary may raise anything, and the CPU can be used instead
         return Probe(False, f"CuPy cannot be imported ({type(error).__name__}: {error})")
     try:
         return _try_device(cupy, index)
-    except Exception as error:  # the driver, the runtime and the compiler have each their own
+    except Exception as error:  # driver, runtime and compiler each have their own errors
         return Probe(False, _explain(error))
 
 

@@ -600,7 +600,7 @@ def faults() -> dict[str, Any]:
     old = {"name": "Quadro K2000", "major": 3, "minor": 0}
     return {
         "not installed": (not_installed, r"CuPy is not installed: pip install 'gpusoftmax\[cuda13\]'"),
-        "two installed": (two_installed, r"two CuPys are installed \(cupy-cuda12x, cupy-cuda13x\)"),
+        "two installed": (two_installed, r"several CuPy packages are installed \(cupy-cuda12x, cupy-cuda13x\)"),
         "broken": (broken, "CuPy cannot be imported"),
         "no driver": (runtime(driverGetVersion=lambda: 0), "there is no NVIDIA driver"),
         "driver too old": (

@@ -1,4 +1,4 @@
-"""Where modules of 0.1.0 are now: pickles name their classes by module, and have to go on loading."""
+"""New places of modules of version 0.1.0. A pickle names the modules of its classes, and old pickles have to load."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a module by its old name: one that has what the module has that took its place."""
+    """An importer of modules by their old names. Such a module looks up its attributes in the new one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -31,5 +31,5 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def register() -> None:
-    """Let old names be imported. Python asks only where it finds no such module."""
+    """Make the old names importable. Python asks the last finder only for modules that no other finder knows."""
     sys.meta_path.append(_Finder())

@@ -1,4 +1,4 @@
-"""The errors of this library that are not plain ValueErrors, TypeErrors, or scikit-learn's own."""
+"""Errors of this library beyond plain ValueErrors and TypeErrors and those of scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 class BackendUnavailableError(RuntimeError):
-    """A back end was asked for by name and cannot be had; the message says why and what to do."""
+    """The backend that was asked for is not available; the message says why and what to do."""
 
 
 class DivergenceError(ArithmeticError):
-    """Training ran away; the message says what to change.
+    """Training diverged; the message says what to change.
 
     Attributes
     ----------
     result : TrainResult
-        Everything up to that point, with the best weights that were seen: nothing is lost.
+        The training up to that point, with the best weights found: nothing is lost.
     """
 
     def __init__(self, message: str, result: Any = None) -> None:
@@ -25,14 +25,14 @@ class DivergenceError(ArithmeticError):
 
 
 class BadFileError(ValueError):
-    """A data or model file is not what it should be.
+    """A data or model file is damaged, or not of the expected kind.
 
     Attributes
     ----------
     path : pathlib.Path
         The file.
     place : str
-        Where in it: a byte offset, a key, a line. Empty if it is the whole file.
+        Where in the file: a byte offset, a key or a line. Empty if the error concerns the whole file.
     reason : str
         What was found there.
     expected : str

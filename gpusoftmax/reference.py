@@ -1,7 +1,7 @@
 """The specification: every operation in plain float64 NumPy, first as loops, then vectorised.
 
-Nothing here is fast and nothing here is called by the rest of the library: tests compare each fast path with
-it. The objective of model k, for rows i and classes j, with z_ikj = sum_p (x_ip - shift_p) / scale_p W_pkj + b_kj:
+None of it is fast. Tests compare each fast path with it; in the library only `gradient_check` uses it. The objective
+of model k, for rows i and classes j, with z_ikj = sum_p (x_ip - shift_p) / scale_p W_pkj + b_kj, is
 
     f_k = (1 / S_k) sum_i s_ik loss(z_ik, y_i)  +  (l2_k / 2) ||W_k||^2,     S_k = sum_i s_ik
 
@@ -9,11 +9,13 @@ it. The objective of model k, for rows i and classes j, with z_ikj = sum_p (x_ip
     hinge          sum_{j != y} max(0, z_j - z_y + 1)
     squared_hinge  sum_{j != y} max(0, z_j - z_y + 1)^2
 
-and for softmax with proportions p, a row's soft label, logsumexp(z) - sum_j p_j z_j with sum_j p_j = 1.
+For softmax with soft labels, where p_j is the proportion of class j in a row's label and sum_j p_j = 1, the loss is
+logsumexp(z) - sum_j p_j z_j.
 
-The loss is a mean in nats; the 1/2 belongs to the penalty; `penalize_intercept` adds (l2_k / 2) ||b_k||^2.
-Shapes: X (n, d), y (n,) or, soft, (n, c), W (d, K, c), b (K, c), s (n,) or (n, K), l2 (K,). A gradient has the layout
-of what it is the gradient of. (Weston and Watkins, 1999, for the multiclass hinge.)
+The loss is a mean, in nats; the 1/2 belongs to the penalty; `penalize_intercept` adds (l2_k / 2) ||b_k||^2. The
+multiclass hinge loss is that of Weston and Watkins, 1999.
+Shapes: X (n, d), y (n,) or (n, c) for soft labels, W (d, K, c), b (K, c), s (n,) or (n, K), l2 (K,). A gradient has the
+shape of the array that it belongs to.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from gpusoftmax._typing import Array
 
 
 def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float]]:
-    """Loss of one row of scores and its gradient, one number at a time.
+    """Compute the loss of one row of scores and its gradient, one number at a time.
 
-    The target is kept apart from the sum: p_y - 1 loses every digit once the model is confident, and
+    The label's class is left out of the sum over classes: p_y - 1 loses all digits once the model is confident, and
     -others / (others + e_y) does not.
     """
     others = [j for j in range(len(z)) if j != y]
@@ -43,7 +45,7 @@ def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float
         # z_y - top is 0, or NaN where both are infinite
         value = math.log1p(rest) + (z[y] - top) if z[y] == top else (top - z[y]) + math.log(rest + e[y])
         return value, gradient
-    margins = {j: max(z[j] - z[y] + 1.0, 0.0) for j in others}  # max(0.0, NaN) would be 0.0
+    margins = {j: max(z[j] - z[y] + 1.0, 0.0) for j in others}  # in this order NaN stays: max(0.0, NaN) is 0.0
     power = {"hinge": 1, "squared_hinge": 2}[loss]
     for j, margin in margins.items():
         gradient[j] = (1.0 if margin > 0 else margin) if power == 1 else 2.0 * margin
@@ -52,7 +54,7 @@ def row_loss_loops(z: list[float], y: int, loss: str) -> tuple[float, list[float
 
 
 def soft_row_loss_loops(z: list[float], p: list[float]) -> tuple[float, list[float]]:
-    """Softmax loss of one row of scores whose label is the proportions p, and its gradient, one number at a time."""
+    """Compute the softmax loss of one row of scores with soft label p, and its gradient, one number at a time."""
     top = max(z)
     total = math.fsum(math.exp(v - top) for v in z)
     value = math.log(total) + math.fsum(p[j] * (top - z[j]) for j in range(len(z)))
@@ -72,7 +74,7 @@ def loss_and_gradient_loops(
     scale: Array,
     penalize_intercept: bool,
 ) -> tuple[Array, Array, Array]:
-    """The objective and its gradients as loops over models, rows, classes and features; see the module."""
+    """Compute the objective and its gradients by loops over models, rows, classes and features; see the module."""
     n, d = X.shape
     _, K, c = W.shape
     f, dW, db = np.zeros(K), np.zeros((d, K, c)), np.zeros((K, c))
@@ -100,11 +102,11 @@ def loss_and_gradient_loops(
 
 
 def row_loss(Z: Array, y: Array, loss: str) -> tuple[Array, Array]:
-    """Losses (m,) of the rows of Z (m, c) with labels y (m,), and the gradient (m, c) of their sum."""
+    """Compute the losses (m,) of the rows of Z (m, c) with labels y (m,), and the gradient (m, c) of their sum."""
     Z = np.asarray(Z, np.float64)
     rows = np.arange(len(Z))
     target = Z[rows, y]
-    with np.errstate(invalid="ignore", divide="ignore"):  # scores of -inf and NaN are legal; the result says so
+    with np.errstate(invalid="ignore", divide="ignore"):  # scores may be -inf or NaN; the loss is then not finite
         if loss == "softmax":
             top = Z.max(axis=1)
             G = np.exp(Z - top[:, None])
@@ -126,7 +128,7 @@ def row_loss(Z: Array, y: Array, loss: str) -> tuple[Array, Array]:
 
 
 def soft_row_loss(Z: Array, P: Array) -> tuple[Array, Array]:
-    """Softmax losses (m,) of the rows of Z (m, c) with soft labels P (m, c), and the gradient (m, c) of their sum."""
+    """Compute softmax losses (m,) of rows Z (m, c) with soft labels P (m, c), and the gradient (m, c) of their sum."""
     shifted = np.asarray(Z, np.float64) - np.max(Z, axis=1, keepdims=True)
     e = np.exp(shifted)
     total = e.sum(axis=1)
@@ -134,7 +136,7 @@ def soft_row_loss(Z: Array, P: Array) -> tuple[Array, Array]:
 
 
 def scores(X: Array, W: Array, b: Array, shift: Array | float = 0.0, scale: Array | float = 1.0) -> Array:
-    """Scores (n, K, c) of every row under every model."""
+    """Compute the scores (n, K, c) of every row under every model."""
     folded = (np.asarray(X, np.float64) - shift) / scale
     return np.einsum("ip,pkj->ikj", folded, np.asarray(W, np.float64)) + b
 
@@ -152,7 +154,7 @@ def loss_and_gradient(
     scale: Array | float = 1.0,
     penalize_intercept: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """The objective f (K,) and its gradients dW (d, K, c) and db (K, c); see the module for the equation."""
+    """Compute the objective f (K,) and its gradients dW (d, K, c) and db (K, c); see the module for the equation."""
     n, (_, K, c) = len(X), W.shape
     W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
     s = np.ones((n, K)) if weights is None else np.broadcast_to(np.reshape(weights, (n, -1)), (n, K))

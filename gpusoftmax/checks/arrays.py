@@ -14,23 +14,25 @@ from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import brief, shown
 from gpusoftmax.dtypes import BFLOAT16, widen
 
-READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # feature types that are never copied; and bfloat16
+READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # types that need no conversion; nor does bfloat16
 NOT_NUMERIC = "which is not numeric; encode it as numbers first"
 
 
 def as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = np.asarray) -> Any:
-    """`value` as an array, or an error with its name."""
+    """Return `value` as an array; the error names the argument and ends with `fix`."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         place = ", ".join(map(str, np.argwhere(value.mask)[0]))
-        raise ValueError(f"{name}[{place}] is masked, and the number below would be taken; fill it, or drop its row")
+        raise ValueError(
+            f"{name}[{place}] is masked, and the number under the mask would be used; fill it, or drop its row"
+        )
     try:
         return asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}={shown(value)} is no array ({brief(error)}); {fix}") from None
+        raise ValueError(f"{name}={shown(value)} is not an array ({brief(error)}); {fix}") from None
 
 
 def as_floats(name: str, value: Any) -> Array:
-    """`value` as float64, or an error with its name."""
+    """Return `value` as a float64 array; the error names the argument."""
     array = as_array(name, value, "pass numbers")
     try:
         if array.dtype.kind in "cmMSU":
@@ -41,17 +43,17 @@ def as_floats(name: str, value: Any) -> Array:
 
 
 def column_names(X: Any) -> list[Any] | None:
-    """The names of the columns of a data frame or table; None for what has none."""
-    names = getattr(X, "column_names", None)  # of pyarrow, whose `columns` are the data
+    """Return the column names of a data frame or table, and None for anything without column names."""
+    names = getattr(X, "column_names", None)  # pyarrow: its `columns` are the data
     names = getattr(X, "columns", None) if names is None else names
     return None if names is None else list(names)
 
 
 def by_rows(X: Any, name: str = "X") -> Any:
-    """X as rows can be taken from it by their numbers: data frames, arrays and tensors as they are.
+    """Return X in a form whose rows can be indexed by number.
 
-    Lists, and data sets of files (h5py, zarr), are read into an array, once. What is no rows comes back as it is:
-    `check_features` says why.
+    Data frames, arrays and tensors are returned as they are. Lists and data sets in files (h5py, zarr) are read into an
+    array, once. A single value is returned as it is, since `check_features` raises a better error for it.
     """
     if _is_of(X, "pyarrow", "RecordBatch"):
         return sys.modules["pyarrow"].Table.from_batches([X])
@@ -62,15 +64,16 @@ def by_rows(X: Any, name: str = "X") -> Any:
 
 
 def _is_of(X: Any, library: str, *types: str) -> bool:
-    """Whether X is of one of these types, without importing their library."""
+    """Whether X is an instance of one of a library's types; does not import the library."""
     module = sys.modules.get(library)
     return module is not None and isinstance(X, tuple(getattr(module, one) for one in types))
 
 
 def _columns_as_array(X: Any, name: str) -> Any:
-    """A data frame whose columns are numbers, of which NumPy would make an array of objects, as numbers in one copy.
+    """Convert a pandas data frame of numbers to an array with a single copy, where NumPy would make one of objects.
 
-    Anything else comes back as it is. Columns that NumPy would take for numbers, but are none, are refused.
+    Anything else is returned as it is. Dates in polars and pyarrow tables raise, since NumPy would take them for
+    numbers.
     """
     dates: Any = None
     if _is_of(X, "polars", "DataFrame"):
@@ -85,7 +88,10 @@ def _columns_as_array(X: Any, name: str) -> Any:
 
 
 def _frame_as_array(frame: Any, name: str) -> Any:
-    """As `_columns_as_array`, of pandas. Boolean columns go with the others' type, if that is of floating point."""
+    """Do what `_columns_as_array` describes for a pandas data frame.
+
+    Boolean columns take the type of the other columns if that is a floating-point type.
+    """
     dtypes = list(frame.dtypes)
     for column, dtype in zip(frame.columns, dtypes, strict=True):
         if _is_of(dtype, "pandas", "SparseDtype"):
@@ -97,7 +103,7 @@ def _frame_as_array(frame: Any, name: str) -> Any:
     kinds = {dtype.categories.dtype.kind if hasattr(dtype, "categories") else dtype.kind for dtype in types}
     plain = all(isinstance(dtype, np.dtype) for dtype in types)
     if not kinds <= set("fiub") or (plain and (kinds == {"b"} or "b" not in kinds)):
-        return frame  # an array of objects, whose first entry that is no number is named; or of numbers
+        return frame  # NumPy makes numbers of it, or objects, whose check names the first bad entry
     for place, dtype in enumerate(dtypes):
         nullable = not isinstance(dtype, np.dtype) and not hasattr(dtype, "categories")
         if nullable and (column := frame.iloc[:, place]).hasnans:
@@ -111,24 +117,24 @@ def _frame_as_array(frame: Any, name: str) -> Any:
 
 
 def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.asarray) -> Array:
-    """X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
+    """Return X as a 2-D array of a type that the kernels read; a view wherever the type allows it.
 
-    `asarray` makes an array of it: NumPy's, or that of the device that holds X. float64, float32, float16, bfloat16
-    (of PyTorch, JAX or ml_dtypes) and uint8 stay as they are, whatever their strides. Booleans are seen as uint8; other
-    integers of up to 16 bits become float32, wider ones float64 (exactly, up to 2^53); object arrays of numbers
+    `asarray` converts X to an array of NumPy's, or of the device that holds X. float64, float32, float16, bfloat16
+    (from PyTorch, JAX or ml_dtypes) and uint8 stay as they are, whatever their strides. Booleans are viewed as uint8;
+    other integers of up to 16 bits become float32, and wider ones float64 (exact up to 2^53). Object arrays of numbers
     become float64, as in scikit-learn, and so do data frames with nullable or Arrow columns. NaN and infinity are not
-    looked for: that would be a second read of the data.
+    checked here: that would take another pass over the data.
     """
     if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
     tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
-    half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # unknown to NumPy: its bits are taken
+    half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # NumPy has no such type: pass on the bits
     if tensor is None:
         readable = _columns_as_array(X, name)
     else:
         readable = tensor.view(sys.modules["torch"].int16) if half else tensor
     array = as_array(name, readable, "pass rows of numbers, all of equal length", asarray)
-    half = half or array.dtype.name == "bfloat16"  # of ml_dtypes, and so of JAX
+    half = half or array.dtype.name == "bfloat16"  # the type of ml_dtypes, which JAX uses
     if half:
         array = array.view(BFLOAT16)
     if array.dtype.kind == "c":
@@ -168,20 +174,22 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
 
 
 def _readable(array: Array) -> Array:
+    """Convert an array of numbers to a type, byte order and alignment that the kernels read."""
     if array.dtype == np.bool_:
         return array.view(np.uint8)
     if array.dtype.name not in READ_IN_PLACE:
         narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
-        with np.errstate(over="ignore"):  # of longer types than float64: infinity is found where any other is
+        with np.errstate(over="ignore"):  # from a type wider than float64; the infinity is found later, like any other
             return array.astype(np.float32 if narrow else np.float64)
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
     if any(stride % array.dtype.itemsize for stride in array.strides) or not getattr(array.flags, "aligned", True):
-        return array.copy()  # a field of a packed record: not on its type's boundary
+        return array.copy()  # a field of a packed record, which is not aligned
     return array
 
 
 def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) -> Array:
+    """Convert an array of objects to float64; the error names the first entry that cannot be converted."""
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -206,7 +214,7 @@ def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) ->
 
 
 def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the model") -> None:
-    """X, an array or features, has as many columns as training had."""
+    """Raise unless X has as many columns as the training data had."""
     if X.shape[1] != expected:
         raise ValueError(
             f"{name} has {X.shape[1]} features, but {owner} is expecting {expected} features as input; pass the same "
@@ -215,7 +223,7 @@ def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the m
 
 
 def check_finite_features(X: Array, name: str = "X") -> None:
-    """Raise for the first NaN or infinity of X, by row and column; called once a loss or score came out non-finite."""
+    """Raise an error that names the first NaN or infinity of X; called when a loss or score is not finite."""
     if X.dtype.kind != "f" and X.dtype != BFLOAT16:
         return
     for start in range(0, len(X), 1024):
@@ -232,7 +240,7 @@ def check_finite_features(X: Array, name: str = "X") -> None:
 
 
 def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
-    """One entry of `array` per row of X."""
+    """Raise unless `array` has one entry for each of the n rows of X."""
     if len(array) != n:
         raise ValueError(
             f"{name} has length {len(array)} but {other} has {n} rows; pass one entry for each. Found input variables "
@@ -243,7 +251,10 @@ def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:
 def check_sample_weight(
     weights: Any, n: int, K: int, dtype: npt.DTypeLike, name: str = "sample_weight", other: str = "X"
 ) -> Array | None:
-    """Weights as (n, K), finite and not negative, with a positive sum for every model; None stays None."""
+    """Return sample weights as (n, K), or None for None.
+
+    They must be finite and not negative, with a positive sum for every model.
+    """
     if weights is None:
         return None
     array = as_floats(name, weights)
@@ -260,8 +271,8 @@ def check_sample_weight(
     if wrong.any():
         row, k = np.argwhere(wrong)[0]
         raise ValueError(f"{name}[{row}] is {table[row, k]}; weights must be finite and not negative")
-    with np.errstate(over="ignore"):  # of the type, or of the sum
-        table = np.array(table, dtype=dtype, order="C")  # a copy: for a read-only array kernels would compile anew
+    with np.errstate(over="ignore"):  # in the conversion or the sum; checked below
+        table = np.array(table, dtype=dtype, order="C")  # a copy: kernels are compiled again for read-only arrays
         sums = table.sum(axis=0, dtype=np.float64)
     if not sums.all():
         raise ValueError(f"{name} sums to zero in {table.dtype}; at least one row needs a positive weight")
@@ -271,7 +282,7 @@ def check_sample_weight(
 
 
 def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
-    """One number for every model (K,) float64, from a scalar or (K,)."""
+    """Return one number for each model, (K,) float64, from a scalar or an array (K,)."""
     array = as_array(name, value, f"pass a number, or one for each of {K} models")
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}={shown(value)} is not numeric; pass a number, or one for each of {K} models")
@@ -284,7 +295,7 @@ def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
 
 
 def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = np.asarray) -> tuple[Any, Any, bool]:
-    """W as (d, K, c), b as (K, c); and whether a single model came without its axis, as (d, c) and (c,)."""
+    """Return W as (d, K, c) and b as (K, c), and whether they came without the axis of models, as (d, c) and (c,)."""
     weights, bias = (as_array(name, value, "pass real numbers", asarray) for name, value in (("W", W), ("b", b)))
     for name, value, array in (("W", W, weights), ("b", b, bias)):
         if array.dtype.kind not in "fiu":
@@ -304,9 +315,9 @@ def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = n
 
 
 def check_shift_and_scale(shift: Any, scale: Any, d: int, owner: str = "") -> tuple[Array | None, Array | None]:
-    """Shift and scale of the features as (d,) float64; a scale of 0 (a constant column) counts as 1.
+    """Return shift and scale of the features, each (d,) float64 or None; a scale of 0 (a constant column) becomes 1.
 
-    `owner` is put before their names: the parameter that they are parts of.
+    `owner` is put before their names in messages: the parameter that they are part of.
     """
 
     def vector(name: str, value: Any, least: float, fix: str) -> Array | None:

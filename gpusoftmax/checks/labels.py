@@ -13,11 +13,11 @@ from gpusoftmax.checks.arrays import as_array, as_floats, check_same_length, col
 from gpusoftmax.checks.messages import brief, shown, warn_user
 from gpusoftmax.losses import LOSSES
 
-PROPORTIONS_TOLERANCE = 1e-3  # of the sum of a row's: float16 and numbers with three digits pass
+PROPORTIONS_TOLERANCE = 1e-3  # how far a row's sum may be from 1: float16 and numbers rounded to three digits pass
 
 
 def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X") -> Array:
-    """Labels (n,) as int32 class indices in [0, c)."""
+    """Return labels (n,) as int32 class indices, which must be in [0, c)."""
     array = _as_labels(y, name, f"one class index per row, shape ({n},)")
     check_index_array(array, n, c, name, other)
     wrong = (array < 0) | (array >= c)
@@ -26,11 +26,14 @@ def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X
         raise ValueError(
             f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}"
         )
-    return np.array(array, dtype=np.int32)  # a copy: for a read-only array kernels would compile anew
+    return np.array(array, dtype=np.int32)  # a copy: kernels are compiled again for read-only arrays
 
 
 def check_index_array(array: Any, n: int, c: int, name: str = "y", other: str = "X") -> None:
-    """Integers, one per row of X. Of an array on a GPU that is all that can be seen without waiting."""
+    """Raise unless `array` holds integers, one for each row of X.
+
+    Their values are not checked: for an array on a GPU that would mean waiting for the device.
+    """
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
     check_same_length(name, array, n, other)
@@ -39,17 +42,19 @@ def check_index_array(array: Any, n: int, c: int, name: str = "y", other: str = 
 
 
 def _as_labels(y: Any, name: str, wanted: str = "one label per row") -> Array:
-    """`y` as an array, whatever it holds."""
+    """Return `y` as an array of one or more dimensions and any type."""
     array = as_array(name, y, f"pass {wanted}")
     if array.ndim == 0:
         raise ValueError(f"{name}={shown(y)} is a {type(y).__name__}, and {name} should be a 1d array; pass {wanted}")
     if array.ndim == 1 and array.dtype.kind == "U" and isinstance(y, list | tuple):
-        array = array if all(isinstance(label, str) for label in y) else np.array(y, dtype=object)  # else NaN is "nan"
+        array = (
+            array if all(isinstance(label, str) for label in y) else np.array(y, dtype=object)
+        )  # or NaN would be "nan"
     return array
 
 
 def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = False) -> Array:
-    """Labels (n,) of any type, none of them missing; n is not known to all who ask."""
+    """Return labels (n,) of any type; raise if one is missing, or if n is given and their number differs."""
     array = _as_labels(y, name)
     if array.ndim == 2 and array.shape[1] == 1:
         if column_warns:
@@ -62,7 +67,7 @@ def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = F
     if n is not None:
         check_same_length(name, array, n)
     if array.dtype.kind == "T":
-        array = array.astype(object)  # NumPy's text of variable length, which scikit-learn does not take for labels
+        array = array.astype(object)  # NumPy's StringDType, which scikit-learn does not accept as labels
     kind = array.dtype.kind
     if kind == "c":
         raise ValueError(f"{name} has dtype {array.dtype}. Complex data not supported; pass {name}.real, or names")
@@ -72,7 +77,7 @@ def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = F
         return array.astype(bool)
     if kind == "O" and all(isinstance(label, numbers.Integral) for label in array):
         try:
-            return array.astype(np.int64)  # whole numbers that came with strings, as from a data frame's row
+            return array.astype(np.int64)  # whole numbers that were stored beside strings, as in a row of a data frame
         except OverflowError:
             raise ValueError(f"{name}={shown(y)} needs more than 64 bits; pass {name}.astype(str)") from None
     if kind in "OfmM":
@@ -86,7 +91,7 @@ def check_labels(y: Any, name: str, n: int | None = None, column_warns: bool = F
 
 
 def _warn_of_a_column(y: Any, name: str, shape: tuple[int, ...]) -> None:
-    """One label per row was expected."""
+    """Warn, as scikit-learn does, that labels came as a column."""
     from sklearn.exceptions import DataConversionWarning
 
     columns = column_names(y)
@@ -99,9 +104,9 @@ def _warn_of_a_column(y: Any, name: str, shape: tuple[int, ...]) -> None:
 
 
 def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y") -> tuple[Array, Array]:
-    """The sorted distinct labels (c,), or `classes`, and each row's index among them (n,) int32.
+    """Return the classes (c,) and each row's class index (n,) int32.
 
-    Labels may be of any type.
+    The classes are `classes`, or else the sorted distinct labels. Labels may be of any type.
     """
     from sklearn.utils.multiclass import check_classification_targets
 
@@ -109,19 +114,19 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
     if classes is not None:
         return classes, _codes(array, classes, name, " of the first call of partial_fit", "pass all of them there")
     try:
-        with np.errstate(invalid="ignore"):  # of floats that no integer type holds
+        with np.errstate(invalid="ignore"):  # floats that no integer type can hold
             check_classification_targets(array)
         classes, codes = np.unique(array, return_inverse=True)
     except ValueError as error:
         row = int((array % 1 != 0).argmax()) if array.dtype.kind == "f" else 0
         label = shown(array.tolist()[row])
         raise ValueError(
-            f"{name}[{row}] is {label}, which is no class; pass discrete classes ({brief(error)})"
+            f"{name}[{row}] is {label}, which is not a class; pass discrete classes ({brief(error)})"
         ) from None
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in array})
         fix = f"{name}.astype(str)"
-        if hasattr(y, "asstr"):  # of h5py
+        if hasattr(y, "asstr"):  # a data set of h5py
             fix = f"{name}.asstr()[:]"
         elif kinds == ["bytes"]:
             fix = f"[label.decode() for label in {name}]"
@@ -138,17 +143,18 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
 
 
 def _is_missing(label: Any) -> bool:
-    """None, NaN, or pandas.NA, of which nothing can be asked."""
+    """Whether a label is None, NaN or pandas.NA, which has no truth value (hence the test of its name)."""
     return label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and math.isnan(label))
 
 
 def encode_proportions(
     y: Any, n: int, loss: str, name: str = "y", known: Array | None = None, other: str = "X"
 ) -> tuple[Array, Array, Array | None] | None:
-    """Soft labels: classes (c,), each row's largest one (n,) int32, and the proportions (n, c); None for hard labels.
+    """Return classes (c,), each row's largest class (n,) int32 and proportions (n, c) of soft labels.
 
-    Classes are 0 to c - 1, or the sorted names of a data frame's columns; `known` ones if there are any. Where each row
-    is all of one class, proportions are None: these are hard labels in another form.
+    Returns None if `y` holds hard labels. The classes are `known` if given, else the sorted column names of a data
+    frame, else 0 to c - 1. The proportions are None if every row belongs to a single class: these are hard labels in
+    one-hot form.
     """
     array = _as_labels(y, name)
     if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fiubO":
@@ -165,7 +171,9 @@ def encode_proportions(
     if columns is not None:
         names = np.array(columns)
         if names.ndim != 1 or len(np.unique(names)) != len(names) or len({type(one) for one in columns}) > 1:
-            raise ValueError(f"{name} has columns {shown(columns)}; pass one per class, with its name, of one type")
+            raise ValueError(
+                f"{name} has columns {shown(columns)}; pass one per class, named after it, with names of one type"
+            )
         order = np.argsort(names)
         names = names[order]
         if (order[1:] < order[:-1]).any():
@@ -198,17 +206,17 @@ def encode_proportions(
 
 
 def encode_known_labels(y: Any, classes: Array, name: str, hint: str = " of y") -> Array:
-    """Indices among `classes` of labels that must all be known, such as those of a validation set."""
+    """Return class indices of labels that must all be among `classes`, such as those of a validation set."""
     return _codes(check_labels(y, name), classes, name, hint)
 
 
 def _codes(
-    array: Array, classes: Array, name: str, hint: str, fix: str = "drop such rows, or train on some, too"
+    array: Array, classes: Array, name: str, hint: str, fix: str = "drop such rows, or include some in training"
 ) -> Array:
-    """Each label's index among `classes`, (n,) int32."""
+    """Return each label's index among `classes`, (n,) int32; raise for a label that is not among them."""
     try:
         codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
-    except TypeError:  # labels that cannot be compared with ours: look at each
+    except TypeError:  # labels that cannot be ordered with ours: compare one by one
         codes = np.array([next((k for k, known in enumerate(classes) if known == label), 0) for label in array])
     unknown = classes[codes] != array
     if unknown.any():
@@ -222,5 +230,5 @@ def _codes(
 
 
 def check_classes(classes: Any) -> Array:
-    """Labels that a stream may bring, sorted."""
+    """Return the classes that partial_fit is told to expect, sorted."""
     return encode_labels(classes, np.size(classes), name="classes")[0]

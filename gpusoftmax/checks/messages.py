@@ -1,4 +1,4 @@
-"""Values and numbers as error messages and warnings show them."""
+"""Parts of error messages and warnings: values shown briefly, numbers with their nouns, and where a warning points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class _Short(reprlib.Repr):
-    """Shows series, data frames, tables and data sets by type and size, not by contents."""
+    """A repr that shows series, data frames, tables and data sets by type and size, without their contents."""
 
     def repr_instance(self, x: Any, level: int) -> str:
         own = isinstance(x, np.ndarray | np.generic) or not hasattr(type(x), "__array__")
@@ -25,28 +25,28 @@ class _Short(reprlib.Repr):
 
 _SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
-MOST_QUOTED = 150  # characters of another library's message
+MOST_QUOTED = 150  # characters quoted from another library's message
 
 
 def shown(value: Any) -> str:
-    """A value as messages have it: on one line, and short, however large it is."""
+    """Return the repr of a value for a message: on one line, and short even if the value is large."""
     return re.sub(r"\s*\n\s*", " ", _SHORT.repr(value))
 
 
 def brief(error: BaseException) -> str:
-    """What another library says, on one line and short: it may list all classes, or the text of a cell."""
+    """Return another library's error message on one line, cut off if it is long: it may list all classes, say."""
     text = " ".join(str(error).split())
     return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 3]}..."
 
 
 def counted(number: float, noun: str) -> str:
-    """A number with its noun, as in "1 step" and "2.5 passes"."""
+    """Return a number with its noun in the singular or plural, such as "1 step" or "2.5 passes"."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{round(number, 1):g} {noun if number == 1 else plural}"
 
 
 def warn_user(message: str, category: type[Warning]) -> None:
-    """A warning that points at the line which called this library, through however many of its functions."""
+    """Issue a warning that points to the line of code outside this library from which it was called."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gpusoftmax":
         frame, level = frame.f_back, level + 1

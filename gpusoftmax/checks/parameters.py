@@ -1,4 +1,4 @@
-"""Parameters that a class does not have: what takes their place, by the names that other libraries give them."""
+"""Parameters that other libraries have and a class here does not: what to use instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpusoftmax.checks.messages import shown
 NO_L1 = "the penalty is L2 alone, of strength C or l2"
 PATIENCE = "pass an EarlyStopping in callbacks, and validation=(X, y) to fit"
 BY_VALUES = "SoftmaxClassifierCV and sweep choose C by cross-validation"
-INSTEAD = {  # of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassifier, GridSearchCV and cuML
+INSTEAD = {  # parameters of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassifier, GridSearchCV and cuML
     "penalty": "the penalty is L2, of strength C or l2; C=math.inf means none",
     "l1_ratio": NO_L1,
     "l1_ratios": NO_L1,
@@ -23,21 +23,21 @@ INSTEAD = {  # of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassi
     "multi_class": "all classes are fitted together; for one against the rest use OneVsRestClassifier",
     "n_jobs": "n_threads is the number of threads",
     "pre_dispatch": "n_threads is the number of threads",
-    "alpha": "l2 is the strength of the penalty: l2 = alpha, with two classes 2 alpha",
-    "eta0": "learning_rate is the first step's, and schedule how it goes on",
+    "alpha": "l2 is the strength of the penalty: l2 = alpha, or 2 alpha with two classes",
+    "eta0": "learning_rate is that of the first step, and schedule says how it changes",
     "power_t": "schedule='inverse' divides the learning rate by 1 + passes",
     "early_stopping": PATIENCE,
     "validation_fraction": PATIENCE,
     "n_iter_no_change": PATIENCE,
-    "shuffle": "SGD visits the rows in an order drawn by random_state",
+    "shuffle": "SGD takes the rows in an order drawn by random_state",
     "average": "there are no averaged weights; schedule='cosine' or 'inverse' settles down",
-    "epsilon": "no loss has it",
+    "epsilon": "no loss here has this parameter",
     "n_iter": "max_iter is the number of steps",
     "linesearch_max_iter": "the line search is fixed, leave it out",
     "lbfgs_memory": "the memory of L-BFGS is fixed, leave it out",
-    "output_type": "results are where X is, leave it out",
-    "handle": "CuPy's current stream is taken, leave it out",
-    "device": "backend says who computes",
+    "output_type": "results are arrays of the same kind as X, leave it out",
+    "handle": "CuPy's current stream is used, leave it out",
+    "device": "backend chooses between CPU and GPU",
     "use_legacy_attributes": "attributes are those of use_legacy_attributes=False",
     "Cs": BY_VALUES,
     "cv": BY_VALUES,
@@ -45,19 +45,19 @@ INSTEAD = {  # of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassi
     "refit": BY_VALUES,
     "rule": BY_VALUES,
     "param_grid": "grid is the dictionary of values",
-    "error_score": "a configuration that diverges has NaN for its score",
-    "return_train_score": "the table has the training objective",
-    # of ours, where a class does not have them all
-    "C": "Cs are the values of C",
-    "l2": "Cs are the values of C",
-    "solver": "the solver is the exact one",
-    "callbacks": "on_candidate is told of each configuration that sweep has done",
+    "error_score": "the score of a configuration that diverges is NaN",
+    "return_train_score": "the table shows the training objective",
+    # parameters of this library that some of its classes do not have
+    "C": "Cs are the values of C to try",
+    "l2": "Cs are the values of C to try",
+    "solver": "the exact solver is always used",
+    "callbacks": "on_candidate of sweep is called after each configuration",
     "warm_start": "models start from their neighbours on the path of penalties",
     "loss": "the loss is softmax; sweep(..., loss='squared_hinge') chooses C of an SVM",
-    "probability": "SoftmaxClassifier has probabilities; for an SVM use CalibratedClassifierCV",
+    "probability": "SoftmaxClassifier gives probabilities; for an SVM use CalibratedClassifierCV",
 }
-SOLVERS = dict.fromkeys(  # that others have
-    ("liblinear", "newton-cg", "newton-cholesky", "sag", "saga", "qn"), "'auto' is one exact solver in place of theirs"
+SOLVERS = dict.fromkeys(  # of other libraries
+    ("liblinear", "newton-cg", "newton-cholesky", "sag", "saga", "qn"), "'auto' is an exact solver that replaces them"
 )
 LOSS_HINTS = {
     "log_loss": "that is 'softmax', which SoftmaxClassifier has",
@@ -78,7 +78,7 @@ T = TypeVar("T")
 
 
 def in_place_of(name: str, known: Iterable[str]) -> str:
-    """What to pass instead of a parameter that is not among the known ones."""
+    """Say what to pass instead of a parameter that is not among the known ones."""
     known = list(known)
     if name in INSTEAD:
         return INSTEAD[name]
@@ -87,7 +87,7 @@ def in_place_of(name: str, known: Iterable[str]) -> str:
 
 
 def explained(cls: type[T]) -> type[T]:
-    """A class whose __init__ names the class that was called in its TypeErrors, and what takes a parameter's place.
+    """Make TypeErrors of a class's __init__ name the class that was called, and say what to pass instead.
 
     Python's own errors would name the class that defines __init__, which may be a private one.
     """
@@ -101,7 +101,7 @@ def explained(cls: type[T]) -> type[T]:
         kind = type(self).__name__
         if len(args) >= len(positional):
             value = shown(args[len(positional) - 1])
-            raise TypeError(f"{kind} takes its parameters by name, as in {kind}(max_iter=100); {value} has none")
+            raise TypeError(f"{kind} takes its parameters by name, as in {kind}(max_iter=100); {value} has no name")
         for name in kwargs:
             if name not in parameters:
                 raise TypeError(f"{kind} has no parameter {name!r}: {in_place_of(name, names)}")
@@ -112,9 +112,9 @@ def explained(cls: type[T]) -> type[T]:
 
 
 def named_in_errors(method: Callable[P, R]) -> Callable[P, R]:
-    """A method whose TypeErrors about its arguments name the class of its object, and the arguments that there are.
+    """Wrap a method so that TypeErrors about its arguments name the class of its object, and list the arguments.
 
-    Python's own would name the class that defines it, which may be a private one.
+    Python's own message would name the class that defines the method, which may be a private one.
     """
     signature = inspect.signature(method)
     names = ", ".join(name for name in signature.parameters if name != "self")
@@ -132,7 +132,7 @@ def named_in_errors(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def explain_unknown(instead: Callable[[str], str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator for functions whose TypeErrors say what to do in place of an argument that there is not."""
+    """Return a decorator that makes a function's TypeErrors about unknown arguments say what to do instead."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = inspect.signature(function).parameters
@@ -150,7 +150,10 @@ def explain_unknown(instead: Callable[[str], str]) -> Callable[[Callable[P, R]],
 
 
 def check_names(estimator: Any, given: Iterable[str]) -> None:
-    """Refuse what set_params is given that is no parameter; "a__b" is b of a, which scikit-learn looks at."""
+    """Raise for a name given to set_params that is not a parameter.
+
+    Of "a__b", which means parameter b of a, only a is checked here; scikit-learn checks the rest.
+    """
     known = estimator.get_params(deep=False)
     for name in given:
         if name.partition("__")[0] not in known:
@@ -160,5 +163,5 @@ def check_names(estimator: Any, given: Iterable[str]) -> None:
 
 
 def hint(value: Any, theirs: dict[str, str]) -> str:
-    """The end of a message about a value that other libraries take."""
+    """Return the end of a message about a value that other libraries accept, or "" for any other value."""
     return f"; {theirs[value]}" if isinstance(value, str) and value in theirs else ""

@@ -16,20 +16,22 @@ from gpusoftmax.losses import LOSSES, Loss
 
 
 def is_plain(text: str) -> bool:
-    """Whether it has nothing that Python's `float` and `int` read as part of a number, and other programs do not:
-    underscores, and digits that are not ASCII."""
+    """Whether a text has no underscores and no characters beyond ASCII.
+
+    Python's `float` and `int` accept 1_000 and digits of other scripts as numbers; other programs do not.
+    """
     return text.isascii() and "_" not in text
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str], hint: str = "") -> str:
-    """`value` if it is one of `choices`; `hint` ends the message."""
+    """Return `value` if it is one of `choices`; otherwise raise, with `hint` at the end of the message."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={shown(value)} is not known; use one of {', '.join(map(repr, choices))}{hint}")
     return value
 
 
 def check_loss(loss: Any) -> Loss:
-    """The loss with this name."""
+    """Return the loss with this name."""
     return LOSSES[check_choice("loss", loss, list(LOSSES))]
 
 
@@ -43,7 +45,11 @@ def check_number(
     below: bool = False,
     words: str = "",
 ) -> float:
-    """A finite real number in [least, most]; `above` and `below` exclude the ends."""
+    """Return `value` as a float if it is a finite number in [least, most].
+
+    `above` excludes the lower end and `below` the upper one. `words` replaces the description of the range in the
+    message.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass a number")
     number = float(value)
@@ -57,7 +63,7 @@ def check_number(
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number that is at least `least`."""
+    """Return `value` as an int if it is a whole number, at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass a whole number")
     if value < least:
@@ -66,35 +72,35 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return `value` as a bool if it is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass True or False")
     return bool(value)
 
 
 def check_verbose(value: Any) -> int:
-    """How much is told: 0 or 1, more in scikit-learn; True is 1."""
+    """Return `verbose` as an int of at least 0. True counts as 1; scikit-learn has levels above 1, too."""
     return check_count("verbose", int(value) if isinstance(value, bool) else value, least=0)
 
 
 def check_path(name: str, value: Any) -> Path:
-    """A path, or its text."""
+    """Return `value` as a Path if it is a path object or a string."""
     if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
         raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; pass a path, as text or pathlib.Path")
     if not path or "\0" in path:
-        raise ValueError(f"{name}={shown(path)} is no path; pass the name of a file or folder")
+        raise ValueError(f"{name}={shown(path)} is not a path; pass the name of a file or folder")
     return Path(path)
 
 
 def check_pair(name: str, value: Any) -> None:
-    """Rows with their labels."""
+    """Raise unless `value` is a pair (X, y)."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
         raise TypeError(f"{name} is a {type(value).__name__}{size}; pass a pair (X, y)")
 
 
 def check_learning_rate(value: Any, hint: str = "") -> float | str:
-    """ "auto" or a positive number; `hint` ends the message about another string."""
+    """Return a learning rate: "auto" or a positive number. `hint` ends the message about any other string."""
     if isinstance(value, str):
         if value != "auto":
             raise ValueError(f"learning_rate={shown(value)} is not known; use 'auto' or a positive number{hint}")
@@ -103,7 +109,7 @@ def check_learning_rate(value: Any, hint: str = "") -> float | str:
 
 
 def check_batch_size(value: Any) -> int | str:
-    """ "auto", "full" or a positive whole number."""
+    """Return a batch size: "auto", "full" or a positive whole number."""
     if isinstance(value, str):
         if value not in ("auto", "full"):
             raise ValueError(f"batch_size={shown(value)} is not known; use 'auto', 'full' or a positive whole number")
@@ -112,7 +118,7 @@ def check_batch_size(value: Any) -> int | str:
 
 
 def check_random_seed(random_state: Any) -> int:
-    """A seed from None (0), a whole number, or a RandomState, which moves on."""
+    """Return a seed: 0 for None, a whole number itself, or a number drawn from a RandomState."""
     if random_state is None:
         return 0
     if isinstance(random_state, np.random.RandomState):
@@ -127,9 +133,9 @@ def check_random_seed(random_state: Any) -> int:
 
 
 def check_callbacks(callbacks: Any) -> None:
-    """A sequence of functions, or of objects that make one for each fit."""
+    """Raise unless `callbacks` is a sequence of functions, or of objects that make one for each fit (`fresh`)."""
     if callable(callbacks) or isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks={shown(callbacks)} is not a sequence; pass a list, also for one function")
+        raise TypeError(f"callbacks={shown(callbacks)} is not a sequence; pass a list, even for a single function")
     for item in callbacks:
         if not callable(item) and not hasattr(item, "fresh"):
             raise TypeError(

@@ -1,4 +1,4 @@
-"""Data to train on: those of the examples, benchmarks and command line, and users' own files."""
+"""Data to train on: known data sets, which examples and benchmarks use, and users' own files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ KNOWN = ("digits", "cifar10")
 
 
 def load_dataset(name: str, data: str | Path | None = None, *, download: bool = False) -> Dataset:
-    """Load one of the data sets that are known by name.
+    """Load a data set by its name.
 
     Parameters
     ----------
     name : {"digits", "cifar10"}
         The data set.
     data : str or pathlib.Path, optional
-        The folder of its files: for "cifar10", see `load_cifar10`; meaningless for "digits".
+        The folder of its files; only for "cifar10", see `load_cifar10`.
     download : bool
-        Fetch its files if they are not there: for "cifar10".
+        Download its files if they are missing; only for "cifar10".
 
     Returns
     -------
@@ -46,18 +46,18 @@ def load_dataset(name: str, data: str | Path | None = None, *, download: bool = 
     ValueError
         The name is unknown, or `data` or `download` is given for digits.
     OSError, BadFileError, ImportError
-        As `load_cifar10`.
+        The same as for `load_cifar10`.
     """
     match name:
         case "digits":
             if data is not None or download:
                 what = "download=True" if data is None else f"data={str(data)!r}"
-                raise ValueError(f"{what}: digits comes with scikit-learn and is read from no folder; leave it out")
+                raise ValueError(f"{what}: digits comes with scikit-learn and needs no folder; leave it out")
             return load_digits()
         case "cifar10":
             return load_cifar10(data, download=download)
         case _:
             raise ValueError(
-                f"name={name!r}: no data set is called so; known are {' and '.join(KNOWN)}, and files of your own, "
-                f"whose names end in {', '.join(SUFFIXES)}"
+                f"name={name!r}: no data set has this name; known are {' and '.join(KNOWN)}, and your own files, whose "
+                f"names end in {', '.join(SUFFIXES)}"
             )

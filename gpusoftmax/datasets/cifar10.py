@@ -1,4 +1,4 @@
-"""CIFAR-10 from the official files, pickled or binary, unpacked or not."""
+"""Loading CIFAR-10 from its official files, pickled or binary, unpacked or as archives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpusoftmax.files.open import open_regular, size_of
 URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 OFFICIAL = OfficialFile(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    # of the page that is named above: MD5 c58f30108f718f92721af3b95e74349a
+    # the page above gives the MD5 of the same file: c58f30108f718f92721af3b95e74349a
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     size=170_498_071,
 )
@@ -31,44 +31,45 @@ _BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "dat
 _BATCH_ROWS = 10_000
 _VALIDATION_ROWS = 1_000
 _MAX_NAMES_BYTES = 4096
-MOST_BYTES = 48 * 2**20  # of a batch: pickled ones have up to 44.8 MB
+MOST_BYTES = 48 * 2**20  # of a batch; pickled ones have up to 44.8 MB
 
 
 def load_cifar10(folder: str | Path | None = None, *, download: bool = False) -> Dataset:
-    """Load CIFAR-10 with the splits of the course cs231n.
+    """Load CIFAR-10 with the split of the course cs231n.
 
-    Training is the first 49000 rows of data_batch_1 to data_batch_5, validation the last 1000, and the test set all
-    10000 of test_batch. The pickled layout is read without unpickling: see `gpusoftmax.datasets.pickled`.
+    Of the 50000 rows of data_batch_1 to data_batch_5, the first 49000 are for training and the last 1000 for
+    validation; the 10000 rows of test_batch are for testing. Pickled files are read without unpickling them: see
+    `gpusoftmax.datasets.pickled`.
 
     Parameters
     ----------
     folder : str or pathlib.Path, optional
         cifar-10-batches-bin, cifar-10-batches-py, cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or the folder that
-        holds any of them; of several the first in this order, which is that of speed. Archives are read as they are.
-        Default: the environment's GPUSOFTMAX_DATA, else gpusoftmax_data in the home.
+        holds any of them. If it holds several, the first in this order is read, which is the fastest. Archives need not
+        be unpacked. Default: the environment variable GPUSOFTMAX_DATA, else gpusoftmax_data in the home folder.
     download : bool
-        If none is there, fetch cifar-10-python.tar.gz (163 MB) into the folder from its author's site, and compare its
-        SHA-256. Needs pooch.
+        If there are no such files, download cifar-10-python.tar.gz (163 MB) from its author's site into the folder and
+        check its SHA-256. Needs pooch.
 
     Returns
     -------
     Dataset
-        X uint8 of shape (n, 3072), channel-major (all red, all green, all blue, each 32x32 row by row), 64-byte
-        aligned, X_train and X_validation being views of one buffer; y int64; class names from batches.meta.txt or
-        batches.meta if it is there; feature_shape (3, 32, 32).
+        X is uint8 of shape (n, 3072), channel-major (all red, all green, all blue, each 32x32 row by row) and aligned
+        to 64 bytes; X_train and X_validation are views of one buffer. y is int64. The class names are those in
+        batches.meta.txt or batches.meta, if there is such a file. feature_shape is (3, 32, 32).
 
     Raises
     ------
     FileNotFoundError
-        If none of those places holds all six batches; the message lists what each one lacks, and what to do.
+        No such folder or archive holds all six batches. The message lists what is missing and what to do.
     BadFileError
-        If a file is not what it should be.
+        A file is damaged or not of the expected kind.
     ConnectionError
-        If the download fails; the message says which file to put where.
+        The download failed. The message says which file to put where.
     ImportError
-        If pooch is needed and not installed; the same.
+        pooch is needed and not installed. The message says which file to put where.
     TypeError
-        `folder` is no path, or `download` neither True nor False.
+        `folder` is not a path, or `download` is neither True nor False.
 
     Notes
     -----
@@ -92,7 +93,7 @@ def load_cifar10(folder: str | Path | None = None, *, download: bool = False) ->
             _check_printable(names, path)
         elif path.name in starts:
             batch = layout.read_batch(content, path, _BATCH_ROWS)
-            if len(lacking) == len(starts):  # memory is asked for once a batch was good
+            if len(lacking) == len(starts):  # memory is allocated only after a batch was read successfully
                 X, y = _room(5 * _BATCH_ROWS)
                 X_test, y_test = _room(_BATCH_ROWS)
             lacking.discard(path.name)
@@ -117,7 +118,7 @@ def load_cifar10(folder: str | Path | None = None, *, download: bool = False) ->
 
 
 def read_file(path: Path) -> bytes:
-    """All bytes of a file, which no batch of CIFAR-10 has more of than MOST_BYTES."""
+    """Read a whole file, which must not exceed MOST_BYTES, the limit for a batch of CIFAR-10."""
     with open_regular(path) as file:
         if size_of(file) > MOST_BYTES:
             raise BadFileError(path, reason=f"{size_of(file)} bytes", expected=f"at most {MOST_BYTES} bytes")
@@ -130,23 +131,23 @@ def read_binary_batch(content: bytes, path: Path, rows: int) -> tuple[NDArray[np
     Parameters
     ----------
     content : bytes
-        Of a file such as cifar-10-batches-bin/data_batch_1.bin.
+        The content of a file such as cifar-10-batches-bin/data_batch_1.bin.
     path : pathlib.Path
-        Its name, for messages.
+        The name of the file, for messages.
     rows : int
         How many records it has to hold; 10000 in the official files.
 
     Returns
     -------
     X : ndarray of uint8, shape (rows, 3072)
-        The images, channel-major; not contiguous, as it is a view of the records.
+        The images, channel-major; a view of the records, and so not contiguous.
     y : ndarray of int64, shape (rows,)
-        Their classes, 0..9.
+        The classes, 0 to 9.
 
     Raises
     ------
     BadFileError
-        If it has another size, or a label is above 9.
+        The file has another size, or a label is above 9.
     """
     record = 1 + pickled.COLUMNS
     if len(content) != rows * record:
@@ -161,14 +162,14 @@ def read_binary_batch(content: bytes, path: Path, rows: int) -> tuple[NDArray[np
 
 
 def read_text_names(content: bytes, path: Path) -> tuple[str, ...]:
-    """Read the names of the ten classes from batches.meta.txt, one a line.
+    """Read the names of the ten classes from batches.meta.txt, one per line.
 
     Parameters
     ----------
     content : bytes
-        Of the file.
+        The content of the file.
     path : pathlib.Path
-        Its name, for messages.
+        The name of the file, for messages.
 
     Returns
     -------
@@ -178,9 +179,9 @@ def read_text_names(content: bytes, path: Path) -> tuple[str, ...]:
     Raises
     ------
     BadFileError
-        If it is not a short ASCII text of ten lines; empty lines do not count, and the official file ends in one.
+        It is not a short ASCII text of ten lines, not counting empty ones, such as the last of the official file.
     """
-    expected = f"ten lines of ASCII, one name each, in at most {_MAX_NAMES_BYTES} bytes"
+    expected = f"ten lines of ASCII with one name each, in at most {_MAX_NAMES_BYTES} bytes"
     if len(content) > _MAX_NAMES_BYTES:
         raise BadFileError(path, reason=f"{len(content)} bytes", expected=expected)
     try:
@@ -204,7 +205,7 @@ class _Layout:
     read_names: Callable[[bytes, Path], tuple[str, ...]]
 
 
-_LAYOUTS = (  # the preferred one first
+_LAYOUTS = (  # in order of preference
     _Layout(
         "cifar-10-batches-bin",
         "cifar-10-binary.tar.gz",
@@ -225,7 +226,7 @@ _LAYOUTS = (  # the preferred one first
 
 
 def _find(folder: Path) -> tuple[Path, _Layout]:
-    """The first folder that holds all six batches, or archive of them, and its layout."""
+    """Return the first folder or archive that holds all six batches, and its layout."""
     lacks = ""
     for layout in _LAYOUTS:
         for place in (folder / layout.folder, folder):
@@ -240,14 +241,14 @@ def _find(folder: Path) -> tuple[Path, _Layout]:
                 return place, layout
     archives = " or ".join(layout.archive for layout in _LAYOUTS)
     raise FileNotFoundError(
-        f"CIFAR-10 is not in {folder}: there are neither all six batches nor {archives}.{lacks}\n"
-        f"Get {OFFICIAL.url} ({OFFICIAL.size >> 20} MB) and put it into {folder} as it is, or have it fetched, by "
-        f"--download on the command line or load_cifar10(download=True). Its home is {URL}"
+        f"CIFAR-10 is not in {folder}: it holds neither all six batches nor {archives}.{lacks}\n"
+        f"Download {OFFICIAL.url} ({OFFICIAL.size >> 20} MB) into {folder} without unpacking it, or let gpusoftmax do "
+        f"that: --download on the command line, load_cifar10(download=True) in Python. About the data: {URL}"
     )
 
 
 def _files(place: Path, layout: _Layout) -> Iterator[tuple[Path, bytes]]:
-    """Each file of a folder or archive that belongs to CIFAR-10, and its content."""
+    """Yield the path and content of each file in a folder or archive that belongs to CIFAR-10."""
     if place.is_dir():
         for name in (layout.names, *(f"{batch}{layout.suffix}" for batch in _BATCHES)):
             path = place / name
@@ -260,10 +261,11 @@ def _files(place: Path, layout: _Layout) -> Iterator[tuple[Path, bytes]]:
 
 
 def _room(rows: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Allocate images and labels."""
     return aligned_empty((rows, pickled.COLUMNS), np.uint8), np.empty(rows, np.int64)
 
 
 def _check_printable(names: tuple[str, ...], path: Path) -> None:
     for name in names:
-        if not name.isprintable():  # an escape sequence would reach the terminal
+        if not name.isprintable():  # an escape sequence could control the terminal
             raise BadFileError(path, reason=f"class name {name[:40]!r}", expected="printable class names")

@@ -19,18 +19,20 @@ def load_digits() -> Dataset:
     Returns
     -------
     Dataset
-        X float32 of shape (n, 64), values 0..16, the three parts being views of one 64-byte-aligned buffer; y int64;
-        classes "0" to "9"; feature_shape (1, 8, 8).
+        X is float32 of shape (n, 64) with values from 0 to 16; the three parts are views of one 64-byte-aligned buffer.
+        y is int64. The classes are "0" to "9", and feature_shape is (1, 8, 8).
 
     Notes
     -----
     Source: `sklearn.datasets.load_digits`, which is the test set of E. Alpaydin and C. Kaynak, Optical Recognition of
     Handwritten Digits, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49.
     """
-    from sklearn.datasets import load_digits as sklearn_digits  # here, because importing scikit-learn takes 0.6 s
+    from sklearn.datasets import (
+        load_digits as sklearn_digits,  # imported here because importing scikit-learn takes 0.6 s
+    )
 
     images, labels = sklearn_digits(return_X_y=True)
-    # RandomState's stream is frozen (NEP 19); a Generator's may change with NumPy, and the split with it
+    # NumPy guarantees that RandomState's stream stays the same, unlike that of a Generator (NEP 19)
     order = np.random.RandomState(_SEED).permutation(len(labels))
     X = aligned_empty(images.shape, np.float32)
     X[:] = images[order]

@@ -1,4 +1,4 @@
-"""Official files, fetched once and checked, where the user asks for it."""
+"""Downloading official files, with a check of their SHA-256. Nothing is downloaded unless the user asks for it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ VARIABLE = "GPUSOFTMAX_DATA"
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """Where a file comes from, and what it is.
+    """A file to download: its address, checksum and size.
 
     Attributes
     ----------
     url : str
     sha256 : str
-        Hexadecimal.
+        The checksum in hexadecimal.
     size : int
-        Bytes.
+        The size in bytes.
     """
 
     url: str
@@ -31,41 +31,42 @@ class OfficialFile:
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
+        """The name of the file, which is the last part of its address."""
         return self.url.rpartition("/")[2]
 
 
 def data_home() -> Path:
-    """Where data sets are looked for: the environment's GPUSOFTMAX_DATA, else gpusoftmax_data in the home."""
+    """Return the folder of data sets: the environment variable GPUSOFTMAX_DATA, else ~/gpusoftmax_data."""
     return Path(os.environ.get(VARIABLE) or Path.home() / "gpusoftmax_data")
 
 
 def fetch(file: OfficialFile, folder: Path) -> Path:
-    """Download a file into a folder, with a progress bar on the standard error, and check it.
+    """Download a file into a folder, with a progress bar on standard error, and check its SHA-256.
 
     Parameters
     ----------
     file : OfficialFile
+        The file to download.
     folder : pathlib.Path
-        Made if it is not there.
+        Where to put it; created if it does not exist.
 
     Returns
     -------
     pathlib.Path
-        Where the file is. It appears under its name once it is whole and checked.
+        The path of the file, which only gets its name when it is complete and checked.
 
     Raises
     ------
     ImportError
         pooch is not installed.
     ConnectionError
-        It cannot be fetched.
+        The download failed.
     BadFileError
-        What came is another file; it is gone again.
+        The downloaded file has another checksum; it is deleted.
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
-    by_hand = f"get {file.url} ({file.size >> 20} MB) by other means and put it at {folder / file.name}"
+    by_hand = f"download {file.url} ({file.size >> 20} MB) by other means to {folder / file.name}"
     try:
         import pooch
         import requests
@@ -73,13 +74,13 @@ def fetch(file: OfficialFile, folder: Path) -> Path:
         raise ImportError(f"a download needs pooch: pip install 'gpusoftmax[download]'; or {by_hand}") from error
     progress = _Progress(file.name, file.size)
     log = pooch.get_logger()
-    was, log.disabled = log.disabled, True  # it would tell of the download beside the bar
+    was, log.disabled = log.disabled, True  # it would write messages between updates of the bar
     try:
         pooch.retrieve(
             file.url, f"sha256:{file.sha256}", file.name, folder, downloader=pooch.HTTPDownloader(progressbar=progress)
         )
     except requests.RequestException as error:
-        raise ConnectionError(f"{file.url} cannot be fetched ({type(error).__name__}); {by_hand}") from error
+        raise ConnectionError(f"{file.url} cannot be downloaded ({type(error).__name__}); {by_hand}") from error
     except ValueError as error:  # the hash differs
         raise BadFileError(folder / file.name, reason=f"{file.url} sent another file", expected=by_hand) from error
     finally:
@@ -89,7 +90,7 @@ def fetch(file: OfficialFile, folder: Path) -> Path:
 
 
 class _Progress:
-    """The bar that pooch fills: a standing line on a terminal, nothing in a pipe."""
+    """The progress bar that pooch updates; shown on a terminal only."""
 
     def __init__(self, name: str, total: int) -> None:
         from rich.console import Console

@@ -1,21 +1,21 @@
-"""The pickled files of CIFAR-10, read without unpickling.
+"""Reading the pickled files of CIFAR-10 without unpickling them.
 
-An unpickler calls whatever functions a file names: opening a downloaded file means running it. The official files need
-very little: a dict, lists, small integers, strings, and one array of bytes. This module interprets just the opcodes
-these consist of, as `pickletools.genops` decodes them. A global becomes a symbol, not an object; nothing is imported,
-looked up or called.
+An unpickler calls whatever functions a file names, so that opening a downloaded file means running it. The official
+files contain very little: a dict, lists, small integers, strings, and one array of bytes. This module interprets only
+the opcodes for these, as `pickletools.genops` decodes them. A global becomes a symbol, not an object; nothing is
+imported, looked up or called.
 
-Two generations of files exist, both of protocol 2: the official ones, written by Python 2's cPickle, and those that
-Python 3 writes with a current NumPy. What is `str` in the first and `_codecs.encode(text, "latin1")`, for bytes, in the
-second is a `str` of one character per byte here.
+There are two generations of files, both of protocol 2: the official ones, written by Python 2's cPickle, and those that
+Python 3 writes with a current NumPy. Bytes are a `str` in the first and `_codecs.encode(text, "latin1")` in the second;
+here both become a `str` with one character per byte.
 
 Sources: https://docs.python.org/3/library/pickletools.html and the comments of Lib/pickletools.py for the opcodes;
-A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html, for the content.
+A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html, for the contents.
 """
 
 from __future__ import annotations
 
-import encodings.raw_unicode_escape  # noqa: F401 - pickletools decodes with it; reading a file should import nothing
+import encodings.raw_unicode_escape  # noqa: F401 - pickletools uses it, and reading a file should not import modules
 import io
 import pickletools
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ from gpusoftmax.exceptions import BadFileError
 COLUMNS = 3 * 32 * 32
 CLASSES = 10
 
-# Genuine files have up to 90,152 opcodes. An opcode adds at most one value to the stack or one entry to
-# the memo, and none of those known here copies a container: so MAX_OPCODES also bounds the stack, the memo, the depth
-# of nesting and the size of all containers together.
+# Official files have up to 90,152 opcodes. An opcode adds at most one value to the stack or one entry to the memo, and
+# none of the opcodes interpreted here copies a container. So MAX_OPCODES also limits the stack, the memo, the depth of
+# nesting and the total size of all containers.
 MAX_OPCODES = 200_000
 
 
@@ -43,9 +43,9 @@ def read_batch(content: bytes, path: Path, rows: int) -> tuple[NDArray[np.uint8]
     Parameters
     ----------
     content : bytes
-        Of a file such as cifar-10-batches-py/data_batch_1.
+        The content of a file such as cifar-10-batches-py/data_batch_1.
     path : pathlib.Path
-        Its name, for messages.
+        The name of the file, for messages.
     rows : int
         How many images it has to hold; 10000 in the official files.
 
@@ -54,12 +54,12 @@ def read_batch(content: bytes, path: Path, rows: int) -> tuple[NDArray[np.uint8]
     X : ndarray of uint8, shape (rows, 3072)
         The images, channel-major; read-only.
     y : ndarray of int64, shape (rows,)
-        Their classes, 0..9.
+        The classes, 0 to 9.
 
     Raises
     ------
     BadFileError
-        If it is anything but a batch of that many images.
+        The file is anything but a batch of that many images.
     """
     batch = _read_dict(content, path, {"batch_label", "labels", "data", "filenames"})
     _check_strings(path, "batch_label", [batch["batch_label"]], 1)
@@ -73,9 +73,9 @@ def read_class_names(content: bytes, path: Path) -> tuple[str, ...]:
     Parameters
     ----------
     content : bytes
-        Of the file.
+        The content of the file.
     path : pathlib.Path
-        Its name, for messages.
+        The name of the file, for messages.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def read_class_names(content: bytes, path: Path) -> tuple[str, ...]:
     Raises
     ------
     BadFileError
-        If it is anything but a pickled dict with ten names under 'label_names'.
+        The file is anything but a pickled dict with ten names under 'label_names'.
     """
     names = _read_dict(content, path, {"num_cases_per_batch", "label_names", "num_vis"})["label_names"]
     _check_strings(path, "label_names", names, CLASSES)
@@ -93,12 +93,12 @@ def read_class_names(content: bytes, path: Path) -> tuple[str, ...]:
 
 
 class _Symbol(Enum):
-    """What a global of the official files stands for: its name, never the thing."""
+    """A global that the official files name. It stands for the object; the object itself is never loaded."""
 
     RECONSTRUCT = auto()
     NDARRAY = auto()
     DTYPE = auto()
-    UINT8 = auto()  # not a global, but what DTYPE gives when called
+    UINT8 = auto()  # not a global, but the result of calling DTYPE
     ENCODE = auto()
     BYTES = auto()
 
@@ -115,24 +115,24 @@ _GLOBALS = {
 
 @dataclass
 class _Array:
-    """A two-dimensional uint8 array in C order, as the file describes it."""
+    """A two-dimensional uint8 array in C order, as described by the file."""
 
     shape: tuple[int, int] | None = None
     pixels: str = ""
 
 
 class _Interpreter:
-    """The pickle machine, as far as the official files need it."""
+    """An interpreter for the part of the pickle language that the official files use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under each MARK
-        self.memo: dict[int, Any] = {}  # a dict: the file chooses the indices, up to 2**32 - 1
+        self.below: list[list[Any]] = []  # the stacks below each MARK
+        self.memo: dict[int, Any] = {}  # a dict, because the file chooses the indices, up to 2**32 - 1
 
     def run(self, data: bytes) -> object:
-        stream = io.BytesIO(data)  # clips a count that points past its end; a file would allocate that much first
+        stream = io.BytesIO(data)  # a read past its end is cut short; a file object would allocate that much first
         operations = pickletools.genops(stream)
         for _ in range(MAX_OPCODES):
             self.position = stream.tell()
@@ -183,7 +183,7 @@ class _Interpreter:
                 self.update(self.pop_to_mark())
             case "GLOBAL":
                 if argument not in _GLOBALS:
-                    raise self.bad(f"foreign global {argument[:80]!r}")
+                    raise self.bad(f"unexpected global {argument[:80]!r}")
                 self.push(_GLOBALS[argument])
             case "REDUCE":
                 self.push(self.call(*self.pop(2)))
@@ -193,7 +193,7 @@ class _Interpreter:
                 if argument != 2:
                     raise self.bad(f"protocol {argument}")
             case _:
-                raise self.bad(f"foreign opcode {opcode}")
+                raise self.bad(f"unexpected opcode {opcode}")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -226,13 +226,13 @@ class _Interpreter:
         target, keys = self.top(), values[::2]
         if not isinstance(target, dict) or len(values) % 2:
             raise self.bad(f"{len(values)} keys and values put into {_kind(target)}")
-        # no other key is ever hashed: the hash of a tuple of tuples takes time exponential in the depth
+        # only strings are hashed: hashing nested tuples may take time exponential in their depth
         if not all(isinstance(key, str) for key in keys):
-            raise self.bad("a key that is no string")
+            raise self.bad("a key that is not a string")
         target.update(zip(keys, values[1::2], strict=True))
 
     def call(self, function: object, arguments: object) -> object:
-        """Return what one of the four official calls would, symbolically."""
+        """Return a symbol for the result of one of the four calls in official files; refuse any other call."""
         match function, arguments:
             case _Symbol.ENCODE, tuple((str(text), "latin1")):
                 return text
@@ -242,19 +242,19 @@ class _Interpreter:
                 return _Array()
             case _Symbol.DTYPE, tuple(("u1", 0, 1)):  # or False and True, which equal them
                 return _Symbol.UINT8
-        raise self.bad(f"unofficial call of {_kind(function)}")
+        raise self.bad(f"unexpected call of {_kind(function)}")
 
     def build(self, state: object) -> None:
-        """Give the value on top of the stack its state."""
+        """Set the state of the value on top of the stack."""
         match self.top(), state:
             case _Symbol.UINT8, tuple((3, "|", None, None, None, -1, -1, 0)):
-                pass  # a dtype "u1" has no more to it
+                pass  # the state that every dtype "u1" has
             case _Array(shape=None) as array, tuple(
                 (1, tuple((int(rows), int(columns))), _Symbol.UINT8, 0, str(pixels))
             ):
                 array.shape, array.pixels = (rows, columns), pixels
             case target, _:
-                raise self.bad(f"unofficial state of {_kind(target)}")
+                raise self.bad(f"unexpected state of {_kind(target)}")
 
     def bad(self, reason: str) -> BadFileError:
         return BadFileError(
@@ -268,7 +268,7 @@ def _read_dict(content: bytes, path: Path, keys: set[str]) -> dict[str, Any]:
         raise BadFileError(path, reason=f"holds {_kind(value)}", expected="a dict")
     if value.keys() != keys:
         wrong = ", ".join(repr(key[:40]) for key in sorted(value.keys() ^ keys)[:8])
-        raise BadFileError(path, reason=f"missing or foreign keys {wrong}", expected=f"exactly {sorted(keys)}")
+        raise BadFileError(path, reason=f"missing or unknown keys {wrong}", expected=f"exactly {sorted(keys)}")
     return value
 
 
@@ -284,7 +284,7 @@ def _labels(path: Path, labels: object, rows: int) -> NDArray[np.int64]:
     if not isinstance(labels, list) or len(labels) != rows:
         raise BadFileError(path, place="key 'labels'", reason=_kind(labels), expected=f"a list of {rows} labels")
     for row, label in enumerate(labels):
-        if type(label) is not int or not 0 <= label < CLASSES:  # not isinstance: True is no label
+        if type(label) is not int or not 0 <= label < CLASSES:  # not isinstance, which would accept True
             reason = str(label) if isinstance(label, int) else _kind(label)
             raise BadFileError(path, place=f"key 'labels', item {row}", reason=reason, expected="an integer 0..9")
     return np.array(labels, np.int64)
@@ -304,7 +304,7 @@ def _pixels(path: Path, array: object, rows: int) -> NDArray[np.uint8]:
 
 
 def _kind(value: object) -> str:
-    """Describe a value in a few words; never by its repr, which may take exponential time and space."""
+    """Describe a value in a few words; not by its repr, which may take exponential time and space."""
     match value:
         case _Array():
             return f"array of shape {value.shape} with {len(value.pixels)} bytes"

@@ -198,13 +198,13 @@ def _objective_and_stream(
         d * c * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
     constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
-    shift, scale, factors = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
+    shift, scale, penalty_factors = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
     objective = Objective(
         features=features.seen_through(shift, scale),
         labels=asarray(data.labels),
         n_classes=c,
         weights=weights,
-        penalty=L2(np.array([l2]), factors, on_intercept=estimator.penalize_intercept).moved(asarray),
+        penalty=L2(np.array([l2]), penalty_factors, on_intercept=estimator.penalize_intercept).moved(asarray),
         loss=check_loss(estimator.loss),
         fit_intercept=estimator.fit_intercept,
         total=sums,

@@ -1,1 +1,1 @@
-"""Users' files: opened, read, checked, replaced."""
+"""Users' files: opening, reading, checking and replacing them."""

@@ -1,4 +1,4 @@
-"""Files that are either the old or the new one, whatever happens in between."""
+"""Atomic replacement of a file: whatever happens, its old or its new content is there, never a part of it."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-if os.name == "posix":  # Windows has no such locks, and needs none: it removes no file that somebody has open
+if os.name == "posix":  # Windows has no such locks and needs none: it does not remove a file that is open
     import fcntl
 
-LABEL = 100  # bytes of a file's name in those of its temporaries: a name has 255 at most, and 143 with eCryptfs
-UNSUPPORTED = errno.EOPNOTSUPP, errno.ENOTSUP  # two on macOS
-# without O_TMPFILE, hard links or /proc, or where they are forbidden; what else these say is met again by name
+LABEL = 100  # bytes of a file's name in its temporary files' names: limits are 255 for a name, 143 with eCryptfs
+UNSUPPORTED = errno.EOPNOTSUPP, errno.ENOTSUP  # two different numbers on macOS
+# O_TMPFILE, hard links or /proc are missing or forbidden. Any other cause of these shows again with a named file
 NO_UNNAMED_FILES = {
     errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EXDEV, *UNSUPPORTED,
 }  # fmt: skip
-NO_LOCK = {errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, *UNSUPPORTED}  # held by another, or unknown here
-# of Windows, which opens no folder, of one that may not be read, of SMB and the like: PostgreSQL goes on then, too
+NO_LOCK = {errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, *UNSUPPORTED}  # locked by another, or unsupported
+# Windows cannot open folders, some cannot be read, and SMB and the like do not flush them: PostgreSQL goes on, too
 NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, *UNSUPPORTED}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path`, or the file that it is a symlink to, by a file with this content.
+    """Replace `path`, or the file that it links to, by a file with this content.
 
-    Written beside it, flushed to the disk, then renamed over it: a crash at any point leaves the old file, and a failed
-    write leaves no stray one. What a killed process leaves, of which there is next to nothing on Linux, the next call
-    for the same file removes. The mode is that of the file replaced, or the umask's (a temporary file's own mode, 0600,
-    would lock colleagues out). Of several processes that write one file each succeeds, and one of them is the last.
+    The new file is written next to the old one, flushed to disk and renamed over it. A crash at any point leaves the
+    old file intact, and a failed write leaves no temporary file. A killed process may leave one (rarely on Linux); the
+    next call for the same file removes it. The mode is that of the replaced file, or else follows the umask (a
+    temporary file's own mode, 0600, would lock colleagues out). If several processes write the same file, all succeed,
+    and the last one wins.
 
     Raises
     ------
     FileExistsError
-        There is something else than a file, such as a folder or a device.
+        `path` is not a regular file but, for example, a folder or a device.
     OSError
-        The folder does not exist, is full, or is read-only; the old file is intact, unless it was the rename itself
-        that could not be flushed.
+        The folder does not exist, its disk is full, or it is read-only. The old file is intact, unless only flushing
+        the rename failed.
     """
     if os.path.islink(path):
-        path = Path(os.path.realpath(path))  # a rename would put the file in the link's place
+        path = Path(os.path.realpath(path))  # a rename would replace the link itself
     mode = _mode(path)
     _remove_strays(path)
     if not _replaced_by_unnamed(path, content, mode):
@@ -51,24 +52,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """The permissions of the file that is to be replaced, if there is one."""
+    """Return the permissions of the file to be replaced, or None if there is no such file."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(mode):  # root could replace /dev/null
-        raise FileExistsError(errno.EEXIST, "is no regular file and is not replaced; pass another path", str(path))
+        raise FileExistsError(errno.EEXIST, "is not a regular file and is not replaced; pass another path", str(path))
     return stat.S_IMODE(mode)
 
 
 def _remove_strays(path: Path) -> None:
-    """Remove temporary files whose writers are dead: those that nobody has locked, or on Windows open."""
+    """Remove temporary files whose writers have died: those that no process has locked (on Windows: has open)."""
     pattern = re.compile(re.escape(_label(path)) + r"[0-9a-f]{16}\.tmp")
     names: list[str] = []
-    with suppress(PermissionError):  # to write to a folder one need not be allowed to read it
+    with suppress(PermissionError):  # a folder may be writable without being readable
         names = os.listdir(path.parent)
     for stray in map(path.with_name, filter(pattern.fullmatch, names)):
-        with suppress(FileNotFoundError, PermissionError):  # its writer was at its end; it is somebody else's
+        with suppress(FileNotFoundError, PermissionError):  # its writer has just renamed it; another user owns it
             _remove_if_abandoned(stray)
 
 
@@ -76,18 +77,21 @@ def _remove_if_abandoned(stray: Path) -> None:
     if os.name != "posix":
         os.unlink(stray)
         return
-    with _opened(stray, os.O_RDWR) as fd:  # NFS gives no lock for a file that is open for reading alone
+    with _opened(stray, os.O_RDWR) as fd:  # NFS does not lock a file that is open for reading only
         if _lock(fd):
             os.unlink(stray)
 
 
 def _replaced_by_unnamed(path: Path, content: bytes, mode: int | None) -> bool:
-    """As `_replace_by_named`, if possible, by a file that has no name until it is whole: Linux drops it if killed."""
+    """Replace `path` by a file that has no name until it is complete; return False where that is not possible.
+
+    Linux drops such a file if the process is killed.
+    """
     if not hasattr(os, "O_TMPFILE"):
         return False
     try:
         with _temporary(path) as temporary, _written(path.parent, os.O_TMPFILE, content, mode) as fd:
-            # both arguments, since without them Python calls link, which would link to the link in /proc
+            # with these two arguments Python calls linkat, which follows the link in /proc; link would not
             os.link(f"/proc/self/fd/{fd}", temporary, src_dir_fd=fd, follow_symlinks=True)
             os.replace(temporary, path)
     except OSError as error:
@@ -98,10 +102,10 @@ def _replaced_by_unnamed(path: Path, content: bytes, mode: int | None) -> bool:
 
 
 def _replace_by_named(path: Path, content: bytes, mode: int | None) -> None:
-    """Write a temporary file and rename it.
+    """Write a temporary file and rename it to `path`.
 
-    Again, if another process took it for a stray: in the instants before it is locked, and between closing and
-    renaming, for Windows renames no open file.
+    Start again if another process has removed the file as abandoned. That can happen just before it is locked, and
+    between closing and renaming it (it is closed first because Windows does not rename an open file).
     """
     while True:
         with _temporary(path) as temporary:
@@ -114,13 +118,13 @@ def _replace_by_named(path: Path, content: bytes, mode: int | None) -> None:
 
 
 def _label(path: Path) -> str:
-    """How the names of a file's temporaries begin."""
+    """Return how the names of a file's temporary files begin."""
     return f".{path.name.encode(errors='ignore')[:LABEL].decode(errors='ignore')}."
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path` that nothing has; if the block fails, nothing has it afterwards."""
+    """Yield an unused name next to `path`; if the block fails, remove the file of that name."""
     temporary = path.with_name(f"{_label(path)}{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
@@ -132,13 +136,13 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written(where: Path, flags: int, content: bytes, mode: int | None) -> Iterator[int]:
-    """A new file, locked, with its content on the disk; nobody else reads it before it has its mode."""
+    """Create a file, lock it, and write its content to disk; nobody else can read it before it has its mode."""
     with _opened(where, os.O_RDWR | flags, 0o666 if mode is None else 0o600) as fd:
         _lock(fd)
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(fd, rest) :]
-        if mode is not None and os.name == "posix":  # Windows knows read-only alone, and would not replace such a file
+        if mode is not None and os.name == "posix":  # Windows only has read-only, and would not replace such a file
             os.fchmod(fd, mode)
         os.fsync(fd)
         yield fd
@@ -146,7 +150,7 @@ def _written(where: Path, flags: int, content: bytes, mode: int | None) -> Itera
 
 @contextmanager
 def _opened(path: Path, flags: int, mode: int = 0) -> Iterator[int]:
-    """A file descriptor; errors of what is done with it, which know its number alone, name the path."""
+    """Open a file descriptor, and put the path into errors raised in the block, which know only the number."""
     fd = os.open(path, flags, mode)
     try:
         yield fd
@@ -158,7 +162,7 @@ def _opened(path: Path, flags: int, mode: int = 0) -> Iterator[int]:
 
 
 def _lock(fd: int) -> bool:
-    """Whether a lock was to be had that lasts until `fd` is closed, which the end of its process does, too."""
+    """Try to lock a file until `fd` is closed, at the latest when the process ends; return whether that succeeded."""
     if os.name != "posix":
         return False
     try:
@@ -171,7 +175,7 @@ def _lock(fd: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a rename on the disk: it is there only with its folder."""
+    """Flush a folder to disk; without that, a rename in it may be lost."""
     try:
         with _opened(folder, os.O_RDONLY) as fd:
             os.fsync(fd)

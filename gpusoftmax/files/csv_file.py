@@ -1,9 +1,9 @@
-"""Tables in text: a row a line, fields parted by commas, semicolons or tabs."""
+"""Reading tables in text files: one row per line, with fields separated by commas, semicolons or tabs."""
 
 from __future__ import annotations
 
 import csv
-import encodings.utf_8_sig  # noqa: F401 - how a table is decoded; reading a file should import nothing
+import encodings.utf_8_sig  # noqa: F401 - decodes a table, and reading a file should not import modules
 import io
 import math
 import re
@@ -26,42 +26,43 @@ from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Ta
 
 T = TypeVar("T")
 
-MOST_LINE = 4 << 20  # characters: 100,000 columns of 40; a line without an end must not fill the memory
+MOST_LINE = 4 << 20  # characters: 100,000 columns of 40 each; an endless line must not fill the memory
 MOST_COLUMNS = 100_000
-MOST_NAME_LINES = 100  # of the header, where names in quotes have several
-MOST_LABEL = 1000  # characters: an array of text takes the longest's room for each
-SEPARATORS = ";\t,"  # of equally frequent ones the first: commas may be those of decimals
-QUOTED = re.compile(r'(?:^|(?<=[;\t,]))"(?:[^"]|"")*("|\Z)')  # a field in quotes, or what there is of one
-EXCEL = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*')  # how a table for Excel may name its separator, in a first line
+MOST_NAME_LINES = 100  # lines of a header: quoted names may contain line breaks
+MOST_LABEL = 1000  # characters: in an array of text each label takes as much memory as the longest
+SEPARATORS = ";\t,"  # if several are equally frequent, the first counts: commas may be decimal commas
+QUOTED = re.compile(r'(?:^|(?<=[;\t,]))"(?:[^"]|"")*("|\Z)')  # a quoted field, even if its closing quote is missing
+EXCEL = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*')  # a first line in which a table for Excel may name its separator
 INFINITE = ("inf", "infinity")
 DIGITS = {text: str(int(truth)) for text, truth in TRUTH.items()}
-AT_ONCE = 1 << 16  # fields that are converted at a time
+AT_ONCE = 1 << 16  # fields converted at a time
 
 
 def read_csv(path: Path, columns: Columns) -> Table:
     """Read a table of numbers, one column of which may hold labels.
 
-    The first line is a header or a row as `columns.header` says, or else as it looks (`_header_and_rows`). Fields are
-    separated by semicolons, tabs or commas, whichever the first line has most of outside quotes; in a .tsv by tabs; or
-    by what a line "sep=;" before it says. They may be quoted. True and False are 1 and 0.
+    `columns.header` says whether the first line is a header or a row; by default its content decides
+    (`_header_and_rows`). Fields may be quoted. They are separated by whichever of semicolons, tabs and commas is most
+    frequent in the first line outside quotes; in a .tsv file by tabs; or, after a line such as "sep=;" at the top, by
+    what it names. True and False are read as 1 and 0.
 
     Parameters
     ----------
     path : pathlib.Path
-        Text in UTF-8.
+        A text file in UTF-8.
     columns : Columns
         What is asked for.
 
     Returns
     -------
     Table
-        X float64; y text without blanks around it, or None.
+        X as float64; y as text without surrounding blanks, or None.
 
     Raises
     ------
     BadFileError
-        A line has too few or too many fields, or one that is no finite number, where one belongs; says which line and
-        column. Or a column is not there.
+        A line has too few or too many fields, a field that should be a finite number is not one (the message says in
+        which line and column), or a column is missing.
     OSError
         It cannot be read.
     """
@@ -70,7 +71,7 @@ def read_csv(path: Path, columns: Columns) -> Table:
         rows = _rows(lines)
         first = next(rows, [])
         if not first:
-            raise BadFileError(path, reason="is empty", expected="a table with a row a line")
+            raise BadFileError(path, reason="is empty", expected="a table with one row per line")
         if len(first) > MOST_COLUMNS:
             raise lines.bad(f"{len(first)} columns", f"at most {MOST_COLUMNS}")
         first = [field.strip() for field in first]
@@ -87,18 +88,18 @@ def read_csv(path: Path, columns: Columns) -> Table:
 
 
 class _Lines:
-    """The lines of a text, of bounded length.
+    """The lines of a text file, each of limited length.
 
     Attributes
     ----------
     number : int
-        Of the line that was read last; lines count from 1.
+        The number of the last line that was read, counted from 1.
     odd : int
-        The last line with an underscore or a letter or digit that is not ASCII: Python's `float` reads some of these.
+        The last line with an underscore or a character beyond ASCII, some of which Python's `float` accepts.
     done : int
         The last line whose fields were converted.
     unsure : int
-        The first line, where it is taken for a row because nothing says that it is a header; else 0.
+        The first line, if it is taken for a row only because nothing suggests a header; otherwise 0.
     """
 
     def __init__(self, path: Path, text: io.TextIOWrapper) -> None:
@@ -113,7 +114,7 @@ class _Lines:
         try:
             line = self.readline(MOST_LINE)
         except UnicodeDecodeError as error:
-            before = error.object[: error.start]  # of a block of the file, which begins within this line
+            before = error.object[: error.start]  # the part before the bad byte of a block that begins in this line
             self.number += before.count(b"\n") or before.count(b"\r")
             raise self.bad(
                 f"byte {error.object[error.start]:#04x} is not UTF-8", "text in UTF-8 (Excel: CSV UTF-8)"
@@ -121,7 +122,7 @@ class _Lines:
         if not line:
             raise StopIteration
         if len(line) >= MOST_LINE:
-            raise self.bad(f"more than {MOST_LINE} characters", "a row a line")
+            raise self.bad(f"more than {MOST_LINE} characters", "one row per line")
         if "\0" in line:
             raise self.bad("a zero byte", "text")
         if "_" in line or not line.isascii():
@@ -137,7 +138,7 @@ _limit_lock, _readers, _limit_before = threading.Lock(), 0, 0
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Let the csv module read fields as long as a line may be; its limit is the process's, and is put back."""
+    """Let the csv module read fields as long as MOST_LINE. The module's limit is global and is restored afterwards."""
     global _readers, _limit_before
     with _limit_lock:
         if not _readers:
@@ -154,14 +155,14 @@ def _long_fields() -> Iterator[None]:
 
 
 def _rows(lines: _Lines) -> Iterator[list[str]]:
-    """The fields of each line that is not blank; all lines have as many."""
+    """Yield the fields of each line that is not blank. All lines must have the same number of fields."""
     first = next((line for line in lines if line.strip()), "")
     excel = EXCEL.fullmatch(first)
     if excel:
         first = next((line for line in lines if line.strip()), "")
     head, began, size = [first], lines.number, len(first)
     while _is_open("".join(head)) and len(head) < MOST_NAME_LINES and size < MOST_LINE and (line := next(lines, "")):
-        head.append(line)  # a name in quotes on several lines
+        head.append(line)  # a quoted name that continues on the next line
         size += len(line)
     if excel or lines.path.suffix.lower() == ".tsv":
         delimiter = excel[1] if excel else "\t"
@@ -173,8 +174,8 @@ def _rows(lines: _Lines) -> Iterator[list[str]]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            lines.number = began  # where the quotes were opened, not where the text ended
-            raise lines.bad(str(error), "fields without quotes, or each within a pair of them") from None
+            lines.number = began  # the line where the quotes were opened, not where the file ended
+            raise lines.bad(str(error), "fields without quotes, or in a pair of quotes each") from None
         if row is None:
             return
         if row:
@@ -188,10 +189,10 @@ def _rows(lines: _Lines) -> Iterator[list[str]]:
 def _header_and_rows(
     lines: _Lines, first: list[str], rows: Iterator[list[str]], columns: Columns
 ) -> tuple[bool, Iterator[list[str]]]:
-    """Whether the first line is a header; and all rows.
+    """Return whether the first line is a header, and an iterator over all rows.
 
-    Names that are asked for tell, and a first line without a number. Else the rows below tell: some of them, as many as
-    are converted at a time.
+    The first line decides if it has requested names or no numbers. Otherwise it is compared with the first rows below
+    it, as many as are converted at a time.
     """
     number, named = lines.number, columns.header
     if named is None:
@@ -205,44 +206,44 @@ def _header_and_rows(
             raise lines.bad("these may be names or values", "header=True or header=False (--header or --no-header)")
         if not named:
             log.warning(
-                "%s has no header: its first line is taken for a row (if it has names: header=True, --header)",
+                "%s has no header: its first line is read as a row (if it has names, pass header=True or --header)",
                 lines.path,
             )
     return named, rows if named else chain(_replayed(lines, [(number, first)]), rows)
 
 
 def _is_open(text: str) -> bool:
-    """Whether it ends within quotes."""
+    """Whether a text ends inside quotes."""
     closings = [found[1] for found in QUOTED.finditer(text)]
     return bool(closings) and not closings[-1]
 
 
 def _replayed(lines: _Lines, ahead: Iterable[tuple[int, T]]) -> Iterator[T]:
-    """Lines or rows that were read before, each with its line's number."""
+    """Yield lines or rows that were read ahead, and set `lines.number` to the number of each."""
     for lines.number, one in ahead:
         yield one
 
 
 def _named_by_names(lines: _Lines, first: list[str], columns: Columns) -> bool | None:
-    """Whether the first line is a header; None where its fields alone do not tell."""
+    """Whether the first line is a header; None if its fields alone do not decide."""
     fields, asked = set(first), set(columns.features or ())
     if columns.label_name in fields:
         return True
     if columns.label is not None and not (columns.is_position and -len(first) <= int(columns.label) < len(first)):
-        return True  # the labels' column is asked for by its name
+        return True  # the column of labels is requested by name
     if not any(map(_is_value, first)) or not fields.isdisjoint(columns.drop) or (asked and asked <= fields):
         return True
-    if len(fields) == len(first) and (known := asked & fields):  # names stand once each, values often twice
+    if len(fields) == len(first) and (known := asked & fields):  # names are unique, values often repeat
         if all(map(NUMBER.fullmatch, known)):
             lacking = ", ".join(map(repr, sorted(asked - fields)[:8]))
-            expected = "names of all columns that are asked for, or header=False (--no-header) if it is a row"
-            raise lines.bad(f"has some of the names that are asked for, and not {lacking}", expected)
+            expected = "the names of all requested columns, or header=False (--no-header) if it is a row"
+            raise lines.bad(f"has some of the requested names, but not {lacking}", expected)
         return True
     return None
 
 
 def _named_by_rows(first: list[str], below: list[list[str]], columns: Columns) -> bool | None:
-    """Whether a first line that has numbers in it is a header, by the rows below it; None where both may be."""
+    """Whether a first line with numbers in it is a header, judging by the rows below it; None if either is possible."""
     values = [{row[i].strip() for row in below} for i in range(len(first))]
     new = [field not in own for field, own in zip(first, values, strict=True)]
     words = [i for i, field in enumerate(first) if not _is_value(field)]
@@ -251,27 +252,29 @@ def _named_by_rows(first: list[str], below: list[list[str]], columns: Columns) -
     numbers = [float(field) for field in first if NUMBER.fullmatch(field)]
     steps = {b - a for a, b in pairwise(numbers)}
     counting = len(numbers) > 2 and steps == {1.0} and all(number.is_integer() for number in numbers)
-    if counting and words and all(new[i] for i in words):  # as Letter,1,2,3 or age,2019,2020,2021
+    if counting and words and all(new[i] for i in words):  # such as Letter,1,2,3 or age,2019,2020,2021
         return True
     if counting and len(numbers) == len(first) and numbers[0] in (0, 1):
-        if len(first) >= 10 or any("." in value for own in values for value in own):  # columns that pandas numbered
+        if len(first) >= 10 or any("." in value for own in values for value in own):  # columns numbered by pandas
             return True
         return None if len(first) > 3 else False
     label = columns.position(first)
     if label is None or label not in words or not new[label] or len(values[label]) == len(below):
-        return False  # a label like those of other rows, or one of which nothing is known
+        return False  # the label occurs in other rows, too, or tells nothing
     if all(map(NUMBER.fullmatch, values[label])):
         return True
-    if any(i != label and new[i] and all(map(NUMBER.fullmatch, values[i])) for i in words):  # as age,2019,2021,kind
+    if any(
+        i != label and new[i] and all(map(NUMBER.fullmatch, values[i])) for i in words
+    ):  # such as age,2019,2021,kind
         return True
-    if len(numbers) > 4 and (min(steps) > 0 or max(steps) < 0):  # as wavelengths
+    if len(numbers) > 4 and (min(steps) > 0 or max(steps) < 0):  # such as wavelengths
         return True
     distinct = len(set(numbers)) == len(numbers) and all(number.is_integer() for number in numbers)
     return None if distinct else False
 
 
 def _is_value(field: str) -> bool:
-    """Whether it is a number, or stands for one."""
+    """Whether a field is a number, a gap, an infinity or a truth value."""
     small = field.lower()
     return NUMBER.fullmatch(field) is not None or small in GAPS or small.lstrip("+-") in INFINITE or field in TRUTH
 
@@ -279,12 +282,12 @@ def _is_value(field: str) -> bool:
 def _features_and_labels(
     lines: _Lines, rows: Iterator[list[str]], label: int | None, features: list[int], names: list[str]
 ) -> tuple[Array, Array | None, Array]:
-    """All rows in numbers, converted some at a time; the text of their labels; and the lines that they end in."""
+    """Return all rows as numbers, the text of their labels, and the number of the line that each row ends in."""
     labels: list[str] = []
     blocks: list[Array] = []
     ends: list[Array] = []
     block: list[tuple[str, ...]] = []
-    numbers: list[int] = []  # of the lines that the block's rows end in
+    numbers: list[int] = []  # the lines that the rows of the block end in
     choose = itemgetter(*features) if len(features) > 1 else lambda row: (row[features[0]],)
     at_once = max(1, AT_ONCE // len(features))
     for row in rows:
@@ -304,16 +307,16 @@ def _features_and_labels(
         blocks.append(_convert(lines, block, numbers, names))
         ends.append(np.array(numbers))
     if not blocks:
-        raise BadFileError(lines.path, reason="a header without rows", expected="a table with a row a line")
+        raise BadFileError(lines.path, reason="a header without rows", expected="a table with one row per line")
     return np.concatenate(blocks), None if label is None else np.array(labels), np.concatenate(ends)
 
 
 def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], names: list[str]) -> Array:
-    """Fields as numbers; the error is of the first that is no finite one."""
+    """Convert fields to numbers; the error names the first that is not a finite number."""
     fields, converted = block, None
     try:
         converted = np.array(fields, dtype=np.float64)
-    except ValueError:  # which field it was is found below
+    except ValueError:  # the loop below finds out which field it was
         fields = [tuple(DIGITS.get(field.strip(), field) for field in row) for row in block]
         with suppress(ValueError):
             converted = np.array(fields, dtype=np.float64)
@@ -321,27 +324,27 @@ def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], na
     if converted is None or odd or not np.isfinite(converted).all():
         for row, lines.number in zip(fields, numbers, strict=True):
             for name, field in zip(names, row, strict=True):
-                # as `float` does, which takes the control characters of ASCII for no blanks
+                # as `float` does, to which control characters of ASCII are not blanks
                 number = field.strip(" \t\n\r\f\v" if field.isascii() else None)
                 if not NUMBER.fullmatch(number) or not math.isfinite(float(number)):
                     found = repr(field[:80]) if field.strip() else "empty"
                     hint = "; if these are names, header=True (--header)" if lines.number == lines.unsure else ""
                     raise lines.bad(f"{name} is {found}", f"a finite number{_hint(field.strip(), '(' in name)}{hint}")
-    assert converted is not None, "a block that was not converted has a field that cannot be"
+    assert converted is not None, "if the block was not converted, the loop above found the field"
     lines.done = numbers[-1]
     return converted
 
 
 def _hint(field: str, named: bool) -> str:
-    """What may help with a field that is no finite number, in a table whose columns have names or not."""
+    """Return advice about a field that is not a finite number; `named` says whether the table's columns have names."""
     if not field or _is_value(field):
-        return "; fill it, or leave its row out"
+        return "; fill it, or leave out its row"
     if re.fullmatch(r"-?[0-9]{1,3}([\s'][0-9]{3})+([.,][0-9]+)?", field):
         return ", with a point for decimals and no other separators"
     if re.fullmatch(r"[-+.0-9eE]+([\s|:][-+.0-9eE]+)+", field):
-        return "; commas, semicolons or tabs part fields"
+        return "; fields are separated by commas, semicolons or tabs"
     if re.fullmatch(r"-?[0-9.]*,[0-9,]*", field):
         return ", with a point for decimals and no other separators"
     if not named:
-        return "; the labels' column is named by label (--label); to be left out a column needs a name"
+        return "; label (--label) says which column holds the labels; only columns with names can be left out"
     return "; columns of text can be left out (drop, on the command line --drop NAME)"

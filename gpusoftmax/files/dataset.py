@@ -1,4 +1,4 @@
-"""What every data set has in common."""
+"""`Dataset`, the form that every data set takes, and memory for its arrays."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _CACHE_LINE = 64
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A classification problem, split once and for all.
+    """A classification problem with a fixed split into training, validation and test rows.
 
     Attributes
     ----------
     name : str
-        What it is called on the command line.
+        Its name on the command line.
     X_train, X_validation, X_test : ndarray of shape (n, d)
-        One sample a row; the dtype is the data set's own. A part may have no rows.
+        One sample per row, in the data set's own dtype. A part may have no rows.
     y_train, y_validation, y_test : ndarray of shape (n,)
-        The class of each row. In the data sets that come with the library int64 0..c-1, the position of its name in
-        `class_names`; in a user's own, labels as they are there.
+        The class of each row. In the data sets that the library knows, an int64 from 0 to c - 1, the position of the
+        class in `class_names`; in a user's own data, the label found there.
     class_names : tuple of str, length c
-        For people; nothing computes with them.
+        Names for display; no computation uses them.
     feature_shape : tuple of int, or None
-        What a row is when it is not flat, such as (3, 32, 32) for an image: channels, height, width.
+        The shape of a row before flattening, such as (3, 32, 32) for an image: channels, height, width.
     feature_names : tuple of str, length d, or None
-        What the columns are called, if they have names.
+        Names of the columns, if they have any.
     label_name : str or None
-        Where a user's own labels are from: the name of their column or array, "column 3" if it has none.
+        Where labels of a user's own data come from: the name of their column or array, or "column 3" if it has no name.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Dataset:
 
     @property
     def parts(self) -> dict[str, tuple[Array, Array]]:
-        """{"train": (X, y), "validation": (X, y), "test": (X, y)}, without those that have no rows."""
+        """The parts that have rows, of {"train": (X, y), "validation": (X, y), "test": (X, y)}."""
         parts = {
             "train": (self.X_train, self.y_train),
             "validation": (self.X_validation, self.y_validation),
@@ -68,19 +68,19 @@ class Dataset:
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return an uninitialised C-contiguous array that starts on a cache line.
 
-    A large array of NumPy's starts 16 bytes past one, so that every 64-byte load of it crosses a line.
+    Large arrays that NumPy allocates start 16 bytes past a cache line, so that every 64-byte load crosses a line.
 
     Parameters
     ----------
     shape : tuple of int
-        Its shape.
+        The shape of the array.
     dtype : dtype-like
-        Its dtype, of plain numbers.
+        Its type; any type of plain numbers.
 
     Returns
     -------
     ndarray of `shape` and `dtype`
-        With a data pointer that is a multiple of 64.
+        Its address is a multiple of 64.
 
     Raises
     ------

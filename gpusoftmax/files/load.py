@@ -1,4 +1,4 @@
-"""Data of users' own: files in, rows to train, validate and test on out."""
+"""Loading users' own files into training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Source = str | Path | tuple[str | Path, str | Path]
 TEXTS = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv}
 TABLES = {**TEXTS, ".parquet": read_parquet}
 SUFFIXES = (".npz", ".npy", *TABLES)
-FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # of the array of features in a .npz
+FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # names of the array of features in a .npz
 PARTS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
-ROWS_AT_ONCE = 1024  # whose numbers are looked at
-WHOLE = "rows"  # the part of a file that is not in parts
-INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # as people count: 007 is a name, which would come back as 7
-WHOLE_FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.0*)?")  # and exact; 1.10 and 1.1 are two names
+ROWS_AT_ONCE = 1024  # rows checked for NaN and infinity at a time
+WHOLE = "rows"  # the only part of a file without separate parts
+INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # 007 is not one but a name: as an integer it would become 7
+WHOLE_FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.0*)?")  # exact in float64; 1.10 and 1.1 are two names
 
 
 def load_data(
@@ -49,60 +49,61 @@ def load_data(
     test: Source | float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """Load rows of one's own, with others to validate and to test on.
+    """Load your own data from files, split into training, validation and test rows.
 
     Parameters
     ----------
     train : str or os.PathLike, or pair of these
         A table with a column of labels (.csv, .tsv, .parquet), arrays in a .npz, or a pair (features.npy, labels.npy).
         A .npz may hold X and y, or parts, such as X_train, y_train, X_test, y_test. Features of more than two
-        dimensions are flattened: a row an image.
+        dimensions, such as images, are flattened to one row per sample.
     label : str or int, optional
-        The column of the labels, by name or position (from 0, negative from the end), or the array of a .npz. By
-        default the one that is called label, labels, class, target or y.
+        The column of labels, by name or by position (counted from 0, or from the end if negative), or the name of the
+        array of labels in a .npz. By default the one named label, labels, class, target or y.
     drop : sequence of str
-        Columns of a table to leave out, such as row numbers and remarks. Nothing in them is looked at.
+        Columns of a table to leave out, such as row numbers and remarks. Their contents are not read.
     header : bool, optional
-        Whether the first line of a table in text has the columns' names. By default as it looks: names that are asked
-        for, or usual for labels, are a header, as are other words over columns of numbers. A line that may be either
-        is refused.
+        Whether the first line of a text file holds the names of the columns. By default its content decides: it is a
+        header if it has requested names or usual names of labels, or other words above columns of numbers. An ambiguous
+        line is refused.
     validation, test : str or os.PathLike, pair of these, or float
-        A file with these rows, of the same columns; or the share of the training rows to hold out for them, in [0, 1):
-        of each class that share, rounded down. The share is ignored where `train` itself holds these rows.
+        A file with these rows, with the same columns as `train`; or the fraction of the training rows to hold out for
+        them, in [0, 1), taken from each class and rounded down. A fraction is ignored if `train` itself holds these
+        rows.
     seed : int
-        Of the choice of rows to hold out.
+        The seed for choosing rows to hold out.
 
     Returns
     -------
     Dataset
-        Labels are integers where all of them are, else text; `feature_names` the columns' names, if they have any, and
-        `label_name` the labels'. X is float64 from text, else of the file's own type.
+        Labels are integers if all of them are written as integers, else text. `feature_names` and `label_name` are the
+        names of the columns, if they have any. X is float64 if it comes from a text file, else of the file's own type.
 
     Raises
     ------
     BadFileError
-        A file is not what it should be; says where and why. So are labels that are missing, or numbers that are not
-        whole, and those of validation and test rows that no training row has.
+        A file is damaged or not of the expected kind; a label is missing, or is a number that is not whole; or a
+        validation or test row has a label that no training row has. The message says where and why.
     ValueError, TypeError
         An argument is not usable.
     ImportError
-        A .parquet file without pyarrow.
+        A file is a .parquet and pyarrow is not installed.
     OSError
         A file cannot be read.
 
     Notes
     -----
-    Arrays that are mapped (`numpy.memmap`) need no loading: pass them to an estimator, which reads them in place.
+    Memory-mapped arrays (`numpy.memmap`) need no loading: pass them to an estimator, which reads them in place.
 
-    A column without a name, and the index of a data frame, are left out with a warning. Words for a gap ("NA", "?",
-    "none") are refused among labels that are numbers, and warned of among words, where they may be a class.
+    Columns without a name and the index of a data frame are left out with a warning. Words for a missing value ("NA",
+    "?", "none") are refused if the other labels are numbers. If these are words, they count as a class, with a warning.
     """
     check_count("seed", seed, least=0)
     if isinstance(label, bool) or not isinstance(label, str | numbers.Integral | None):
         raise TypeError(f"label={shown(label)} is a {type(label).__name__}; pass a column's name or position")
     drop = (drop,) if isinstance(drop, str) else drop
     if not isinstance(drop, Sequence) or not all(isinstance(name, str) for name in drop):
-        raise TypeError(f"drop={shown(drop)} is no list of names; pass those of the columns to leave out")
+        raise TypeError(f"drop={shown(drop)} is not a list of names; pass the names of the columns to leave out")
     if not isinstance(header, bool | None):
         raise TypeError(f"header={shown(header)} is a {type(header).__name__}; pass True, False or None")
     train = _paths("train", train)
@@ -120,7 +121,7 @@ def load_data(
             if name not in parts:
                 shares[name] = share
         elif name in parts:
-            raise ValueError(f"{name}={str(given)!r}: {_path(train)} holds {name} rows already; leave one out")
+            raise ValueError(f"{name}={str(given)!r}: {_path(train)} already holds {name} rows; leave one of them out")
         else:
             given = _paths(name, given)
             found_label = parts["train"].label
@@ -132,7 +133,9 @@ def load_data(
             )
             read = read_parts(given, own)
             if len(read) > 1:
-                raise ValueError(f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file of one part")
+                raise ValueError(
+                    f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file with a single part"
+                )
             [parts[name]], paths[name] = read.values(), path_of_labels(given)
             if (d := parts["train"].values.shape[1]) != (found := parts[name].values.shape[1]):
                 raise BadFileError(_path(given), reason=f"{found} features", expected=f"{d}, as for training")
@@ -150,8 +153,9 @@ def load_data(
         if not len(rows):
             largest = np.unique(labels, return_counts=True)[1].max()
             raise ValueError(
-                f"{name}={shares[name]:g}: that share of each class, rounded down, is no row at all, since the largest "
-                f"class has {largest}; pass a file, {name}=0, or at least {math.ceil(1 / shares[name])} rows of a class"
+                f"{name}={shares[name]:g}: that fraction of each class, rounded down, is no row at all, since the "
+                f"largest class has {largest}; pass a file, {name}=0, or at least {math.ceil(1 / shares[name])} rows "
+                "of a class"
             )
         parts[name] = Table(whole.values[rows], labels[rows])
     none = Table(whole.values[:0], labels[:0])
@@ -171,12 +175,12 @@ def load_data(
 
 
 def has_label_column(source: Source) -> bool:
-    """Whether labels are a column of a table, or an array with a name, and not a file of their own."""
+    """Whether labels are a column of a table or a named array, rather than a file of their own."""
     return not isinstance(source, tuple) and _path(source).suffix.lower() in (*TABLES, ".npz")
 
 
 def check_label(label: str | int | None, source: Source) -> None:
-    """Refuse a column of labels where there are no columns."""
+    """Raise if a column of labels is named for a source that has no such column."""
     if label is not None and not has_label_column(source):
         raise ValueError(f"label={label!r}: {_path(source)} has no column of labels; leave it out")
 
@@ -187,19 +191,19 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
     Parameters
     ----------
     source : str or os.PathLike, or pair of these
-        As `load_data`'s.
+        A file or files, as for `load_data`.
     columns : Columns
-        What is asked for; of arrays, which have no names, the labels alone.
+        The columns to read; for arrays, which have no column names, only the labels.
 
     Returns
     -------
     dict of str to Table
-        "train", "validation" and "test" of a .npz that holds such parts, otherwise "rows".
+        "train", "validation" and "test" for a .npz with such parts, otherwise "rows".
 
     Raises
     ------
     BadFileError, ValueError, OSError, ImportError
-        As `load_data`.
+        The same as for `load_data`.
     """
     path = _path(source)
     kind = path.suffix.lower()
@@ -207,9 +211,11 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
         found = "is a folder" if path.is_dir() else f"is of kind {kind or 'unknown'}"
         raise BadFileError(path, reason=found, expected=f"one of {', '.join(SUFFIXES)}; save it as one of them")
     if columns.header is not None and kind not in TEXTS:
-        raise ValueError(f"header={columns.header}: {path} is no table in text; leave it out")
+        raise ValueError(f"header={columns.header}: {path} is not a table in a text file; leave it out")
     if columns.drop and kind not in TABLES:
-        raise ValueError(f"drop={list(columns.drop)!r}: the columns of {path} have no names; save it without them")
+        raise ValueError(
+            f"drop={list(columns.drop)!r}: the columns of {path} have no names; save the file without them"
+        )
     if isinstance(source, tuple):
         return {WHOLE: _table(read_npy(path), read_npy(Path(source[1])), path, Path(source[1]))}
     if kind in TABLES:
@@ -223,17 +229,17 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
 
 
 def known_labels(table: Table, classes: Array, path: Path, whose: str) -> Array:
-    """Labels (n,) of a table in the type of some classes, which all of them must be among.
+    """Return the labels (n,) of a table in the type of `classes`, among which all of them must be.
 
     Raises
     ------
     BadFileError
-        A label that is none of the classes; says in which row.
+        A label is not among the classes; the message says in which row.
     """
     distinct, first, codes = np.unique(_labels(table), return_index=True, return_inverse=True)
     known = {label: label for label in classes.tolist()}
     text = distinct.dtype.kind == "U"
-    if all(label in TRUTH for label in known):  # True, true and TRUE are one
+    if all(label in TRUTH for label in known):  # True, true and TRUE are the same class
         known |= {other: label for label in classes.tolist() for other in TRUTH if TRUTH[other] is TRUTH[label]}
     read: Callable[[Any], Any] = (
         str if classes.dtype.kind in "OU" else TRUTH.get if text and classes.dtype.kind == "b" else
@@ -247,18 +253,20 @@ def known_labels(table: Table, classes: Array, path: Path, whose: str) -> Array:
             place=table.place(row),
             reason=f"label {shown(_labels(table)[row].item())} is not among the {len(classes)} classes {whose}, "
             f"{shown(classes.tolist())}",
-            expected="one of them; drop such rows, or train on some, too",
+            expected="one of them; drop such rows, or include some in training",
         )
     return np.array(labels, classes.dtype)[codes]
 
 
 def training_labels(table: Table, path: Path) -> Array:
-    """Labels (n,) of a table, which decide on the classes: text becomes integers, or whole floats, if all of it can.
+    """Return the labels (n,) of the training rows, which define the classes.
+
+    Text becomes integers, or whole floats, if all labels can be converted.
 
     Raises
     ------
     BadFileError
-        A label is missing, or they are numbers that are not whole; says in which row.
+        A label is missing, or is a number that is not whole; the message says in which row.
     """
     y = _labels(table)
 
@@ -274,7 +282,8 @@ def training_labels(table: Table, path: Path) -> Array:
     if y.dtype.kind != "U":
         return y
     distinct, firsts, counts = np.unique(y, return_index=True, return_counts=True)
-    if len(distinct) > 2 and all(label in TRUTH for label in distinct.tolist()):  # half of them saved by Excel
+    # such as True from Python beside TRUE from Excel
+    if len(distinct) > 2 and all(label in TRUTH for label in distinct.tolist()):
         return np.array([str(TRUTH[label]) for label in y.tolist()])
     words = [label.strip() for label in distinct.tolist()]
     number = np.array([NUMBER.fullmatch(word) is not None for word in words])
@@ -288,17 +297,22 @@ def training_labels(table: Table, path: Path) -> Array:
             raise bad(firsts[part].min(), whole)
     for word, count in zip(distinct[gap].tolist(), counts[gap], strict=True):
         log.warning(
-            "%s: the label of %d rows is %r, a class of its own; leave them out if it is missing", path, count, word
+            "%s: the label of %d rows is %r, a class of its own; if it means a missing label, leave these rows out",
+            path,
+            count,
+            word,
         )
     stray = ~(number | gap)
     if stray.any() and counts[number].sum() > len(y) / 2:
         row = firsts[stray].min()
-        log.warning("%s, %s: label %r is no number, so all are taken for text", path, table.place(row), y[row].item())
+        log.warning(
+            "%s, %s: label %r is not a number, so all labels are read as text", path, table.place(row), y[row].item()
+        )
     return as_numbers(y)
 
 
 def as_numbers(y: Array) -> Array:
-    """Text as integers, or as whole floats, if all of it is written as one; else as it is."""
+    """Convert text to integers, or to whole floats, if every label is written as one; else return it as it is."""
     text = set(y.tolist())
     if all(INTEGER.fullmatch(label) for label in text):
         return y.astype(np.int64)
@@ -306,19 +320,22 @@ def as_numbers(y: Array) -> Array:
 
 
 def _number(text: str) -> int | float | None:
-    """A whole number, as `as_numbers` reads it."""
+    """Convert a text to a whole number, as `as_numbers` does; None for any other text."""
     return int(text) if INTEGER.fullmatch(text) else float(text) if WHOLE_FLOAT.fullmatch(text) else None
 
 
 def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Array]:
-    """Rows of each of some parts, with its share of every class, rounded down, and of "train", the rest; in order."""
+    """Choose rows for each part in `shares`, and return their sorted indices; "train" gets the remaining rows.
+
+    A part gets its fraction of each class, rounded down.
+    """
     if not shares:
         return {}
-    # both streams are frozen, a Generator's is not: NEP 19
+    # NumPy guarantees that both streams stay the same, unlike those of a Generator (NEP 19)
     order = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(len(labels))
     codes = np.unique(labels, return_inverse=True)[1][order]
     counts = np.bincount(codes)
-    place = np.empty(len(labels), np.int64)  # of a row among its class, in that order
+    place = np.empty(len(labels), np.int64)  # the position of a row among the rows of its class, in that order
     place[np.argsort(codes, kind="stable")] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     sizes = [np.floor(counts * share + 1e-9).astype(np.int64) for share in shares.values()]
     part = (place >= np.cumsum(sizes, axis=0)[:, codes]).sum(axis=0)
@@ -326,7 +343,7 @@ def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Ar
 
 
 def _check_finite(table: Table, path: Path) -> None:
-    """Refuse what is no number by its row in the file, which a fit to some of the rows would not know."""
+    """Raise for NaN and infinity, naming the row of the file; a later fit to some of the rows would not know it."""
     if table.values.dtype.kind != "f":
         return
     for start in range(0, len(table.values), ROWS_AT_ONCE):
@@ -335,22 +352,25 @@ def _check_finite(table: Table, path: Path) -> None:
             row, j = np.argwhere(~finite)[0]
             name = f"column {j}" if table.feature_names is None else f"column {table.feature_names[j][:80]!r}"
             reason = f"{name} is {table.values[start + row, j]}"
-            expected = "a finite number; fill it, or leave its row out"
+            expected = "a finite number; fill it, or leave out its row"
             raise BadFileError(path, place=table.place(start + row), reason=reason, expected=expected)
 
 
 def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
-    """What is no error, and seldom meant."""
+    """Warn of what is not an error but seldom intended."""
     names, counts = np.unique(labels, return_counts=True)
     if (counts == 1).any():
-        log.warning("%s: %r is the class of one row alone", path, str(names[counts.argmin()]))
+        log.warning("%s: %r is the class of a single row", path, str(names[counts.argmin()]))
     for j, name in enumerate(table.feature_names or ()):
         if _counts_rows(table.values[:, j]):
-            log.warning("%s: column %r counts the rows and is taken for a feature; leave it out with drop", path, name)
+            log.warning("%s: column %r numbers the rows and is used as a feature; leave it out with drop", path, name)
 
 
 def _counts_rows(column: Array) -> bool:
-    """Whether its values are those of a counter, in any order; of few rows they are so by chance, unless in order."""
+    """Whether a column holds consecutive whole numbers, in any order, as row numbers are.
+
+    Among few rows they must be in order, since they may be consecutive by chance.
+    """
     n = len(column)
     if n < 3 or column[0] % 1 or float(column.max()) - float(column.min()) != n - 1:
         return False
@@ -358,6 +378,7 @@ def _counts_rows(column: Array) -> bool:
 
 
 def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
+    """Read the parts of a .npz, recognised by the names of its arrays."""
     label = columns.label
     if columns.is_position:
         raise ValueError(f"label={label} is a position, but the arrays of {path} have names; pass one of them")
@@ -366,7 +387,7 @@ def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
     for name, array in arrays.items():
         part = next((PARTS[word] for word in name.lower().split("_") if word in PARTS), WHOLE)
         if _stem(name) in parts.setdefault(part, {}):
-            reason = f"two arrays are the {part} part's {_stem(name)!r}, one of them {name[:40]!r}"
+            reason = f"two arrays are {_stem(name)!r} of the {part} part, one of them {name[:40]!r}"
             raise BadFileError(path, reason=reason, expected="one of each")
         parts[part][_stem(name)] = array
     labels = LABEL_NAMES if label is None else (_stem(str(label)),)
@@ -380,27 +401,27 @@ def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
         if X is not None and (y is not None or not columns.need_label):
             tables[part] = replace(_table(own[X], None if y is None else own[y], path), label=y)
         elif X is not None and part != WHOLE:
-            raise BadFileError(path, reason=f"features of the {part} part, and no labels", expected="both")
+            raise BadFileError(path, reason=f"features of the {part} part, but no labels", expected="both")
     if not tables or (WHOLE in tables and len(tables) > 1):
         found = ", ".join(f"{name[:40]} {array.shape}" for name, array in list(arrays.items())[:12]) or "no arrays"
-        wanted = "one array of features (X), and one of labels (y, or as label names it), or several _train, _test"
+        wanted = "an array of features (X) and one of labels (y, or the one that label names), or several _train, _test"
         raise BadFileError(path, reason=f"holds {found}", expected=wanted)
     return tables
 
 
 def _stem(name: str) -> str:
-    """An array's name without the word for its part, in small letters."""
+    """Return an array's name in lower case, without the word for its part."""
     return "_".join(word for word in name.lower().split("_") if word not in PARTS)
 
 
 def _only(arrays: dict[str, Array], wanted: Any) -> str | None:
-    """The name of the only array that is wanted."""
+    """Return the name of the array for which `wanted` is true, or None unless there is exactly one."""
     found = [name for name, array in arrays.items() if wanted(name, array)]
     return found[0] if len(found) == 1 else None
 
 
 def _table(X: Array, y: Array | None, path: Path, labels: Path | None = None) -> Table:
-    """Features in two dimensions, labels in one, of one length."""
+    """Make a table of arrays: features are flattened to two dimensions, and labels must have one entry per row."""
     if X.ndim < 2 or X.dtype.kind == "U" or 0 in X.shape:
         expected = "numbers in rows, shape (n, d)"
         raise BadFileError(path, reason=f"features of shape {X.shape} and type {X.dtype}", expected=expected)
@@ -419,7 +440,7 @@ def _labels(table: Table) -> Array:
 
 
 def _paths(name: str, source: Any) -> Source:
-    """A path, or a pair of them."""
+    """Check an argument that is a path or a pair of paths."""
     if isinstance(source, tuple | list):
         if len(source) != 2:
             raise TypeError(f"{name} is a {type(source).__name__} of {len(source)}; pass a pair (features, labels)")
@@ -428,7 +449,7 @@ def _paths(name: str, source: Any) -> Source:
 
 
 def path_of_labels(source: Source) -> Path:
-    """The file that the labels are in."""
+    """Return the file that holds the labels."""
     return Path(source[1] if isinstance(source, tuple) else source)
 
 

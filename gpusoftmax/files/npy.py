@@ -1,8 +1,8 @@
-"""Arrays of NumPy's files, .npy and .npz, read without `numpy.load`.
+"""Reading NumPy's files, .npy and .npz, without `numpy.load`.
 
-What a header promises is compared with the bytes that there are before memory is asked for: `numpy.load` allocates
-first (80 bytes may ask for 32 GiB), and raises whatever its parser happens to raise. Arrays of objects, which are
-pickles, and structured ones are refused.
+The size that a header claims is compared with the size of the file before memory is allocated. `numpy.load` allocates
+first (a file of 80 bytes may claim 32 GiB), and raises whatever its parser happens to raise. Arrays of objects, which
+are stored as pickles, and structured arrays are refused.
 
 Source: NumPy Enhancement Proposal 1, https://numpy.org/neps/nep-0001-npy-format.html.
 """
@@ -10,7 +10,7 @@ Source: NumPy Enhancement Proposal 1, https://numpy.org/neps/nep-0001-npy-format
 from __future__ import annotations
 
 import ast
-import encodings.cp437  # noqa: F401 - names in a zip archive may be in it; loading a file should import nothing
+import encodings.cp437  # noqa: F401 - names in a zip archive may use it, and reading a file should not import modules
 import errno
 import io
 import math
@@ -31,13 +31,13 @@ from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.dataset import aligned_empty
 from gpusoftmax.files.open import open_regular, size_of
 
-KINDS = "biufU"  # booleans, numbers, and text, which labels may be
+KINDS = "biufU"  # booleans, numbers, and text, for labels
 MOST_HEADER = 10_000  # bytes, as in NumPy
-MOST_DIRECTORY = 1 << 20  # bytes of a zip archive's list of its members: some 20,000 of them
-# zeros deflate to a thousandth, dense data to no less than a hundredth; a small bomb does no harm
+MOST_DIRECTORY = 1 << 20  # bytes of a zip archive's list of members: some 20,000 of them
+# zeros shrink to a thousandth of their size, real data to no less than a hundredth; a small archive does no harm
 MOST_RATIO, LARGE = 200, 32 << 20
 CHUNK = 1 << 20
-ZIP_ERRORS = (  # RuntimeError: of an encrypted member
+ZIP_ERRORS = (  # RuntimeError: an encrypted member
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError,
     OverflowError, OSError,
 )  # fmt: skip
@@ -49,17 +49,17 @@ def read_npy(path: Path) -> Array:
     Parameters
     ----------
     path : pathlib.Path
-        Format versions 1 to 3; numbers, booleans or text; either byte order, C or Fortran order.
+        A file of format version 1 to 3 that holds numbers, booleans or text, in either byte order, C or Fortran order.
 
     Returns
     -------
     ndarray
-        In memory, on a 64-byte boundary, its type and order the file's.
+        Loaded into memory, aligned to 64 bytes, with the type and order of the file.
 
     Raises
     ------
     BadFileError
-        Not such a file, or one whose size is not what its header says.
+        It is not a .npy file, or its size differs from what its header says.
     OSError
         It cannot be read.
     """
@@ -78,13 +78,13 @@ def read_npz(path: Path) -> dict[str, Array]:
     Returns
     -------
     dict of str to ndarray
-        By their names, without ".npy"; each as `read_npy` returns it.
+        The arrays by name, without ".npy"; each as `read_npy` returns it.
 
     Raises
     ------
     BadFileError
-        Not such a file; damaged; members that are no arrays, stand twice, are encrypted, or unpack to more than 200
-        times their size and 32 MiB.
+        It is not a .npz file; it is damaged; it has members that are not arrays, occur twice or are encrypted; or it
+        unpacks to more than 32 MiB and more than 200 times its size.
     OSError
         It cannot be read.
     """
@@ -99,9 +99,9 @@ def read_npz(path: Path) -> dict[str, Array]:
             name = member.filename.removesuffix(".npy")
             place = f"member {member.filename[:80]!r}"
             if not member.filename.endswith(".npy"):
-                raise BadFileError(path, place=place, reason="no .npy file", expected="members named NAME.npy")
+                raise BadFileError(path, place=place, reason="not a .npy file", expected="members named NAME.npy")
             if name in arrays:
-                raise BadFileError(path, place=place, reason="stands twice", expected="each name once")
+                raise BadFileError(path, place=place, reason="occurs twice", expected="each name once")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 reason, expected = f"packed by method {member.compress_type}", "numpy.savez or numpy.savez_compressed"
                 raise BadFileError(path, place=place, reason=reason, expected=expected)
@@ -110,13 +110,15 @@ def read_npz(path: Path) -> dict[str, Array]:
                 raise BadFileError(path, place=place, reason=reason, expected=expected)
             with archive.open(member) as content:
                 arrays[name] = _read_array(content, member.file_size, path, place)
-                if content.read(1):  # at the end, where the checksum is compared
-                    raise BadFileError(path, place=place, reason="longer than it says", expected="an undamaged archive")
+                if content.read(1):  # reading up to the end makes zipfile compare the checksum
+                    raise BadFileError(
+                        path, place=place, reason="longer than its header says", expected="an undamaged archive"
+                    )
     return arrays
 
 
 class _Cautious(io.RawIOBase):
-    """A file of which nothing large is read at once: zipfile reads the archive's directory whole, however long."""
+    """A file that refuses large reads: zipfile reads an archive's directory in one piece, however long it is."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file, self.path = file, path
@@ -125,7 +127,7 @@ class _Cautious(io.RawIOBase):
         if size is None or size < 0:
             size = size_of(self.file) - self.file.tell()
         if size > MOST_DIRECTORY:
-            expected = f"at most {MOST_DIRECTORY} bytes: some arrays"
+            expected = f"at most {MOST_DIRECTORY} bytes"
             raise BadFileError(self.path, reason=f"a directory of {size} bytes", expected=expected)
         return self.file.read(size)
 
@@ -144,13 +146,13 @@ class _Cautious(io.RawIOBase):
 
 @contextmanager
 def _zip_errors(path: Path) -> Iterator[None]:
-    """Whatever zipfile and zlib raise over a bad archive, as our exception."""
+    """Turn whatever zipfile and zlib raise for a bad archive into a BadFileError."""
     try:
         yield
     except BadFileError:
         raise
     except ZIP_ERRORS as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a seek to before the file is
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek to before the start of the file
             raise
         raise BadFileError(
             path, reason=str(error) or type(error).__name__, expected="a zip archive of .npy files (numpy.savez)"
@@ -158,9 +160,9 @@ def _zip_errors(path: Path) -> Iterator[None]:
 
 
 def _read_array(file: IO[bytes], size: int, path: Path, place: str) -> Array:
-    """The array of an open .npy file of `size` bytes."""
+    """Read the array of an open .npy file of `size` bytes."""
     dtype, fortran, shape, start = _read_header(file, path, place)
-    count = math.prod(shape)  # Python's integers: no overflow
+    count = math.prod(shape)  # a Python integer, which cannot overflow
     if count * dtype.itemsize != size - start:
         raise BadFileError(
             path,
@@ -179,12 +181,12 @@ def _read_array(file: IO[bytes], size: int, path: Path, place: str) -> Array:
     if dtype.kind == "U":
         letters = flat.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         if ((letters > sys.maxunicode) | ((letters >= 0xD800) & (letters < 0xE000))).any():
-            raise BadFileError(path, place=place, reason="text that is no Unicode", expected="an undamaged file")
+            raise BadFileError(path, place=place, reason="text that is not Unicode", expected="an undamaged file")
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
-    """Type, whether in Fortran order, shape, and where the data begin."""
+    """Return the type, whether the array is in Fortran order, its shape, and where the data begin."""
     expected = "a .npy file of numbers or text (numpy.save of an array that holds no objects)"
 
     def bad(reason: str) -> BadFileError:
@@ -192,7 +194,7 @@ def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any]
 
     start = file.read(8)
     if start[:6] != b"\x93NUMPY" or len(start) < 8:
-        raise bad("does not begin as a .npy file")
+        raise bad("does not begin like a .npy file")
     if start[6] not in (1, 2, 3):
         raise bad(f"format version {start[6]}.{start[7]}")
     width = 2 if start[6] == 1 else 4
@@ -224,5 +226,5 @@ def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any]
     if dtype.kind not in KINDS or dtype.itemsize == 0 or dtype.subdtype is not None:
         raise bad(f"type {descr[:40]!r}")
     if dtype.kind == "f" and dtype.itemsize > 8:
-        raise bad(f"type {descr[:40]!r}, which no two machines agree on; save float64")
+        raise bad(f"type {descr[:40]!r}, which differs between machines; save float64")
     return dtype, fortran, shape, 8 + width + length

@@ -1,4 +1,4 @@
-"""Files of users, opened so that none can make a program wait, or read without end."""
+"""Opening users' files so that none can make the program wait, or read forever."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a soc
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read bytes from; a pipe, on which it would wait, or a device, which may have no end, is refused.
+    """Open a file for reading bytes. Pipes, on which reading may wait, and devices, which may never end, are refused.
 
     Raises
     ------
     BadFileError
-        It is no regular file.
+        It is not a regular file.
     OSError
-        It does not exist, or may not be read.
+        It does not exist or cannot be read.
     """
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     mode = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(mode):
         file.close()
@@ -36,5 +36,5 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Bytes of an open file."""
+    """Return the size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size

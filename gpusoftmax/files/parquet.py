@@ -1,4 +1,4 @@
-"""Tables of Apache Parquet, by pyarrow, where it is installed."""
+"""Reading Apache Parquet files with pyarrow, an optional dependency."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from gpusoftmax.files.table import Columns, Table
 def read_parquet(path: Path, columns: Columns) -> Table:
     """Read a table of numbers, one column of which may hold labels.
 
-    Parquet is a large format, and pyarrow reads it in C++: unlike the other formats, read only files that you trust.
+    Only read Parquet files that you trust: the format is large, and pyarrow reads it in C++.
 
     Parameters
     ----------
     path : pathlib.Path
-        Columns of numbers or booleans, or of lists of them of one length, such as embeddings. The elements of a list
-        are features of their own, NAME[0], NAME[1] and so on.
+        A file with columns of numbers or booleans, or of lists of these with equal lengths, such as embeddings. Each
+        element of a list is a feature of its own: NAME[0], NAME[1] and so on.
     columns : Columns
         What is asked for.
 
     Returns
     -------
     Table
-        X of the smallest type that holds all columns; y integers, floats, booleans or text, or None.
+        X in the smallest type that holds all columns; y as integers, floats, booleans or text, or None.
 
     Raises
     ------
     BadFileError
-        Not such a file; a column that is no number, or has gaps.
+        It is not a Parquet file; or a column does not hold numbers or has missing values.
     ImportError
         pyarrow is not installed.
     OSError
@@ -52,31 +52,31 @@ def read_parquet(path: Path, columns: Columns) -> Table:
         ) from error
     try:
         with open_regular(path) as file:
-            # without threads: some outlive an error, and abort the process when they let go of a Python file at its end
+            # no threads: some outlive an error, and abort the process if they release a Python file while it exits
             return _read(path, pyarrow.parquet.ParquetFile(file, pre_buffer=False), columns)
     except BadFileError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno:  # the system's, not pyarrow's
+        if isinstance(error, OSError) and error.errno:  # raised by the system, not by pyarrow
             raise
         raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
 
 
 def _read(path: Path, file: Any, columns: Columns) -> Table:
     schema = file.schema_arrow
-    # of pandas, which keeps its row numbers, or what stands for them, as a column
+    # pandas stores the index of a data frame as a column
     index = {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
     names = list(schema.names)
     if not file.metadata.num_rows:
         raise BadFileError(path, reason="no rows", expected="a table with rows")
     asked = columns.features
-    if asked is not None:  # elements of lists are asked for by the lists' names
+    if asked is not None:  # request elements of lists by the names of the lists
         known = set(names)
         columns = replace(columns, features=tuple(dict.fromkeys(_column_of(name, known) for name in asked)))
     label, positions = columns.choose(path, names, index=index)
     features = [names[i] for i in positions]
     wanted = features if label is None else [*features, names[label]]
-    table = file.read(columns=wanted, use_threads=False)  # and nothing of other columns
+    table = file.read(columns=wanted, use_threads=False)  # other columns are not read
     y = None if label is None else _column(path, table, names[label], labels=True)
     parts, found = [], []
     for name in features:
@@ -89,7 +89,7 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
         if lacking := [name for name in asked if name not in place]:
             raise BadFileError(path, reason=f"has no {lacking[0][:80]!r}", expected=f"all {len(asked)} features")
         X, found = X[:, [place[name] for name in asked]], list(asked)
-    # more names than a table may have columns would fill a model's file
+    # lists may give more names than a table may have columns, too many for a model file
     return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label if label is None else names[label])
 
 
@@ -101,12 +101,13 @@ def _is_list(kind: Any) -> bool:
 
 
 def _column_of(feature: str, names: set[str]) -> str:
-    """The column that a feature is in: the one of its name, or a list of which it is an element."""
+    """Return the column that holds a feature: the one of this name, or the list of which it is an element."""
     element = re.fullmatch(r"(.*)\[[0-9]+\]", feature, re.DOTALL)
     return element[1] if feature not in names and element and element[1] in names else feature
 
 
 def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
+    """Return a column of numbers, or of labels, which may also be text."""
     import pyarrow
 
     column, kinds = table.column(name), pyarrow.types
@@ -131,17 +132,21 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
 
 
 def _lists(path: Path, table: Any, name: str) -> Array:
-    """A column of lists as rows."""
+    """Return a column of lists of numbers as a matrix with one list per row."""
     import pyarrow.compute
 
     column = table.column(name).combine_chunks()
     lengths = pyarrow.compute.list_value_length(column)
     if column.null_count or len(lengths.unique()) != 1:
         reason = "lists that are missing or of different lengths"
-        raise BadFileError(path, place=f"column {name[:80]!r}", reason=reason, expected="one length in all rows")
+        raise BadFileError(
+            path, place=f"column {name[:80]!r}", reason=reason, expected="lists of the same length in all rows"
+        )
     values = column.flatten()
     if values.null_count:
-        raise BadFileError(path, place=f"column {name[:80]!r}", reason="lists with gaps", expected="numbers alone")
+        raise BadFileError(
+            path, place=f"column {name[:80]!r}", reason="lists with missing values", expected="only numbers"
+        )
     flat = values.to_numpy(zero_copy_only=False)
     if flat.dtype.kind not in "biuf":
         raise BadFileError(path, place=f"column {name[:80]!r}", reason=f"is of {column.type}", expected="numbers")

@@ -1,4 +1,4 @@
-"""What a table of a user's holds, and which of its columns are asked for."""
+"""`Table`, the content of a user's table, and `Columns`, which of its columns to read."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
 
-LABEL_NAMES = ("label", "labels", "class", "target", "y")  # of the column with the labels, if no other is named
-COORDINATES = {"x", "y", "z"}  # together they are a place, and y is no label
-NAMELESS = re.compile(r"|Unnamed: [0-9]+(\.[0-9]+)?|__index_level_[0-9]+__")  # and as pandas calls such columns
-GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in small letters, as others write that something is missing
+LABEL_NAMES = ("label", "labels", "class", "target", "y")  # names of the column of labels, if none is requested
+COORDINATES = {"x", "y", "z"}  # in a table with all three, y is a coordinate and not a label
+NAMELESS = re.compile(
+    r"|Unnamed: [0-9]+(\.[0-9]+)?|__index_level_[0-9]+__"
+)  # or as pandas names columns without a name
+GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in lower case: ways to write that a value is missing
 TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of features, with labels if there are any.
+    """Rows of features, with their labels if there are any.
 
     Attributes
     ----------
-    values : ndarray, (n, d)
+    values : ndarray of shape (n, d)
         The features.
-    y : ndarray, (n,), or None
-        Of a text file, text as it stands there.
+    y : ndarray of shape (n,), or None
+        The labels; from a text file, unconverted text.
     feature_names : tuple of str, length d, or None
         The columns' names, if the file has any.
     label : str, int or None
-        The labels' column: its name, or its position if it has none.
-    lines : ndarray, (n,), or None
-        Of a text file, the line that each row ends in.
+        The column of labels: its name, or its position if it has none.
+    lines : ndarray of shape (n,), or None
+        For a text file, the number of the line that each row ends in.
     """
 
     values: Array
@@ -47,33 +49,33 @@ class Table:
 
     @property
     def label_name(self) -> str | None:
-        """Where the labels are from, in words."""
+        """The column of labels in words."""
         return f"column {self.label + 1}" if isinstance(self.label, int) else self.label
 
     def place(self, row: int) -> str:
-        """Where a row is in its file, for messages."""
+        """Say where a row is in its file, for messages."""
         return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are asked for.
+    """Which columns of a table to read.
 
     Attributes
     ----------
     label : str, int or None
-        The labels' column: a name, or a position from 0, negative from the end, which may be text; None: the one that
-        is called as LABEL_NAMES say.
+        The column of labels: its name or its position, counted from 0, or from the end if negative. A position may be
+        given as text. None: the column whose name is one of LABEL_NAMES.
     need_label : bool
-        Whether a table without such a column is refused.
+        Whether to refuse a table without such a column.
     features : tuple of str, or None
-        Names of the columns to read, in this order, where the table has names; None: all others.
+        Names of the columns to read as features, in this order, if the table has names; None: all other columns.
     drop : tuple of str
-        Names of columns to leave out, whatever is in them.
+        Names of columns to leave out, whatever they contain.
     header : bool or None
-        Whether the first line of a text has names; None: as it looks.
+        Whether the first line of a text file holds names; None: decided by its content.
     label_name : str or None
-        What the labels' column is called in another file of the same table: where a table has it, it is that one.
+        Name of the column of labels in another file of the same data set; a column of this name takes precedence.
     """
 
     label: str | int | None = None
@@ -85,30 +87,30 @@ class Columns:
 
     @property
     def is_position(self) -> bool:
-        """Whether the label may be a position."""
+        """Whether `label` can be read as a position."""
         return isinstance(self.label, int) or re.fullmatch(r"-?[0-9]{1,9}", self.label or "") is not None
 
     def choose(
         self, path: Path, names: list[str], named: bool = True, index: Set[str] = frozenset()
     ) -> tuple[int | None, list[int]]:
-        """Positions of the labels' column, if there is one, and of the features'.
+        """Return the position of the column of labels, or None, and the positions of the features.
 
         Parameters
         ----------
         path : pathlib.Path
-            The table's file, for messages.
+            The file of the table, for messages.
         names : list of str
-            What the columns are called, or with named=False what the first row has in them.
+            Names of the columns, or the fields of the first row if named=False.
         named : bool
-            Whether they have names.
+            Whether the columns have names.
         index : set of str
-            Columns that are a data frame's index. They are left out with a warning, as are columns without a name,
-            unless they are asked for.
+            Columns that hold the index of a data frame. Unless requested, they are left out with a warning, and so are
+            columns without a name.
 
         Raises
         ------
         BadFileError
-            Two columns have one name, one that is asked for is not there, or no features are left.
+            Two columns to read have the same name, a requested column is missing, or no features are left.
         """
 
         def bad(reason: str, expected: str) -> BadFileError:
@@ -119,21 +121,26 @@ class Columns:
         if lacking := [name for name in (*self.drop, *(self.features or ()) * named) if name not in place]:
             similar = difflib.get_close_matches(lacking[0], names, 1) if named else []
             hint = f" (did you mean {similar[0]!r}?)" if similar else "" if named else ", and a header"
-            raise bad(f"no {', '.join(map(repr, lacking[:8]))} among", f"columns of these names{hint}")
+            raise bad(f"no {', '.join(map(repr, lacking[:8]))} among", f"columns with these names{hint}")
         label = self._label(names, place)
         if label is None and (self.need_label or self.label is not None):
-            sought = "column of labels is certain" if self.label is None else f"{self.label!r}"
+            sought = "column that is clearly the labels" if self.label is None else f"{self.label!r}"
             similar = difflib.get_close_matches(str(self.label), names, 1) if named else []
             hint = f"; did you mean {similar[0]!r}?" if similar else ""
-            raise bad(f"no {sought} among", f"the labels' name or position (label, on the command line --label){hint}")
+            raise bad(
+                f"no {sought} among",
+                f"the name or position of the column of labels (label, on the command line --label){hint}",
+            )
         if label is not None and names[label] in self.drop:
-            raise bad(f"{names[label]!r} is the labels' and dropped, of", "either")
+            raise bad(f"{names[label]!r} is both the column of labels and dropped, of", "one or the other")
         if named and self.features is not None:
             features = [place[name] for name in self.features]
-            if label in features:  # a position, in a file whose columns have another order
-                raise bad(f"the labels' column is the feature {names[label]!r} of", "the labels' column, by its name")
+            if label in features:  # the label is a position, and the columns of this file are in another order
+                raise bad(
+                    f"the column of labels is the feature {names[label]!r} of", "the name of the column of labels"
+                )
             if both := set(self.features) & set(self.drop):
-                raise bad(f"{min(both)[:80]!r} is a feature of the model and dropped, of", "either")
+                raise bad(f"{min(both)[:80]!r} is both a feature of the model and dropped, of", "one or the other")
         else:
             drop = set(self.drop)
             features = [i for i, name in enumerate(names) if i != label and not (named and name in drop)]
@@ -145,15 +152,15 @@ class Columns:
                 log.warning("%s: %s%s is taken for row numbers and left out; name it to use it", path, which, others)
                 features = [i for i in features if i not in nameless]
         if not features:
-            raise bad("no features among", "some beside the labels")
+            raise bad("no features among", "at least one column beside the labels")
         counts = Counter(names) if named else Counter()
         used = [*features, *([] if label is None else [label])]
         if twice := next((names[i] for i in used if counts[names[i]] > 1), None):
-            raise bad(f"two are called {twice[:80]!r} of", "each name once")
+            raise bad(f"two are named {twice[:80]!r} of", "each name once")
         return label, features
 
     def position(self, names: list[str]) -> int | None:
-        """The position of the labels' column among those of these names, if it is certain."""
+        """Return the position of the column of labels among columns of these names, or None if it is uncertain."""
         return self._label(names, {name: i for i, name in enumerate(names)})
 
     def _label(self, names: list[str], place: dict[str, int]) -> int | None:

@@ -1,4 +1,4 @@
-"""Models on disk."""
+"""Saving fitted models to files and loading them."""
 
 from gpusoftmax.models.safetensors import load_model, save_model
 

@@ -1,7 +1,7 @@
-"""The file that a model is in: safetensors whose header is read within limits and checked before anything else is.
+"""The format of a model file: safetensors with a header that is read within limits and checked before anything else.
 
-Nothing here knows what a model is: there are texts and tensors, whose names and types are known beforehand, and a
-SHA-256 of all of them.
+This module does not know what a model is. It handles texts and tensors of given names and types, and a SHA-256 over
+all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from gpusoftmax.checks.messages import shown
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular, size_of
 
-Table = list[tuple[str, np.dtype[Any], tuple[int, ...]]]  # name, type and shape of each tensor, in the file's order
+Table = list[
+    tuple[str, np.dtype[Any], tuple[int, ...]]
+]  # name, type and shape of each tensor, in the order of the file
 Types = tuple[type, ...]
 
 FORMAT, FORMAT_VERSION = "gpusoftmax-model", 1
@@ -29,21 +31,24 @@ KEYS = {"format", "format_version", "estimator", "objective", "classes", "parame
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 TENSORS = {"coef": ("F32", "F64"), "intercept": ("F32", "F64"), "shift": ("F64",), "scale": ("F64",)}
 
-# Within these limits no header takes more than a second and 64 MB: JSON can take fifty times the memory of its text.
-MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and as many of features are 4 MB
-MOST_ITEMS = 1 << 18  # commas, colons and opening brackets, of which names, too, may have some
-MOST_DIGITS = 20  # of a whole number, as 2^64 has; Python takes minutes for a million, where its own limit is off
+# Within these limits no header takes more than a second and 64 MB. JSON can take fifty times the memory of its text.
+MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and 100,000 of features take 4 MB
+MOST_ITEMS = 1 << 18  # commas, colons and opening brackets, including those in names
+MOST_DIGITS = (
+    20  # of a whole number, as many as 2^64 has; without its own limit, Python takes minutes for a million digits
+)
 
 
 def read_model_file(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
-    """The metadata and tensors of a file, undamaged and of these names, types and no others.
+    """Read the metadata and tensors of a file, and check their names and types and the SHA-256.
 
     Raises
     ------
     BadFileError
-        Anything else is in it; says what and where, within a second and 64 MB beyond what the tensors take.
+        The file is damaged or holds anything else. The message says what and where. Reading such a file takes at most
+        a second and 64 MB beyond the memory for the tensors.
     OSError
-        It cannot be opened.
+        The file cannot be opened.
     """
     with open_regular(path) as file:
         with damage(path, "header"):
@@ -57,7 +62,7 @@ def read_model_file(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
 
 @contextmanager
 def damage(path: Path, place: str = "") -> Iterator[None]:
-    """What goes wrong in the block is the file's fault."""
+    """Turn errors in the block into a BadFileError about the file."""
     try:
         yield
     except (TypeError, ValueError, OverflowError) as error:
@@ -65,16 +70,18 @@ def damage(path: Path, place: str = "") -> Iterator[None]:
 
 
 def read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
-    """The texts of the metadata, and what tensors follow, checked against the size of the file.
+    """Return the texts of the metadata, and a table of the tensors, checked against the size of the file.
 
-    safetensors is not asked: it takes the whole file before it looks at the header, which is all that is left to do.
+    The safetensors library is not used, because it reads the whole file before it checks the header.
     """
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= size - 8:
-        raise ValueError(f"header length {length} in a file of {size} bytes: it begins as no model does")
+        raise ValueError(f"header length {length} in a file of {size} bytes: it does not begin like a model")
     if length > MOST_HEADER:
         raise ValueError(f"header of {length} bytes, more than {MOST_HEADER}; shorten names or history")
-    header = parse("header", file.read(length).decode("ascii"))  # which save_model's are: no letter takes four bytes
+    header = parse(
+        "header", file.read(length).decode("ascii")
+    )  # save_model writes ASCII; decoded, each character takes one byte of memory
     metadata = header.pop("__metadata__", None) if type(header) is dict else None
     if type(metadata) is not dict or metadata.get("format") != FORMAT:
         raise ValueError("not a gpusoftmax model")
@@ -85,12 +92,12 @@ def read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
         )
     expect("metadata", metadata, dict.fromkeys(KEYS, (str,)))
     if not all(text.isascii() for text in metadata.values()):
-        raise ValueError("letters beyond ASCII in the metadata")
+        raise ValueError("characters beyond ASCII in the metadata")
     return metadata, _check_table(header, size - 8 - length)
 
 
 def _check_table(header: dict[str, Any], size: int) -> Table:
-    """The tensors of a header, which fill `size` bytes one after the other."""
+    """Return the table of the tensors in a header, which must fill `size` bytes without gaps."""
     expect("tensors", header, dict.fromkeys(TENSORS, (dict,)), optional={"shift", "scale"})
     for name, entry in header.items():
         expect(name, entry, {"dtype": (str,), "shape": (list,), "data_offsets": (list,)})
@@ -113,15 +120,16 @@ def _check_table(header: dict[str, Any], size: int) -> Table:
 
 
 def _read_tensors(file: Any, table: Table) -> dict[str, Array]:
+    """Read the tensors of a table from a file that is positioned at the first one."""
     tensors = {name: np.empty(shape, dtype) for name, dtype, shape in table}
     for name, tensor in tensors.items():
         if file.readinto(tensor) != tensor.nbytes:
-            raise ValueError(f"the end within {name}; was the file changed while it was read?")
+            raise ValueError(f"it ends within {name}; was the file changed while it was read?")
     return tensors
 
 
 def parse(what: str, text: str) -> Any:
-    """JSON within limits."""
+    """Parse JSON within limits; `what` names the text in messages."""
     items = sum(map(text.count, ",:[{"))
     if items > MOST_ITEMS:
         raise ValueError(
@@ -130,14 +138,14 @@ def parse(what: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is no JSON that save_model writes ({error})") from error
+        raise ValueError(f"{what} is not JSON that save_model writes ({error})") from error
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers may disagree on which of two equal keys counts."""
+    """Make a dict of pairs; refuse equal keys, since readers may disagree on which of them counts."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return result
 
 
@@ -148,7 +156,7 @@ def _whole_number(text: str) -> int:
 
 
 def expect(what: str, value: Any, types: Mapping[str, Types], optional: Set[str] = frozenset()) -> dict[str, Any]:
-    """`value`, if it is an object with these keys, and values of just these types: True is no whole number."""
+    """Return `value` if it is an object with these keys and with values of exactly these types (True is not an int)."""
     if type(value) is not dict:
         raise TypeError(f"{what} is a {type(value).__name__}, not an object")
     wrong = (value.keys() - types.keys()) | (types.keys() - value.keys() - optional)
@@ -161,11 +169,12 @@ def expect(what: str, value: Any, types: Mapping[str, Types], optional: Set[str]
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, Array]) -> str:
+    """Return the SHA-256 of all metadata but "sha256", and of the tensors, in hexadecimal."""
     found = hashlib.sha256()
     for key in sorted(metadata.keys() - {"sha256"}):
         found.update(f"{key} {len(metadata[key])} {metadata[key]}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
-        found.update(tensor.reshape(-1).data)  # no copy of the bytes
+        found.update(tensor.reshape(-1).data)  # does not copy the data
     return found.hexdigest()

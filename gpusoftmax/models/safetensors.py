@@ -1,17 +1,17 @@
-"""Model files: safetensors with a described header. Nothing in one is ever executed, and none refers to another file.
+"""Saving models as safetensors files, and loading them. Nothing in a file is executed, and none refers to another file.
 
 Tensors: `coef` (c, d), or (1, d) for two classes, and `intercept` (c,) or (1,), in raw feature space; `shift` and
-`scale` if the estimator was given them. The metadata, all of it text:
+`scale` if the estimator was given them. The metadata are texts:
 
     format           "gpusoftmax-model"
     format_version   "1"
     estimator        "SoftmaxClassifier" or "LinearSVMClassifier"
     objective        the equation that was minimised, in words, with its numbers
     classes          JSON: {"dtype": ..., "values": [...]}
-    parameters       JSON: the constructor's
+    parameters       JSON: those of the constructor
     fitted           JSON: n_iter, stop_reason, backend, feature_names, history, fit_report, weight_sum
-    versions         JSON: of gpusoftmax, numpy, python
-    sha256           of all of the above and of the tensors' names, types, shapes and bytes
+    versions         JSON: the versions of gpusoftmax, numpy and python
+    sha256           of all of the above, and of the tensors' names, types, shapes and bytes
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ ESTIMATORS = {cls.__name__: cls for cls in (SoftmaxClassifier, LinearSVMClassifi
 LABEL_TYPES = {"bool", "str", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
-MOST_HISTORY = 1 << 12  # records: a third of the items
-MOST_WORD = 100  # characters of a parameter
-MOST_LABELS = 16 << 20  # bytes of labels as an array, where each takes the room of the longest; or as many as coef has
+MOST_HISTORY = 1 << 12  # records of the history; they take a third of MOST_ITEMS
+MOST_WORD = 100  # characters of a parameter that is text
+MOST_LABELS = 16 << 20  # bytes of the array of labels, each as large as the longest; more is allowed if coef is larger
 
 NUMBER = (int, float)
 TYPES: dict[Any, Types] = {
@@ -67,7 +67,7 @@ TYPES: dict[Any, Types] = {
     "int": (int,),
     "float": NUMBER,
     "float | None": (*NUMBER, type(None)),
-    "Any": (*NUMBER, type(None)),  # of one model, as here, not an array
+    "Any": (*NUMBER, type(None)),  # a single model has a number here, not an array
 }
 TAGGED = {"C", "class_weight", "scaling"}  # parameters that may be objects
 RECORD, REPORT = ({field.name: TYPES[field.type] for field in fields(cls)} for cls in (Record, FitReport))
@@ -89,32 +89,33 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     Parameters
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
-        Fitted. Its callbacks are not saved, of a RandomState only that there was one, and a back end on a GPU as
-        "auto", so that the model predicts on a machine without one. partial_fit goes on from the weights and their S;
-        velocity, and mean and variance of the rows so far, are not saved: let the next call bring many rows. Of more
-        than 4096 passes of history every second is saved, or every third, and so on, the last among them.
+        A fitted estimator. Its callbacks are not saved. Of a RandomState, only the fact that there was one is saved. A
+        GPU backend is saved as "auto", so that the model can predict on a machine without a GPU. After loading,
+        partial_fit continues from the weights and S, the sum of the sample weights so far. The velocity and the mean
+        and variance of the rows so far are not saved, so the next call should get many rows. If the history is longer
+        than 4096 passes, every second one is saved, or every third, and so on, always including the last.
     path : str or os.PathLike
-        Where to; ".safetensors" by custom.
+        Where to save the model; by convention, the name ends in ".safetensors".
 
     Raises
     ------
     sklearn.exceptions.NotFittedError
-        `fit` was not called.
+        The estimator is not fitted.
     TypeError
-        Not one of our estimators, labels of a type that cannot be stored, or `path` is no path.
+        `estimator` is of another class, its labels are of a type that cannot be stored, or `path` is not a path.
     ValueError
-        `load_model` would refuse the file: weights are not finite, parameters were changed since the fit to what `fit`
-        refuses, or there are more than some 150,000 names of classes and features.
+        `load_model` would refuse the file: weights are not finite, parameters were set to invalid values after the fit,
+        or there are more than some 150,000 names of classes and features.
     OSError
-        It cannot be written; a file that was there is intact.
+        The file cannot be written. An old file is intact.
     """
     path = check_path("path", path)
     if type(estimator).__name__ not in ESTIMATORS:
-        inner = "; of a SoftmaxClassifierCV its sweep_.best_estimator_" if hasattr(estimator, "sweep_") else ""
+        inner = "; for a SoftmaxClassifierCV, pass its sweep_.best_estimator_" if hasattr(estimator, "sweep_") else ""
         raise TypeError(f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}{inner}")
     check_is_fitted(estimator)
     labels, coef, intercept = weights_of(estimator)
-    dtype = np.result_type(coef, intercept, np.float32)  # set by hand, they may be of two types, or whole numbers
+    dtype = np.result_type(coef, intercept, np.float32)  # if set by hand, they may be of different types, or integers
     tensors = {"coef": coef.astype(dtype), "intercept": intercept.astype(dtype)}
     if isinstance(estimator.scaling, tuple):
         for name, value in zip(("shift", "scale"), estimator.scaling, strict=True):
@@ -148,7 +149,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     try:
         read_header(io.BytesIO(content), len(content))
         again = _restore(metadata, tensors)
-        if not np.array_equal(again.classes_, labels):  # some strings are others in NumPy or JSON
+        if not np.array_equal(again.classes_, labels):  # NumPy and JSON change some strings
             raise ValueError(f"labels {shown(labels)} would come back as {shown(again.classes_)}")
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"estimator cannot be saved, since its file could not be loaded again: {error}") from error
@@ -170,12 +171,12 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
     Raises
     ------
     BadFileError
-        Not a model file, damaged, or written by a newer version; says what and where. That takes less than a second and
-        64 MB beyond what the tensors of the file take.
+        It is not a model file, is damaged, or was written by a newer version. The message says what is wrong and where.
+        Reading such a file takes less than a second and 64 MB beyond the memory for the tensors.
     OSError
-        It cannot be opened.
+        The file cannot be opened.
     TypeError
-        `path` is no path.
+        `path` is not a path.
     """
     path = check_path("path", path)
     metadata, tensors = read_model_file(path)
@@ -184,7 +185,7 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
 
 
 def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClassifier | LinearSVMClassifier:
-    """The estimator that a file's metadata and tensors describe."""
+    """Return the estimator that the metadata and tensors of a file describe."""
     name = metadata["estimator"]
     if name not in ESTIMATORS:
         raise ValueError(f"estimator {shown(name)} is none of {', '.join(ESTIMATORS)}")
@@ -209,7 +210,7 @@ def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClas
 
 
 def _check_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> None:
-    """As `fit` does, with what it leaves to others."""
+    """Check the constructor's parameters as `fit` does, including those that it checks elsewhere."""
     check_parameters(estimator)
     check_random_seed(estimator.random_state)
     check_choice("backend", estimator.backend, ("auto", "cpu", "numpy"))
@@ -220,6 +221,7 @@ def _check_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> Non
 
 
 def _restore_fitted(estimator: SoftmaxClassifier | LinearSVMClassifier, fitted: dict[str, Any]) -> None:
+    """Set the fitted attributes that the metadata describe."""
     names = fitted["feature_names"]
     if names is not None:
         if len(names) != estimator.n_features_in_ or any(type(name) is not str for name in names):
@@ -236,12 +238,15 @@ def _restore_fitted(estimator: SoftmaxClassifier | LinearSVMClassifier, fitted: 
 
 
 def _thinned(history: list[Record]) -> list[Record]:
-    """At most MOST_HISTORY records, at equal distances, of which the last is one: a long training is no reason to lose
-    its model."""
+    """Thin a history to at most MOST_HISTORY records at equal distances, so that a model with a long one can be saved.
+
+    The last record is always kept.
+    """
     return history[:: -max(1, -(-len(history) // MOST_HISTORY))][::-1]
 
 
 def _objective_in_words(estimator: SoftmaxClassifier | LinearSVMClassifier) -> str:
+    """Describe the objective that was minimised, for people who look into the file."""
     strength = f"l2 = {estimator.l2!r}" if estimator.l2 is not None else f"l2 = 1 / (C S), C = {estimator.C or 1.0!r}"
     norm = "||W||^2 + ||b||^2" if estimator.penalize_intercept else "||W||^2"
     smoothed = f" of labels smoothed by {float(estimator.label_smoothing)!r}" if estimator.label_smoothing else ""
@@ -275,17 +280,17 @@ def _decode_classes(classes: Any, most: int) -> Array:
         raise ValueError(f"classes {shown(values)} are not at least two labels of type {dtype}")
     longest = max(map(len, values)) if dtype == "str" else 0
     if 4 * longest * len(values) > most:
-        raise ValueError(f"{len(values)} classes with names of up to {longest} letters; shorten the longest")
+        raise ValueError(f"{len(values)} classes with names of up to {longest} characters; shorten the longest")
     with np.errstate(over="ignore"):
         array = np.array(values, dtype)
-    changed = any(array.item(i) != value for i, value in enumerate(values))  # without all of them a second time
+    changed = any(array.item(i) != value for i, value in enumerate(values))  # without a second list of them all
     if changed or not (array[:-1] < array[1:]).all():
         raise ValueError(f"classes {shown(values)} are not sorted, distinct labels of type {dtype}")
     return array
 
 
 def _encode_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> dict[str, Any]:
-    """The constructor's parameters as JSON; what JSON cannot hold is written as a tagged object."""
+    """Return the constructor's parameters for JSON; a value that JSON cannot hold becomes an object describing it."""
     encoded = {}
     for name, value in estimator.get_params(deep=False).items():
         if name == "callbacks":
@@ -295,7 +300,7 @@ def _encode_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> di
         if isinstance(value, Backend):
             value = value.name
         if name == "backend" and str(value).startswith("cuda"):
-            value = "auto"  # who trained is in `fitted`; the machine that loads may have no GPU
+            value = "auto"  # the machine that loads it may have no GPU; `fitted` says which backend trained it
         if name == "scaling" and isinstance(value, tuple):
             value = {"tensors": [side is not None for side in value]}
         elif name == "class_weight" and isinstance(value, dict):
@@ -309,14 +314,14 @@ def _encode_parameters(estimator: SoftmaxClassifier | LinearSVMClassifier) -> di
 
 
 def _decode_parameters(cls: Any, parameters: Any, tensors: dict[str, Array]) -> dict[str, Any]:
-    """The constructor's parameters; a file of an earlier version may lack some."""
+    """Return the constructor's parameters from JSON; a file of an earlier version may lack some."""
     names = cls().get_params(deep=False).keys() - {"callbacks"}
     scalars: Types = (type(None), bool, int, float, str)
     types = {name: (*scalars, dict) if name in TAGGED else scalars for name in names}
     decoded = dict(expect("parameters", parameters, types, optional=names))
     for name, value in decoded.items():
         if isinstance(value, str) and len(value) > MOST_WORD:
-            raise ValueError(f"{name}={shown(value)} has {len(value)} letters")
+            raise ValueError(f"{name}={shown(value)} has {len(value)} characters")
     if type(decoded.get("C")) is dict:
         if decoded["C"] != {"infinite": True}:
             raise ValueError(f"C={shown(decoded['C'])} is not known")
@@ -343,5 +348,5 @@ def _decode_class_weight(class_weight: Any) -> Any:
     pairs = expect("class_weight", class_weight, {"pairs": (list,)})["pairs"]
     weights = {label: check_number("class_weight", weight, least=0) for label, weight in pairs}
     if len(weights) != len(pairs) or any(type(label) not in (str, int, float, bool) for label in weights):
-        raise ValueError(f"class_weight={shown(pairs)} does not have one weight for each of some labels")
+        raise ValueError(f"class_weight={shown(pairs)} is not a list of distinct labels with one weight each")
     return weights

@@ -1,1 +1,1 @@
-"""What was found, in numbers and in words."""
+"""Reports on models, trainings and the machine, as data for JSON and as text."""

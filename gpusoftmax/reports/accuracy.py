@@ -1,4 +1,4 @@
-"""How good a classifier is on some rows: how often right, among its first k guesses, class by class; how certain."""
+"""Measures of a classifier on given rows: accuracy, top-k accuracy, accuracy per class, confusions and log loss."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.estimators.classifiers import Estimator
 from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
 
-AT_ONCE = 1 << 22  # scores, or features, of the rows that are looked at at a time
+AT_ONCE = 1 << 22  # scores, or features, of the rows that are evaluated at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Accuracies:
-    """Shares of rows, in [0, 1].
+    """Accuracies as fractions of rows, in [0, 1], and the log loss.
 
     Attributes
     ----------
     top_1 : float
-        Rows whose label has the largest score, the first class of equals: what `score` says.
+        Fraction of rows whose label has the largest score (of equal scores the first counts), as returned by `score`.
     top_k : float
-        Rows whose label is among the k largest scores.
+        Fraction of rows whose label is among the k largest scores.
     k : int
-        At most the number of classes, with which every row would count.
+        The k of top_k, at most the number of classes.
     per_class : ndarray of shape (c,)
-        Of the rows of each class, those that are right; NaN for a class without rows.
+        Fraction of the rows of each class that are predicted correctly; NaN for a class without rows.
     log_loss : float or None
-        The mean of -log p of the label's class, in nats; None for a classifier without probabilities.
+        The mean of -log p over the rows, in nats, where p is the probability of the label; None for a classifier
+        without probabilities.
     labels, predicted : ndarray of int, shape (n,)
-        Each row's class, and the one with the largest score, as positions in classes_.
+        The class of each row and the predicted class, as positions in classes_.
     """
 
     top_1: float
@@ -48,18 +49,18 @@ class Accuracies:
 
     @property
     def mean_per_class(self) -> float:
-        """The mean over the classes that have rows: scikit-learn's balanced accuracy."""
+        """The mean of per_class over the classes that have rows: scikit-learn's balanced accuracy."""
         return float(np.nanmean(self.per_class))
 
     @property
     def confusion(self) -> Array:
-        """How many rows of each class (first axis) were taken for which (second), (c, c)."""
+        """The number of rows of each class (first axis) predicted as each class (second axis), (c, c)."""
         c = len(self.per_class)
         return np.bincount(self.labels * c + self.predicted, minlength=c * c).reshape(c, c)
 
 
 def places(scores: Array, labels: Array) -> Array:
-    """How many classes come before the label's, (n,), in the order of scores (n, c), the first of equals first."""
+    """Return how many classes rank above each row's label (n,) by scores (n, c); of equal scores the first wins."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < labels[:, None]
     before: Array = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
@@ -67,17 +68,18 @@ def places(scores: Array, labels: Array) -> Array:
 
 
 def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
-    """Accuracies of a fitted classifier, some rows at a time.
+    """Measure a fitted classifier on rows with known labels, some of them at a time.
 
     Parameters
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
-        Fitted.
+        A fitted classifier.
     X : array-like of shape (n, d)
+        The features.
     y : array-like of shape (n,)
-        Labels, all among the estimator's classes.
+        The labels, all among the estimator's classes.
     k : int
-        More than there are classes counts as all of them.
+        The k of the top-k accuracy; limited to the number of classes.
 
     Returns
     -------
@@ -86,11 +88,11 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     Raises
     ------
     ValueError, TypeError
-        An unknown label, another length than X, or features that do not fit.
+        A label is unknown, `y` and `X` differ in length, or the features are not those of the estimator.
     """
     check_count("k", k)
     classes, coef, _ = weights_of(estimator)
-    c, d, order = len(classes), coef.shape[1], np.argsort(classes)  # set by hand, they may be in another order
+    c, d, order = len(classes), coef.shape[1], np.argsort(classes)  # classes set by hand may be unsorted
     X = by_rows(X)
     if len(getattr(X, "shape", ())) != 2:
         check_features(X)

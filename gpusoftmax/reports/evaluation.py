@@ -1,4 +1,4 @@
-"""A model's accuracies in numbers and words, and its predictions as files: what `evaluate` and `predict` say."""
+"""The output of the commands `evaluate` and `predict`: accuracies as JSON and as text, and predictions as files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpusoftmax._typing import Array
 from gpusoftmax.reports.accuracy import Accuracies
 
 MOST_CONFUSION = 200  # classes of a confusion matrix in JSON
-MOST_SHOWN = 20  # classes of a table and a confusion matrix for a person
+MOST_SHOWN = 20  # classes in a table and a confusion matrix as text
 MOST_NAME = 20  # characters of a class's name
 
 
 def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
-    """A model's accuracies on some rows, for JSON: NaN is None there."""
+    """Return a model's accuracies on some rows for JSON, with None in place of NaN."""
     c = len(classes)
     right = found.labels[found.labels == found.predicted]
     hits, rows, taken = (np.bincount(codes, minlength=c) for codes in (right, found.labels, found.predicted))
@@ -45,7 +45,7 @@ def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
 
 
 def evaluation_in_words(result: dict[str, Any], found: Accuracies) -> str:
-    """The same for a person: all classes, or of many the worst."""
+    """Return the evaluation as text: with all classes, or only the worst if there are many."""
     names = [printable(one["name"]) for one in result["classes"]]
     lines = [f"accuracy  {result['accuracy']:.2%} of {result['rows']} rows"]
     if result["k"] < len(names):
@@ -70,14 +70,14 @@ def evaluation_in_words(result: dict[str, Any], found: Accuracies) -> str:
 
 
 def printable(name: Any, most: int = MOST_NAME) -> str:
-    """A class's name for a terminal: short, and without characters that would command it."""
+    """Return the name of a class for a terminal: short, and without control characters."""
     text = str(name)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _matrix(names: list[str], found: Accuracies) -> list[str]:
-    """Rows of each class, by the class that they were taken for."""
+    """Return the confusion matrix as lines of text: a line for each class, a column for each prediction."""
     confusion = found.confusion
     short = [printable(name, max(6, min(MOST_NAME, 90 // len(names)))) for name in names]
     cell = max(len(str(confusion.max())), *map(len, short))
@@ -89,7 +89,7 @@ def _matrix(names: list[str], found: Accuracies) -> list[str]:
 
 
 def _confused(names: list[str], found: Accuracies) -> list[str]:
-    """The ten pairs of classes that were taken for one another most often."""
+    """Return lines on the ten most frequent confusions of two classes."""
     wrong = found.labels != found.predicted
     pairs, counts = np.unique(found.labels[wrong] * len(names) + found.predicted[wrong], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:10]
@@ -99,9 +99,9 @@ def _confused(names: list[str], found: Accuracies) -> list[str]:
 
 
 def predictions_as_csv(labels: Array, probabilities: Array | None, classes: Array) -> str:
-    """A line for each row, with a header: the label, and the probability of each class if there are any."""
+    """Return CSV with a header and a line per row: the predicted label, and the probability of each class if given."""
     text = io.StringIO()
-    # csv quotes no carriage return where lines end in another, and readers take it for the end of a line
+    # csv leaves carriage returns unquoted if lines end in "\n", but readers take them for the end of a line
     returns = any("\r" in str(label) for label in classes.tolist())
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
     if probabilities is None:
@@ -115,7 +115,7 @@ def predictions_as_csv(labels: Array, probabilities: Array | None, classes: Arra
 
 
 def predictions_as_npy(values: Array) -> bytes:
-    """Labels (n,), or probabilities (n, c), as a .npy file without pickles."""
+    """Return labels (n,) or probabilities (n, c) as the content of a .npy file without pickles."""
     file = io.BytesIO()
     np.save(file, values.astype(str) if values.dtype.kind == "O" else values, allow_pickle=False)
     return file.getvalue()

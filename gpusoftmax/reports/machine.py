@@ -1,4 +1,4 @@
-"""What would compute here, and why: the facts to put into a bug report."""
+"""Facts about this machine for a bug report: versions, backends, threads and caches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def describe(n_threads: int | None = None) -> dict[str, Any]:
-    """Versions, back ends and why, threads, BLAS, vector units and caches, ready for JSON."""
+    """Return versions, backends and whether they work, threads, BLAS, vector units and caches, for JSON."""
     backend = get_backend("auto", n_threads)
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
@@ -55,7 +55,7 @@ def describe(n_threads: int | None = None) -> dict[str, Any]:
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """The same for a person."""
+    """Return the facts as text."""
     bits = f"{facts['vector_bits']} bits: " if facts["vector_bits"] else ""
     lines = [f"{name:14s} {value}" for name, value in facts["versions"].items()]
     lines += [

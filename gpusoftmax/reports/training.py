@@ -1,4 +1,4 @@
-"""What a trained model can do, in numbers and in words."""
+"""Reports on a training: its data, penalty and accuracies, and the files that a sweep writes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ SPLITS = ("train", "validation", "test")
 
 
 def accuracies(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> dict[str, float | None]:
-    """Accuracy in [0, 1] on each of a data set's splits, as train_accuracy, validation_accuracy, test_accuracy; None
-    for one without rows."""
+    """Return the accuracy in [0, 1] on each part of a data set: train_accuracy, validation_accuracy, test_accuracy.
+
+    The accuracy on a part without rows is None.
+    """
     measured: dict[str, float | None] = dict.fromkeys((f"{split}_accuracy" for split in SPLITS), None)
     for split, (X, y) in dataset.parts.items():
         measured[f"{split}_accuracy"] = float(np.mean(estimator.predict(X) == y))
@@ -29,13 +31,13 @@ def accuracies(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Data
 
 
 def accuracies_in_words(measured: dict[str, Any]) -> str:
-    """One line for a person."""
+    """Return the accuracies as a line of text."""
     known = {split: measured[f"{split}_accuracy"] for split in SPLITS}
     return "  ".join(f"{split} {accuracy:.2%}" for split, accuracy in known.items() if accuracy is not None)
 
 
 def dataset_in_words(dataset: Dataset) -> str:
-    """One line for a person; others say which columns are features, if they have names, and which is predicted."""
+    """Return a line of text on a data set, and further lines on its columns and labels if they have names."""
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     d, c = dataset.X_train.shape[1], len(dataset.class_names)
     names = dataset.feature_names or ()
@@ -46,13 +48,13 @@ def dataset_in_words(dataset: Dataset) -> str:
 
 
 def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:
-    """Tell a model that was fitted to arrays what their columns are called, as `predict` finds them by."""
+    """Set the feature names of a model that was fitted to arrays, so that `predict` can find the columns by name."""
     if dataset.feature_names is not None:
         estimator.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
 
 
 def step_in_words(step: dict[str, Any]) -> str:
-    """One line for a person: a C that was tried."""
+    """Return a line of text on a value of C that was tried."""
     return (
         f"C = {step['C']:<7g} validation loss {step['loss']:.4f}  accuracy {step['accuracy']:.2%}  "
         f"({step['passes']:.0f} passes)"
@@ -60,7 +62,7 @@ def step_in_words(step: dict[str, Any]) -> str:
 
 
 def path_of(choice: SweepResult, n: int) -> list[dict[str, float]]:
-    """Each C that was tried on n rows, from strong to weak penalties, for JSON."""
+    """Return the results for each C that was tried on n rows, from strong to weak penalties, for JSON."""
     trials = choice.trials
     return [
         {
@@ -77,7 +79,7 @@ def path_of(choice: SweepResult, n: int) -> list[dict[str, float]]:
 
 
 def choice_in_words(choice: SweepResult, seconds: float) -> str:
-    """One line for a person: which C was chosen, out of how many, and a warning where it is at an end of them."""
+    """Return a line of text on the C that was chosen, and a warning if it is the smallest or largest that was tried."""
     tried = int((choice.trials.status[0] != "").sum())
     text = (
         f"chosen  C = {choice.best_params_['C']:g}, which has the smallest validation loss of {tried} values, in "
@@ -89,12 +91,12 @@ def choice_in_words(choice: SweepResult, seconds: float) -> str:
 
 
 def penalty_in_words(C: float, l2: float) -> str:
-    """The penalty as C, on the sum of the losses, and as l2, on their mean."""
+    """Return the penalty as C, which refers to the sum of the losses, and as l2, which refers to their mean."""
     return "none" if l2 == 0 else f"C = {C:g}, l2 = {l2:.4g}"
 
 
 def penalty_elsewhere(l2: float, n: int) -> str:
-    """What other libraries call a penalty l2 on the mean loss of n rows."""
+    """Translate a penalty l2 on the mean loss of n rows into the parameters of other libraries."""
     return (
         f"C = {1 / (l2 * n):.4g} in scikit-learn and cuML, or with two classes {2 / (l2 * n):.4g}\n"
         f"l2 = {l2:.4g} on the mean loss: SGDClassifier's alpha, and glmnet's lambda on standardised features\n"
@@ -105,12 +107,15 @@ def penalty_elsewhere(l2: float, n: int) -> str:
 
 
 def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
-    """Table, report, best model and plot into a folder; the paths. `show` is told what cannot be."""
+    """Write the table, report, best model and plot of a sweep into a folder, and return their paths.
+
+    `show` is called with a line of text on what was saved, and one if there is no plot.
+    """
     table, words, model, plot = files = [folder / name for name in SWEEP_FILES]
     result.to_csv(table)
     words.write_text(result.report + "\n", encoding="utf-8")
-    if result.best_estimator_ is None:  # Ctrl-C came before it was fitted
-        model.unlink(missing_ok=True)  # of an earlier sweep
+    if result.best_estimator_ is None:  # interrupted by Ctrl-C before it was fitted
+        model.unlink(missing_ok=True)  # left by an earlier sweep
         files.remove(model)
     else:
         save_model(result.best_estimator_, model)
@@ -118,7 +123,7 @@ def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -
         result.plot().figure.savefig(plot, dpi=150)
     except (ImportError, ValueError) as error:
         show(f"plot    none: {error}")
-        plot.unlink(missing_ok=True)  # of an earlier sweep
+        plot.unlink(missing_ok=True)  # left by an earlier sweep
         files.remove(plot)
     show("saved   " + "  ".join(map(str, files)))
     return files

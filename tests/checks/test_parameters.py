@@ -62,7 +62,7 @@ def test_an_unknown_parameter_that_nothing_is_near_to_gets_them_all(cls: Any) ->
 @pytest.mark.parametrize("cls", OURS)
 def test_a_parameter_without_its_name_is_refused(cls: Any) -> None:
     values = [3, 1.0] if cls is SoftmaxClassifierCV else [1.0]
-    with pytest.raises(TypeError, match=rf"^{cls.__name__} takes its parameters by name, .*; 1\.0 has none"):
+    with pytest.raises(TypeError, match=rf"^{cls.__name__} takes its parameters by name, .*; 1\.0 has no name"):
         cls(*values)
 
 
@@ -112,7 +112,7 @@ def test_sweep_refuses_what_only_fit_can_do(parameters: Any) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_solver_of_other_libraries_is_named(solver: str) -> None:
-    with pytest.raises(ValueError, match=f"solver='{solver}' is not known; .*; 'auto' is one exact solver"):
+    with pytest.raises(ValueError, match=f"solver='{solver}' is not known; .*; 'auto' is an exact solver"):
         SoftmaxClassifier(solver=solver).fit(X, Y)
 
 

@@ -561,8 +561,8 @@ def test_a_users_error_on_a_gpu_is_one_line(options: list[str], words: str, run:
 FAILURES = {
     "unknown data set": (["train", "mnist"], ["'mnist'", "digits and cifar10"]),
     "no folder": (["train", "cifar10"], ["cifar-10-python.tar.gz", "--download"]),
-    "an empty folder": (["train", "cifar10", "--data", "HERE"], ["HERE", "put it into"]),
-    "a folder for digits": (["train", "digits", "--data", "HERE"], ["HERE", "read from no folder"]),
+    "an empty folder": (["train", "cifar10", "--data", "HERE"], ["HERE", "without unpacking it"]),
+    "a folder for digits": (["train", "digits", "--data", "HERE"], ["HERE", "needs no folder"]),
     "no such GPU": (["train", "digits", "--backend", "cuda:99"], ["'cuda:99'", "cannot be had", "backend='auto'"]),
     "unknown back end": (["train", "digits", "--backend", "gpu"], ["'gpu'", "'auto', 'cpu'"]),
     "C 0": (["train", "digits", "--C", "0"], ["C=0.0", "greater than 0"]),

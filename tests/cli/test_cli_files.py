@@ -91,10 +91,10 @@ def test_train_names_its_columns_and_tells_of_oddities(tmp_path: Path, run: Any)
     (tmp_path / "a.csv").write_text("\n".join(["number,b,label", *rows, "30,7,d"]))
     result = run("train", tmp_path / "a.csv", "--C", 1)
     assert "columns number, b\n" in result.out
-    assert "column 'number' counts the rows and is taken for a feature; leave it out with drop" in result.err
-    assert "'d' is the class of one row alone" in result.err
+    assert "column 'number' numbers the rows and is used as a feature; leave it out with drop" in result.err
+    assert "'d' is the class of a single row" in result.err
     (tmp_path / "a.csv").write_text("\n".join(rows))
-    assert "has no header: its first line is taken for a row" in run("train", tmp_path / "a.csv", "--label", -1).err
+    assert "has no header: its first line is read as a row" in run("train", tmp_path / "a.csv", "--label", -1).err
 
 
 def test_the_output_says_which_column_is_predicted(flowers: Path, run: Any) -> None:
@@ -129,7 +129,7 @@ def test_a_header_of_numbers_is_one_in_every_command(label: list[str], years: Pa
 def test_a_missing_year_is_named(years: Path, run: Any) -> None:
     run("train", years, "--C", 1, "--save", years.parent / "m", "--quiet")
     (years.parent / "new.csv").write_text("2019,2020\n1,2\n")
-    assert "line 1: has some of the names that are asked for, and not '2023'" in run(
+    assert "line 1: has some of the requested names, but not '2023'" in run(
         "predict", years.parent / "m", years.parent / "new.csv"
     ).err  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_options_of_texts_are_refused_with_other_files(trained: Path, run: Any) 
     np.save(trained.parent / "X.npy", np.ones((3, 2)))
     result = run("predict", trained, trained.parent / "X.npy", "--header")
     assert "header=True: " in result.err
-    assert "is no table in text; leave it out" in result.err
+    assert "is not a table in a text file; leave it out" in result.err
 
 
 def test_a_model_of_embeddings_finds_them_by_name(tmp_path: Path, run: Any) -> None:
@@ -361,11 +361,11 @@ def test_json_of_predict_has_the_documented_keys(
 
 
 FAILURES: dict[str, Any] = {
-    "no label": (["train", "FLOWERS"], "no column of labels is certain among 5 columns: id, width, .*--label"),
+    "no label": (["train", "FLOWERS"], "no column that is clearly the labels among 5 columns: id, width, .*--label"),
     "a model onto its table": (["train", "FLOWERS", *OWN, "--save", "FLOWERS"], "--save flowers.csv is one of"),
     "predictions onto their rows": (["predict", "MODEL", "FLOWERS", "--out", "FLOWERS"], "--out flowers.csv is one of"),
     "predictions onto a folder": (["predict", "MODEL", "FLOWERS", "--out", "folder.csv"], "is a folder; name a file"),
-    "a label that is dropped": (["train", "FLOWERS", *OWN, "--drop", "species"], "the labels' and dropped"),
+    "a label that is dropped": (["train", "FLOWERS", *OWN, "--drop", "species"], "column of labels and dropped"),
     "a column nearly right": (["train", "FLOWERS", "--label", "Species"], "did you mean 'species'"),
     "a folder": (["train", "folder.csv"], "is a folder|Is a directory"),
     "text among features": (["train", "FLOWERS", "--label", "species"], r"line 2: column 4 \('note'\) is .*drop"),
@@ -374,7 +374,7 @@ FAILURES: dict[str, Any] = {
     "a folder of a file": (["train", "FLOWERS", "--data", "x"], "--data x is for cifar10"),
     "columns to drop of digits": (["evaluate", "MODEL", "digits", "--drop", "a"], "--drop is for files of your own"),
     "a header of digits": (["train", "digits", "--no-header"], "--header is for files of your own"),
-    "a column that the model needs": (["predict", "MODEL", "FLOWERS", "--drop", "width"], "'width' is a feature of"),
+    "a column that the model needs": (["predict", "MODEL", "FLOWERS", "--drop", "width"], "'width' is both a feature"),
     "a share with an underscore": (["train", "FLOWERS", *OWN, "--test", "0_2"], "0_2: is of kind unknown"),
     "a download of a file": (["evaluate", "MODEL", "FLOWERS", "--download"], "--download is for cifar10"),
     "a label of digits": (["train", "digits", "--label", "y"], "--label is for files of your own"),

@@ -74,7 +74,7 @@ def test_digits_refuse_a_folder():
 
 
 def test_an_unknown_data_set_is_refused_with_what_is_known():
-    with pytest.raises(ValueError, match=r"'mnist'.*digits and cifar10, and files of your own.*\.csv"):
+    with pytest.raises(ValueError, match=r"'mnist'.*digits and cifar10, and your own files.*\.csv"):
         load_dataset("mnist")
 
 

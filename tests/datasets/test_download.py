@@ -55,26 +55,30 @@ def test_a_file_is_fetched_into_a_folder_that_is_made(site: tuple[str, Path], tm
 
 def test_another_file_than_the_official_one_is_refused_and_gone(site: tuple[str, Path], tmp_path: Path) -> None:
     (site[1] / "official.bin").write_bytes(CONTENT[:-1] + b"!")
-    with pytest.raises(BadFileError, match=r"official\.bin: .* sent another file; expected get http.* by other means"):
+    with pytest.raises(
+        BadFileError, match=r"official\.bin: .* sent another file; expected download http.* by other means"
+    ):
         fetch(official(site[0]), tmp_path / "folder")
     assert list((tmp_path / "folder").iterdir()) == []
 
 
 def test_a_file_that_is_not_there_says_what_to_put_where(site: tuple[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConnectionError, match=r"cannot be fetched \(HTTPError\); get http.*put it at .*official\.bin"):
+    with pytest.raises(ConnectionError, match=r"cannot be downloaded \(HTTPError\); download http.*to .*official\.bin"):
         fetch(official(site[0]), tmp_path)
 
 
 def test_without_a_network_the_message_says_what_to_put_where(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
-        with pytest.raises(ConnectionError, match=r"cannot be fetched \(\w+\); get http.*put it at .*official\.bin"):
+        with pytest.raises(ConnectionError, match=r"cannot be downloaded \(\w+\); download http.*to .*official\.bin"):
             fetch(official(f"http://127.0.0.1:{unused.getsockname()[1]}"), tmp_path)
 
 
 def test_without_pooch_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ImportError, match=r"pip install 'gpusoftmax\[download\]'; or get http.*put it at"):
+    with pytest.raises(
+        ImportError, match=r"pip install 'gpusoftmax\[download\]'; or download http.* by other means to"
+    ):
         fetch(official("http://127.0.0.1"), tmp_path)
 
 

@@ -152,7 +152,7 @@ def test_a_command_is_not_executed(refused, tmp_path):
 )
 def test_a_foreign_global_is_refused_by_name_and_place(refused, name):
     hostile = replaced(PYTHON2, b"cnumpy\nndarray\n", b"c" + name.replace(" ", "\n").encode() + b"\n")
-    caught = refused(hostile, "foreign global")
+    caught = refused(hostile, "unexpected global")
     assert repr(name) in caught.reason
     assert caught.place == f"byte {PYTHON2.index(b'cnumpy' + bytes([10]) + b'ndarray')}"
 
@@ -161,7 +161,7 @@ def test_a_global_whose_name_makes_genops_warn_is_refused_under_w_error(refused)
     refused(b"\x80\x02cos\\q\nsystem\n.", "byte 2: invalid escape sequence")
 
 
-# the argument that makes each foreign opcode well-formed
+# the argument that makes each unexpected opcode well-formed
 FOREIGN = {
     "INT": b"1\n",
     "LONG": b"1L\n",
@@ -208,7 +208,7 @@ FOREIGN = {
 def test_a_foreign_opcode_is_refused_by_name_and_place(refused, name):
     code = next(op.code for op in pickletools.opcodes if op.name == name).encode("latin-1")
     caught = refused(PYTHON2[:-1] + code + FOREIGN[name] + b".")
-    assert caught.reason == f"foreign opcode {name}"
+    assert caught.reason == f"unexpected opcode {name}"
     assert caught.place == f"byte {len(PYTHON2) - 1}"
 
 
@@ -237,13 +237,13 @@ def test_another_protocol_is_refused(refused, protocol):
     ids=lambda value: repr(value[:40]),
 )
 def test_a_call_or_state_that_no_official_file_has_is_refused(refused, pickle_):
-    refused(b"\x80\x02" + pickle_, r"unofficial (call|state) of")
+    refused(b"\x80\x02" + pickle_, r"unexpected (call|state) of")
 
 
 def test_an_array_cannot_be_given_a_second_state(refused):
     again = b"(K\x01K\x03M\x00\x0c\x86h\x0b\x89U\x00tb"
     refused(
-        replaced(PYTHON2, b"tbU\x09filenames", b"tb" + again + b"U\x09filenames"), "unofficial state of array of shape"
+        replaced(PYTHON2, b"tbU\x09filenames", b"tb" + again + b"U\x09filenames"), "unexpected state of array of shape"
     )
 
 
@@ -329,16 +329,16 @@ THREE = b"(K\x01K\x09K\x00e"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        pytest.param(counted(b"u1"), counted(b"i1"), "unofficial call of DTYPE", id="dtype"),
-        pytest.param(counted(b"|"), counted(b"<"), "unofficial state of UINT8", id="byte order"),
-        pytest.param(b"\x89T", b"\x88T", "unofficial state of array", id="Fortran order"),
+        pytest.param(counted(b"u1"), counted(b"i1"), "unexpected call of DTYPE", id="dtype"),
+        pytest.param(counted(b"|"), counted(b"<"), "unexpected state of UINT8", id="byte order"),
+        pytest.param(b"\x89T", b"\x88T", "unexpected state of array", id="Fortran order"),
         pytest.param(
-            STATE, b"(K\x02K\x03M\x00\x0c\x86", "unofficial state of array", id="version of the array's state"
+            STATE, b"(K\x02K\x03M\x00\x0c\x86", "unexpected state of array", id="version of the array's state"
         ),
         pytest.param(STATE, b"(K\x01K\x04M\x00\x0c\x86", r"array of shape \(4, 3072\)", id="rows"),
         pytest.param(STATE, b"(K\x01K\x03M\x01\x0c\x86", r"array of shape \(3, 3073\)", id="columns"),
         pytest.param(STATE, b"(K\x01M\x00\x0cK\x03\x86", r"array of shape \(3072, 3\)", id="transposed"),
-        pytest.param(STATE, b"(K\x01M\x00\x24\x85", "unofficial state of array", id="one dimension"),
+        pytest.param(STATE, b"(K\x01M\x00\x24\x85", "unexpected state of array", id="one dimension"),
         pytest.param(
             STATE, b"(K\x01J\xfd\xff\xff\xffJ\x00\xf4\xff\xff\x86", r"shape \(-3, -3072\)", id="negative shape"
         ),
@@ -353,9 +353,9 @@ THREE = b"(K\x01K\x09K\x00e"
         pytest.param(b"]q\x05" + THREE, b"K\x01K\x09K\x00\x87", "tuple of length 3", id="labels no list"),
         pytest.param(counted(b"labels"), counted(b"Labels"), "keys 'Labels', 'labels'", id="key renamed"),
         pytest.param(b"eu.", b"eU\x01aNu.", "keys 'a'", id="key too many"),
-        pytest.param(b"eu.", b"eK\x00Nu.", "a key that is no string", id="key no string"),
+        pytest.param(b"eu.", b"eK\x00Nu.", "a key that is not a string", id="key no string"),
         pytest.param(b"eu.", b"eNu.", "9 keys and values", id="key without value"),
-        pytest.param(b"eu.", b"eu0.", "foreign opcode POP", id="value popped"),
+        pytest.param(b"eu.", b"eu0.", "unexpected opcode POP", id="value popped"),
         pytest.param(b"eu.", b"e.", "left over", id="dict unfinished"),
         pytest.param(b"eu.", b"eu].", "left over", id="two values"),
         pytest.param(b"\x80\x02}", b"\x80\x02]", "put into list", id="list for dict"),

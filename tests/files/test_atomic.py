@@ -233,7 +233,7 @@ def test_a_folder_that_cannot_be_flushed_is_an_error_unless_none_can_be(
 @posix
 def test_what_is_no_file_is_not_replaced(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(FileExistsError, match="no regular file and is not replaced; pass another path"):
+    with pytest.raises(FileExistsError, match="not a regular file and is not replaced; pass another path"):
         write_atomically(path, NEW)
     assert path.is_fifo()
 

@@ -128,7 +128,7 @@ def test_a_first_line_is_a_header_where_names_or_rows_below_say_so(
 ) -> None:
     table = read(content, columns)
     assert (table.feature_names is not None, len(table.values)) == (named, content.count("\n") - named)
-    assert ("has no header: its first line is taken for a row" in caplog.text) == (not named and columns.header is None)
+    assert ("has no header: its first line is read as a row" in caplog.text) == (not named and columns.header is None)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,11 @@ def test_a_first_line_is_a_header_where_names_or_rows_below_say_so(
     [
         ("7,3,5,kind\n", Columns(-1), "line 1: these may be names or values; expected header=True or .*--no-header"),
         ("0,1,2,3\n", Columns(-1), "line 1: these may be names or values"),
-        ("0.5,9,2,7\n", Columns(need_label=False, features=("9", "8")), "line 1: has some of the names .* not '8'"),
+        (
+            "0.5,9,2,7\n",
+            Columns(need_label=False, features=("9", "8")),
+            "line 1: has some of the requested names.* not '8'",
+        ),
     ],
 )
 def test_a_first_line_that_may_be_either_is_refused(first: str, columns: Columns, message: str, read: Any) -> None:
@@ -244,7 +248,7 @@ def test_a_separator_that_is_not_known_is_told_of(first: str, read: Any) -> None
 
 
 def test_coordinates_are_no_labels(read: Any) -> None:
-    with pytest.raises(BadFileError, match="no column of labels is certain among 4 columns: x, y, z, kind"):
+    with pytest.raises(BadFileError, match="no column that is clearly the labels among 4 columns: x, y, z, kind"):
         read("x,y,z,kind\n1,2,3,4\n")
     assert read("x,y\n1,2\n").y.tolist() == ["2"]
 
@@ -256,7 +260,7 @@ def test_a_feature_of_a_usual_name_is_no_label(read: Any) -> None:
 
 def test_a_table_without_a_header_is_told_of(read: Any, caplog: pytest.LogCaptureFixture) -> None:
     read("1,2\n", ANY)
-    assert "has no header: its first line is taken for a row" in caplog.text
+    assert "has no header: its first line is read as a row" in caplog.text
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -307,13 +311,13 @@ BAD = {
     "empty field": ("a,b,label\n1, ,x\n", r"line 2: column 2 \('b'\) is empty; .*fill it"),
     "decimal comma": ("a;b;label\n1;2,5;x\n", "line 2: column 2 .* is '2,5'; .*with a point for decimals"),
     "a label without an end": (f"a,label\n1,{'x' * 1001}\n", "line 2: a label of 1001 characters; .* at most 1000"),
-    "a gap in a first row": ("NA,ash,x\n1,2,3\n", "no column of labels is certain"),
+    "a gap in a first row": ("NA,ash,x\n1,2,3\n", "no column that is clearly the labels"),
     "no label": ("a,b,label\n1,2,x\n1,2,\n", "line 3: no label"),
     "after a line in two": ('a,b,label\n1,2,"x\ny"\n1,q,z\n', "line 4: column 2"),
     "unclosed quote": ('a,b,label\n1,2,x\n1,2,"y\n1,2,z\n', "line 3: unexpected end of data; expected .* quotes"),
     "quote within": ('a,b,label\n1,2,"x"y\n', "line 2: ',' expected after '\"'"),
-    "no header": ("1,2,x\n3,4,y\n", "no column of labels is certain among 3 columns: 1, 2, x; expected .*--label"),
-    "a name twice": ("a,a,label\n1,2,x\n", "two are called 'a'"),
+    "no header": ("1,2,x\n3,4,y\n", "no column that is clearly the labels among 3 columns: 1, 2, x; .*--label"),
+    "a name twice": ("a,a,label\n1,2,x\n", "two are named 'a'"),
     "labels alone": ("label\nx\n", "no features"),
     "nothing": ("", "is empty"),
     "blank lines alone": ("\n\n\n", "is empty"),
@@ -397,5 +401,5 @@ def test_the_advice_is_that_for_what_stands_there(tmp_path: Path, field: str, hi
 def test_without_names_no_column_is_advised_to_be_dropped_by_name(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("1,2,x\n3,4,y\n")
-    with pytest.raises(BadFileError, match="the labels' column is named by label"):
+    with pytest.raises(BadFileError, match="says which column holds the labels"):
         read_csv(file, Columns(need_label=False))

@@ -109,14 +109,14 @@ BAD: dict[str, Any] = {
     "a missing label": ({"a": [1.0, 2.0], "label": ["x", None]}, "column 'label', row 1: is missing"),
     "dates": ({"a": np.array(["2020", "2021"], "M8[s]"), "label": [0, 1]}, "column 'a': is of type timestamp"),
     "lists of two lengths": ({"a": [[1.0], [1.0, 2.0]], "label": [0, 1]}, "different lengths"),
-    "lists with gaps": ({"a": [[1.0], [None]], "label": [0, 1]}, "lists with gaps"),
+    "lists with missing values": ({"a": [[1.0], [None]], "label": [0, 1]}, "lists with missing values"),
     "lists of text": ({"a": [["p"], ["q"]], "label": [0, 1]}, "expected numbers"),
     "a structure": ({"a": [{"x": 1}], "label": [0]}, "column 'a': is of type struct"),
     "labels of bytes": ({"a": [1.0], "label": [b"\xff"]}, "column 'label': is of type binary; expected labels"),
     "labels of lists": ({"a": [1.0], "label": [[1]]}, "column 'label': is of type list"),
     "a label without an end": ({"a": [1.0], "label": ["x" * 1001]}, "a label of 1001; expected labels of at most 1000"),
     "no rows": ({"a": np.ones(0), "label": np.ones(0)}, "no rows"),
-    "no label": ({"a": [1.0], "b": [2.0]}, "no column of labels is certain among 2 columns: a, b"),
+    "no label": ({"a": [1.0], "b": [2.0]}, "no column that is clearly the labels among 2 columns: a, b"),
 }
 
 

@@ -257,7 +257,7 @@ def test_words_for_gaps_among_words_are_told_of(gap: str, caplog: pytest.LogCapt
 def test_a_stray_word_among_numbers_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     labels = training_labels(Table(X1, np.array(["1", "2", "oops", "1"])), Path("a.npz"))
     assert labels.tolist() == ["1", "2", "oops", "1"]
-    assert "a.npz, row 2: label 'oops' is no number, so all are taken for text" in caplog.text
+    assert "a.npz, row 2: label 'oops' is not a number, so all labels are read as text" in caplog.text
 
 
 @pytest.mark.parametrize("labels", [["1a", "2b", "3"], ["x", "y"], ["7", "8"], ["007", "8"]])
@@ -297,7 +297,7 @@ def test_a_column_that_counts_rows_in_any_order_is_told_of(
     X, y = rows
     X[:, 1] = np.random.default_rng(0).permutation(np.arange(first, last)) if shuffled else np.arange(first, last)
     load_data(write_csv(tmp_path / "a.csv", X, y))
-    assert caplog.text.count("counts the rows and is taken for a feature") == caplog.text.count("column 'b'") == 1
+    assert caplog.text.count("numbers the rows and is used as a feature") == caplog.text.count("column 'b'") == 1
 
 
 @every_kind
@@ -307,7 +307,7 @@ def test_the_labels_origin_is_named(name: str, write: Any, rows: Any, tmp_path: 
 
 
 REFUSED: dict[str, Any] = {
-    "no features": (lambda X, y: {"y": y}, {}, r"holds y \(30,\); expected one array of features"),
+    "no features": (lambda X, y: {"y": y}, {}, r"holds y \(30,\); expected an array of features"),
     "no labels": (lambda X, y: {"X": X}, {}, r"holds X \(30, 4\); expected .* one of labels"),
     "two arrays of features": (lambda X, y: {"a": X, "b": X, "y": y}, {}, r"holds a \(30, 4\), b"),
     "parts and more": (lambda X, y: {"X": X, "y": y, "X_test": X, "y_test": y}, {}, "holds X"),
@@ -317,15 +317,15 @@ REFUSED: dict[str, Any] = {
     "features in a line": (lambda X, y: {"X": y, "y": y}, {}, r"features of shape \(30,\)"),
     "test rows twice": (
         lambda X, y: {"X_train": X, "y_train": y, "X_test": X, "y_test": y}, {"test": "b.csv"},
-        "test='b.csv': .* holds test rows already; leave one out",
+        "test='b.csv': .* already holds test rows; leave one of them out",
     ),
-    "two arrays of one name": (lambda X, y: {"X": X, "x": X, "y": y}, {}, "two arrays are the rows part's 'x'"),
-    "two arrays of one part": (lambda X, y: {"X_val": X, "X_valid": X, "X": X, "y": y}, {}, "validation part's 'x'"),
+    "two arrays of one name": (lambda X, y: {"X": X, "x": X, "y": y}, {}, "two arrays are 'x' of the rows part"),
+    "two arrays of one part": (lambda X, y: {"X_val": X, "X_valid": X, "X": X, "y": y}, {}, "of the validation part"),
     "a part without labels": (
-        lambda X, y: {"X_train": X, "y_train": y, "X_test": X}, {}, "features of the test part, and no labels"
+        lambda X, y: {"X_train": X, "y_train": y, "X_test": X}, {}, "features of the test part, but no labels"
     ),
     "a label of booleans": (lambda X, y: {"X": X, "y": y}, {"label": True}, "label=True is a bool"),
-    "columns to drop in a number": (lambda X, y: {"X": X, "y": y}, {"drop": 5}, "drop=5 is no list of names"),
+    "columns to drop in a number": (lambda X, y: {"X": X, "y": y}, {"drop": 5}, "drop=5 is not a list of names"),
     "a position of an array": (lambda X, y: {"X": X, "y": y}, {"label": 1}, "label=1 is a position"),
     "columns without names": (lambda X, y: {"X": X, "y": y}, {"drop": ["a"]}, r"drop=\['a'\]"),
     "a share of one": (lambda X, y: {"X": X, "y": y}, {"test": 1.0}, "test=1.0 is out of range"),
@@ -349,8 +349,8 @@ def test_what_cannot_be_used_is_refused(arrays: Any, options: Any, message: str,
         (None, {}, "train=None is a NoneType; pass a path"),
         (("X.npy",), {}, r"train is a tuple of 1; pass a pair \(features, labels\)"),
         (("X.npy", 3), {}, r"train\[1\]=3 is a int"),
-        ("", {}, "train='' is no path"),
-        ("a\0b", {}, "is no path"),
+        ("", {}, "train='' is not a path"),
+        ("a\0b", {}, "is not a path"),
     ],
 )
 def test_a_source_that_is_no_path_is_refused(train: Any, options: Any, message: str) -> None:
@@ -380,7 +380,7 @@ def test_labels_by_position_are_no_feature_of_training(rows: Any, tmp_path: Path
     X, y = rows
     train, test = write_csv(tmp_path / "a.csv", X, y), tmp_path / "b.csv"
     test.write_text("kind,a,b,c,d\nash,1,2,3,4\n", encoding="utf-8")
-    with pytest.raises(BadFileError, match=r"b\.csv: the labels' column is the feature 'd' of 5 columns"):
+    with pytest.raises(BadFileError, match=r"b\.csv: the column of labels is the feature 'd' of 5 columns"):
         load_data(train, label=4, test=test)
 
 

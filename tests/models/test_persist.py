@@ -221,7 +221,7 @@ def test_labels_that_cannot_be_stored_are_named(path: Path) -> None:
         ("backend", "abacus", "backend='abacus'"),
         ("classes_", np.array(["a\0", "b", "c"], object), "come back as"),  # NumPy drops zeros at the end of strings
         ("classes_", np.array(["a", "b", "\ud83d" + "\ude00"]), "come back as"),  # in JSON one letter
-        ("classes_", np.array(["a" * 3_000_000, "b", "c"]), "names of up to 3000000 letters; shorten"),
+        ("classes_", np.array(["a" * 3_000_000, "b", "c"]), "names of up to 3000000 characters; shorten"),
         ("classes_", np.array(["a", "b", "c"])[::-1], "sorted"),
         ("feature_names_in_", np.array(["x" * 3_000_000] * 3, object), "more than 8388608; shorten names or history"),
         ("n_iter_", 10**30, "31 digits"),
@@ -247,7 +247,7 @@ def test_of_a_long_history_records_at_equal_distances_are_kept_and_the_last(pass
 
 @pytest.mark.parametrize("call", [lambda path: save_model(fitted(), path), load_model], ids=["save", "load"])
 @pytest.mark.parametrize(
-    ("path", "words"), [(None, "path=None is a NoneType"), (3, "path=3 is a int"), ("", "no path")]
+    ("path", "words"), [(None, "path=None is a NoneType"), (3, "path=3 is a int"), ("", "not a path")]
 )
 def test_what_is_no_path_is_refused(call: Any, path: Any, words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):

@@ -469,7 +469,7 @@ def test_a_validation_set_of_other_proportions_is_refused(y: Any, words: str) ->
 def test_columns_that_are_no_classes_are_refused() -> None:
     pandas = pytest.importorskip("pandas")
     X = np.random.default_rng(0).standard_normal((N, 2))
-    with pytest.raises(ValueError, match=r"y has columns .*with its name"):
+    with pytest.raises(ValueError, match=r"y has columns .*named after it"):
         SoftmaxClassifier().fit(X, pandas.DataFrame(SOFT, columns=["a", "a", "b"]))
     with pytest.raises(ValueError, match=r"y has columns \[1, 'a', 'b'\]; .*of one type"):
         SoftmaxClassifier().fit(X, pandas.DataFrame(SOFT, columns=[1, "a", "b"]))

@@ -522,7 +522,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "validation a share of 1": ([grid], {"validation": 1.0}, ValueError, "validation", "1.0", "less than 1"),
     "validation of strangers": (
         (*FITS, grid, course_grid), {"validation": (X, Y + 1)},
-        ValueError, "validation[1][2]", "is 3,", "of y, [0, 1, 2]; drop such rows, or train on some, too",
+        ValueError, "validation[1][2]", "is 3,", "of y, [0, 1, 2]; drop such rows, or include some in training",
     ),
     "validation of texts": (
         FITS, {"validation": (X, Y.astype(str))}, ValueError, "validation[1][0]", "is '0',", "of y, [0, 1, 2]",
@@ -686,7 +686,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
         TypeError, "estimator", "NoneType", "pass one of SoftmaxClassifier",
     ),
     "a folder without CIFAR-10": (
-        [load_cifar10], {"folder": "nowhere"}, FileNotFoundError, "CIFAR-10", "nowhere", "Get https:",
+        [load_cifar10], {"folder": "nowhere"}, FileNotFoundError, "CIFAR-10", "nowhere", "Download https:",
     ),
 }  # fmt: skip
 

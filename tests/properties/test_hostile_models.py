@@ -275,7 +275,7 @@ PLACES_OF_KEYS = {
 @pytest.mark.parametrize("change", PLACES_OF_KEYS.values(), ids=PLACES_OF_KEYS.keys())
 def test_a_key_that_stands_twice_is_refused(change: tuple[str, str], saved: Saved, path: Path) -> None:
     path.write_bytes(assemble(json.dumps(saved.header).replace(*change, 1), saved.data))
-    assert_refused(load_model, path, "a key stands twice")
+    assert_refused(load_model, path, "a key occurs twice")
 
 
 @pytest.mark.parametrize("key", ["classes", "parameters", "fitted"])
@@ -283,7 +283,7 @@ def test_a_key_that_stands_twice_in_a_text_is_refused(key: str, saved: Saved, pa
     text = saved.metadata[key]
     first = text[1 : text.index(":")]
     path.write_bytes(saved.with_metadata(**{key: f"{{{first}: 0, {text[1:]}"}))
-    assert_refused(load_model, path, f"{key} is no JSON that save_model writes .a key stands twice")
+    assert_refused(load_model, path, f"{key} is not JSON that save_model writes .a key occurs twice")
 
 
 ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
@@ -353,7 +353,7 @@ def test_a_table_of_tensors_that_is_not_ours_is_refused(case: Any, saved: Saved,
 @pytest.mark.parametrize("key", ["objective", "versions", "classes", "sha256"])
 def test_letters_beyond_ascii_are_refused(key: str, text: str, saved: Saved, path: Path) -> None:
     path.write_bytes(saved.with_header(__metadata__={**saved.metadata, key: text}))
-    assert_refused(load_model, path, "letters beyond ASCII")
+    assert_refused(load_model, path, "characters beyond ASCII")
 
 
 # bombs
@@ -416,7 +416,7 @@ def test_a_bomb_in_a_text_is_refused(key: str, text: str, bomb: str, saved: Save
 def test_a_name_as_long_as_a_header_is_not_repeated_for_each_class(saved: Saved, path: Path) -> None:
     names = [*(f"{i:06d}" for i in range(100_000)), "z" * 5_000_000]
     path.write_bytes(saved.with_metadata(classes=json.dumps({"dtype": "str", "values": names}, separators=(",", ":"))))
-    assert_refused(load_model, path, "100001 classes with names of up to 5000000 letters")
+    assert_refused(load_model, path, "100001 classes with names of up to 5000000 characters")
 
 
 CODE = {
@@ -462,10 +462,10 @@ METADATA: dict[str, tuple[dict[str, str | None], str]] = {
     "an unknown estimator": ({"estimator": "Pipeline"}, "estimator 'Pipeline' is none of"),
     "an estimator of another library": ({"estimator": "sklearn.svm.SVC"}, "estimator 'sklearn.svm.SVC' is none of"),
     "the other estimator": ({"estimator": "LinearSVMClassifier"}, "loss='softmax'"),
-    "classes that are no JSON": ({"classes": "{"}, "classes is no JSON"),
-    "classes with something behind": ({"classes": '{"dtype": "bool", "values": []}[]'}, "classes is no JSON"),
-    "parameters that are no JSON": ({"parameters": "{'C': 1}"}, "parameters is no JSON"),
-    "fitted that is no JSON": ({"fitted": ""}, "fitted is no JSON"),
+    "classes that are no JSON": ({"classes": "{"}, "classes is not JSON"),
+    "classes with something behind": ({"classes": '{"dtype": "bool", "values": []}[]'}, "classes is not JSON"),
+    "parameters that are no JSON": ({"parameters": "{'C': 1}"}, "parameters is not JSON"),
+    "fitted that is no JSON": ({"fitted": ""}, "fitted is not JSON"),
     "classes that are null": ({"classes": "null"}, "classes is a NoneType, not an object"),
     "parameters in a list": ({"parameters": "[1]"}, "parameters is a list, not an object"),
     "fitted that is a number": ({"fitted": "1"}, "fitted is a int, not an object"),
@@ -549,7 +549,7 @@ PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "verbose text": ({"verbose": "1"}, "verbose='1'"),
     "a learning rate of NaN": ({"learning_rate": math.nan}, "learning_rate=nan"),
     "a schedule of another": ({"schedule": "one-cycle"}, "schedule='one-cycle'"),
-    "a very long word": ({"solver": "s" * 101}, "101 letters"),
+    "a very long word": ({"solver": "s" * 101}, "101 characters"),
     "scaling by a path": ({"scaling": "/etc/passwd"}, "with the tensors"),
     "scaling by standard deviations, with shift and scale": ({"scaling": "standard"}, "with the tensors"),
     "scaling without scale": ({"scaling": {"tensors": [True, False]}}, "with the tensors"),
@@ -563,8 +563,8 @@ PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "class weights in threes": ({"class_weight": {"pairs": [["ant", 2.0, 1.0]]}}, "unpack"),
     "class weights of nothing": ({"class_weight": {"pairs": [1]}}, "unpack"),
     "class weights of a list": ({"class_weight": {"pairs": [[["ant"], 2.0]]}}, "unhashable"),
-    "class weights of null": ({"class_weight": {"pairs": [[None, 2.0]]}}, "does not have one weight"),
-    "class weights, one twice": ({"class_weight": {"pairs": [["ant", 2.0], ["ant", 1.0]]}}, "does not have one weight"),
+    "class weights of null": ({"class_weight": {"pairs": [[None, 2.0]]}}, "list of distinct labels"),
+    "class weights, one twice": ({"class_weight": {"pairs": [["ant", 2.0], ["ant", 1.0]]}}, "list of distinct labels"),
     "class weights of text": ({"class_weight": {"pairs": [["ant", "2.0"]]}}, "class_weight='2.0'"),
     "negative class weights": ({"class_weight": {"pairs": [["ant", -2.0]]}}, "class_weight=-2.0"),
     "infinite class weights": ({"class_weight": {"pairs": [["ant", math.inf]]}}, "class_weight=inf"),

@@ -178,7 +178,7 @@ def threads_and_origin() -> tuple[int, str]:
 
 def back_ends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
     """Check which backends are available on this machine; maps each name to whether it is, and why."""
-    gpu, cpu = probe(), get_backend("cpu", n_threads)
+    gpu, cpu = probe(0), get_backend("cpu", n_threads)
     return {
         "cuda": (gpu.works, gpu.reason),
         "cpu": (cpu.name == "cpu", cpu.reason),

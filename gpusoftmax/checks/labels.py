@@ -216,7 +216,7 @@ def _codes(
     """Return each label's index among `classes`, (n,) int32; raise for a label that is not among them."""
     try:
         codes = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
-    except TypeError:  # labels that cannot be ordered with ours: compare one by one
+    except TypeError:  # labels that cannot be ordered together with the classes: compare one by one
         codes = np.array([next((k for k, known in enumerate(classes) if known == label), 0) for label in array])
     unknown = classes[codes] != array
     if unknown.any():

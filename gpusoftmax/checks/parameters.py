@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from gpusoftmax.checks.messages import shown
 
-NO_L1 = "the penalty is L2 alone, of strength C or l2"
+NO_L1 = "the only penalty is L2, of strength C or l2"
 PATIENCE = "pass an EarlyStopping in callbacks, and validation=(X, y) to fit"
 BY_VALUES = "SoftmaxClassifierCV and sweep choose C by cross-validation"
 INSTEAD = {  # parameters of LogisticRegression, LogisticRegressionCV, LinearSVC, SGDClassifier, GridSearchCV and cuML

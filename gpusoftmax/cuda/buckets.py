@@ -47,7 +47,7 @@ class Bucket:
         return self.threads // self.group
 
     def macros(self) -> dict[str, int]:
-        """The macros by which kernels/row_loss.cu is told the variant."""
+        """The macros that select the variant in kernels/row_loss.cu."""
         return {"GROUP": self.group, "ITEMS": self.items, "WIDTH": self.width, "THREADS": self.threads}
 
 

@@ -51,7 +51,7 @@ def read_csv(path: Path, columns: Columns) -> Table:
     path : pathlib.Path
         A text file in UTF-8.
     columns : Columns
-        What is asked for.
+        The columns to read.
 
     Returns
     -------

@@ -27,7 +27,7 @@ def read_parquet(path: Path, columns: Columns) -> Table:
         A file with columns of numbers or booleans, or of lists of these with equal lengths, such as embeddings. Each
         element of a list is a feature of its own: NAME[0], NAME[1] and so on.
     columns : Columns
-        What is asked for.
+        The columns to read.
 
     Returns
     -------

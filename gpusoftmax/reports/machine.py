@@ -61,7 +61,7 @@ def in_words(facts: dict[str, Any]) -> str:
     lines += [
         f"{'computes':14s} {facts['backend']} ({facts['reason']})",
         f"{'device':14s} {facts['device']}, {facts['threads']} threads ({facts['threads_from']})",
-        *(f"{'back end':14s} {name:6s} {why}" for name, why in facts["backends"].items()),
+        *(f"{'backend':14s} {name:6s} {why}" for name, why in facts["backends"].items()),
         f"{'BLAS':14s} {'; '.join(facts['blas']) or 'not found'}",
         f"{'vector units':14s} {bits}{', '.join(facts['vector_features']) or 'unknown'}",
         *(f"{name:14s} {folder or 'kept nowhere'}" for name, folder in facts["caches"].items()),

@@ -204,7 +204,7 @@ def _locked(target: Path) -> Iterator[None]:
     """Hold the lock on a file of the cache, among threads and processes; the system releases that of a dead one."""
     import fcntl  # here: Windows lacks it, and imports this module to learn that it cannot build
 
-    with open(target.with_suffix(".lock"), "w") as file:
+    with open(target.with_suffix(".lock"), "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -191,11 +191,6 @@ def compiled_for() -> CompiledFor | None:
     return facts.compiled_for() if get_backend("cpu").name == "cpu" else None
 
 
-def compilations() -> int:
-    """Number of CPU kernels that this process has compiled; those loaded from the cache on disk do not count."""
-    return facts.compilations() if get_backend("cpu").name == "cpu" else 0
-
-
 def _compiled_kernels() -> tuple[ModuleType | None, str]:
     """Import the Numba kernels; returns them, or None, and an explanation."""
     try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusoftmax.array import get_backend
-from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.features.dense import DenseFeatures, compile_kernels
 from tests.support.cases import DETERMINISTIC, DTYPES, random_problem
 
 BACKEND = get_backend("numpy", n_threads=1)
@@ -94,3 +97,22 @@ def test_features_know_their_shape_and_the_type_of_computation(dtype: str) -> No
     features = DenseFeatures(np.zeros((4, 7), dtype), BACKEND)
     computed = np.float64 if dtype == "float64" else np.float32
     assert (features.n, features.d, features.dtype) == (4, 7, computed)
+
+
+def test_a_backend_without_numba_has_no_kernels_to_compile_and_does_not_import_it() -> None:
+    program = """
+import sys
+import numpy as np
+from gpusoftmax import get_backend
+from gpusoftmax.features.dense import compile_kernels
+assert compile_kernels(np.ones((3, 2)), get_backend("numpy"), 3) == 0
+assert "numba" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_kernels_that_are_there_take_no_time_to_compile() -> None:
+    X = np.ones((3, 2))
+    compile_kernels(X, get_backend("cpu"), 3)
+    assert compile_kernels(X, get_backend("cpu"), 3) == 0

@@ -50,7 +50,8 @@ def choose_solver(estimator: Any, varying: Collection[str] = ()) -> SolverChoice
     """
     if estimator.solver != "auto":
         return SolverChoice(str(estimator.solver))
-    given = [name for name in SGD_DEFAULTS if name in varying or getattr(estimator, name) is not None]
+    asked_for = {*given_for_sgd(estimator), *varying}
+    given = [name for name in SGD_DEFAULTS if name in asked_for]
     if given:
         return SolverChoice("sgd", f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} set")
     if not LOSSES[estimator.loss].has_curvature:

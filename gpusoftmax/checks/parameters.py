@@ -53,7 +53,7 @@ INSTEAD = {  # parameters of LogisticRegression, LogisticRegressionCV, LinearSVC
     "solver": "the exact solver is always used",
     "callbacks": "on_candidate of sweep is called after each configuration",
     "warm_start": "models start from their neighbours on the path of penalties",
-    "loss": "the loss is softmax; sweep(..., loss='squared_hinge') chooses C of an SVM",
+    "loss": "the loss is softmax; sweep(LinearSVMClassifier(), {'C': ...}, X, y) chooses C of an SVM",
     "probability": "SoftmaxClassifier gives probabilities; for an SVM use CalibratedClassifierCV",
 }
 SOLVERS = dict.fromkeys(  # of other libraries

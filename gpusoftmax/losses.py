@@ -167,18 +167,23 @@ class Softmax:
         return _SoftmaxHessians(weights, scores)
 
 
-class Hinge:
-    """The multiclass hinge."""
+class _MarginLoss:
+    """What the hinges share."""
 
-    name = "hinge"
-    code = 1
     gives_probabilities = False
-    has_curvature = False
     is_smooth = False
 
     def at_zero(self, c: int) -> float:
         """c - 1: every other class violates its margin by 1."""
         return c - 1.0
+
+
+class Hinge(_MarginLoss):
+    """The multiclass hinge."""
+
+    name = "hinge"
+    code = 1
+    has_curvature = False
 
     def curvature_at_zero(self, c: int) -> float:
         """Raise TypeError, since there is none."""
@@ -197,18 +202,12 @@ class Hinge:
         raise TypeError("the hinge has no curvature")
 
 
-class SquaredHinge:
+class SquaredHinge(_MarginLoss):
     """The squared multiclass hinge."""
 
     name = "squared_hinge"
     code = 2
-    gives_probabilities = False
     has_curvature = True
-    is_smooth = False
-
-    def at_zero(self, c: int) -> float:
-        """c - 1: every other class violates its margin by 1."""
-        return c - 1.0
 
     def curvature_at_zero(self, c: int) -> float:
         """4: at zero all margins are violated, where a row's Hessian is 2 (I + c e_y e_y' - 1 e_y' - e_y 1')."""

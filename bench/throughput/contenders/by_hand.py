@@ -79,7 +79,7 @@ def numpy(problem: Problem) -> Prepared:
 
 
 def cupy(problem: Problem) -> Prepared:
-    """The same operations on a GPU, which our kernels have to beat."""
+    """Plain CuPy, what our kernels have to beat on a GPU."""
     backend = backend_for("cuda")
     with backend.active():
         return _by_hand(problem, backend.xp, backend.synchronize, backend.to_numpy)

@@ -1,7 +1,7 @@
-"""Linear softmax classifiers: one read of the data per step, the same call on a laptop and on an NVIDIA GPU.
+"""Linear softmax classifiers: one pass over the data per step, with the same calls on a laptop and an NVIDIA GPU.
 
-Names are imported when they are first used, so that `import gpusoftmax` is quick. `__init__.pyi` tells type checkers
-what they are; a test keeps the two equal.
+Names are imported when they are first used, so that `import gpusoftmax` is quick. `__init__.pyi` declares them for type
+checkers; a test compares the two.
 """
 
 from importlib import import_module
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> Any:
         try:
             return version("gpusoftmax")
         except PackageNotFoundError:
-            return "0+unknown"  # a clone that was not installed
+            return "0+unknown"  # a source checkout that is not installed
     if name in _RENAMED:
         import warnings
 

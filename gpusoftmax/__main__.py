@@ -1,11 +1,10 @@
-"""The entry point of the command line, `gpusoftmax` and `python -m gpusoftmax`; it imports nothing before it can say
-that it was interrupted."""
+"""The entry point of `gpusoftmax` and `python -m gpusoftmax`. Imports happen where Ctrl-C is already handled."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is imported ends it as later on: with one line, and exit code 130."""
+    """Run the command line; Ctrl-C prints one line and exits with code 130, even while modules are being imported."""
     try:
         from gpusoftmax.cli import main as run
 

@@ -169,8 +169,8 @@ def _objective_and_stream(
     asarray, (n, d), c = data.backend.asarray, data.features.shape, len(data.classes)
     s, class_weights = data.weights, None
     if estimator.class_weight is not None:
-        class_weights, factors = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
-        s = factors if s is None else s * factors
+        class_weights, row_factors = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
+        s = row_factors if s is None else s * row_factors
     s = check_sample_weight(s, n, 1, np.float64, "class_weight * sample_weight")
     s, unit = weights_in_type(s, data.features.dtype)
     unit *= data.unit

@@ -1,1 +1,1 @@
-"""Many configurations and folds, fitted together: see `sweep`."""
+"""Fits many configurations and folds together: see `sweep`."""

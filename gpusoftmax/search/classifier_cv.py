@@ -1,4 +1,4 @@
-"""`SoftmaxClassifierCV`: C by cross-validation, with the attributes of scikit-learn's LogisticRegressionCV."""
+"""`SoftmaxClassifierCV`: chooses C by cross-validation; has the attributes of scikit-learn's LogisticRegressionCV."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.sweep import sweep
 
-SHARED = (  # parameters that go on to every model
+SHARED = (  # parameters that are passed on to every model
     *("fit_intercept", "penalize_intercept", "scaling", "class_weight", "label_smoothing"),
     *("max_iter", "tol", "random_state", "backend", "n_threads"),
 )
-SMALLEST, LARGEST = -4, 4  # powers of ten of C where only a number of values is given, as in scikit-learn
+SMALLEST, LARGEST = -4, 4  # powers of ten for C if only the number of values is given, as in scikit-learn
 
 
 @explained
 @dataclass(eq=False, repr=False)
 class SoftmaxClassifierCV(Probabilities):
-    """Multinomial logistic regression whose C is chosen by cross-validation, all models in one `sweep`.
+    """Multinomial logistic regression whose C is chosen by cross-validation, with all models in one `sweep`.
 
         min over W, b of  (1 / S) sum_i s_i (logsumexp(z_i) - z_{i, y_i}) + (l2 / 2) ||W||^2,    z_i = x'_i W + b
 
@@ -43,13 +43,13 @@ class SoftmaxClassifierCV(Probabilities):
     Parameters
     ----------
     Cs : int or sequence of float
-        Values of C, or how many of them from 1e-4 to 1e4, at equal ratios.
+        Values of C, or how many values from 1e-4 to 1e4, with equal ratios.
     fit_intercept : bool
-        See `SoftmaxClassifier`, for the parameters that follow as well.
+        See `SoftmaxClassifier`, also for the parameters that follow.
     penalize_intercept : bool
     scaling : None, "standard" or (shift, scale)
     class_weight : dict, "balanced", optional
-        "balanced" counts each fold's training rows.
+        "balanced" counts the training rows of each fold.
     label_smoothing : float
     max_iter : int
     tol : float
@@ -57,36 +57,37 @@ class SoftmaxClassifierCV(Probabilities):
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
     n_threads : int, optional
     cv : int, splitter or iterable of (training, held out), optional
-        As of `sweep`: None is 5 folds, stratified, not shuffled.
+        See `sweep`. None means 5 folds, stratified, not shuffled.
     scoring : str or callable
-        As of `sweep`. "accuracy" by default; None is the same.
+        See `sweep`. None means "accuracy", the default.
     refit : bool
         True: fit to all rows with the C whose mean score is best. False: coefficients, intercepts and C are means over
         the folds, each with its own best C.
     rule : {"best", "1se"}
-        "1se": the strongest penalty whose mean score is within a standard error of the best one's.
+        "1se" chooses the strongest penalty whose mean score is within one standard error of the best.
     verbose : int
-        1 shows progress on the standard error.
+        1 shows progress on standard error.
 
     Attributes
     ----------
     classes_, coef_, intercept_, n_features_in_, feature_names_in_
-        As of `SoftmaxClassifier`.
+        See `SoftmaxClassifier`.
     Cs_ : ndarray of shape (n_Cs,)
+        The values of C that were tried.
     C_ : float
-        The chosen one.
+        The chosen C.
     scores_ : ndarray of shape (n_folds, 1, n_Cs)
-        On the rows held out; larger is better. The axis of 1 is that of scikit-learn's l1 ratios.
+        Scores on the held-out rows; larger is better. The axis of length 1 is scikit-learn's axis of l1 ratios.
     coefs_paths_ : ndarray of shape (n_folds, 1, n_Cs, c, d + 1), or (n_folds, 1, n_Cs, 1, d + 1) for two classes
-        Weights of the raw features, the intercept last; without an intercept (..., d).
+        Weights of the raw features, with the intercept last; (..., d) without an intercept.
     n_iter_ : ndarray of int, shape (n_folds, 1, n_Cs)
-        Steps of each model; 0 where the path of penalties led to its optimum.
+        Steps of each model; 0 if its starting point on the path of penalties was already within tol.
     l1_ratio_ : float
-        0.0, for programs that look at it.
+        0.0, for programs that read it.
     l1_ratios_ : list of float
-        [0.0], for programs that look at it.
+        [0.0], for programs that read it.
     sweep_ : SweepResult
-        All of it: table, ties, edges of the grid, out-of-fold predictions, plot().
+        The whole result: table, ties, edges of the grid, out-of-fold predictions, plot().
 
     Examples
     --------
@@ -116,7 +117,7 @@ class SoftmaxClassifierCV(Probabilities):
     verbose: int = 0
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
-        """Fit all models, choose C, and fit once more.
+        """Fit all models, choose C, and fit to all rows with it.
 
         Parameters
         ----------
@@ -124,9 +125,9 @@ class SoftmaxClassifierCV(Probabilities):
         y : array-like of shape (n,) or (n, c)
             Labels, or proportions of the classes; see `SoftmaxClassifier.fit`.
         sample_weight : array-like of shape (n,), optional
-            Not negative; weight k equals the row k times, also where rows are held out.
+            Not negative; weight k is equivalent to k copies of the row, also among held-out rows.
         groups : array-like of shape (n,), optional
-            For a splitter that uses them.
+            Passed on to the splitter, if it uses groups.
 
         Returns
         -------
@@ -135,7 +136,7 @@ class SoftmaxClassifierCV(Probabilities):
         Raises
         ------
         ValueError, TypeError
-            A parameter or the data is not usable; the message names it and the fix.
+            A parameter or the data cannot be used; the message names it and the fix.
         """
         if not check_flag("refit", self.refit) and self.rule == "1se":
             raise ValueError("rule='1se' needs refit=True: with refit=False each fold has its own best C")
@@ -147,14 +148,14 @@ class SoftmaxClassifierCV(Probabilities):
         )  # fmt: skip
         done = np.flatnonzero(~np.isnan(result.mean_scores_)).tolist()
         if result.interrupted_:
-            words = f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_"
+            message = f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_"
             if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
-                words += "; the last fit, to all rows, did not come to its end"
+                message += "; the last fit, to all rows, was not completed"
             if result.why_no_last_fit:
-                words += (
-                    "; the last fit, to all rows, was not made, coef_ and intercept_ are means of the folds' models"
+                message += (
+                    "; the last fit, to all rows, was not made: coef_ and intercept_ are means of the folds' models"
                 )
-            warnings.warn(words, stacklevel=2)
+            warnings.warn(message, stacklevel=2)
         scores = result.trials.score[:, done]
         folds = [[result.models_[i, k] for k in done] for i in range(result.n_splits_)]
         with AllOrNothing(self):
@@ -172,7 +173,7 @@ class SoftmaxClassifierCV(Probabilities):
             self.coef_ = np.mean([model.coef_ for model in models], axis=0)
             self.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
             self.classes_, self.n_features_in_ = result.classes_, folds[0][0].n_features_in_
-            if hasattr(self, "feature_names_in_"):  # of an earlier fit
+            if hasattr(self, "feature_names_in_"):  # left by an earlier fit
                 del self.__dict__["feature_names_in_"]
             if hasattr(folds[0][0], "feature_names_in_"):
                 self.feature_names_in_ = folds[0][0].feature_names_in_
@@ -194,7 +195,7 @@ class SoftmaxClassifierCV(Probabilities):
         return entry
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The score by `scoring` on these data.
+        """Compute the score that `scoring` names on these data.
 
         Parameters
         ----------
@@ -212,13 +213,13 @@ class SoftmaxClassifierCV(Probabilities):
         check_is_fitted(self)
         scoring = self._scoring()
         name = {"log_loss": "neg_log_loss", "loss": "neg_log_loss"}.get(str(scoring), scoring)
-        scorer = make_scoring(name if callable(name) else get_scorer(name), softmax=True).knowing(self.classes_)
+        scorer = make_scoring(name if callable(name) else get_scorer(name), softmax=True).with_classes(self.classes_)
         assert scorer.function is not None
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         return float(scorer.function(self, on_host(X), check_labels(on_host(y), "y"), **weights))
 
     def to_sklearn(self) -> Any:
-        """The chosen model as scikit-learn's LogisticRegression; see `SoftmaxClassifier.to_sklearn`.
+        """Convert the chosen model to scikit-learn's LogisticRegression; see `SoftmaxClassifier.to_sklearn`.
 
         Returns
         -------
@@ -228,7 +229,7 @@ class SoftmaxClassifierCV(Probabilities):
         Raises
         ------
         ValueError
-            refit=False: the mean of several models has no C of its own; nor have weights that were set by hand.
+            There is no single C: refit=False averages several models, or the weights were set by hand.
         """
         check_is_fitted(self)
         if not self.refit:
@@ -240,12 +241,12 @@ class SoftmaxClassifierCV(Probabilities):
         return self.sweep_.best_estimator_.to_sklearn()
 
     def plot(self, ax: Any = None) -> Any:
-        """Mean scores over C; see `SweepResult.plot`.
+        """Plot the mean scores over C; see `SweepResult.plot`.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to; a new figure's otherwise.
+            The axes to draw on. Default: the axes of a new figure.
 
         Returns
         -------

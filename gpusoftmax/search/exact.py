@@ -1,15 +1,17 @@
-"""A path: the exact solutions of one objective from strong penalties to weak ones.
+"""Follows the regularisation path: the exact solutions of one objective from strong penalties to weak ones.
 
-A solution W(l2) is smooth in log l2. Each solve starts from the polynomial through the last three solutions (Park and
-Hastie, 2007, start from a tangent), which leaves four reads or so where a start from zero takes fifteen and a start
-from the last solution eight; the curvature of the sample's product serves all of them.
+The solution W(l2) is smooth in log l2. Each solve starts from the value at l2 of the polynomial through the last three
+solutions (Park and Hastie, 2007, start from a tangent). It then needs about four passes, where a start from zero needs
+fifteen and a start from the last solution eight. One preconditioner, from the Gram matrix of a sample, serves all.
 
-Tried, and no better: adding to the starts on other folds what the polynomial had missed on the first one (477 reads for
-458), pairs of L-BFGS from the solve before (992 for 962), and a curvature for each class (82 for 84).
+Tried, and no better: correcting the starts on other folds by the polynomial's error on the first fold (477 passes
+instead of 458), keeping the L-BFGS pairs of the previous solve (992 instead of 962), and a preconditioner for each
+class (82 instead of 84).
 
-CIFAR-10, 20 penalties from C = 1e-5 to 0.1: one by one along the path 101 reads of one model; in pairs 75 of two, which
-take longer; all side by side 33 of twenty. So a CPU, whose time goes with the number of models, takes one at a time. A
-GPU takes as many as fit, because few columns leave it idle (not measured on a GPU).
+On CIFAR-10, with 20 penalties from C = 1e-5 to 0.1: one at a time, 101 passes with one model; two at a time, 75 passes
+with two models, which takes longer; all at once, 33 passes with twenty. On a CPU, where a pass takes time in proportion
+to the number of models, penalties are therefore solved one at a time. On a GPU as many as fit are solved at once,
+because few columns leave it idle (not measured on a GPU).
 """
 
 from __future__ import annotations
@@ -27,17 +29,18 @@ from gpusoftmax.solvers.lbfgs import LBFGS, MEMORY
 from gpusoftmax.solvers.preconditioners.gram import SPECTRUM_FEATURES, GramSample
 from gpusoftmax.trainer import Progress, TrainResult, train
 
-NODES = 3  # solutions that a polynomial goes through
-# in log l2, at least: nearer ones differ by little more than what tol leaves, which the polynomial enlarges
+NODES = 3  # solutions that the polynomial goes through
+# least distance of these in log l2: closer solutions differ mainly by their error within tol, which extrapolation
+# amplifies
 APART = 0.4
-FARTHEST = 1.5  # distances of its last nodes that the polynomial is followed for
-LONGEST = float(np.log(10.0))  # and at most
-REMEMBERED = 8  # solutions
-MOST_BYTES = 1 << 30  # of the models side by side on a GPU
+FARTHEST = 1.5  # how far to extrapolate, as a multiple of the smallest distance between the nodes
+LONGEST = float(np.log(10.0))  # and how far at most, in log l2
+REMEMBERED = 8  # solutions that are kept
+MOST_BYTES = 1 << 30  # memory of the models that are solved at the same time on a GPU
 
 
 def width(backend: Backend, d: int, c: int, weighted: int, itemsize: int) -> int:
-    """How many models are solved side by side; `weighted` rows of X have weights, which each model has a copy of."""
+    """How many models to solve at the same time; each keeps a copy of the weights of `weighted` rows."""
     if backend.gpu is None:
         return 1
     vectors = 3 * MEMORY + 10  # pairs with their images, points and gradients
@@ -47,17 +50,18 @@ def width(backend: Backend, d: int, c: int, weighted: int, itemsize: int) -> int
 
 @dataclass
 class Path:
-    """Solutions of an objective for one penalty after another.
+    """Solves an objective for one penalty after another.
 
     Attributes
     ----------
     objective : Objective
-        Of one model; its l2 does not count.
+        For one model; its l2 is not used.
     sample : GramSample
-        Over the same X, of these rows or of all.
+        A sample of the same X, of these rows or of all.
     max_iter, tol, seed
-        As an estimator's, but that tol counts relative to objectives below 1: predicted starts of weak penalties, where
-        all rows are right, have small gradients, and would be taken for solutions of twice the held-out loss.
+        As for an estimator, except that tol is relative to the objective where that is below 1. Otherwise, with weak
+        penalties and all rows classified correctly, the predicted starts already have small gradients, and would be
+        accepted as solutions with twice the held-out loss.
     nodes : list of (log l2, W (d, c), b (c,))
         The last solutions; l2 > 0.
     """
@@ -70,7 +74,7 @@ class Path:
     nodes: list[tuple[float, Any, Any]] = field(default_factory=list)
 
     def solve(self, l2: Array, progress: Progress | None = None) -> TrainResult:
-        """The models with these penalties (K,), side by side. Weaker ones than before come later."""
+        """Solve for these penalties (K,) at the same time. Call with strong penalties first."""
         K, backend = len(l2), self.objective.backend
         starts = [self.start(float(penalty)) for penalty in l2]
         W, b = (
@@ -91,22 +95,22 @@ class Path:
         return result
 
     def start(self, l2: float) -> tuple[Any, Any]:
-        """Where the solution may be: on the polynomial if that is near, else the last one, or zero."""
+        """Predict the solution: the polynomial's value if l2 is near enough, else the last solution, or zero."""
         features, c, xp = self.objective.features, self.objective.n_classes, self.objective.backend.xp
         if not self.nodes:
             return xp.zeros((features.d, c), features.dtype), xp.zeros(c, features.dtype)
         nodes = _spread(self.nodes)
         logs = np.array([node[0] for node in nodes])
-        shares = _lagrange(logs, float(np.log(l2))) if l2 > 0 else np.append(np.zeros(len(logs) - 1), 1.0)
+        weights = _lagrange(logs, float(np.log(l2))) if l2 > 0 else np.append(np.zeros(len(logs) - 1), 1.0)
         W, b = (
-            sum(features.dtype(share) * node[part] for share, node in zip(shares, nodes, strict=True))
+            sum(features.dtype(weight) * node[part] for weight, node in zip(weights, nodes, strict=True))
             for part in (1, 2)
         )
         return W, b
 
 
 def _spread(nodes: list[Any]) -> list[Any]:
-    """The last node, and earlier ones APART from each other."""
+    """The last node, and earlier nodes that are at least APART from each other."""
     chosen = nodes[-1:]
     for node in reversed(nodes[:-1]):
         if abs(node[0] - chosen[0][0]) >= APART and len(chosen) < NODES:
@@ -115,9 +119,9 @@ def _spread(nodes: list[Any]) -> list[Any]:
 
 
 def _lagrange(nodes: Array, at: float) -> Array:
-    """The weights of the nodes' values in their polynomial at a point; the last one's alone where that is too far."""
-    shares = np.zeros(len(nodes))
-    shares[-1] = 1.0
+    """Lagrange weights of the nodes' values at a point; if it is too far away, the last node has all the weight."""
+    weights = np.zeros(len(nodes))
+    weights[-1] = 1.0
     while len(nodes) > 1:
         gaps = abs(np.diff(nodes))
         if abs(at - nodes[-1]) <= min(FARTHEST * gaps.min(), LONGEST):
@@ -125,7 +129,7 @@ def _lagrange(nodes: Array, at: float) -> Array:
             np.fill_diagonal(differences, 1.0)
             ratios = (at - nodes) / differences
             np.fill_diagonal(ratios, 1.0)
-            shares[-len(nodes) :] = ratios.prod(axis=1)
+            weights[-len(nodes) :] = ratios.prod(axis=1)
             break
         nodes = nodes[1:]
-    return shares
+    return weights

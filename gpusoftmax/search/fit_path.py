@@ -1,4 +1,4 @@
-"""`fit_path`: one classifier, its penalty chosen on held-out rows along the path from strong to weak."""
+"""`fit_path`: fits one classifier, whose penalty is chosen on held-out rows along the path from strong to weak."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ def fit_path(
     verbose: int = 0,
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
 ) -> SweepResult:
-    """Fit a classifier with the C that has the smallest loss on validation rows: what `gpusoftmax train` does.
+    """Fit a classifier with the C that has the smallest loss on validation rows; `gpusoftmax train` calls this.
 
-    Models are fitted one after another, from strong penalties to weak ones, each to its exact optimum, starting where
-    those before it point to; see `sweep`. It ends early once weaker penalties have become worse.
+    Models are fitted to their exact optima from strong penalties to weak ones. Each starts from a prediction made from
+    those before it; see `sweep`. The search ends early once weaker penalties have become worse.
 
     Parameters
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
-        Its parameters hold for all models, but for C; see `sweep`.
+        Its parameters apply to all models, except for C; see `sweep`.
     X : array-like of shape (n, d)
     y : array-like of shape (n,) or (n, c)
-        As for `SoftmaxClassifier.fit`.
+        See `SoftmaxClassifier.fit`.
     validation : (X, y) or float
-        Rows to choose by: the user's own, which are not trained on, or a fraction of X, stratified; the chosen model is
-        then fitted again to all rows.
+        Rows to choose C by: either validation data, which are not trained on, or a fraction of X to hold out,
+        stratified. In the second case the chosen model is fitted again to all rows.
     Cs : sequence of float
         Values of C to try. Default: 1e-5, 3e-5, 1e-4, ..., 1e3.
     patience : int, optional
-        After so many values of C in a row that were worse than a smaller one, larger ones are not tried. None: all are.
+        Stop after this many values of C in a row that were worse than a smaller value. None: try all values.
     sample_weight : array-like of shape (n,), optional
         Not negative.
     verbose : int
-        1 shows progress on the standard error.
+        1 shows progress on standard error.
     on_candidate : callable, optional
-        Called with a row of the result's table for each C that is done.
+        Called after each C, with its row of the result's table.
 
     Returns
     -------
     SweepResult
-        `best_estimator_` is the classifier, `best_params_["C"]` its C, `edges_` says if that is at an end of the grid.
+        `best_estimator_` is the classifier, `best_params_["C"]` its C, and `edges_` says if C is at an end of the grid.
 
     Raises
     ------
     ValueError, TypeError
-        An argument is not usable; the message names it and the fix.
+        An argument cannot be used; the message names it and the fix.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which configurations a sweep tries: every combination of what a grid names."""
+"""The configurations that a sweep tries: every combination of the values in a grid."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ON_ONE_AXIS = ("C", "l2", "learning_rate", "momentum", "class_weight")
 
 
 def combinations(grid: Any) -> list[dict[str, Any]]:
-    """Every combination of a grid's values, the last name's changing fastest; of several grids, one after another.
+    """Every combination of a grid's values, the last name's changing fastest; several grids one after another.
 
     Raises
     ------
     TypeError, ValueError
-        Not a dictionary of sequences, a name that cannot vary within a sweep, or nothing to try.
+        The grid is not a dictionary of sequences, names something that cannot vary within a sweep, or is empty.
     """
     found: list[dict[str, Any]] = []
     for part in grid if isinstance(grid, list | tuple) else [grid]:
@@ -37,7 +37,7 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
             )
         for name, values in part.items():
             if name not in inspect.signature(SoftmaxClassifier).parameters:
-                raise ValueError(f"grid has {name!r}, which is no parameter: {in_place_of(name, ON_ONE_AXIS)}")
+                raise ValueError(f"grid has {name!r}, which is not a parameter: {in_place_of(name, ON_ONE_AXIS)}")
             if name not in ON_ONE_AXIS:
                 raise ValueError(
                     f"grid has {name!r}, but only {', '.join(ON_ONE_AXIS)} can vary within one sweep; set {name} of "
@@ -48,7 +48,7 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
             if len(values) == 0:
                 raise ValueError(f"grid[{name!r}] is empty; pass at least one value")
             if any(np.ndim(value) for value in values):  # a matrix, or a list within a list
-                raise TypeError(f"grid[{name!r}]={reprlib.repr(values)} is no list of single values; pass one")
+                raise TypeError(f"grid[{name!r}]={reprlib.repr(values)} is not a list of single values; pass one")
         if {"C", "l2"} <= set(part):
             raise ValueError("grid has both C and l2, which say the same thing; pass one of them")
         if not part:
@@ -60,17 +60,17 @@ def combinations(grid: Any) -> list[dict[str, Any]]:
 
 
 def _plain(values: Any) -> list[Any]:
-    """Python's own numbers instead of NumPy's."""
+    """The values, with NumPy's numbers converted to Python's."""
     return [value.item() if hasattr(value, "item") else value for value in values]
 
 
 def values_of(name: str, text: str) -> list[float]:
-    """Numbers from a command line: START:STOP:COUNT, of equal ratios, or a list with commas.
+    """Parse numbers on the command line: START:STOP:COUNT, with equal ratios, or a list with commas.
 
     Raises
     ------
     ValueError
-        Neither.
+        The text is neither.
     """
     try:
         if not is_plain(text):
@@ -83,18 +83,18 @@ def values_of(name: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"{name} {text!r} is no range of numbers; write START:STOP:COUNT, such as 1e-5:1e-1:20 (ends greater "
+            f"{name} {text!r} is not a range of numbers; write START:STOP:COUNT, such as 1e-5:1e-1:20 (ends greater "
             "than 0, two values or more), or a list such as 0.1,1,10"
         ) from None
 
 
 def configured(estimator: Estimator, candidates: list[dict[str, Any]]) -> list[Any]:
-    """An estimator for each candidate, all with the same solver: the exact one unless any of them needs SGD.
+    """An estimator for each candidate, all with the same solver: L-BFGS unless one of them needs SGD.
 
     Raises
     ------
     ValueError, TypeError
-        As an estimator's fit does.
+        A parameter cannot be used, as in an estimator's `fit`.
     """
     estimators = [clone(estimator).set_params(**candidate) for candidate in candidates]
     varying = {name for candidate in candidates for name in candidate}

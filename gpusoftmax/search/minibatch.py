@@ -1,4 +1,4 @@
-"""Models side by side on the same minibatches of SGD."""
+"""Trains several models together by SGD, on the same minibatches."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Progress, TrainResult, train
 
-MOST_BYTES = 1 << 29  # of the models side by side, with velocities and gradients
+MOST_BYTES = 1 << 29  # memory of the models that are trained together, with velocities and gradients
 
 
 def width(d: int, c: int, weighted: int) -> int:
-    """How many models are trained side by side; `weighted` rows of X have weights, which each model has a copy of."""
+    """How many models to train together; each keeps a copy of the weights of `weighted` rows."""
     return max(1, MOST_BYTES // ((6 * (d + 1) * c + 2 * weighted) * 8))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training that others described has of its own, beside the parameters of an estimator.
+    """Settings of a published training that an estimator has no parameters for.
 
     Attributes
     ----------
     steps : int
-        Minibatches in all.
+        The total number of minibatches.
     start : callable
-        (d, c) -> W (d, 1, c), b (1, c), of the scaled features: where every model starts.
+        (d, c) -> W (d, 1, c), b (1, c): the weights of the scaled features from which every model starts.
     replacement : bool
-        Batches are drawn with replacement, instead of from permutations.
+        Draw batches with replacement, instead of from permutations.
     """
 
     steps: int
@@ -49,10 +49,10 @@ def train_group(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
 ) -> TrainResult:
-    """The models of some estimators; each of them is what its estimator alone would be.
+    """Train the models of several estimators together; each model is the same as if it were trained alone.
 
-    They start from zero, unless a recipe says where. The estimators differ in learning rates and momentum alone;
-    `objective` is of one of them, and l2 (K,) are theirs.
+    Models start from zero, unless a recipe says otherwise. The estimators may differ only in penalty, learning rate and
+    momentum; `objective` is the objective of one of them, and l2 (K,) has the penalties of all.
     """
     solver = make_solver(estimators[0], objective)
     assert isinstance(solver, SGD)

@@ -1,4 +1,4 @@
-"""Pictures of a sweep, by matplotlib."""
+"""Plots of a sweep's results, with matplotlib."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax.search.words import candidate_in_words
+from gpusoftmax.search.words import describe_candidate
 
-LARGE = 10.0  # ratio of a parameter's values from which on its axis is logarithmic
+LARGE = 10.0  # a parameter's axis is logarithmic if the ratio of its largest and smallest value exceeds this
 
 
 def plot(result: Any, ax: Any = None) -> Any:
-    """Mean scores of a SweepResult: a curve with standard errors over one number that varies, a map over two.
+    """Plot the mean scores of a SweepResult: a curve with standard errors over one number, a heat map over two.
 
-    Further parameters (and those that are no numbers) have a curve each.
+    Parameters that vary but are not numbers give a curve for each combination of their values.
 
     Raises
     ------
     ImportError
         matplotlib is not installed.
     ValueError
-        Nothing varies, or more than two numbers do.
+        No number varies, or too many parameters do.
     """
     table = result.candidates
     names = list(dict.fromkeys(name for one in table for name in one))
@@ -44,7 +44,7 @@ def plot(result: Any, ax: Any = None) -> Any:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, of inches.
+    """An empty figure; width and height are in inches.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _comparable(result: Any) -> Any:
-    """Mean scores, without those of candidates that were halved away: they had fewer passes."""
+    """Mean scores, with NaN for candidates that halving dropped: they were trained for fewer epochs."""
     return np.where((result.trials.status == "halved").any(axis=0), np.nan, result.mean_scores_)
 
 
@@ -79,7 +79,7 @@ def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
         ).append(k)
     means, errors = _comparable(result), result.standard_errors_
     for label, members in lines.items():
-        # C = inf has no place on the axis
+        # C = inf cannot be drawn
         drawn = (k for k in members if np.isfinite([means[k], result.candidates[k][name]]).all())
         order = sorted(drawn, key=lambda k: result.candidates[k][name])
         x = [result.candidates[k][name] for k in order]
@@ -88,7 +88,7 @@ def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
     best = result.best_index_
     ax.plot(
         result.candidates[best][name], means[best], "o", color="black", fillstyle="none", markersize=10,
-        label=f"chosen: {textwrap.shorten(candidate_in_words(result.candidates[best]), 50)}",
+        label=f"chosen: {textwrap.shorten(describe_candidate(result.candidates[best]), 50)}",
     )  # fmt: skip
     values = [one[name] for one in result.candidates if np.isfinite(one[name])]
     if min(values) > 0 and max(values) > LARGE * min(values):
@@ -100,14 +100,14 @@ def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
 
 
 def heat_map(ax: Any, candidates: Any, scores: Any, names: list[str], best: Any, title: str) -> None:
-    """Scores over two numbers that vary, `names` (across, up), with a ring around the best candidate."""
+    """Draw scores over two parameters, `names` (across, up), with a ring around the best candidate."""
     x, y = names
     columns, rows = (sorted({one[name] for one in candidates}) for name in names)
     grid = np.full((len(rows), len(columns)), np.nan)
     for one, score in zip(candidates, scores, strict=True):
         grid[rows.index(one[y]), columns.index(one[x])] = score
     image = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis")
-    for color, width in (("black", 4), ("white", 1.5)):  # seen on dark and on bright
+    for color, width in (("black", 4), ("white", 1.5)):  # visible on dark and on bright colours
         ax.plot(
             columns.index(best[x]), rows.index(best[y]), "o", color=color, fillstyle="none", markersize=12,
             markeredgewidth=width,

@@ -1,4 +1,4 @@
-"""What a sweep found: a table of configurations, the best of them, and how sure that is."""
+"""The result of a sweep: a table of configurations, the best of them, and how certain the choice is."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.search.words import report, status_in_words
+from gpusoftmax.search.words import describe_status, report
 
 MEASURES = ("score", "accuracy", "loss", "objective", "passes")
-DONE = ("converged", "precision", "finished")  # how a training that was not cut off ends
+DONE = ("converged", "precision", "finished")  # how training can end if nothing cut it short
 
 
 @dataclass(eq=False)
 class Trials:
-    """What was measured of each candidate (columns) in each split (rows); NaN where it was not.
+    """Measurements of each candidate (columns) on each split (rows); NaN if not measured.
 
     Attributes
     ----------
     score, accuracy, loss : ndarray of float64, shape (splits, candidates)
-        On the rows held out; the loss is the mean without penalty.
+        Measured on the held-out rows; the loss is the mean without penalty.
     objective : ndarray of float64, shape (splits, candidates)
         The training objective, with penalty.
     passes : ndarray of float64, shape (splits, candidates)
-        Reads of the training rows.
+        Passes over the training rows.
     status : ndarray of str, shape (splits, candidates)
-        "" before it is tried; why its training ended; "diverged"; "halved" if others were better early on.
+        "" if it was not tried; why training ended; "diverged"; "halved" if halving dropped it.
     """
 
     score: Array
@@ -40,57 +40,57 @@ class Trials:
 
     @classmethod
     def empty(cls, splits: int, candidates: int) -> Trials:
-        """Nothing is measured yet."""
+        """Trials in which nothing is measured yet."""
         measures = {name: np.full((splits, candidates), np.nan) for name in MEASURES}
         return cls(**measures, status=np.full((splits, candidates), "", dtype="U16"))
 
     def means(self, k: int) -> dict[str, Any]:
-        """A candidate's means over the splits, and its status in words."""
+        """A candidate's means over the splits, and its status as text."""
         means = {name: float(getattr(self, name)[:, k].mean()) for name in MEASURES}
-        return {**means, "status": status_in_words(self.status[:, k])}
+        return {**means, "status": describe_status(self.status[:, k])}
 
 
 @dataclass(eq=False, repr=False)
 class SweepResult:
-    """All configurations that a sweep tried, and the best.
+    """All configurations that a sweep tried, and the best of them.
 
     Attributes
     ----------
     candidates : list of dict
-        What was set for each, in the grid's order.
+        The parameters of each configuration, in the grid's order.
     trials : Trials
-        What was measured, split by split.
+        The measurements on each split.
     scoring : str
-        What `best_score_` and the scores are; larger is better, so that losses are negative.
+        The name of the score; larger is better, so losses are negated.
     rule : {"best", "1se"}
     best_index_ : int
     best_params_ : dict
     best_score_ : float
-        The mean over the splits.
+        The best configuration's mean score over the splits.
     best_estimator_ : estimator
-        Fitted to all rows of X with the best configuration; None with refit=False. Where Ctrl-C came before or after
-        the passes of that fit: the model from `models_`, if all rows were its training rows, else None.
+        Fitted to all rows of X with the best configuration; None with refit=False. If Ctrl-C prevented that fit: the
+        model from `models_` if it was trained on all rows, otherwise None.
     ties_ : list of int
-        Other candidates whose mean score is as good as the best one's, to rounding. Of equals, the one with the
-        strongest penalty is taken.
+        Other candidates whose mean score equals the best one's, up to rounding. Among equal candidates, the one with
+        the strongest penalty is chosen.
     edges_ : dict
-        {"C": "largest"}: the best value is at that end of the grid, so that a better one may lie beyond it.
+        {"C": "largest"}: the best value is at that end of the grid, so a better one may lie beyond it.
     estimators_ : list of estimator
-        One a candidate, not fitted.
+        An estimator for each candidate, not fitted.
     models_ : dict of estimator
-        {(split, candidate): fitted}, for predictions alone; empty with keep_models=False.
+        {(split, candidate): fitted estimator}, for predictions only; empty with keep_models=False.
     seconds_ : float
-        All of it.
+        The total time.
     interrupted_ : bool
-        Whether Ctrl-C ended it; candidates that were not done have NaN for scores.
+        Whether Ctrl-C ended the sweep; candidates that were not done have NaN as scores.
     classes_ : ndarray of shape (c,)
     n_splits_ : int
     out_of_fold_ : pair of ndarray, or None
         `out_of_fold_predictions_` and `out_of_fold_probabilities_`.
     why_no_out_of_fold : str
-        What to do to have them.
+        Why there are no out-of-fold predictions, or how to get them.
     why_no_last_fit : str
-        Empty if there was none to make, or it was made.
+        Why the fit to all rows is missing; empty if it was made, or not asked for.
     """
 
     candidates: list[dict[str, Any]]
@@ -111,21 +111,21 @@ class SweepResult:
     why_no_last_fit: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and skops, which knows no pairs as keys: the models as a list."""
+        """Return the state to pickle, with the models as a list: skops cannot store pairs as keys."""
         return {**vars(self), "models_": list(self.models_.items())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """From that, or from the dictionary that 0.1.0 wrote."""
+        """Restore that state, or one of 0.1.0, whose models are a dictionary."""
         vars(self).update(state, models_=dict(state["models_"]))
 
     @property
     def best_params_(self) -> dict[str, Any]:
-        """The chosen candidate."""
+        """The parameters of the chosen candidate."""
         return self.candidates[self.best_index_]
 
     @property
     def best_score_(self) -> float:
-        """Its mean score."""
+        """The mean score of the chosen candidate."""
         return float(self.mean_scores_[self.best_index_])
 
     @property
@@ -140,7 +140,7 @@ class SweepResult:
 
     @property
     def order_(self) -> Array:
-        """Candidates from the largest mean score to the smallest, the chosen one first of equals, halved ones last."""
+        """Candidates by falling mean score; the chosen one before its ties, those that halving dropped last."""
         halved = (self.trials.status == "halved").any(axis=0)
         scores = np.where(np.isnan(self.mean_scores_), -np.inf, self.mean_scores_)
         equals = np.arange(len(scores)) != self.best_index_
@@ -148,17 +148,17 @@ class SweepResult:
 
     @property
     def standard_errors_(self) -> Array:
-        """(candidates,): of the means, from the scatter between splits; NaN for one split."""
+        """(candidates,): standard errors of the means, from the scatter between splits; NaN for one split."""
         return standard_errors(self.trials.score)
 
     @property
     def out_of_fold_predictions_(self) -> Array:
-        """(n,): of each row, the label that the best candidate's model predicts that has not seen it."""
+        """(n,): labels, predicted for each row by the best candidate's model that was not trained on it."""
         return self._out_of_fold()[0]
 
     @property
     def out_of_fold_probabilities_(self) -> Array:
-        """(n, c): of each row, the probabilities of the best candidate's model that has not seen it."""
+        """(n, c): probabilities, predicted for each row by the best candidate's model that was not trained on it."""
         probabilities = self._out_of_fold()[1]
         if probabilities is None:
             raise AttributeError("an SVM has no probabilities; out_of_fold_predictions_ are there")
@@ -171,10 +171,10 @@ class SweepResult:
 
     @property
     def table(self) -> Any:
-        """One row a candidate, in the grid's order: a pandas DataFrame, or without pandas a structured array.
+        """A pandas DataFrame, or without pandas a structured array, with a row for each candidate in the grid's order.
 
         Columns: the candidate's parameters; rank (1 is the best); score and its standard error; accuracy and loss on
-        the rows held out; objective (training, with penalty) and passes; status; and the score of each split.
+        the held-out rows; objective (training, with penalty) and passes; status; and the score on each split.
         """
         columns = self._columns()
         try:
@@ -207,7 +207,7 @@ class SweepResult:
             "loss": trials.loss.mean(axis=0),
             "objective": trials.objective.mean(axis=0),
             "passes": trials.passes.mean(axis=0),
-            "status": [status_in_words(column) for column in trials.status.T],
+            "status": [describe_status(column) for column in trials.status.T],
         }
         if self.n_splits_ > 1:
             columns |= {f"score_{i}": row for i, row in enumerate(trials.score)}
@@ -215,7 +215,7 @@ class SweepResult:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """For JSON: each candidate's parameters, with its means over the splits; None where nothing was measured."""
+        """Each candidate's parameters and means over the splits, for JSON; None where nothing was measured."""
 
         def plain(value: Any) -> Any:
             return None if isinstance(value, float) and not np.isfinite(value) else value
@@ -231,7 +231,7 @@ class SweepResult:
         Parameters
         ----------
         path : str or os.PathLike
-            Where to.
+            The file to write.
         """
         import csv
 
@@ -247,7 +247,7 @@ class SweepResult:
         Parameters
         ----------
         path : str or os.PathLike
-            Where to.
+            The file to write.
 
         Raises
         ------
@@ -256,18 +256,18 @@ class SweepResult:
         """
         try:
             import pandas
-            import pyarrow  # noqa: F401 - what pandas writes Parquet with
+            import pyarrow  # noqa: F401 - pandas needs it to write Parquet
         except ImportError as error:
             raise ImportError(f"Parquet needs pandas and pyarrow ({error}); install them, or use to_csv") from error
         pandas.DataFrame(self._columns()).to_parquet(path)
 
     def plot(self, ax: Any = None) -> Any:
-        """Scores over the parameter that varies, with standard errors, or a heat map over two; needs matplotlib.
+        """Plot scores over the parameter that varies, with standard errors, or a heat map over two; needs matplotlib.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to; a new figure's otherwise.
+            The axes to draw on. Default: the axes of a new figure.
 
         Returns
         -------
@@ -279,7 +279,7 @@ class SweepResult:
 
     @property
     def report(self) -> str:
-        """The outcome in words."""
+        """The result as text, to print."""
         return report(self)
 
     def __repr__(self) -> str:
@@ -291,7 +291,7 @@ class SweepResult:
 
 
 def standard_errors(scores: Array) -> Array:
-    """Of the means over splits (rows); NaN for one."""
+    """Standard errors of the means over the splits (rows); NaN for one split."""
     splits = len(scores)
     if splits < 2:
         return np.full(scores.shape[1], np.nan)
@@ -300,23 +300,23 @@ def standard_errors(scores: Array) -> Array:
 
 
 def choose(scores: Array, strengths: Array, rates: Array, rule: str) -> tuple[int, list[int]]:
-    """The best candidate, and those that are as good.
+    """Choose the best candidate; returns its index, and those of the candidates with an equal score.
 
     Parameters
     ----------
     scores : ndarray of shape (splits, candidates)
-        NaN: not measured.
+        NaN if not measured.
     strengths, rates : ndarray of shape (candidates,)
-        Of penalties and learning rates: of equals the strongest penalty is taken, then the best, then the smallest
-        rate.
+        The penalties and learning rates. Among candidates that are good enough by the rule, the strongest penalty is
+        chosen, then the best score, then the smallest rate.
     rule : {"best", "1se"}
-        "1se": the strongest penalty whose score is at most a standard error below the best one's (Breiman et al., 1984;
-        glmnet's lambda.1se).
+        "1se": a score at most one standard error below the best is good enough (Breiman et al., 1984; glmnet's
+        lambda.1se).
 
     Raises
     ------
     ValueError
-        Nothing was measured in all splits.
+        No candidate was measured on every split.
     """
     means = scores.mean(axis=0)
     if np.isnan(means).all():
@@ -333,7 +333,7 @@ def choose(scores: Array, strengths: Array, rates: Array, rule: str) -> tuple[in
 
 
 def edges(candidates: list[dict[str, Any]], best: int) -> dict[str, str]:
-    """Of each number that varies: whether the best one is the smallest or the largest that was tried."""
+    """For each parameter whose best value is the smallest or the largest that was tried: which of the two."""
     found = {}
     for name, value in candidates[best].items():
         if isinstance(value, bool | str) or not isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""The work of a sweep: every candidate trained on every split, and measured on what that holds out."""
+"""Runs a sweep: trains every candidate on every split, and measures it on the held-out rows."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from gpusoftmax.trainer import Record, TrainResult
 
 
 @dataclass(frozen=True)
-class _Posed:
-    """What is minimised on a split, what that holds out, and S of its training rows."""
+class _SplitProblem:
+    """The objective over a split's training rows, that over its held-out rows, and S of the training rows."""
 
     objective: Objective
     held_out: Objective
@@ -44,25 +44,26 @@ class _Posed:
 
 @dataclass
 class SweepRun:
-    """What is asked for, and what is done so far.
+    """A sweep under way: what to do, and the results so far.
 
     Attributes
     ----------
     given_X, y, validation
-        For scorers: X as the user passed it, if rows can be taken from it, see `by_rows`; labels; X and y.
+        What scorers get: X as the user passed it, if rows can be taken from it, see `by_rows`; the labels; and the
+        validation data (X, y).
     data : Data
     splits : list of Split
     candidates : list of dict
     estimators : list
-        One a candidate.
+        An estimator for each candidate.
     scoring : Scoring
     keep_models : bool
     seed : int
     tally : Tally or None
     on_candidate : callable or None
-        Told of each candidate that is done: its parameters, with its means over the splits.
+        Called after each candidate with its parameters and its means over the splits.
     recipe : Recipe or None
-        Of SGD.
+        The recipe that SGD follows.
     """
 
     given_X: Any
@@ -83,87 +84,90 @@ class SweepRun:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
         self.models: dict[tuple[int, int], Any] = {}
         self.samples: dict[int, GramSample] = {}
-        self.moments: dict[tuple[int, str], Moments | None] = {}  # by split and class weight: some reads of X each
+        self.moments: dict[tuple[int, str], Moments | None] = {}  # by split and class weight: each costs some passes
         self.last_rung: tuple[Trials, dict[tuple[int, int], Any]] | None = None
         self.done = 0
 
     def along_paths(self, patience: int | None) -> None:
-        """The exact solutions, from strong penalties to weak ones; one path for each split and class weight."""
-        for group in self._alike():
+        """Find the exact solutions from strong penalties to weak ones, on a path for each split and class weight."""
+        for group in self._groups():
             order = [group[i] for i in np.argsort(-self.strengths()[group], kind="stable")]
             first = self.estimators[order[0]]
-            posed = [self._posed(i, order[0]) for i in range(len(self.splits))]
-            objective, features, c = posed[0].objective, posed[0].objective.features, len(self.data.classes)
+            problems = [self._split_problem(i, order[0]) for i in range(len(self.splits))]
+            objective, features, c = problems[0].objective, problems[0].objective.features, len(self.data.classes)
             sample = GramSample(objective, self.seed, len(order), alike=True)
             self.samples |= dict.fromkeys(group, sample)
             paths = [
-                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in posed
+                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in problems
             ]
             weighted = 0 if objective.weights is None else features.n_stored
-            wide = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
-            log.info("sweep: %d penalties, %d side by side, on %d splits", len(order), wide, len(self.splits))
-            for start in range(0, len(order), wide):
-                some = order[start : start + wide]
+            width = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
+            log.info("sweep: %d penalties, %d at the same time, on %d splits", len(order), width, len(self.splits))
+            for start in range(0, len(order), width):
+                chunk = order[start : start + width]
                 for i, path in enumerate(paths):
-                    l2 = self._l2(some, posed[i].total)
+                    l2 = self._l2(chunk, problems[i].total)
                     try:
-                        result = path.solve(l2, RunProgress(self, i, some))
-                    except DivergenceError:  # a penalty too strong for the type
-                        self._forget(i, some, "diverged")
-                        self.done += len(some)
+                        result = path.solve(l2, RunProgress(self, i, chunk))
+                    except DivergenceError:  # the penalty is too strong for the type of computation
+                        self._forget(i, chunk, "diverged")
+                        self.done += len(chunk)
                     else:
-                        self._measure(i, some, posed[i], l2, result)
-                self._tell(some)
-                if patience is not None and self._worse(order[: start + wide]) >= patience:
-                    self.done += len(self.splits) * len(order[start + wide :])
+                        self._measure(i, chunk, problems[i], l2, result)
+                self._report(chunk)
+                if patience is not None and self._worse(order[: start + width]) >= patience:
+                    self.done += len(self.splits) * len(order[start + width :])
                     break
 
     def by_sgd(self, halving: int | None) -> None:
-        """Configurations side by side on the same minibatches, in rungs if they are halved."""
+        """Train configurations together on the same minibatches, in several rungs with halving."""
         left, passes = list(range(len(self.candidates))), int(self.estimators[0].max_iter)
         rungs = 1 if halving is None else 1 + int(math.log(len(left), halving) + 1e-9)
         for rung in reversed(range(rungs)):
             budget = max(1, math.ceil(passes / (halving or 1) ** rung))
             self.last_rung = copy.deepcopy(self.trials), dict(self.models)
-            self._forget(slice(None), left, "")  # scores of different budgets do not compare
-            for group in self._alike():
+            self._forget(slice(None), left, "")  # scores from different numbers of epochs cannot be compared
+            for group in self._groups():
                 self._train([k for k in group if k in left], budget, last=rung == 0)
             if rung and halving is not None:
                 means = self.trials.score.mean(axis=0)[left]
                 order = np.argsort(-means, kind="stable")  # NaN comes last
                 kept = sorted(left[i] for i in order[: max(1, len(left) // halving)])
-                gone = [k for k in left if k not in kept]
-                self.trials.status[:, gone] = "halved"
-                self.done += len(self.splits) * len(gone)
-                self._tell(gone)
+                dropped = [k for k in left if k not in kept]
+                self.trials.status[:, dropped] = "halved"
+                self.done += len(self.splits) * len(dropped)
+                self._report(dropped)
                 left = kept
 
     def _train(self, group: list[int], passes: int, last: bool) -> None:
-        """So many passes from zero; scores count as the candidates' own, also if they are not the last."""
+        """Train a group for `passes` epochs from zero, and record its scores; `last` is False before the last rung."""
         has_weights = self.data.weights is not None or any(self.estimators[k].class_weight is not None for k in group)
         weighted = len(self.data.labels) if has_weights else 0
-        wide = minibatch.width(self.data.features.d, len(self.data.classes), weighted)
-        log.info("sweep: %d configurations for %d passes of SGD, up to %d side by side", len(group), passes, wide)
-        for start in range(0, len(group), wide):
-            some = group[start : start + wide]
-            estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in some]
+        width = minibatch.width(self.data.features.d, len(self.data.classes), weighted)
+        log.info("sweep: %d configurations for %d epochs of SGD, up to %d together", len(group), passes, width)
+        for start in range(0, len(group), width):
+            chunk = group[start : start + width]
+            estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in chunk]
             for i in range(len(self.splits)):
-                posed = self._posed(i, some[0])
-                l2, before = self._l2(some, posed.total), self.done
+                problem = self._split_problem(i, chunk[0])
+                l2, before = self._l2(chunk, problem.total), self.done
                 try:
                     result = minibatch.train_group(
-                        estimators, posed.objective, l2, RunProgress(self, i, some), self.recipe
+                        estimators, problem.objective, l2, RunProgress(self, i, chunk), self.recipe
                     )
                 except DivergenceError:
-                    self._forget(i, some, "diverged")
+                    self._forget(i, chunk, "diverged")
                 else:
-                    self._measure(i, some, posed, l2, result)
-                self.done = before + len(some) * last
+                    self._measure(i, chunk, problem, l2, result)
+                self.done = before + len(chunk) * last
             if last:
-                self._tell(some)
+                self._report(chunk)
 
-    def _alike(self) -> list[list[int]]:
-        """Candidates that share weights and coordinates: SGD balances features by l2 where it finds its own rate."""
+    def _groups(self) -> list[list[int]]:
+        """Groups of candidates with equal row weights and coordinates.
+
+        If SGD finds its own learning rate, the coordinates depend on l2, by which it scales the features.
+        """
 
         def key(k: int) -> tuple[Any, ...]:
             one = self.estimators[k]
@@ -175,78 +179,79 @@ class SweepRun:
             groups.setdefault(key(k), []).append(k)
         return list(groups.values())
 
-    def _posed(self, i: int, k: int) -> _Posed:
-        """Split i as candidate k sees it."""
+    def _split_problem(self, i: int, k: int) -> _SplitProblem:
+        """The problem that candidate k solves on split i."""
         split, estimator = self.splits[i], self.estimators[k]
         key = i, repr(estimator.class_weight)
         objective, total, self.moments[key] = objective_for(estimator, self.data, split.train, self.moments.get(key))
-        return _Posed(objective, held_out(objective, self.data, split.held_out), total)
+        return _SplitProblem(objective, held_out(objective, self.data, split.held_out), total)
 
-    def _l2(self, some: Iterable[int], total: float) -> Array:
+    def _l2(self, candidates: Iterable[int], total: float) -> Array:
         """Penalties of candidates for rows whose weights sum to `total`."""
-        return np.array([l2_of(self.estimators[k], total, len(self.data.classes)) for k in some])
+        return np.array([l2_of(self.estimators[k], total, len(self.data.classes)) for k in candidates])
 
     def strengths(self) -> Array:
-        """(candidates,): penalties, for all of X."""
+        """(candidates,): the penalties l2 for all rows of X."""
         data = self.data
         total = float(len(data.labels) if data.weights is None else data.weights.sum(dtype=np.float64) * data.unit)
         return self._l2(range(len(self.candidates)), total)
 
-    def _forget(self, i: Any, some: list[int], status: str) -> None:
-        """Nothing is known of these models on split i."""
+    def _forget(self, i: Any, candidates: list[int], status: str) -> None:
+        """Erase the measurements of candidates on split i."""
         trials = self.trials
-        for name in MEASURES:  # the score first: with one left, Ctrl-C here would leave a candidate that can be chosen
-            getattr(trials, name)[i, some] = np.nan
-        trials.status[i, some] = status
+        for name in MEASURES:  # the score first: after Ctrl-C within this loop, it alone could still be chosen
+            getattr(trials, name)[i, candidates] = np.nan
+        trials.status[i, candidates] = status
 
-    def _measure(self, i: int, some: list[int], posed: _Posed, l2: Array, result: TrainResult) -> None:
-        """Scores of models that were trained on split i."""
+    def _measure(self, i: int, candidates: list[int], problem: _SplitProblem, l2: Array, result: TrainResult) -> None:
+        """Measure models that were trained on split i, and record the results."""
         interrupted = result.reason == StopReason.INTERRUPTED
-        if interrupted and self.estimators[some[0]].solver == "lbfgs":  # short of its optimum
+        if interrupted and self.estimators[candidates[0]].solver == "lbfgs":  # it has not reached its optimum
             raise KeyboardInterrupt
-        trials, aside, to_numpy = self.trials, posed.held_out, self.data.backend.to_numpy
-        losses, accuracies = map(to_numpy, aside.for_penalties(l2).losses(result.W, result.b))
-        # none yet where Ctrl-C came within the first pass
-        values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(some), np.nan)
-        for place, k in enumerate(some):
+        trials, held_out_objective, to_numpy = self.trials, problem.held_out, self.data.backend.to_numpy
+        losses, accuracies = map(to_numpy, held_out_objective.for_penalties(l2).losses(result.W, result.b))
+        # there is no history if Ctrl-C came within the first pass
+        values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(candidates), np.nan)
+        for place, k in enumerate(candidates):
             if result.reasons[place] not in (*DONE, StopReason.INTERRUPTED):
                 self._forget(i, [k], result.reasons[place])
                 continue
             if not np.isfinite(losses[place]):
-                aside.features.check_finite("validation[0]" if self.splits[i].held_out is None else "X")
+                held_out_objective.features.check_finite("validation[0]" if self.splits[i].held_out is None else "X")
             score = self.scoring.from_measures(losses[place], accuracies[place])
             if self.scoring.function is not None or self.keep_models:
-                model = self._model(k, posed, float(l2[place]), result.for_model(place))
+                model = self._model(k, problem, float(l2[place]), result.for_model(place))
                 if self.scoring.function is not None:
                     score = self._score(i, model)
                 if self.keep_models:
                     self.models[i, k] = model
-            # all at once, so that Ctrl-C leaves a model known or unknown
+            # written together, so that Ctrl-C leaves either all measurements of a model or none
             trials.status[i, k], trials.passes[i, k] = result.reasons[place], result.passes
             trials.objective[i, k], trials.loss[i, k] = values[place], losses[place]
             trials.accuracy[i, k], trials.score[i, k] = accuracies[place], score
-        self.done += len(some)
+        self.done += len(candidates)
         if interrupted:
             raise KeyboardInterrupt
 
-    def _model(self, k: int, posed: _Posed, l2: float, result: TrainResult) -> Any:
-        """The candidate's estimator with what its training left; without a report, whose bound would take reads."""
+    def _model(self, k: int, split_problem: _SplitProblem, l2: float, result: TrainResult) -> Any:
+        """The candidate's fitted estimator; without a fit report, because its bound would take more passes."""
         model, data = self.estimator(k), self.data
         strengths = data.backend.asarray(np.array([l2]))
-        own = replace(posed.objective, penalty=posed.objective.penalty.with_strengths(strengths))
-        problem = Problem(own, None, data.classes, data.backend, Stream(data.classes, posed.total))
-        set_weights(model, own, data.classes, result.W, result.b)
+        objective = split_problem.objective
+        objective = replace(objective, penalty=objective.penalty.with_strengths(strengths))
+        problem = Problem(objective, None, data.classes, data.backend, Stream(data.classes, split_problem.total))
+        set_weights(model, objective, data.classes, result.W, result.b)
         set_history(model, problem, result)
         return model
 
     def estimator(self, k: int) -> Any:
-        """The candidate's, not fitted, but with the features' number and names."""
+        """The candidate's estimator, not fitted, but with the number and names of the features."""
         estimator = clone(self.estimators[k])
         record_columns(estimator, self.given_X, self.data.features)
         return estimator
 
     def _score(self, i: int, model: Any) -> float:
-        """By the user's scorer."""
+        """The score of a model by the user's scorer."""
         assert self.scoring.function is not None
         rows = self.splits[i].held_out
         if rows is None:
@@ -254,7 +259,7 @@ class SweepRun:
             labels = self.data.classes[self.data.validation[1]]
             return float(self.scoring.function(model, on_host(self.validation[0]), labels))
         weights = {}
-        if self.data.weights is not None and self.scoring.weighs:
+        if self.data.weights is not None and self.scoring.uses_weights:
             rows = rows_that_count(self.data.weights, rows)
             s, unit = self.data.weights[rows], self.data.unit
             weights = {"sample_weight": s if unit == 1 else s.astype(np.float64) * unit}
@@ -262,42 +267,43 @@ class SweepRun:
 
     @cached_property
     def host_X(self) -> Any:
-        """X for scorers, which know no GPU: a data frame, an array or a tensor."""
+        """X for scorers, which work on the host: a data frame, an array or a tensor."""
         return on_host(self.given_X)
 
     def has_any(self) -> bool:
-        """Whether any candidate was measured on every split, to its end."""
+        """Whether any candidate was trained to the end and measured on every split."""
         return not bool(np.isnan(self.eligible.mean(axis=0)).all())
 
     @property
     def eligible(self) -> Array:
-        """(splits, candidates): the scores of those that can be chosen, NaN elsewhere."""
+        """(splits, candidates): the scores of candidates that can be chosen, NaN elsewhere."""
         scores: Array = np.where(self.trials.status == "halved", np.nan, self.trials.score)
         return scores
 
     def fall_back(self) -> None:
-        """To the last whole rung, where the one that was interrupted has measured nothing to its end."""
+        """Go back to the last complete rung, if the interrupted rung has measured no candidate on every split."""
         if self.last_rung is not None and not self.has_any():
             self.trials, self.models = self.last_rung
 
     def _worse(self, order: list[int]) -> int:
-        """How many of these candidates, from the last one back, scored worse than the best of them."""
+        """How many candidates at the end of `order` scored worse than the best of them."""
         means = self.trials.score.mean(axis=0)[order]
         if np.isnan(means).all():
             return 0
         return len(order) - 1 - int(np.flatnonzero(means >= np.nanmax(means))[-1])
 
-    def _tell(self, some: list[int]) -> None:
+    def _report(self, done: list[int]) -> None:
+        """Call on_candidate for candidates that are done."""
         if self.on_candidate is not None:
-            for k in some:
+            for k in done:
                 self.on_candidate(self.candidates[k] | self.trials.means(k))
 
-    def in_words(self, i: int, some: list[int]) -> str:
-        """What is running, and the best so far."""
-        one = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                        for name, value in self.candidates[some[0]].items())  # fmt: skip
-        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
-        text = f"{one}{more}, split {i + 1} of {len(self.splits)}"
+    def progress_text(self, i: int, running: list[int]) -> str:
+        """What is running, and the best score so far."""
+        first = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                          for name, value in self.candidates[running[0]].items())  # fmt: skip
+        more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        text = f"{first}{more}, split {i + 1} of {len(self.splits)}"
         means = self.trials.score.mean(axis=0)
         if not np.isnan(means).all():
             best = np.nanmax(means)
@@ -309,18 +315,18 @@ class SweepRun:
 
 @dataclass
 class RunProgress:
-    """Progress within the training of some candidates on split i, as a part of the whole."""
+    """Shows the progress of training some candidates on split i as part of the whole sweep."""
 
     run: SweepRun
     i: int
-    some: list[int]
+    candidates: list[int]
 
     def update(self, passes: float, total: float, record: Record | None) -> None:
         """See trainer.Progress."""
         if self.run.tally is not None:
-            share = min(passes / total, 1.0) if self.run.estimators[0].solver == "sgd" else 0.0
-            done = self.run.done + share * len(self.some)
-            self.run.tally.update(done, f"{self.run.in_words(self.i, self.some)}; pass {passes:.0f}")
+            fraction = min(passes / total, 1.0) if self.run.estimators[0].solver == "sgd" else 0.0
+            done = self.run.done + fraction * len(self.candidates)
+            self.run.tally.update(done, f"{self.run.progress_text(self.i, self.candidates)}; pass {passes:.0f}")
 
     def close(self) -> None:
-        """See trainer.Progress: the tally goes on."""
+        """See trainer.Progress; does nothing, because the tally shows the whole sweep."""

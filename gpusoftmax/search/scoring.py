@@ -1,4 +1,4 @@
-"""What models are compared by: larger is better."""
+"""Scores by which models are compared; larger is better."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NEGATIVE_LOSSES = ("log_loss", "neg_log_loss", "loss")
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a score is had. Those without a function come from the pass that measures loss and accuracy anyway.
+    """How models are scored. Scores without a function come from the loss and accuracy that are measured anyway.
 
     Attributes
     ----------
     name : str
-        For tables and axes.
+        The name for tables and axes.
     function : callable or None
         (fitted estimator, X, y) -> float, as scikit-learn's scorers.
     """
@@ -32,24 +32,26 @@ class Scoring:
     name: str
     function: Callable[..., Any] | None = None
 
-    def knowing(self, classes: Array) -> Self:
-        """The same, told which classes there are, if it is a scorer that asks: a fold may hold out some of them alone.
+    def with_classes(self, classes: Array) -> Self:
+        """Pass the labels of all classes to the scorer, if it takes them: the held-out rows may lack some classes.
 
-        scikit-learn's LogisticRegressionCV tells its scorer the same.
+        scikit-learn's LogisticRegressionCV does the same.
         """
-        metric = getattr(self.function, "_score_func", None)  # of (y, predictions), in scikit-learn's scorers
-        asked = {} if metric is None else inspect.signature(metric).parameters
-        if "labels" not in asked:
+        metric = getattr(
+            self.function, "_score_func", None
+        )  # a function of (y, predictions), in scikit-learn's scorers
+        parameters = {} if metric is None else inspect.signature(metric).parameters
+        if "labels" not in parameters:
             return self
-        positive = {"pos_label": classes[1]} if "pos_label" in asked and len(classes) == 2 else {}
+        positive = {"pos_label": classes[1]} if "pos_label" in parameters and len(classes) == 2 else {}
         scorer: Any = copy.copy(self.function)
         scorer._kwargs = {"labels": classes, **positive, **scorer._kwargs}
         return replace(self, function=scorer)
 
     @property
-    def weighs(self) -> bool:
-        """Whether rows count by sample_weight: not where a function does not take it, nor where metadata routing is
-        enabled and the scorer declines."""
+    def uses_weights(self) -> bool:
+        """Whether sample_weight is passed on: not if a function does not take it, and not if metadata routing is
+        enabled and the scorer does not request it."""
         routing = getattr(self.function, "get_metadata_routing", None)
         if routing is None and self.function is not None:
             taken = inspect.signature(self.function).parameters.values()
@@ -59,17 +61,18 @@ class Scoring:
         return routing().score.requests.get("sample_weight") is not False
 
     def from_measures(self, loss: float, accuracy: float) -> float:
-        """From the mean loss and the accuracy on the rows held out."""
+        """The score from the mean loss and the accuracy on the held-out rows."""
         return accuracy if self.name == "accuracy" else -loss
 
 
 def make_scoring(scoring: Any, softmax: bool) -> Scoring:
-    """From sweep's argument.
+    """Interpret the argument `scoring` of `sweep`.
 
     Raises
     ------
     ValueError, TypeError
-        No such scorer, a metric in a scorer's place, or log_loss for a classifier without probabilities.
+        There is no such scorer, it is a metric and not a scorer, or log_loss is asked of a classifier without
+        probabilities.
     """
     if scoring is None:
         return Scoring("accuracy")
@@ -82,7 +85,9 @@ def make_scoring(scoring: Any, softmax: bool) -> Scoring:
             )
         return Scoring(name, scoring)
     if scoring in ("log_loss", "neg_log_loss") and not softmax:
-        raise ValueError(f"scoring={scoring!r} needs probabilities, which an SVM has not; use 'accuracy' or 'loss'")
+        raise ValueError(
+            f"scoring={scoring!r} needs probabilities, which an SVM does not have; use 'accuracy' or 'loss'"
+        )
     if scoring in ("accuracy", *NEGATIVE_LOSSES):
         return Scoring(str(scoring))
     if not isinstance(scoring, str):

@@ -1,4 +1,4 @@
-"""Which rows each model trains on, and which it is measured on."""
+"""Splits: which rows each model is trained on, and which rows it is measured on."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import brief, shown
 from gpusoftmax.checks.scalars import check_count, check_number
 
-FOLDS = 5  # without cv and validation, as in scikit-learn
+FOLDS = 5  # if neither cv nor validation is passed, as in scikit-learn
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers (int64). train: None for all; held_out: None for a validation set of the user's own."""
+    """Row numbers (int64). train=None means all rows; held_out=None means the validation data that the user passed."""
 
     train: Array | None
     held_out: Array | None
 
 
 def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, groups: Any = None) -> list[Split]:
-    """The splits that `sweep`'s arguments mean.
+    """Make the splits that the arguments of `sweep` ask for.
 
     Raises
     ------
     ValueError, TypeError
-        Both are given, or either is none of what is possible; or a split that has no rows, or rows that do not exist.
+        cv and validation are both given, or one of them cannot be used; a split has no rows, or rows that do not exist.
     """
     if cv is not None and validation is not None:
         raise ValueError("cv and validation are both given; pass one: folds of X, or rows to measure all models on")
@@ -41,9 +41,11 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
         return [Split(None, None)]
     if validation is not None:
         if np.ndim(validation) or hasattr(validation, "columns"):
-            raise TypeError(f"validation is a {type(validation).__name__}; pass a pair (X, y), or a share such as 0.1")
-        share = check_number("validation", validation, least=0, most=1, above=True, below=True)
-        cv = StratifiedShuffleSplit(1, test_size=share, random_state=seed % 2**32)
+            raise TypeError(
+                f"validation is a {type(validation).__name__}; pass a pair (X, y), or a fraction such as 0.1"
+            )
+        fraction = check_number("validation", validation, least=0, most=1, above=True, below=True)
+        cv = StratifiedShuffleSplit(1, test_size=fraction, random_state=seed % 2**32)
     cv = FOLDS if cv is None else cv
     if isinstance(cv, numbers.Integral):
         cv = StratifiedKFold(check_count("cv", cv, least=2))
@@ -54,7 +56,7 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
             if validation is not None:
                 raise ValueError(
                     f"validation={validation!r} cannot split these {n} rows class by class ({brief(error)}); pass "
-                    f"validation=(X, y), another share, or cv=ShuffleSplit(1, test_size={validation!r}), which does "
+                    f"validation=(X, y), another fraction, or cv=ShuffleSplit(1, test_size={validation!r}), which does "
                     "not look at classes"
                 ) from None
             raise ValueError(
@@ -76,12 +78,12 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
 
 def _pair(pair: Any, i: int) -> Any:
     if not hasattr(pair, "__len__") or len(pair) != 2:
-        raise TypeError(f"cv split {i} is no pair; pass row numbers as (training, held out)")
+        raise TypeError(f"cv split {i} is not a pair; pass row numbers as (training, held out)")
     return pair
 
 
 def _rows(part: Any, n: int, name: str) -> Array:
-    """Row numbers in [0, n) from numbers or a mask."""
+    """Row numbers in [0, n) from row numbers, which may be negative, or a mask."""
     rows = np.asarray(part)
     if rows.dtype == np.bool_ and rows.shape == (n,):
         rows = np.flatnonzero(rows)

@@ -1,4 +1,4 @@
-"""`sweep`: many configurations and folds over one X, and the best of them."""
+"""`sweep`: fits many configurations on many folds of one X, and chooses the best."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from gpusoftmax.search.result import DONE, SweepResult, choose, edges
 from gpusoftmax.search.runner import SweepRun
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
-from gpusoftmax.search.words import candidate_in_words
+from gpusoftmax.search.words import describe_candidate
 
 
 def _instead(name: str) -> str:
-    """What to do in place of an argument that sweep does not have."""
+    """What to use instead of an argument that sweep does not have."""
     if name in inspect.signature(SoftmaxClassifier).parameters:
         return f"it is a parameter of the estimator, as in sweep(SoftmaxClassifier({name}=...), grid, X, y)"
     return in_place_of(name, inspect.signature(sweep).parameters)
@@ -66,70 +66,70 @@ def sweep(
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
     recipe: Recipe | None = None,
 ) -> SweepResult:
-    """Fit an estimator with every combination of a grid, on every fold, and choose.
+    """Fit an estimator with every combination of a grid, on every fold, and choose the best.
 
-    Each model minimises, over the rows of its fold that it trains on,
+    Each model minimises, over the training rows of its fold,
 
         f(W, b) = (1 / S) sum_i s_i loss(x_i W + b, y_i) + (l2 / 2) ||W||^2,    S = sum_i s_i
 
-    and is the model that its configuration alone would have been, to the solver's tolerance; rows that are held out are
-    not visited. The exact solver goes along the penalties from strong to weak: each model starts where those before it
-    point to, over curvature that all share, and takes some four reads of its rows. SGD takes all configurations
-    through the same minibatches side by side.
+    and is, within the solver's tolerance, the same model as if it were fitted alone. L-BFGS goes from strong penalties
+    to weak ones: each model starts from a prediction made from those before it, all share one preconditioner, and each
+    needs about four passes over its rows. SGD trains all configurations together on the same minibatches.
 
     Parameters
     ----------
     estimator : SoftmaxClassifier or LinearSVMClassifier
-        Its parameters hold for all models, but for those in the grid. It is cloned, not fitted. Neither callbacks nor
-        warm_start can be set. solver="auto" means what it means in `fit`, for all configurations alike.
+        Its parameters apply to all models, except for those in the grid. It is cloned, not fitted. callbacks and
+        warm_start cannot be set. solver="auto" means what it means in `fit`, and gives all configurations the same
+        solver.
     grid : dict or list of dict
-        Names to lists of values: C or l2, learning_rate, momentum, class_weight. learning_rate or momentum make SGD
-        the solver where that is "auto".
+        Lists of values for C or l2, learning_rate, momentum, class_weight, by name. If solver is "auto", a
+        learning_rate or momentum makes it SGD.
     X : array-like of shape (n, d)
-        As for `fit`: read where it is, never copied for a fold.
+        As for `fit`: read in place, and never copied for a fold.
     y : array-like of shape (n,) or (n, c)
         Labels, or proportions of the classes; see `SoftmaxClassifier.fit`.
     cv : int, splitter or iterable of (training, held out), optional
         Folds of X: a number for StratifiedKFold, not shuffled; one of scikit-learn's splitters; or pairs of row
-        numbers. Without cv and validation: 5.
+        numbers. Default: 5, unless validation is given.
     validation : (X, y) or float, optional
-        One set of rows to measure all models on: the user's own, or a share of X that is drawn by random_state,
-        stratified.
+        A single set of rows to measure all models on: validation data, or a fraction of X to hold out, stratified and
+        drawn with random_state.
     scoring : str or callable
-        "accuracy"; "log_loss", in nats and negated, so that larger is better; "loss", the estimator's own; the name of
-        one of scikit-learn's scorers, or a function of (estimator, X, y), which gets a copy of the rows held out, on
-        the host. They count by sample_weight, where a function takes that, and a scorer does not decline it
-        (set_score_request).
+        "accuracy"; "log_loss", in nats and negated, so that larger is better; "loss", the estimator's own loss,
+        negated; the name of one of scikit-learn's scorers; or a function of (estimator, X, y), which gets a copy of the
+        held-out rows on the host. sample_weight is used too, unless a function does not take it, or a scorer does not
+        request it (set_score_request).
     refit : bool
-        Fit the best configuration to all rows of X: `best_estimator_`. With validation=(X, y), these are the training
-        rows.
+        Fit the best configuration to all rows of X, as `best_estimator_`. With validation=(X, y), all rows of X are
+        training rows.
     rule : {"best", "1se"}
-        "1se": the strongest penalty whose mean score is within a standard error of the best one's. Of equals, either
-        takes the strongest penalty.
+        "1se" chooses the strongest penalty whose mean score is within one standard error of the best. If several
+        candidates are equally good, both rules choose the one with the strongest penalty.
     sample_weight : array-like of shape (n,), optional
-        Not negative; weight k equals the row k times. Folds are drawn over all rows, as scikit-learn draws them; those
-        of weight 0 then count nowhere.
+        Not negative; weight k is equivalent to k copies of the row. Folds are drawn from all rows, as in scikit-learn,
+        including those with weight 0, which have no effect otherwise.
     groups : array-like of shape (n,), optional
-        For splitters that use them, such as GroupKFold.
+        For splitters that use groups, such as GroupKFold.
     halving : int, optional
-        For SGD: begin with max_iter / halving^k passes, and keep 1 in `halving` configurations for as many times more,
-        until the last ones are trained for max_iter passes (successive halving, Jamieson and Talwalkar, 2016).
+        For SGD: train all configurations for max_iter / halving^k epochs, keep the best 1 / halving of them and train
+        these for `halving` times as many epochs, and so on, until the last ones are trained for max_iter epochs
+        (successive halving, Jamieson and Talwalkar, 2016).
     patience : int, optional
-        For the exact solver: after so many penalties in a row that scored worse than a stronger one, weaker ones are
-        not tried any more.
+        For L-BFGS: stop after this many penalties in a row that scored worse than a stronger one.
     keep_models : bool
         Keep the weights of every model of every split, `models_`: splits x candidates x (d + 1) x c numbers.
         Out-of-fold predictions need them, and refit starts from them.
     out_of_fold : bool
-        Predict each row by the best candidate's model that has not seen it: `out_of_fold_predictions_`, and n x c
-        `out_of_fold_probabilities_`.
+        Predict each row with the best candidate's model that was not trained on it: `out_of_fold_predictions_` and
+        `out_of_fold_probabilities_`, n x c.
     verbose : int
-        1 shows progress on the standard error.
+        1 shows progress on standard error.
     on_candidate : callable, optional
-        Told of each configuration when it is done, by a row of the table.
+        Called after each configuration, with its row of the table.
     recipe : Recipe, optional
-        For SGD with refit=False: where models start, how many batches they take instead of max_iter passes, and how
-        these are drawn.
+        For SGD with refit=False: where models start, the number of batches instead of max_iter epochs, and how batches
+        are drawn.
 
     Returns
     -------
@@ -138,12 +138,13 @@ def sweep(
     Raises
     ------
     ValueError, TypeError
-        An argument is not usable; the message names it and the fix.
+        An argument cannot be used; the message names it and the fix.
     DivergenceError
         Every configuration diverged.
     KeyboardInterrupt
-        Ctrl-C before any configuration was done on all splits. Later it ends the sweep with what is done, and
-        `interrupted_` is True: models of SGD that are under way, and the last fit, count as they are.
+        Ctrl-C came before any configuration was done on all splits. Later, Ctrl-C ends the sweep with the results so
+        far, and `interrupted_` is True: models that SGD was training, and the last fit, are used in their current
+        state.
 
     Examples
     --------
@@ -166,15 +167,17 @@ def sweep(
     check_flag("keep_models", keep_models)
     verbose = max(check_verbose(verbose), check_verbose(estimator.verbose))
     if check_flag("out_of_fold", out_of_fold) and not keep_models:
-        raise ValueError("out_of_fold=True needs keep_models=True: it is these models that predict")
+        raise ValueError("out_of_fold=True needs keep_models=True: these models make the predictions")
     estimators = configured(estimator, candidates)
     sgd = estimators[0].solver == "sgd"
     if halving is not None and not sgd:
         raise ValueError(
-            f"halving={halving!r} is for solver='sgd'; the exact solver needs few passes for each penalty: leave it out"
+            f"halving={halving!r} is for solver='sgd'; L-BFGS needs few passes for each penalty: leave it out"
         )
     if patience is not None and sgd:
-        raise ValueError(f"patience={patience!r} is for solver='lbfgs', which goes along the penalties; use halving")
+        raise ValueError(
+            f"patience={patience!r} is for solver='lbfgs', which tries penalties one after another; use halving"
+        )
     if halving is not None:
         check_count("halving", halving, least=2)
     if patience is not None:
@@ -184,14 +187,14 @@ def sweep(
             f"recipe={recipe!r} says where SGD starts and how many batches it takes; pass refit=False, no halving, and "
             "learning_rate in the grid, or an estimator with solver='sgd'"
         )
-    device = get_backend_for(estimator.backend, estimator.n_threads, X=X)
-    own: Any = validation if isinstance(validation, tuple | list) else None
+    backend = get_backend_for(estimator.backend, estimator.n_threads, X=X)
+    validation_data: Any = validation if isinstance(validation, tuple | list) else None
     X = by_rows(X)
-    with device.active():
-        features = read_features(X, device)
-        data = load(estimator, features, y, sample_weight, own)
+    with backend.active():
+        features = read_features(X, backend)
+        data = load(estimator, features, y, sample_weight, validation_data)
         seed, labels = check_random_seed(estimator.random_state), data.classes[data.labels]
-        splits = make_splits(cv, validation, labels, seed, X if device.gpu is None else None, groups)
+        splits = make_splits(cv, validation, labels, seed, X if backend.gpu is None else None, groups)
         if rule == "1se" and len(splits) < 2:
             raise ValueError("rule='1se' needs the scatter between folds; pass cv=5, or rule='best'")
         models, c = len(candidates) * len(splits), len(data.classes)
@@ -201,11 +204,11 @@ def sweep(
         )  # fmt: skip
         _check_weights(data.weights, splits)
         run = SweepRun(
-            X, labels, own, data, splits, candidates, estimators, scorer.knowing(data.classes), keep_models, seed,
-            None, on_candidate, recipe,
+            X, labels, validation_data, data, splits, candidates, estimators, scorer.with_classes(data.classes),
+            keep_models, seed, None, on_candidate, recipe,
         )  # fmt: skip
-        if own is not None:
-            check_columns(run.estimator(0), own[0], names_expected=False)
+        if validation_data is not None:
+            check_columns(run.estimator(0), validation_data[0], names_expected=False)
         run.tally = tally = Tally(models) if verbose else None
         interrupted = False
         try:
@@ -219,18 +222,18 @@ def sweep(
             if tally is not None:
                 tally.close()
     if not run.has_any():
-        _explain(run)
+        _raise_no_score(run)
     result = None
     try:
-        result = _chosen(run, rule, interrupted)
-        with device.active():
+        result = _make_result(run, rule, interrupted)
+        with backend.active():
             if out_of_fold:
                 _predict_out_of_fold(result, run)
             if refit:
                 result.best_estimator_ = _refit(result, run, verbose)
                 result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
     except KeyboardInterrupt:
-        result = result or _chosen(run, rule, interrupted)
+        result = result or _make_result(run, rule, interrupted)
         result.interrupted_ = True
         if out_of_fold and result.out_of_fold_ is None:
             result.why_no_out_of_fold = "Ctrl-C came before they were made"
@@ -241,19 +244,19 @@ def sweep(
 
 
 def _check_weights(weights: Array | None, splits: list[Split]) -> None:
-    """Each split has rows that count, to train on and to measure on."""
+    """Check that each split has rows with a positive weight, both to train on and to measure on."""
     for i, split in enumerate(splits):
-        for words, rows in (("training", split.train), ("held-out", split.held_out)):
+        for kind, rows in (("training", split.train), ("held-out", split.held_out)):
             if weights is not None and rows is not None and not weights[rows].sum() > 0:
                 raise ValueError(
-                    f"sample_weight is 0 for all {words} rows of cv split {i}; pass other folds, or drop such rows"
+                    f"sample_weight is 0 for all {kind} rows of cv split {i}; pass other folds, or drop such rows"
                 )
 
 
-def _explain(run: SweepRun) -> None:
-    """Why no candidate has a score."""
+def _raise_no_score(run: SweepRun) -> None:
+    """Raise the error that says why no candidate has a score."""
     if (run.trials.status == "diverged").any():
-        parameters = "; ".join(candidate_in_words(one) for one in run.candidates[:5])
+        parameters = "; ".join(describe_candidate(one) for one in run.candidates[:5])
         more = f"; and {len(run.candidates) - 5} more" if len(run.candidates) > 5 else ""
         raise DivergenceError(
             f"every configuration diverged on some split ({parameters}{more}): use a smaller learning_rate, or 'auto', "
@@ -264,7 +267,7 @@ def _explain(run: SweepRun) -> None:
 
 
 def _check_estimator(estimator: Any) -> None:
-    """Refuse what is no estimator of ours, and parameters that would be ignored within a sweep."""
+    """Refuse objects that are not one of our estimators, and parameters that have no meaning in a sweep."""
     if not isinstance(estimator, Estimator):
         raise TypeError(
             f"estimator is a {type(estimator).__name__}; pass the estimator, the grid, and then the data, as in "
@@ -272,14 +275,14 @@ def _check_estimator(estimator: Any) -> None:
         )
     for name, fix in (
         ("callbacks", "pass on_candidate to sweep"),
-        ("warm_start", "models start from their neighbours"),
+        ("warm_start", "leave it out: models already start from their neighbours"),
     ):
         if getattr(estimator, name):
             raise ValueError(f"{name}={getattr(estimator, name)!r} is for fit, not for a sweep; {fix}")
 
 
-def _chosen(run: SweepRun, rule: str, interrupted: bool) -> SweepResult:
-    """The outcome of work that is done."""
+def _make_result(run: SweepRun, rule: str, interrupted: bool) -> SweepResult:
+    """The result of a run, with the best candidate; warns of models that fell short."""
     trials, estimators = run.trials, run.estimators
     settings = [sgd_settings(one).learning_rate for one in estimators]
     rates = np.array([0.0 if rate == "auto" else float(rate) for rate in settings])
@@ -306,32 +309,32 @@ def _chosen(run: SweepRun, rule: str, interrupted: bool) -> SweepResult:
 
 
 def _predict_out_of_fold(result: SweepResult, run: SweepRun) -> None:
-    """Of each row, what the best candidate's model says that has not seen it."""
+    """Predict each row with the best candidate's model that was not trained on it."""
     data, n = run.data, len(run.data.labels)
     if not is_partition(run.splits, n):
         result.why_no_out_of_fold = "they need folds that hold out each row once; pass cv=5, or another partition"
         return
     best, probabilities = np.empty(n, np.int64), None
     for i, split in enumerate(run.splits):
-        of_rows = partial(outputs, run.models[i, result.best_index_], data.features.select(split.held_out))
-        best[split.held_out] = best_classes(of_rows)
+        outputs_of = partial(outputs, run.models[i, result.best_index_], data.features.select(split.held_out))
+        best[split.held_out] = best_classes(outputs_of)
         if isinstance(run.estimators[0], SoftmaxClassifier):
-            found = of_rows("probabilities")
+            found = outputs_of("probabilities")
             probabilities = np.empty((n, len(data.classes)), found.dtype) if probabilities is None else probabilities
             probabilities[split.held_out] = found
     result.out_of_fold_ = data.classes[best], probabilities
 
 
 def _do_without_last_fit(result: SweepResult, run: SweepRun) -> None:
-    """The best candidate's model from the sweep, where that was trained on all rows, too."""
+    """Say that the fit to all rows is missing; use the model from the sweep if that was trained on all rows."""
     result.why_no_last_fit = "the best one's fit to all rows was not made"
     if run.models and all(split.train is None for split in run.splits):
         result.best_estimator_ = run.models[0, result.best_index_]
-        result.why_no_last_fit += ", its model from the sweep is taken"
+        result.why_no_last_fit += ", its model from the sweep is used"
 
 
 def _refit(result: SweepResult, run: SweepRun, verbose: int) -> Any:
-    """The best candidate's estimator, fitted to all rows; the exact one from the mean of its folds' models."""
+    """Fit the best candidate's estimator to all rows; L-BFGS starts from the mean of the folds' models."""
     best = result.best_index_
     estimator = run.estimator(best).set_params(verbose=verbose)
     models = [run.models[i, best] for i in range(result.n_splits_) if run.models]
@@ -342,7 +345,7 @@ def _refit(result: SweepResult, run: SweepRun, verbose: int) -> Any:
         start.coef_ = np.mean([model.coef_ for model in models], axis=0)
         start.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
     problem = problem_of(estimator, replace(run.data, validation=None))
-    missed = solve(estimator, problem, start, run.samples.get(best))
-    if missed:
-        warn_user(missed, ConvergenceWarning)
+    warning = solve(estimator, problem, start, run.samples.get(best))
+    if warning:
+        warn_user(warning, ConvergenceWarning)
     return estimator.set_params(verbose=0)

@@ -1,4 +1,4 @@
-"""The outcome of a sweep in words."""
+"""Text about a sweep: its candidates, and the report that is printed."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 
-SHOWN = 10  # candidates at most, and of those that are as good
+SHOWN = 10  # the most candidates, and the most ties, that a report lists
 
 
-def status_in_words(column: Array) -> str:
-    """Of a candidate: its splits' in a word or two."""
+def describe_status(column: Array) -> str:
+    """A candidate's status on its splits, in a word or two."""
     done = int((column != "").sum())
     if 0 < done < len(column):
         return f"{done} of {len(column)} splits"
     return ", ".join(dict.fromkeys(str(status) or "not tried" for status in column))
 
 
-def value_in_words(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A parameter's value."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def candidate_in_words(candidate: dict[str, Any]) -> str:
-    """What was set."""
-    return ", ".join(f"{name} = {value_in_words(value)}" for name, value in candidate.items())
+def describe_candidate(candidate: dict[str, Any]) -> str:
+    """A candidate's parameters and their values."""
+    return ", ".join(f"{name} = {describe_value(value)}" for name, value in candidate.items())
 
 
-def listed(words: Sequence[str], separator: str) -> str:
-    """The first SHOWN of them, and how many more there are."""
-    more = [f"and {len(words) - SHOWN} more"] if len(words) > SHOWN else []
-    return separator.join([*words[:SHOWN], *more])
+def listed(items: Sequence[str], separator: str) -> str:
+    """The first SHOWN items, and how many more there are."""
+    more = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return separator.join([*items[:SHOWN], *more])
 
 
 def report(result: Any) -> str:
-    """The best candidates of a SweepResult, how sure their order is, and whether the grid was wide enough."""
+    """The best candidates of a SweepResult with standard errors, and a note if the best is at an edge of the grid."""
     trials, means, errors = result.trials, result.mean_scores_, result.standard_errors_
     splits = f"{result.n_splits_} splits" if result.n_splits_ > 1 else "one validation set"
     solver = "L-BFGS" if result.estimators_ and result.estimators_[0].solver == "lbfgs" else "SGD"
@@ -48,8 +48,8 @@ def report(result: Any) -> str:
     if result.why_no_last_fit:
         lines.append(f"interrupted: {result.why_no_last_fit}")
     if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
-        lines.append("interrupted: the best one's fit to all rows did not come to its end")
-    width = max(len(candidate_in_words(one)) for one in result.candidates)
+        lines.append("interrupted: the best one's fit to all rows was not completed")
+    width = max(len(describe_candidate(one)) for one in result.candidates)
     for k in result.order_[:SHOWN].tolist():
         error = "" if np.isnan(errors[k]) else f" ± {errors[k]:.4f}"
         measured = (
@@ -57,15 +57,15 @@ def report(result: Any) -> str:
             f"{trials.passes[:, k].mean():.0f} passes"
         )
         if np.isnan(means[k]):
-            measured = status_in_words(trials.status[:, k])
+            measured = describe_status(trials.status[:, k])
         mark = "*" if k == result.best_index_ else " "
-        lines.append(f"{mark} {candidate_in_words(result.candidates[k]):<{width}}  {measured}")
+        lines.append(f"{mark} {describe_candidate(result.candidates[k]):<{width}}  {measured}")
     if len(means) > SHOWN:
         lines.append(f"  and {len(means) - SHOWN} more")
     rule = "the best" if result.rule == "best" else "the strongest penalty within a standard error of the best"
-    lines.append(f"chosen, {rule}: {candidate_in_words(result.best_params_)}")
+    lines.append(f"chosen, {rule}: {describe_candidate(result.best_params_)}")
     if result.ties_:
-        lines.append(f"as good: {listed([candidate_in_words(result.candidates[k]) for k in result.ties_], '; ')}")
+        lines.append(f"as good: {listed([describe_candidate(result.candidates[k]) for k in result.ties_], '; ')}")
     lines += [
         f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in result.edges_.items()
     ]

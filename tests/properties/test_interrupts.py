@@ -370,7 +370,7 @@ def test_ctrl_c_within_a_sweeps_last_fit_is_told(cpu_backend: Backend, monkeypat
     press_in_training(monkeypatch, "estimators.solving")
     result = sweep(SoftmaxClassifier(tol=1e-9, backend=cpu_backend.name, n_threads=3), GRID, X, Y, cv=2)
     assert (result.interrupted_, result.best_estimator_.stop_reason_) == (True, "interrupted")
-    assert "interrupted: the best one's fit to all rows did not come to its end" in result.report
+    assert "interrupted: the best one's fit to all rows was not completed" in result.report
 
 
 AROUND = {  # the passes of a sweep's last fit: what Ctrl-C comes before
@@ -415,7 +415,7 @@ def test_after_ctrl_c_a_model_of_all_rows_from_the_sweep_stands_in_for_the_last_
     whole = sweep_with(X, Y, GRID, **common)
     press_before(monkeypatch, AROUND["its certificate"])
     result = sweep_with(X, Y, GRID, **common)
-    assert "was not made, its model from the sweep is taken" in result.report
+    assert "was not made, its model from the sweep is used" in result.report
     np.testing.assert_allclose(
         result.best_estimator_.predict_proba(X), whole.best_estimator_.predict_proba(X), atol=0.01
     )
@@ -485,7 +485,7 @@ def test_ctrl_c_outside_the_passes_of_cross_validation_leaves_the_model_as_it_wa
         (
             "estimators.solving",
             1,
-            "2 of 2 values that were done, Cs_; the last fit, to all rows, did not come to its end",
+            "2 of 2 values that were done, Cs_; the last fit, to all rows, was not completed",
         ),
     ],
     ids=["on the path", "in the last fit"],
@@ -510,7 +510,7 @@ def test_ctrl_c_around_the_last_fit_of_cross_validation_leaves_means_of_the_fold
     press_before(monkeypatch, AROUND[place])
     model = SoftmaxClassifierCV([0.1, 1.0], **common)
     with pytest.warns(
-        UserWarning, match="to all rows, was not made, coef_ and intercept_ are means of the folds' models"
+        UserWarning, match="to all rows, was not made: coef_ and intercept_ are means of the folds' models"
     ):
         model.fit(X, Y)
     assert (model.C_, model.scores_.tolist()) == (whole.C_, whole.scores_.tolist())
@@ -563,8 +563,8 @@ def test_ctrl_c_within_the_courses_sweep_keeps_its_models(
     ("protocol", "module", "nth", "told"),
     [
         ("clip", "search.exact", 3, ["not all values were tried"]),
-        ("clip", "estimators.classifiers", 1, ["training did not come to its end"]),
-        ("dinov2-linear", "search.minibatch", 1, ["training did not come to its end"]),
+        ("clip", "estimators.classifiers", 1, ["training was not completed"]),
+        ("dinov2-linear", "search.minibatch", 1, ["training was not completed"]),
     ],
     ids=["on the path", "in the last fit", "by SGD"],
 )

@@ -1,1 +1,1 @@
-"""Trainings that others described."""
+"""Published trainings and evaluation protocols."""

@@ -1,4 +1,4 @@
-"""Trainings that others have described, number by number."""
+"""The training and the hyperparameter search of Stanford's course cs231n, assignment 1, with the course's settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure
 from gpusoftmax.search.result import choose, edges
-from gpusoftmax.search.words import candidate_in_words
+from gpusoftmax.search.words import describe_candidate
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import Progress, TrainResult
 
@@ -42,11 +42,11 @@ def train_cs231n(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> SoftmaxClassifier | LinearSVMClassifier:
-    """The linear classifiers of Stanford's course cs231n, assignment 1, on raw pixels.
+    """Train a linear classifier of Stanford's course cs231n, assignment 1, on raw pixels.
 
-    The mean of the training rows is subtracted; weights, the bias row among them, start at 0.001 x standard normal;
-    each of `n_iterations` steps of plain SGD takes `batch_size` rows with replacement. The course's objective is the
-    mean loss + reg (||W||^2 + ||b||^2), no 1/2, the bias in the norm: l2 = 2 reg, penalize_intercept=True.
+    The mean of the training rows is subtracted; the weights, including the bias, start at 0.001 x standard normal; each
+    of `n_iterations` steps of plain SGD draws `batch_size` rows with replacement. The course's objective is the mean
+    loss + reg (||W||^2 + ||b||^2), without 1/2 and with the bias in the norm: l2 = 2 reg, penalize_intercept=True.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def train_cs231n(
     loss : {"softmax", "hinge"}
         "hinge" is the course's multiclass SVM.
     seed : int
-        Of the start and of the batches.
+        Seed of the initial weights and of the batches.
     learning_rate : float
-        The default of this and of the next three is the course's value.
+        The course's value is the default, here and for the next three parameters.
     reg : float
     n_iterations : int
     batch_size : int
@@ -78,7 +78,7 @@ def train_cs231n(
     Raises
     ------
     ValueError, TypeError
-        An argument is not usable.
+        An argument cannot be used.
     DivergenceError
         The learning rate is too large.
 
@@ -88,17 +88,17 @@ def train_cs231n(
     """
     check_number("learning_rate", learning_rate, least=0, above=True)
     check_number("reg", reg, least=0)
-    device = get_backend_for(backend, n_threads, X=X)
-    with device.active():
+    resolved_backend = get_backend_for(backend, n_threads, X=X)
+    with resolved_backend.active():
         problem, (estimator,), result = _train(
-            device, X, y, None, [(learning_rate, reg)], loss, seed, n_iterations, batch_size, progress, backend=backend,
-            n_threads=n_threads,
+            resolved_backend, X, y, None, [(learning_rate, reg)], loss, seed, n_iterations, batch_size, progress,
+            backend=backend, n_threads=n_threads,
         )  # fmt: skip
         return set_fitted(estimator, problem, result)
 
 
 def _train(
-    device: Backend,
+    resolved_backend: Backend,
     X: Any,
     y: Any,
     validation: Any,
@@ -110,13 +110,13 @@ def _train(
     progress: Progress | None,
     **parameters: Any,
 ) -> tuple[Problem, list[Any], TrainResult]:
-    """One model for each pair (learning rate, reg), all of them from the same start through the same batches."""
+    """Train a model for each pair (learning rate, reg), all from the same initial weights on the same batches."""
     check_choice("loss", loss, ("softmax", "hinge"))
     check_count("n_iterations", n_iterations)
     check_count("batch_size", batch_size)
     check_count("seed", seed, least=0)
-    features = read_features(X, device)
-    mean = device.to_numpy(features.moments(None, None)[0])
+    features = read_features(X, resolved_backend)
+    mean = resolved_backend.to_numpy(features.moments(None, None)[0])
     if not np.isfinite(mean).all():
         features.check_finite()
     cls = SoftmaxClassifier if loss == "softmax" else LinearSVMClassifier
@@ -144,29 +144,29 @@ def _train(
 
 @dataclass(eq=False, repr=False)
 class CourseSweep:
-    """What cs231n's exercise asks for: accuracies of a grid of learning rates and penalties.
+    """The result of cs231n's exercise: accuracies on a grid of learning rates and penalties.
 
     Attributes
     ----------
     results : dict
-        {(learning rate, reg): (training accuracy, validation accuracy)}; NaN where training diverged.
+        {(learning rate, reg): (training accuracy, validation accuracy)}; NaN if training diverged.
     best : (float, float)
-        The learning rate and reg with the largest validation accuracy; of equals the strongest penalty, then the
+        The learning rate and reg with the largest validation accuracy; among equals the strongest penalty, then the
         smallest learning rate.
     ties : list of (float, float)
-        Others whose validation accuracy is the same.
+        Other pairs with the same validation accuracy.
     edges : dict
-        {"learning_rate": "largest"}: the best value is at that end of the grid, so that a better one may lie beyond.
+        {"learning_rate": "largest"}: the best value is at that end of the grid, so a better one may lie beyond it.
     best_estimator : SoftmaxClassifier or LinearSVMClassifier
-        Fitted; what `train_cs231n` makes of `best`.
+        Fitted; the model that `train_cs231n` makes with `best`.
     estimators : dict
-        {(learning rate, reg): fitted estimator}, those that diverged apart.
+        {(learning rate, reg): fitted estimator}, without those that diverged.
     test_accuracy : float or None
-        Of the best one; None without a test set.
+        The test accuracy of the best model; None without a test set.
     interrupted : bool
-        Ctrl-C ended training before all iterations were done.
+        Whether Ctrl-C ended training before all iterations were done.
     seconds : float
-        All of it.
+        The total time.
     """
 
     results: dict[tuple[float, float], tuple[float, float]]
@@ -185,21 +185,21 @@ class CourseSweep:
 
     @property
     def best_validation_accuracy(self) -> float:
-        """In [0, 1]."""
+        """The validation accuracy of the best model, in [0, 1]."""
         return self.results[self.best][1]
 
     @property
     def report(self) -> str:
-        """The lines that the course's notebooks print, and what was chosen."""
+        """The lines that the course's notebooks print, and the choice."""
         lines = [
             f"lr {rate:e} reg {reg:e} "
-            + ("diverged" if math.isnan(own) else f"train accuracy: {own:f} val accuracy: {aside:f}")
-            for (rate, reg), (own, aside) in sorted(self.results.items())
+            + ("diverged" if math.isnan(training) else f"train accuracy: {training:f} val accuracy: {validation:f}")
+            for (rate, reg), (training, validation) in sorted(self.results.items())
         ]
         lines.append(f"best validation accuracy achieved during cross-validation: {self.best_validation_accuracy:f}")
-        lines.append(f"chosen: {candidate_in_words(_named(self.best))}")
+        lines.append(f"chosen: {describe_candidate(_named(self.best))}")
         if self.ties:
-            lines.append(f"as good: {'; '.join(candidate_in_words(_named(pair)) for pair in self.ties)}")
+            lines.append(f"as good: {'; '.join(describe_candidate(_named(pair)) for pair in self.ties)}")
         lines += [
             f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in self.edges.items()
         ]
@@ -213,16 +213,16 @@ class CourseSweep:
         return self.report
 
     def __repr__(self) -> str:
-        best, accuracy = candidate_in_words(_named(self.best)), self.best_validation_accuracy
+        best, accuracy = describe_candidate(_named(self.best)), self.best_validation_accuracy
         return f"<CourseSweep: {len(self.results)} models, best {best}, validation accuracy {accuracy:.4g}>"
 
     def plot(self, axes: Any = None) -> Any:
-        """Heat maps of training and validation accuracy over learning rate (across) and reg (up); needs matplotlib.
+        """Plot training and validation accuracy over learning rate (across) and reg (up); needs matplotlib.
 
         Parameters
         ----------
         axes : pair of matplotlib Axes, optional
-            Where to; a new figure's otherwise.
+            The axes to draw on. Default: the axes of a new figure.
 
         Returns
         -------
@@ -262,11 +262,11 @@ def sweep_cs231n(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> CourseSweep:
-    """The exercise of cs231n, assignment 1: `train_cs231n` with all pairs of some learning rates and penalties.
+    """Do the exercise of cs231n, assignment 1: train with all pairs of learning rates and penalties, and choose.
 
-    All models take the same batches side by side, from the same start, so that each of them is the one that
-    `train_cs231n` makes with its learning rate, reg and seed: on the CPU, compiled, to the bit. One that diverges
-    leaves, and does not disturb the others. The test set is not looked at before the choice is made.
+    All models are trained together on the same batches from the same initial weights, so that each of them is the model
+    that `train_cs231n` makes with its learning rate, reg and seed: identical to the bit with backend "cpu". A model
+    that diverges is dropped, and does not affect the others. The test set is not used before the choice is made.
 
     Parameters
     ----------
@@ -275,12 +275,12 @@ def sweep_cs231n(
     y : array-like of shape (n,)
         Labels.
     validation : (X, y)
-        Rows to choose by; the course takes the last 1000 of CIFAR-10's 50,000 training images.
+        Rows to choose by; the course uses the last 1000 of CIFAR-10's 50,000 training images.
     learning_rates, regs : sequences of float
-        Greater than 0; not negative. For CIFAR-10 np.logspace(-6.3, -5.6, 8) and np.logspace(2, 4, 8); for the SVM
-        np.logspace(-7.3, -6.3, 8) and np.logspace(3, 4.5, 8).
+        Learning rates greater than 0, and penalties that are not negative. For CIFAR-10 np.logspace(-6.3, -5.6, 8) and
+        np.logspace(2, 4, 8); for the SVM np.logspace(-7.3, -6.3, 8) and np.logspace(3, 4.5, 8).
     loss : {"softmax", "hinge"}
-        See `train_cs231n` for this and the parameters that follow, but for `test`.
+        See `train_cs231n`, also for the parameters that follow, except `test`.
     seed : int
     n_iterations : int
     batch_size : int
@@ -293,12 +293,12 @@ def sweep_cs231n(
     Returns
     -------
     CourseSweep
-        Its memory is that of all models: learning rates x regs x (d + 1) x c numbers, some five times while training.
+        It holds all models: learning rates x regs x (d + 1) x c numbers. Training needs about five times as much.
 
     Raises
     ------
     ValueError, TypeError
-        An argument is not usable; the message names it and the fix.
+        An argument cannot be used; the message names it and the fix.
     DivergenceError
         Every model diverged.
 
@@ -312,31 +312,33 @@ def sweep_cs231n(
     check_pair("validation", validation)
     if test is not None:
         check_pair("test", test)
-    device = get_backend_for(backend, n_threads, X=X)
-    with device.active():
+    resolved_backend = get_backend_for(backend, n_threads, X=X)
+    with resolved_backend.active():
         problem, estimators, trained = _train(
-            device, X, y, validation, pairs, loss, seed, n_iterations, batch_size, progress, backend=backend,
+            resolved_backend, X, y, validation, pairs, loss, seed, n_iterations, batch_size, progress, backend=backend,
             n_threads=n_threads,
         )  # fmt: skip
         assert problem.validation is not None
-        none = np.zeros(len(pairs))
-        gone = np.array([reason == StopReason.DIVERGED for reason in trained.reasons])
+        no_penalties = np.zeros(len(pairs))
+        diverged = np.array([reason == StopReason.DIVERGED for reason in trained.reasons])
         accuracies = np.empty((2, len(pairs)))
         for i, (name, rows) in enumerate({"X": problem.objective, "validation[0]": problem.validation}.items()):
-            losses, accuracies[i] = map(device.to_numpy, rows.for_penalties(none).losses(trained.W, trained.b))
-            if not np.isfinite(losses[~gone]).all():
+            losses, accuracies[i] = map(
+                resolved_backend.to_numpy, rows.for_penalties(no_penalties).losses(trained.W, trained.b)
+            )
+            if not np.isfinite(losses[~diverged]).all():
                 rows.features.check_finite(name)
-        accuracies[:, gone] = np.nan
+        accuracies[:, diverged] = np.nan
         fitted = {}
         for k, (pair, estimator) in enumerate(zip(pairs, estimators, strict=True)):
             if trained.reasons[k] != StopReason.DIVERGED:
-                own = problem.objective.for_penalties(np.array([estimator.l2]))
-                alone = replace(problem, objective=own, validation=None)
-                fitted[pair] = set_fitted(estimator, alone, trained.for_model(k))
-    of_rates, of_regs = np.array(pairs).T
-    best, ties = choose(accuracies[1:], of_regs, of_rates, "best")
+                objective = problem.objective.for_penalties(np.array([estimator.l2]))
+                single = replace(problem, objective=objective, validation=None)
+                fitted[pair] = set_fitted(estimator, single, trained.for_model(k))
+    pair_rates, pair_regs = np.array(pairs).T
+    best, ties = choose(accuracies[1:], pair_regs, pair_rates, "best")
     found = CourseSweep(
-        {pair: (own, aside) for pair, (own, aside) in zip(pairs, accuracies.T.tolist(), strict=True)},
+        {pair: (train, held_out) for pair, (train, held_out) in zip(pairs, accuracies.T.tolist(), strict=True)},
         pairs[best],
         [pairs[k] for k in ties],
         edges([_named(pair) for pair in pairs], best),
@@ -350,7 +352,7 @@ def sweep_cs231n(
 
 
 def _values(name: str, values: Any, above: bool = False) -> list[float]:
-    """Numbers that are at least 0, or above it, each once."""
+    """Check that the values are at least 0, or above 0, and drop duplicates."""
     if isinstance(values, str) or not hasattr(values, "__len__"):
         raise TypeError(f"{name}={values!r} is a {type(values).__name__}; pass a list of numbers")
     if len(values) == 0:

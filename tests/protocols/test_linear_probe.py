@@ -200,7 +200,7 @@ def test_solutions_that_are_short_of_tol_are_counted(rows: Any, monkeypatch: pyt
     monkeypatch.setitem(GRIDS, "dinov2-logreg", ("C", [0.01, 0.1, 1.0]))
     with pytest.warns(ConvergenceWarning, match="rounding in float32"):  # of the refit
         found = probe(rows, "dinov2-logreg", tol=1e-12)  # DINOv2's
-    assert "3 of 3 are as exact as rounding allows, which is short of tol" in found.report
+    assert "3 of 3 stopped above tol, because rounding allows no further progress" in found.report
 
 
 @pytest.mark.parametrize("changes", [{"refit": True}, {"halving": 2}, {"grid": {"C": [0.1, 1.0]}}], ids=str)
@@ -361,11 +361,13 @@ def test_validation_rows_of_classes_without_training_rows_are_told() -> None:
         found = linear_probe(**few_shots(1), protocol="clip")
     assert ARBITRARY in [str(warning.message) for warning in caught]
     assert (found.unknown, found.validation_top_1) == (1, 0.0)
-    assert "1 of 1 validation rows are of classes without training rows, and cannot be right" in found.report
+    assert "1 of 1 validation rows have classes without training rows, and count as wrong" in found.report
 
 
 def test_too_few_rows_to_hold_any_out_are_refused_in_a_line() -> None:
-    with pytest.raises(ValueError, match=r"^validation=0.1 of 8 training rows is no row; pass validation=\(X, y\), or"):
+    with pytest.raises(
+        ValueError, match=r"^validation=0.1 of 8 training rows is less than one row; pass validation=\(X, y\), or"
+    ):
         linear_probe(**few_shots(1, c=8), protocol="clip")
 
 
@@ -387,8 +389,8 @@ REFUSED = {
         {"protocol": "dinov2-linear", "batch_size": 400}, ValueError, "batch_size=400 is more than the 300",
     ),
     "n_iterations 0": ({"protocol": "dinov2-linear", "n_iterations": 0}, ValueError, "n_iterations=0"),
-    "a share of 1": ({"validation": 1.0}, ValueError, "validation=1.0"),
-    "a share in words": ({"validation": "10%"}, TypeError, "validation='10%'"),
+    "a fraction of 1": ({"validation": 1.0}, ValueError, "validation=1.0"),
+    "a fraction as text": ({"validation": "10%"}, TypeError, "validation='10%'"),
     "no pair": ({"validation": (1, 2, 3)}, TypeError, "validation is a tuple"),
     "features of the test": ({"X_test": np.zeros((300, 3))}, ValueError, "X_test has 3 features, but X_train"),
     "labels of the test": ({"y_test": np.full(300, 99)}, ValueError, "y_test[0] is"),

@@ -1,4 +1,4 @@
-"""The command line. Imports that take time are made inside the commands, so that `--help` answers at once."""
+"""The command line. Slow imports happen inside the commands, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gpusoftmax.cli.options import app
 from gpusoftmax.cli.sweep import sweep_command
 from gpusoftmax.cli.train import train
 
-ORDER = ("train", "evaluate", "predict", "sweep", "info", "gradcheck")  # of the help, as one comes to need them
+ORDER = ("train", "evaluate", "predict", "sweep", "info", "gradcheck")  # the order in the help
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or getattr(command.callback, "__name__", "")))
 
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # a name in a file must not command the terminal
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # names from files must not send control codes to the terminal
 
 __all__ = ["app", "evaluate", "gradcheck", "info", "main", "predict", "sweep_command", "train"]
 
@@ -28,18 +28,18 @@ def _printable(message: object) -> str:
 
 
 def _print_warning(message: Warning | str, *_: object) -> None:
-    """A warning without the line of our source that it comes from."""
+    """Print a warning without the source line that it comes from."""
     print(f"warning: {_printable(message)}", file=sys.stderr)
 
 
 def main() -> None:
-    """Run a command: a user's error is one line on the standard error, not a traceback."""
+    """Run a command. An error that the user can fix is printed as one line on standard error, without a traceback."""
     from gpusoftmax.exceptions import BackendUnavailableError, DivergenceError
 
-    for stream in (sys.stdout, sys.stderr):  # the locale may lack ± or a label's letters; a ? is better than an end
+    for stream in (sys.stdout, sys.stderr):  # if the locale cannot encode a character, such as ±, print ?
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    log.addHandler(logging.StreamHandler())  # warnings, such as that Ctrl-C was heard
+    log.addHandler(logging.StreamHandler())  # prints warnings, such as that Ctrl-C was received
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]

@@ -18,22 +18,26 @@ from gpusoftmax.cli.options import AsJson, BackendName, Loss, Threads, app, prin
 
     gpusoftmax info --penalty 0.01 --rows 49000
 
-    The JSON of --penalty has C, l2, rows and classes.
+    The JSON of --penalty has the keys C, l2, rows and classes.
 
-    JSON keys: versions, backend, reason, device, threads, threads_from (in words), backends (a dict: cuda, cpu, numpy,
-    each with yes or no and why), blas (a list), vector_features (of the compiler), vector_bits (null without compiled
-    kernels), caches (a dict: where kernels and data sets are kept)."""
+    JSON keys: versions, backend, reason, device, threads, threads_from (where the number of threads comes from),
+    backends (a dict: for cuda, cpu and numpy, yes or no and why), blas (a list), vector_features (those that the
+    compiler uses), vector_bits (null without compiled kernels), caches (a dict: the folders of compiled kernels and
+    data sets)."""
 )
 def info(
     threads: Threads = None,
     as_json: AsJson = False,
     penalty: Annotated[
-        float | None, typer.Option("--penalty", metavar="C", help="say instead what other libraries call this C")
+        float | None,
+        typer.Option("--penalty", metavar="C", help="print instead what this C corresponds to in other libraries"),
     ] = None,
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="with --penalty: the training rows")] = None,
-    classes: Annotated[int, typer.Option("--classes", min=2, help="with --penalty: the classes")] = 3,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="with --penalty: the number of training rows")
+    ] = None,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="with --penalty: the number of classes")] = 3,
 ) -> None:
-    """Show versions, the device that would compute and why, and the libraries beneath."""
+    """Show versions, the backend that "auto" selects and why, and the libraries in use."""
     from gpusoftmax.checks.scalars import check_number
     from gpusoftmax.estimators.problem import l2_from_C
     from gpusoftmax.reports.machine import describe, in_words
@@ -41,7 +45,7 @@ def info(
 
     if penalty is not None:
         if rows is None:
-            raise ValueError(f"--penalty {penalty:g} depends on the number of training rows; give --rows, too")
+            raise ValueError(f"--penalty {penalty:g} depends on the number of training rows; give --rows as well")
         l2 = l2_from_C(check_number("--penalty", penalty, least=0, above=True), rows, classes)
         if as_json:
             print_json({"C": penalty, "l2": l2, "rows": rows, "classes": classes})
@@ -64,20 +68,20 @@ def info(
 
     gpusoftmax gradcheck --loss hinge --l2 0.1 --checks 50
 
-    JSON keys: loss, l2, worst (the largest relative error away from kinks), records (a list with coordinate, numeric,
-    analytic, relative_error, near_kink)."""
+    JSON keys: loss, l2, worst (the largest relative error, except near kinks), records (a list with coordinate,
+    numeric, analytic, relative_error, near_kink)."""
 )
 def gradcheck(
-    loss: Annotated[Loss, typer.Option(help="whose gradient")] = Loss.softmax,
-    l2: Annotated[float, typer.Option(min=0, help="penalty on the mean objective")] = 0.0,
-    checks: Annotated[int, typer.Option(min=1, help="coordinates to compare")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="of weights and coordinates")] = 0,
+    loss: Annotated[Loss, typer.Option(help="the loss whose gradient is checked")] = Loss.softmax,
+    l2: Annotated[float, typer.Option(min=0, help="strength of the penalty on the mean loss")] = 0.0,
+    checks: Annotated[int, typer.Option(min=1, help="number of coordinates to compare")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the random weights and coordinates")] = 0,
     backend: BackendName = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Compare analytic gradients on 500 digits with central differences, in float64.
+    """Compare analytic gradients with central differences on 500 digits, in float64.
 
-    Fails (exit code 1) where a relative error exceeds 1e-5, tiny values and kinks of the hinges apart.
+    Exits with code 1 if a relative error exceeds 1e-5; tiny values, and points near a kink of a hinge, are ignored.
     """
     from dataclasses import asdict
 

@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
     gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
 
-    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, model, train_accuracy,
-    validation_accuracy, test_accuracy (null for parts that there are not), part (the one that all the rest is about:
-    test, or rows for a file that is not in parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null
-    for an SVM), classes (a list of name, rows, precision, recall, f1), confusion (a list of rows, one for each true
-    class; null beyond 200 classes)."""
+    JSON keys: dataset, label (where the labels in a file come from, or null), estimator, model, train_accuracy,
+    validation_accuracy, test_accuracy (null for parts that do not exist), part (what all other keys describe: test, or
+    rows for a file without parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null for an SVM),
+    classes (a list of name, rows, precision, recall, f1), confusion (a list of rows, one for each true class; null for
+    more than 200 classes)."""
 )
 def evaluate(
     model: ModelFile,
@@ -59,15 +59,20 @@ def evaluate(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="guesses that count as right, for top-k accuracy")] = 5,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", min=1, help="k of top-k accuracy: a row is right if its label is among the k largest scores"
+        ),
+    ] = 5,
     threads: Threads = None,
     backend: BackendName = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a saved model on a data set, or on all rows of a file.
+    """Evaluate a saved model on a data set, or on all rows of a file.
 
-    Accuracy, top-k accuracy, log loss, precision and recall of each class, and which class is taken for which.
+    Prints accuracy, top-k accuracy, log loss, precision and recall of each class, and which classes are confused.
     """
     from gpusoftmax.array import get_backend
     from gpusoftmax.datasets import load_dataset
@@ -95,17 +100,17 @@ def evaluate(
             parts = dict(load_dataset(dataset, data, download=download).parts)
     measured = {name: measure(estimator, X, y, top) for name, (X, y) in parts.items()}
     part = "test" if "test" in measured else next(iter(measured))
-    of_parts = {f"{name}_accuracy": measured[name].top_1 if name in measured else None for name in SPLITS}
+    part_accuracies = {f"{name}_accuracy": measured[name].top_1 if name in measured else None for name in SPLITS}
     result = evaluation(measured[part], estimator.classes_)
     show(f"data      {dataset}: {', '.join(f'{len(y)} {name}' for name, (_, y) in parts.items())}", as_json)
     if label_name is not None:
         show(f"labels    {printable(label_name, 80)}", as_json)
     if len(parts) > 1:
-        show(f"parts     {accuracies_in_words(of_parts)}; what follows is of the {part} rows", as_json)
+        show(f"parts     {accuracies_in_words(part_accuracies)}; all further results are for the {part} rows", as_json)
     show(evaluation_in_words(result, measured[part]), as_json)
     if as_json:
         about = {"dataset": dataset, "label": label_name, "estimator": type(estimator).__name__, "model": str(model)}
-        print_json({**about, **of_parts, "part": part, **result})
+        print_json({**about, **part_accuracies, "part": part, **result})
 
 
 @app.command(
@@ -117,7 +122,7 @@ def evaluate(
 
     gpusoftmax predict model.safetensors X.npy --out labels.npy
 
-    If the model was trained on columns with names, these are found by name, whatever their order; others do not matter.
+    If the model was trained on columns with names, they are found by name, in any order; other columns are ignored.
 
     JSON keys: data, estimator, model, rows, counts (a dict: how many rows of each label), out (path or null),
     predictions (a list; null with --out), probabilities (a list for each row; null with --out or without
@@ -125,15 +130,22 @@ def evaluate(
 )
 def predict(
     model: ModelFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="rows to name: .csv, .tsv, .parquet, .npz or .npy")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="rows to classify: .csv, .tsv, .parquet, .npz or .npy")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help=".csv, or .npy of labels or probabilities", show_default="print"),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="write a .csv file, or a .npy file of labels or probabilities",
+            show_default="print",
+        ),
     ] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="of each class, too")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="also give the probability of each class")
+    ] = False,
     label: Annotated[
         str | None,
-        typer.Option("--label", metavar="COLUMN", help="a column of labels, by name or position, to leave out"),
+        typer.Option("--label", metavar="COLUMN", help="a column of labels to ignore, by name or position"),
     ] = None,
     drop: Drop = None,
     header: Header = None,
@@ -142,7 +154,7 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name the rows of a file by a saved model: a line of CSV for each, in the file's order, or a .npy file."""
+    """Classify the rows of a file with a saved model: prints or writes one line of CSV per row, or writes .npy."""
     import numpy as np
 
     from gpusoftmax.array import get_backend
@@ -159,19 +171,21 @@ def predict(
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
     tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)
     if len(tables) > 1:
-        raise ValueError(f"{file} holds the parts {', '.join(tables)}; save the rows to name as a file of their own")
+        raise ValueError(
+            f"{file} holds the parts {', '.join(tables)}; save the rows to classify as a file of their own"
+        )
     [table] = tables.values()
     if label is None and table.label is not None and not quiet:
-        show(f"note    {table.label_name!r} holds labels by its name, and is left out", as_json=True)
+        show(f"note    {table.label_name!r} is taken for a column of labels, by its name, and ignored", as_json=True)
     labels = estimator.predict(table.values)
-    shares = estimator.predict_proba(table.values) if probabilities else None
+    class_probabilities = estimator.predict_proba(table.values) if probabilities else None
     if out is None:
         if not as_json:
-            print_data(predictions_as_csv(labels, shares, estimator.classes_))
+            print_data(predictions_as_csv(labels, class_probabilities, estimator.classes_))
     elif out.suffix.lower() == ".npy":
-        write_atomically(out, predictions_as_npy(labels if shares is None else shares))
+        write_atomically(out, predictions_as_npy(labels if class_probabilities is None else class_probabilities))
     else:
-        write_atomically(out, predictions_as_csv(labels, shares, estimator.classes_).encode())
+        write_atomically(out, predictions_as_csv(labels, class_probabilities, estimator.classes_).encode())
     names, counts = np.unique(labels, return_counts=True)
     if out is not None:
         show(f"saved   {len(labels)} rows to {out}", as_json)
@@ -181,20 +195,20 @@ def predict(
             "data": str(file), "estimator": type(estimator).__name__, "model": str(model), "rows": len(labels),
             "counts": dict(zip(map(str, names), counts.tolist(), strict=True)), "out": None if printed else str(out),
             "predictions": labels.tolist() if printed else None,
-            "probabilities": shares.tolist() if printed and shares is not None else None,
+            "probabilities": class_probabilities.tolist() if printed and class_probabilities is not None else None,
             "classes": estimator.classes_.tolist(),
         }  # fmt: skip
         print_json(result)
 
 
 def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:
-    """The parts of a file, with the columns that the model knows, by their names if it knows these."""
+    """The parts of a file, with the columns that the model needs, found by name if the model has names."""
     from gpusoftmax.files.load import check_label, read_parts
 
     check_label(columns.label, source(file))
-    names = vars(estimator).pop("feature_names_in_", None)  # it is given arrays, whose columns have none
+    names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays without names
     with reading(file, quiet):
         tables = read_parts(source(file), replace(columns, features=None if names is None else tuple(names)))
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
-        show("note    the model knows no names of columns: they are taken in the file's order", as_json=True)
+        show("note    the model has no column names: columns are used in the file's order", as_json=True)
     return tables

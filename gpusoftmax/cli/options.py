@@ -1,4 +1,4 @@
-"""What the commands have in common: the application, options, how they speak and where data come from."""
+"""What the commands share: the application, options, output, and loading data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Commands(TyperGroup):
-    """The commands; one that Ctrl-C ends says so."""
+    """The group of commands; prints "interrupted" if Ctrl-C ends one."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -36,19 +36,20 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="""Linear softmax classifiers and SVMs: one read of the data per step.
+    help="""Train and use linear softmax classifiers and SVMs, on the CPU or an NVIDIA GPU.
 
-    `gpusoftmax train digits` trains on a data set that is already there; `gpusoftmax train flowers.csv --label species
-    --save flowers.safetensors` on your own, and `gpusoftmax predict flowers.safetensors new.csv` names new rows.
+    `gpusoftmax train digits` trains on a data set that is included. `gpusoftmax train flowers.csv --label species
+    --save flowers.safetensors` trains on your own, and `gpusoftmax predict flowers.safetensors new.csv` classifies new
+    rows.
 
-    Exit codes: 0 done, 1 failed (the reason is on the standard error), 2 an option that is unknown or cannot be read,
-    130 interrupted. NO_COLOR=1 turns colours off. `--install-completion` makes the shell complete commands and
+    Exit codes: 0 success, 1 failure (the reason is on standard error), 2 an unknown or invalid option, 130
+    interrupted. NO_COLOR=1 turns colours off. `--install-completion` lets the shell complete commands and
     options.""",
 )
 
 
 class Loss(StrEnum):
-    """What --loss takes."""
+    """The values of --loss."""
 
     softmax = "softmax"
     hinge = "hinge"
@@ -56,7 +57,7 @@ class Loss(StrEnum):
 
 
 class SolverName(StrEnum):
-    """What --solver takes."""
+    """The values of --solver."""
 
     auto = "auto"
     lbfgs = "lbfgs"
@@ -64,7 +65,7 @@ class SolverName(StrEnum):
 
 
 class Scoring(StrEnum):
-    """What --scoring takes."""
+    """The values of --scoring."""
 
     accuracy = "accuracy"
     log_loss = "log_loss"
@@ -72,23 +73,23 @@ class Scoring(StrEnum):
 
 
 class Rule(StrEnum):
-    """What --rule takes."""
+    """The values of --rule."""
 
     best = "best"
     one_standard_error = "1se"
 
 
 class Recipe(StrEnum):
-    """What --recipe takes."""
+    """The values of --recipe."""
 
     cs231n = "cs231n"
 
 
-KNOWN = ("digits", "cifar10")  # a test holds it equal to that of gpusoftmax.datasets, which takes time to import
+KNOWN = ("digits", "cifar10")  # a test compares this with gpusoftmax.datasets, which is slow to import
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
-    """Names for the shell; where none begins so, it offers files."""
+    """Completions for the shell, which offers files if this returns none."""
     return [name for name in KNOWN if name.startswith(incomplete)]
 
 
@@ -105,51 +106,54 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="for cifar10: the folder of its batches (cifar-10-batches-py or -bin) or .tar.gz",
+        help="for cifar10: the folder that holds its batches (cifar-10-batches-py or -bin) or its .tar.gz",
         show_default="GPUSOFTMAX_DATA, or ~/gpusoftmax_data",
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="for cifar10: fetch it (163 MB) if it is not there")]
+Download = Annotated[bool, typer.Option("--download", help="for cifar10: download it (163 MB) if it is missing")]
 Label = Annotated[
     str | None,
     typer.Option(
         "--label",
         metavar="COLUMN",
-        help="of a file: the labels' column, by name or position (0, or -1 for the last), or array of a .npz",
+        help="for a file: the column of labels, by name or position (0, or -1 for the last), or the array in a .npz",
         show_default="the one called label, class, target or y",
     ),
 ]
 Drop = Annotated[
     list[str] | None,
     typer.Option(
-        "--drop", metavar="NAME", help="of a file: a column to leave out; give it again for another", show_default=False
+        "--drop", metavar="NAME", help="for a file: a column to leave out; can be repeated", show_default=False
     ),
 ]
 Header = Annotated[
     bool | None,
     typer.Option(
         "--header/--no-header",
-        help="of a table in text: whether its first line has the columns' names",
-        show_default="as it looks",
+        help="for .csv and .tsv: whether the first line has the column names",
+        show_default="detected",
     ),
 ]
 Validation = Annotated[
     str,
-    typer.Option("--validation", metavar="FILE|SHARE", help="of a file: rows to choose by, or the share to hold out"),
+    typer.Option(
+        "--validation", metavar="FILE|FRACTION", help="for a file: validation rows, or the fraction of rows to hold out"
+    ),
 ]
 Test = Annotated[
-    str, typer.Option("--test", metavar="FILE|SHARE", help="of a file: rows to test on, or the share to hold out")
+    str,
+    typer.Option("--test", metavar="FILE|FRACTION", help="for a file: test rows, or the fraction of rows to hold out"),
 ]
-SHARE = "0.2"
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of everything that is random")]
+FRACTION = "0.2"  # of the rows of a file, by default
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="seed of everything that is random")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; results do not depend on them", show_default="all")
+    int | None, typer.Option(min=1, help="CPU threads; results are the same for any number", show_default="all")
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on the standard output, nothing else there")]
-Version = Annotated[bool, typer.Option("--version", help="print the version, and no more")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a file that train --save wrote")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else, on standard output")]
+Version = Annotated[bool, typer.Option("--version", help="print the version and exit")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a model file, written by train --save")]
 
 
 @app.callback(invoke_without_command=True)
@@ -162,7 +166,7 @@ def _print_version(version: Version = False) -> None:
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """One object on the standard output; JSON knows no NaN and no infinity, which are null."""
+    """Print one JSON object on standard output; NaN and infinity, which JSON does not have, become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -175,14 +179,14 @@ def print_json(result: dict[str, Any]) -> None:
 
 
 def print_data(text: str) -> None:
-    """Text for a file or a program in UTF-8, whatever the locale; for a terminal as it can show it."""
+    """Print text on standard output: in UTF-8 to a file or a pipe, in the terminal's encoding to a terminal."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
     print(text, end="")
 
 
 def show(text: str, as_json: bool) -> None:
-    """Words for a person: on the standard error where the standard output belongs to JSON."""
+    """Print a message for the user: on standard error if standard output is for JSON."""
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
 
@@ -198,14 +202,14 @@ def load(
     seed: int,
     quiet: bool,
 ) -> Dataset:
-    """The data that a command's arguments name."""
+    """Load the data that a command's arguments name."""
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.files.load import load_data
 
     with reading(dataset, quiet):
         if not is_file(dataset):
             refuse_for_known(
-                dataset, label, drop, header, **{"--validation": validation != SHARE, "--test": test != SHARE}
+                dataset, label, drop, header, **{"--validation": validation != FRACTION, "--test": test != FRACTION}
             )
             return load_dataset(dataset, data, download=download)
         check_no_folder(dataset, data, download)
@@ -214,8 +218,8 @@ def load(
             label=label,
             drop=drop or (),
             header=header,
-            validation=_share_or_source(validation),
-            test=_share_or_source(test),
+            validation=_fraction_or_source(validation),
+            test=_fraction_or_source(test),
             seed=seed,
         )
 
@@ -223,21 +227,21 @@ def load(
 def refuse_for_known(
     dataset: str, label: str | None, drop: list[str] | None, header: bool | None, **others: bool
 ) -> None:
-    """Options of files are refused with data sets that are known by name."""
+    """Refuse options that are for files, if the data set is known by name."""
     given = {"--label": label is not None, "--drop": bool(drop), "--header": header is not None, **others}
     if wrong := [name for name, is_given in given.items() if is_given]:
         raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
 
 
 def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> None:
-    """What is written is a file in a folder that exists and may be written to, and none of those that are read."""
+    """Check that an output file can be written: its folder exists and is writable, and it is not one of the inputs."""
     if path is None:
         return
     if path.is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder; name a file in it")
     if path.exists() and not path.is_file():
-        raise FileExistsError(f"{option} {path} is no regular file and is not replaced; name another")
-    folder = (path.resolve() if path.is_symlink() else path.absolute()).parent  # a link's target is what is replaced
+        raise FileExistsError(f"{option} {path} is not a regular file and is not replaced; name another")
+    folder = (path.resolve() if path.is_symlink() else path.absolute()).parent  # a symbolic link's target is replaced
     if not folder.is_dir():
         raise FileNotFoundError(f"{option} {path}: the folder {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -255,19 +259,19 @@ def is_file(dataset: str) -> bool:
 
 
 def check_no_folder(dataset: str, data: Path | None, download: bool) -> None:
-    """Options of data sets that are known by name are refused with files."""
+    """Refuse options that are for data sets known by name, if the data come from a file."""
     if data is not None or download:
         name = "--download" if data is None else f"--data {data}"
         raise ValueError(f"{name} is for cifar10; {dataset} is read as it is: leave it out")
 
 
 def source(text: str) -> Any:
-    """A file, or a pair of .npy files with a comma between them."""
+    """The file, or the pair of .npy files with a comma between them, that an argument names."""
     first, comma, second = text.partition(",")
     return (first, second) if comma and not Path(text).exists() else text
 
 
-def _share_or_source(text: str) -> Any:
+def _fraction_or_source(text: str) -> Any:
     from gpusoftmax.checks.scalars import is_plain
 
     try:
@@ -277,21 +281,21 @@ def _share_or_source(text: str) -> Any:
 
 
 def reading(what: str, quiet: bool) -> AbstractContextManager[None]:
-    """A sign of life on a terminal, as long as data are read."""
+    """Show on a terminal that data are being read."""
     from gpusoftmax.progress import waiting
 
     return waiting(f"reading {what}", quiet)
 
 
 def indented(text: str) -> str:
-    """Text whose further lines stand below the words of the first, behind a heading of eight characters."""
+    """Indent all lines but the first by eight characters, the width of a heading."""
     return text.replace("\n", "\n        ")
 
 
 def compile_first(backend: Backend, X: Any, n_classes: int, as_json: bool, quiet: bool) -> float:
-    """Compile the kernels for such data before the work, so that their time is seen; the seconds that it took.
+    """Compile the kernels that these data need, so that the time is shown separately; returns the seconds it took.
 
-    It takes seconds once; later runs load what was compiled.
+    Later runs load the compiled kernels.
     """
     from gpusoftmax.features.dense import compile_kernels
     from gpusoftmax.progress import waiting
@@ -299,6 +303,6 @@ def compile_first(backend: Backend, X: Any, n_classes: int, as_json: bool, quiet
     what = "CPU kernels" if backend.gpu is None else "GPU kernels"
     with waiting(f"compiling {what}", quiet):
         seconds = compile_kernels(X, backend, n_classes)
-    if seconds >= 1:  # less is what loading them takes
-        show(f"compiled {what}, once for later runs as well: {seconds:.0f} s", as_json)
+    if seconds >= 1:  # less means that they were only loaded
+        show(f"compiled {what} in {seconds:.0f} s; later runs reuse them", as_json)
     return seconds

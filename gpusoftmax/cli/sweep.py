@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gpusoftmax.cli.options import (
-    SHARE,
+    FRACTION,
     AsJson,
     BackendName,
     Data,
@@ -49,14 +49,15 @@ from gpusoftmax.cli.options import (
 
     gpusoftmax sweep digits --learning-rate 1e-3:1:8 --C 0.01,0.1,1 --epochs 30 --halving 2
 
-    A range START:STOP:COUNT has equal ratios. --out writes table.csv (every configuration), report.txt,
-    model.safetensors (the best, fitted to all training rows) and scores.png, for one or two parameters that vary.
-    Ctrl-C ends the sweep and keeps what is done.
+    A range START:STOP:COUNT has equal ratios. --out writes table.csv (all configurations), report.txt,
+    model.safetensors (the best one, fitted to all training rows) and, if one or two parameters vary, scores.png. Ctrl-C
+    ends the sweep and keeps the results so far.
 
-    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, candidates (a list of their
-    parameters, score, accuracy, loss, objective, passes, status), scoring, rule, splits, best (its parameters), score,
-    ties (a list of indices), edges (parameter: smallest or largest), train_accuracy, validation_accuracy,
-    test_accuracy, seconds, interrupted, backend, reason, threads, seed, files (a list of paths).""",
+    JSON keys: dataset, label (where the labels in a file come from, or null), estimator, candidates (a list with the
+    parameters, score, accuracy, loss, objective, passes and status of each), scoring, rule, splits, best (parameters of
+    the best candidate), score, ties (a list of indices), edges (parameter: smallest or largest), train_accuracy,
+    validation_accuracy, test_accuracy, seconds, interrupted, backend, reason, threads, seed, files (a list of
+    paths).""",
 )
 def sweep_command(
     dataset: DatasetName,
@@ -65,46 +66,64 @@ def sweep_command(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
-    validation: Validation = SHARE,
-    test: Test = SHARE,
-    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
+    validation: Validation = FRACTION,
+    test: Test = FRACTION,
+    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
     C: Annotated[
         str | None,
         typer.Option(
-            "--C", metavar="RANGE", help="START:STOP:COUNT or a list 0.1,1,10", show_default="1e-5 to 1e3; with SGD 1"
+            "--C",
+            metavar="RANGE",
+            help="inverse strength of the penalty: START:STOP:COUNT, or a list such as 0.1,1,10",
+            show_default="1e-5 to 1e3; with SGD 1",
         ),
     ] = None,
     learning_rate: Annotated[
-        str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="from the largest curvature")
+        str | None,
+        typer.Option(
+            metavar="RANGE", help="for SGD: learning rates, written like --C", show_default="from the largest curvature"
+        ),
     ] = None,
-    momentum: Annotated[str | None, typer.Option(metavar="RANGE", help="the same, of SGD", show_default="0.9")] = None,
+    momentum: Annotated[
+        str | None, typer.Option(metavar="RANGE", help="for SGD: values, written like --C", show_default="0.9")
+    ] = None,
     cv: Annotated[
         int | None,
-        typer.Option(min=2, help="folds of the training rows", show_default="the data set's validation rows"),
+        typer.Option(
+            min=2, help="score on this many folds of the training rows", show_default="score on the validation rows"
+        ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=2, help="the first training rows alone", show_default="all")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=2, help="use only this many training rows", show_default="all")
+    ] = None,
     scoring: Annotated[
-        Scoring, typer.Option(help="what the best has most of; log_loss and loss count negated")
+        Scoring, typer.Option(help="the score to maximise; log_loss and loss are negated")
     ] = Scoring.accuracy,
     rule: Annotated[
-        Rule, typer.Option(help="1se (with --cv): the strongest penalty within a standard error of the best")
+        Rule, typer.Option(help="1se (with --cv): choose the strongest penalty within one standard error of the best")
     ] = Rule.best,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="for SGD: passes over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="for SGD: rows per step", show_default="256")] = None,
     halving: Annotated[
-        int | None, typer.Option(min=2, help="of SGD: keep 1 in so many at each rung, for as many times more passes")
+        int | None,
+        typer.Option(
+            min=2, help="for SGD: keep the best 1 in N after a few epochs, train them N times longer, and repeat"
+        ),
     ] = None,
     seed: Seed = 0,
     threads: Threads = None,
     backend: BackendName = "auto",
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="a folder for table, model and plot")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="write the table, model and plot to this folder")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train every combination of C, learning rate and momentum, on every fold, and print which is best.
+    """Train every combination of C, learning rate and momentum on every fold, and print the best.
 
-    Features are standardised, by folding, each fold by its own rows. The exact solver goes along all values of C at
-    once; a learning rate or momentum makes it SGD, whose configurations take their steps side by side.
+    Features are standardised with the training rows of each fold. By default the solver is L-BFGS, which finds the
+    exact optimum for each C. With --learning-rate, --momentum or --epochs it is SGD, which trains all configurations
+    together.
     """
     from dataclasses import replace
 
@@ -127,42 +146,46 @@ def sweep_command(
     ranges = {"C": C, "learning_rate": learning_rate, "momentum": momentum}
     grid = {name: values_of(f"--{name.replace('_', '-')}", text) for name, text in ranges.items() if text is not None}
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
-    device = get_backend(backend, threads)
+    resolved_backend = get_backend(backend, threads)
     estimator = cls(
         loss=str(loss), scaling="standard", solver="auto" if epochs is None else "sgd", batch_size=batch_size,
-        random_state=seed, backend=device,
+        random_state=seed, backend=resolved_backend,
     )  # fmt: skip
     sgd = choose_solver(estimator, grid).name == "sgd"
     if sgd:
         estimator.set_params(max_iter=10 if epochs is None else epochs, schedule="cosine")
     if halving is not None and not sgd:
-        raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs, too")
-    if out is not None:  # before the work, not after it
+        raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs as well")
+    if out is not None:  # checked before the work rather than after it
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(f"--out {out} is a file; name a folder")
         out.mkdir(parents=True, exist_ok=True)
         for name in SWEEP_FILES:
             check_output("--out", out / name, dataset, validation, test)
-    if cv is not None and validation == SHARE and is_file(dataset):
-        validation = "0"  # the folds take its place
+    if cv is not None and validation == FRACTION and is_file(dataset):
+        validation = "0"  # the folds replace it
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
-    if (seen := len(set(y.tolist()))) < len(loaded.class_names):
-        raise ValueError(f"--rows {rows}: these rows hold {seen} of {len(loaded.class_names)} classes; take more")
+    if (found := len(set(y.tolist()))) < len(loaded.class_names):
+        raise ValueError(f"--rows {rows}: these rows hold {found} of {len(loaded.class_names)} classes; take more")
     loaded = replace(loaded, X_train=X, y_train=y)
     held_out = loaded.parts.get("validation")
     if cv is None and held_out is None:
         raise ValueError("there are no validation rows to score on; give --validation, or --cv 5")
     show(f"data    {dataset_in_words(loaded)}", as_json)
-    show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
-    compile_first(device, X, len(loaded.class_names), as_json, quiet)
+    show(
+        f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "
+        f"({resolved_backend.name}: {resolved_backend.reason})",
+        as_json,
+    )
+    compile_first(resolved_backend, X, len(loaded.class_names), as_json, quiet)
     result = sweep(
         estimator, grid or {"C": [1.0] if sgd else PENALTIES}, X, y, cv=cv, validation=None if cv else held_out,
         scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1,
     )  # fmt: skip
     show(result.report, as_json)
     measured: dict[str, Any] = dict.fromkeys(f"{split}_accuracy" for split in SPLITS)
-    if result.best_estimator_ is not None:  # else Ctrl-C came before it was fitted
+    if result.best_estimator_ is not None:  # None if Ctrl-C came before it was fitted
         measured = accuracies(result.best_estimator_, loaded)
         keep_names(result.best_estimator_, loaded)
         show(f"accuracy  {accuracies_in_words(measured)}", as_json)
@@ -174,8 +197,9 @@ def sweep_command(
                 "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
                 "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
                 "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,
-                "interrupted": result.interrupted_, "backend": device.name, "reason": device.reason,
-                "threads": device.n_threads, "seed": seed, "files": [str(path) for path in files],
+                "interrupted": result.interrupted_, "backend": resolved_backend.name,
+                "reason": resolved_backend.reason, "threads": resolved_backend.n_threads, "seed": seed,
+                "files": [str(path) for path in files],
             }
         )  # fmt: skip
     if result.interrupted_:

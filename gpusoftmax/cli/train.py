@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpusoftmax.cli.options import (
-    SHARE,
+    FRACTION,
     AsJson,
     BackendName,
     Data,
@@ -56,14 +56,14 @@ if TYPE_CHECKING:
 
     gpusoftmax train digits --epochs 20 --batch-size 64
 
-    JSON keys: dataset, label (where the labels of a file are from, or null), estimator, recipe, C, l2 (both null with a
-    recipe), path (a list of C, l2, objective, validation_loss, validation_accuracy, passes: how C was chosen; empty if
-    it was given), edge (smallest or largest if the best C is at the end of what was tried, else empty), train_accuracy,
-    validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no pass was done),
-    passes (with those that preconditioners took), stop_reason, fit_report (solver, reason, n_iter, passes, seconds,
-    objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null where Ctrl-C came before the
-    last fit), seconds (choosing and training), seconds_by_phase (compiling, choosing, training), backend, reason,
-    threads, seed, model (path or null)."""
+    JSON keys: dataset, label (where the labels in a file come from, or null), estimator, recipe, C, l2 (both null with
+    a recipe), path (how C was chosen: a list of C, l2, objective, validation_loss, validation_accuracy, passes; empty
+    if C was given), edge (smallest or largest if the best C is at that end of the values tried, else empty),
+    train_accuracy, validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no
+    pass was completed), passes (including those for preconditioners), stop_reason, fit_report (solver, reason, n_iter,
+    passes, seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null if Ctrl-C
+    came before the last fit), seconds (choosing and training), seconds_by_phase (compiling, choosing, training),
+    backend, reason, threads, seed, model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -72,12 +72,14 @@ def train(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
-    validation: Validation = SHARE,
-    test: Test = SHARE,
-    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with either hinge")] = Loss.softmax,
+    validation: Validation = FRACTION,
+    test: Test = FRACTION,
+    loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
     recipe: Annotated[
         Recipe | None,
-        typer.Option(help="a training described elsewhere; cs231n: the course's exercise (1500 steps of 200 raw rows)"),
+        typer.Option(
+            help="train as published; cs231n: the exercise of that course (1500 steps of 200 rows, not scaled)"
+        ),
     ] = None,
     C: Annotated[
         float | None,
@@ -89,30 +91,38 @@ def train(
     ] = None,
     solver: Annotated[
         SolverName,
-        typer.Option(help="lbfgs: the exact optimum; sgd: minibatches; auto: sgd for the hinge and with its options"),
+        typer.Option(
+            help="lbfgs: exact optimum; sgd: minibatches; auto: sgd with --loss hinge or an option of SGD, else lbfgs"
+        ),
     ] = SolverName.auto,
-    epochs: Annotated[int | None, typer.Option(min=1, help="passes of SGD over the data", show_default="10")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="rows a step of SGD", show_default="256")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="for SGD: passes over the data", show_default="10")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="for SGD: rows per step", show_default="256")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="of SGD", show_default="from the largest curvature")
+        float | None, typer.Option(help="for SGD: the learning rate", show_default="from the largest curvature")
     ] = None,
     seed: Seed = 0,
     threads: Threads = None,
     backend: BackendName = "auto",
-    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="write the model (safetensors)")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="write the model to this file (safetensors)")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="also say what other libraries call this penalty")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="also print what the penalty corresponds to in other libraries")
+    ] = False,
 ) -> None:
-    """Train on a data set, or a file, and print the accuracy on its training, validation and test rows.
+    """Train on a data set or a file, and print the accuracy on its training, validation and test rows.
 
-    By default: softmax, features standardised (by folding: the data stay as they are), the optimum for the training
-    rows, to a gradient of 1e-4, at the C with the smallest loss on the validation rows. With SGD (--solver sgd, --loss
-    hinge, or any of its options): Nesterov momentum over 10 passes at C = 1, the learning rate found from the data and
-    lowered along a cosine, the weights with the smallest validation loss kept.
+    By default this trains softmax on standardised features with L-BFGS, until no entry of the gradient exceeds 1e-4,
+    and chooses the C with the smallest loss on the validation rows.
 
-    Of a file, a fifth of each class is held out to choose C by, and another to test on, unless --validation and --test
-    say otherwise.
+    With --solver sgd, --loss hinge, or an option of SGD, it trains by SGD with Nesterov momentum for 10 epochs at C =
+    1. The learning rate is found from the data and follows a cosine schedule, and the weights with the smallest
+    validation loss are kept.
+
+    If the data come from a file, a fifth of each class is held out as validation rows and another fifth as test rows,
+    unless --validation and --test say otherwise.
     """
     from gpusoftmax.array import get_backend
     from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
@@ -138,32 +148,38 @@ def train(
     given = [name for name, value in for_sgd.items() if value is not None]
     fixed = [*given, *(["--C"] if C is not None else []), *(["--solver"] if solver is not SolverName.auto else [])]
     if recipe is not None and fixed:
-        raise ValueError(f"{', '.join(fixed)} cannot be changed with --recipe {recipe}, which fixes it; leave one out")
+        raise ValueError(
+            f"{', '.join(fixed)} cannot be changed with --recipe {recipe}, which determines it; leave one out"
+        )
     if recipe is not None and loss is Loss.squared_hinge:
-        raise ValueError(f"--recipe {recipe} knows --loss softmax and hinge")
+        raise ValueError(f"--recipe {recipe} is for --loss softmax or hinge, not {loss}")
     if solver is SolverName.lbfgs and given:
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
-    check_output("--save", save, dataset, validation, test)  # before the work, not after it
-    device = get_backend(backend, threads)
+    check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
+    resolved_backend = get_backend(backend, threads)
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
-    show(f"device  {device.device}, {device.n_threads} threads ({device.name}: {device.reason})", as_json)
+    show(
+        f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "
+        f"({resolved_backend.name}: {resolved_backend.reason})",
+        as_json,
+    )
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
     model: Any = cls(
         C=C, loss=str(loss), scaling="standard", solver="sgd" if epochs is not None else str(solver), random_state=seed,
-        backend=device, batch_size=batch_size, learning_rate=learning_rate, verbose=0 if quiet else 1,
+        backend=resolved_backend, batch_size=batch_size, learning_rate=learning_rate, verbose=0 if quiet else 1,
     )  # fmt: skip
     sgd = choose_solver(model).name == "sgd"
     training, held_out = loaded.parts["train"], loaded.parts.get("validation")
     choosing = recipe is None and not sgd and C is None
     if choosing and held_out is None:
         raise ValueError("there are no validation rows to choose C by; give --C, or use gpusoftmax sweep with --cv 5")
-    compiling = compile_first(device, training[0], len(loaded.class_names), as_json, quiet)
+    compiling = compile_first(resolved_backend, training[0], len(loaded.class_names), as_json, quiet)
     started = time.perf_counter()
     choice: SweepResult | None = None
     if recipe is not None:
         progress = None if quiet else progress_display()
-        model = train_cs231n(*training, loss=str(loss), seed=seed, backend=device, progress=progress)
+        model = train_cs231n(*training, loss=str(loss), seed=seed, backend=resolved_backend, progress=progress)
     elif choosing:
         choice = fit_path(
             model, *training, validation=held_out, on_candidate=lambda step: show(step_in_words(step), as_json)
@@ -175,7 +191,7 @@ def train(
     else:
         model.fit(*training)
     seconds = time.perf_counter() - started
-    fitted = getattr(model, "fit_report_", None)  # none where Ctrl-C came before the last fit
+    fitted = getattr(model, "fit_report_", None)  # None if Ctrl-C came before the last fit
     in_training = seconds if choice is None else fitted.seconds if fitted is not None else 0.0
     measured = accuracies(model, loaded)
     keep_names(model, loaded)
@@ -191,13 +207,13 @@ def train(
         if verbose and l2:
             show(indented(f"        {penalty_elsewhere(l2, n)}"), as_json)
     stopped = model.stop_reason_ == "interrupted" or (choice is not None and choice.interrupted_)
-    found = "interrupted before the last fit" if fitted is None else str(fitted)
-    show(indented(f"fit     {found}"), as_json)
+    outcome = "interrupted before the last fit" if fitted is None else str(fitted)
+    show(indented(f"fit     {outcome}"), as_json)
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     if save is not None:
         show(f"saved   {save}", as_json)
     if as_json:
-        last = model.history_[-1] if model.history_ else None  # none where Ctrl-C came within SGD's first pass
+        last = model.history_[-1] if model.history_ else None  # None if Ctrl-C came within SGD's first epoch
         print_json(
             {
                 "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__,
@@ -210,7 +226,8 @@ def train(
                 "seconds_by_phase": {
                     "compiling": compiling, "choosing": seconds - in_training, "training": in_training
                 },
-                "backend": device.name, "reason": device.reason, "threads": device.n_threads, "seed": seed,
+                "backend": resolved_backend.name, "reason": resolved_backend.reason,
+                "threads": resolved_backend.n_threads, "seed": seed,
                 "model": None if save is None else str(save),
             }
         )  # fmt: skip

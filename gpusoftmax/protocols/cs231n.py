@@ -199,9 +199,10 @@ class CourseSweep:
         lines.append(f"best validation accuracy achieved during cross-validation: {self.best_validation_accuracy:f}")
         lines.append(f"chosen: {describe_candidate(_named(self.best))}")
         if self.ties:
-            lines.append(f"as good: {'; '.join(describe_candidate(_named(pair)) for pair in self.ties)}")
+            lines.append(f"same accuracy: {'; '.join(describe_candidate(_named(pair)) for pair in self.ties)}")
         lines += [
-            f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in self.edges.items()
+            f"{name} is the {end} value that was tried: a better one may lie beyond it"
+            for name, end in self.edges.items()
         ]
         if self.interrupted:
             lines.append("interrupted: not all iterations were done")

@@ -146,10 +146,10 @@ class ProbeResult:
             f"chosen      {chosen}, validation top-1 {self.validation_top_1:.2%}",
         ]
         if self.ties:
-            lines.append(f"as good     {listed([f'{value:.4g}' for value in self.ties], ', ')}")
+            lines.append(f"same score  {listed([f'{value:.4g}' for value in self.ties], ', ')}")
         if self.edge:
             lines.append(
-                f"note        {self.chosen:.4g} is the {self.edge} that was tried: a better one may lie beyond it"
+                f"note        {self.chosen:.4g} is the {self.edge} value that was tried: a better one may lie beyond it"
             )
         status = self.sweep.trials.status
         for reason, note in NOTES.items():

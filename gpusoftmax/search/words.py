@@ -41,7 +41,7 @@ def report(result: Any) -> str:
     trials, means, errors = result.trials, result.mean_scores_, result.standard_errors_
     splits = f"{result.n_splits_} splits" if result.n_splits_ > 1 else "one validation set"
     solver = "L-BFGS" if result.estimators_ and result.estimators_[0].solver == "lbfgs" else "SGD"
-    lines = [f"{len(means)} configurations on {splits} by {solver} in {result.seconds_:.1f} s, by {result.scoring}"]
+    lines = [f"{len(means)} configurations on {splits}, {solver}, {result.seconds_:.1f} s; score: {result.scoring}"]
     undone = int(np.isnan(means).sum())
     if result.interrupted_ and undone:
         lines.append(f"interrupted: {undone} configurations were not done")
@@ -62,11 +62,12 @@ def report(result: Any) -> str:
         lines.append(f"{mark} {describe_candidate(result.candidates[k]):<{width}}  {measured}")
     if len(means) > SHOWN:
         lines.append(f"  and {len(means) - SHOWN} more")
-    rule = "the best" if result.rule == "best" else "the strongest penalty within a standard error of the best"
-    lines.append(f"chosen, {rule}: {describe_candidate(result.best_params_)}")
+    rule = "best score" if result.rule == "best" else "strongest penalty within one standard error of the best"
+    lines.append(f"chosen ({rule}): {describe_candidate(result.best_params_)}")
     if result.ties_:
-        lines.append(f"as good: {listed([describe_candidate(result.candidates[k]) for k in result.ties_], '; ')}")
+        lines.append(f"same score: {listed([describe_candidate(result.candidates[k]) for k in result.ties_], '; ')}")
     lines += [
-        f"{name} is the {end} that was tried: a better one may lie beyond it" for name, end in result.edges_.items()
+        f"{name} is the {end} value that was tried: a better one may lie beyond it"
+        for name, end in result.edges_.items()
     ]
     return "\n".join(lines)

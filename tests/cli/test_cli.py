@@ -100,7 +100,7 @@ def test_train_says_how_long_choosing_and_training_took(run: Any) -> None:
 def test_compiling_has_a_line_of_its_own_where_it_happens(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpusoftmax.features.dense.compile_kernels", lambda *arguments: 6.2)
     result = run("train", "digits", "--C", 0.1, "--json")
-    assert "compiled CPU kernels, once for later runs as well: 6 s\n" in result.err
+    assert "compiled CPU kernels in 6 s; later runs reuse them\n" in result.err
     assert result.json["seconds_by_phase"]["compiling"] == 6.2
     monkeypatch.setattr("gpusoftmax.features.dense.compile_kernels", lambda *arguments: 0.3)
     assert "compiled CPU kernels" not in run("train", "digits", "--C", 0.1).out
@@ -373,7 +373,7 @@ def test_sweep_prints_what_it_puts_into_json(run: Any) -> None:
     assert (result["best"], result["score"], result["splits"]) == ({"C": best["C"]}, best["score"], 3)
     assert result["test_accuracy"] > 0.9
     assert result["interrupted"] is False
-    assert f"chosen, the best: C = {best['C']:g}" in run("sweep", "digits", "--C", "0.01,0.1,1", "--cv", 3).out
+    assert f"chosen (best score): C = {best['C']:g}" in run("sweep", "digits", "--C", "0.01,0.1,1", "--cv", 3).out
 
 
 def test_sweep_measures_on_the_data_sets_validation_rows_without_folds(run: Any) -> None:
@@ -577,7 +577,7 @@ FAILURES = {
         ["--epochs, --batch-size, --learning-rate", "--recipe cs231n", "leave one out"],
     ),
     "recipe and loss": (
-        ["train", "digits", "--recipe", "cs231n", "--loss", "squared_hinge"], ["cs231n", "--loss softmax and hinge"]
+        ["train", "digits", "--recipe", "cs231n", "--loss", "squared_hinge"], ["cs231n", "--loss softmax or hinge"]
     ),
     "save into no folder": (["train", "digits", "--save", "HERE/no/m"], ["--save", "HERE/no does not", "make it"]),
     "save onto a folder": (["train", "digits", "--save", "HERE"], ["--save", "HERE", "folder"]),
@@ -746,7 +746,7 @@ def test_help_names_every_command(run: Any) -> None:
     assert [command for command in COMMANDS if f" {command} " not in shown] == []
 
 
-@pytest.mark.parametrize("code", ["0 done", "1 failed", "2 an option that is unknown", "130 interrupted"])
+@pytest.mark.parametrize("code", ["0 success", "1 failure", "2 an unknown or invalid option", "130 interrupted"])
 def test_help_explains_the_exit_codes(code: str, run: Any) -> None:
     assert code in " ".join(run("--help").out.split())
 

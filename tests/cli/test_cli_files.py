@@ -170,7 +170,7 @@ def test_a_model_without_names_leaves_out_what_it_is_told_to(tmp_path: Path, run
     (tmp_path / "a.csv").write_text("a,b,text,c,label\n1,0,hello,0,0\n")
     result = run("predict", tmp_path / "m", tmp_path / "a.csv", "--drop", "text")
     assert result.out == "prediction\n0\n"
-    assert "'label' holds labels by its name, and is left out" in result.err
+    assert "'label' is taken for a column of labels, by its name, and ignored" in result.err
 
 
 def test_a_model_of_a_feature_with_a_usual_name_of_labels_predicts(tmp_path: Path, run: Any) -> None:
@@ -303,7 +303,7 @@ def test_predict_says_that_names_are_not_known(tmp_path: Path, run: Any) -> None
     X, y = np.eye(3)[np.arange(60) % 3], np.arange(60) % 3
     save_model(SoftmaxClassifier().fit(X, y), tmp_path / "m")
     (tmp_path / "a.csv").write_text("a,b,c\n1,0,0\n")
-    assert "taken in the file's order" in run("predict", tmp_path / "m", tmp_path / "a.csv").err
+    assert "used in the file's order" in run("predict", tmp_path / "m", tmp_path / "a.csv").err
 
 
 def test_predict_gives_probabilities(trained: Path, flowers: Path, run: Any) -> None:

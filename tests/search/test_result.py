@@ -119,10 +119,10 @@ def test_parquet_holds_the_table(tmp_path: Path) -> None:
 
 def test_the_report_says_what_was_chosen_how_sure_it_is_and_where_the_grid_ends() -> None:
     report = result_of([[0.5, 0.5, 0.7], [0.5, 0.5, 0.9]], CS, seconds_=1.25).report
-    assert "3 configurations on 2 splits by SGD in 1.2 s, by accuracy" in report
+    assert "3 configurations on 2 splits, SGD, 1.2 s; score: accuracy" in report
     assert "* C = 10   0.8000 ± 0.1000  accuracy 50.00%  loss 1.5000  4 passes" in report
-    assert "chosen, the best: C = 10\n" in report
-    assert "C is the largest that was tried: a better one may lie beyond it" in report
+    assert "chosen (best score): C = 10\n" in report
+    assert "C is the largest value that was tried: a better one may lie beyond it" in report
 
 
 def test_of_equals_the_chosen_one_is_the_first() -> None:
@@ -133,8 +133,8 @@ def test_of_equals_the_chosen_one_is_the_first() -> None:
 
 
 def test_the_report_names_ties() -> None:
-    assert "as good: C = 1; C = 10" in result_of([[0.5, 0.5, 0.5]], CS).report
-    (ties,) = re.findall("as good: .*", result_of([[0.5] * 15], [{"C": float(10**k)} for k in range(15)]).report)
+    assert "same score: C = 1; C = 10" in result_of([[0.5, 0.5, 0.5]], CS).report
+    (ties,) = re.findall("same score: .*", result_of([[0.5] * 15], [{"C": float(10**k)} for k in range(15)]).report)
     assert ties.count("C = ") == 10
     assert ties.endswith("; and 4 more")
 

@@ -117,9 +117,9 @@ def train(
     By default this trains softmax on standardised features with L-BFGS, until no entry of the gradient exceeds 1e-4,
     and chooses the C with the smallest loss on the validation rows.
 
-    With --solver sgd, --loss hinge, or an option of SGD, it trains by SGD with Nesterov momentum for 10 epochs at C =
-    1. The learning rate is found from the data and follows a cosine schedule, and the weights with the smallest
-    validation loss are kept.
+    With --solver sgd, --loss hinge, or an option of SGD, it trains by SGD with Nesterov momentum for 10 epochs, with
+    C = 1 by default. The learning rate is found from the data and follows a cosine schedule, and the weights with the
+    smallest validation loss are kept.
 
     If the data come from a file, a fifth of each class is held out as validation rows and another fifth as test rows,
     unless --validation and --test say otherwise.

@@ -158,6 +158,7 @@ def test_the_facts_about_compiled_kernels_import_numba_when_asked_only() -> None
     assert "numba" not in third_parties(ast.Module(at_once, []))
 
 
+@pytest.mark.slow
 def test_no_test_imports_another_test() -> None:
     # what two of them need belongs in tests/support
     found = {
@@ -188,6 +189,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded("import gpusoftmax").isdisjoint([*HEAVY, "typer", "rich"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["gradcheck", "--help"]], ids=" ".join)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded("from gpusoftmax.cli import main; main()", *arguments).isdisjoint(HEAVY)
@@ -198,11 +200,13 @@ def test_a_light_name_loads_nothing_heavy(program: str) -> None:
     assert loaded(f"import gpusoftmax; {program}").isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_numba_is_loaded_when_it_is_needed_only() -> None:
     names = "loss_and_gradient, get_backend, SoftmaxClassifier, load_cifar10"
     assert "numba" not in loaded(f"from gpusoftmax import {names}")
 
 
+@pytest.mark.slow
 def test_the_numpy_back_end_never_loads_numba() -> None:
     program = """
 import numpy as np

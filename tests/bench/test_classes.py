@@ -32,6 +32,7 @@ def test_each_class_has_a_row() -> None:
     assert len(np.unique(y)) == 500
 
 
+@pytest.mark.slow
 def test_a_contender_that_takes_too_long_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--quick", "--case", "10", "--contender", "gpusoftmax", "--budget", "0.01", "--out", str(tmp_path)]
     assert main(["classes", *options]) == 0

@@ -71,6 +71,7 @@ def test_every_contender_reaches_the_optimum(contender: Contender, problem: Prob
     assert in_float64(problem, *trace.last) == pytest.approx(values[-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_solver_whose_memory_would_not_suffice_is_absent() -> None:
     X, y = np.zeros((10, 3000), np.float32), np.arange(10)
     (newton,) = (one for one in CONTENDERS if one.name == "sklearn-newton-cholesky")
@@ -133,6 +134,7 @@ def test_our_objective_is_a_fault_if_float64_does_not_confirm_it(problem: Proble
     assert "fault" not in solving.evaluated(problem, trace, 0.5, ours=True)
 
 
+@pytest.mark.slow
 def test_quick_takes_few_rows_and_starts_nothing_cold(tmp_path: Path) -> None:
     options = ["--quick", "--case", "separable", "--contender", "gpusoftmax", "--out", str(tmp_path)]
     assert main(["solving", *options]) == 0
@@ -141,6 +143,7 @@ def test_quick_takes_few_rows_and_starts_nothing_cold(tmp_path: Path) -> None:
     assert "cold" not in found["results"][0]
 
 
+@pytest.mark.slow
 def test_cifar10_without_data_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["solving", "--case", "cifar10-1e-2"])
@@ -180,6 +183,7 @@ def test_tables_show_seconds_and_passes_the_fastest_in_bold(tmp_path: Path) -> N
     assert "| words of digits-100 | 1.25 | 1.25 |" in page
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="draws")
 def test_stale_documents_are_found_and_written_anew(tmp_path: Path) -> None:
     pages = {section: tmp_path / f"{section}.md" for section in ("solving", "solving-details")}

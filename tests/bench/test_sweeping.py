@@ -163,6 +163,7 @@ def test_one_model_after_another_ends_when_the_time_is_up(problems: dict[str, Pr
     assert (tmp_path / "tally").stat().st_size == 0
 
 
+@pytest.mark.slow
 def test_a_contender_that_does_not_stop_is_stopped_and_counted(
     problems: dict[str, Problem], truths: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_contender_that_does_not_stop_is_stopped_and_counted(
     assert sweeping.time_in_words(result) == "> 60 s, 7 of 12 done"
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_says_why(
     problems: dict[str, Problem], truths: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_contender_that_fails_says_why(
     assert result["fault"] == "ModuleNotFoundError: No module named 'nothing'"
 
 
+@pytest.mark.slow
 def test_short_runs_are_repeated(
     problems: dict[str, Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +269,7 @@ def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
     assert figures.section({}, Link(tmp_path / "page.md")) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="draws")
 def test_a_stale_document_is_found_and_written_anew(tmp_path: Path) -> None:
     page = tmp_path / "page.md"

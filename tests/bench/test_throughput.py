@@ -234,6 +234,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_another_can_add_to_it(
     assert "holds a --quick run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_is_ended_with_its_time_and_says_why_it_failed(tmp_path: Path) -> None:
     sleeper = "from bench.common.process import ready; import time; ready(); time.sleep(60)"
     assert run_apart(exec, [sleeper], tmp_path, 0.2) == ""
@@ -394,6 +395,7 @@ def test_a_section_needs_its_markers() -> None:
         between("nothing", "speed", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="draws")
 def test_a_stale_table_and_a_stale_figure_are_found_and_written_anew(tmp_path: Path) -> None:
     page, results = tmp_path / "page.md", tmp_path / "results"

@@ -54,6 +54,7 @@ def test_train_prints_what_it_puts_into_json(run: Any) -> None:
     assert f"accuracy  {words}\n" in run("train", "digits").out
 
 
+@pytest.mark.slow
 def test_train_chooses_c_by_the_validation_loss(run: Any) -> None:
     result = run("train", "digits", "--json").json
     best = min(result["path"], key=lambda step: step["validation_loss"])
@@ -126,6 +127,7 @@ def test_train_knows_every_loss(loss: str, estimator: str, run: Any) -> None:
     assert (result["estimator"], result["test_accuracy"] > 0.9) == (estimator, True)
 
 
+@pytest.mark.slow
 def test_train_says_what_data_and_device_it_uses(run: Any) -> None:
     lines = run("train", "digits", "--threads", 1, "--backend", "numpy").out.splitlines()
     assert lines[:2] == [
@@ -188,6 +190,7 @@ def test_an_option_reaches_the_estimator(option: str, value: Any, attribute: str
     assert getattr(load_model(tmp_path / "m.safetensors"), attribute) == value
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_threads(run: Any) -> None:
     results = [run("train", "digits", "--json", "--threads", threads).json for threads in (1, 2, 3)]
     for result in results:
@@ -195,6 +198,7 @@ def test_results_do_not_depend_on_the_number_of_threads(run: Any) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.slow
 @on_each_device
 def test_the_seed_decides(run: Any) -> None:
     losses = [run("train", "digits", "--solver", "sgd", "--json", "--seed", seed).json["loss"] for seed in (1, 1, 2)]
@@ -209,16 +213,19 @@ def test_a_saved_model_evaluates_to_the_same_accuracies(tmp_path: Path, run: Any
     assert {key: evaluated[key] for key in SPLITS} == {key: trained[key] for key in SPLITS}
 
 
+@pytest.mark.slow
 def test_train_says_where_the_model_is(tmp_path: Path, run: Any) -> None:
     path = tmp_path / "m.safetensors"
     assert f"saved   {path}\n" in run("train", "digits", "--save", path).out
 
 
+@pytest.mark.slow
 def test_json_says_where_the_model_is(tmp_path: Path, run: Any) -> None:
     path = tmp_path / "m.safetensors"
     assert run("train", "digits", "--json", "--save", path).json["model"] == str(path)
 
 
+@pytest.mark.slow
 def test_without_save_there_is_no_model(run: Any) -> None:
     assert run("train", "digits", "--json").json["model"] is None
 
@@ -366,6 +373,7 @@ def test_ctrl_c_while_choosing_c_exits_with_130_and_saves_the_best_so_far(
 # sweep
 
 
+@pytest.mark.slow
 def test_sweep_prints_what_it_puts_into_json(run: Any) -> None:
     result = run("sweep", "digits", "--C", "0.01,0.1,1", "--cv", 3, "--json").json
     assert [one["C"] for one in result["candidates"]] == [0.01, 0.1, 1.0]
@@ -401,6 +409,7 @@ def test_sweep_over_learning_rates_is_sgd(run: Any) -> None:
     assert set(result["best"]) == {"learning_rate", "momentum"}
 
 
+@pytest.mark.slow
 def test_sweep_writes_table_report_model_and_plot(run: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = run("sweep", "digits", "--C", "0.01,0.1", "--out", tmp_path / "new" / "folder", "--json").json

@@ -86,6 +86,7 @@ def test_the_seed_decides_which_rows_are_held_out(flowers: Path, run: Any) -> No
     assert len(losses) == 3
 
 
+@pytest.mark.slow
 def test_train_names_its_columns_and_tells_of_oddities(tmp_path: Path, run: Any) -> None:
     rows = [f"{i},{i % 3},{'abc'[i % 3]}" for i in range(30)]
     (tmp_path / "a.csv").write_text("\n".join(["number,b,label", *rows, "30,7,d"]))
@@ -462,11 +463,13 @@ def test_the_shell_completes_commands(shell: str, words: dict[str, str]) -> None
     assert "predict" in gpusoftmax(_GPUSOFTMAX_COMPLETE=f"complete_{shell}", **words).stdout
 
 
+@pytest.mark.slow
 def test_the_shell_completes_data_sets() -> None:
     done = gpusoftmax(_GPUSOFTMAX_COMPLETE="complete_bash", COMP_WORDS="gpusoftmax train dig", COMP_CWORD="2")
     assert done.stdout.split() == ["digits"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a terminal is made by pty")
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_no_color_turns_colours_off(no_color: str) -> None:

@@ -75,6 +75,7 @@ def test_kernels_are_compiled_once_for_each_type_of_X(dtype: str, tmp_path: Path
         assert call(layout) == compiled, layout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_compiled_and_plain_row_loss_agree(loss: str, weighted: bool, rng: np.random.Generator) -> None:

@@ -53,6 +53,7 @@ def test_the_tree_sum_is_the_pairwise_sum_in_any_order_of_arrival(n: int) -> Non
         assert_same_bits(tree.total(n), pairwise(leaves))
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 40), n_trees=st.integers(1, 6), seed=st.integers(0, 2**16))
 @settings(DETERMINISTIC, max_examples=200)
 def test_trees_over_any_division_of_the_leaves_merge_into_the_pairwise_sum(n: int, n_trees: int, seed: int) -> None:
@@ -202,6 +203,7 @@ assert setting() == {3}
 """
 
 
+@pytest.mark.slow
 @forks
 @blas
 def test_a_child_forked_in_the_middle_of_a_pass_has_the_users_setting_of_blas() -> None:

@@ -189,6 +189,7 @@ def test_a_gzip_bomb_is_refused(tmp_path):
     assert_refused(load_cifar10, path, r"lacks .*data_batch_1\.bin|continues after its last member")
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_member_is_refused(tmp_path, small_cifar10):
     huge = member(f"{PLACE}/data_batch_1.bin", bytes(40 << 20))
     with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
@@ -198,6 +199,7 @@ def test_a_bomb_in_a_member_is_refused(tmp_path, small_cifar10):
     )
 
 
+@pytest.mark.slow
 def test_zeros_without_end_behind_an_archive_are_refused(tmp_path, small_cifar10):
     archive = pack(write_binary(tmp_path, *small_cifar10))
     with gzip.open(archive, "ab") as file:
@@ -215,6 +217,7 @@ def test_an_archive_cut_off_anywhere_is_refused(tmp_path, small_cifar10, write):
         assert_refused(load_cifar10, archive)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_an_archive_is_found_by_its_checksum(tmp_path, small_cifar10):
     archive = pack(write_binary(tmp_path, *small_cifar10))
     whole = archive.read_bytes()

@@ -275,6 +275,7 @@ def test_a_bomb_is_refused(refused, bomb):
     refused(b"\x80\x02" + bomb)
 
 
+@pytest.mark.slow
 def test_more_opcodes_than_any_genuine_file_has_are_refused(refused):
     refused(b"\x80\x02" + b"N" * pickled.MAX_OPCODES + b".", "more than 200000 opcodes")
 
@@ -308,6 +309,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 # broken pickled files
 
 
+@pytest.mark.slow
 @both_generations
 def test_a_pickled_file_cut_off_anywhere_is_refused(refused, good):
     for length in np.linspace(0, len(good) - 1, 200, dtype=int):

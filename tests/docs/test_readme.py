@@ -107,6 +107,7 @@ def run_commands(lines: list[str], folder: Path, **places: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_order(tmp_path: Path) -> None:
     X, y = load_iris(return_X_y=True)
     kinds = ["setosa", "versicolor", "virginica"]

@@ -172,6 +172,7 @@ def test_a_fit_that_says_converged_is_near_the_optimum(load: Any, batch_size: An
     assert objective(ours) - objective(theirs) < 1e-3
 
 
+@pytest.mark.slow
 @cpu_only
 def test_ten_classes_of_digits_are_those_of_logistic_regression() -> None:
     digits = load_digits()
@@ -365,6 +366,7 @@ def test_an_integer_weight_equals_repeated_rows_step_by_step(
     np.testing.assert_allclose(weighted.intercept_, repeated.intercept_, atol=1e-5)
 
 
+@pytest.mark.slow
 @cpu_only
 def test_an_integer_weight_equals_repeated_rows_at_the_optimum(
     small: tuple[Any, Any], rng: np.random.Generator
@@ -376,6 +378,7 @@ def test_an_integer_weight_equals_repeated_rows_at_the_optimum(
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
 
 
+@pytest.mark.slow
 @cpu_only
 def test_balanced_classes_count_weights_as_repeated_rows(small: tuple[Any, Any], rng: np.random.Generator) -> None:
     X, y = small
@@ -993,6 +996,7 @@ def several_leaves() -> tuple[Any, Any]:
     return X, X[:, 0] // 64
 
 
+@pytest.mark.slow
 @cpu_only
 @pytest.mark.parametrize("name", ["cpu", "numpy"])
 def test_the_number_of_threads_does_not_change_a_bit(name: str, several_leaves: tuple[Any, Any]) -> None:

@@ -164,6 +164,7 @@ def test_booleans_take_the_type_of_floating_point_of_the_others(others: str, fou
     assert check_features(frame).dtype == found
 
 
+@pytest.mark.slow
 def test_many_columns_of_several_types_are_numbers() -> None:
     pandas = pytest.importorskip("pandas")
     wide = pandas.DataFrame(np.eye(2, 10_000)).astype({0: bool, 9_999: "Int64"})

@@ -91,6 +91,7 @@ def test_one_row_at_a_time_will_do(cls: Any, parameters: Any) -> None:
     assert model.score(digits.X_test, digits.y_test) > 0.7
 
 
+@pytest.mark.slow
 def test_columns_of_very_different_sizes_are_no_trouble(rng: np.random.Generator) -> None:
     X = rng.standard_normal((2000, 4)) * [1e-4, 1.0, 1e3, 1e-2] + [0, 0, 1e4, 3]
     y = (X @ [1e4, 1.0, 1e-3, 1e2] - 310 > 0).astype(int)
@@ -101,6 +102,7 @@ def test_columns_of_very_different_sizes_are_no_trouble(rng: np.random.Generator
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("how", ["sample_weight", "class_weight"])
 def test_a_weight_counts_where_rows_come_one_by_one(how: str, rng: np.random.Generator) -> None:

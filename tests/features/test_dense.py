@@ -99,6 +99,7 @@ def test_features_know_their_shape_and_the_type_of_computation(dtype: str) -> No
     assert (features.n, features.d, features.dtype) == (4, 7, computed)
 
 
+@pytest.mark.slow
 def test_a_backend_without_numba_has_no_kernels_to_compile_and_does_not_import_it() -> None:
     program = """
 import sys

@@ -155,6 +155,7 @@ def test_a_word_in_a_first_row_may_be_a_name(read: Any) -> None:
         read("age,2019,2025\n1,2,3\n", ANY)
 
 
+@pytest.mark.slow
 def test_rows_that_were_looked_at_for_a_header_keep_their_lines(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_file, "AT_ONCE", 16)
     table = read(f"\n1,2,2,k0\n\n{ROWS}", Columns(-1))
@@ -330,6 +331,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
 def test_what_is_no_table_of_numbers_is_refused_by_place(content: Any, message: str, read: Any) -> None:
     with pytest.raises(BadFileError, match=message):

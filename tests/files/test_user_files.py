@@ -384,6 +384,7 @@ def test_labels_by_position_are_no_feature_of_training(rows: Any, tmp_path: Path
         load_data(train, label=4, test=test)
 
 
+@pytest.mark.slow
 def test_a_label_in_digits_is_a_column_of_that_name_or_else_a_position(tmp_path: Path) -> None:
     for header, X in (("2023,a,b", [[2, 3]]), ("x,a,b", [[1, 3]])):
         (tmp_path / "a.csv").write_text(f"{header}\n1,2,3\n", encoding="utf-8")

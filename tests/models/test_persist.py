@@ -145,6 +145,7 @@ def test_a_path_may_be_a_string(path: Path) -> None:
     assert differences(load_model(str(path)), load_model(path)) == []
 
 
+@pytest.mark.slow
 @given(
     names=st.one_of(
         st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
@@ -236,6 +237,7 @@ def test_what_could_not_be_loaded_is_not_saved(attribute: str, value: Any, words
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("passes", "kept"), [(1, 1), (4096, 4096), (4097, 2049), (50_000, 3847)])
 def test_of_a_long_history_records_at_equal_distances_are_kept_and_the_last(passes: int, kept: int, path: Path) -> None:
     model = fitted()
@@ -278,6 +280,7 @@ def test_a_save_that_fails_leaves_the_old_model(path: Path, monkeypatch: pytest.
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="fork is POSIX's")
 def test_a_process_that_is_killed_leaves_a_whole_model() -> None:
     assert killed_saves.run(kills=8, seed=0).endswith("after one more save 0")

@@ -337,6 +337,7 @@ def test_narrow_features_with_soft_labels_give_the_model_of_their_float64_copy(
     np.testing.assert_allclose(model.coef_, exact.coef_, atol=3e-3 / 74)
 
 
+@pytest.mark.slow
 @on_every_device
 def test_sgd_comes_near_the_optimum_of_soft_labels(small: tuple[Array, Array]) -> None:
     X, P = small

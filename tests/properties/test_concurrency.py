@@ -83,6 +83,7 @@ def at_once(n: int, work: Callable[[int], Any]) -> list[Any]:
 # threads
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_leaves")
 @pytest.mark.parametrize("n", [2, 4])
 def test_threads_that_fit_at_once_get_the_bits_of_each_alone(cpu_backend: Backend, n: int) -> None:
@@ -95,6 +96,7 @@ def test_threads_that_fit_at_once_get_the_bits_of_each_alone(cpu_backend: Backen
     assert at_once(n, jobs) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_leaves")
 def test_threads_that_share_a_fitted_model_predict_the_bits_of_each_alone(cpu_backend: Backend) -> None:
     model = SoftmaxClassifier(backend=cpu_backend.name, n_threads=3).fit(*noisy_classes())

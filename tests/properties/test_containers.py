@@ -113,6 +113,7 @@ def test_columns_of_pyarrow_are_compared_by_name(kind: str) -> None:
         linear_probe(make(COLUMNS), Y, make(COLUMNS), Y, protocol="clip", validation=(swapped, Y))
 
 
+@pytest.mark.slow
 def test_labels_may_be_in_a_file(tmp_path: Path) -> None:
     h5py, zarr = pytest.importorskip("h5py"), pytest.importorskip("zarr")
     file = h5py.File(tmp_path / "y.h5", "w")

@@ -60,6 +60,7 @@ def test_the_tags_say_what_it_takes(cls: Any) -> None:
 # searches and validation
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_grid_search_finds_the_C_of_a_loop(cls: Any, n_jobs: int, iris: tuple[Any, Any]) -> None:
@@ -189,6 +190,7 @@ def test_features_are_selected_by_coef(cls: Any, select: Any, iris: tuple[Any, A
 # ensembles
 
 
+@pytest.mark.slow
 @BOTH
 def test_ensembles_take_it(cls: Any, iris: tuple[Any, Any]) -> None:
     two = [("weak", cls(C=0.01)), ("strong", cls())]

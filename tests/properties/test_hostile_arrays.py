@@ -121,6 +121,7 @@ def test_a_hostile_npy_within_an_npz_is_refused(
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_an_npy_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     whole, path = saved(np.arange(40.0).reshape(5, 8)), tmp_path / "a.npy"
     for length in range(len(whole)):
@@ -244,7 +245,13 @@ CSV = {
 }
 
 
-@pytest.mark.parametrize("content", CSV.values(), ids=CSV.keys())
+SLOW_TO_REFUSE = {"an unclosed quote", "a quote of many lines", "many columns with long names"}  # seconds
+
+
+@pytest.mark.parametrize(
+    "content",
+    [pytest.param(CSV[name], id=name, marks=pytest.mark.slow if name in SLOW_TO_REFUSE else ()) for name in CSV],
+)
 def test_a_hostile_csv_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)

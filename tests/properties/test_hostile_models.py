@@ -131,6 +131,7 @@ print([name for name, _ in events if name == "open"] != [], forbidden(events, pa
 # cut, lengthened, flipped
 
 
+@pytest.mark.slow
 def test_a_file_cut_at_any_byte_is_refused(saved: Saved, path: Path) -> None:
     border = len(saved.content) - len(saved.data)
     path.write_bytes(saved.content)
@@ -413,6 +414,7 @@ def test_a_bomb_in_a_text_is_refused(key: str, text: str, bomb: str, saved: Save
     assert_refused(load_model, path)
 
 
+@pytest.mark.slow
 def test_a_name_as_long_as_a_header_is_not_repeated_for_each_class(saved: Saved, path: Path) -> None:
     names = [*(f"{i:06d}" for i in range(100_000)), "z" * 5_000_000]
     path.write_bytes(saved.with_metadata(classes=json.dumps({"dtype": "str", "values": names}, separators=(",", ":"))))
@@ -779,6 +781,7 @@ def test_a_forged_text_is_refused_or_is_what_the_loaded_model_says(
     assert equal(restricted(json.loads(header(path)["__metadata__"][key]), said), said)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @anything
 def test_a_forged_table_of_tensors_is_refused_or_the_same(data: st.DataObject, saved: Saved, path: Path) -> None:

@@ -17,13 +17,14 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from gpusoftmax import SoftmaxClassifier, SoftmaxClassifierCV, linear_probe, sweep, train_cs231n
-from gpusoftmax.array import Backend
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import threads
 from gpusoftmax.cpu.threads import for_each
 from gpusoftmax.protocols.cs231n import sweep_cs231n
 from gpusoftmax.search import runner
 from gpusoftmax.solvers import sgd
 from tests.support.cases import noisy_classes, sweep_with
+from tests.support.installed import BACKENDS
 from tests.support.processes import HANGS, run_script, settings_of_blas
 
 X, Y = noisy_classes(n=200)
@@ -64,6 +65,15 @@ def press_in_training(monkeypatch: pytest.MonkeyPatch, module: str, nth: int = 1
 def fitted_bits(backend: Backend) -> list[bytes]:
     model = SoftmaxClassifier(backend=backend.name, n_threads=3).fit(X, Y)
     return [one.tobytes() for one in (model.coef_, model.intercept_, model.predict_proba(X))]
+
+
+# all CPU backends share the code of threads and signals, so the quick tests try the compiled one only
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.compiled if name == "cpu" else pytest.mark.slow) for name in BACKENDS]
+)
+def cpu_backend(request: pytest.FixtureRequest) -> Backend:
+    """Each CPU backend that works here."""
+    return get_backend(request.param, n_threads=2)
 
 
 @pytest.fixture
@@ -198,6 +208,7 @@ def test_ctrl_c_outside_the_pass_of_partial_fit_leaves_the_model_as_it_was(
     model.partial_fit(X, Y)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_the_pass_of_partial_fit_counts_what_was_done(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -286,6 +297,7 @@ def test_ctrl_c_at_the_last_moment_of_training_is_not_lost(
     assert SoftmaxClassifier(backend=cpu_backend.name).fit(X, Y).stop_reason_ == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 def test_a_second_ctrl_c_at_the_last_moment_leaves_pythons_own_handler(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +314,7 @@ def test_a_second_ctrl_c_at_the_last_moment_leaves_pythons_own_handler(
 # the pool
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_while_the_caller_waits_is_raised_after_all_runs_have_ended() -> None:
@@ -339,6 +352,7 @@ GRID = {"C": [0.01, 0.1, 1.0]}
 RATES = {"learning_rate": [0.1, 0.03]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_before_a_sweep_has_anything_is_an_interrupt(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -365,6 +379,7 @@ def test_ctrl_c_within_a_sweep_keeps_the_candidates_that_are_done(
     assert (result.best_params_, result.best_estimator_.stop_reason_) == ({"C": 0.01}, "converged")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_a_sweeps_last_fit_is_told(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     press_in_training(monkeypatch, "estimators.solving")
@@ -477,6 +492,7 @@ def test_ctrl_c_outside_the_passes_of_cross_validation_leaves_the_model_as_it_wa
     assert is_as_it_was(model, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize(
     ("module", "nth", "words"),
@@ -545,6 +561,7 @@ def test_ctrl_c_within_the_passes_of_the_course_keeps_the_model(
     assert model.predict(X).shape == (200,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unharmed")
 def test_ctrl_c_within_the_courses_sweep_keeps_its_models(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch

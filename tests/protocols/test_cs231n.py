@@ -120,6 +120,7 @@ def test_settings_are_the_callers_to_change(pixels: tuple[Any, Any]) -> None:
     assert (model.learning_rate, model.l2, model.history_[-1].step, model.batch_size) == (1e-6, 20.0, 7, 50)
 
 
+@pytest.mark.slow
 @cpu_only
 @pytest.mark.parametrize("loss", LOSSES)
 def test_it_learns_raw_pixels(loss: str, pixels: tuple[Any, Any]) -> None:

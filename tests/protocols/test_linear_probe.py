@@ -103,6 +103,7 @@ def test_the_heads_are_those_of_plain_momentum_sgd(rows: Any) -> None:
 # the choice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_best_validation_accuracy_is_chosen_and_of_equals_the_strongest_penalty(protocol: str, rows: Any) -> None:
     found = probe(rows, protocol)
@@ -113,6 +114,7 @@ def test_the_best_validation_accuracy_is_chosen_and_of_equals_the_strongest_pena
     assert found.validation_top_1 == np.nanmax(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_test_rows_have_no_part_in_the_choice(protocol: str, rows: Any) -> None:
     found = probe(rows, protocol)
@@ -131,6 +133,7 @@ def test_scores_are_those_of_the_estimator_on_the_test_rows(protocol: str, rows:
     assert found.test.top_1 > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_validation_rows_that_are_the_test_rows_are_noticed(protocol: str, rows: Any) -> None:
     X, y = rows["X_test"], rows["y_test"]
@@ -196,6 +199,7 @@ def test_heads_that_diverge_are_counted(rows: Any) -> None:
         probe(rows, "dinov2-linear", X_train=rows["X_train"] * 1e4)
 
 
+@pytest.mark.slow
 def test_solutions_that_are_short_of_tol_are_counted(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(GRIDS, "dinov2-logreg", ("C", [0.01, 0.1, 1.0]))
     with pytest.warns(ConvergenceWarning, match="rounding in float32"):  # of the refit
@@ -211,6 +215,7 @@ def test_a_recipe_is_for_a_sweep_by_sgd_that_fits_nothing_anew(changes: Any, row
         sweep_with(rows["X_train"], rows["y_train"], **{"grid": grid, "refit": False, "recipe": recipe, **changes})
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_the_standard_error(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     probe(rows, "clip", verbose=1)
     shown = capsys.readouterr()
@@ -256,6 +261,7 @@ def test_the_numbers_of_threads_does_not_matter(protocol: str, rows: Any) -> Non
     assert first.coef_.tobytes() == second.coef_.tobytes()
 
 
+@pytest.mark.slow
 def test_labels_may_be_names(rows: Any) -> None:
     names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
     X, y = rows["validation"]
@@ -346,6 +352,7 @@ def test_few_rows_of_each_class_are_drawn_without_regard_to_classes(protocol: st
         assert found.test.top_1 > 0.8
 
 
+@pytest.mark.slow
 def test_dinov2_draws_without_regard_to_classes_as_published() -> None:
     rows = few_shots(20)
     assert {protocol: quick(rows, protocol).by_class for protocol in PROTOCOLS} == {
@@ -355,6 +362,7 @@ def test_dinov2_draws_without_regard_to_classes_as_published() -> None:
     }
 
 
+@pytest.mark.slow
 def test_validation_rows_of_classes_without_training_rows_are_told() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -409,6 +417,7 @@ def test_a_wrong_argument_is_refused_by_its_own_name(case: Any, rows: Any) -> No
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["clip", "dinov2-linear"])
 def test_a_probes_model_is_saved(protocol: str, tmp_path: Path) -> None:
     digits = load_digits()

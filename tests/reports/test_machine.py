@@ -83,6 +83,7 @@ def test_each_back_end_is_there_or_says_why_not(facts: dict[str, Any]) -> None:
     assert facts["backends"]["cpu"] == f"{'yes' if find_spec('numba') else 'no'}: {get_backend('cpu').reason}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("numba"), reason="Numba is not installed")
 def test_the_width_of_vectors_and_the_place_of_kernels_are_numbas(
     facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

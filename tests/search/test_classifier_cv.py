@@ -52,6 +52,7 @@ def test_its_attributes_are_those_of_logistic_regression_cv(classes: int, fit_in
     assert (ours.l1_ratio_, list(ours.l1_ratios_)) == (theirs.l1_ratio_, list(theirs.l1_ratios_))
 
 
+@pytest.mark.slow
 def test_without_a_refit_coefficients_are_means_of_each_folds_best() -> None:
     X, y = iris()
     common: dict[str, Any] = {"Cs": CS, "cv": 4, "refit": False, "tol": 1e-8}
@@ -72,6 +73,7 @@ def test_a_number_of_values_is_spread_from_1e_4_to_1e4() -> None:
     np.testing.assert_allclose(model.Cs_, [1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 
+@pytest.mark.slow
 def test_it_goes_by_weights_and_groups() -> None:
     X, y = iris()
     weights, groups = np.arange(150) % 3 + 1.0, np.arange(150) % 5
@@ -126,6 +128,7 @@ def test_folds_that_lack_classes_are_scored_as_theirs(classes: int, scoring: str
     assert ours.C_ == theirs.C_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requested", [False, True])
 def test_a_scorer_can_decline_weights(requested: bool) -> None:
     X, y = iris()
@@ -139,6 +142,7 @@ def test_a_scorer_can_decline_weights(requested: bool) -> None:
     np.testing.assert_allclose(ours.scores_, theirs.scores_)
 
 
+@pytest.mark.slow
 def test_weights_and_groups_reach_it_through_a_pipeline() -> None:
     X, y = iris()
     weights, groups = np.arange(150) % 3 + 1.0, np.arange(150) // 10
@@ -186,6 +190,7 @@ def checks() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("estimator", "check"), checks())
 def test_scikit_learns_own_check(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():

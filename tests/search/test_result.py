@@ -149,6 +149,7 @@ def test_repr_is_a_line() -> None:
     assert repr(result_of([[0.5, 0.7, 0.6]], CS)) == "<SweepResult: 3 candidates x 1 splits, best C=1.0, accuracy 0.7>"
 
 
+@pytest.mark.slow
 def test_a_curve_has_error_bars_and_a_logarithmic_axis() -> None:
     pytest.importorskip("matplotlib")
     ax = result_of([[0.5, 0.7, 0.6], [0.5, 0.9, 0.6]], CS).plot()

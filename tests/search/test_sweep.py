@@ -263,6 +263,7 @@ def test_an_svm_has_predictions_but_no_probabilities_out_of_fold(data: Any) -> N
         result.out_of_fold_probabilities_  # noqa: B018
 
 
+@pytest.mark.slow
 def test_patience_ends_a_path_that_only_gets_worse(data: Any) -> None:
     grid = {"C": np.logspace(-4, 4, 17)}
     result = sweep(SoftmaxClassifier(), grid, *data, cv=3, scoring="log_loss", patience=2)
@@ -367,6 +368,7 @@ def test_ctrl_c_keeps_models_of_sgd_as_they_are(data: Any, monkeypatch: pytest.M
     assert set(result.trials.status.ravel()) == {"interrupted"}
 
 
+@pytest.mark.slow
 def test_weak_penalties_are_solved_to_a_gradient_that_is_small_beside_the_objective() -> None:
     """A predicted start passed for the solution, with twice its loss on rows held out."""
     digits = load_digits()

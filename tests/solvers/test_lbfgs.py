@@ -273,6 +273,7 @@ def confident(seed: int, noise: float = 0.1) -> tuple[Array, Array]:
     return X, np.where(rng.random(2000) < noise, rng.integers(0, 8, 2000), y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full_size", [2000, 0], ids=["full", "block-diagonal"])
 def test_a_new_preconditioners_saves_passes_for_confident_models(
     full_size: int, backend: Backend, monkeypatch: pytest.MonkeyPatch

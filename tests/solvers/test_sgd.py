@@ -388,6 +388,7 @@ def test_the_automatic_learning_rate_does_not_depend_on_the_threads_of_blas() ->
     assert rates == rates[:1] * 3
 
 
+@pytest.mark.slow
 @given(
     n=st.integers(1, 60),
     d=st.integers(1, 8),

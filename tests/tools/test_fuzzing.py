@@ -9,6 +9,7 @@ import pytest
 from tests.tools.fuzzing import TARGETS, attempt, mutated, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_mutated_file_is_refused_or_holds_what_it_may(name: str, tmp_path: Path) -> None:
     taken = run(name, 400, seed=1, folder=tmp_path)

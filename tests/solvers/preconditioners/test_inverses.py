@@ -90,6 +90,7 @@ def test_a_spectrum_inverts_what_its_eigenpairs_and_an_even_tail_make_up(
     np.testing.assert_allclose(inverse.solve(v), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_a_spectrum_is_positive_definite_in_float32_however_weak_the_penalty(rng: np.random.Generator) -> None:
     a = (rng.standard_normal((2000, 600)) * 10.0 ** -np.linspace(0, 3, 600)).astype(np.float32)
     inverse = Spectrum(a, np.ones(600), NUMPY).inverse(np.full(600, 1e-12))
@@ -97,12 +98,14 @@ def test_a_spectrum_is_positive_definite_in_float32_however_weak_the_penalty(rng
         assert float((v * inverse.solve(v)).sum(dtype=np.float64)) > 0
 
 
+@pytest.mark.slow
 def test_a_spectrum_has_the_same_bits_at_any_thread_count(rng: np.random.Generator) -> None:
     a = rng.standard_normal((700, 640)).astype(np.float32)
     spectra = [Spectrum(a.copy(), np.ones(640), get_backend("numpy", threads)) for threads in (1, 2, 7)]
     assert len({spectrum.V.tobytes() + spectrum.values.tobytes() for spectrum in spectra}) == 1
 
 
+@pytest.mark.slow
 def test_a_spectrum_of_low_rank_is_positive_definite() -> None:
     """Beyond the rank eigenvalues are rounding, of either sign."""
     rng = np.random.default_rng(0)

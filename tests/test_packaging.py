@@ -147,7 +147,7 @@ def test_where_nothing_can_be_written_it_works_and_says_what_that_costs(
             pytest.skip("root writes everywhere, and setpriv is not here")
         bound = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
     done = run(*bound, scripts(environment) / "gpusoftmax", "train", "digits", cwd=elsewhere, HOME=str(read_only))
-    assert done.stderr.count("set NUMBA_CACHE_DIR to a folder that can be written to") == 1
+    assert done.stderr.count("set NUMBA_CACHE_DIR to a writable folder") == 1
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import gpusoftmax
 pytest.importorskip("mypy")
 pytestmark = pytest.mark.slow
 
+# Unknown keywords of constructors are not among the mistakes: mypy accepts any for a dataclass with an untyped base, as
+# those of scikit-learn are. They are TypeErrors when the program runs.
 # an assert_type that does not hold is an error, and so is a "type: ignore" behind which nothing is wrong
 PROGRAM = """\
 from typing import Any, assert_type
@@ -47,8 +49,10 @@ assert_type(g.softmax_cross_entropy(X, y), tuple[float, Array])
 assert_type(g.gradient_check(X, y, W, b), list[g.GradientRecord])
 assert_type(g.gradient_check(X, y, W, b)[0].relative_error, float)
 assert_type(g.get_backend("cpu"), Backend)
-assert_type(g.sweep(X, y, {"C": [0.1]}), g.SweepResult)
-assert_type(g.sweep(X, y, {"C": [0.1]}).best_score_, float)
+swept = g.sweep(g.SoftmaxClassifier(), {"C": [0.1]}, X, y)
+assert_type(swept, g.SweepResult)
+assert_type(swept.best_score_, float)
+assert_type(g.fit_path(g.SoftmaxClassifier(), X, y, validation=(X, y)), g.SweepResult)
 assert_type(g.linear_probe(X, y, X, y, protocol="clip"), g.ProbeResult)
 assert_type(g.train_cs231n(X, y), g.SoftmaxClassifier | g.LinearSVMClassifier)
 assert_type(g.sweep_cs231n(X, y, (X, y), learning_rates=[0.1], regs=[0.1]), g.CourseSweep)
@@ -74,8 +78,8 @@ except g.BackendUnavailableError as unavailable:
 except g.BadFileError as bad:
     assert_type(bad.reason, str)
 
-g.SoftmaxClassifier(learning_rates=0.1)  # type: ignore[call-arg]
 g.SoftmaxClassifier(C="strong")  # type: ignore[arg-type]
+g.sweep(X, y, {"C": [0.1]})  # type: ignore[call-arg]
 g.loss_and_gradient(X, y)  # type: ignore[call-arg]
 g.save_model("model", learned)  # type: ignore[arg-type]
 g.get_backend(0)  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def unharmed(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, three_blas_t
 
 LBFGS, SGD = "gpusoftmax.solvers.lbfgs.LBFGS", "gpusoftmax.solvers.sgd.SGD"
 BEFORE_ANY = {
-    "features are checked": "gpusoftmax.features.dense.check_features",
+    "features are checked": "gpusoftmax.features.read.check_features",
     "labels are checked": "gpusoftmax.estimators.problem.encode_labels",
     "validation labels are checked": "gpusoftmax.estimators.problem.encode_known_labels",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
@@ -182,7 +182,7 @@ def test_ctrl_c_within_the_passes_ends_them_with_a_model_that_predicts(
 
 
 STREAM = {
-    "features are checked": "gpusoftmax.features.dense.check_features",
+    "features are checked": "gpusoftmax.features.read.check_features",
     "moments are taken": "gpusoftmax.cpu.ops.CpuOperations.column_moments",
     "the learning rate is found": "gpusoftmax.estimators.fitting.automatic_learning_rate",
     "weights are written": "gpusoftmax.estimators.fitting.set_weights",
@@ -580,7 +580,7 @@ def test_ctrl_c_within_the_courses_sweep_keeps_its_models(
     ("protocol", "module", "nth", "told"),
     [
         ("clip", "search.exact", 3, ["not all values were tried"]),
-        ("clip", "estimators.classifiers", 1, ["training was not completed"]),
+        ("clip", "estimators.solving", 1, ["training was not completed"]),
         ("dinov2-linear", "search.minibatch", 1, ["training was not completed"]),
     ],
     ids=["on the path", "in the last fit", "by SGD"],
@@ -659,6 +659,7 @@ common = {"backend": "numpy", "n_threads": 3}
 exact = SoftmaxClassifier(max_iter=20, **common)
 sgd = SoftmaxClassifier(solver="sgd", max_iter=3, tol=0.0, **common)
 cv = SoftmaxClassifierCV(Cs=[0.1, 1.0], cv=2, **common)
+short = SoftmaxClassifier(max_iter=2, **common)
 rates = {"learning_rate": [0.1, 0.03]}
 prepare, act = {  # what makes the model as it was, and what Ctrl-C ends
     "fit": (lambda: exact.fit(wider, y > 0), lambda: exact.fit(X, y)),
@@ -666,8 +667,8 @@ prepare, act = {  # what makes the model as it was, and what Ctrl-C ends
     "partial_fit": (lambda: sgd.fit(X[:100], y[:100]), lambda: sgd.partial_fit(X, y)),
     "predict_proba": (lambda: exact.fit(X, y), lambda: exact.predict_proba(X)),
     "SoftmaxClassifierCV": (lambda: cv.fit(wider, y > 0), lambda: cv.fit(X, y)),
-    "sweep": (lambda: exact, lambda: sweep(X, y, {"C": [0.1, 1.0]}, cv=2, **common)),
-    "sweep by SGD": (lambda: exact, lambda: sweep(X, y, rates, cv=2, halving=2, max_iter=2, **common)),
+    "sweep": (lambda: exact, lambda: sweep(SoftmaxClassifier(**common), {"C": [0.1, 1.0]}, X, y, cv=2)),
+    "sweep by SGD": (lambda: exact, lambda: sweep(short, rates, X, y, cv=2, halving=2)),
 }[sys.argv[1]]
 model = prepare()
 before = dict(vars(model))

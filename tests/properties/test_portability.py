@@ -91,7 +91,7 @@ digits = load_digits()
 model = SoftmaxClassifier(backend=backend).fit(digits.X_train, digits.y_train)
 save_model(model, "model.safetensors")
 assert (load_model("model.safetensors").predict(digits.X_test) == model.predict(digits.X_test)).all()
-result = sweep(digits.X_train, digits.y_train, {"C": [0.1, 1.0]}, cv=3, backend=backend)
+result = sweep(SoftmaxClassifier(backend=backend), {"C": [0.1, 1.0]}, digits.X_train, digits.y_train, cv=3)
 result.to_csv("sweep.csv")
 print(model.backend_.partition(":")[0])
 """

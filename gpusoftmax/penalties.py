@@ -77,13 +77,18 @@ class L2:
             total = total + (db * db).sum(axis=1, dtype=np.float64)
         return total
 
-    def diagonal(self, d: int) -> Array:
+    def relative_diagonal(self, d: int) -> Array:
         """Diagonal of the Hessian of g_k, divided by l2_k: r (d,), or, if `on_intercept`, (d + 1,) with a 1 at the end.
 
         The penalty's arrays have to be on the host; see `moved`.
         """
         factors = np.ones(d) if self.factors is None else self.factors
         return np.append(factors, 1.0) if self.on_intercept else factors
+
+    def is_zero(self) -> Array:
+        """Whether the penalty of each model is zero for all weights, (K,)."""
+        zero: Array = self.strengths == 0
+        return zero
 
     def largest_curvature(self) -> Array:
         """Largest eigenvalue of the Hessian with respect to W, (K,)."""

@@ -308,7 +308,9 @@ def train(
                     solver.give_up(state, lost)
                     if all(each == StopReason.DIVERGED for each in state.reasons):
                         objective.features.check_finite("X")
-                        raise DivergenceError(_advice(state), result(StopReason.DIVERGED, best.W, best.b))
+                        raise DivergenceError(
+                            solver.why_it_diverged(state), result(StopReason.DIVERGED, best.W, best.b)
+                        )
                 if state.reason or state.passes >= len(history) + 1:
                     now = time.perf_counter()
                     record = _record(state, totals / rows, rows / (now - pass_started), now - started, validation)
@@ -356,18 +358,4 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
         learning_rate=plain(state.learning_rate),
         seconds=seconds,
         rows_per_second=speed,
-    )
-
-
-def _advice(state: Any) -> str:
-    if state.gradient_norm is not None:  # L-BFGS, whose objective never rises
-        return (
-            f"the objective is {np.max(state.value):.3g} after {state.step} steps, too large for the type of the data: "
-            "sample weights, penalty (C, l2) or features are out of proportion, or the weights that it started from are"
-        )
-    rate = ", ".join(f"{r:.3g}" for r in np.unique(state.learning_rate))
-    return (
-        f"the loss ran away to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the steps "
-        "are too long for features of this size, or the penalty is out of proportion. Use a learning_rate ten times "
-        "smaller (or 'auto', if it was given), a larger C, or scaling='standard'"
     )

@@ -81,8 +81,12 @@ def test_the_dual_norm_and_the_strong_convexity_bound_the_distance_from_the_opti
 
 def test_diagonal_and_largest_curvature_are_those_of_its_hessian(penalty: L2) -> None:
     r = np.ones(D) if penalty.factors is None else penalty.factors
-    assert penalty.diagonal(D).tolist() == [*r, *([1.0] if penalty.on_intercept else [])]
+    assert penalty.relative_diagonal(D).tolist() == [*r, *([1.0] if penalty.on_intercept else [])]
     assert penalty.largest_curvature().tolist() == (STRENGTHS * r.max()).tolist()
+
+
+def test_it_is_zero_without_strength() -> None:
+    assert L2(np.array([0.0, 0.5])).is_zero().tolist() == [True, False]
 
 
 def test_it_can_be_moved_and_given_other_strengths(penalty: L2) -> None:

@@ -64,6 +64,9 @@ class Script:
         state.reason = "finished" if state.step == len(self.values) else ""
         return state
 
+    def why_it_diverged(self, state: Any) -> str:
+        return f"the value is {state.value.max():.3g} after {state.step} steps"
+
     def give_up(self, state: Any, lost: Array) -> None:
         for k in np.flatnonzero(lost):
             state.reasons[k] = "diverged"

@@ -20,7 +20,7 @@ from gpusoftmax.checks.scalars import check_random_seed
 from gpusoftmax.estimators.partial_fit import Stream
 from gpusoftmax.estimators.prediction import weights_of
 from gpusoftmax.estimators.problem import Problem
-from gpusoftmax.estimators.solver_choice import SgdSettings, choose_solver, sgd_settings
+from gpusoftmax.estimators.solver_choice import SgdSettings, SolverChoice, choose_solver, sgd_settings
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Solver
@@ -209,7 +209,7 @@ class AllOrNothing:
 def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
     """Write the fitted attributes: NumPy arrays in raw feature space, whichever backend was used."""
     set_weights(estimator, problem.objective, problem.classes, result.W, result.b)
-    estimator.fit_report_ = _report(problem, result, float(estimator.tol), choose_solver(estimator).why)
+    estimator.fit_report_ = _report(problem, result, float(estimator.tol), choose_solver(estimator))
     set_history(estimator, problem, result)
     return estimator
 
@@ -237,7 +237,7 @@ def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, 
     W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]
     if objective.has_free_intercept:
         b = b - b.mean()  # the objective does not depend on the mean; backends and solvers must agree
-    if float(objective.penalty.strong_convexity()[0]) == 0:
+    if objective.penalty.is_zero()[0]:  # then the objective depends on no feature's mean weight either
         W = W - W.mean(axis=1, keepdims=True)
     if len(classes) == 2:
         W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
@@ -246,7 +246,7 @@ def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, 
     estimator.intercept_ = np.ascontiguousarray(b)
 
 
-def _report(problem: Problem, result: TrainResult, tol: float, why_solver: str) -> FitReport:
+def _report(problem: Problem, result: TrainResult, tol: float, choice: SolverChoice) -> FitReport:
     """How the fit ended; for L-BFGS with a bound on the distance from the optimum."""
     started, exact, kept = time.perf_counter(), result.gradient_norm is not None, None
     if exact:
@@ -259,13 +259,13 @@ def _report(problem: Problem, result: TrainResult, tol: float, why_solver: str) 
     if problem.validation is not None and result.history:
         kept = min(result.history, key=lambda record: float(record.validation_loss)).passes
     return FitReport(
-        solver="lbfgs" if exact else "sgd",
+        solver=choice.name,
         reason=result.reason.value,
         n_iter=n_iterations(result),
         passes=result.passes,
         seconds=result.seconds + time.perf_counter() - started,
         tol=tol,
         kept=kept,
-        why_solver=why_solver,
+        why_solver=choice.why,
         **asdict(found),
     )

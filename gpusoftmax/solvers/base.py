@@ -158,5 +158,8 @@ class Solver(Protocol):
     def step(self, objective: Objective, state: Any) -> Any:
         """Train for one stretch and return the new state."""
 
+    def why_it_diverged(self, state: Any) -> str:
+        """Tell the user why the objective became infinite or far too large, and what helps."""
+
     def give_up(self, state: Any, lost: Array) -> None:
         """End the models that have diverged, those with True in `lost` (K,)."""

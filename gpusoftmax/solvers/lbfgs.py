@@ -179,6 +179,16 @@ class LBFGS:
             state.reason = next(worst, StopReason.CONVERGED)
         return state
 
+    def why_it_diverged(self, state: LBFGSState) -> str:
+        """Name the start as the cause: an accepted step never raises the objective."""
+        dtype = np.dtype(state.models.objective.features.dtype)
+        return (
+            "the objective is not finite at the weights that training starts from: they, the penalty (C, l2) or the "
+            f"features are too large for {dtype.name}. Start from smaller weights"
+            + ", or pass X in float64"
+            * (dtype != np.float64)
+        )
+
     def give_up(self, state: LBFGSState, lost: Array) -> None:
         """End the models whose objective is not finite, those with True in `lost` (K,)."""
         ended = lost[state.models.numbers]

@@ -34,7 +34,7 @@ from gpusoftmax import (
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import prepare
 from gpusoftmax.estimators.solver_choice import choose_solver
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import TrainResult
 
@@ -891,7 +891,9 @@ def test_a_start_that_is_no_linear_classifier_is_refused(other: Any) -> None:
         SoftmaxClassifier().fit(X, y, start_from=other)
 
 
-@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN or infinite"), (1e200, "weights that it started from")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "NaN or infinite"), (1e200, "weights that training starts from")]
+)
 def test_a_start_of_unusable_numbers_is_refused(value: float, message: str) -> None:
     X, y = iris(3)
     start = SoftmaxClassifier().fit(X, y)
@@ -958,6 +960,16 @@ def test_a_learning_rate_that_is_too_large_is_an_error_with_advice(small: tuple[
     with pytest.raises(DivergenceError, match=r"learning_rate=.*Use a learning_rate ten times smaller") as caught:
         SoftmaxClassifier(learning_rate=1e6).fit(*small)
     assert caught.value.result.reason == "diverged"
+
+
+def test_a_start_that_is_too_large_for_the_type_is_an_error_with_advice(small: tuple[Any, Any]) -> None:
+    X, y = small
+    start = SoftmaxClassifier().fit(X, y)
+    start.coef_ = start.coef_ * 1e37
+    with pytest.raises(
+        DivergenceError, match=r"not finite at the weights that training starts from.*pass X in float64"
+    ):
+        SoftmaxClassifier().fit(X.astype(np.float32), y, start_from=start)
 
 
 # reproducibility

@@ -15,12 +15,12 @@ PASS_OVERHEAD = 2e7  # cost of a pass over the data beyond its matrix products, 
 def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Array:
     """Draw `size` row numbers without replacement, or all if there are fewer; in increasing order."""
     n = features.n
-    return features.numbers(np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n))
+    return features.row_numbers(np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n))
 
 
 def penalty_diagonal(objective: Objective) -> Array:
     """Diagonal of the penalty's Hessian for l2 = 1: r (d,), or (d + 1,) with a penalised intercept; on the host."""
-    return objective.penalty.moved(objective.backend.to_numpy).diagonal(objective.features.d)
+    return objective.penalty.moved(objective.backend.to_numpy).relative_diagonal(objective.features.d)
 
 
 def weight_fractions(objective: Objective, k: int, rows: Array) -> Array:

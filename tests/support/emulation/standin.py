@@ -237,6 +237,9 @@ for _name in ("add", "sub", "mul", "truediv", "matmul", "lshift"):
     setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
     setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
 
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):  # without these, == would compare identities, and give a bool
+    setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
+
 
 def _plain(x: Any) -> Any:
     if isinstance(x, ndarray):

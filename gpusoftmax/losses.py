@@ -6,9 +6,7 @@ A row with scores z (c,) and label y has the loss
     hinge          sum_{j != y} max(0, z_j - z_y + 1)          (Weston and Watkins, 1999)
     squared_hinge  sum_{j != y} max(0, z_j - z_y + 1)^2
 
-To add a loss, write its class here and put it into `LOSSES`. The kernels, which know it by its code, are in
-`reference.py`, `cpu/fallback.py`, `cpu/kernels.py`, `cpu/tiles.py` and `kernels/row_loss.cu`. Fits have a certificate
-only if `solvers/intercepts.py` can find its optimal intercepts. Tests that take `LOSSES` as a parameter then cover it.
+CONTRIBUTING.md lists what a new loss needs, under "Where would I add ...?".
 """
 
 from __future__ import annotations
@@ -38,7 +36,11 @@ class RowHessians(Protocol):
 
 
 class Loss(Protocol):
-    """Properties of a loss that solvers need."""
+    """Properties of a loss that solvers need.
+
+    A loss is not negative, does not change if the same number is added to all scores of a row, and has no parameters:
+    kernels know it by its code alone.
+    """
 
     @property
     def name(self) -> str:
@@ -57,14 +59,14 @@ class Loss(Protocol):
         """Whether the loss has useful second derivatives; the plain hinge, which is piecewise linear, has none."""
 
     @property
-    def is_smooth(self) -> bool:
-        """Whether value and gradient have no kinks; across a kink finite differences are wrong."""
+    def has_smooth_gradient(self) -> bool:
+        """Whether the gradient has no kinks. The hinges' has one at a margin of 0; finite differences fail there."""
 
     def at_zero(self, c: int) -> float:
         """Loss of a row whose c scores are all zero."""
 
     def curvature_at_zero(self, c: int) -> float:
-        """The kappa for which kappa I approximates a row's Hessian with respect to its scores, at zero weights."""
+        """The kappa > 0 for which kappa I approximates a row's Hessian with respect to its scores, at zero weights."""
 
     def bound_row_hessians(self, V: Array, labels: Array) -> Array:
         """Compute U_i v_i for the rows v_i of V (m, c), where U_i bounds row i's Hessian for all scores.
@@ -141,7 +143,7 @@ class Softmax:
     code = 0
     gives_probabilities = True
     has_curvature = True
-    is_smooth = True
+    has_smooth_gradient = True
 
     def at_zero(self, c: int) -> float:
         """ln c."""
@@ -167,18 +169,18 @@ class Softmax:
         return _SoftmaxHessians(weights, scores)
 
 
-class _MarginLoss:
-    """What the hinges share."""
+class _MulticlassHinge:
+    """What the two hinges have in common."""
 
     gives_probabilities = False
-    is_smooth = False
+    has_smooth_gradient = False
 
     def at_zero(self, c: int) -> float:
         """c - 1: every other class violates its margin by 1."""
         return c - 1.0
 
 
-class Hinge(_MarginLoss):
+class Hinge(_MulticlassHinge):
     """The multiclass hinge."""
 
     name = "hinge"
@@ -202,7 +204,7 @@ class Hinge(_MarginLoss):
         raise TypeError("the hinge has no curvature")
 
 
-class SquaredHinge(_MarginLoss):
+class SquaredHinge(_MulticlassHinge):
     """The squared multiclass hinge."""
 
     name = "squared_hinge"

@@ -121,8 +121,10 @@ def row_loss(Z: Array, y: Array, loss: str) -> tuple[Array, Array]:
         margins[rows, y] = 0.0
         if loss == "hinge":
             losses, G = margins.sum(axis=1), np.where(margins > 0, 1.0, margins)  # a NaN margin stays NaN
-        else:
+        elif loss == "squared_hinge":
             losses, G = (margins**2).sum(axis=1), 2.0 * margins
+        else:
+            raise ValueError(f"the reference has no loss {loss!r}")
         G[rows, y] = -G.sum(axis=1)
         return losses, G
 

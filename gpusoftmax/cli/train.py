@@ -151,7 +151,7 @@ def train(
         raise ValueError(
             f"{', '.join(fixed)} cannot be changed with --recipe {recipe}, which determines it; leave one out"
         )
-    if recipe is not None and loss is Loss.squared_hinge:
+    if recipe is not None and loss not in (Loss.softmax, Loss.hinge):
         raise ValueError(f"--recipe {recipe} is for --loss softmax or hinge, not {loss}")
     if solver is SolverName.lbfgs and given:
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")

@@ -136,7 +136,7 @@ def gradient_check(
                 numeric=numeric,
                 analytic=analytic,
                 relative_error=difference / size if difference > noise else 0.0,
-                near_kink=not LOSSES[loss].is_smooth and _crosses_a_kink(scores[:, k], labels, j, reach),
+                near_kink=not LOSSES[loss].has_smooth_gradient and _crosses_a_kink(scores[:, k], labels, j, reach),
             )
         )
     return records

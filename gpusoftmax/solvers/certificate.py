@@ -20,7 +20,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import counted
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.intercepts import KeptRows, affordable, best_shift
+from gpusoftmax.solvers.intercepts import PHIS, KeptRows, affordable, best_shift
 from gpusoftmax.solvers.preconditioners.sample import pass_cost, weight_fractions
 
 MOST_SCORES = 1 << 24  # scores that are stored at most: 64 MB in float32
@@ -148,6 +148,8 @@ def certify(
     residuals, bounds, reasons = [None] * K, [None] * K, [""] * K
     if (mu <= 0).any():
         reasons = ["without a penalty there is none"] * K
+    elif objective.has_free_intercept and objective.loss.name not in PHIS:
+        reasons = [f"{objective.loss.name}: there is no solver for its intercepts"] * K
     elif objective.has_free_intercept and n_scores > MOST_SCORES:
         reasons = [f"{n_scores} scores are more than the {MOST_SCORES} that are kept"] * K
     else:
@@ -186,7 +188,7 @@ def _best_intercepts(
     folded = features.fold(W, b)
     keep = features.probabilities if objective.loss.gives_probabilities else features.scores
     kept, places = backend.to_numpy(keep(*folded)), np.arange(features.n)
-    labels = backend.to_numpy(objective.labels)[features.numbers(places)]
+    labels = backend.to_numpy(objective.labels)[features.row_numbers(places)]
     best = backend.to_numpy(b).astype(np.float64)
     falls, reasons = np.zeros(len(best)), [""] * len(best)
     slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
@@ -195,7 +197,7 @@ def _best_intercepts(
     for k in range(len(best)):
         if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
             continue  # no intercept lowers the loss by more than its rounding error
-        fractions = weight_fractions(objective, k, features.numbers(places))
+        fractions = weight_fractions(objective, k, features.row_numbers(places))
         rows = KeptRows(kept[:, k], labels, fractions, slopes[k], backend)
         found = best_shift(rows, objective.loss.name, float(known.value[k]), max_products)
         if found is None:

@@ -211,7 +211,7 @@ class SquaredHinge:
         return np.diag(self.diagonal()) - 2 * (coupled + coupled.T)
 
 
-LOSSES: dict[str, Callable[[KeptRows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
+PHIS: dict[str, Callable[[KeptRows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
 
 
 def affordable(passes: float, cost: float, n: int, c: int) -> int:
@@ -239,7 +239,7 @@ def best_shift(rows: KeptRows, loss: str, objective_value: float, max_products: 
     (v, fall) : (ndarray of float64 (c,), float), or None
         None if the minimum was not found within the limit.
     """
-    phi, products_left = LOSSES[loss](rows), max_products
+    phi, products_left = PHIS[loss](rows), max_products
     # the precision of the stored numbers sets the limit; it is squared, since a step's predicted fall is quadratic in
     # the gradient
     noise = max(2 * np.finfo(np.float64).eps * objective_value, (8.0 * float(np.finfo(rows.kept.dtype).eps)) ** 2)

@@ -64,6 +64,15 @@ def test_scores_that_are_too_many_to_keep_give_no_bound(monkeypatch: pytest.Monk
     assert "more than the 100 that are kept" in found.why_no_bound
 
 
+def test_a_loss_whose_intercepts_nothing_solves_for_gets_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(certificate.PHIS, "softmax")
+    X, y = blobs(2)
+    model = SoftmaxClassifier(backend="numpy").fit(X, y)
+    assert model.fit_report_.bound is None
+    assert "there is no solver for its intercepts" in str(model.fit_report_)
+    assert SoftmaxClassifier(backend="numpy", fit_intercept=False).fit(X, y).fit_report_.bound is not None
+
+
 def test_without_a_penalty_there_is_no_bound() -> None:
     X, y = blobs(3)
     model = SoftmaxClassifier(l2=0.0, backend="numpy").fit(X, y)

@@ -13,7 +13,7 @@ from gpusoftmax.array import get_backend
 from gpusoftmax.reference import row_loss
 from gpusoftmax.solvers import intercepts
 from gpusoftmax.solvers.certificate import certify
-from gpusoftmax.solvers.intercepts import LOSSES, KeptRows, best_shift
+from gpusoftmax.solvers.intercepts import PHIS, KeptRows, best_shift
 from tests.support.cases import Array, objective_of
 
 BOTH = pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
@@ -44,7 +44,7 @@ def rows_of(
 def test_the_gradient_and_hessian_are_those_of_the_loss(loss: str) -> None:
     rows, phi = rows_of(loss, 0)
     v, x = np.random.default_rng(1).standard_normal((2, 5))
-    found = LOSSES[loss](rows)
+    found = PHIS[loss](rows)
     start = found.at(np.zeros(5))[0]
     value, gradient = found.at(v)
     assert value - start == pytest.approx(phi(v)[0] - phi(np.zeros(5))[0], rel=1e-12)

@@ -297,7 +297,7 @@ def compile_first(backend: Backend, X: Any, n_classes: int, as_json: bool, quiet
 
     Later runs load the compiled kernels.
     """
-    from gpusoftmax.features.dense import compile_kernels
+    from gpusoftmax.features.read import compile_kernels
     from gpusoftmax.progress import waiting
 
     what = "CPU kernels" if backend.gpu is None else "GPU kernels"

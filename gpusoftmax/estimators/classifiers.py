@@ -27,7 +27,7 @@ from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, che
 from gpusoftmax.estimators.problem import C_from_l2, prepare
 from gpusoftmax.estimators.solver_choice import without_old_defaults
 from gpusoftmax.estimators.solving import solve
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 from gpusoftmax.progress import progress_display
 from gpusoftmax.trainer import Callback, train
 

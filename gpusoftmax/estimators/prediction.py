@@ -17,7 +17,7 @@ from gpusoftmax.checks.labels import check_labels
 from gpusoftmax.checks.messages import shown, warn_user
 from gpusoftmax.checks.parameters import check_names
 from gpusoftmax.features.base import Features
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 
 Output = Literal["scores", "probabilities", "best"]
 

@@ -25,7 +25,7 @@ from gpusoftmax.dtypes import weights_in_type
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.solver_choice import choose_solver, sgd_settings
 from gpusoftmax.features.base import Features
-from gpusoftmax.features.dense import read_features, rows_that_count
+from gpusoftmax.features.read import read_features, rows_that_count
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 from gpusoftmax.penalties import L2
@@ -200,7 +200,7 @@ def _objective_and_stream(
     constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
     shift, scale, penalty_factors = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
     objective = Objective(
-        features=features.seen_through(shift, scale),
+        features=features.with_scaling(shift, scale),
         labels=asarray(data.labels),
         n_classes=c,
         weights=weights,
@@ -228,7 +228,7 @@ def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Obj
     else:
         assert data.validation is not None
         stored, codes, proportions = data.validation
-        features = stored.seen_through(features.shift, features.scale)
+        features = stored.with_scaling(features.shift, features.scale)
         found = replace(objective, features=features, labels=asarray(codes), weights=None, linear_term=None)
     return found if proportions is None else with_soft_labels(found, proportions)
 
@@ -273,7 +273,7 @@ def _moments(features: Features, weights: Array | None, total: float) -> Moments
     backend, origin = features.backend, None
     s = None if weights is None else weights[:, 0]
     if s is not None:
-        numbers = features.numbers(np.arange(features.n))
+        numbers = features.row_numbers(np.arange(features.n))
         heavy = s[numbers] >= HEAVY * s[numbers].mean(dtype=np.float64)
         origin = int(numbers[heavy.argmax()])
     found = features.moments(None if s is None else backend.asarray(s), origin)

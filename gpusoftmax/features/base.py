@@ -1,7 +1,8 @@
 """The `Features` interface: what the rest of the library can ask of X, however X is stored.
 
 Objectives, solvers and estimators ask for gradients, losses, scores, moments and samples of rows. Only this folder
-knows that X is a dense array on some device. Another kind of features (sparse, streamed) is one more subclass.
+knows how X is stored. Another kind of features (sparse, streamed) starts as one more subclass; CONTRIBUTING.md lists
+what else it needs, under "Where would I add ...?".
 
 Features have a shift and a scale, which are never applied to X itself. With x' = (x - shift) / scale, scores are
 
@@ -70,8 +71,12 @@ class Features(ABC):
         """Select rows by their numbers (int64, on the host or the device); None selects all stored rows."""
 
     @abstractmethod
-    def seen_through(self, shift: Array | None, scale: Array | None) -> Self:
+    def with_scaling(self, shift: Array | None, scale: Array | None) -> Self:
         """Replace shift and scale (float64, on the host or the device); the rows stay selected."""
+
+    @abstractmethod
+    def in_type_of(self, other: Features) -> Self:
+        """Convert X if needed, so that these features (another data set) are computed in the type of `other`."""
 
     @abstractmethod
     def sample(self, rows: Array) -> Array:
@@ -141,9 +146,9 @@ class Features(ABC):
         """Shape of the stored matrix, (n_stored, d)."""
         return self.n_stored, self.d
 
-    def numbers(self, places: Array) -> Array:
-        """Convert places among the selected rows, in [0, n), to row numbers; on the host."""
-        return places if self.rows is None else self.backend.to_numpy(self.rows)[places]
+    def row_numbers(self, positions: Array) -> Array:
+        """Convert positions among the selected rows, in [0, n), to row numbers; on the host."""
+        return positions if self.rows is None else self.backend.to_numpy(self.rows)[positions]
 
     def fold(self, W: Array, b: Array) -> tuple[Array, Array]:
         """Convert W and b for the scaled features to W' and b' for the stored ones."""

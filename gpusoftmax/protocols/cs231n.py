@@ -16,7 +16,7 @@ from gpusoftmax.checks.scalars import check_choice, check_count, check_number, c
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import Problem, prepare
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure

@@ -23,7 +23,7 @@ from gpusoftmax.checks.labels import encode_known_labels, encode_labels
 from gpusoftmax.checks.scalars import check_choice, check_count, check_number, check_pair, check_verbose
 from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.prediction import has_columns
-from gpusoftmax.features.dense import read_matrix
+from gpusoftmax.features.read import read_matrix
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult

@@ -21,7 +21,7 @@ from gpusoftmax.estimators.prediction import on_host, record_columns
 from gpusoftmax.estimators.problem import Data, Problem, held_out, l2_of, objective_for
 from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.features.dense import rows_that_count
+from gpusoftmax.features.read import rows_that_count
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.progress import Tally
 from gpusoftmax.search import exact, minibatch

@@ -26,7 +26,7 @@ from gpusoftmax.estimators.problem import load, problem_of
 from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.estimators.solving import solve
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.minibatch import Recipe

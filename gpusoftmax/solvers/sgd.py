@@ -192,6 +192,15 @@ class SGD:
             state.reason = StopReason.FINISHED
         return state
 
+    def why_it_diverged(self, state: SGDState) -> str:
+        """Name the learning rate, and smaller ones to try."""
+        rate = ", ".join(f"{r:.3g}" for r in np.unique(state.learning_rate))
+        return (
+            f"the loss ran away to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the "
+            "steps are too long for features of this size, or the penalty is out of proportion. Use a learning_rate "
+            "ten times smaller (or 'auto', if it was given), a larger C, or scaling='standard'"
+        )
+
     def give_up(self, state: SGDState, lost: Array) -> None:
         """End the models that have diverged, those with True in `lost` (K,)."""
         _end(state, lost[state.models.numbers], StopReason.DIVERGED)
@@ -265,7 +274,7 @@ def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
     """Upload all batches of an epoch at once."""
     if batches[0] is None:
         return [None]
-    order = objective.backend.asarray(objective.features.numbers(np.concatenate(batches)))  # type: ignore[arg-type]
+    order = objective.backend.asarray(objective.features.row_numbers(np.concatenate(batches)))  # type: ignore[arg-type]
     stops = np.cumsum([0, *map(len, batches)])  # type: ignore[arg-type]
     return [order[start:stop] for start, stop in zip(stops[:-1].tolist(), stops[1:].tolist(), strict=True)]
 
@@ -281,7 +290,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     """
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
-    rows = objective.features.numbers(np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False)))
+    rows = objective.features.row_numbers(np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False)))
     x = objective.features.sample(rows)
     if objective.fit_intercept:
         x = np.hstack([x, np.ones((len(x), 1))])

@@ -99,11 +99,11 @@ def test_train_says_how_long_choosing_and_training_took(run: Any) -> None:
 
 
 def test_compiling_has_a_line_of_its_own_where_it_happens(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpusoftmax.features.dense.compile_kernels", lambda *arguments: 6.2)
+    monkeypatch.setattr("gpusoftmax.features.read.compile_kernels", lambda *arguments: 6.2)
     result = run("train", "digits", "--C", 0.1, "--json")
     assert "compiled CPU kernels in 6 s; later runs reuse them\n" in result.err
     assert result.json["seconds_by_phase"]["compiling"] == 6.2
-    monkeypatch.setattr("gpusoftmax.features.dense.compile_kernels", lambda *arguments: 0.3)
+    monkeypatch.setattr("gpusoftmax.features.read.compile_kernels", lambda *arguments: 0.3)
     assert "compiled CPU kernels" not in run("train", "digits", "--C", 0.1).out
 
 

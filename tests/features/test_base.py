@@ -49,8 +49,11 @@ class OtherFeatures(Features):
     def select(self, rows: Any) -> OtherFeatures:
         return self.like(self.inner.select(rows))
 
-    def seen_through(self, shift: Any, scale: Any) -> OtherFeatures:
-        return self.like(self.inner.seen_through(shift, scale))
+    def in_type_of(self, other: Features) -> OtherFeatures:
+        return self.like(self.inner.in_type_of(other))
+
+    def with_scaling(self, shift: Any, scale: Any) -> OtherFeatures:
+        return self.like(self.inner.with_scaling(shift, scale))
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_so_do_soft_labels(objective: Any) -> None:
 
 def test_weights_of_raw_features_become_those_of_scaled_ones() -> None:
     X, _ = blobs(0, n=20, d=3)
-    features = DenseFeatures(X, get_backend("numpy", 1)).seen_through(np.ones(3), np.array([2.0, np.inf, 0.5]))
+    features = DenseFeatures(X, get_backend("numpy", 1)).with_scaling(np.ones(3), np.array([2.0, np.inf, 0.5]))
     coef, intercept = np.arange(6.0).reshape(2, 3), np.array([1.0, -1.0])
     W, b = features.scaled_weights(coef, intercept)
     scaled = (X - 1) / np.array([2.0, np.inf, 0.5])

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusoftmax.array import get_backend
-from gpusoftmax.features.dense import DenseFeatures, compile_kernels
+from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.features.read import compile_kernels
 from tests.support.cases import DETERMINISTIC, DTYPES, random_problem
 
 BACKEND = get_backend("numpy", n_threads=1)
@@ -105,7 +106,7 @@ def test_a_backend_without_numba_has_no_kernels_to_compile_and_does_not_import_i
 import sys
 import numpy as np
 from gpusoftmax import get_backend
-from gpusoftmax.features.dense import compile_kernels
+from gpusoftmax.features.read import compile_kernels
 assert compile_kernels(np.ones((3, 2)), get_backend("numpy"), 3) == 0
 assert "numba" not in sys.modules
 """

@@ -15,7 +15,7 @@ from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, sweep
 from gpusoftmax.array import Backend
 from gpusoftmax.estimators.partial_fit import Moments
 from gpusoftmax.estimators.problem import constant_columns, load, objective_for
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 from tests.support.cases import Array
 
 EPS = float(np.finfo(np.float64).eps)

@@ -17,7 +17,7 @@ from gpusoftmax import (
     sweep,
 )
 from gpusoftmax.array import Backend
-from gpusoftmax.features.dense import rows_that_count
+from gpusoftmax.features.read import rows_that_count
 from tests.support.cases import Array, sweep_with
 
 N, D, CLASSES = 60, 4, 3

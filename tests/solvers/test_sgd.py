@@ -162,7 +162,7 @@ def test_the_weights_move_by_the_scheduled_rate(backend: Backend, schedule: str)
 class ScriptedObjective:
     """A gradient of ones, and values (epochs, K) by script; the batches of an epoch scatter around its mean."""
 
-    features = SimpleNamespace(n=12, numbers=lambda places: places)
+    features = SimpleNamespace(n=12, row_numbers=lambda places: places)
 
     def __init__(self, backend: Backend, plan: BatchPlan, values: Any) -> None:
         self.backend, self.plan, self.values, self.calls = backend, plan, np.asarray(values, np.float64), 0

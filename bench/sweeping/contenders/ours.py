@@ -13,7 +13,7 @@ from bench.sweeping.contenders.base import Outcome, Watch, Work, measured, one_b
 from bench.sweeping.truth import choices
 from gpusoftmax import SoftmaxClassifier
 from gpusoftmax.estimators.problem import prepare
-from gpusoftmax.features.dense import read_features
+from gpusoftmax.features.read import read_features
 from gpusoftmax.protocols.cs231n import train_cs231n
 
 OURS: dict[str, Any] = {"scaling": (None, SCALE), "solver": "lbfgs"}

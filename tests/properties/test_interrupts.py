@@ -727,13 +727,13 @@ print(*faults, sep="\\n", end="")
 @pytest.mark.parametrize(
     ("what", "places"),
     [
-        ("fit", 40),
-        ("fit by SGD", 40),
-        ("partial_fit", 40),
-        ("predict_proba", 200),
-        ("SoftmaxClassifierCV", 30),
-        ("sweep", 30),
-        ("sweep by SGD", 30),
+        ("fit", 20),
+        ("fit by SGD", 20),
+        ("partial_fit", 20),
+        ("predict_proba", 100),
+        ("SoftmaxClassifierCV", 15),
+        ("sweep", 15),
+        ("sweep by SGD", 15),
     ],
 )
 def test_ctrl_c_at_any_place_harms_nothing(what: str, places: int) -> None:

@@ -64,6 +64,8 @@ def test_kernels_from_the_cache_compute_what_numpy_does(processor: str, tmp_path
     # LLVM makes them otherwise than those that the process has just compiled, and with AVX2 a score was missing
     from gpusoftmax.cpu.vectors import MACHINE
 
+    if processor == MACHINE.name:
+        pytest.skip("this processor is such a one")
     if processor != "this one" and not MACHINE.name.startswith("AVX"):
         pytest.skip(f"this processor, which has {MACHINE.name}, cannot stand in for one with {processor}")
     environment = PROCESSORS[processor] | {"NUMBA_CACHE_DIR": str(tmp_path)}

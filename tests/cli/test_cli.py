@@ -41,7 +41,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # train
 
 
-@on_each_device
 def test_train_reaches_95_percent_on_digits(run: Any) -> None:
     # 97.0% was measured; 95% is 6 of 300 rows less
     assert run("train", "digits", "--json").json["test_accuracy"] >= 0.95
@@ -116,7 +115,6 @@ def test_train_says_how_far_from_the_optimum_it_is(run: Any) -> None:
     assert re.search(r"objective [\d.]+, at most [\d.e-]+ above its optimum", run("train", "digits", "--C", 0.1).out)
 
 
-@on_each_device
 @pytest.mark.parametrize(
     ("loss", "estimator"),
     [("softmax", "SoftmaxClassifier"), ("hinge", "LinearSVMClassifier"), ("squared_hinge", "LinearSVMClassifier")],
@@ -141,7 +139,6 @@ def test_train_shows_progress_on_the_standard_error(run: Any) -> None:
     assert re.findall(r"pass (\d+) of 10 ", run("train", "digits", "--solver", "sgd").err) == ["1", "10"]
 
 
-@on_each_device
 def test_quiet_shows_no_progress(run: Any) -> None:
     assert run("train", "digits", "--quiet").err == ""
 
@@ -199,13 +196,11 @@ def test_results_do_not_depend_on_the_number_of_threads(run: Any) -> None:
 
 
 @pytest.mark.slow
-@on_each_device
 def test_the_seed_decides(run: Any) -> None:
     losses = [run("train", "digits", "--solver", "sgd", "--json", "--seed", seed).json["loss"] for seed in (1, 1, 2)]
     assert (losses[0] == losses[1], losses[1] == losses[2]) == (True, False)
 
 
-@on_each_device
 def test_a_saved_model_evaluates_to_the_same_accuracies(tmp_path: Path, run: Any) -> None:
     path = tmp_path / "m.safetensors"
     trained = run("train", "digits", "--json", "--save", path).json
@@ -685,7 +680,6 @@ def test_a_model_of_other_features_is_an_error(tmp_path: Path, run: Any) -> None
 # gradcheck and info
 
 
-@on_each_device
 @pytest.mark.parametrize("l2", [0, 0.1])
 @pytest.mark.parametrize("loss", ["softmax", "hinge", "squared_hinge"])
 def test_gradcheck_finds_every_gradient_right(loss: str, l2: float, run: Any) -> None:

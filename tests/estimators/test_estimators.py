@@ -185,6 +185,7 @@ def test_ten_classes_of_digits_are_those_of_logistic_regression() -> None:
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-4)
 
 
+@cpu_only
 @pytest.mark.parametrize(("dtype", "tol", "words"), [("float32", 1e-12, "float64"), ("float64", 1e-9, "max_iter")])
 def test_a_warning_says_how_far_the_gradient_is_and_what_helps(
     dtype: str, tol: float, words: str, small: tuple[Any, Any]
@@ -352,6 +353,7 @@ def test_the_first_objective_is_that_of_zero_weights(
 # weights
 
 
+@cpu_only
 @pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
 @pytest.mark.parametrize("scaling", [None, "standard"])
 def test_an_integer_weight_equals_repeated_rows_step_by_step(
@@ -437,6 +439,7 @@ def test_a_constant_column_is_harmless_under_standard_scaling(small: tuple[Any, 
     np.testing.assert_allclose(model.coef_[:, 3], 0, atol=1e-13)
 
 
+@cpu_only
 @pytest.mark.parametrize("scaling", [None, "standard", (127.5, 64.0)])
 @pytest.mark.parametrize("narrow", [np.uint8, np.float16, np.float32])
 def test_narrow_features_give_the_model_of_their_float64_copy(
@@ -508,6 +511,7 @@ LABELS = {
 }
 
 
+@cpu_only
 @pytest.mark.parametrize("names", LABELS.values(), ids=LABELS.keys())
 @pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
 def test_predictions_are_the_users_labels(cls: Any, names: Any, separate: tuple[Any, Any]) -> None:

@@ -13,6 +13,7 @@ from tests.support.installed import frames_of
 
 # every test runs on the CPU and on a GPU: "auto" takes it
 pytestmark = pytest.mark.usefixtures("device")
+cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)
 
 NAMES = np.array(["ash", "birch", "cedar"])
 ROWS = 40
@@ -43,6 +44,7 @@ def bits(model: Any) -> bytes:
 # features
 
 
+@cpu_only
 @pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.int16, np.uint8, np.bool_])
 def test_a_frame_gives_the_bits_of_its_values(library: Any, cls: Any, dtype: Any, X: Any) -> None:
@@ -250,6 +252,7 @@ def check_labels(X: Any, labels: Any, values: Any) -> None:
     assert again.history_[0].validation_accuracy is not None
 
 
+@cpu_only
 @pytest.mark.parametrize(("names", "dtype"), PANDAS_LABELS.values(), ids=PANDAS_LABELS.keys())
 def test_labels_may_be_a_series_of_pandas(names: Any, dtype: Any, X: Any) -> None:
     pandas = pytest.importorskip("pandas")

@@ -44,7 +44,6 @@ def small(rng: np.random.Generator) -> tuple[Any, Any]:
 # what a call does
 
 
-@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("settings", [

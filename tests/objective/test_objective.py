@@ -47,7 +47,7 @@ def computed(dtype: str) -> type:
     return np.float64 if dtype == "float64" else np.float32
 
 
-@given(
+problems = given(
     dtype=st.sampled_from(DTYPES),
     layout=st.sampled_from(LAYOUTS),
     loss=st.sampled_from(list(LOSSES)),
@@ -60,8 +60,9 @@ def computed(dtype: str) -> type:
     penalize_intercept=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(DETERMINISTIC, max_examples=600)
-def test_loss_and_gradient_equals_the_reference(
+
+
+def assert_objective_is_the_references(
     backend: Backend,
     dtype: str,
     layout: str,
@@ -116,6 +117,19 @@ def test_loss_and_gradient_equals_the_reference(
     bound = slope_off * reach[:, None, None] + 4 * eps * np.abs(W)
     assert_within(found[1], dW if K else dW[:, 0], bound if K else bound[:, 0], "dW")
     assert_within(found[2], db if K else db[0], slope_off + 4 * eps * np.abs(b).max(), "db")
+
+
+@problems
+@settings(DETERMINISTIC, max_examples=600)
+def test_loss_and_gradient_equals_the_reference(cpu_backend: Backend, **problem: Any) -> None:
+    assert_objective_is_the_references(cpu_backend, **problem)
+
+
+@pytest.mark.usefixtures("gpu")
+@problems
+@settings(DETERMINISTIC, max_examples=40)  # kernels are tested by themselves; these are slow on the CPU
+def test_loss_and_gradient_on_a_gpu_equals_the_reference(**problem: Any) -> None:
+    assert_objective_is_the_references(get_backend("cuda"), **problem)
 
 
 @pytest.mark.parametrize("container", ["lists", "int64", "int8", "bool", "read-only"])
@@ -181,10 +195,10 @@ def test_a_weight_of_three_equals_the_row_three_times(
 
 @pytest.mark.parametrize("c", [3, 30])  # 30: many columns side by side, few alone
 @pytest.mark.parametrize("loss", LOSSES)
-def test_models_side_by_side_equal_single_models_to_rounding(backend: Backend, loss: str, c: int) -> None:
+def test_models_side_by_side_equal_single_models_to_rounding(cpu_backend: Backend, loss: str, c: int) -> None:
     problem = random_problem(0, n=30, d=D, c=c, K=3, weighted=True)
     X, y, W, b, weights = problem.X, problem.labels, problem.W, problem.b, problem.weights
-    l2, options = np.array([0.0, 0.1, 0.2]), {"loss": loss, "backend": backend}
+    l2, options = np.array([0.0, 0.1, 0.2]), {"loss": loss, "backend": cpu_backend}
     loss_of, dW, db = loss_and_gradient(X, y, W, b, l2=l2, sample_weight=weights, **options)
     for k in range(3):
         alone = loss_and_gradient(X, y, W[:, k], b[k], l2=l2[k], sample_weight=weights[:, k], **options)

@@ -265,7 +265,6 @@ SETTINGS = {
 }
 
 
-@on_every_device
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("c", [2, 3])

@@ -23,13 +23,13 @@ INTERCEPTS = [{}, {"penalize_intercept": True}, {"fit_intercept": False}]
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_bound_holds_wherever_a_fit_ends(
-    loss: str, weighted: bool, options: Any, backend: Backend, rng: np.random.Generator
+    loss: str, weighted: bool, options: Any, cpu_backend: Backend, rng: np.random.Generator
 ) -> None:
     X, y = blobs(0, n=120, d=5, c=4)
     weights = rng.random((120, 2)) if weighted else None
     factors = rng.random(5) + 0.5
     objective = objective_of(
-        X.astype(np.float64), y, backend, K=2, loss=loss, l2=[0.3, 0.01], weights=weights,
+        X.astype(np.float64), y, cpu_backend, K=2, loss=loss, l2=[0.3, 0.01], weights=weights,
         penalty_factors=factors,
         **options,
     )  # fmt: skip

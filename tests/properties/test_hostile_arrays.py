@@ -10,6 +10,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,43 +177,48 @@ def directory_bomb() -> bytes:
     return ARCHIVE[:DIRECTORY] + entry * count + end
 
 
-NPZ = {
-    "a bomb": bomb(200 << 20),
-    "a bomb of several members": zipped({f"X{i}.npy": described(data=bytes(33 << 20)) for i in range(3)}),
-    "small bombs that add up": zipped(
+# made as they are needed: all of them take seconds
+NPZ: dict[str, Callable[[], bytes]] = {
+    "a bomb": lambda: bomb(200 << 20),
+    "a bomb of several members": lambda: zipped({f"X{i}.npy": described(data=bytes(33 << 20)) for i in range(3)}),
+    "small bombs that add up": lambda: zipped(
         {f"X{i}.npy": described("'|u1'", f"({20 << 20},)", data=bytes(20 << 20)) for i in range(2)}
     ),
-    "a name twice": twice(),
-    "a member that is no array": zipped({"X.npy": GOOD, "run.sh": b"touch executed"}),
-    "a name that leads elsewhere": zipped({"../../X.txt": GOOD}),
-    "an archive within": zipped({"X.npz": ARCHIVE}),
-    "a huge directory": directory_bomb(),
-    "a size that is too large": sizes_of(ARCHIVE, whole=len(GOOD) + 1000),
-    "a size of 4 GB": sizes_of(ARCHIVE, whole=2**32 - 2),
-    "a size that is too small": sizes_of(ARCHIVE, whole=len(GOOD) - 8),
-    "a size of nothing": sizes_of(ARCHIVE, whole=0),
-    "a packed size beyond the archive": sizes_of(ARCHIVE, packed=2**31),
-    "a packed size of nothing": sizes_of(ARCHIVE, packed=0),
-    "both sizes beyond the archive": sizes_of(STORED, packed=2**31, whole=2**31),
-    "a wrong checksum": patched(ARCHIVE, DIRECTORY + 16, "<I", zlib.crc32(GOOD) ^ 1),
-    "an encrypted member": patched(patched(ARCHIVE, DIRECTORY + 8, "<H", 1), 6, "<H", 1),
-    "another method": patched(patched(ARCHIVE, DIRECTORY + 10, "<H", zipfile.ZIP_BZIP2), 8, "<H", zipfile.ZIP_BZIP2),
-    "an unknown method": patched(patched(ARCHIVE, DIRECTORY + 10, "<H", 99), 8, "<H", 99),
-    "a member beyond the archive": patched(ARCHIVE, DIRECTORY + 42, "<I", 2**31),
-    "a directory beyond the archive": patched(ARCHIVE, len(ARCHIVE) - 6, "<I", 2**31),
-    "a directory before the archive": patched(ARCHIVE, len(ARCHIVE) - 10, "<I", 2**31),
-    "data that do not inflate": ARCHIVE[:40] + bytes(20) + ARCHIVE[60:],
-    "no archive": b"PK\x03\x04 but not really",
-    "no byte": b"",
-    "a pickle": b"\x80\x04cos\nsystem\n.",
+    "a name twice": lambda: twice(),
+    "a member that is no array": lambda: zipped({"X.npy": GOOD, "run.sh": b"touch executed"}),
+    "a name that leads elsewhere": lambda: zipped({"../../X.txt": GOOD}),
+    "an archive within": lambda: zipped({"X.npz": ARCHIVE}),
+    "a huge directory": lambda: directory_bomb(),
+    "a size that is too large": lambda: sizes_of(ARCHIVE, whole=len(GOOD) + 1000),
+    "a size of 4 GB": lambda: sizes_of(ARCHIVE, whole=2**32 - 2),
+    "a size that is too small": lambda: sizes_of(ARCHIVE, whole=len(GOOD) - 8),
+    "a size of nothing": lambda: sizes_of(ARCHIVE, whole=0),
+    "a packed size beyond the archive": lambda: sizes_of(ARCHIVE, packed=2**31),
+    "a packed size of nothing": lambda: sizes_of(ARCHIVE, packed=0),
+    "both sizes beyond the archive": lambda: sizes_of(STORED, packed=2**31, whole=2**31),
+    "a wrong checksum": lambda: patched(ARCHIVE, DIRECTORY + 16, "<I", zlib.crc32(GOOD) ^ 1),
+    "an encrypted member": lambda: patched(patched(ARCHIVE, DIRECTORY + 8, "<H", 1), 6, "<H", 1),
+    "another method": lambda: patched(
+        patched(ARCHIVE, DIRECTORY + 10, "<H", zipfile.ZIP_BZIP2), 8, "<H", zipfile.ZIP_BZIP2
+    ),
+    "an unknown method": lambda: patched(patched(ARCHIVE, DIRECTORY + 10, "<H", 99), 8, "<H", 99),
+    "a member beyond the archive": lambda: patched(ARCHIVE, DIRECTORY + 42, "<I", 2**31),
+    "a directory beyond the archive": lambda: patched(ARCHIVE, len(ARCHIVE) - 6, "<I", 2**31),
+    "a directory before the archive": lambda: patched(ARCHIVE, len(ARCHIVE) - 10, "<I", 2**31),
+    "data that do not inflate": lambda: ARCHIVE[:40] + bytes(20) + ARCHIVE[60:],
+    "no archive": lambda: b"PK\x03\x04 but not really",
+    "no byte": lambda: b"",
+    "a pickle": lambda: b"\x80\x04cos\nsystem\n.",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", NPZ.values(), ids=NPZ.keys())
-def test_a_hostile_npz_is_refused(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_npz_is_refused(
+    content: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.npz"
-    path.write_bytes(content)
+    path.write_bytes(content())
     assert_refused(read_npz, path)
     assert sorted(tmp_path.iterdir()) == [path]
 
@@ -225,23 +231,27 @@ def test_an_npz_cut_off_anywhere_is_refused(content: bytes, tmp_path: Path) -> N
         assert_refused(read_npz, path)
 
 
-CSV = {
-    "one endless line": b"1," * (8 << 20),
-    "one endless field": b"1" * (16 << 20),
-    "an unclosed quote": b'a,label\n1,"' + b"x,y\n" * (4 << 20),
-    "a quote of many lines": b'a,label\n1,"' + b"\n" * (1 << 20) + b'"\n',
-    "millions of columns": b",".join([b"1"] * (2 << 20)) + b"\n",
-    "many columns with long names": b",".join([b"x" * 30 + str(i).encode() for i in range(100_000)]) + b",label\n1\n",
-    "a long label among short ones": b"a,label\n" + b"1,x\n" * 5000 + b"1," + b"x" * 130_000 + b"\n",
-    "many columns, the last of one name": b",".join(b"c%d" % (i % 99_999) for i in range(100_000)) + b",label\n1\n",
-    "zero bytes": bytes(16 << 20),
-    "a gzip bomb": zlib.compress(bytes(64 << 20), wbits=31),
-    "UTF-16": "a,label\n1,x\n".encode("utf-16"),
-    "UTF-32": "a,label\n1,x\n".encode("utf-32"),
-    "a formula": b"a,label\n\"=cmd|' /C calc'!A0\",x\n",
-    "a number of a million digits": b"a,label\n" + b"9" * (1 << 20) + b",x\n",
-    "NaN with a payload": b"a,label\nnan(0x1234),x\n",
-    "infinity in words": b"a,label\nInfinity,x\n",
+CSV: dict[str, Callable[[], bytes]] = {
+    "one endless line": lambda: b"1," * (8 << 20),
+    "one endless field": lambda: b"1" * (16 << 20),
+    "an unclosed quote": lambda: b'a,label\n1,"' + b"x,y\n" * (4 << 20),
+    "a quote of many lines": lambda: b'a,label\n1,"' + b"\n" * (1 << 20) + b'"\n',
+    "millions of columns": lambda: b",".join([b"1"] * (2 << 20)) + b"\n",
+    "many columns with long names": lambda: (
+        b",".join([b"x" * 30 + str(i).encode() for i in range(100_000)]) + b",label\n1\n"
+    ),
+    "a long label among short ones": lambda: b"a,label\n" + b"1,x\n" * 5000 + b"1," + b"x" * 130_000 + b"\n",
+    "many columns, the last of one name": lambda: (
+        b",".join(b"c%d" % (i % 99_999) for i in range(100_000)) + b",label\n1\n"
+    ),
+    "zero bytes": lambda: bytes(16 << 20),
+    "a gzip bomb": lambda: zlib.compress(bytes(64 << 20), wbits=31),
+    "UTF-16": lambda: "a,label\n1,x\n".encode("utf-16"),
+    "UTF-32": lambda: "a,label\n1,x\n".encode("utf-32"),
+    "a formula": lambda: b"a,label\n\"=cmd|' /C calc'!A0\",x\n",
+    "a number of a million digits": lambda: b"a,label\n" + b"9" * (1 << 20) + b",x\n",
+    "NaN with a payload": lambda: b"a,label\nnan(0x1234),x\n",
+    "infinity in words": lambda: b"a,label\nInfinity,x\n",
 }
 
 
@@ -252,9 +262,9 @@ SLOW_TO_REFUSE = {"an unclosed quote", "a quote of many lines", "many columns wi
     "content",
     [pytest.param(CSV[name], id=name, marks=pytest.mark.slow if name in SLOW_TO_REFUSE else ()) for name in CSV],
 )
-def test_a_hostile_csv_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_hostile_csv_is_refused(content: Callable[[], bytes], tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(content)
+    path.write_bytes(content())
     assert_refused(lambda path: read_csv(path, Columns()), path)
 
 

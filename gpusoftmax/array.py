@@ -176,7 +176,7 @@ def threads_and_origin() -> tuple[int, str]:
     return int(text), f"{THREADS_VARIABLE}={text}"
 
 
-def back_ends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
+def available_backends(n_threads: int | None = None) -> dict[str, tuple[bool, str]]:
     """Check which backends are available on this machine; maps each name to whether it is, and why."""
     gpu, cpu = probe(0), get_backend("cpu", n_threads)
     return {

@@ -26,7 +26,7 @@ from tests.support.emulation import build, standin
 from tests.support.installed import BACKENDS
 
 CIFAR10_VARIABLE = "GPUSOFTMAX_CIFAR10"
-# back ends to parametrise fixtures with
+# backends to parametrise fixtures with
 ON_CPU = [pytest.param(name, marks=pytest.mark.compiled if name == "cpu" else ()) for name in BACKENDS]
 ON_GPU = pytest.mark.emulated
 FIXTURE_MARKS = {"gpu": "emulated", "real_gpu": "gpu", "compiled": "compiled", "cifar10_folder": "cifar10"}
@@ -84,13 +84,13 @@ def compiled() -> None:
 
 @pytest.fixture(params=ON_CPU)
 def cpu_backend(request: pytest.FixtureRequest) -> Backend:
-    """Every back end of the CPU, in turn: for what only they have, as leaves and threads."""
+    """Every backend of the CPU, in turn: for what only they have, as leaves and threads."""
     return get_backend(request.param, n_threads=2)
 
 
 @pytest.fixture(params=[*ON_CPU, pytest.param("cuda", marks=ON_GPU)])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Every back end, in turn."""
+    """Every backend, in turn."""
     if request.param == "cuda":
         request.getfixturevalue("gpu")
     return get_backend(request.param, n_threads=2)

@@ -41,7 +41,7 @@ SOFTMAX = LOSSES["softmax"].code
 
 @pytest.fixture
 def backend(backend: Backend) -> Backend:
-    """Every back end in turn; its operations take and return NumPy arrays."""
+    """Every backend in turn; its operations take and return NumPy arrays."""
     return hosted(backend)
 
 

@@ -129,11 +129,11 @@ def test_every_folder_has_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("cpu", "cuda", "array", "features"))])
-def test_the_back_ends_are_behind_the_array_module_and_the_features(name: str) -> None:
-    back_ends = {
+def test_the_backends_are_behind_the_array_module_and_the_features(name: str) -> None:
+    backends = {
         other for other in own_imports(FILES[name].read_text(encoding="utf-8")) if other[:4] in ("cpu.", "cuda")
     }
-    assert back_ends == set()
+    assert backends == set()
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("features")])

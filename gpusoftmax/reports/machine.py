@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from gpusoftmax.array import back_ends, compiled_for, get_backend, threads_and_origin
+from gpusoftmax.array import available_backends, compiled_for, get_backend, threads_and_origin
 from gpusoftmax.datasets.download import data_home
 
 PACKAGES = (
@@ -37,7 +37,8 @@ def describe(n_threads: int | None = None) -> dict[str, Any]:
         "threads": backend.n_threads,
         "threads_from": threads_and_origin()[1] if n_threads is None else "asked for",
         "backends": {
-            name: f"{'yes' if works else 'no'}: {reason}" for name, (works, reason) in back_ends(n_threads).items()
+            name: f"{'yes' if works else 'no'}: {reason}"
+            for name, (works, reason) in available_backends(n_threads).items()
         },
         "blas": [
             f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"

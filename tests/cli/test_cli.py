@@ -568,7 +568,7 @@ FAILURES = {
     "an empty folder": (["train", "cifar10", "--data", "HERE"], ["HERE", "without unpacking it"]),
     "a folder for digits": (["train", "digits", "--data", "HERE"], ["HERE", "needs no folder"]),
     "no such GPU": (["train", "digits", "--backend", "cuda:99"], ["'cuda:99'", "cannot be had", "backend='auto'"]),
-    "unknown back end": (["train", "digits", "--backend", "gpu"], ["'gpu'", "'auto', 'cpu'"]),
+    "unknown backend": (["train", "digits", "--backend", "gpu"], ["'gpu'", "'auto', 'cpu'"]),
     "C 0": (["train", "digits", "--C", "0"], ["C=0.0", "greater than 0"]),
     "C NaN": (["train", "digits", "--C", "nan"], ["C=nan", "greater than 0"]),
     "learning rate 0": (["train", "digits", "--learning-rate", "0"], ["learning_rate=0.0", "greater than 0"]),

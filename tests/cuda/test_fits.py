@@ -138,7 +138,7 @@ def test_a_backend_object_may_be_passed(backend: Any, small: tuple[Any, Any]) ->
 
 
 @pytest.mark.parametrize(("cls", "parameters"), ESTIMATORS)
-def test_back_ends_agree(cls: Any, parameters: Any, backend: Any, small: tuple[Any, Any]) -> None:
+def test_backends_agree(cls: Any, parameters: Any, backend: Any, small: tuple[Any, Any]) -> None:
     settings = {"schedule": "constant", "learning_rate": 0.1, "max_iter": 20, "tol": 0.0, **parameters}
     model = cls(backend=backend, **settings).fit(*small)
     # 20 steps in float64, in another order of summation; a hinge's kink could only be met by accident

@@ -23,7 +23,7 @@ MODELS: dict[str, Any] = {
     "a stream": lambda: SoftmaxClassifier().partial_fit(X, Y),
     "a stream of an SVM": lambda: LinearSVMClassifier().partial_fit(X, Y),
     "validation and callbacks": lambda: SoftmaxClassifier(callbacks=[EarlyStopping()]).fit(X, Y, validation=(X, Y)),
-    "a back end": lambda: SoftmaxClassifier(backend=get_backend("cpu", 1)).fit(X, Y),
+    "a backend": lambda: SoftmaxClassifier(backend=get_backend("cpu", 1)).fit(X, Y),
     "class weights": lambda: SoftmaxClassifier(class_weight={0: 1.0, 1: 2.0, 2: 1.0}).fit(X, Y),
     "CV": lambda: CV.fit(X, Y),
     "CV without a refit": lambda: SoftmaxClassifierCV(Cs=[0.1, 1.0], cv=3, refit=False).fit(X, Y),

@@ -245,7 +245,7 @@ def sha256(*arrays: Array) -> str:
 
 
 class HostedOperations:
-    """Operations of a back end for tests that hold NumPy arrays: arguments go to its device, and results come back."""
+    """Operations of a backend for tests that hold NumPy arrays: arguments go to its device, and results come back."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -268,7 +268,7 @@ class HostedOperations:
 
 
 def hosted(backend: Backend) -> Backend:
-    """The back end, with operations that take and return NumPy arrays."""
+    """The backend, with operations that take and return NumPy arrays."""
     return backend if backend.gpu is None else replace(backend, ops=HostedOperations(backend))
 
 
@@ -288,7 +288,7 @@ def objective_of(
     penalty_factors: Array | None = None,
     **flags: Any,
 ) -> Objective:
-    """An Objective as the estimators build it, on the back end's device."""
+    """An Objective as the estimators build it, on the backend's device."""
     X, y, s, penalties, shift, scale = (
         None if array is None else backend.asarray(array)
         for array in (

@@ -1,4 +1,4 @@
-"""Back ends and libraries that are installed here."""
+"""Backends and libraries that are installed here."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_the_block_diagonal_inverts_each_class_of_its_own_between_projections(
 
 
 @pytest.mark.parametrize("full_size", [2000, 0], ids=["full", "block-diagonal"])
-def test_preconditioners_at_a_point_are_alike_on_all_back_ends(
+def test_preconditioners_at_a_point_are_alike_on_all_backends(
     full_size: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hessian, "FULL_SIZE", full_size)

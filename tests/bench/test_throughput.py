@@ -100,7 +100,12 @@ def test_truth_takes_nan_for_wrong() -> None:
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("default")  # deprecations of other libraries are not ours
-@pytest.mark.parametrize("name", [contender.name for contender in CONTENDERS])
+@pytest.mark.parametrize(
+    "name",
+    [  # those of Numba are compiled for seconds
+        pytest.param(one.name, marks=pytest.mark.slow if one.name.startswith("numba") else ()) for one in CONTENDERS
+    ],
+)
 def test_contenders_are_right(name: str, case: Case) -> None:
     contender = by_name(name)
     if reason := contender.absent():

@@ -781,9 +781,8 @@ def program(*arguments: str) -> list[str]:
     return [found, *arguments]
 
 
-@pytest.mark.parametrize(
-    "as_module", [pytest.param(True, id="python -m"), pytest.param(False, id="script", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("as_module", [True, False], ids=["python -m", "script"])
 def test_the_program_trains(as_module: bool) -> None:
     command = ["train", "digits", "--json", "--quiet"]
     line = [sys.executable, "-m", "gpusoftmax", *command] if as_module else program(*command)

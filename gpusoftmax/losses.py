@@ -1,4 +1,4 @@
-"""The losses: name, kernel code and curvature. Everything outside the backends gets its facts about losses here.
+"""The losses: name, the code that kernels know them by, and curvature. Solvers and estimators ask this module.
 
 A row with scores z (c,) and label y has the loss
 
@@ -48,11 +48,11 @@ class Loss(Protocol):
 
     @property
     def code(self) -> int:
-        """Number that identifies the loss to kernels: its place in `LOSSES`."""
+        """Number that kernels know the loss by: its position in `LOSSES`."""
 
     @property
     def gives_probabilities(self) -> bool:
-        """Whether scores are log-probabilities up to a shift per row."""
+        """Whether scores are log-probabilities, up to a constant for each row."""
 
     @property
     def has_curvature(self) -> bool:
@@ -66,19 +66,25 @@ class Loss(Protocol):
         """Loss of a row whose c scores are all zero."""
 
     def curvature_at_zero(self, c: int) -> float:
-        """The kappa > 0 for which kappa I approximates a row's Hessian with respect to its scores, at zero weights."""
+        """The kappa > 0 for which kappa I approximates a row's Hessian with respect to its scores, at zero weights.
+
+        TypeError if the loss has no curvature.
+        """
 
     def bound_row_hessians(self, V: Array, labels: Array) -> Array:
         """Compute U_i v_i for the rows v_i of V (m, c), where U_i bounds row i's Hessian for all scores.
 
-        V may be overwritten.
+        The result may be V itself.
         """
 
     def largest_row_curvature(self, c: int) -> float:
         """Largest eigenvalue of U_i."""
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
-        """Hessians of rows with scores (m, c), float64, labels (m,) and weights (m,). The scores are overwritten."""
+        """Hessians of rows with scores (m, c), float64, labels (m,) and weights (m,). The scores are overwritten.
+
+        TypeError if the loss has no curvature.
+        """
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class _SoftmaxHessians:
 class _SquaredHingeHessians:
     """C_i = 2 s_i (diag(a_i) + A_i e_y e_y' - a_i e_y' - e_y a_i').
 
-    a_ij is 1 for a class j != y whose margin is violated, else 0; A_i is their number.
+    y is the row's label, e_y its unit vector. a_ij is 1 if class j != y violates its margin, else 0; A_i = sum_j a_ij.
     """
 
     weights: Array  # s (m,)
@@ -162,7 +168,7 @@ class Softmax:
         return 0.5
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
-        """diag(p) - p p', with the probabilities p."""
+        """s (diag(p) - p p'), with the probabilities p."""
         scores -= scores.max(axis=1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=1, keepdims=True)
@@ -192,7 +198,7 @@ class Hinge(_MulticlassHinge):
         raise TypeError("the hinge has no curvature")
 
     def bound_row_hessians(self, V: Array, labels: Array) -> Array:
-        """U = I. The hinge has no curvature; this only sets the scale of SGD's steps, which must shrink to converge."""
+        """U = I. The hinge has no curvature; this only sets the size of SGD's first steps, which shrink later."""
         return V
 
     def largest_row_curvature(self, c: int) -> float:
@@ -212,7 +218,11 @@ class SquaredHinge(_MulticlassHinge):
     has_curvature = True
 
     def curvature_at_zero(self, c: int) -> float:
-        """4: at zero all margins are violated, where a row's Hessian is 2 (I + c e_y e_y' - 1 e_y' - e_y 1')."""
+        """4: the mean over labels, all as frequent, of the Hessian of a row with all margins violated, as at zero.
+
+        With 1 for the vector of ones, a row's Hessian is 2 (I + c e_y e_y' - 1 e_y' - e_y 1'), and the mean of these is
+        4 (I - 11'/c).
+        """
         return 4.0
 
     def bound_row_hessians(self, V: Array, labels: Array) -> Array:
@@ -227,7 +237,7 @@ class SquaredHinge(_MulticlassHinge):
         return 2.0 * c
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
-        """2 (diag(a) + A e_y e_y' - a e_y' - e_y a'), with the violated margins a."""
+        """2 s (diag(a) + A e_y e_y' - a e_y' - e_y a'), with the violated margins a."""
         target = np.equal.outer(labels, np.arange(scores.shape[1])).astype(np.float64)
         scores -= scores[np.arange(len(scores)), labels][:, None]
         scores += 1

@@ -1,8 +1,8 @@
 """The penalties: value, gradient, proximal operator and strong convexity.
 
 A penalty is added to the mean loss. It acts on the weights W (d, K, c) of K models and, on request, on the intercepts
-b (K, c). Users choose it for their own features, but solvers work with scaled ones; so that the penalty stays the same,
-each feature p has a factor r_p.
+b (K, c) of features as the user scaled them. Where SGD scales features further by itself, each feature p gets a factor
+r_p, with which the penalty stays the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gpusoftmax._typing import Array
 
 @dataclass(frozen=True)
 class L2:
-    """The squared norm of each model's weights.
+    """Half the squared norm of each model's weights, times its strength l2.
 
         g_k(W, b) = (l2_k / 2) (sum_p r_p ||W_pk||^2 + ||b_k||^2),    the last term only if `on_intercept`
 
@@ -61,13 +61,13 @@ class L2:
         return shrunk, (b / (1 + shrink)[:, None]).astype(b.dtype) if self.on_intercept else b
 
     def strong_convexity(self) -> Array:
-        """Constant mu (K,) of strong convexity, in the norm whose dual is `squared_dual_norm`."""
+        """Constant mu (K,) of strong convexity, in the norm whose dual `squared_dual_norm` computes."""
         return self.strengths
 
     def squared_dual_norm(self, dW: Array, db: Array) -> Array:
         """Squared dual norm of a gradient: sum_p ||dW_pk||^2 / r_p, plus ||db_k||^2 if `on_intercept`; (K,) float64.
 
-        With strong convexity mu it bounds the distance from the optimum: f - f* <= squared_dual_norm / (2 mu).
+        With strong convexity mu, f - f* <= squared_dual_norm / (2 mu) if intercepts that are not penalised are optimal.
         """
         squares = (dW * dW).sum(axis=2, dtype=np.float64)
         if self.factors is not None:
@@ -95,13 +95,13 @@ class L2:
         return self.strengths if self.factors is None else self.strengths * self.factors.max()
 
     def moved(self, move: Callable[[Array], Array]) -> L2:
-        """Move the arrays to another device; `move` moves one array."""
+        """Return a copy with each array replaced by `move(array)`, for example with `Backend.to_numpy`."""
         return replace(
             self, strengths=move(self.strengths), factors=None if self.factors is None else move(self.factors)
         )
 
     def with_strengths(self, strengths: Array) -> L2:
-        """Replace the strengths, (K,)."""
+        """Return a copy with other strengths, (K,)."""
         return replace(self, strengths=strengths)
 
     def _times_factors(self, W: Array) -> Array:

@@ -25,7 +25,7 @@ from gpusoftmax.dtypes import weights_in_type
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.solver_choice import choose_solver, sgd_settings
 from gpusoftmax.features.base import Features
-from gpusoftmax.features.read import read_features, rows_that_count
+from gpusoftmax.features.read import read_features, rows_with_weight
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.objective.soft_labels import class_sums, row_sums, with_soft_labels
 from gpusoftmax.penalties import L2
@@ -174,7 +174,7 @@ def _objective_and_stream(
     s = check_sample_weight(s, n, 1, np.float64, "class_weight * sample_weight")
     s, unit = weights_in_type(s, data.features.dtype)
     unit *= data.unit
-    rows = rows_that_count(s, rows)
+    rows = rows_with_weight(s, rows)
     if rows is not None and not len(rows):
         raise ValueError("class_weight * sample_weight is 0 for all training rows of a split; pass other folds")
     features = data.features.select(rows)
@@ -222,7 +222,7 @@ def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Obj
     asarray, features = data.backend.asarray, objective.features
     if rows is not None:
         weights = None if data.weights is None else asarray(np.ascontiguousarray(data.weights[:, None]))
-        rows = rows_that_count(data.weights, rows)
+        rows = rows_with_weight(data.weights, rows)
         found = replace(objective, features=features.select(rows), weights=weights, linear_term=None)
         proportions = data.proportions
     else:

@@ -29,14 +29,15 @@ from gpusoftmax.operations import SgdSteps
 class Features(ABC):
     """All or some of the stored rows of X, with the shift and the scale of each feature.
 
-    Row numbers count all stored rows, whichever are selected. Arrays of labels and weights cover all stored rows, too.
+    Row numbers index the stored rows, even if only some are selected. Labels and weights, too, cover all stored rows.
 
     Attributes
     ----------
     backend : Backend
-        The backend that computes; its device holds the arrays.
+        The backend that does the computing; all arrays are on its device.
     shift, scale : ndarray of float64, (d,), or None
-        On the device. An infinite scale drops a feature: its scaled values are zero, and its weights count as zero.
+        On the device. A feature with an infinite scale is dropped: its scaled values are zero, and its weights have no
+        effect (folded they are W / inf = 0).
     rows : ndarray of int64, or None
         Numbers of the selected rows, on the device; None means all rows.
     """
@@ -68,11 +69,17 @@ class Features(ABC):
 
     @abstractmethod
     def select(self, rows: Array | None) -> Self:
-        """Select rows by their numbers (int64, on the host or the device); None selects all stored rows."""
+        """Return these features with other rows selected: row numbers (m,), int64, on the host or the device.
+
+        None selects all stored rows. Any earlier selection is replaced.
+        """
 
     @abstractmethod
     def with_scaling(self, shift: Array | None, scale: Array | None) -> Self:
-        """Replace shift and scale (float64, on the host or the device); the rows stay selected."""
+        """Return these features with another shift and scale, (d,) float64 or None, on the host or the device.
+
+        The selection of rows is kept.
+        """
 
     @abstractmethod
     def in_type_of(self, other: Features) -> Self:
@@ -80,30 +87,38 @@ class Features(ABC):
 
     @abstractmethod
     def sample(self, rows: Array) -> Array:
-        """Copy the rows with these numbers to the host, shifted and scaled: float64, C-contiguous."""
+        """Copy the rows with these numbers (m,) to the host, shifted and scaled: (m, d) float64, C-contiguous."""
 
     @abstractmethod
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
-        """Weighted mean and variance of each stored column; see `operations.Operations.column_moments`."""
+        """Weighted mean and variance of each column over the selected rows, before shift and scale: (d,) float64 each.
+
+        See `operations.Operations.column_moments`.
+        """
 
     @abstractmethod
     def label_sums(
         self, labels: Array, weights: Array, class_weight: Array, proportions: Array | None
     ) -> tuple[Array, Array]:
-        """Sum the difference that soft labels make, times the features; see `operations.Operations.label_sums`."""
+        """Add up the differences between hard and soft labels over the selected rows: times x, and alone.
+
+        See `operations.Operations.label_sums`.
+        """
 
     @abstractmethod
     def gradient(
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None = None
     ) -> tuple[Array, Array, Array, Array]:
-        """Losses, correct counts, dW' and db at folded weights; see `operations.Operations.linear_gradient`.
+        """Sums over rows at folded weights: losses and correct weights (K,), dW' (d, K, c) and db (K, c).
+
+        See `operations.Operations.linear_gradient`; `loss` is a code of `losses.py`.
 
         If `rows` is given (numbers of a minibatch's rows, on the device), it replaces the selection.
         """
 
     @abstractmethod
     def losses(self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
-        """Losses and correct counts at folded weights; see `operations.Operations.linear_losses`."""
+        """Sums of losses and correct weights (K,) at folded weights; see `operations.Operations.linear_losses`."""
 
     @abstractmethod
     def scores(self, W: Array, b: Array) -> Array:
@@ -115,26 +130,42 @@ class Features(ABC):
 
     @abstractmethod
     def best(self, W: Array, b: Array) -> Array:
-        """Index of the first class with the largest score, (n, K); see `operations.Operations.linear_best`."""
+        """Class with the largest score, the first if several are equal: (n, K) int32; -1 where it is undefined.
+
+        See `operations.Operations.linear_best`.
+        """
 
     @abstractmethod
     def sgd_steps(
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any, batches: list[Any],
         steps: SgdSteps,
     ) -> tuple[Array, Array] | None:  # fmt: skip
-        """Take several SGD steps in one call, or return None if the backend cannot; see `operations.SgdStretch`."""
+        """Take several SGD steps in one call, or return None: then they have to be taken one by one.
+
+        It is None if the backend has no such call, or if steps are so long that it would not help; see
+        `operations.SgdStretch`.
+        """
 
     @abstractmethod
     def check_finite(self, name: str = "X") -> None:
-        """Raise a ValueError if X holds NaN or infinity; the message names the row and column of the first."""
+        """Look for NaN and infinity in all stored rows.
+
+        Raises
+        ------
+        ValueError
+            There is one; the message calls X `name`, and says the row and the column of the first.
+        """
 
     @abstractmethod
     def largest(self, column: int) -> tuple[int, float]:
-        """Find the row with the largest absolute value in a column; returns the row and the value."""
+        """Find the entry of a column that is largest in absolute value; return its row number and its value.
+
+        It is looked for in all stored rows, before shift and scale.
+        """
 
     @abstractmethod
     def pass_bytes(self, K: int, c: int) -> int:
-        """Upper limit on the bytes that a pass over the data takes, not counting the features and the weights."""
+        """Upper bound on the bytes that a pass over the selected rows allocates besides X and the weights."""
 
     @property
     def n(self) -> int:
@@ -156,12 +187,12 @@ class Features(ABC):
         if self.shift is None:
             return folded, b
         offset = self.shift if self.scale is None else self.shift / self.scale
-        # in float64: for pixels around 120 the two terms are far larger than their difference
+        # in float64: in the scores, x W' and b' nearly cancel each other (think of pixels around 120)
         product = (offset @ W.reshape(self.d, -1).astype(np.float64)).reshape(b.shape)
         return folded, (b - product).astype(self.dtype)
 
     def unfold(self, dW: Array, db: Array) -> Array:
-        """Convert the gradient with respect to W' (overwritten) and db to the gradient with respect to W."""
+        """Return the gradient with respect to W, from that with respect to W' (`dW`, overwritten) and db."""
         if self.shift is not None:
             dW -= self.shift.astype(dW.dtype)[:, None, None] * db
         if self.scale is not None:
@@ -171,8 +202,8 @@ class Features(ABC):
     def scaled_weights(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Convert weights (c, d) and (c,) for the stored features to W (d, c) and b (c,) for the scaled ones.
 
-        All are float64, on the host. Features with an infinite scale get weights of zero; what they add to the scores
-        at their shift goes into b.
+        All are float64, on the host. This undoes `fold`. A feature with an infinite scale gets weights of zero; what it
+        adds to the scores where x = shift, coef * shift, is included in b.
         """
         b = intercept if self.shift is None else intercept + coef @ self.backend.to_numpy(self.shift)
         if self.scale is None:

@@ -1,7 +1,4 @@
-"""Plans of minibatches. They depend on the seed and the epoch alone, not on the device or the number of threads.
-
-The full batch is a single batch of all rows in their stored order; it needs no indices.
-"""
+"""Which rows each minibatch has. That depends on the plan and the epoch, not on the device or the number of threads."""
 
 from __future__ import annotations
 
@@ -11,11 +8,14 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 
-NO_EPOCH = 1 << 63  # epochs use the stream numbers below this one; other random draws use those from here on
+NO_EPOCH = 1 << 63  # epochs use the stream numbers below this one, all other random draws this one and higher
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """Random generator for one epoch, or for another use of the same seed. Streams are independent of each other."""
+    """Random generator of a seed and a stream: an epoch's number, or NO_EPOCH + i for what belongs to no epoch.
+
+    Streams are independent of each other.
+    """
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
 
 
@@ -26,12 +26,12 @@ class BatchPlan:
     Attributes
     ----------
     n : int
-        Number of rows of the data.
+        Number of rows to choose from: the selected ones.
     batch_size : int
-        Rows in a batch, at most n.
+        Rows in a batch. If it is n or more, and without replacement, an epoch is one batch of all rows in stored order.
     replacement : bool
         Draw each batch independently with replacement, as numpy.random.choice does by default. Otherwise each epoch
-        goes through a new permutation of the rows, which reaches a given loss in fewer steps.
+        goes through all rows in a new random order; a given loss is then reached in fewer steps.
     seed : int
         Seed of all random draws.
     """
@@ -57,7 +57,7 @@ class BatchPlan:
         return self.steps_per_epoch * self.size if self.replacement else self.n
 
     def epoch(self, index: int) -> list[Array | None]:
-        """Batches of one epoch, each int64 row indices or None for all rows. A shorter last batch is kept."""
+        """Batches of one epoch, each int64 positions in [0, n), or None for all rows. The last one may be shorter."""
         steps, size = self.steps_per_epoch, self.size
         rng = generator(self.seed, index)
         if self.replacement:

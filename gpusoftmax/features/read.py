@@ -1,4 +1,4 @@
-"""From what a user passes to features: the checks of X, the kind of features, and the rows that count."""
+"""From what a user passes to features: the checks of X, the kind of features, and the rows that have a weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
 
 def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:
-    """Check a user's X where it is, then move it to the backend's device if it is elsewhere.
+    """Check a user's X on the device that holds it, then move it to the backend's device if necessary.
+
+    Returns
+    -------
+    ndarray, (n, d)
+        In the type of X, if it is one that is read in place; else in float32 or float64.
 
     Raises
     ------
@@ -37,12 +42,12 @@ def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:
 
 
 def compile_kernels(X: Any, backend: Backend, n_classes: int) -> float:
-    """Compile the kernels that passes over X need, by a pass over its first row; returns the seconds that took.
+    """Compile the kernels for gradients of the softmax loss and for scores, by computing both for the first row of X.
 
-    Numba and CuPy cache compiled kernels on disk. If the CPU's kernels came from the cache, the result is 0.
+    Returns the seconds that this took; 0 on the CPU if nothing had to be compiled, since Numba caches kernels on disk.
     """
-    numba = backend.name == "cpu"  # other backends have no use for it, and its import takes a while
-    started, before = time.perf_counter(), facts.compilations() if numba else 0
+    uses_numba = backend.name == "cpu"  # other backends need no import of Numba, which takes a while
+    started, before = time.perf_counter(), facts.compilations() if uses_numba else 0
     with backend.active():
         features = read_features(X[:1], backend)
         W = backend.xp.zeros((features.d, 1, n_classes), features.dtype)
@@ -50,12 +55,12 @@ def compile_kernels(X: Any, backend: Backend, n_classes: int) -> float:
         features.gradient(backend.asarray(np.zeros(1, np.int32)), W, b, None, 0)
         features.scores(W, b)
         backend.synchronize()
-    loaded = backend.gpu is None and (not numba or facts.compilations() == before)
-    return 0.0 if loaded else time.perf_counter() - started
+    nothing_compiled = backend.gpu is None and (not uses_numba or facts.compilations() == before)
+    return 0.0 if nothing_compiled else time.perf_counter() - started
 
 
-def rows_that_count(weights: Array | None, rows: Array | None = None) -> Array | None:
-    """Numbers of the rows that have a non-zero weight for at least one model; None means all rows.
+def rows_with_weight(weights: Array | None, rows: Array | None = None) -> Array | None:
+    """Numbers of those rows that have a non-zero weight for at least one model.
 
     Other rows are left out altogether. Multiplying their losses by 0 would not be enough: they would still be drawn
     into samples and minibatches, and 0 times an infinite loss is NaN.
@@ -65,11 +70,16 @@ def rows_that_count(weights: Array | None, rows: Array | None = None) -> Array |
     weights : ndarray, (n,) or (n, K), or None
         Weights of all stored rows, on the host.
     rows : ndarray of int64, optional
-        The rows to choose from.
+        The rows to choose from; all stored rows by default.
+
+    Returns
+    -------
+    ndarray of int64, or None
+        `rows` itself, even None, if no weight is zero or there are no weights.
     """
     if weights is None:
         return rows
-    counts: Array = (weights.reshape(len(weights), -1) != 0).any(axis=1)
-    if counts.all():
+    has_weight: Array = (weights.reshape(len(weights), -1) != 0).any(axis=1)
+    if has_weight.all():
         return rows
-    return np.flatnonzero(counts) if rows is None else rows[counts[rows]]
+    return np.flatnonzero(has_weight) if rows is None else rows[has_weight[rows]]

@@ -12,7 +12,7 @@ from gpusoftmax.checks.arrays import check_coefficients, check_per_model, check_
 from gpusoftmax.checks.labels import check_class_indices, check_index_array
 from gpusoftmax.checks.scalars import check_flag, check_loss
 from gpusoftmax.dtypes import computation_dtype, from_bits, weights_in_type
-from gpusoftmax.features.read import read_features, read_matrix, rows_that_count
+from gpusoftmax.features.read import read_features, read_matrix, rows_with_weight
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.penalties import L2
@@ -100,7 +100,7 @@ def loss_and_gradient(
         coordinates = check_shift_and_scale(shift, scale, d)
         strengths = backend.asarray(check_per_model("l2", l2, K))
         objective = Objective(
-            features=features.with_scaling(*coordinates).select(rows_that_count(s)),
+            features=features.with_scaling(*coordinates).select(rows_with_weight(s)),
             labels=backend.asarray(check_class_indices(y, n, c)),
             n_classes=c,
             weights=None if s is None else backend.asarray(s),

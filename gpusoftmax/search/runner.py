@@ -21,7 +21,7 @@ from gpusoftmax.estimators.prediction import on_host, record_columns
 from gpusoftmax.estimators.problem import Data, Problem, held_out, l2_of, objective_for
 from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.exceptions import DivergenceError
-from gpusoftmax.features.read import rows_that_count
+from gpusoftmax.features.read import rows_with_weight
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.progress import Tally
 from gpusoftmax.search import exact, minibatch
@@ -260,7 +260,7 @@ class SweepRun:
             return float(self.scoring.function(model, on_host(self.validation[0]), labels))
         weights = {}
         if self.data.weights is not None and self.scoring.uses_weights:
-            rows = rows_that_count(self.data.weights, rows)
+            rows = rows_with_weight(self.data.weights, rows)
             s, unit = self.data.weights[rows], self.data.unit
             weights = {"sample_weight": s if unit == 1 else s.astype(np.float64) * unit}
         return float(self.scoring.function(model, _safe_indexing(self.host_X, rows), self.y[rows], **weights))

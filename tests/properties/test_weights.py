@@ -17,7 +17,7 @@ from gpusoftmax import (
     sweep,
 )
 from gpusoftmax.array import Backend
-from gpusoftmax.features.read import rows_that_count
+from gpusoftmax.features.read import rows_with_weight
 from tests.support.cases import Array, sweep_with
 
 N, D, CLASSES = 60, 4, 3
@@ -167,13 +167,13 @@ def test_the_penalty_knows_the_size_of_the_weights() -> None:
     assert swept.best_estimator_.weight_sum_ == N * unit
 
 
-def test_rows_that_count_are_those_with_a_weight_for_any_model() -> None:
+def test_rows_with_weight_are_those_with_a_weight_for_any_model() -> None:
     weights = np.array([[0, 0], [0, 1], [2, 0], [0, 0]], np.float32)
-    found = rows_that_count(weights)
+    found = rows_with_weight(weights)
     assert found is not None
     assert found.tolist() == [1, 2]
-    some = rows_that_count(weights, np.array([3, 2]))
+    some = rows_with_weight(weights, np.array([3, 2]))
     assert some is not None
     assert some.tolist() == [2]
-    assert rows_that_count(np.ones(3)) is None
-    assert rows_that_count(None) is None
+    assert rows_with_weight(np.ones(3)) is None
+    assert rows_with_weight(None) is None

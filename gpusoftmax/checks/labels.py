@@ -20,25 +20,30 @@ def check_class_indices(y: Any, n: int, c: int, name: str = "y", other: str = "X
     """Return labels (n,) as int32 class indices, which must be in [0, c)."""
     array = _as_labels(y, name, f"one class index per row, shape ({n},)")
     check_index_array(array, n, c, name, other)
-    wrong = (array < 0) | (array >= c)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"{name}[{row}] is {array[row]}, but there are {c} classes; class indices go from 0 to {c - 1}"
-        )
+    check_index_range(array, c, name)
     return np.array(array, dtype=np.int32)  # a copy: kernels are compiled again for read-only arrays
 
 
 def check_index_array(array: Any, n: int, c: int, name: str = "y", other: str = "X") -> None:
-    """Raise unless `array` holds integers, one for each row of X.
-
-    Their values are not checked: for an array on a GPU that would mean waiting for the device.
-    """
+    """Raise unless `array` holds integers, one for each row of X; see `check_index_range` for their values."""
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; pass one class index per row, shape ({n},)")
     check_same_length(name, array, n, other)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; pass integers from 0 to {c - 1} ({name}.astype(int))")
+
+
+def check_index_range(array: Any, c: int, name: str = "y") -> None:
+    """Raise unless all integers of `array` (n,), on any device, are in [0, c); waits for the device.
+
+    Call it before the integers are narrowed: as int32, 2^32 would be class 0.
+    """
+    wrong = (array < 0) | (array >= c)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{name}[{row}] is {int(array[row])}, but there are {c} classes; class indices go from 0 to {c - 1}"
+        )
 
 
 def _as_labels(y: Any, name: str, wanted: str = "one label per row") -> Array:

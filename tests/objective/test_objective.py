@@ -340,6 +340,7 @@ BAD_LABELS = {
     "not whole": (np.zeros(4), TypeError, "labels has dtype float64; pass integers from 0 to 2"),
     "no such class": (np.array([0, 1, 3, 4]), ValueError, r"labels\[2\] is 3, but there are 3 classes"),
     "negative": (np.array([0, 1, 2, -1]), ValueError, r"labels\[3\] is -1, but there are 3 classes"),
+    "class 0 in 32 bits": (np.array([0, 2**32, 1, 2]), ValueError, r"labels\[1\] is 4294967296, but there are 3 clas"),
 }
 
 

@@ -168,6 +168,9 @@ class ndarray:  # noqa: N801
         state.synchronisations += 1
         return float(self._host)
 
+    def __int__(self) -> int:
+        return int(self._host)
+
     def __bool__(self) -> bool:
         state.synchronisations += 1
         return bool(self._host)
@@ -207,6 +210,14 @@ class ndarray:  # noqa: N801
         """NumPy's function of this name."""
         return ndarray._from(self._host.max(axis=axis))
 
+    def any(self) -> ndarray:
+        """NumPy's function of this name."""
+        return ndarray._from(self._host.any())
+
+    def argmax(self) -> ndarray:
+        """NumPy's function of this name."""
+        return ndarray._from(self._host.argmax())
+
     def __abs__(self) -> ndarray:
         return ndarray._from(abs(self._host))
 
@@ -232,7 +243,7 @@ def _in_place(name: str) -> Any:
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "lshift"):
+for _name in ("add", "sub", "mul", "truediv", "matmul", "lshift", "or"):
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
     setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
     setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))

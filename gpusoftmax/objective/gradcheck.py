@@ -26,12 +26,13 @@ class GradientRecord:
     coordinate : tuple
         ("W", feature, class) or ("b", class). If W is (d, K, c), the model's index comes before the class.
     numeric, analytic : float
-        (f(w + h) - f(w - h)) / (2 h), and the result of loss_and_gradient.
+        The derivative of the objective f with respect to this coordinate w: (f(w + h) - f(w - h)) / (2 h), with all
+        other coordinates fixed, and the result of `loss_and_gradient`.
     relative_error : float
-        |numeric - analytic| / (|numeric| + |analytic|); 0 where the two differ by no more than the rounding error of a
-        difference of losses, 2 eps |f| / h.
+        |numeric - analytic| / (|numeric| + |analytic|); 0 where the two differ by no more than 2 eps |f| / h, the
+        rounding error of `numeric` (eps is that of float64).
     near_kink : bool
-        Whether a hinge's margin changes sign within the step; then the two may differ although both are right.
+        Whether a hinge's margin may change its sign within the step; then the two may differ although both are right.
     """
 
     coordinate: tuple[Any, ...]
@@ -63,18 +64,19 @@ def gradient_check(
 
         numeric = (f(w + h e) - f(w - h e)) / (2 h)
 
-    Everything is computed in float64, whatever the type of X: with h = 1e-5, float32 would compare rounding errors.
+    where w holds all numbers of W and b, and e is 1 at the coordinate and 0 elsewhere. Everything is computed in
+    float64, whatever the type of X: with h = 1e-5, float32 would compare rounding errors.
 
     Parameters
     ----------
     X, y, W, b, l2, loss, sample_weight, shift, scale, penalize_intercept, backend, n_threads
-        See `loss_and_gradient`.
+        See `loss_and_gradient`; arrays must be on the host.
     n_checks : int
-        How many coordinates to check, drawn without replacement; all of them if there are fewer.
+        At least 1: how many coordinates to check, drawn without replacement; all of them if there are fewer.
     h : float
-        Step of the differences.
+        Step of the differences, greater than 0.
     seed : int
-        Seed of the draw.
+        Seed of the draw, not negative.
 
     Returns
     -------
@@ -83,7 +85,11 @@ def gradient_check(
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError
+        `n_checks`, `h` or `seed` is out of range, or see `loss_and_gradient`.
+    TypeError
+        `n_checks` or `seed` is not an integer, or `h` is not a number, or see `loss_and_gradient`.
+    MemoryError, BackendUnavailableError
         See `loss_and_gradient`.
 
     Examples
@@ -98,8 +104,7 @@ def gradient_check(
     check_loss(loss)
     X = widen(check_features(X))
     weights, bias, single = check_coefficients(W, b, X.shape[1])
-    weights, bias = np.array(weights, np.float64), np.array(bias, np.float64)
-    weights, bias = weights.copy(), bias.copy()  # they are changed below, and may be the caller's own arrays
+    weights, bias = np.array(weights, np.float64), np.array(bias, np.float64)  # copies, since they are changed below
     options: dict[str, Any] = {
         "l2": l2, "loss": loss, "sample_weight": sample_weight, "shift": shift, "scale": scale,
         "penalize_intercept": penalize_intercept, "backend": backend, "n_threads": n_threads,
@@ -111,8 +116,8 @@ def gradient_check(
     _, dW, db = loss_and_gradient(X, y, weights, bias, **options)
     labels = np.asarray(y)
     shift, scale = check_shift_and_scale(shift, scale, X.shape[1])
-    folded = (X - (0.0 if shift is None else shift)) / (1.0 if scale is None else scale)
-    scores = reference.scores(folded, weights, bias)
+    scaled = (X - (0.0 if shift is None else shift)) / (1.0 if scale is None else scale)
+    scores = reference.scores(scaled, weights, bias)
     total = weights.size + bias.size
     records = []
     for flat in np.random.default_rng(seed).choice(total, min(n_checks, total), replace=False):
@@ -128,11 +133,11 @@ def gradient_check(
         numeric, analytic = float(above - below) / (2 * h), float(gradient[index])
         size, difference = abs(numeric) + abs(analytic), abs(numeric - analytic)
         noise = 2 * np.finfo(np.float64).eps * abs(float(above)) / h
-        reach = h * np.abs(folded[:, index[0]]) if name == "W" else np.full(len(X), h)
-        place = tuple(int(i) for i in index)
+        reach = h * np.abs(scaled[:, index[0]]) if name == "W" else np.full(len(X), h)
+        position = tuple(int(i) for i in index)
         records.append(
             GradientRecord(
-                coordinate=(name, *(place[:-2] + place[-1:] if single else place)),
+                coordinate=(name, *(position[:-2] + position[-1:] if single else position)),
                 numeric=numeric,
                 analytic=analytic,
                 relative_error=difference / size if difference > noise else 0.0,
@@ -143,7 +148,11 @@ def gradient_check(
 
 
 def _crosses_a_kink(z: Array, labels: Array, j: int, reach: Array) -> bool:
-    """Whether a margin z_i - z_y + 1 changes its sign if the scores of class j move by up to `reach` (n,)."""
+    """Whether a margin z_m - z_y + 1, m != y, of a row may change its sign if the row's z_j moves by up to `reach`.
+
+    z (n, c) are the scores, `labels` (n,) the classes y, and `reach` (n,) a distance for each row. All margins of a row
+    depend on z_j if j is its label, else only that of class j.
+    """
     rows = np.arange(len(z))
     margins = z - z[rows, labels][:, None] + 1.0
     margins[rows, labels] = np.inf

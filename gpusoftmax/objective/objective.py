@@ -2,9 +2,12 @@
 
     f_k(W, b) = (1 / S_k) sum_i s_ik loss(x_i W_k + b_k, y_i)  +  (l2_k / 2) ||W_k||^2,     S_k = sum_i s_ik
 
+Here x_i are the shifted and scaled features. The formula leaves out three things: the factors r_p of the penalty (see
+`penalties`), the linear term of soft labels (see `soft_labels`), and `Objective.total`, which replaces S if given.
+
 Shapes: X (n, d); y (n,) class indices in [0, c); W (d, K, c), so that W.reshape(d, K*c) can enter a matrix product;
-b (K, c); s (n,) or (n, K) weights >= 0; l2 (K,). The loss is a mean, in nats for softmax. The intercepts are penalised
-only on request; they are then part of the norm. dW and db have the shapes of W and b.
+b (K, c); weights s (n_stored, K), not negative, for all stored rows; l2 (K,). The loss is a mean, in nats for softmax.
+The intercepts are penalised only on request; they are then part of the norm. dW and db have the shapes of W and b.
 """
 
 from __future__ import annotations
@@ -24,17 +27,18 @@ from gpusoftmax.penalties import L2
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The objective of K models at one point.
+    """The objective of K models at one point, over all selected rows or estimated from a minibatch.
 
-    All arrays are on the device, whose queued work may not have finished yet.
+    All arrays are on the device; a GPU may still be computing them.
 
     Attributes
     ----------
     value, loss : ndarray of float64, (K,)
         The objective with the penalty, and the mean loss without it.
     accuracy : ndarray of float64, (K,)
-        In [0, 1].
-    dW, db : ndarray, (d, K, c) and (K, c)
+        Weighted fraction of the rows that are classified correctly. That of a minibatch is an unbiased estimate, which
+        may exceed 1.
+    dW, db : ndarray of the type of the computation, (d, K, c) and (K, c)
         The gradient of `value`.
     """
 
@@ -54,7 +58,9 @@ class LinearTerm:
     Attributes
     ----------
     T : ndarray of float64, (d, K, c)
+        Coefficients of the weights W of the scaled features.
     t : ndarray of float64, (K, c)
+        Coefficients of the intercepts.
     """
 
     T: Array
@@ -74,23 +80,24 @@ class Objective:
     ----------
     features : Features
         The rows to train on, with shift and scale.
-    labels : ndarray of int32
+    labels : ndarray of int32, (n_stored,)
         Class indices of all stored rows.
     n_classes : int
         c.
-    weights : ndarray, (stored rows, K), or None
-        s; None means all ones.
+    weights : ndarray of the type of the computation, (n_stored, K), or None
+        s, for all stored rows; None means all ones.
     penalty : L2
-        One strength for each model, which gives K. Its factors express the user's penalty in the coordinates of the
-        scaled features.
+        The penalty of each model; the number of its strengths is K. Its factors express the user's penalty in the
+        coordinates of the scaled features.
     loss : Loss
+        The loss of a row, one of `losses.LOSSES`.
     fit_intercept : bool
-        If false, db is zero.
+        Whether the intercepts are trained; if not, db is zero.
     linear_term : LinearTerm, optional
         Added to the objective and to the loss; in the coordinates of the scaled features.
     total : ndarray of float64, (K,), optional
-        S, if it is not the sum of these weights. For rows that are part of a stream it is n times the stream's mean
-        weight.
+        S, if it is not the sum of the weights of the selected rows. For rows that are part of a stream it is n times
+        the mean weight of the stream.
     """
 
     features: Features
@@ -144,7 +151,7 @@ class Objective:
         )
 
     def weight_sums(self) -> Array:
-        """Sums of the weights over the selected rows, S (K,)."""
+        """S (K,), float64: `total` if it is given, else the sums of the weights over the selected rows."""
         if self.total is not None:
             return self.total
         if self.weights is None:
@@ -153,30 +160,31 @@ class Objective:
         return (self.weights if rows is None else self.weights[rows]).sum(axis=0, dtype=np.float64)
 
     def value_at_zero(self) -> float:
-        """Objective at W = 0 and b = 0, which is the same for all models."""
+        """Objective at W = 0 and b = 0, the same for all models; holds if S is the sum of the weights."""
         return self.loss.at_zero(self.n_classes)
 
     @np.errstate(over="ignore", invalid="ignore")  # the caller sees a non-finite loss instead of a warning
     def value_and_gradient(
-        self, W: Array, b: Array, rows: Array | None = None, sums: Array | None = None
+        self, W: Array, b: Array, rows: Array | None = None, weight_sums: Array | None = None
     ) -> Evaluation:
-        """Evaluate the objective in one pass over the rows, or over a minibatch B given by its row numbers.
+        """Evaluate the objective in one pass over the selected rows, or over a minibatch B of |B| rows.
 
-        A minibatch's gradient is n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate of the full gradient. The
-        linear term covers all rows and so adds no noise. Callers that evaluate often can pass `weight_sums()` as
-        `sums`.
+        `rows` (|B|,), int64, are the numbers of the minibatch's rows among all stored rows. With g_i for the gradient
+        of row i's loss, the loss of a minibatch has the gradient n / (|B| S) sum_{i in B} s_i g_i, an unbiased estimate
+        of that over all n selected rows. The linear term covers all rows and so adds no noise. Callers that evaluate
+        often can pass the result of `weight_sums()`, so that it is not computed again.
         """
         features = self.features
         W_folded, b_folded = features.fold(W, b)
         losses, correct, dW, db = features.gradient(self.labels, W_folded, b_folded, self.weights, self.loss.code, rows)
-        fraction = 1.0 / (self.weight_sums() if sums is None else sums)
+        row_scale = 1.0 / (self.weight_sums() if weight_sums is None else weight_sums)
         if rows is not None:
-            fraction = fraction * (features.n / len(rows))
-        factor = fraction.astype(features.dtype)[:, None]
-        dW *= factor
-        db *= factor
+            row_scale = row_scale * (features.n / len(rows))
+        row_scale_in_type = row_scale.astype(features.dtype)[:, None]
+        dW *= row_scale_in_type
+        db *= row_scale_in_type
         dW = features.unfold(dW, db)
-        loss = losses * fraction
+        loss = losses * row_scale
         if self.linear_term is not None:
             dW += self.linear_term.T
             db += self.linear_term.t
@@ -184,20 +192,26 @@ class Objective:
         self.penalty.add_gradient(W, b, dW, db)
         if not self.fit_intercept:
             db[:] = 0
-        return Evaluation(loss + self.penalty.value(W, b), loss, correct * fraction, dW, db)
+        return Evaluation(loss + self.penalty.value(W, b), loss, correct * row_scale, dW, db)
 
     def sgd_steps(
-        self, W: Array, b: Array, velocity: Any, batches: list[Any], sums: Array, rates: Array, momentum: Array,
+        self, W: Array, b: Array, velocity: Any, batches: list[Any], weight_sums: Array, rates: Array, momentum: Array,
         nesterov: bool,
     ) -> tuple[Array, Array] | None:  # fmt: skip
-        """Take several SGD steps in one call, or return None if the backend cannot; see `operations.SgdStretch`."""
+        """Take several SGD steps in one call, or do nothing and return None; see `operations.SgdStretch`.
+
+        W (d, K, c), b (K, c) and `velocity`, a pair of arrays of these shapes or None, are updated in place. There is
+        one batch of row numbers, int64, for each step; None means all selected rows. `weight_sums` (K,) is the result
+        of `weight_sums()`, `rates` are (steps, K) and `momentum` is (K,). Returns totals (3, K) and the objectives (K,)
+        of the first step.
+        """
         features, term = self.features, self.linear_term
         steps = SgdSteps(
             n=features.n,
             shift=features.shift,
             scale=features.scale,
             penalty=self.penalty,
-            weight_sums=sums,
+            weight_sums=weight_sums,
             rates=rates,
             momentum=momentum,
             nesterov=nesterov,
@@ -207,7 +221,7 @@ class Objective:
         return features.sgd_steps(self.labels, W, b, self.weights, self.loss.code, velocity, batches, steps)
 
     def losses(self, W: Array, b: Array) -> tuple[Array, Array]:
-        """Mean loss (K,) without the penalty, and accuracy (K,), both weighted by s."""
+        """Mean loss (K,) without the penalty, and accuracy (K,), both weighted by s and float64."""
         W_folded, b_folded = self.features.fold(W, b)
         losses, correct = self.features.losses(self.labels, W_folded, b_folded, self.weights, self.loss.code)
         sums = self.weight_sums()

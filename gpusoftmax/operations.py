@@ -19,15 +19,17 @@ class Operations(Protocol):
 
     Arrays are on the backend's device. X (n, d) is float64, float32, float16, bfloat16 (as bits in uint16) or uint8,
     with any strides; W (d, K, c) and b (K, c) are float64 for float64 X, else float32; labels (n,) are int32 in [0, c);
-    weights (n, K) have the type of W, or are None for all ones; loss is the code of one of `losses.LOSSES`. Sums are
-    over rows, not means; losses and correct counts are float64. `rows` are int64 indices of the rows of X to use, in
-    that order; None means all rows. Labels and weights always cover all rows. Arguments are not checked.
+    weights (n, K) have the type of W, or are None for all ones; loss is the code of one of `losses.LOSSES`. `rows` (m,)
+    are int64 indices of the rows of X to use, in that order; None means all rows, and then m is n. Labels and weights
+    always cover all n rows. Losses, correct counts and gradients are sums over the rows used, not means; losses and
+    correct counts are float64, other results have the type of W unless something else is said. Arguments are not
+    checked, except that the `row_loss` of CUDA checks the labels.
     """
 
     def linear_gradient(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, rows: Any = None
     ) -> tuple[Any, Any, Any, Any]:
-        """Compute losses, correct counts and gradients in one pass over X, or over `rows`.
+        """Compute losses, correct counts and gradients in one pass over the rows used.
 
         Returns losses (K,) = sum_i s_ik loss_ik; correct (K,) = sum of s_ik over the rows whose largest score (the
         first, if several are equal) is the target's; dW (d, K, c) = sum_i s_ik x_i g_ik; db (K, c) = sum_i s_ik g_ik.
@@ -40,36 +42,50 @@ class Operations(Protocol):
         """Compute only the losses and correct counts of `linear_gradient`."""
 
     def linear_scores(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
-        """Scores (n, K, c) = x_i W_k + b_k. On the CPU a row's bits do not depend on the rows after it."""
+        """Scores (m, K, c) = x_i W_k + b_k.
+
+        On the CPU a row's scores are the same to the last bit whatever rows follow.
+        """
 
     def linear_probabilities(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
-        """Softmax of each row's scores, (n, K, c)."""
+        """Softmax of each row's scores, (m, K, c)."""
 
     def linear_best(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
-        """Index of the first class with the largest score, (n, K) int32; -1 if NaN or infinite scores leave none."""
+        """Index of the first class with the largest score, (m, K) int32.
+
+        It is -1 if a score of the row is NaN or the largest is infinite.
+        """
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
-        """Replace scores Z (m, K, c) by s_ik g_ik; returns losses (K,) and correct (K,) as in `linear_gradient`."""
+        """Replace the scores Z by s_ik g_ik; returns losses (K,) and correct (K,) as in `linear_gradient`.
+
+        Z (m, K, c) is float32 or float64 and C-contiguous. There are labels (m,) and weights (m, K), in the type of Z
+        or None, for exactly its rows.
+        """
 
     def column_moments(self, X: Any, weights: Any, rows: Any = None, origin: int | None = None) -> tuple[Any, Any]:
-        """Weighted mean (d,) and variance (d,) of the columns of X, float64; weights (n,) or None.
+        """Weighted mean (d,) and variance (d,) of the columns of X over the rows used, float64; weights (n,) or None.
 
-        The features of one row are subtracted before squaring, so that the digits do not cancel. It is the first row,
-        or the row with the number `origin` in X, for callers whose first row has almost no weight.
+        Before squaring, the features of one row are subtracted, so that the digits do not cancel. That is row `origin`
+        of X, or by default the first of the rows used, which is a poor choice if it has almost no weight.
         """
 
     def label_sums(
         self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None
     ) -> tuple[Any, Any]:
-        """Sum the differences between hard and soft labels over the rows, with and without the features; in float64.
+        """Sum the differences between hard and soft labels over the rows used, with and without the features.
 
-        Returns sum_i s_i x_i (e_{y_i} - p_i)', (d, c), and sum_i s_i (e_{y_i} - p_i), (c,), where
-        p_ij = P_ij w_j / sum_k P_ik w_k, with proportions P (n, c), of any floating type and strides, and class_weight
-        w (c,), float64. Without proportions (None), p_ij is 1 / c. The weights s (n,) must be 0 where a row's P w is 0.
+        Returns sum_i s_i x_i^T (e_{y_i} - p_i), (d, c), and sum_i s_i (e_{y_i} - p_i), (c,), in float64. e_y (c,)
+        is 1 at class y and 0 elsewhere, and p_ij = P_ij w_j / sum_k P_ik w_k, with proportions P (n, c), of any
+        floating type and strides, and class_weight w (c,), float64. If proportions is None, p_ij is 1 / c. The weights
+        are s (n,), and must be 0 for rows whose sum over P w is 0.
         """
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
-        """Upper limit on the bytes that `linear_gradient` takes for n rows, with its results but without X and W."""
+        """Upper bound on the memory, in bytes, that `linear_gradient` takes for n rows of X in the type `dtype`.
+
+        It includes the results, but not X and W.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,16 +95,21 @@ class SgdSteps:
     Attributes
     ----------
     n : int
-        Number of rows of the data.
+        Number of rows to train on. The sums over a minibatch of m rows are multiplied by n / m.
     shift, scale : ndarray of float64, (d,), or None
-        Shift and scale of the features.
+        Shift and scale of the features; None means none. W and b belong to the scaled features.
     penalty : L2
+        The penalty of each model.
     weight_sums : ndarray of float64, (K,)
-        Sums of the weights over all rows.
-    rates : ndarray, (steps, K)
+        What the weighted sums over all n rows are divided by; see `objective.Objective.weight_sums`.
+    rates : ndarray of the type of W, (steps, K)
         Learning rates of the steps.
-    momentum : ndarray, (K,)
-    nesterov, fit_intercept : bool
+    momentum : ndarray of the type of W, (K,)
+        Momentum of each model: the part of the velocity that a step keeps. Not used without a velocity.
+    nesterov : bool
+        Whether the momentum is Nesterov's.
+    fit_intercept : bool
+        Whether the intercepts are trained; if not, b does not change.
     linear_term : pair of ndarray of float64, (d, K, c) and (K, c), or None
         T and t of `objective.LinearTerm`.
     """
@@ -115,17 +136,19 @@ class SgdSteps:
 
 
 class SgdStretch(Protocol):
-    """An optional capability of a backend: several SGD steps in one call.
+    """An optional capability of a backend: stretches of SGD.
 
-    It helps if steps are so short that calling them one by one would take most of the time.
+    A stretch is several minibatch steps taken in one call; it helps where steps are so short that the overhead of
+    separate calls would dominate.
     """
 
     def sgd_steps(
         self, X: Any, labels: Any, W: Any, b: Any, weights: Any, loss: int, velocity: Any, batches: Any, steps: SgdSteps
     ) -> tuple[Any, Any] | None:
-        """Take one step for each batch (row indices, or None for all rows); if steps are long, do nothing, return None.
+        """Take one step for each batch; if the steps are long, do nothing and return None.
 
-        W, b and velocity (a pair of arrays of the same shapes, or None) are updated in place. Returns totals (3, K),
-        the sums over the batches of the values, losses and accuracies of `Objective.value_and_gradient`, each times the
-        batch's number of rows; and the values (K,) of the first step. The other arguments are those of `Operations`.
+        A batch holds int64 indices of rows, or is None for all rows. W, b and velocity (a pair of arrays of the same
+        shapes, or None) are updated in place. Returns totals (3, K), the sums over the batches of the values, losses
+        and accuracies of `Objective.value_and_gradient`, each times the batch's number of rows; and the values (K,) of
+        the first step; both are float64. The other arguments are those of `Operations`.
         """

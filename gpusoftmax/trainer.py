@@ -19,32 +19,38 @@ from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Solver, StopReason
 
-DIVERGED = 10.0  # diverged: the objective exceeds this many times that of zero weights and that of the start
+# A model has diverged if its objective is not finite, or more than this many times the larger of two others: its
+# objective at the start, and that of zero weights.
+DIVERGENCE_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """One entry of the history, written after each pass over the data.
+    """One entry of the history, written after each pass over the data, and at the end.
 
-    For several models side by side, each measure is an array (K,).
+    A pass of L-BFGS evaluates one trial point for each model. Measures are numbers for one model, and arrays for K
+    models side by side.
 
     Attributes
     ----------
     passes : float
-        Passes over the data so far.
+        Passes over the data so far; for L-BFGS including those for preconditioners.
     step : int
-        Solver steps so far.
-    objective, loss, accuracy
-        Training objective (with penalty), loss (in nats for softmax) and accuracy in [0, 1]. They are means over the
-        rows of the pass, each row measured with the weights at the time.
-    validation_loss, validation_accuracy
+        SGD: minibatches so far. L-BFGS: evaluations of the objective so far, one at the start and one for each trial
+        point.
+    objective, loss, accuracy : float, or ndarray of float64, (K,)
+        Training objective (with penalty), loss (without it, in nats for softmax) and accuracy. SGD: means over the rows
+        of the pass, each row measured before the update that used it. L-BFGS: at the weights with the lowest objective
+        so far.
+    validation_loss, validation_accuracy : float, or ndarray of float64, (K,), or None
         Loss and accuracy on the validation set after the pass; None without a validation set.
-    learning_rate
-        Learning rate of the last step.
+    learning_rate : float, or ndarray of float64, (K,)
+        SGD: learning rate of the last step. L-BFGS: length of the last step, relative to the full step.
     seconds : float
-        Time since training started.
+        Time from the start of training to the end of the pass, before its validation.
     rows_per_second : float
-        Speed of this pass.
+        Rows of the pass, divided by the time since the end of the pass before. That time includes the validation and
+        the callbacks in between; for the first pass it includes the preparations of the solver.
     """
 
     passes: float
@@ -69,7 +75,7 @@ class Record:
         return asdict(self)
 
     def for_model(self, k: int) -> Record:
-        """Extract the record of one of several models.
+        """Extract the record of one of several models; passes, steps, seconds and speed remain those of all.
 
         Parameters
         ----------
@@ -95,9 +101,12 @@ class TrainResult:
 
     Attributes
     ----------
-    W, b : ndarray
-        Weights (d, K, c) of the scaled features and intercepts (K, c). If there is a validation set, or if training was
-        interrupted or diverged, they are the best ones found; else the last ones.
+    W, b : ndarray of float32 or float64, the type of the computation
+        Weights (d, K, c) of the scaled features and intercepts (K, c), on the device. If there was a validation set, or
+        if training was interrupted or all models diverged, each model has the weights that it had after the pass with
+        its smallest validation loss or, without a validation set, its smallest training objective. Otherwise they are
+        the final weights of the solver. Where no pass was recorded, they are the last ones if training was interrupted,
+        and those of the start if all models diverged.
     history : list of Record
         One record for each pass.
     reason : StopReason
@@ -105,9 +114,9 @@ class TrainResult:
     passes : float
         Passes over the data.
     step : int
-        Solver steps.
+        Steps of the solver, counted as in `Record`.
     reasons : list of StopReason
-        Why the training of each model ended; some may end before others.
+        Why the training of each of the K models ended; some may end before others.
     gradient_norm : ndarray of float64, (K,), or None
         Largest absolute entry of the gradient at the last weights; None if the solver does not compute it.
     iterations : ndarray of int, (K,), or None
@@ -131,7 +140,18 @@ class TrainResult:
     measured: tuple[Array, Array] | None = None
 
     def for_model(self, k: int) -> TrainResult:
-        """Extract the result of one of several models; passes, steps and seconds remain those of all."""
+        """Extract the result of one of several models; passes, steps and seconds remain those of all.
+
+        Parameters
+        ----------
+        k : int
+            Index of the model, from 0.
+
+        Returns
+        -------
+        TrainResult
+            The result, whose arrays and list of reasons hold one model.
+        """
         return replace(
             self,
             W=self.W[:, k : k + 1],
@@ -149,21 +169,34 @@ class Progress(Protocol):
     """A display of the progress of training."""
 
     def update(self, passes: float, total: float, record: Record | None) -> None:
-        """Show progress; called after each stretch. `record` belongs to the last complete pass."""
+        """Show progress; called after each call of `Solver.step`.
+
+        `total` is the number of passes if the solver takes all its steps. `record` is the last one of the history, None
+        before the first.
+        """
 
     def close(self) -> None:
         """Finish the display; called once at the end, even if training failed."""
 
 
 class EarlyStopping:
-    """A callback that ends training once the validation loss has stopped falling.
+    """Ends training once the validation loss has stopped falling; passed among the callbacks.
+
+    Of several models side by side, progress of any one counts.
 
     Parameters
     ----------
     patience : int
-        Number of passes without progress after which training ends.
+        Number of passes in a row without progress after which training ends; at least 1.
     tol : float
-        The loss has to fall by more than this (nats for softmax) to count as progress.
+        The loss has to fall by more than this (nats for softmax) to count as progress; not negative.
+
+    Raises
+    ------
+    ValueError
+        `patience` or `tol` is out of range.
+    TypeError
+        `patience` is not a whole number, or `tol` not a number.
     """
 
     def __init__(self, patience: int = 10, tol: float = 1e-4) -> None:
@@ -175,14 +208,15 @@ class EarlyStopping:
         Returns
         -------
         callable
-            Takes the `Record` of each pass and returns whether to stop. Raises ValueError without a validation set.
+            Takes the `Record` of each pass and returns whether to stop. It raises ValueError if the record has no
+            validation loss.
         """
-        watch = _Plateau(self.patience, self.tol)
+        has_stalled = _Plateau(self.patience, self.tol)
 
         def stop(record: Record) -> bool:
             if record.validation_loss is None:
                 raise ValueError("EarlyStopping needs a validation set; pass validation=(X, y) to fit")
-            return watch(record.validation_loss)
+            return has_stalled(record.validation_loss)
 
         return stop
 
@@ -191,7 +225,7 @@ Callback = Callable[[Record], Any] | EarlyStopping
 
 
 class _Plateau:
-    """Callable that returns True once no model's value has fallen by more than tol in `patience` values."""
+    """A function of each pass's values, () or (K,): True once none has fallen by more than tol in `patience` passes."""
 
     def __init__(self, patience: int, tol: float) -> None:
         self.patience, self.tol, self.since = patience, tol, 0
@@ -199,7 +233,7 @@ class _Plateau:
 
     def __call__(self, value: Any) -> bool:
         progress = np.asarray(value) < np.asarray(self.best) - self.tol
-        self.best = np.where(progress, value, self.best)  # kept until then, so that small decreases add up
+        self.best = np.where(progress, value, self.best)  # kept without progress, so that small decreases add up
         self.since = 0 if progress.any() else self.since + 1
         return self.since >= self.patience
 
@@ -211,6 +245,7 @@ class _Best:
         self.W, self.b, self.value = W.copy(), b.copy(), np.full(W.shape[1], np.inf)
 
     def offer(self, value: Array, W: Array, b: Array) -> None:
+        """Copy the weights of the models whose value (K,) is smaller than all before; NaN is not."""
         for k in np.flatnonzero(value < self.value).tolist():
             self.W[:, k], self.b[k], self.value[k] = W[:, k], b[k], value[k]
 
@@ -219,8 +254,8 @@ class _Best:
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Catch the first Ctrl-C and yield a function that tells whether it was pressed; a second one quits at once.
 
-    In other threads than the main one, which may not set handlers, and if the program has a handler of its own, Ctrl-C
-    is left alone.
+    Ctrl-C is left alone if the program has a handler of its own, and in threads other than the main one, since only the
+    main thread may set handlers.
     """
     pressed = False
 
@@ -228,7 +263,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         nonlocal pressed
         pressed = True
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on Ctrl-C raises KeyboardInterrupt
-        log.warning("interrupted: stopping after this stretch; press Ctrl-C again to quit at once")
+        log.warning("interrupted: finishing the current step; press Ctrl-C again to quit at once")
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -251,7 +286,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Run a solver to its end, or until a callback, a validation set or Ctrl-C stops it.
+    """Run a solver to its end, or until a callback or Ctrl-C stops it.
+
+    A validation set alone does not stop it; that takes an EarlyStopping among the callbacks.
 
     Parameters
     ----------
@@ -260,37 +297,44 @@ def train(
     solver : Solver
         The solver to run.
     W, b : ndarray
-        The start, (d, K, c) and (K, c); not changed.
+        The start, (d, K, c) and (K, c), in the type of the computation and on the device of the objective; not changed.
     validation : Objective, optional
-        Evaluated after each pass; the weights with the smallest validation loss are returned.
+        Evaluated after each pass; each model then gets the weights with its smallest validation loss.
     callbacks : sequence
         Functions that are called with the Record of each pass and end training by returning True; or EarlyStopping.
     progress : Progress, optional
-        Updated after each stretch.
+        Updated after each step of the solver, and closed at the end.
 
     Returns
     -------
     TrainResult
+        The weights, the history, and why training ended.
 
     Raises
     ------
     DivergenceError
         The objective of every model became non-finite or far too large; the error carries the result so far.
     ValueError
-        The loss became non-finite because X holds NaN or infinity; names the first row and column.
+        The objective of every model became non-finite or far too large, and X holds NaN or infinity; or a validation
+        loss is not finite, and the validation X holds them. The message names the first row and column. Or there is an
+        EarlyStopping, but no validation set.
     """
     started = time.perf_counter()
     history: list[Record] = []
-    watchers = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
+    functions = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
     totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
     reason = StopReason.RUNNING
 
     def result(reason: StopReason, W: Array, b: Array) -> TrainResult:
+        """The result with these weights; models that are still being trained end for `reason`."""
         seconds = time.perf_counter() - started
         reasons = [each or reason for each in state.reasons]
-        of_models = state.gradient_norm, state.iterations
+        # without a gradient norm, value and loss are means over minibatches, not those at W and b
         measured = (state.value, state.loss) if W is state.W and state.gradient_norm is not None else None
-        return TrainResult(W, b, history, reason, state.passes, state.step, reasons, *of_models, seconds, measured)
+        return TrainResult(
+            W, b, history, reason, state.passes, state.step, reasons, state.gradient_norm, state.iterations, seconds,
+            measured,
+        )  # fmt: skip
 
     try:
         state, best = solver.init(objective, W, b), _Best(W, b)
@@ -300,12 +344,12 @@ def train(
                     state = solver.step(objective, state)
                 measured = np.stack([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
-                limit = DIVERGED * np.maximum(state.start, objective.value_at_zero())
-                lost = ~(np.isfinite(state.value) & (state.value <= limit)) & np.array(
-                    [each != StopReason.DIVERGED for each in state.reasons]
-                )
-                if lost.any():
-                    solver.give_up(state, lost)
+                limit = DIVERGENCE_FACTOR * np.maximum(state.start, objective.value_at_zero())
+                # models that were given up before keep their values, and are not given up again
+                known = np.array([each == StopReason.DIVERGED for each in state.reasons])
+                diverged = ~(np.isfinite(state.value) & (state.value <= limit)) & ~known
+                if diverged.any():
+                    solver.give_up(state, diverged)
                     if all(each == StopReason.DIVERGED for each in state.reasons):
                         objective.features.check_finite("X")
                         raise DivergenceError(
@@ -319,7 +363,7 @@ def train(
                     monitored = record.objective if validation is None else record.validation_loss
                     best.offer(np.atleast_1d(monitored), state.W, state.b)
                     log.debug("%s", record)
-                    stops = [watch(record) for watch in watchers]  # all are called, even if an earlier one stops
+                    stops = [function(record) for function in functions]  # all are called, even if an earlier one stops
                     if any(stops):
                         first = callbacks[[bool(stop) for stop in stops].index(True)]
                         early = isinstance(first, EarlyStopping)
@@ -338,7 +382,13 @@ def train(
 
 
 def _record(state: Any, means: Array, speed: float, seconds: float, validation: Objective | None) -> Record:
+    """Evaluate the validation set, and make the record of a pass.
+
+    `means` (3, K) are the means of objective, loss and accuracy over the pass; `speed` is in rows per second.
+    """
+
     def plain(values: Array) -> Any:
+        """A number for one model, else a copy of the values (K,), since solvers update theirs in place."""
         return float(values[0]) if len(values) == 1 else values.copy()
 
     measured = (None, None)

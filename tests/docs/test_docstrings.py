@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import re
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gpusoftmax
 
+CALLED_BY_US = ("Backend.", "LBFGS.", "SGD.")  # users pass these objects on; their methods have a summary only
 SECTIONS = ("Parameters", "Returns", "Yields", "Raises", "Attributes", "Notes", "Examples", "See Also", "References")
 
 
@@ -50,11 +53,29 @@ def public(owner: type) -> dict[str, Any]:
     return {plain(value).__qualname__: value for value in members if inspect.isfunction(plain(value))}
 
 
-CLASSES = {name: value for name in gpusoftmax.__all__ if inspect.isclass(value := getattr(gpusoftmax, name))}
-FUNCTIONS = {name: value for name in gpusoftmax.__all__ if inspect.isfunction(value := getattr(gpusoftmax, name))}
+def has_a_page_too() -> list[str]:
+    """The names in ALSO of docs/hooks.py, which is not imported, since that takes MkDocs."""
+    tree = ast.parse((Path(__file__).resolve().parents[2] / "docs/hooks.py").read_text(encoding="utf-8"))
+    targets = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return list(ast.literal_eval(targets["ALSO"]))
+
+
+def imported(place: str) -> Any:
+    """What a name such as "trainer.TrainResult" stands for."""
+    module, _, name = place.rpartition(".")
+    return getattr(importlib.import_module(f"gpusoftmax.{module}"), name)
+
+
+PUBLIC = {name: getattr(gpusoftmax, name) for name in gpusoftmax.__all__} | {
+    place.rpartition(".")[2]: imported(place) for place in has_a_page_too()
+}
+CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
+FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
 METHODS = {name: value for owner in CLASSES.values() for name, value in public(owner).items()}
 CALLS: dict[str, Callable[..., Any]] = FUNCTIONS | {
-    name: plain(value) for name, value in METHODS.items() if not isinstance(value, property)
+    name: plain(value)
+    for name, value in METHODS.items()
+    if not isinstance(value, property) and not name.startswith(CALLED_BY_US)
 }
 
 

@@ -305,7 +305,7 @@ def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = n
             f"W has shape {weights.shape}; pass ({d}, classes) or ({d}, models, classes): X has {d} features"
         )
     if weights.shape[-1] < 2:
-        raise ValueError(f"W has shape {weights.shape}, one class; at least two are needed")
+        raise ValueError(f"W has shape {weights.shape}, with one class only; pass at least two columns")
     if bias.shape != weights.shape[1:]:
         raise ValueError(f"b has shape {bias.shape}; for W of shape {weights.shape} pass {weights.shape[1:]}")
     single = weights.ndim == 2

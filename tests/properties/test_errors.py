@@ -231,8 +231,8 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "one class": (LEARNERS, {"y": np.full(ROWS, 4)}, ValueError, "y", "1 class, 4", "at least two classes"),
     "one class of a long name": (FITS, {"y": [LONG] * ROWS}, ValueError, "y", "1 class, 'xx", "at least two classes"),
     "one class in y_train": ([probe], {"y_train": [7] * 48}, ValueError, "y_train", "1 class, 7", "at least two"),
-    "one class in W": (OBJECTIVES, {"W": W[:, :1], "b": B[:1]}, ValueError, "W", "(3, 1)", "at least two are needed"),
-    "one class in logits": ([entropy], {"logits": LOGITS[:, :1]}, ValueError, "logits", "(3, 1)", "at least two are"),
+    "one class in W": (OBJECTIVES, {"W": W[:, :1], "b": B[:1]}, ValueError, "W", "(3, 1)", "pass at least two columns"),
+    "one class in logits": ([entropy], {"logits": LOGITS[:, :1]}, ValueError, "logits", "(3, 1)", "two columns"),
     # empty
     "X empty": (WITH_X, {"X": X[:0]}, ValueError, "X", "(0, 3)", "minimum of 1 is required: X is empty; pass at least"),
     "X without features": (WITH_X, {"X": X[:, :0]}, ValueError, "X", "(12, 0)", "pass at least one column"),

@@ -15,8 +15,6 @@ import gpusoftmax
 pytest.importorskip("mypy")
 pytestmark = pytest.mark.slow
 
-# Unknown keywords of constructors are not among the mistakes: mypy accepts any for a dataclass with an untyped base, as
-# those of scikit-learn are. They are TypeErrors when the program runs.
 # an assert_type that does not hold is an error, and so is a "type: ignore" behind which nothing is wrong
 PROGRAM = """\
 from typing import Any, assert_type
@@ -78,6 +76,7 @@ except g.BackendUnavailableError as unavailable:
 except g.BadFileError as bad:
     assert_type(bad.reason, str)
 
+g.SoftmaxClassifier(learning_rates=0.1)  # type: ignore[call-arg]
 g.SoftmaxClassifier(C="strong")  # type: ignore[arg-type]
 g.sweep(X, y, {"C": [0.1]})  # type: ignore[call-arg]
 g.loss_and_gradient(X, y)  # type: ignore[call-arg]

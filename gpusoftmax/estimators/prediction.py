@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -19,10 +18,25 @@ from gpusoftmax.checks.parameters import check_names
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.read import read_features
 
+if TYPE_CHECKING:
+    # scikit-learn has no types. With a base that is Any, mypy would accept any keyword in a dataclass's constructor.
+    class BaseEstimator:
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        def set_params(self, **params: Any) -> Self: ...
+        def __getstate__(self) -> dict[str, Any]: ...
+        def __setstate__(self, state: dict[str, Any]) -> None: ...
+        # fitted attributes
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    class ClassifierMixin: ...
+else:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+
 Output = Literal["scores", "probabilities", "best"]
 
 
-class LinearPredictor(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearPredictor(ClassifierMixin, BaseEstimator):
     """Methods of a linear classifier that has classes_, coef_ and intercept_, and the parameters backend and
     n_threads."""
 

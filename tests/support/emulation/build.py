@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,8 @@ class Emulated:
 def build(text: str, *, sanitize: bool = False, optimise: str = "-O0", flags: Sequence[str] = ()) -> Emulated:
     """The kernels of a CUDA text, ready to run; built once per text and flags.
 
+    By default nothing is optimised: most kernels take longer to build than to run in a test.
+
     With `sanitize`, under AddressSanitizer and UndefinedBehaviorSanitizer: this process must have been started in
     `sanitizer_environment()`, and ends at the first finding.
     """
@@ -188,14 +190,45 @@ def _load(path: Path, names: tuple[str, ...]) -> Emulated:
 
 
 def _compile(text: str, options: Sequence[str]) -> Path:
-    header = HEADER.read_bytes()
-    key = hashlib.sha256(repr((text, header, COMPILER, options)).encode()).hexdigest()[:32]
-    target = _folder() / f"{key}.so"
-    if target.exists():
-        return target
-    with _locked(target):  # another process of the tests may be building the same text
-        if not target.exists():
-            _run_compiler(text, options, target)
+    def make(target: Path) -> None:
+        unit = target.with_suffix(".cpp")
+        unit.write_text(_unit(text), encoding="utf-8")
+        folders = [f"-I{_precompiled_header(options).parent}", f"-I{HEADER.parent}"]
+        try:
+            _run_compiler(*options, *folders, str(unit), "-o", str(target))
+        finally:
+            unit.unlink(missing_ok=True)
+
+    return _built_once(_folder() / f"{_key(text, options)}.so", make)
+
+
+def _precompiled_header(options: Sequence[str]) -> Path:
+    """Compile cuda_cpu.h for a kernel's options: to read it takes half of the time of a kernel's build."""
+    own = [one for one in options if one != "-shared" and not one.startswith("-Wl")]
+
+    def make(target: Path) -> None:
+        _run_compiler(*own, "-x", "c++-header", str(HEADER), "-o", str(target))
+
+    return _built_once(_folder() / f"{_key(own)}.header" / f"{HEADER.name}.gch", make)
+
+
+def _key(*parts: Any) -> str:
+    """Name in the cache of what is built from these, with this header and this compiler."""
+    return hashlib.sha256(repr((*parts, HEADER.read_bytes(), COMPILER)).encode()).hexdigest()[:32]
+
+
+def _built_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Return a file of the cache; if it is not there, `make` writes it to the path that it is given."""
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        with _locked(target):  # another process of the tests may be building it
+            if not target.exists():
+                unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+                try:
+                    make(unfinished)
+                    os.replace(unfinished, target)
+                finally:
+                    unfinished.unlink(missing_ok=True)
     return target
 
 
@@ -209,35 +242,7 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
-def _run_compiler(text: str, options: Sequence[str], target: Path) -> None:
-    unit, built = target.with_suffix(f".{os.getpid()}.cpp"), target.with_suffix(f".{os.getpid()}.tmp")
-    unit.write_text(_unit(text), encoding="utf-8")
-    try:
-        folders = [f"-I{_precompiled_header(tuple(options))}", f"-I{HEADER.parent}"]
-        _compiler(*options, *folders, str(unit), "-o", str(built))
-        os.replace(built, target)
-    finally:
-        unit.unlink(missing_ok=True)
-        built.unlink(missing_ok=True)
-
-
-def _precompiled_header(options: tuple[str, ...]) -> Path:
-    """The folder with cuda_cpu.h.gch, which takes as long to read as half of a kernel takes to build."""
-    options = tuple(one for one in options if one != "-shared" and not one.startswith("-Wl"))
-    key = hashlib.sha256(repr((HEADER.read_bytes(), COMPILER, options)).encode()).hexdigest()[:32]
-    folder = _folder() / f"{key}.header"
-    target = folder / f"{HEADER.name}.gch"
-    if not target.exists():
-        folder.mkdir(exist_ok=True)
-        with _locked(target):
-            if not target.exists():
-                built = target.with_suffix(f".{os.getpid()}.tmp")
-                _compiler(*options, "-x", "c++-header", str(HEADER), "-o", str(built))
-                os.replace(built, target)
-    return folder
-
-
-def _compiler(*arguments: str) -> None:
+def _run_compiler(*arguments: str) -> None:
     # without the sanitizers' LD_PRELOAD: the compiler would run under it, too
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run([COMPILER, *arguments], capture_output=True, text=True, env=environment)

@@ -169,6 +169,7 @@ class ndarray:  # noqa: N801
         return float(self._host)
 
     def __int__(self) -> int:
+        state.synchronisations += 1
         return int(self._host)
 
     def __bool__(self) -> bool:

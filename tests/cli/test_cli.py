@@ -21,11 +21,10 @@ from gpusoftmax import cli, get_backend, load_model
 from gpusoftmax.progress import Lines
 from gpusoftmax.search.fit_path import PENALTIES
 from tests.support.commands import Result, documented_keys
+from tests.support.marks import on_each_device
 
 COMMANDS = ["train", "sweep", "evaluate", "predict", "info", "gradcheck"]
 SPLITS = ["train_accuracy", "validation_accuracy", "test_accuracy"]
-
-on_each_device = pytest.mark.usefixtures("device")  # on the CPU and on a GPU: "auto" takes it
 
 
 @pytest.fixture(scope="module")

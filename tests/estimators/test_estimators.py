@@ -37,10 +37,10 @@ from gpusoftmax.estimators.solver_choice import choose_solver
 from gpusoftmax.features.read import read_features
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.trainer import TrainResult
+from tests.support.marks import cpu_only, on_each_device
 
 # every test runs on the CPU and on a GPU: "auto" takes it
-pytestmark = pytest.mark.usefixtures("device")
-cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is the CPU's own, and long trainings
+pytestmark = on_each_device
 
 # Full batches at a constant rate are gradient descent with momentum 0.9: along curvature m the error falls by
 # exp(-10 m / L) a pass, at least. On the data below l2 / L is above 2e-3, so 1500 passes leave exp(-30) = 1e-13.

@@ -10,10 +10,10 @@ import pytest
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, SoftmaxClassifierCV
 from gpusoftmax.checks.arrays import check_features
 from tests.support.installed import frames_of
+from tests.support.marks import cpu_only, on_each_device
 
 # every test runs on the CPU and on a GPU: "auto" takes it
-pytestmark = pytest.mark.usefixtures("device")
-cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)
+pytestmark = on_each_device
 
 NAMES = np.array(["ash", "birch", "cedar"])
 ROWS = 40

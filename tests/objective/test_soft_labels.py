@@ -30,6 +30,7 @@ from tests.support.cases import (
     run,
     sha256,
 )
+from tests.support.marks import on_each_device
 
 D, CLASSES = 6, 4
 EXACT = {"tol": 1e-10, "max_iter": 500}
@@ -233,8 +234,6 @@ def test_models_side_by_side_end_at_their_own_optima(backend: Backend) -> None:
 
 # the estimator
 
-on_every_device = pytest.mark.usefixtures("device")
-
 
 @pytest.fixture
 def small(rng: np.random.Generator) -> tuple[Array, Array]:
@@ -294,7 +293,7 @@ def test_the_optimum_of_soft_labels_is_scikit_learns_on_repeated_rows(c: int, sm
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
 
 
-@on_every_device
+@on_each_device
 @pytest.mark.parametrize("smoothing", [0.1, 0.5])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard labels", "soft labels"])
 def test_smoothing_equals_the_soft_labels_that_it_stands_for(
@@ -309,7 +308,7 @@ def test_smoothing_equals_the_soft_labels_that_it_stands_for(
     assert model.fit_report_.objective == pytest.approx(expected.fit_report_.objective, rel=1e-12)
 
 
-@on_every_device
+@on_each_device
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.bool_])
 @pytest.mark.parametrize("parameters", [{}, {"batch_size": 16, "max_iter": 3, "schedule": "cosine"}])
 def test_one_hot_labels_have_the_bits_of_hard_ones(parameters: Any, dtype: Any, small: tuple[Array, Array]) -> None:
@@ -320,7 +319,7 @@ def test_one_hot_labels_have_the_bits_of_hard_ones(parameters: Any, dtype: Any, 
     assert one_hot.loss_curve_ == hard.loss_curve_
 
 
-@on_every_device
+@on_each_device
 @pytest.mark.parametrize("labels", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
 def test_narrow_features_with_soft_labels_give_the_model_of_their_float64_copy(
@@ -337,7 +336,7 @@ def test_narrow_features_with_soft_labels_give_the_model_of_their_float64_copy(
 
 
 @pytest.mark.slow
-@on_every_device
+@on_each_device
 def test_sgd_comes_near_the_optimum_of_soft_labels(small: tuple[Array, Array]) -> None:
     X, P = small
     exact = SoftmaxClassifier(label_smoothing=0.1, **EXACT).fit(X, P)
@@ -349,7 +348,7 @@ def test_sgd_comes_near_the_optimum_of_soft_labels(small: tuple[Array, Array]) -
     np.testing.assert_allclose(minibatches.coef_, exact.coef_, atol=0.1)
 
 
-@on_every_device
+@on_each_device
 def test_the_history_is_of_the_soft_loss(small: tuple[Array, Array]) -> None:
     X, P = small
     model = SoftmaxClassifier(label_smoothing=0.2, **EXACT).fit(X, P, validation=(X, P))
@@ -361,7 +360,7 @@ def test_the_history_is_of_the_soft_loss(small: tuple[Array, Array]) -> None:
     assert kept.accuracy == pytest.approx((scores.argmax(axis=1) == P.argmax(axis=1)).mean())
 
 
-@on_every_device
+@on_each_device
 def test_a_validation_set_may_be_hard_where_training_is_soft_and_the_other_way_round(
     small: tuple[Array, Array],
 ) -> None:

@@ -21,14 +21,14 @@ from gpusoftmax import (
     train_cs231n,
 )
 from gpusoftmax.features.batches import BatchPlan
+from tests.support.marks import cpu_only, on_each_device
 
 N, D, CLASSES = 120, 48, 10
 LEARNING_RATE, REG = 1e-7, 2.5e4  # the course's, and the defaults
 LOSSES = ["softmax", "hinge"]
 
 # every test runs on the CPU and on a GPU: "auto" takes it
-pytestmark = pytest.mark.usefixtures("device")
-cpu_only = pytest.mark.parametrize("device", ["CPU"], indirect=True)  # what is the CPU's own, and long trainings
+pytestmark = on_each_device
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ ARCHITECTURES = kernel_table.ARCHITECTURES
 Job = tuple[Any, int]
 _row_loss = [v for v in kernel_table.VARIANTS if v.file == "row_loss.cu"]
 _rest = [v for v in kernel_table.VARIANTS if v.file != "row_loss.cu"]
-# Of the three losses of a bucket one is compiled here, each in turn; `python -m bench kernels` compiles all.
+# One of the three losses for each bucket, each in turn; `python -m bench kernels` compiles all of them.
 JOBS: list[Job] = [
     (v, ARCHITECTURES[i // 9 % len(ARCHITECTURES)]) for i, v in enumerate(_row_loss) if i % 3 == (i // 3 + i // 39) % 3
 ] + [(v, ARCHITECTURES[i % len(ARCHITECTURES)]) for i, v in enumerate(_rest)]

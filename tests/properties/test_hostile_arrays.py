@@ -184,11 +184,11 @@ NPZ: dict[str, Callable[[], bytes]] = {
     "small bombs that add up": lambda: zipped(
         {f"X{i}.npy": described("'|u1'", f"({20 << 20},)", data=bytes(20 << 20)) for i in range(2)}
     ),
-    "a name twice": lambda: twice(),
+    "a name twice": twice,
     "a member that is no array": lambda: zipped({"X.npy": GOOD, "run.sh": b"touch executed"}),
     "a name that leads elsewhere": lambda: zipped({"../../X.txt": GOOD}),
     "an archive within": lambda: zipped({"X.npz": ARCHIVE}),
-    "a huge directory": lambda: directory_bomb(),
+    "a huge directory": directory_bomb,
     "a size that is too large": lambda: sizes_of(ARCHIVE, whole=len(GOOD) + 1000),
     "a size of 4 GB": lambda: sizes_of(ARCHIVE, whole=2**32 - 2),
     "a size that is too small": lambda: sizes_of(ARCHIVE, whole=len(GOOD) - 8),

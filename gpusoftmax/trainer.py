@@ -345,11 +345,11 @@ def train(
                 measured = np.stack([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
                 limit = DIVERGENCE_FACTOR * np.maximum(state.start, objective.value_at_zero())
-                # models that were given up before keep their values, and are not given up again
+                # models that diverged earlier keep their values, and are not ended again
                 known = np.array([each == StopReason.DIVERGED for each in state.reasons])
                 diverged = ~(np.isfinite(state.value) & (state.value <= limit)) & ~known
                 if diverged.any():
-                    solver.give_up(state, diverged)
+                    solver.end_diverged(state, diverged)
                     if all(each == StopReason.DIVERGED for each in state.reasons):
                         objective.features.check_finite("X")
                         raise DivergenceError(

@@ -38,7 +38,7 @@ OBJECTIVE = three_rows(NUMPY)
 class Script:
     """A solver whose steps have the given values, each step a pass over ten rows; W and b are the number of steps."""
 
-    open_ended = True
+    may_stop_early = True
 
     def __init__(self, values: Any) -> None:
         self.values = np.asarray(values, np.float64).reshape(len(values), -1)
@@ -67,8 +67,8 @@ class Script:
     def why_it_diverged(self, state: Any) -> str:
         return f"the value is {state.value.max():.3g} after {state.step} steps"
 
-    def give_up(self, state: Any, lost: Array) -> None:
-        for k in np.flatnonzero(lost):
+    def end_diverged(self, state: Any, diverged: Array) -> None:
+        for k in np.flatnonzero(diverged):
             state.reasons[k] = "diverged"
 
 

@@ -1,6 +1,6 @@
 """Makes the solver for an objective, and writes its solution as fitted attributes.
 
-`make_solver` makes the solver, `trainer.train` runs it, and `set_fitted` writes the attributes, in raw feature space.
+`make_solver` makes the solver, `trainer.train` runs it, and `set_fitted` writes the attributes, for unscaled features.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def start_weights(model: Any, problem: Problem) -> tuple[Array, Array]:
 
 
 def _to_coordinates(problem: Problem, coef: Array, b: Array) -> tuple[Array, Array]:
-    """W (d, 1, c) and b (1, c), on the device, in the problem's coordinates, from (c, d) and (c,) in raw space."""
+    """Return W (d, 1, c) and b (1, c) in the problem's coordinates, on the device, from those of unscaled features."""
     features, asarray = problem.objective.features, problem.backend.asarray
     W, b = features.scaled_weights(coef, b)
     if not problem.objective.fit_intercept:
@@ -207,7 +207,7 @@ class AllOrNothing:
 
 
 def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
-    """Write the fitted attributes: NumPy arrays in raw feature space, whichever backend was used."""
+    """Write the fitted attributes: NumPy arrays for unscaled features, whichever backend was used."""
     set_weights(estimator, problem.objective, problem.classes, result.W, result.b)
     estimator.fit_report_ = _report(problem, result, float(estimator.tol), choose_solver(estimator))
     set_history(estimator, problem, result)

@@ -49,7 +49,7 @@ class Stream:
     rate, rate_rows, rate_batch : float, int, int
         The last automatic learning rate, and the rows seen and the batch size when it was determined.
     last_step : pair of ndarray, optional
-        The velocity times the learning rate: a step of the weights (c, d) and intercepts (c,) in raw feature space,
+        The velocity times the learning rate: a step of the weights (c, d) and intercepts (c,) for unscaled features,
         because the next call may use other coordinates.
     """
 

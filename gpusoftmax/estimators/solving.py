@@ -20,7 +20,7 @@ def solve(estimator: Any, problem: Problem, start_from: Any, sample: GramSample 
     solver = make_solver(estimator, problem.objective, sample)
     callbacks: list[Callback] = list(estimator.callbacks)
     stops = any(isinstance(c, EarlyStopping) for c in callbacks)
-    if problem.validation is not None and solver.open_ended and not stops:
+    if problem.validation is not None and solver.may_stop_early and not stops:
         callbacks.append(EarlyStopping())
     result = train(
         problem.objective,
@@ -39,7 +39,7 @@ def shortfall(estimator: Any, result: TrainResult, solver: Solver, problem: Prob
     if estimator.tol == 0:
         return ""
     if isinstance(solver, SGD):
-        if result.reason != StopReason.FINISHED or not solver.open_ended:
+        if result.reason != StopReason.FINISHED or not solver.may_stop_early:
             return ""
         return (
             f"the training objective still fell by more than tol={estimator.tol:g} within the last "
@@ -49,7 +49,7 @@ def shortfall(estimator: Any, result: TrainResult, solver: Solver, problem: Prob
         )
     if result.gradient_norm is None or result.reason not in (StopReason.FINISHED, StopReason.PRECISION):
         return ""
-    advice = f"all max_iter={estimator.max_iter} steps were taken: increase max_iter or tol"
+    advice = f"all max_iter={estimator.max_iter} iterations were made: increase max_iter or tol"
     if result.reason == StopReason.PRECISION:
         dtype = np.dtype(problem.objective.features.dtype)
         helps = [] if dtype == np.float64 else ["pass X in float64"]

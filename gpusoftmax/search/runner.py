@@ -95,7 +95,7 @@ class SweepRun:
             first = self.estimators[order[0]]
             problems = [self._split_problem(i, order[0]) for i in range(len(self.splits))]
             objective, features, c = problems[0].objective, problems[0].objective.features, len(self.data.classes)
-            sample = GramSample(objective, self.seed, len(order), alike=True)
+            sample = GramSample(objective, self.seed, len(order), share_gram=True)
             self.samples |= dict.fromkeys(group, sample)
             paths = [
                 exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in problems

@@ -1,7 +1,7 @@
 """The solver protocol that the trainer runs, the state of a solver, and the reasons to stop.
 
-A solver trains K models side by side. Its `SolverState` covers all of them. Inside it, a subclass of `ActiveModels`
-holds what the solver needs of the active models, those still being trained; a model is dropped from it when it ends.
+A solver trains K models side by side, and its `SolverState` covers all of them. A model is active until its training
+ends. What a solver stores for the active models alone is a subclass of `ActiveModels`, one field of the state.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gpusoftmax.objective.objective import Objective
 
 
 class StopReason(StrEnum):
-    """Why the training of one model, or of all, ended. `RUNNING` is the empty string, and so is false."""
+    """Why the training of one model, or of all of them, ended. `RUNNING` is the empty string, so it is false."""
 
     RUNNING = ""
     CONVERGED = "converged"  # SGD: no more progress; L-BFGS: the gradient is within tol
-    PRECISION = "precision"  # tol is not reached, but rounding prevents further progress
-    FINISHED = "finished"  # all steps are taken
+    PRECISION = "precision"  # tol is not reached, but rounding errors prevent further progress
+    FINISHED = "finished"  # all steps have been taken
     EARLY_STOPPING = "early_stopping"  # no more progress on the validation set
     CALLBACK = "callback"  # a callback asked for it
     INTERRUPTED = "interrupted"  # Ctrl-C
@@ -31,19 +31,19 @@ class StopReason(StrEnum):
 
 
 def per_model(axis: Any = 0, **options: Any) -> Any:
-    """Mark a dataclass field as an array with one entry per model along `axis`; a tuple of arrays has several axes."""
+    """Mark a dataclass field that has one entry per model along `axis`; for a tuple of arrays, give a tuple of axes."""
     return field(metadata={"axis": axis}, **options)
 
 
 class PerModel:
-    """Base of dataclasses with `per_model` fields, from which `select` takes the entries of some models.
+    """Base of dataclasses with `per_model` fields: `select` takes the entries of some models from each of them.
 
     Such a field may hold None, an array on the host or the device, a tuple of arrays, a list of `PerModel` records, or
-    any object with a method `select(models)`.
+    any object that has a method `select(models)`.
     """
 
     def select(self, models: Array, backend: Backend) -> Self:
-        """Select some of the models by their places in this record."""
+        """Return a record of some of the models, given by their positions in this one."""
         index = backend.asarray(models)
 
         def part(value: Any, axis: Any) -> Any:
@@ -70,13 +70,13 @@ class ActiveModels(PerModel):
 
     Attributes
     ----------
-    numbers : ndarray of int, (active models,)
-        Their places among all K models.
+    indices : ndarray of int, (active models,)
+        Their positions among all K models.
     objective : Objective
         The objective of the active models.
     """
 
-    numbers: Array = per_model()
+    indices: Array = per_model()
     objective: Objective = per_model()
 
 
@@ -85,33 +85,34 @@ Active = TypeVar("Active", bound=ActiveModels)
 
 @dataclass
 class SolverState:
-    """State of a solver between two steps. `Solver.step` updates its arrays in place, so copy what is to be kept.
+    """State of a solver between two steps. `Solver.step` updates its arrays in place: copy those that you keep.
 
     Attributes
     ----------
     W, b : ndarray
-        Weights (d, K, c) and intercepts (K, c) of all models, on the device. SGD: the last ones. L-BFGS: those with the
-        lowest objective.
+        Weights (d, K, c) and intercepts (K, c) of all models, on the device. SGD: the latest. L-BFGS: those with the
+        lowest objective so far.
     value, loss, accuracy : ndarray of float64, (K,)
-        SGD: means over the rows of the last stretch, each row measured before the update that used it. L-BFGS: at W, b.
+        Objective, mean loss and accuracy. L-BFGS: at W, b. SGD: means over the rows of the last call of `Solver.step`,
+        where each minibatch is measured before its update.
     learning_rate : ndarray of float64, (K,)
-        SGD: learning rate of the last step. L-BFGS: length of the last step, relative to the full step.
+        SGD: learning rate of the last minibatch. L-BFGS: length of the last step as a fraction of the full step.
     start : ndarray of float64, (K,)
-        Objective at the start; for SGD, of the first minibatch.
+        Objective at the start. SGD: that of the first minibatch.
     reasons : list of StopReason, K
-        Why each model ended, or RUNNING.
+        Why the training of each model ended, or RUNNING.
     gradient_norm : ndarray of float64, (K,), or None
         Largest absolute entry of the gradient at W, b. None for SGD, which would need another pass to compute it.
     iterations : ndarray of int, (K,), or None
-        Steps that each model has taken; None if all have taken the same number.
+        Number of iterations of each model. None if it is the same for all.
     passes : float
         Passes over the data so far, including those for preconditioners.
     step : int
-        SGD: minibatches so far. L-BFGS: passes over the data, one at the start and one for each trial point.
+        SGD: number of minibatches so far. L-BFGS: number of trial points so far; the first one is the start.
     rows : int
-        Rows that the last step used.
+        Number of rows that the last call of `Solver.step` used.
     reason : StopReason
-        Why the solver ended, or RUNNING.
+        Why the training of all models ended, or RUNNING.
     """
 
     W: Array
@@ -130,12 +131,12 @@ class SolverState:
     reason: StopReason = StopReason.RUNNING
 
     def end(self, active: Active, ended: Array, reasons: list[StopReason]) -> Active:
-        """Record why some of the active models ended (True in `ended`), and return the remaining ones.
+        """End the active models with True in `ended`: record their `reasons`, and return the models that remain active.
 
-        If none would remain, `active` is returned unchanged.
+        If no model remains, `active` is returned unchanged.
         """
         for k in np.flatnonzero(ended).tolist():
-            self.reasons[int(active.numbers[k])] = reasons[k]
+            self.reasons[int(active.indices[k])] = reasons[k]
         if ended.all() or not ended.any():
             return active
         return active.select(np.flatnonzero(~ended), active.objective.backend)
@@ -149,17 +150,17 @@ class Solver(Protocol):
         """Number of passes over the data if all steps are taken."""
 
     @property
-    def open_ended(self) -> bool:
-        """Whether training may stop as soon as a validation set shows no more progress."""
+    def may_stop_early(self) -> bool:
+        """Whether training may stop before all steps are taken, for example when the validation loss stops falling."""
 
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
-        """Return the `SolverState` at the start W (d, K, c) and b (K, c), which are copied."""
+        """Return the `SolverState` at the start. W (d, K, c) and b (K, c) are copied."""
 
     def step(self, objective: Objective, state: Any) -> Any:
-        """Train for one stretch and return the new state."""
+        """Train for a while and return the new state: L-BFGS tries one point, SGD goes through some minibatches."""
 
     def why_it_diverged(self, state: Any) -> str:
-        """Tell the user why the objective became infinite or far too large, and what helps."""
+        """Explain to the user why the objective became infinite or far too large, and how to prevent it."""
 
-    def give_up(self, state: Any, lost: Array) -> None:
-        """End the models that have diverged, those with True in `lost` (K,)."""
+    def end_diverged(self, state: Any, diverged: Array) -> None:
+        """End the models with True in `diverged` (K,)."""

@@ -1,13 +1,15 @@
 """Certificates: a proved upper bound on the distance of a model's objective from its optimum.
 
-The objective is l2-strongly convex in W. If the unpenalised intercept b is optimal for W, then
+The objective f is strongly convex in W: with constant l2 r_p in row p, where r are the penalty's factors. If the
+unpenalised intercept b is optimal for W, then
 
     f(W, b) - f*  <=  sum_p ||dW_p||^2 / (2 l2 r_p)
 
-(Nesterov, "Introductory lectures on convex optimization", 2004, theorem 2.1.10, for min_b f(W, b)). For any other b the
-inequality need not hold: the right side can be a thirtieth of the left. Therefore the optimal b is found first, by
-Newton's method on stored scores, without another pass over the data; the decrease of f on the way is added to the
-bound. A penalised intercept counts as one more weight.
+with dW the gradient (Nesterov, "Introductory lectures on convex optimization", 2004, theorem 2.1.10, for min_b f(W,
+b)). For any other b the inequality need not hold: the right side can be a thirtieth of the left. Therefore the optimal
+b for W is found first, by Newton's method on stored scores, which takes no pass over the data. The bound at W and the
+given b is then the bound at the optimal b, plus the difference of f between the two. A penalised intercept counts as
+one more row of W.
 """
 
 from __future__ import annotations
@@ -20,17 +22,18 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import counted
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.intercepts import PHIS, KeptRows, affordable, best_shift
+from gpusoftmax.solvers.intercepts import PHIS, StoredRows, affordable, best_intercept_change
 from gpusoftmax.solvers.preconditioners.sample import pass_cost, weight_fractions
 
-MOST_SCORES = 1 << 24  # scores that are stored at most: 64 MB in float32
-# solving for the intercepts may take this fraction of the time of the fit's passes, or the time of so many passes
+MOST_SCORES = 1 << 24  # largest number of scores to store: 64 MB in float32
+# solving for the intercepts may take this fraction of the time of the fit's passes, and in any case that of
+# FEWEST_PASSES
 TIME_FRACTION, FEWEST_PASSES = 1 / 3, 4.0
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """Report on a fit: how it ended, and how far from the optimum it can be.
+    """Report on a fit: how it ended, and how far from the optimum it is at most.
 
     Attributes
     ----------
@@ -38,10 +41,10 @@ class FitReport:
     reason : str
         Why the fit ended; see `trainer.TrainResult`.
     n_iter : int
-        Steps of L-BFGS, or epochs of SGD: at most max_iter.
+        Iterations of L-BFGS, or epochs of SGD: at most max_iter.
     passes : float
-        Passes over the data: one at the start, one for each trial point, and a fraction of one for the rows from which
-        preconditioners were made.
+        Passes over the data. For L-BFGS: one at the start, one for each trial point, and a fraction of one for the rows
+        from which preconditioners were made.
     seconds : float
         Time of the fit: preparation, all passes, and the work on this report.
     objective : float
@@ -52,13 +55,15 @@ class FitReport:
         Largest absolute entry of the objective's gradient at the returned model, in the coordinates of the features
         after scaling and, with an unpenalised intercept, centring. None for SGD, which does not compute it.
     intercept_gradient_norm : float or None
-        Largest absolute entry of the intercept's gradient where the bound was computed; it has to be close to zero.
+        Largest absolute entry of the intercept's gradient at the point where the bound was computed. The bound requires
+        that it is close to zero.
     bound : float or None
         Upper bound on f - f*, apart from rounding of the gradient and the objective.
     why_no_bound : str
         Why there is no bound; empty if there is one.
     kept : float or None
-        With a validation set: the pass whose weights were kept. All of the above except the reason refers to them.
+        With a validation set: the pass whose weights were kept. All of the above, except the reason, describes these
+        weights.
     why_solver : str
         Why solver="auto" chose this solver; empty if the user named the solver.
     """
@@ -88,8 +93,8 @@ class FitReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        taken = [counted(self.n_iter, "step")] if self.solver == "lbfgs" else []
-        after = ", ".join([*taken, f"{counted(self.passes, 'pass')} over the data"])
+        iterations = [counted(self.n_iter, "iteration")] if self.solver == "lbfgs" else []
+        after = ", ".join([*iterations, f"{counted(self.passes, 'pass')} over the data"])
         lines = [f"{self.solver}: {self.reason} after {after} in {self.seconds:.2f} s"]
         if self.kept is not None:
             lines.append(f"kept: the weights of pass {self.kept:g}, which had the smallest validation loss")
@@ -129,9 +134,9 @@ def certify(
 ) -> list[Certificate]:
     """Certify each model at W (d, K, c) and b (K, c), in one pass over the data, or two with an unpenalised intercept.
 
-    Without a penalty there is no bound. With an unpenalised intercept there is none if there are more than MOST_SCORES
-    scores, or if finding the best intercept would take longer than TIME_FRACTION of the fit's `passes`. If the caller
-    has measured the objective at W and b already (`known`), one pass is saved.
+    There is no bound without a penalty. With an unpenalised intercept there is none if there are more than MOST_SCORES
+    scores, or if finding the best intercept would take longer than TIME_FRACTION of the fit's `passes`. A caller that
+    has already measured the objective at W and b passes it as `known`, which saves one pass.
     """
     backend, K = objective.backend, objective.n_models
     evaluation = None
@@ -149,24 +154,24 @@ def certify(
     if (mu <= 0).any():
         reasons = ["without a penalty there is none"] * K
     elif objective.has_free_intercept and objective.loss.name not in PHIS:
-        reasons = [f"{objective.loss.name}: there is no solver for its intercepts"] * K
+        reasons = [f"the loss {objective.loss.name} has no solver for the intercepts, which it requires"] * K
     elif objective.has_free_intercept and n_scores > MOST_SCORES:
-        reasons = [f"{n_scores} scores are more than the {MOST_SCORES} that are kept"] * K
+        reasons = [f"it requires storing {n_scores} scores, and at most {MOST_SCORES} are stored"] * K
     else:
-        falls = np.zeros(K)
+        decreases = np.zeros(K)
         if objective.has_free_intercept:
-            best, falls, reasons = _best_intercepts(objective, W, b, known, passes)
+            best, decreases, reasons = _best_intercepts(objective, W, b, known, passes)
             evaluation = objective.value_and_gradient(W, backend.asarray(best.astype(b.dtype)))
             residuals = backend.to_numpy(abs(evaluation.db).max(axis=1)).tolist()
             limit = float(np.sqrt(np.finfo(b.dtype).eps))
-            message = f"the intercept's gradient is still above {limit:.1g} at the best one that was found"
+            message = f"the intercept's gradient is still above {limit:.1g} at the best intercept that was found"
             reasons = [
                 why or message * (not residual <= limit) for why, residual in zip(reasons, residuals, strict=True)
             ]
         assert evaluation is not None
         with np.errstate(over="ignore"):
             norms = objective.penalty.squared_dual_norm(evaluation.dW, evaluation.db)
-            proved = falls + backend.to_numpy(norms) / (2 * mu)
+            proved = decreases + backend.to_numpy(norms) / (2 * mu)
         bounds = np.minimum(proved, known.value).tolist()  # no objective is below 0
     return [
         Certificate(value, norm, None if why else residual, None if why else bound, why)
@@ -181,28 +186,28 @@ def _best_intercepts(
 ) -> tuple[Array, Array, list[str]]:
     """Find the intercepts that minimise f for the given W.
 
-    Returns the intercepts (K, c), float64; how much lower f is there than at b, (K,); and for each model why its
-    intercepts were not found, or "". All are on the host.
+    Returns, on the host, the intercepts (K, c), float64; how much lower f is there than at b, (K,); and for each model
+    the reason why its intercepts were not found, or "".
     """
     backend, features, c = objective.backend, objective.features, objective.n_classes
     folded = features.fold(W, b)
-    keep = features.probabilities if objective.loss.gives_probabilities else features.scores
-    kept, places = backend.to_numpy(keep(*folded)), np.arange(features.n)
-    labels = backend.to_numpy(objective.labels)[features.row_numbers(places)]
+    scores_or_probabilities = features.probabilities if objective.loss.gives_probabilities else features.scores
+    stored, rows = backend.to_numpy(scores_or_probabilities(*folded)), features.row_numbers(np.arange(features.n))
+    labels = backend.to_numpy(objective.labels)[rows]
     best = backend.to_numpy(b).astype(np.float64)
-    falls, reasons = np.zeros(len(best)), [""] * len(best)
+    decreases, reasons = np.zeros(len(best)), [""] * len(best)
     slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
     pass_budget = max(FEWEST_PASSES, TIME_FRACTION * passes)
     max_products = affordable(pass_budget, pass_cost(features.n, features.d, c), features.n, c)
     for k in range(len(best)):
         if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
             continue  # no intercept lowers the loss by more than its rounding error
-        fractions = weight_fractions(objective, k, features.row_numbers(places))
-        rows = KeptRows(kept[:, k], labels, fractions, slopes[k], backend)
-        found = best_shift(rows, objective.loss.name, float(known.value[k]), max_products)
+        fractions = weight_fractions(objective, k, rows)
+        stored_rows = StoredRows(stored[:, k], labels, fractions, slopes[k], backend)
+        found = best_intercept_change(stored_rows, objective.loss.name, float(known.value[k]), max_products)
         if found is None:
-            reasons[k] = f"to find the intercept's optimum takes more than {TIME_FRACTION:.0%} of the fit's time"
+            reasons[k] = f"finding the best intercept takes more than {TIME_FRACTION:.0%} of the fit's time"
         else:
             best[k] += found[0]
-            falls[k] = found[1]
-    return best, falls, reasons
+            decreases[k] = found[1]
+    return best, decreases, reasons

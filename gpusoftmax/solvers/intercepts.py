@@ -2,9 +2,10 @@
 
     min over v of  phi(v) = sum_i s_i loss(z_i + v, y_i) + <t, v>,      sum_i s_i = 1
 
-by Newton's method on stored scores z (n, c). Each Newton system is solved by conjugate gradients; one product with the
-Hessian reads an (n, c) array once. With few classes, the Hessian at the start is formed and factored, and serves as
-the preconditioner. With thousands of classes that would take many times as long as the fit (n c^2 and c^3 / 3
+v is the change of the intercepts, z (n, c) the stored scores, s the weights of the rows, and t the linear term of the
+objective. The minimum is found by Newton's method. Each Newton system is solved by conjugate gradients, where a product
+with the Hessian reads an (n, c) array once. With few classes, the Hessian at the start is formed and factored, and
+serves as the preconditioner. With thousands of classes that would take many times as long as the fit (n c^2 and c^3 / 3
 operations), so the diagonal of the Hessian is used instead.
 
 Source: Nocedal and Wright, "Numerical optimization", 2006, section 7.1 (line search Newton-CG).
@@ -26,47 +27,47 @@ from gpusoftmax.array import Backend
 Partial = tuple[Array, ...]
 
 ACCURACY = 0.01  # residual of a Newton step's linear system, relative to the gradient
-# Costs, in operations of a matrix product: of one entry of `kept` in a product with the Hessian, and of the softmax of
-# one score in a pass over the data.
+# Costs in operations of a matrix product. PRODUCT_COST: of one stored entry in a product with the Hessian.
+# SOFTMAX_COST: of the softmax of one score in a pass over the data.
 PRODUCT_COST, SOFTMAX_COST = 50.0, 250.0
 FORMED = 20.0  # number of classes for which forming the Hessian costs as much as one product with it
 MOST_FORMED = 2048  # largest number of classes for which the Hessian is formed
 HESSIAN_ROUNDING = 1e-14  # rounding error of the Hessian's entries, relative to its diagonal
-SMALLEST_CURVATURE = 1e-30  # used where the curvature is zero
-FORMED_BLOCK = 1 << 21  # entries of a block while the Hessian is formed: larger, since each block adds a (c, c) array
-BLOCK = 1 << 19  # entries of an (n, c) array in any other block: with smaller ones threads wait for the GIL
+SMALLEST_CURVATURE = 1e-30  # replaces a curvature of zero
+BLOCK = 1 << 19  # entries of a block of rows; with smaller blocks, threads would wait for each other at the GIL
+FORMED_BLOCK = 1 << 21  # the same while the Hessian is formed: larger, because each block adds a (c, c) array
 
 
 @dataclass(frozen=True)
-class KeptRows:
+class StoredRows:
     """Stored scores or probabilities of the rows, with their labels and weights.
 
     Attributes
     ----------
-    kept : ndarray, (n, c)
-        Softmax: probabilities at v = 0. Squared hinge: scores.
+    stored : ndarray, (n, c)
+        Softmax: probabilities at v = 0. Squared hinge: scores at v = 0.
     labels : ndarray of int, (n,)
     fractions : ndarray of float64, (n,)
         s: the weights divided by their sum.
     slope : ndarray of float64, (c,)
         t.
     backend : Backend
-        Its threads are used.
+        Its threads share the work.
     """
 
-    kept: Array
+    stored: Array
     labels: Array
     fractions: Array
     slope: Array
     backend: Backend
 
-    def sum(self, block_sums: Callable[[slice], Partial], numbers: int = BLOCK) -> Partial:
-        """Add up over all rows what `block_sums` returns for a block of them; the same bits for any number of threads.
+    def sum(self, block_sums: Callable[[slice], Partial], block_entries: int = BLOCK) -> Partial:
+        """Sum the arrays that `block_sums` returns for each block of rows; the same bits for any number of threads.
 
-        A block has about `numbers` entries of `kept`.
+        A block has about `block_entries` entries of `stored`.
         """
-        n, c = self.kept.shape
-        block = max(1, numbers // c)
+        n, c = self.stored.shape
+        block = max(1, block_entries // c)
 
         def part(rows: slice) -> Partial:
             total, *others = (
@@ -81,56 +82,56 @@ class KeptRows:
 
 
 class Phi(Protocol):
-    """The function phi, with the derivatives that Newton's method needs."""
+    """The function phi and its derivatives. `evaluate` sets the point v at which the other methods give the Hessian."""
 
-    def at(self, v: Array) -> tuple[float, Array]:
-        """Return phi and its gradient (c,) at v (c,); the other methods then refer to the Hessian at v."""
+    def evaluate(self, v: Array) -> tuple[float, Array]:
+        """Return phi and its gradient (c,) at v (c,)."""
 
-    def times(self, x: Array) -> Array:
-        """Product of the Hessian and x (c,)."""
+    def hessian_product(self, x: Array) -> Array:
+        """Return the product of the Hessian and x (c,)."""
 
     def diagonal(self) -> Array:
-        """Diagonal of the Hessian, (c,)."""
+        """Return the diagonal of the Hessian, (c,)."""
 
     def hessian(self) -> Array:
-        """Full Hessian, (c, c)."""
+        """Return the Hessian, (c, c)."""
 
 
 class Softmax:
     """phi(v) = sum_i s_i log sum_j p_ij exp(v_j) - <q, v>, with q_j = sum_{i: y_i = j} s_i - t_j.
 
-    This is phi minus its value at v = 0, computed from the probabilities p at v = 0, so that only v needs exponentials.
-    With u_i = sum_j p_ij exp(v_j) and m_j = exp(v_j) sum_i s_i p_ij / u_i
+    This is phi(v) - phi(0) of the module, expressed in the probabilities p at v = 0, so that only the c entries of v
+    need exponentials. With u_i = sum_j p_ij exp(v_j) and m_j = exp(v_j) sum_i s_i p_ij / u_i
 
         gradient  m - q,        Hessian  diag(m) - sum_i (s_i / u_i^2) (p_i exp(v)) (p_i exp(v))'
     """
 
-    def __init__(self, rows: KeptRows) -> None:
+    def __init__(self, rows: StoredRows) -> None:
         self.rows = rows
-        self.q = np.bincount(rows.labels, rows.fractions, rows.kept.shape[1]) - rows.slope
+        self.q = np.bincount(rows.labels, rows.fractions, rows.stored.shape[1]) - rows.slope
         self.factor = np.empty(len(rows.labels))  # s_i / u_i^2
 
-    def at(self, v: Array) -> tuple[float, Array]:
+    def evaluate(self, v: Array) -> tuple[float, Array]:
         rows, top = self.rows, v.max()
         self.e = np.exp(v - top)
 
         def block_sums(part: slice) -> Partial:
-            p, s = rows.kept[part].astype(np.float64), rows.fractions[part]
+            p, s = rows.stored[part].astype(np.float64), rows.fractions[part]
             u = p @ self.e
             self.factor[part] = s / (u * u)
             return np.atleast_1d(s @ np.log(u)), (s / u) @ p
 
         value, masses = rows.sum(block_sums)
         self.masses = self.e * masses
-        found = float(value[0] + top - self.q @ v)
-        return found if np.isfinite(found) else np.inf, self.masses - self.q  # `found` is -inf if some u underflows
+        phi = float(value[0] + top - self.q @ v)
+        return phi if np.isfinite(phi) else np.inf, self.masses - self.q  # phi is -inf if some u underflows
 
-    def times(self, x: Array) -> Array:
-        rows, dtype = self.rows, self.rows.kept.dtype
+    def hessian_product(self, x: Array) -> Array:
+        rows, dtype = self.rows, self.rows.stored.dtype
         ex = (self.e * x).astype(dtype)
 
-        def block_sums(part: slice) -> Partial:  # float32 is five times as fast, and accurate enough for a direction
-            p = rows.kept[part]
+        def block_sums(part: slice) -> Partial:  # float32 takes a fifth of the time, and is accurate enough here
+            p = rows.stored[part]
             return (((self.factor[part] * (p @ ex)).astype(dtype) @ p).astype(np.float64),)
 
         return self.masses * x - self.e * rows.sum(block_sums)[0]
@@ -139,7 +140,7 @@ class Softmax:
         rows = self.rows
 
         def block_sums(part: slice) -> Partial:
-            p = rows.kept[part].astype(np.float64)
+            p = rows.stored[part].astype(np.float64)
             return (self.factor[part] @ (p * p),)
 
         return self.masses - self.e**2 * rows.sum(block_sums)[0]
@@ -148,7 +149,7 @@ class Softmax:
         rows = self.rows
 
         def block_sums(part: slice) -> Partial:
-            p = rows.kept[part] * (np.sqrt(self.factor[part])[:, None] * self.e)
+            p = rows.stored[part] * (np.sqrt(self.factor[part])[:, None] * self.e)
             return (p.T @ p,)
 
         return np.diag(self.masses) - rows.sum(block_sums, FORMED_BLOCK)[0]
@@ -157,19 +158,19 @@ class Softmax:
 class SquaredHinge:
     """phi(v) = sum_i s_i sum_{j != y_i} max(0, z_ij + v_j - z_{i, y_i} - v_{y_i} + 1)^2 + <t, v>.
 
-    A row's Hessian is 2 s_i (diag(a) + A e_y e_y' - a e_y' - e_y a'), with a_j = 1 for the classes j != y whose margin
-    is violated, and A of them.
+    A row's Hessian is 2 s_i (diag(a) + A e_y e_y' - a e_y' - e_y a'). There a_j is 1 for the classes j != y whose
+    margin is violated, else 0; A = sum_j a_j; and e_y is the unit vector of the row's class.
     """
 
-    def __init__(self, rows: KeptRows) -> None:
+    def __init__(self, rows: StoredRows) -> None:
         self.rows = rows
-        self.active = np.empty(rows.kept.shape, np.bool_)
+        self.active = np.empty(rows.stored.shape, np.bool_)
 
-    def at(self, v: Array) -> tuple[float, Array]:
+    def evaluate(self, v: Array) -> tuple[float, Array]:
         rows = self.rows
 
         def block_sums(part: slice) -> Partial:
-            margins, s, y = rows.kept[part].astype(np.float64) + v, rows.fractions[part], rows.labels[part]
+            margins, s, y = rows.stored[part].astype(np.float64) + v, rows.fractions[part], rows.labels[part]
             index = np.arange(len(y))
             margins -= margins[index, y][:, None] - 1
             np.maximum(margins, 0, out=margins)
@@ -182,7 +183,7 @@ class SquaredHinge:
         value, gradient = rows.sum(block_sums)
         return float(value[0] + rows.slope @ v), gradient + rows.slope
 
-    def times(self, x: Array) -> Array:
+    def hessian_product(self, x: Array) -> Array:
         rows, c = self.rows, len(self.rows.slope)
 
         def block_sums(part: slice) -> Partial:
@@ -211,62 +212,65 @@ class SquaredHinge:
         return np.diag(self.diagonal()) - 2 * (coupled + coupled.T)
 
 
-PHIS: dict[str, Callable[[KeptRows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
+PHIS: dict[str, Callable[[StoredRows], Phi]] = {"softmax": Softmax, "squared_hinge": SquaredHinge}
 
 
 def affordable(passes: float, cost: float, n: int, c: int) -> int:
-    """Number of products with the Hessian that take as long as the given number of passes over the data.
+    """Return the number of products with the Hessian that take as long as `passes` passes over the data.
 
-    `cost` is the number of operations of one pass; see `preconditioners.sample.pass_cost`.
+    `cost` is the cost of one pass in operations; see `preconditioners.sample.pass_cost`.
     """
     return int(passes * (cost + SOFTMAX_COST * n * c) / (PRODUCT_COST * n * c))
 
 
-def best_shift(rows: KeptRows, loss: str, objective_value: float, max_products: int) -> tuple[Array, float] | None:
+def best_intercept_change(
+    rows: StoredRows, loss: str, objective_value: float, max_products: int
+) -> tuple[Array, float] | None:
     """Find the v (c,) that minimises phi, and how much lower phi is there than at v = 0.
 
     Parameters
     ----------
-    rows : KeptRows
+    rows : StoredRows
     loss : {"softmax", "squared_hinge"}
     objective_value : float
         Value of the objective, from which its rounding error is estimated.
     max_products : int
-        Limit on the time, in products with the Hessian. A value of phi counts as two of them, and so does the diagonal.
+        Limit on the work, counted in products with the Hessian. An evaluation of phi counts as two products, and so
+        does the diagonal of the Hessian.
 
     Returns
     -------
-    (v, fall) : (ndarray of float64 (c,), float), or None
+    (v, decrease) : (ndarray of float64 (c,), float), or None
         None if the minimum was not found within the limit.
     """
     phi, products_left = PHIS[loss](rows), max_products
-    # the precision of the stored numbers sets the limit; it is squared, since a step's predicted fall is quadratic in
-    # the gradient
-    noise = max(2 * np.finfo(np.float64).eps * objective_value, (8.0 * float(np.finfo(rows.kept.dtype).eps)) ** 2)
+    # A predicted decrease below `noise` is rounding. It is quadratic in the gradient, whose error is about 8 eps of the
+    # stored numbers; hence the square.
+    noise = max(2 * np.finfo(np.float64).eps * objective_value, (8.0 * float(np.finfo(rows.stored.dtype).eps)) ** 2)
     v, factor = np.zeros(len(rows.slope)), None
     with rows.backend.single_threaded_blas():
-        start, gradient = phi.at(v)
+        start, gradient = phi.evaluate(v)
         value = start
         if len(v) <= min(MOST_FORMED, FORMED * max_products / 16):
             factor, products_left = _factor(phi, len(v)), products_left - int(len(v) / FORMED)
         while products_left > 0:
             step, used = _newton_step(phi, gradient, factor, products_left)
-            predicted_fall, length, products_left = float(gradient @ step), 1.0, products_left - used - 4
-            trial_value, trial_gradient = phi.at(v - step)
-            while not trial_value < value and predicted_fall * length > noise and products_left > 0:
+            predicted_decrease, length, products_left = float(gradient @ step), 1.0, products_left - used - 4
+            trial_value, trial_gradient = phi.evaluate(v - step)
+            while not trial_value < value and predicted_decrease * length > noise and products_left > 0:
                 length, products_left = length / 2, products_left - 2
-                trial_value, trial_gradient = phi.at(v - length * step)
+                trial_value, trial_gradient = phi.evaluate(v - length * step)
             if trial_value < value:
                 v, value, gradient = v - length * step, trial_value, trial_gradient
-            if predicted_fall * length <= noise:  # only rounding is left
+            if predicted_decrease * length <= noise:
                 return v, start - value
     return None
 
 
 def _factor(phi: Phi, c: int) -> Any:
-    """Cholesky factor of the Hessian, scaled to a unit diagonal; None if rounding makes the Hessian indefinite."""
+    """Factor the Hessian, scaled to a unit diagonal; None if rounding makes it indefinite."""
     diagonal, shift_curvature = _diagonal(phi)
-    root = 1 / np.sqrt(diagonal)  # without scaling, small classes would be lost in the rounding errors of large ones
+    root = 1 / np.sqrt(diagonal)  # without it, rounding errors of large classes would hide the entries of small ones
     try:
         return linalg.cho_factor(
             root[:, None] * (phi.hessian() + shift_curvature / c) * root + c * HESSIAN_ROUNDING * np.eye(c)
@@ -276,10 +280,10 @@ def _factor(phi: Phi, c: int) -> Any:
 
 
 def _diagonal(phi: Phi) -> tuple[Array, float]:
-    """Diagonal of the Hessian (c,), made positive, and the curvature to be added along a shift of all classes.
+    """Return the diagonal of the Hessian (c,), made positive, and the curvature to add along a shift of all classes.
 
-    phi does not change if the same number is added to all classes, so it has no curvature in that direction. Nor has it
-    any for a class that no row has a noticeable probability of.
+    phi does not change if the same number is added to all entries of v, so it has no curvature in that direction. It
+    has none either for a class whose probability is negligible in every row.
     """
     diagonal = phi.diagonal()
     shift_curvature = max(float(diagonal.mean()), SMALLEST_CURVATURE)
@@ -289,19 +293,19 @@ def _diagonal(phi: Phi) -> tuple[Array, float]:
 def _newton_step(phi: Phi, gradient: Array, factor: Any, max_products: int) -> tuple[Array, int]:
     """Solve for the Newton step to ACCURACY; returns it and the number of products used, at most `max_products`.
 
-    For a confident model the Hessian changes by large factors on the way, but mostly by one factor for each class. So
-    the factor of the first Hessian is scaled by the diagonal of the present one.
+    For a confident model the Hessian changes by large factors between steps, but mostly by one factor for each class.
+    The preconditioner is therefore the Cholesky factor of the first Hessian, scaled by the diagonal of the present one.
     """
     (diagonal, shift_curvature), c, used = _diagonal(phi), len(gradient), 0
     root = np.sqrt(diagonal)
 
-    def times(x: Array) -> Array:
+    def product(x: Array) -> Array:
         nonlocal used
         used += 1
-        return phi.times(x) + shift_curvature * x.mean()
+        return phi.hessian_product(x) + shift_curvature * x.mean()
 
     def inverse(x: Array) -> Array:
         return x / diagonal if factor is None else linalg.cho_solve(factor, x / root) / root
 
-    hessian, preconditioner = (LinearOperator((c, c), one, dtype=np.float64) for one in (times, inverse))
+    hessian, preconditioner = (LinearOperator((c, c), one, dtype=np.float64) for one in (product, inverse))
     return cg(hessian, gradient, rtol=ACCURACY, maxiter=max_products, M=preconditioner)[0], used

@@ -3,15 +3,16 @@
     direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) with H_0 = gamma M^-1
     gamma = s't / t'M^-1 t, from the last pair of a step s and the change t of the gradient along it
 
-M is the preconditioner, see `preconditioners.gram` and `preconditioners.hessian`.
+M is the preconditioner; see `preconditioners.gram` and `preconditioners.hessian`. A pair (s, t) is what the literature
+calls (s, y); y stands for the labels here.
 
-Each step is one pass over the data, which evaluates a trial point of every active model. From an accepted trial a new
-direction is computed; a rejected one is repeated with a shorter step; a model that has converged is dropped from the
-arrays. If the first preconditioner turns out to be slow, as for confident models, a new one is made at the current
-point.
+`LBFGS.step` makes one pass over the data, which evaluates a trial point of every active model. If the trial is
+accepted, the next direction is computed there; if it is rejected, the next trial is a shorter step in the same
+direction. A model that has converged is removed from the arrays. Where the first preconditioner turns out to converge
+slowly, as for confident models, a new one is made at the current point.
 
-The scores are not stored for a line search along a rejected step. In a whole solve one or two steps are rejected, the
-second trial has always been accepted, and its pass yields the gradient, which is needed anyway.
+Scores are not stored to search along a rejected direction without further passes: a whole solve rejects one or two
+trials, the second trial has always been accepted, and its pass yields the gradient, which is needed anyway.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
 
 MEMORY = 10  # pairs that are stored
-SUFFICIENT = 1e-4  # fraction of the fall predicted by the slope that a step has to achieve (Armijo)
-ROUNDINGS = 16  # rounding error of the objective's value at most, in units of the last place
-SHORTEST = 0.01  # if the predicted fall is within rounding, a model gives up below this step length
-VANISHING = 1e-38  # below this step length, after 126 trials at most, a model gives up in any case
-REFRESH_AFTER = 8  # steps at least with one preconditioner
-REFRESH_COST_FACTOR = 2.0  # and steps per pass that the next one costs, so that making it never takes most of the time
-# A new preconditioner is made only if at least so many steps remain at the pace so far, because the stored pairs are
-# lost; STEPS_TO_GO_FULL is for the full Hessian.
+SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
+ROUNDINGS = 16  # largest rounding error of the objective's value, in units of the last place
+SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
+VANISHING = 1e-38  # below this step length, which takes at most 126 trials, a model is stuck in any case
+REFRESH_AFTER = 8  # fewest steps with one preconditioner
+# and fewest steps per pass that the next preconditioner costs, so that making it never takes most of the time
+REFRESH_COST_FACTOR = 2.0
+# A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
+# far; STEPS_TO_GO_FULL holds where it is the full Hessian.
 STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
-SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective that a relative tol refers to
-STALLED = 10  # accepted steps in a row without a lower objective or gradient, after which only rounding is left
+SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
+STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
 
 @dataclass
 class _Pair(PerModel):
-    """A step and the change of the gradient along it."""
+    """A step s and the change t of the gradient along it, each (d + 1, K, c)."""
 
     s: Any = per_model(1)
     t: Any = per_model(1)
@@ -54,26 +56,30 @@ class _Pair(PerModel):
 
 @dataclass
 class _Models(ActiveModels):
-    """The active models. Points and gradients are (d + 1, K, c), with the intercepts in the last row; numbers (K,)."""
+    """The active models.
+
+    x, g, preconditioned_g and direction are (d + 1, K, c), with the intercepts in the last row; other arrays are (K,).
+    The next trial point is x - length * direction. A norm is the largest absolute entry of the gradient.
+    """
 
     preconditioner: Preconditioners = per_model()
-    x: Any = per_model(1)
-    g: Any = per_model(1)
+    x: Any = per_model(1)  # the last accepted point
+    g: Any = per_model(1)  # the gradient at x
     preconditioned_g: Any = per_model(1)  # M^-1 g
-    direction: Any = per_model(1)
+    direction: Any = per_model(1)  # H g
     length: Array = per_model()
-    slope: Array = per_model()
-    value: Array = per_model()
-    start_norm: Array = per_model()  # largest absolute entry of the gradient at the start
+    slope: Array = per_model()  # <g, direction>: the rate at which the objective decreases at x
+    value: Array = per_model()  # the objective at x
+    start_norm: Array = per_model()  # at the start
     refresh_norm: Array = per_model()  # when the present preconditioner was made
     smallest_norm: Array = per_model()  # the smallest so far
     stalled: Array = per_model()  # accepted steps in a row without progress
     gamma: Array = per_model()
-    refresh_age: Array = per_model()  # steps with the present preconditioner
+    refresh_age: Array = per_model()  # steps taken with the present preconditioner
     refreshes: Array = per_model()  # how many times the preconditioner was replaced
-    costs: Array = per_model()  # what the next preconditioner would cost, in passes
-    pairs: list[_Pair] = per_model()
-    sample: GramSample | None = None  # the second preconditioner comes from it, if the first is just its diagonal
+    costs: Array = per_model()  # cost of the next preconditioner, in passes
+    pairs: list[_Pair] = per_model()  # the last MEMORY steps
+    sample: GramSample | None = None  # if the first preconditioner is its diagonal: makes the second one
 
 
 @dataclass
@@ -98,17 +104,17 @@ class LBFGS:
     Attributes
     ----------
     max_iter : int
-        Largest number of steps of each model. The pass at the start and rejected trials are not counted.
+        Largest number of iterations (accepted steps) of each model.
     tol : float
-        A model has converged when no entry of its gradient is larger in absolute value. The gradient is that of the
-        mean objective, in the coordinates of the scaled features.
+        A model has converged when no entry of its gradient is larger than this in absolute value. The gradient is that
+        of the objective with respect to the weights of the scaled features.
     seed : int
         Seed for the preconditioners' samples.
     sample : GramSample, optional
         The sample of an earlier solve over the same features, to save making it again.
     relative : bool
-        For softmax: multiply tol by the objective, clipped to [0.01, 1]. This is for models that are compared with each
-        other: where a model classifies all rows correctly the curvature vanishes, and the gradient can be small far
+        For softmax: multiply tol by the objective, clipped to [0.01, 1]. Use it for models that are compared with each
+        other: where a model classifies all rows correctly, the curvature vanishes, and the gradient can be small far
         from the optimum.
     """
 
@@ -117,22 +123,23 @@ class LBFGS:
     seed: int = 0
     sample: GramSample | None = None
     relative: bool = False
-    open_ended = False  # L-BFGS stops by itself, at the optimum
+    may_stop_early = False  # not before it has reached the optimum
 
     @property
     def passes(self) -> float:
-        """Number of passes if all steps are taken and none is rejected: one at the start, and one for each step."""
+        """Number of passes if all steps are taken and no trial is rejected: one at the start, one for each step."""
         return float(self.max_iter + 1)
 
     def init(self, objective: Objective, W: Array, b: Array) -> LBFGSState:
-        """Start at W (d, K, c) and b (K, c), which are copied, and make the preconditioner."""
+        """Return the state at W (d, K, c) and b (K, c), which are copied, with the first preconditioner."""
         K, unknown = objective.n_models, np.full(objective.n_models, np.nan)
         sample = self.sample or GramSample(objective, self.seed)
         preconditioner = sample.preconditioners(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
-        # The first trial is the start itself (the direction is zero); a huge value makes sure that it is accepted.
+        # The first trial is the start itself, since the direction is zero; the huge value makes sure that it is
+        # accepted.
         models = _Models(
-            numbers=np.arange(K),
+            indices=np.arange(K),
             objective=objective,
             preconditioner=preconditioner,
             x=x,
@@ -169,7 +176,7 @@ class LBFGS:
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
-        """Evaluate a trial point of each active model, in one pass over the data."""
+        """Evaluate one trial point of each active model, in one pass over the data, and return the new state."""
         models = state.models
         with objective.backend.single_threaded_blas():
             self._step(state, models)
@@ -180,7 +187,7 @@ class LBFGS:
         return state
 
     def why_it_diverged(self, state: LBFGSState) -> str:
-        """Name the start as the cause: an accepted step never raises the objective."""
+        """Explain that the start is the cause: no accepted step makes the objective infinite."""
         dtype = np.dtype(state.models.objective.features.dtype)
         return (
             "the objective is not finite at the weights that training starts from: they, the penalty (C, l2) or the "
@@ -189,9 +196,9 @@ class LBFGS:
             * (dtype != np.float64)
         )
 
-    def give_up(self, state: LBFGSState, lost: Array) -> None:
-        """End the models whose objective is not finite, those with True in `lost` (K,)."""
-        ended = lost[state.models.numbers]
+    def end_diverged(self, state: LBFGSState, diverged: Array) -> None:
+        """End the models with True in `diverged` (K,), whose objective is not finite at the start."""
+        ended = diverged[state.models.indices]
         state.models = state.end(state.models, ended, [StopReason.DIVERGED] * len(ended))
         if ended.all():
             state.reason = state.reason or StopReason.DIVERGED
@@ -205,17 +212,17 @@ class LBFGS:
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
         if state.step == 0:
             state.start = value.copy()
-        accepted, given_up = _accept_trials(models, value, _dot(g, models.direction, backend), eps)
+        accepted, too_short = _accept_trials(models, value, _dot(g, models.direction, backend), eps)
         if state.step > 0:
-            state.iterations[models.numbers] += accepted
-        out_of_steps = state.iterations[models.numbers] >= self.max_iter
+            state.iterations[models.indices] += accepted
+        out_of_steps = state.iterations[models.indices] >= self.max_iter
         size = backend.to_numpy(abs(g).max(axis=(0, 2))).astype(np.float64)
-        norm = np.where(accepted, size, state.gradient_norm[models.numbers])
+        norm = np.where(accepted, size, state.gradient_norm[models.indices])
         for k in np.flatnonzero(accepted).tolist():
-            number = models.numbers[k]
-            state.W[:, number], state.b[number] = trial[:-1, k], trial[-1, k]
-            state.value[number], state.loss[number], state.accuracy[number] = value[k], loss[k], accuracy[k]
-            state.gradient_norm[number], state.learning_rate[number] = norm[k], models.length[k]
+            index = models.indices[k]
+            state.W[:, index], state.b[index] = trial[:-1, k], trial[-1, k]
+            state.value[index], state.loss[index], state.accuracy[index] = value[k], loss[k], accuracy[k]
+            state.gradient_norm[index], state.learning_rate[index] = norm[k], models.length[k]
         better = (value < models.value - eps * abs(models.value)) | (norm < 0.9 * models.smallest_norm)
         models.stalled = np.where(accepted, np.where(better, 0, models.stalled + 1), models.stalled)
         models.smallest_norm = np.minimum(models.smallest_norm, norm)
@@ -228,7 +235,7 @@ class LBFGS:
                 state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
             _update_directions(models, trial, g, accepted)
         converged = norm <= self._tolerances(models)
-        stuck = given_up | (models.stalled >= STALLED) | ~(models.slope > 0)
+        stuck = too_short | (models.stalled >= STALLED) | ~(models.slope > 0)
         reasons = [
             StopReason.CONVERGED if converged[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
             for k in range(len(converged))
@@ -236,14 +243,15 @@ class LBFGS:
         state.models = state.end(models, converged | stuck | out_of_steps, reasons)
 
     def _tolerances(self, models: _Models) -> Array:
-        """Tolerance of each model, (K,): a model has converged when its gradient is within it."""
+        """Return the largest gradient norm at which each model has converged, (K,)."""
         relative = self.relative and models.objective.loss.gives_probabilities
         return self.tol * (np.clip(models.value, SMALLEST_OBJECTIVE, 1.0) if relative else np.ones(len(models.value)))
 
     def _needs_refresh(self, models: _Models, eps: float) -> Array:
-        """Which models need a new preconditioner, because they have many steps to go. The wait doubles each time."""
+        """Find the models that need a new preconditioner, as many steps remain; the wait doubles each time."""
         wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
-        # A tol below the rounding error cannot be reached. With tol = 0 the target is halfway to it, on a log scale.
+        # A tol below the rounding error cannot be reached. With tol = 0, the target is halfway to the rounding error on
+        # a log scale.
         tolerances = np.maximum(
             self._tolerances(models), (ROUNDINGS * eps if self.tol > 0 else np.sqrt(eps)) * models.start_norm
         )
@@ -255,24 +263,25 @@ class LBFGS:
 
 
 def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:
-    """Decide which trials are accepted (Armijo) and which models give up; the others get a shorter step length.
+    """Decide which trials are accepted (Armijo); the other models get a shorter step length.
 
-    If the predicted fall is within the rounding error of the objective, the slopes decide (Hager and Zhang, 2005).
+    If the predicted decrease is within the rounding error of the objective, the slopes decide (Hager and Zhang, 2005).
+    Returns two boolean arrays (K,): the trials that are accepted, and the models whose step has become too short.
     """
-    predicted_fall, noise = models.length * models.slope, eps * abs(models.value)
-    flat = predicted_fall <= ROUNDINGS * noise
-    accepted = value <= models.value - SUFFICIENT * predicted_fall + noise  # never where it is NaN
+    predicted_decrease, noise = models.length * models.slope, eps * abs(models.value)
+    flat = predicted_decrease <= ROUNDINGS * noise
+    accepted = value <= models.value - SUFFICIENT * predicted_decrease + noise  # False for a value of NaN
     accepted |= flat & (abs(slope) < models.slope) & np.isfinite(value)
-    given_up = ~accepted & ((flat & (models.length < SHORTEST)) | (models.length < VANISHING))
+    too_short = ~accepted & ((flat & (models.length < SHORTEST)) | (models.length < VANISHING))
     shorter = _shorter(models.length, models.value, models.slope, value, slope)
     models.length = np.where(accepted, models.length, shorter)
-    return accepted, given_up
+    return accepted, too_short
 
 
 def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
-    """Store pairs and compute new directions at the accepted points; the other models keep point and direction.
+    """At the accepted points, store pairs and compute new directions; the other models keep point and direction.
 
-    A step along which the curvature is not clearly positive, beyond rounding, gives no pair.
+    A step gives no pair unless the curvature along it is positive beyond rounding errors.
     """
     backend = models.objective.backend
     models.refresh_age = models.refresh_age + accepted
@@ -283,8 +292,8 @@ def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> 
     if usable.any():
         rho = np.divide(1.0, st, out=np.zeros_like(st), where=usable)
         models.pairs = [*models.pairs, _Pair(s, t, preconditioned_t, rho)][-MEMORY:]
-        size = _dot(t, preconditioned_t, backend)
-        models.gamma = np.where(usable & (size > 0), st / np.where(size > 0, size, 1), models.gamma)
+        tMt = _dot(t, preconditioned_t, backend)  # t'M^-1 t
+        models.gamma = np.where(usable & (tMt > 0), st / np.where(tMt > 0, tMt, 1), models.gamma)
     models.x, models.g, models.preconditioned_g = (
         _where(accepted, new, old, backend)
         for new, old in ((trial, models.x), (g, models.g), (preconditioned_g, models.preconditioned_g))
@@ -295,7 +304,10 @@ def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> 
 
 
 def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
-    """Make new preconditioners at the trial points and drop the old pairs; returns how many rows were read."""
+    """Make new preconditioners at the trial points of the models marked in `due`, and discard these models' pairs.
+
+    Returns the number of rows that were read.
+    """
     rows = 0
     for k in np.flatnonzero(due).tolist():
         if models.sample is not None and models.refreshes[k] == 0:
@@ -315,8 +327,8 @@ def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
 def _direction(models: _Models) -> Any:
     """Compute H g by the two-loop recursion.
 
-    M^-1 is applied once in each step, to g alone. The first loop subtracts multiples of the pairs' t, for which M^-1 t
-    is stored.
+    It takes M^-1 q, where q is g less multiples of the pairs' t. Since M^-1 g and each M^-1 t are stored, M^-1 is
+    applied only once in each step, to g.
     """
     backend = models.objective.backend
     q, r = models.g.copy(), models.preconditioned_g.copy()
@@ -333,25 +345,26 @@ def _direction(models: _Models) -> Any:
     return r
 
 
-def _per_model(numbers: Array, models: _Models) -> Any:
+def _per_model(values: Array, models: _Models) -> Any:
     """Move an array (K,) to the device as (1, K, 1), to multiply points by it."""
-    return models.objective.backend.asarray(numbers.astype(models.x.dtype)[None, :, None])
+    return models.objective.backend.asarray(values.astype(models.x.dtype)[None, :, None])
 
 
-def _where(models: Array, new: Any, old: Any, backend: Any) -> Any:
-    """Take `new` for the models marked in `models`, and `old` for the others."""
-    return new if models.all() else backend.xp.where(backend.asarray(models)[None, :, None], new, old)
+def _where(marked: Array, new: Any, old: Any, backend: Any) -> Any:
+    """Take `new` for the models with True in `marked`, and `old` for the others."""
+    return new if marked.all() else backend.xp.where(backend.asarray(marked)[None, :, None], new, old)
 
 
 def _dot(u: Any, v: Any, backend: Any) -> Array:
-    """Inner product of each model's entries, (K,) float64 on the host."""
+    """Compute the inner product of u and v for each model, (K,) float64 on the host."""
     return np.asarray(backend.to_numpy((u * v).sum(axis=(0, 2), dtype=np.float64)))
 
 
 def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:
-    """Step length after a rejected trial: the minimum of the cubic through both ends, clipped to 0.1..0.5 of `length`.
+    """Compute the step length after a rejected trial, between 0.1 and 0.5 of `length`.
 
-    Along x - a direction the objective falls at a rate of `slope` at a = 0, and of `trial_slope` at a = length.
+    It minimises the cubic in a that has the values and slopes of the objective at x - a direction for a = 0, where the
+    objective decreases at the rate `slope`, and for a = length, where it decreases at the rate `trial_slope`.
     """
     with np.errstate(all="ignore"):  # for a trial that overflowed the result is 0.1
         theta = 3 * (value - trial) / length - slope - trial_slope

@@ -20,26 +20,27 @@ from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
 
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
-STRETCH_ROWS = 1 << 16  # rows between two checks of progress, callbacks and Ctrl-C
-PATIENCE = 5  # epochs without progress that are allowed, because momentum makes the objective oscillate for a few
-PATIENT_STEPS = 20  # steps without progress that are allowed at least: short epochs end before an oscillation does
-ADAPT_BY, ADAPTATIONS = 5.0, 2  # "adaptive" divides the learning rate by ADAPT_BY, so many times without progress
+STRETCH_ROWS = 1 << 16  # rows in one call of `SGD.step`; between two calls, the trainer checks for Ctrl-C
+# epochs without progress before anything is done about it, and fewest steps in these: momentum makes the objective
+# oscillate for a few epochs, or, where epochs are short, for some steps
+PATIENCE, PATIENT_STEPS = 5, 20
+ADAPT_BY, ADAPTATIONS = 5.0, 2  # "adaptive" divides the learning rate by ADAPT_BY, at most ADAPTATIONS times in a row
 CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is computed
 
 
 @dataclass
 class _Models(ActiveModels):
-    """The active models: their weights, and what the learning rates depend on. Fields without a comment are (K,)."""
+    """The active models: their weights, and what their learning rates depend on. Arrays but W, b, velocity are (K,)."""
 
     W: Any = per_model(1)
     b: Any = per_model(0)
     velocity: tuple[Any, Any] | None = per_model((1, 0))
-    base_rate: Array = per_model()
+    base_rate: Array = per_model()  # learning rate, before the factor of the schedule
     momentum: Array = per_model()
     weight_sums: Any = per_model()
-    epoch_value: Array = per_model()  # sum over the rows of the current epoch
-    best_value: Array = per_model()  # mean of the last epoch that made progress
-    last_value: Array = per_model()  # mean of the last epoch
+    epoch_value: Array = per_model()  # sum of the objective over the rows of the current epoch so far
+    best_value: Array = per_model()  # mean objective of the last epoch that made progress
+    last_value: Array = per_model()  # mean objective of the last epoch
     stalled_epochs: Array = per_model()  # epochs since the last progress
 
 
@@ -52,7 +53,7 @@ class SGDState(SolverState):
     models : _Models
         The active models.
     batches : pair of int and list
-        Number of the current epoch and its batches, on the device.
+        The current epoch, counted from 0, and the rows of its minibatches, on the device.
     """
 
     models: _Models = field(kw_only=True)
@@ -68,27 +69,30 @@ class SGD:
     plan : BatchPlan
         The rows of each step.
     steps : int
-        Number of minibatches in all.
+        Total number of minibatches.
     learning_rate : float, (K,) or "auto"
-        For the weights of the scaled features. "auto": 1 / largest curvature, see `automatic_learning_rate`.
+        For the weights of the scaled features. "auto": 1 / largest curvature; see `automatic_learning_rate`.
     momentum : float or (K,)
         In [0, 1).
     nesterov : bool
         Whether to use Nesterov momentum.
     schedule : {"adaptive", "constant", "step", "cosine", "inverse"}
-        "adaptive" divides a model's learning rate by 5 whenever its objective has not fallen by `tol` in five epochs,
-        at most twice without progress in between; if the objective rises over an epoch, the velocity is set to zero.
-        The others multiply the learning rate by a factor; with p the fraction of steps done and e the epochs done, the
-        factors are 1; 0.1^floor(3 p); (1 + cos(pi p)) / 2; 1 / (1 + e).
+        "adaptive" divides a model's learning rate by 5 whenever its objective has not decreased by `tol` in five
+        epochs, at most twice in a row without progress. It also sets the velocity to zero after an epoch in which the
+        objective rose. The other schedules multiply the learning rate by a factor that depends on the fraction p of the
+        steps and the number e of epochs that are done:
+
+            constant  1        step  0.1^floor(3 p)        cosine  (1 + cos(pi p)) / 2        inverse  1 / (1 + e)
     tol : float
-        The decrease of the objective that counts as progress. A model ends once its objective has not fallen by this
+        The decrease of the objective that counts as progress. A model ends when its objective has not decreased by this
         much in five epochs ("adaptive": in fifteen, after two reductions of the learning rate). "step" and "cosine"
-        always take all steps, and with tol=0 the others do, too. With fewer than four steps in an epoch, 20 steps
-        replace five epochs.
+        always take all steps, and so do the others with tol=0. With fewer than four steps in an epoch, five epochs are
+        replaced by 20 steps.
     epochs_before : int
-        For a stream whose rows come in parts: epochs done before; e and the order of the rows continue from there.
+        For rows that arrive in parts (partial_fit): the number of earlier epochs. e and the order of the rows continue
+        from there.
     velocity : pair of ndarray, optional
-        v at the start, (d, K, c) and (K, c), updated in place. Default: zeros.
+        v at the start, (d, K, c) and (K, c), which is updated in place. Default: zeros.
     """
 
     plan: BatchPlan
@@ -103,12 +107,12 @@ class SGD:
 
     @property
     def passes(self) -> float:
-        """Number of epochs in all."""
+        """Number of epochs if all steps are taken."""
         return self.steps / self.plan.steps_per_epoch
 
     @property
-    def open_ended(self) -> bool:
-        """Whether training may stop early: not for "step" and "cosine", whose schedules need all steps."""
+    def may_stop_early(self) -> bool:
+        """Whether training may stop before all steps are taken: not with "step" and "cosine", which plan for all."""
         return self.schedule not in ("step", "cosine")
 
     @property
@@ -122,7 +126,7 @@ class SGD:
         return max(PATIENCE, -(-PATIENT_STEPS // self.plan.steps_per_epoch))
 
     def init(self, objective: Objective, W: Array, b: Array) -> SGDState:
-        """Start at W (d, K, c) and b (K, c), which are copied."""
+        """Return the state at W (d, K, c) and b (K, c), which are copied."""
         K, xp, unknown = objective.n_models, objective.backend.xp, np.full(objective.n_models, np.nan)
         if isinstance(self.learning_rate, str):
             rate = automatic_learning_rate(objective, self.plan)
@@ -132,7 +136,7 @@ class SGD:
         if np.any(np.asarray(self.momentum) > 0):
             velocity = self.velocity or (xp.zeros_like(W), xp.zeros_like(b))
         models = _Models(
-            numbers=np.arange(K),
+            indices=np.arange(K),
             objective=objective,
             W=W.copy(),
             b=b.copy(),
@@ -158,13 +162,13 @@ class SGD:
         )
 
     def step(self, objective: Objective, state: SGDState) -> SGDState:
-        """Train on one stretch: minibatches up to the end of the epoch, but at most about STRETCH_ROWS rows."""
+        """Go through a stretch of minibatches: to the end of the epoch, but at most about STRETCH_ROWS rows."""
         models, per_epoch = state.models, self.plan.steps_per_epoch
         epoch, first = divmod(state.step, per_epoch)
         stop = min(per_epoch, first + max(1, STRETCH_ROWS // self.plan.size), first + self.steps - state.step)
         if state.batches[0] != epoch:
             state.batches = (epoch, _on_device(self.plan.epoch(self.epochs_before + epoch), objective))
-        backend, numbers = objective.backend, models.numbers
+        backend, indices = objective.backend, models.indices
         factors = np.array([self._factor(step) for step in range(state.step, state.step + stop - first)])
         rates = (factors[:, None] * models.base_rate).astype(state.W.dtype)
         batches = state.batches[1][first:stop]
@@ -178,12 +182,12 @@ class SGD:
         if state.step == 0:
             state.start = backend.to_numpy(first_values)
         state.step, state.rows = state.step + len(batches), sum(n_rows)
-        sums = backend.to_numpy(totals)  # this waits for the device
-        state.value[numbers], state.loss[numbers], state.accuracy[numbers] = sums / state.rows
-        state.learning_rate[numbers] = models.base_rate * factors[-1]
+        sums = backend.to_numpy(totals)  # waits for the device
+        state.value[indices], state.loss[indices], state.accuracy[indices] = sums / state.rows
+        state.learning_rate[indices] = models.base_rate * factors[-1]
         if models.W is not state.W:
-            for k, number in enumerate(numbers.tolist()):
-                state.W[:, number], state.b[number] = models.W[:, k], models.b[k]
+            for k, index in enumerate(indices.tolist()):
+                state.W[:, index], state.b[index] = models.W[:, k], models.b[k]
         state.passes = state.step / per_epoch
         models.epoch_value = models.epoch_value + sums[0]
         if state.step % per_epoch == 0:
@@ -193,20 +197,20 @@ class SGD:
         return state
 
     def why_it_diverged(self, state: SGDState) -> str:
-        """Name the learning rate, and smaller ones to try."""
+        """Explain that the learning rate is too large, and what to use instead."""
         rate = ", ".join(f"{r:.3g}" for r in np.unique(state.learning_rate))
         return (
-            f"the loss ran away to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the "
-            "steps are too long for features of this size, or the penalty is out of proportion. Use a learning_rate "
-            "ten times smaller (or 'auto', if it was given), a larger C, or scaling='standard'"
+            f"the objective grew to {np.max(state.value):.3g} after {state.step} steps with learning_rate={rate}: the "
+            "learning rate is too large for the features or for the penalty. Use a learning_rate ten times smaller, or "
+            "learning_rate='auto'; a larger C; or scaling='standard'"
         )
 
-    def give_up(self, state: SGDState, lost: Array) -> None:
-        """End the models that have diverged, those with True in `lost` (K,)."""
-        _end(state, lost[state.models.numbers], StopReason.DIVERGED)
+    def end_diverged(self, state: SGDState, diverged: Array) -> None:
+        """End the models with True in `diverged` (K,)."""
+        _end(state, diverged[state.models.indices], StopReason.DIVERGED)
 
     def _steps(self, models: _Models, batches: list[Any], rates: Any, momentum: Any) -> tuple[Any, Any]:
-        """Take the steps of `operations.SgdStretch.sgd_steps` one by one, without waiting for the device."""
+        """Take the steps one by one, where the backend cannot take them in one call; does not wait for the device."""
         objective, xp, momentum = models.objective, models.objective.backend.xp, momentum[:, None]
         totals, first_values = xp.zeros((3, objective.n_models)), None
         for rate, rows in zip(rates, batches, strict=True):
@@ -228,10 +232,11 @@ class SGD:
         return totals, first_values
 
     def _end_epoch(self, state: SGDState) -> None:
-        """Lower the learning rate of models without progress, and end those that still make none.
+        """Lower the learning rate of models without progress, and end those that still make none after that.
 
-        If a model's objective rose over the epoch, its velocity is first set to zero: momentum that has overshot the
-        optimum would take many epochs to turn round (restart by function value, O'Donoghue and Candes, 2015).
+        If a model's objective rose over the epoch, its velocity is first set to zero: once momentum has carried a model
+        beyond the optimum, it would take many epochs to return (restart by function value, O'Donoghue and Candes,
+        2015).
         """
         models, adaptive = state.models, self.schedule == "adaptive"
         value = models.epoch_value / self.plan.rows_per_epoch
@@ -244,11 +249,12 @@ class SGD:
         models.best_value = np.where(progress, value, models.best_value)
         if adaptive:
             waits, rest = np.divmod(models.stalled_epochs, self._epochs_to_wait)
-            # At most ADAPTATIONS times, even if no model ends because tol=0. Otherwise, if an early oscillation went
-            # below the value that a model settles at, its learning rate would be divided until it is zero.
+            # At most ADAPTATIONS times, even with tol=0, where no model ends. Otherwise, if an early oscillation went
+            # below the value at which a model settles, its learning rate would be divided again and again, down to
+            # zero.
             stuck = (rest == 0) & (waits > 0) & (waits <= ADAPTATIONS)
             models.base_rate = np.where(stuck, models.base_rate / ADAPT_BY, models.base_rate)
-        if self.tol > 0 and self.open_ended:
+        if self.tol > 0 and self.may_stop_early:
             _end(state, models.stalled_epochs >= self.patience, StopReason.CONVERGED)
 
     def _factor(self, step: int) -> float:
@@ -263,7 +269,7 @@ class SGD:
 
 
 def _end(state: SGDState, ended: Array, reason: StopReason) -> None:
-    """End the active models with True in `ended`; their weights stay as they are."""
+    """End the active models with True in `ended`, and the training if none remains."""
     state.models = state.end(state.models, ended, [reason] * len(ended))
     if ended.all():
         converged = StopReason.CONVERGED in state.reasons
@@ -271,7 +277,7 @@ def _end(state: SGDState, ended: Array, reason: StopReason) -> None:
 
 
 def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
-    """Upload all batches of an epoch at once."""
+    """Upload the row numbers of all minibatches of an epoch at once."""
     if batches[0] is None:
         return [None]
     order = objective.backend.asarray(objective.features.row_numbers(np.concatenate(batches)))  # type: ignore[arg-type]
@@ -280,13 +286,14 @@ def _on_device(batches: list[Array | None], objective: Objective) -> list[Any]:
 
 
 def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
-    """Largest learning rate that is safe for any weights: 1 / (largest curvature of the objective), (K,).
+    """Compute a learning rate that is safe for any weights: 1 / (largest curvature of the objective), (K,).
 
-    The Hessian with respect to (W, b) is at most H = (1 / S) sum_i s_i x_i x_i' (x) U_i, where x_i has a 1 appended and
-    U_i is the loss's bound on its Hessian with respect to the scores (`losses.Loss.bound_row_hessians`).
+    The Hessian of the mean loss with respect to (W, b) is at most H = (1 / S) sum_i s_i (x_i x_i') (x) U_i, where (x)
+    is the Kronecker product, x_i has a 1 appended, and U_i is the loss's bound on its Hessian with respect to the
+    scores of the row (`losses.Loss.bound_row_hessians`).
 
-    The largest eigenvalue of H is found by power iteration on a sample. To this come trace(H) / B, a bound on the noise
-    of the curvature in a minibatch of B rows, and l2.
+    The largest eigenvalue of H is found by power iteration on a sample of rows. To it are added trace(H) / B, a bound
+    on how much larger the curvature of a minibatch of B rows can be, and l2.
     """
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
@@ -297,7 +304,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     labels = objective.backend.to_numpy(objective.labels)[rows]
     all_weights = None if objective.weights is None else objective.backend.to_numpy(objective.weights)[rows]
     sums = objective.backend.to_numpy(objective.weight_sums())
-    start = rng.standard_normal((x.shape[1], c))  # shared, so that a model's rate does not depend on the other models
+    start = rng.standard_normal((x.shape[1], c))  # the same for all models: a model's rate depends on no other model
     with (
         objective.backend.single_threaded_blas(),
         np.errstate(over="ignore", invalid="ignore"),
@@ -313,11 +320,11 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
         )  # fmt: skip
     curvature += objective.penalty.moved(objective.backend.to_numpy).largest_curvature()
     usable = np.isfinite(curvature) & (curvature > 0)
-    return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # for all zeros any rate is fine
+    return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # without curvature any rate is safe
 
 
 def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: Loss, batch: int, V: Array) -> float:
-    """Largest eigenvalue of H, plus trace(H) / batch; V (d, c) is a random start."""
+    """Compute the largest eigenvalue of H, plus trace(H) / batch; V (d, c) is a random start."""
     largest = 0.0
     for _ in range(30):
         size = np.linalg.norm(V)

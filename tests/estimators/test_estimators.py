@@ -411,7 +411,7 @@ def test_a_class_whose_weights_are_zero_stays_a_class(small: tuple[Any, Any]) ->
     assert model.classes_.tolist() == [0, 1, 2]
 
 
-# raw space, and types of X
+# unscaled features, and types of X
 
 
 @pytest.mark.parametrize("scaling", [None, "standard", (2.0, np.array([1.0, 3.0, 0.1])), (None, 4.0), (1.0, None)])
@@ -719,7 +719,7 @@ def test_backend_says_who_computed_and_why(small: tuple[Any, Any]) -> None:
     ("solver", "message"),
     [
         ("sgd", r"max_iter=3 passes: increase max_iter or tol, or set scaling"),
-        ("lbfgs", r"above tol=1e-09; all max_iter=3 steps were taken: increase max_iter or tol"),
+        ("lbfgs", r"above tol=1e-09; all max_iter=3 iterations were made: increase max_iter or tol"),
     ],
 )
 def test_max_iter_without_convergence_warns_of_it_by_name(solver: str, message: str, small: tuple[Any, Any]) -> None:

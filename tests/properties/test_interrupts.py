@@ -110,7 +110,7 @@ OUTSIDE = {  # of the passes: by solver
         "the sample is drawn": "gpusoftmax.solvers.lbfgs.GramSample",
         "its curvature is factored": "gpusoftmax.solvers.preconditioners.gram.GramInverse.inverse",
         "the certificate is worked out": "gpusoftmax.estimators.fitting.certify",
-        "its intercepts are solved for": "gpusoftmax.solvers.certificate.best_shift",
+        "its intercepts are solved for": "gpusoftmax.solvers.certificate.best_intercept_change",
     }
     | AFTER_ANY,
     "sgd": BEFORE_ANY | {"the learning rate is found": "gpusoftmax.solvers.sgd.automatic_learning_rate"} | AFTER_ANY,

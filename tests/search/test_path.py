@@ -20,7 +20,7 @@ L2 = np.geomspace(1.0, 1e-4, 12)
 
 
 def path_over(objective: Any, tol: float = 1e-9) -> Path:
-    return Path(objective, GramSample(objective, 0, len(L2), alike=True), 200, tol, 0)
+    return Path(objective, GramSample(objective, 0, len(L2), share_gram=True), 200, tol, 0)
 
 
 def problem(backend: Backend, **options: Any) -> Any:

@@ -75,10 +75,10 @@ def test_a_model_that_ends_leaves_and_its_reason_is_known_by_its_number(name: st
     objective = objective_of(X, y, get_backend("numpy", 1), K=3, l2=[0.1, 0.2, 0.3])
     solver: Any = SOLVERS[name]
     state = solver.init(objective, *zeros_for(objective))
-    solver.give_up(state, np.array([False, True, False]))
+    solver.end_diverged(state, np.array([False, True, False]))
     assert state.reasons == [StopReason.RUNNING, StopReason.DIVERGED, StopReason.RUNNING]
-    assert (state.models.numbers.tolist(), state.reason) == ([0, 2], StopReason.RUNNING)
-    solver.give_up(state, np.array([True, False, True]))
+    assert (state.models.indices.tolist(), state.reason) == ([0, 2], StopReason.RUNNING)
+    solver.end_diverged(state, np.array([True, False, True]))
     assert state.reason == StopReason.DIVERGED
 
 

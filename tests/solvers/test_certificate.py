@@ -61,7 +61,7 @@ def test_scores_that_are_too_many_to_keep_give_no_bound(monkeypatch: pytest.Monk
     objective = objective_of(X, y, NUMPY, l2=0.1)
     (found,) = certify(objective, np.zeros((X.shape[1], 1, 3), np.float32), np.zeros((1, 3), np.float32))
     assert found.bound is None
-    assert "more than the 100 that are kept" in found.why_no_bound
+    assert "at most 100 are stored" in found.why_no_bound
 
 
 def test_a_loss_whose_intercepts_nothing_solves_for_gets_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_loss_whose_intercepts_nothing_solves_for_gets_no_bound(monkeypatch: p
     X, y = blobs(2)
     model = SoftmaxClassifier(backend="numpy").fit(X, y)
     assert model.fit_report_.bound is None
-    assert "there is no solver for its intercepts" in str(model.fit_report_)
+    assert "has no solver for the intercepts" in str(model.fit_report_)
     assert SoftmaxClassifier(backend="numpy", fit_intercept=False).fit(X, y).fit_report_.bound is not None
 
 
@@ -118,7 +118,7 @@ def test_the_time_of_the_certificate_is_counted(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_intercept_that_is_not_at_its_optimum_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs(5)
-    monkeypatch.setattr(certificate, "best_shift", lambda rows, *_: (np.ones(3) * [0, 0, 1], 0.0))
+    monkeypatch.setattr(certificate, "best_intercept_change", lambda rows, *_: (np.ones(3) * [0, 0, 1], 0.0))
     report = SoftmaxClassifier(backend="numpy").fit(X, y).fit_report_
     assert report.bound is None
     assert "intercept's gradient is still above" in report.why_no_bound

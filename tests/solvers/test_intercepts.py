@@ -13,17 +13,17 @@ from gpusoftmax.array import get_backend
 from gpusoftmax.reference import row_loss
 from gpusoftmax.solvers import intercepts
 from gpusoftmax.solvers.certificate import certify
-from gpusoftmax.solvers.intercepts import PHIS, KeptRows, best_shift
+from gpusoftmax.solvers.intercepts import PHIS, StoredRows, best_intercept_change
 from tests.support.cases import Array, objective_of
 
 BOTH = pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
-AS_LONG_AS_IT_TAKES = 1 << 30  # reads
+AS_LONG_AS_IT_TAKES = 1 << 30  # products
 
 
 def rows_of(
     loss: str, seed: int, n: int = 60, c: int = 5, dtype: Any = np.float64, threads: int = 1
 ) -> tuple[Any, Any]:
-    """What is known of random rows with some weights of zero, and phi in plain NumPy."""
+    """Random rows, some with a weight of zero, and phi in plain NumPy."""
     rng = np.random.default_rng(seed)
     z, y = 2 * rng.standard_normal((n, c)).astype(dtype), rng.integers(0, c, n)
     s = rng.random(n) * (rng.random(n) > 0.2)
@@ -31,13 +31,13 @@ def rows_of(
     t = 0.01 * rng.standard_normal(c)
     t -= t.mean()  # of soft labels: a shift of all classes changes nothing
     p = np.exp(z - z.max(axis=1, keepdims=True))
-    kept = (p / p.sum(axis=1, keepdims=True)) if loss == "softmax" else z
+    stored = (p / p.sum(axis=1, keepdims=True)) if loss == "softmax" else z
 
     def phi(v: Array) -> tuple[float, Array]:
         losses, gradient = row_loss(z + v, y, loss)
         return float(s @ losses + t @ v), s @ gradient + t
 
-    return KeptRows(kept, y, s, t, get_backend("numpy", threads)), phi
+    return StoredRows(stored, y, s, t, get_backend("numpy", threads)), phi
 
 
 @BOTH
@@ -45,15 +45,15 @@ def test_the_gradient_and_hessian_are_those_of_the_loss(loss: str) -> None:
     rows, phi = rows_of(loss, 0)
     v, x = np.random.default_rng(1).standard_normal((2, 5))
     found = PHIS[loss](rows)
-    start = found.at(np.zeros(5))[0]
-    value, gradient = found.at(v)
+    start = found.evaluate(np.zeros(5))[0]
+    value, gradient = found.evaluate(v)
     assert value - start == pytest.approx(phi(v)[0] - phi(np.zeros(5))[0], rel=1e-12)
     np.testing.assert_allclose(gradient, phi(v)[1], atol=1e-14)
     step = 1e-6  # the difference is exact to step^2, and to eps / step
     difference = (phi(v + step * x)[1] - phi(v - step * x)[1]) / (2 * step)
-    np.testing.assert_allclose(found.times(x), difference, atol=1e-8)
+    np.testing.assert_allclose(found.hessian_product(x), difference, atol=1e-8)
     hessian = found.hessian()
-    np.testing.assert_allclose(hessian @ x, found.times(x), atol=1e-14)
+    np.testing.assert_allclose(hessian @ x, found.hessian_product(x), atol=1e-14)
     np.testing.assert_allclose(np.diag(hessian), found.diagonal(), atol=1e-15)
 
 
@@ -63,7 +63,7 @@ def test_it_finds_the_minimum(loss: str, formed: float, monkeypatch: pytest.Monk
     monkeypatch.setattr(intercepts, "FORMED", formed)
     for seed in range(3):
         rows, phi = rows_of(loss, seed)
-        found = best_shift(rows, loss, 1.0, AS_LONG_AS_IT_TAKES)
+        found = best_intercept_change(rows, loss, 1.0, AS_LONG_AS_IT_TAKES)
         assert found is not None
         expected = minimize(phi, np.zeros(5), jac=True, method="BFGS", options={"gtol": 1e-9})
         assert abs(phi(found[0])[1]).max() < 1e-7
@@ -72,7 +72,7 @@ def test_it_finds_the_minimum(loss: str, formed: float, monkeypatch: pytest.Monk
 
 def test_probabilities_of_float32_suffice() -> None:
     rows, phi = rows_of("softmax", 3, dtype=np.float32)
-    found = best_shift(rows, "softmax", 1.0, AS_LONG_AS_IT_TAKES)
+    found = best_intercept_change(rows, "softmax", 1.0, AS_LONG_AS_IT_TAKES)
     assert found is not None
     assert abs(phi(found[0])[1]).max() < 1e-6  # a few units in the last place of float32
 
@@ -80,14 +80,15 @@ def test_probabilities_of_float32_suffice() -> None:
 @BOTH
 def test_it_gives_up_where_it_would_take_too_long(loss: str) -> None:
     rows, _ = rows_of(loss, 4)
-    assert best_shift(rows, loss, 1.0, 3) is None
+    assert best_intercept_change(rows, loss, 1.0, 3) is None
 
 
 @BOTH
 def test_the_bits_do_not_depend_on_the_number_of_threads(loss: str) -> None:
     n = 5000  # three leaves
     one, three = (
-        best_shift(rows_of(loss, 5, n, threads=threads)[0], loss, 1.0, AS_LONG_AS_IT_TAKES) for threads in (1, 3)
+        best_intercept_change(rows_of(loss, 5, n, threads=threads)[0], loss, 1.0, AS_LONG_AS_IT_TAKES)
+        for threads in (1, 3)
     )
     assert one is not None
     assert three is not None

@@ -321,7 +321,7 @@ def test_a_model_that_runs_away_does_not_touch_the_others(backend: Backend) -> N
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules_that_are_planned_to_their_end_are_not_cut_short(schedule: str) -> None:
-    assert SGD(PLAN, 9, schedule=schedule).open_ended == (schedule not in ("step", "cosine"))
+    assert SGD(PLAN, 9, schedule=schedule).may_stop_early == (schedule not in ("step", "cosine"))
 
 
 def curvature_of(X: Array, y: Array, s: Array, c: int, loss: str, batch: int) -> float:

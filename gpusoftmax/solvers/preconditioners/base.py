@@ -1,8 +1,8 @@
 """Preconditioners of L-BFGS: for each of K models the inverse M^-1 of an approximate Hessian M.
 
 A preconditioner acts on the weights and the intercepts of one model, (d + 1, c) with the intercepts in the last row. If
-the intercept is not penalised, b + m'W, with m the mean of the features, is used in place of b: it does not couple with
-W. A penalised intercept is the weight of one more feature, which is always 1.
+the intercept is not penalised, M is block-diagonal in W and b + m'W, with m the mean of the features: in the Hessian, b
+itself couples with W. A penalised intercept is the weight of one more feature, which is always 1.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class Preconditioner(Protocol):
 
 @dataclass(frozen=True)
 class SharedBlock:
-    """One inverse that all classes share.
+    """One inverse for the weights of each class, the same for all.
 
-    `centre` (d, 1) is m, or None if there is no unpenalised intercept; kappa is the intercepts' curvature.
+    `centre` (d, 1) is m, or None without an unpenalised intercept. `kappa` is the curvature of the intercepts.
+    `penalised` tells whether the intercept is penalised.
     """
 
     inverse: Inverse
@@ -47,30 +48,34 @@ class SharedBlock:
 
 @dataclass(frozen=True)
 class BlockDiagonal:
-    """One inverse for each class, applied after the mean over classes is removed.
+    """One inverse for each class, applied after the mean over the classes is removed.
 
-    Adding the same to the weights of all classes changes no loss, but the inverses of single classes would add such a
-    part. It is therefore projected out before and after; without that, some problems took three times as many steps.
-    In its direction only the penalty has curvature: `shared` (d + 1, 1), inf where nothing is penalised.
+    The loss does not change if the same vector is added to the weights of all classes. The inverses of single classes
+    do not know this and would add such a vector, so the mean over the classes is removed from what they are given and
+    from what they return; without that, some problems took three times as many iterations. In the direction of the mean
+    only the penalty has curvature: `mean_curvature` (d + 1, 1), inf where nothing is penalised.
     """
 
     classes: list[SharedBlock]
-    shared: Any
+    mean_curvature: Any
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
         c = len(self.classes)
-        common = v.sum(axis=1)[:, None] / c
-        v = v - common
+        mean = v.sum(axis=1)[:, None] / c
+        v = v - mean
         solution = 0 * v
         for j, preconditioner in enumerate(self.classes):
             solution[:, j : j + 1] = preconditioner.solve(v[:, j : j + 1])
-        return solution - solution.sum(axis=1)[:, None] / c + common / self.shared
+        return solution - solution.sum(axis=1)[:, None] / c + mean / self.mean_curvature
 
 
 @dataclass(frozen=True)
 class FullHessian:
-    """One inverse over all weights and intercepts of a model, feature by feature, with the classes of each together."""
+    """One inverse over all weights and intercepts of a model, ordered by feature and then by class.
+
+    `centre` and `penalised` are those of `SharedBlock`.
+    """
 
     inverse: Inverse
     centre: Any
@@ -113,9 +118,9 @@ class Preconditioners:
         return out
 
     def select(self, models: list[int]) -> Preconditioners:
-        """Select some of the models."""
+        """Return the preconditioners of some of the models."""
         return replace(self, by_model=[self.by_model[k] for k in models])
 
     def replaced(self, k: int, preconditioner: Preconditioner) -> Preconditioners:
-        """Replace the preconditioner of model k."""
+        """Return preconditioners with this one in place of model k's."""
         return replace(self, by_model=[*self.by_model[:k], preconditioner, *self.by_model[k + 1 :]])

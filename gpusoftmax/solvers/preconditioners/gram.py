@@ -1,19 +1,21 @@
-"""The first preconditioner: a Gram matrix of the features from a sample of rows, which does not depend on the weights.
+"""The first preconditioner: the Gram matrix of a sample of rows. It does not depend on the weights.
 
-At equal probabilities, the Hessian of the mean softmax loss with respect to one class's weights is G / c, with G the
-weighted Gram matrix of the features; classes couple only through a shift that is common to all of them. So
+At zero weights, where all classes have the same probability, the Hessian of the mean softmax loss with respect to the
+weights of one class is G / c, with G the weighted Gram matrix of the features. Different classes couple only in the
+direction that changes all classes alike, in which the loss is constant. The preconditioner of model k is therefore, for
+the weights of each class,
 
     M_k = kappa G_k + l2_k diag(r),     G_k = (1 / S_k) sum_i s_ik (x_i - m_k)(x_i - m_k)'
 
-kappa is the loss's curvature at zero, 1 / c for softmax. m_k is the weighted mean if the intercept is not penalised,
-else 0.
+kappa is the loss's curvature at zero, 1 / c for softmax. m_k is the weighted mean of the rows if the intercept is not
+penalised, else 0. The inverse of M_k is one of these (see `inverses`):
 
     Cholesky    for d up to FULL_FEATURES and n >= d
-    Spectrum    the same, with many penalties and large d
+    Spectrum    the same, if there are many penalties and d is large
     LowRank     for n < d, or if d is too large for the above
-    Diagonal    if nothing else fits into memory, or at first, if the others would cost more than they may save
+    Diagonal    if nothing else fits into memory, or for a start, if the others might cost more time than they save
 
-Rows are centred before the product. If the product is corrected afterwards instead, Cholesky fails at weak penalties.
+Rows are centred before the product. If the product were corrected afterwards, Cholesky would fail at weak penalties.
 """
 
 from __future__ import annotations
@@ -39,36 +41,45 @@ from gpusoftmax.solvers.preconditioners.sample import (
 )
 
 FULL_FEATURES = 8192  # largest d for which (d, d) matrices are made: 256 MB in float32
-SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample: per feature, and at least
-# with at least so many penalties and more than so many features, eigenpairs take less time than a factor per penalty
+SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample per feature, and fewest rows of it
+# With at least this many penalties and more than this many features, the eigenpairs that serve all penalties take less
+# time than one Cholesky factor for each.
 SPECTRUM_PENALTIES, SPECTRUM_FEATURES = 4, 1024
-SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it small ones would be lost in the rounding
-KEPT_ELEMENTS = 1 << 25  # entries of the inverses that are stored: 128 MB in float32
-LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # rows of a low-rank sample at most, and its entries
+SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it, rounding errors would hide the small ones
+KEPT_ELEMENTS = 1 << 25  # largest number of entries of all stored inverses: 128 MB in float32
+LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # largest numbers of rows, and of entries, of a low-rank sample
 SMALLEST_LOW_RANK = 32  # with fewer rows the diagonal is used
-AFFORDABLE_PASSES = 100.0  # passes over the data that a first preconditioner may cost
+AFFORDABLE_PASSES = 100.0  # largest cost of the first preconditioner, in passes over the data
 
 
 class GramSample:
-    """A sample of rows, and the preconditioners made from its Gram matrix in the form that fits the objective's shape.
+    """A sample of rows, and the preconditioners made from its Gram matrix.
 
-    The work that all penalties share is done once, and inverses are stored. `cost` is the cost of one preconditioner,
-    in passes over the data; `at_once` tells whether to make it at the start, or only after the diagonal proved slow.
+    The work that is the same for all penalties is done once, and inverses are stored.
 
     Parameters
     ----------
     objective : Objective
         Later calls may pass objectives with other weights and penalties or with fewer rows, but with the same features.
     seed : int
-        Seed of the draw.
+        Seed for drawing the sample.
     penalties : int
         How many penalties to expect.
-    alike : bool
-        Whether later objectives differ little in their rows and weights, as cross-validation folds do. Then they share
-        the Gram matrix of this one, and penalties that agree in two digits share an inverse.
+    share_gram : bool
+        Whether later objectives differ so little in their rows and weights, as cross-validation folds do, that they can
+        share the Gram matrix of this one. Penalties that agree in two digits then share an inverse.
+
+    Attributes
+    ----------
+    kind : {"cholesky", "spectrum", "low rank", "diagonal"}
+        The kind of inverse that suits the shape.
+    cost : float
+        Cost of one preconditioner of this kind, in passes over the data.
+    at_once : bool
+        Whether to make it at the start. If not, the diagonal is used until it turns out to converge slowly.
     """
 
-    def __init__(self, objective: Objective, seed: int, penalties: int = 1, alike: bool = False) -> None:
+    def __init__(self, objective: Objective, seed: int, penalties: int = 1, share_gram: bool = False) -> None:
         n, d, c = objective.features.n, objective.features.d, objective.n_classes
         full = d <= FULL_FEATURES and n >= d
         sample_size = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
@@ -80,12 +91,13 @@ class GramSample:
         self.cost = inverse_cost(self.kind, len(self.chosen), d) / pass_cost(n, d, c)
         # with fewer rows than features, applying the inverse takes as long as a pass, and the diagonal is often enough
         self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
-        self._common_fractions = weight_fractions(objective, 0, self.chosen) if alike else None
-        # by kind: the weight fractions last used (as bytes), the product and the centre, and the inverses by penalty
+        self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
+        # by kind: the weight fractions for which it was made (as bytes), the Gram matrix in a form that can be inverted
+        # for any penalty, the centre, and the inverses by penalty
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
 
     def preconditioners(self, objective: Objective) -> Preconditioners:
-        """Make the inverses of kappa G_k + l2_k diag(r), or, unless `at_once`, of their diagonals; logs which."""
+        """Make the first preconditioner of each model: from M_k if `at_once`, else from its diagonal; logs which."""
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
         with objective.backend.single_threaded_blas():
@@ -95,7 +107,7 @@ class GramSample:
         return Preconditioners(preconditioners, len(self.chosen))
 
     def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
-        """Make the full preconditioner of model k, not its diagonal."""
+        """Make the preconditioner of model k from M_k, whether or not `at_once`."""
         l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
         return self._make(objective, self.kind, self._fractions(objective, k), l2)
 
@@ -125,7 +137,7 @@ class GramSample:
 
 
 def _has_similar_scales(a: Array) -> bool:
-    """Whether the features, apart from constant columns, have variances within SPECTRUM_SPREAD of each other."""
+    """Whether the variances of the features that vary differ by a factor of SPECTRUM_SPREAD at most."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
     varying = squares[squares > float(np.finfo(a.dtype).eps) ** 2 * squares.max()]
@@ -133,7 +145,7 @@ def _has_similar_scales(a: Array) -> bool:
 
 
 def _centred(objective: Objective, rows: Array, fractions: Array, kappa: float) -> tuple[Array, Array, Array]:
-    """Return a (m, d), centre (d,), and the diagonal (d,) that a'a would have without centring.
+    """Return the weighted rows a (m, d), the centre (d,), and the diagonal (d,) that a'a would have without centring.
 
     The rows of a are sqrt(kappa fractions_i) (x_i - centre), so that a'a = kappa G.
     """

@@ -1,14 +1,15 @@
-"""The preconditioner at a point: the Hessian there, in full or class by class, from the rows that still have curvature.
+"""Later preconditioners: the Hessian at the current point, in full or one block per class, from a sample of rows.
 
-The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i, with C_i (c, c) the loss's curvature in the scores
-of row i: diag(p_i) - p_i p_i' for softmax (`losses.Loss.row_hessians`).
+The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i. There (x) is the Kronecker product, and C_i (c, c)
+the Hessian of the loss of row i with respect to its scores: diag(p_i) - p_i p_i' for softmax
+(`losses.Loss.row_hessians`).
 
     full            all of it, ((d + 1) c)^2 entries, if d c is small
     block-diagonal  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j, m_j the mean weighted by s_i C_ijj
 
-To either, l2 diag(r) is added. In a confident model only few rows have any curvature. Row i is therefore drawn with a
-probability proportional to its curvature, and weighted by the inverse of that probability, so that the expected value
-stays the same.
+To either, l2 diag(r) is added. In a confident model only a few rows have any noticeable curvature. Row i is therefore
+drawn with a probability proportional to its curvature and weighted by the inverse of that probability, which leaves the
+expected value of the sum unchanged.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from gpusoftmax.solvers.preconditioners.sample import (
 )
 
 FULL_SIZE = 2000  # largest (d + 1) c for which the full Hessian is made
-FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # rows for the full Hessian; each adds a rank of up to c - 1
+FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # rows for the full Hessian; each raises its rank by up to c - 1
 CLASS_ROWS_PER_FEATURE = 2  # rows for the block of one class
-MOST_ELEMENTS = 1 << 27  # entries of all models' preconditioners: 512 MB in float32
-CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows from which those with curvature are drawn
-MOST_PROBABILITIES = 1 << 26  # probabilities of these rows: 512 MB
+MOST_ELEMENTS = 1 << 27  # largest number of entries of all models' preconditioners: 512 MB in float32
+CANDIDATES_PER_FEATURE, FEWEST_CANDIDATES = 8, 8192  # rows from which the sample is drawn, by curvature
+MOST_PROBABILITIES = 1 << 26  # largest number of probabilities of these rows: 512 MB
 
 
 def refresh_cost(objective: Objective) -> float:
@@ -68,14 +69,14 @@ def _class_rows(objective: Objective) -> int:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> tuple[Preconditioner, int]:
+def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: int) -> tuple[Preconditioner, int]:
     """Make the preconditioner of model k at its point (d + 1, c); returns it and the number of rows that were read.
 
-    `times` is the number of refreshes that the model has had in this solve; each draws other rows.
+    `n_refreshes` counts the earlier refreshes of the model in this solve: each draws other rows.
     """
     features, backend, c = objective.features, objective.backend, objective.n_classes
     d, dtype = features.d, features.dtype
-    rng = generator(seed, NO_EPOCH + 2 + times)
+    rng = generator(seed, NO_EPOCH + 2 + n_refreshes)
     candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))
     rows = uniform_rows(features, candidates, rng)
     x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
@@ -103,12 +104,12 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, times: int) -> 
                 curvatures = (weights[chosen] * scale).astype(np.float64)
                 classes[j] = _class_block(objective, x[chosen], curvatures, penalty, centre)
 
-        on_gpu = backend.gpu is not None  # then one thread: the current CUDA device is set for each thread separately
+        on_gpu = backend.gpu is not None  # one thread then: each thread would have to set its current CUDA device
         (_with_one_thread(backend) if on_gpu else backend).for_each(work, c)
-    log.info("preconditioner: block-diagonal, from at most %d of %d rows a class", size, features.n)
-    shared = np.where(penalty > 0, penalty, np.inf)
-    shared = shared if penalised else np.append(shared, np.inf)
-    return BlockDiagonal(classes, backend.asarray(shared.astype(dtype)[:, None])), len(rows)
+    log.info("preconditioner: block-diagonal, from at most %d of %d rows per class", size, features.n)
+    mean_curvature = np.where(penalty > 0, penalty, np.inf)
+    mean_curvature = mean_curvature if penalised else np.append(mean_curvature, np.inf)
+    return BlockDiagonal(classes, backend.asarray(mean_curvature.astype(dtype)[:, None])), len(rows)
 
 
 def _with_one_thread(backend: Backend) -> Backend:
@@ -121,9 +122,10 @@ def is_full(objective: Objective) -> bool:
 
 
 def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, RowHessians, Array]:
-    """Return the centred features of the rows, their Hessians C and the mean that was subtracted.
+    """Return the centred features of some rows, their Hessians C, and the mean that was subtracted from the features.
 
-    The features have a column of ones if the intercept is penalised. The mean is 0 without an unpenalised intercept.
+    If the intercept is penalised, a column of ones is added to the features. Unless there is an unpenalised intercept,
+    the mean is 0.
     """
     fractions = weight_fractions(objective, k, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
@@ -141,7 +143,10 @@ def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tupl
 
 
 def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draw about `size` rows with probabilities proportional to their weights; returns places and 1 / probabilities."""
+    """Draw about `size` rows, with probabilities proportional to their weights.
+
+    Returns the positions of these rows, and for each the inverse of its probability.
+    """
     total = weights.sum()
     if not total > 0:
         return np.arange(0), np.empty(0)
@@ -151,9 +156,9 @@ def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
 
 
 def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Array, centre: Array) -> SharedBlock:
-    """Make the preconditioner of one class from its rows x, less `centre`, and their curvatures."""
+    """Make the preconditioner of one class from the features x of its rows, less `centre`, and their curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(curvatures.sum())
-    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # with curvatures that round to zero there is no mean
+    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # too small to divide by: no mean
     free = objective.has_free_intercept and kappa > 0
     mean = curvatures.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
     raw = curvatures.astype(dtype) @ (x * x)
@@ -177,8 +182,8 @@ def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, back
             M[:, k, :, j] = product
 
     backend.for_each(work, len(pairs))
-    # In the direction that all classes share, only the penalty has curvature. Give it that of a single class, so that
-    # rounding errors stay small.
+    # In the direction that changes all classes alike, only the penalty has curvature. Without more, rounding errors
+    # could make the matrix indefinite there, so the mean curvature of the single classes is added.
     for p in range(d):
         M[p, :, p, :] += np.trace(M[p, :, p, :]) / c**2
     M = M.reshape(d * c, d * c)
@@ -188,7 +193,7 @@ def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, back
     M /= scale
     R = cholesky(M, penalty / scale.astype(np.float64) ** 2)
     if R is None:
-        log.info("preconditioner: Cholesky failed; the diagonal instead")
+        log.info("preconditioner: Cholesky failed; the diagonal is used instead")
         return Diagonal(backend.asarray((scale**2)[:, None]))
     R /= scale
     return Cholesky(backend.asarray(R), backend)

@@ -1,8 +1,11 @@
-"""Inverses of M = kappa X'X + penalty, from the rows of a sample, in the form that suits the shape.
+"""Inverses of M = a'a + diag(penalty), with a (m, d) the weighted rows of a sample, in the form that suits the shape.
 
-Cholesky    R with M^-1 = R'R, the inverse of M's triangular factor: d^2 entries, for n >= d
-LowRank     eigenvectors: of a sample of few rows, d m entries, or of its Gram matrix, where they serve every penalty
-Diagonal    if neither fits into memory
+`Cholesky`, `LowRank` and `Diagonal` are one inverse each. `GramInverse` and `Spectrum` hold a'a in a form from which
+they make the inverse for any penalty.
+
+    Cholesky    M^-1 = R'R, with R the inverse of M's Cholesky factor: d^2 entries
+    LowRank     from eigenvectors: of a sample of few rows (GramInverse), or the largest of a'a (Spectrum)
+    Diagonal    the diagonal of M alone
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 
 TILE = 256  # rows or columns of a triangle that one thread works on at a time
-WORTH_SHARING = 1024  # threads share a solve if d is larger
-RANK, OVERSAMPLING = 512, 64  # eigenvectors that are used, and how many more are computed to make these more accurate
+WORTH_SHARING = 1024  # for larger d, threads share a solve
+RANK, OVERSAMPLING = 512, 64  # eigenvectors to use, and how many more to compute so that these are accurate
 POWER_ITERATIONS = 2  # products with the matrix that refine the random start
-JITTERS = 8.0 * 10.0 ** np.arange(6)  # in units of rounding; tried in turn where rounding made the product indefinite
+# factors of the diagonal, in units of rounding, tried in turn until rounding errors no longer make the matrix
+# indefinite
+JITTERS = 8.0 * 10.0 ** np.arange(6)
 
 
 class Inverse(Protocol):
@@ -34,10 +39,10 @@ class Inverse(Protocol):
 
 @dataclass(frozen=True)
 class Cholesky:
-    """M^-1 = R' R with R (d, d), the inverse of M's Cholesky factor: positive definite in spite of rounding."""
+    """M^-1 = R'R, with R (d, d) the inverse of M's Cholesky factor: positive definite despite rounding errors."""
 
     R: Any
-    backend: Backend  # on a CPU its threads share the products
+    backend: Backend  # on a CPU, its threads share the products
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
@@ -66,7 +71,7 @@ class LowRank:
     root: Any
     V: Any
     shrink: Any
-    backend: Backend | None = None  # on a CPU its threads share the products; None: one thread
+    backend: Backend | None = None  # on a CPU, its threads share the products; None: one thread
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
@@ -103,7 +108,7 @@ class Diagonal:
 
 
 class GramInverse:
-    """Inverses of a'a + penalty for many penalties, given a (m, d); the work that they share is done once.
+    """Inverses of a'a + diag(penalty) for many penalties; the work that they share is done once.
 
     Parameters
     ----------
@@ -111,15 +116,16 @@ class GramInverse:
     a : ndarray, (m, d)
         Overwritten.
     raw : ndarray, (d,)
-        Diagonal of a'a before the rows were centred; relative to it, entries that are 0 up to rounding are recognised.
+        Diagonal that a'a had before the rows were centred. An entry of a'a's diagonal that is tiny relative to it is a
+        rounding error.
     backend : Backend
         The inverse is put on its device; its threads share the products.
 
     Notes
     -----
-    Whether a feature's curvature is just rounding is decided for each feature separately, so that columns may have any
-    sizes. Such a curvature is replaced by a larger one, because L-BFGS would otherwise follow a direction without
-    curvature for ever.
+    Whether a feature's curvature is only a rounding error is decided for each feature separately, so columns may differ
+    in size. Such a curvature is replaced by a larger one: with almost none, L-BFGS would take huge steps in a direction
+    in which the objective does not change.
     """
 
     def __init__(self, kind: str, a: Array, raw: Array, backend: Backend) -> None:
@@ -132,26 +138,26 @@ class GramInverse:
             self.a = np.empty((0, a.shape[1]), a.dtype)  # frees a; a view of it would keep its memory
 
     def _without_zeros(self, diagonal: Array) -> Array:
-        """Replace diagonal entries that are only rounding (constant columns without a penalty) by larger ones."""
-        vanishing = diagonal <= (8 * self.eps) ** 2 * self.raw
-        return np.where(vanishing, np.where(self.raw > 0, self.raw, 1.0), diagonal)
+        """Replace entries of the diagonal that are only rounding errors, as of constant columns, by larger ones."""
+        is_rounding = diagonal <= (8 * self.eps) ** 2 * self.raw
+        return np.where(is_rounding, np.where(self.raw > 0, self.raw, 1.0), diagonal)
 
     def inverse(self, penalty: Array) -> Inverse:
         """Invert a'a + diag(penalty); the result is on the device."""
         dtype, eps, asarray = self.dtype, self.eps, self.backend.asarray
         diagonal = self.squares + penalty
-        if not np.isfinite(diagonal).all():  # the first gradient will not be finite either, and end the fit
+        if not np.isfinite(diagonal).all():  # nor will the first gradient be finite, which ends the fit
             return Diagonal(asarray(np.ones((len(diagonal), 1), dtype)))
         diagonal = self._without_zeros(diagonal)
         if self.kind == "cholesky":
-            living = self._without_zeros(self.squares)
-            R = cholesky(self.correlations, (diagonal - self.squares) / living)
+            squares = self._without_zeros(self.squares)
+            R = cholesky(self.correlations, (diagonal - self.squares) / squares)
             if R is not None:
-                R /= np.sqrt(living).astype(dtype)
+                R /= np.sqrt(squares).astype(dtype)
                 return Cholesky(asarray(R), self.backend)
-            log.info("preconditioner: Cholesky failed; the diagonal instead")
+            log.info("preconditioner: Cholesky failed; the diagonal is used instead")
         if self.kind == "low rank":
-            # smaller penalties would be lost in the rounding errors of I - V V'
+            # of smaller penalties, nothing would be left beside the rounding errors of I - V V'
             root = np.sqrt(np.maximum(penalty, 8 * eps * len(penalty) * diagonal))
             a = self.a / root.astype(dtype)
             values, U = linalg.eigh((a @ a.T).astype(np.float64))
@@ -163,9 +169,10 @@ class GramInverse:
 
 
 class Spectrum:
-    """Inverses of a'a + penalty from the largest eigenpairs of a'a, which serve every l2.
+    """Inverses of a'a + l2 diag(factors) from the largest eigenpairs of a'a, which serve every l2.
 
-    With R = diag(factors) and S = R^-1/2 a'a R^-1/2 = V diag(v) V' + tail, where the tail is approximated by t I,
+    With R = diag(factors), the largest eigenpairs (v, V) of S = R^-1/2 a'a R^-1/2, and t the mean of the other
+    eigenvalues, S is approximated by V diag(v) V' + t (I - V V'). Then
 
         M = R^1/2 (S + l2 I) R^1/2,    M^-1 = R^-1/2 (I - V diag((v - t) / (v + l2)) V') / (t + l2) R^-1/2
 
@@ -192,12 +199,12 @@ class Spectrum:
         values, U = linalg.eigh(Q.T @ _times(S, Q, backend), check_finite=False)
         largest, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
         rest = float(np.trace(S, dtype=np.float64) - largest.sum()) / (len(S) - RANK)
-        # V V' removes the largest eigenvalues only up to rounding, so a smaller tail would have no meaning
+        # the largest eigenvalues are removed only up to rounding errors, which would hide a smaller tail
         self.tail = max(rest, 8 * float(np.finfo(a.dtype).eps) * float(largest[-1]))
-        self.values = np.maximum(largest, self.tail)  # if the rank is below RANK, the last ones are rounding errors
+        self.values = np.maximum(largest, self.tail)  # if the rank is below RANK, the smallest ones are rounding errors
 
     def inverse(self, penalty: Array) -> Inverse:
-        """Invert a'a + diag(penalty), where penalty is l2 times the factors; the result is on the device."""
+        """Invert a'a + diag(penalty), where the penalty is l2 times the factors; the result is on the device."""
         l2, (asarray, dtype) = float((penalty / self.factors).max()), (self.backend.asarray, self.V.dtype)
         root = self.root * np.sqrt(self.tail + l2)
         shrink = (self.values - self.tail) / (self.values + l2)
@@ -233,7 +240,7 @@ def cholesky(M: Array, penalty: Array) -> Array | None:
     for jitter in float(np.finfo(M.dtype).eps) * JITTERS:
         shifted = M.copy()
         shifted[np.diag_indices(len(M))] = (size * (1 + jitter)).astype(M.dtype)
-        # LAPACK stores matrices by columns: its upper triangle is our lower one, and no copy is needed
+        # LAPACK stores matrices by columns: its upper triangle is our lower one, so no copy is needed
         U, failed = potrf(shifted.T, lower=0, clean=1, overwrite_a=1)
         if not failed:
             R: Array = trtri(U, lower=0, overwrite_c=1)[0].T

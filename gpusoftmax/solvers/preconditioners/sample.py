@@ -1,4 +1,4 @@
-"""Samples of rows: which rows, their weights, and the cost of working on them."""
+"""Samples of rows from which preconditioners are made: drawing them, their features and weights, and what they cost."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
 from gpusoftmax.objective.objective import Objective
 
-BLOCK = 512  # rows in a block: allocating memory for all rows in float64 would cost more than the arithmetic
-PASS_OVERHEAD = 2e7  # cost of a pass over the data beyond its matrix products, in operations of such a product
+BLOCK = 512  # rows of a block: allocating memory for all rows in float64 would take more time than the arithmetic
+PASS_OVERHEAD = 2e7  # cost of a pass over the data beyond its matrix products, in operations of these
 
 
 def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Array:
-    """Draw `size` row numbers without replacement, or all if there are fewer; in increasing order."""
+    """Draw `size` row numbers without replacement, or take all if there are fewer; in increasing order."""
     n = features.n
     return features.row_numbers(np.sort(rng.choice(n, size, replace=False)) if size < n else np.arange(n))
 
 
 def penalty_diagonal(objective: Objective) -> Array:
-    """Diagonal of the penalty's Hessian for l2 = 1: r (d,), or (d + 1,) with a penalised intercept; on the host."""
+    """Return the diagonal of the penalty Hessian for l2 = 1: (d,), or (d + 1,) with a penalised intercept; on the host."""
     return objective.penalty.moved(objective.backend.to_numpy).relative_diagonal(objective.features.d)
 
 
 def weight_fractions(objective: Objective, k: int, rows: Array) -> Array:
-    """Weights of model k for some rows, divided by their sum: float64. Equal fractions if all of them are zero."""
+    """Return model k's weights of some rows, divided by their sum, float64; equal fractions if all weights are zero."""
     if objective.weights is None:
         return np.full(len(rows), 1 / len(rows))
     s = objective.backend.to_numpy(objective.weights)[rows, k].astype(np.float64)
@@ -32,22 +32,22 @@ def weight_fractions(objective: Objective, k: int, rows: Array) -> Array:
 
 
 def scaled_rows(objective: Objective, rows: Array) -> Array:
-    """Shifted and scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
+    """Return the scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
     x = objective.features.sample(rows)
     return np.hstack([x, np.ones((len(x), 1))]) if objective.penalty.on_intercept else x
 
 
 def inverse_cost(kind: str, m: int, d: int) -> float:
-    """Cost of making an inverse from m rows of d features, in operations of a matrix product."""
+    """Estimate the cost of making an inverse from m rows of d features, in operations of a matrix product."""
     if kind == "diagonal":
         return 2.0 * m * d
     if kind == "low rank":
         return 2.0 * m**2 * d + 9.0 * m**3
     if kind == "spectrum":
-        return m * d**2 + 6000.0 * d**2  # products with some 600 vectors, five times
+        return m * d**2 + 6000.0 * d**2  # five products with some 600 vectors
     return m * d**2 + 3.0 * d**3
 
 
 def pass_cost(n: int, d: int, c: int) -> float:
-    """Cost of a pass over the data by one model, in operations of a matrix product."""
+    """Estimate the cost of one model's pass over the data, in operations of a matrix product."""
     return 4.0 * n * d * c + PASS_OVERHEAD

@@ -58,7 +58,7 @@ def test_the_full_hessian_inverts_the_hessian_at_the_point(
 ) -> None:
     objective, point = confident_problem(rng, loss, intercept)
     with caplog.at_level(logging.INFO, "gpusoftmax"):
-        preconditioner, rows = refresh(objective, 0, point, seed=0, times=0)
+        preconditioner, rows = refresh(objective, 0, point, seed=0, n_refreshes=0)
     assert (type(preconditioner), rows) == (FullHessian, 40)
     assert "preconditioner: full Hessian, from" in caplog.text
     u = rng.standard_normal(point.shape)
@@ -77,7 +77,7 @@ def test_the_block_diagonal_inverts_each_class_of_its_own_between_projections(
     monkeypatch.setattr(hessian, "FULL_SIZE", 0)
     monkeypatch.setattr(hessian, "CLASS_ROWS_PER_FEATURE", 100)  # all rows
     objective, point = confident_problem(rng, loss, intercept)
-    preconditioner, _ = refresh(objective, 0, point, seed=0, times=0)
+    preconditioner, _ = refresh(objective, 0, point, seed=0, n_refreshes=0)
     assert isinstance(preconditioner, BlockDiagonal)
     size = 5 if intercept == "none" else 6
     v = np.zeros((6, 3))
@@ -105,7 +105,7 @@ def test_preconditioners_at_a_point_are_alike_on_all_backends(
     for device in (NUMPY, backend):
         rng = np.random.default_rng(0)
         objective, point = confident_problem(rng, "softmax", "free", backend=device)
-        preconditioner, _ = refresh(objective, 0, device.asarray(point), seed=0, times=0)
+        preconditioner, _ = refresh(objective, 0, device.asarray(point), seed=0, n_refreshes=0)
         solutions.append(device.to_numpy(preconditioner.solve(device.asarray(point))))
     np.testing.assert_allclose(*solutions, rtol=1e-10, atol=1e-10)
 
@@ -120,7 +120,7 @@ def test_preconditioners_at_a_point_have_the_same_bits_at_any_thread_count(
     digests = set()
     for threads in (1, 2, 7):
         preconditioner, _ = refresh(
-            objective_of(X, y, get_backend("cpu", threads), c=9, l2=0.01), 0, point, seed=3, times=1
+            objective_of(X, y, get_backend("cpu", threads), c=9, l2=0.01), 0, point, seed=3, n_refreshes=1
         )
         digests.add(preconditioner.solve(point).tobytes())
     assert len(digests) == 1
@@ -143,7 +143,7 @@ def test_a_model_without_curvature_left_has_the_penalty_alone(rng: np.random.Gen
     """All rows certain: their probabilities are 0 and 1 to the last digit."""
     X = np.eye(3)[rng.integers(0, 3, 30)]
     objective = objective_of(X, X.argmax(axis=1), NUMPY, c=3, l2=0.25, fit_intercept=False)
-    preconditioner, _ = refresh(objective, 0, np.vstack([2000 * np.eye(3), np.zeros((1, 3))]), seed=0, times=0)
+    preconditioner, _ = refresh(objective, 0, np.vstack([2000 * np.eye(3), np.zeros((1, 3))]), seed=0, n_refreshes=0)
     v = rng.standard_normal((4, 3))
     v[-1] = 0
     np.testing.assert_allclose(preconditioner.solve(v), v / 0.25, rtol=1e-12)

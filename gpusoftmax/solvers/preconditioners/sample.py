@@ -19,7 +19,7 @@ def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Arr
 
 
 def penalty_diagonal(objective: Objective) -> Array:
-    """Return the diagonal of the penalty Hessian for l2 = 1: (d,), or (d + 1,) with a penalised intercept; on the host."""
+    """Return the diagonal of the penalty Hessian for l2 = 1, on the host; (d,), or (d + 1,) with b penalised."""
     return objective.penalty.moved(objective.backend.to_numpy).relative_diagonal(objective.features.d)
 
 

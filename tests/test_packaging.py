@@ -88,14 +88,14 @@ assert source("row_loss.cu", {"C": 3}).startswith("#define C 3\\n")
 """
 
 
-def train_save_and_evaluate(*gpusoftmax: str | Path, cwd: Path, **environment: str) -> None:
+def train_save_and_evaluate(*gpusoftmax: str | Path, backend: str, cwd: Path, **environment: str) -> None:
     """The command line; the model's file does what the model did."""
     accuracies = []
     for command in (
         ["train", "digits", "--save", "modèle 1.safetensors"],
         ["evaluate", "modèle 1.safetensors", "digits"],
     ):
-        done = run(*gpusoftmax, *command, "--json", cwd=cwd, **environment)
+        done = run(*gpusoftmax, *command, "--backend", backend, "--json", cwd=cwd, **environment)
         accuracies.append(json.loads(done.stdout)["test_accuracy"])
     assert accuracies[0] == accuracies[1] > 0.9
 
@@ -113,7 +113,7 @@ def scripts(environment: Path) -> Path:
 
 
 def test_an_installed_wheel_trains_saves_and_evaluates(environment: Path, elsewhere: Path) -> None:
-    train_save_and_evaluate(scripts(environment) / "gpusoftmax", cwd=elsewhere)
+    train_save_and_evaluate(scripts(environment) / "gpusoftmax", backend="cpu", cwd=elsewhere)
 
 
 def test_an_installed_wheel_finds_its_kernels(environment: Path, elsewhere: Path) -> None:
@@ -163,7 +163,7 @@ CLONE = sys.executable, "-S"  # without this Python's own packages, where gpusof
 
 
 def test_a_clone_that_was_not_installed_trains_saves_and_evaluates(clone: dict[str, str], elsewhere: Path) -> None:
-    train_save_and_evaluate(*CLONE, "-m", "gpusoftmax", cwd=elsewhere, **clone)
+    train_save_and_evaluate(*CLONE, "-m", "gpusoftmax", backend="numpy", cwd=elsewhere, **clone)
 
 
 def test_a_clone_that_was_not_installed_finds_its_kernels(clone: dict[str, str], elsewhere: Path) -> None:

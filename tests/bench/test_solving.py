@@ -56,6 +56,7 @@ def test_the_judge_measures_what_the_specification_says(
     assert in_float64(problem, W, b) == pytest.approx(float(value[0]), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
 def test_every_contender_reaches_the_optimum(contender: Contender, problem: Problem) -> None:
     if contender.absent():

@@ -47,9 +47,9 @@ def test_train_reaches_95_percent_on_digits(run: Any) -> None:
 
 @on_each_device
 def test_train_prints_what_it_puts_into_json(run: Any) -> None:
-    measured = run("train", "digits", "--json").json
+    measured = run("train", "digits", "--C", 0.5, "--json").json
     words = "  ".join(f"{split} {measured[f'{split}_accuracy']:.2%}" for split in ("train", "validation", "test"))
-    assert f"accuracy  {words}\n" in run("train", "digits").out
+    assert f"accuracy  {words}\n" in run("train", "digits", "--C", 0.5).out
 
 
 @pytest.mark.slow
@@ -242,13 +242,6 @@ def test_evaluate_prints_the_accuracies(model: Path, run: Any) -> None:
         assert f"{part} {result[f'{part}_accuracy']:.2%}" in shown
     assert f"accuracy  {result['accuracy']:.2%} of 300 rows\n" in shown
     assert f"log loss  {result['log_loss']:.4f} nats\n" in shown
-
-
-def test_train_reaches_40_percent_on_cifar10(cifar10_folder: Path, run: Any) -> None:
-    # 41.29% was measured; 10000 rows carry a standard error of half a point
-    result = run("train", "cifar10", "--data", cifar10_folder, "--json").json
-    assert result["test_accuracy"] >= 0.40
-    assert result["C"] == 0.001
 
 
 # Ctrl-C

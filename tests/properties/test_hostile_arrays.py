@@ -212,6 +212,7 @@ NPZ: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", NPZ.values(), ids=NPZ.keys())
 def test_a_hostile_npz_is_refused(
     content: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,7 @@ def iris(classes: int = 3) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("fit_intercept", [True, False])
-@pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss"])
+@pytest.mark.parametrize("scoring", ["accuracy", pytest.param("neg_log_loss", marks=pytest.mark.slow)])
 def test_its_attributes_are_those_of_logistic_regression_cv(classes: int, fit_intercept: bool, scoring: str) -> None:
     X, y = iris(classes)
     common: dict[str, Any] = {"Cs": CS, "cv": 3, "fit_intercept": fit_intercept, "scoring": scoring, "tol": 1e-8}

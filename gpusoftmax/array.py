@@ -35,6 +35,7 @@ from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
 from gpusoftmax.operations import Operations, SgdStretch
 
+VECTOR_BLOCK = 1 << 16  # numbers of a vector in a block: with smaller ones threads wait for the GIL
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
 # variables of other libraries, in order of precedence; joblib and dask set them in their workers, which share the CPU
 THREADS_OF_OTHERS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
@@ -119,6 +120,21 @@ class Backend:
             return part(slice(index * step, min((index + 1) * step, n)))
 
         return sum_over_leaves(leaf, -(-n // step), self.n_threads)
+
+    def sum_over_blocks(self, part: Callable[[slice], Partial], d: int, columns: int) -> Partial:
+        """Sum `part(rows)` over blocks of the d rows of some vectors (d, K, c), with K c = `columns` numbers in a row.
+
+        It is for work that is bound by memory: several operations on a block read it from the cache. On the host
+        threads share the blocks, and the bits are the same for any number of threads. A GPU has one block, of all rows.
+        """
+        step = d if self.gpu is not None else max(1, VECTOR_BLOCK // max(columns, 1))
+        if step >= d:
+            return part(slice(0, d))
+
+        def block(index: int) -> Partial:
+            return part(slice(index * step, min((index + 1) * step, d)))
+
+        return sum_over_leaves(block, -(-d // step), self.n_threads)
 
     @staticmethod
     def single_threaded_blas() -> AbstractContextManager[None]:

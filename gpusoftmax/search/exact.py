@@ -25,7 +25,8 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import StopReason
-from gpusoftmax.solvers.lbfgs import LBFGS, MEMORY
+from gpusoftmax.solvers.lbfgs import LBFGS
+from gpusoftmax.solvers.pairs import MEMORY
 from gpusoftmax.solvers.preconditioners.gram import SPECTRUM_FEATURES, GramSample
 from gpusoftmax.trainer import Progress, TrainResult, train
 
@@ -43,7 +44,7 @@ def width(backend: Backend, d: int, c: int, weighted: int, itemsize: int) -> int
     """How many models to solve at the same time; each keeps a copy of the weights of `weighted` rows."""
     if backend.gpu is None:
         return 1
-    vectors = 3 * MEMORY + 10  # pairs with their images, points and gradients
+    vectors = 2 * MEMORY + 10  # pairs, points and gradients
     inverse = d * d if d <= SPECTRUM_FEATURES else 0
     return max(1, MOST_BYTES // ((vectors * (d + 1) * c + inverse + weighted) * itemsize))
 

@@ -38,7 +38,7 @@ def per_model(axis: Any = 0, **options: Any) -> Any:
 class PerModel:
     """Base of dataclasses with `per_model` fields: `select` takes the entries of some models from each of them.
 
-    Such a field may hold None, an array on the host or the device, a tuple of arrays, a list of `PerModel` records, or
+    Such a field may hold None, an array on the host or the device, another such record, a tuple or a list of these, or
     any object that has a method `select(models)`.
     """
 
@@ -52,7 +52,9 @@ class PerModel:
             if isinstance(value, tuple):
                 return tuple(part(one, its_axis) for one, its_axis in zip(value, axis, strict=True))
             if isinstance(value, list):
-                return [one.select(models, backend) for one in value]
+                return [part(one, axis) for one in value]
+            if isinstance(value, PerModel):
+                return value.select(models, backend)
             if hasattr(value, "select"):
                 return value.select(models)
             if isinstance(value, np.ndarray):

@@ -1,10 +1,9 @@
 """Preconditioned L-BFGS: the exact optimum in some ten passes over the data, for K models side by side.
 
-    direction = H g,    H = L-BFGS's inverse Hessian (Nocedal and Wright, 2006, algorithm 7.4) with H_0 = gamma M^-1
-    gamma = s't / t'M^-1 t, from the last pair of a step s and the change t of the gradient along it
+    x <- x - length direction,    direction = H g
 
-M is the preconditioner; see `preconditioners.gram` and `preconditioners.hessian`. A pair (s, t) is what the literature
-calls (s, y); y stands for the labels here.
+H is L-BFGS's approximate inverse Hessian, see `pairs`, which starts from the inverse of a preconditioner M, see
+`preconditioners.gram` and `preconditioners.hessian`.
 
 `LBFGS.step` makes one pass over the data, which evaluates a trial point of every active model. If the trial is
 accepted, the next direction is computed there; if it is rejected, the next trial is a shorter step in the same
@@ -24,12 +23,12 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.base import ActiveModels, PerModel, SolverState, StopReason, per_model
+from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
+from gpusoftmax.solvers.pairs import Pairs, Point
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
 
-MEMORY = 10  # pairs that are stored
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest rounding error of the objective's value, in units of the last place
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
@@ -45,40 +44,27 @@ STALLED = 10  # accepted steps in a row that lower neither objective nor gradien
 
 
 @dataclass
-class _Pair(PerModel):
-    """A step s and the change t of the gradient along it, each (d + 1, K, c)."""
-
-    s: Any = per_model(1)
-    t: Any = per_model(1)
-    preconditioned_t: Any = per_model(1)  # M^-1 t
-    rho: Array = per_model()  # 1 / s't, or 0 for models without this pair
-
-
-@dataclass
 class _Models(ActiveModels):
-    """The active models.
+    """The active models. Arrays are (K,), but direction is (d + 1, K, c), with the intercepts in the last row.
 
-    x, g, preconditioned_g and direction are (d + 1, K, c), with the intercepts in the last row; other arrays are (K,).
-    The next trial point is x - length * direction. A norm is the largest absolute entry of the gradient.
+    The next trial point is x - length * direction, where x is that of `point`. A norm is the largest absolute entry of
+    the gradient.
     """
 
     preconditioner: Preconditioners = per_model()
-    x: Any = per_model(1)  # the last accepted point
-    g: Any = per_model(1)  # the gradient at x
-    preconditioned_g: Any = per_model(1)  # M^-1 g
+    point: Point = per_model()  # the last accepted points
     direction: Any = per_model(1)  # H g
     length: Array = per_model()
-    slope: Array = per_model()  # <g, direction>: the rate at which the objective decreases at x
+    slope: Array = per_model()  # g'direction: the rate at which the objective decreases at x
     value: Array = per_model()  # the objective at x
     start_norm: Array = per_model()  # at the start
     refresh_norm: Array = per_model()  # when the present preconditioner was made
     smallest_norm: Array = per_model()  # the smallest so far
     stalled: Array = per_model()  # accepted steps in a row without progress
-    gamma: Array = per_model()
     refresh_age: Array = per_model()  # steps taken with the present preconditioner
     refreshes: Array = per_model()  # how many times the preconditioner was replaced
     costs: Array = per_model()  # cost of the next preconditioner, in passes
-    pairs: list[_Pair] = per_model()  # the last MEMORY steps
+    pairs: Pairs = per_model()
     sample: GramSample | None = None  # if the first preconditioner is its diagonal: makes the second one
 
 
@@ -142,9 +128,7 @@ class LBFGS:
             indices=np.arange(K),
             objective=objective,
             preconditioner=preconditioner,
-            x=x,
-            g=zeros_like(x),
-            preconditioned_g=zeros_like(x),
+            point=Point(x, zeros_like(x), zeros_like(x)),
             direction=zeros_like(x),
             length=np.ones(K),
             slope=np.zeros(K),
@@ -153,11 +137,10 @@ class LBFGS:
             refresh_norm=np.full(K, np.nan),
             smallest_norm=np.full(K, np.inf),
             stalled=np.zeros(K, int),
-            gamma=np.ones(K),
             refresh_age=np.zeros(K, int),
             refreshes=np.zeros(K, int),
             costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
-            pairs=[],
+            pairs=Pairs.none(x, objective.backend),
             sample=None if sample.at_once else sample,
         )
         return LBFGSState(
@@ -206,7 +189,7 @@ class LBFGS:
     def _step(self, state: LBFGSState, models: _Models) -> None:
         objective = models.objective
         backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
-        trial = models.x - _per_model(models.length, models) * models.direction
+        trial = models.point.x - _per_model(models.length, models) * models.direction
         found = objective.value_and_gradient(trial[:-1], trial[-1])
         g = backend.xp.concatenate([found.dW, found.db[None]])
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
@@ -279,27 +262,16 @@ def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> t
 
 
 def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
-    """At the accepted points, store pairs and compute new directions; the other models keep point and direction.
-
-    A step gives no pair unless the curvature along it is positive beyond rounding errors.
-    """
+    """At the accepted points, add pairs and compute new directions; the other models keep point and direction."""
     backend = models.objective.backend
     models.refresh_age = models.refresh_age + accepted
-    preconditioned_g = models.preconditioner.apply(g, backend.xp.empty_like(g))
-    s, t, preconditioned_t = trial - models.x, g - models.g, preconditioned_g - models.preconditioned_g
-    st, ss, tt = _dot(s, t, backend), _dot(s, s, backend), _dot(t, t, backend)
-    usable = accepted & (st > 1e-10 * np.sqrt(ss * tt))
-    if usable.any():
-        rho = np.divide(1.0, st, out=np.zeros_like(st), where=usable)
-        models.pairs = [*models.pairs, _Pair(s, t, preconditioned_t, rho)][-MEMORY:]
-        tMt = _dot(t, preconditioned_t, backend)  # t'M^-1 t
-        models.gamma = np.where(usable & (tMt > 0), st / np.where(tMt > 0, tMt, 1), models.gamma)
-    models.x, models.g, models.preconditioned_g = (
-        _where(accepted, new, old, backend)
-        for new, old in ((trial, models.x), (g, models.g), (preconditioned_g, models.preconditioned_g))
-    )
-    models.direction = _where(accepted, _direction(models), models.direction, backend)
-    models.slope = np.where(accepted, _dot(models.g, models.direction, backend), models.slope)
+    new = Point(trial, g, models.preconditioner.apply(g, backend.xp.empty_like(g)))
+    direction = models.pairs.advance(models.point, new, accepted, backend)
+    models.point = models.point.replace_where(accepted, new, backend)
+    if not accepted.all():
+        direction = backend.xp.where(backend.asarray(accepted)[None, :, None], direction, models.direction)
+    models.direction = direction
+    models.slope = np.where(accepted, _dot(models.point.g, models.direction, backend), models.slope)
     models.length = np.where(accepted, 1.0, models.length)
 
 
@@ -316,43 +288,16 @@ def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
         else:
             preconditioner, sampled = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
         models.preconditioner = models.preconditioner.replaced(k, preconditioner)
-        models.preconditioned_g[:, k] = preconditioner.solve(models.g[:, k])
-        for pair in models.pairs:
-            pair.rho[k] = 0.0
-        models.refresh_age[k], models.refreshes[k], models.gamma[k] = -1, models.refreshes[k] + 1, 1.0
+        models.point.preconditioned_g[:, k] = preconditioner.solve(models.point.g[:, k])
+        models.pairs.forget(k)
+        models.refresh_age[k], models.refreshes[k] = -1, models.refreshes[k] + 1
         rows += sampled
     return rows
 
 
-def _direction(models: _Models) -> Any:
-    """Compute H g by the two-loop recursion.
-
-    It takes M^-1 q, where q is g less multiples of the pairs' t. Since M^-1 g and each M^-1 t are stored, M^-1 is
-    applied only once in each step, to g.
-    """
-    backend = models.objective.backend
-    q, r = models.g.copy(), models.preconditioned_g.copy()
-    alphas = []
-    for pair in reversed(models.pairs):
-        alpha = pair.rho * _dot(pair.s, q, backend)
-        alphas.append(alpha)
-        factor = _per_model(alpha, models)
-        q -= factor * pair.t
-        r -= factor * pair.preconditioned_t
-    r *= _per_model(models.gamma, models)
-    for pair, alpha in zip(models.pairs, reversed(alphas), strict=True):
-        r += _per_model(alpha - pair.rho * _dot(pair.t, r, backend), models) * pair.s
-    return r
-
-
 def _per_model(values: Array, models: _Models) -> Any:
     """Move an array (K,) to the device as (1, K, 1), to multiply points by it."""
-    return models.objective.backend.asarray(values.astype(models.x.dtype)[None, :, None])
-
-
-def _where(marked: Array, new: Any, old: Any, backend: Any) -> Any:
-    """Take `new` for the models with True in `marked`, and `old` for the others."""
-    return new if marked.all() else backend.xp.where(backend.asarray(marked)[None, :, None], new, old)
+    return models.objective.backend.asarray(values.astype(models.direction.dtype)[None, :, None])
 
 
 def _dot(u: Any, v: Any, backend: Any) -> Array:

@@ -1,0 +1,172 @@
+"""The pairs of L-BFGS and its inverse Hessian H, for K models side by side.
+
+A pair (s, t) is a step and the change of the gradient along it; the literature calls it (s, y), but y stands for the
+labels here. With M the preconditioner and rho_i = 1 / s_i't_i,
+
+    H = H_m,    H_i = (I - rho_i s_i t_i') H_{i-1} (I - rho_i t_i s_i') + rho_i s_i s_i',    H_0 = gamma M^-1
+
+    gamma = s_m't_m / t_m'M^-1 t_m
+
+The two-loop recursion computes H g by some forty operations on vectors. The compact representation (Byrd, Nocedal and
+Schnabel, 1994, theorem 2.2) is the same in exact arithmetic. It needs only inner products of the vectors, and is a
+linear combination of M^-1 g, of the s_i and of the u_i = M^-1 t_i:
+
+    H g = gamma M^-1 g + sum_i e_i s_i - gamma sum_i alpha_i u_i
+
+    R alpha = S'g,    R'e = D alpha - gamma (U'g - U'T alpha),    R_ij = s_i't_j for i <= j, else 0,    D = diag(R)
+
+So a step reads each vector twice: for the new inner products, and for the linear combination. The t_i themselves are
+not stored, since only their inner products are needed later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg.lapack import dtrtrs
+
+from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
+from gpusoftmax.solvers.base import PerModel, per_model
+
+MEMORY = 10  # pairs that are stored
+LEAST_CURVATURE = 1e-10  # smallest s't of a pair relative to |s| |t|: below it, rounding errors may decide its sign
+
+
+@dataclass
+class Point(PerModel):
+    """Points x, the gradients g there and M^-1 g: each (d + 1, K, c) on the device, the intercepts in the last row."""
+
+    x: Any = per_model(1)
+    g: Any = per_model(1)
+    preconditioned_g: Any = per_model(1)
+
+    def replace_where(self, models: Array, new: Point, backend: Backend) -> Point:
+        """Return the new points of the models with True in `models` (K,), and these of the others."""
+        if models.all():
+            return new
+        marked = backend.asarray(models)[None, :, None]
+        both = (new.x, self.x), (new.g, self.g), (new.preconditioned_g, self.preconditioned_g)
+        return Point(*(backend.xp.where(marked, *each) for each in both))
+
+
+@dataclass
+class Pairs(PerModel):
+    """The last pairs of K models. A pair that some model lacks is not `valid` for it.
+
+    Attributes
+    ----------
+    slots : list of int
+        The slots of the pairs, oldest first. Of MEMORY + 1 slots at least one is free, for the next pair.
+    vectors : ndarray, (K, MEMORY + 1, 2, (d + 1) c)
+        In each slot the s and the u = M^-1 t of a pair, on the device.
+    st, ut : ndarray of float64, (K, MEMORY + 1, MEMORY + 1)
+        s_i't_j of the pairs in slots i and j, if i is not younger than j, and u_i't_j.
+    valid : ndarray of bool, (K, MEMORY + 1)
+    gamma : ndarray of float64, (K,)
+        1 for a model without pairs.
+    """
+
+    slots: list[int]
+    vectors: Any = per_model()
+    st: Array = per_model()
+    ut: Array = per_model()
+    valid: Array = per_model()
+    gamma: Array = per_model()
+
+    @classmethod
+    def none(cls, x: Any, backend: Backend) -> Pairs:
+        """Return no pairs, with room for those of the models at x (d + 1, K, c)."""
+        d, K, c = x.shape
+        vectors = backend.xp.empty((K, MEMORY + 1, 2, d * c), x.dtype)
+        square = np.zeros((K, MEMORY + 1, MEMORY + 1))
+        return cls([], vectors, square, square.copy(), np.zeros((K, MEMORY + 1), bool), np.ones(K))
+
+    def forget(self, k: int) -> None:
+        """Discard the pairs of one model."""
+        self.valid[k], self.gamma[k] = False, 1.0
+
+    def advance(self, old: Point, new: Point, accepted: Array, backend: Backend) -> Any:
+        """Add the pair from `old` to `new` for the models with True in `accepted` (K,), and compute H g at `new`.
+
+        A step along which the curvature is not positive beyond rounding errors gives no pair. Returns H g.
+        """
+        slot = next(i for i in range(MEMORY + 1) if i not in self.slots)
+        of_t, of_g, ss = self._products(slot, old, new, backend)
+        st, tt = of_t[:, slot, 0], of_t[:, -1, 0]
+        valid = accepted & (st > LEAST_CURVATURE * np.sqrt(ss * tt))
+        self.valid[:, slot] = valid
+        if valid.any():
+            for k in np.flatnonzero(~valid).tolist():  # a rejected trial may be infinite, and 0 times that is NaN
+                self.vectors[k, slot], of_t[k] = 0, 0
+            self.slots = [*self.slots, slot][-MEMORY:]
+            self.st[:, :, slot], self.ut[:, :, slot] = of_t[:, :-1, 0], of_t[:, :-1, 1]
+            self.ut[:, slot] = self.ut[:, :, slot]  # M is symmetric
+            tMt = self.ut[:, slot, slot]
+            scaled = valid & (tMt > 0)
+            self.gamma = np.where(scaled, st / np.where(scaled, tMt, 1.0), self.gamma)
+        return self._combine(new.preconditioned_g, self._coefficients(of_g[:, :, 0], of_g[:, :, 1]), backend)
+
+    def _products(self, slot: int, old: Point, new: Point, backend: Backend) -> tuple[Array, Array, Array]:
+        """Write the step and its u into a slot, and compute the inner products of t and of g with all s and all u.
+
+        Returns these, each (K, MEMORY + 2, 2), and s's (K,). In the last entry of the former there is t't.
+        """
+        (d, K, c), used = new.x.shape, max([slot, *self.slots]) + 1
+
+        def part(rows: slice) -> tuple[Array, ...]:
+            of_t, of_g, ss = np.zeros((K, MEMORY + 2, 2)), np.zeros((K, MEMORY + 2, 2)), np.zeros(K)
+            for k in range(K):
+                vectors = self._block(k, used, rows, c)
+                step, u = vectors[2 * slot : 2 * slot + 2]
+                step[:] = (new.x[rows, k] - old.x[rows, k]).reshape(-1)
+                u[:] = (new.preconditioned_g[rows, k] - old.preconditioned_g[rows, k]).reshape(-1)
+                g, g_old = (backend.xp.ascontiguousarray(one.g[rows, k]).reshape(-1) for one in (new, old))
+                t = g - g_old
+                for one, products in ((t, of_t), (g, of_g)):
+                    products[k, :used] = backend.to_numpy(vectors @ one).reshape(used, 2)
+                of_t[k, -1], ss[k] = float(t @ t), float(step @ step)
+            return of_t, of_g, ss
+
+        of_t, of_g, ss = backend.sum_over_blocks(part, d, K * c)
+        return of_t, of_g, ss
+
+    def _block(self, k: int, used: int, rows: slice, c: int) -> Any:
+        """Return a view of some rows of model k's vectors in the first `used` slots, (2 used, rows c)."""
+        return self.vectors[k, :used].reshape(2 * used, -1)[:, rows.start * c : rows.stop * c]
+
+    def _coefficients(self, sg: Array, ug: Array) -> Array:
+        """Compute the coefficients of all s and u in H g, (K, MEMORY + 1, 2).
+
+        They follow from the inner products of g with all s and all u, each (K, MEMORY + 2).
+        """
+        coefficients, order = np.zeros((*self.valid.shape, 2)), np.array(self.slots, int)
+        for k, gamma in enumerate(self.gamma.tolist()):
+            kept = order[self.valid[k, order]]
+            if len(kept):
+                R, UT = (matrix[k][kept[:, None], kept] for matrix in (self.st, self.ut))
+                alpha = dtrtrs(R, sg[k, kept])[0]  # of R it uses the upper triangle alone
+                e = dtrtrs(R, np.diagonal(R) * alpha - gamma * (ug[k, kept] - UT @ alpha), trans=1)[0]
+                coefficients[k, kept] = np.stack([e, -gamma * alpha], axis=1)
+        return coefficients
+
+    def _combine(self, preconditioned_g: Any, coefficients: Array, backend: Backend) -> Any:
+        """Compute H g from the coefficients of all s and u."""
+        d, K, c = preconditioned_g.shape
+        used, dtype = max(self.slots, default=-1) + 1, preconditioned_g.dtype
+        factors = [backend.asarray(coefficients[k, :used].reshape(-1).astype(dtype)) for k in range(K)]
+        direction = backend.xp.empty_like(preconditioned_g)
+
+        def part(rows: slice) -> tuple[Array, ...]:
+            for k in range(K):
+                out = direction[rows, k]
+                out[:] = preconditioned_g[rows, k]
+                out *= dtype.type(self.gamma[k])
+                if used:
+                    out += (factors[k] @ self._block(k, used, rows, c)).reshape(-1, c)
+            return ()
+
+        backend.sum_over_blocks(part, d, K * c)
+        return direction

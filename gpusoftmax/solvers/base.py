@@ -1,7 +1,7 @@
 """The solver protocol that the trainer runs, the state of a solver, and the reasons to stop.
 
 A solver trains K models side by side, and its `SolverState` covers all of them. A model is active until its training
-ends. What a solver stores for the active models alone is a subclass of `ActiveModels`, one field of the state.
+ends. A solver keeps what it needs only for the active models in a subclass of `ActiveModels`, in a field of its state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class StopReason(StrEnum):
     EARLY_STOPPING = "early_stopping"  # no more progress on the validation set
     CALLBACK = "callback"  # a callback asked for it
     INTERRUPTED = "interrupted"  # Ctrl-C
-    DIVERGED = "diverged"  # the loss became infinite or NaN, or far larger than at the start
+    DIVERGED = "diverged"  # the objective became infinite or NaN, or far larger than at the start
 
 
 def per_model(axis: Any = 0, **options: Any) -> Any:
@@ -92,8 +92,8 @@ class SolverState:
     Attributes
     ----------
     W, b : ndarray
-        Weights (d, K, c) and intercepts (K, c) of all models, on the device. SGD: the latest. L-BFGS: those with the
-        lowest objective so far.
+        Weights (d, K, c) and intercepts (K, c) of all models, on the device. L-BFGS: those of the last accepted step,
+        which have the lowest objective so far up to rounding. SGD: the latest.
     value, loss, accuracy : ndarray of float64, (K,)
         Objective, mean loss and accuracy. L-BFGS: at W, b. SGD: means over the rows of the last call of `Solver.step`,
         where each minibatch is measured before its update.
@@ -106,7 +106,7 @@ class SolverState:
     gradient_norm : ndarray of float64, (K,), or None
         Largest absolute entry of the gradient at W, b. None for SGD, which would need another pass to compute it.
     iterations : ndarray of int, (K,), or None
-        Number of iterations of each model. None if it is the same for all.
+        Number of iterations of each model. None if the solver does not count them per model.
     passes : float
         Passes over the data so far, including those for preconditioners.
     step : int
@@ -133,7 +133,7 @@ class SolverState:
     reason: StopReason = StopReason.RUNNING
 
     def end(self, active: Active, ended: Array, reasons: list[StopReason]) -> Active:
-        """End the active models with True in `ended`: record their `reasons`, and return the models that remain active.
+        """End the training of the active models with True in `ended`, for `reasons`; returns those that remain active.
 
         If no model remains, `active` is returned unchanged.
         """
@@ -153,7 +153,7 @@ class Solver(Protocol):
 
     @property
     def may_stop_early(self) -> bool:
-        """Whether training may stop before all steps are taken, for example when the validation loss stops falling."""
+        """Whether it makes sense to stop early, when the loss on a validation set no longer decreases."""
 
     def init(self, objective: Objective, W: Array, b: Array) -> Any:
         """Return the `SolverState` at the start. W (d, K, c) and b (K, c) are copied."""
@@ -165,4 +165,4 @@ class Solver(Protocol):
         """Explain to the user why the objective became infinite or far too large, and how to prevent it."""
 
     def end_diverged(self, state: Any, diverged: Array) -> None:
-        """End the models with True in `diverged` (K,)."""
+        """End the training of the models with True in `diverged` (K,)."""

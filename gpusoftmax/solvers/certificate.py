@@ -7,9 +7,8 @@ unpenalised intercept b is optimal for W, then
 
 with dW the gradient (Nesterov, "Introductory lectures on convex optimization", 2004, theorem 2.1.10, for min_b f(W,
 b)). For any other b the inequality need not hold: the right side can be a thirtieth of the left. Therefore the optimal
-b for W is found first, by Newton's method on stored scores, which takes no pass over the data. The bound at W and the
-given b is then the bound at the optimal b, plus the difference of f between the two. A penalised intercept counts as
-one more row of W.
+b for W is found first, by Newton's method on stored scores. The bound at W and the given b is then the bound at the
+optimal b, plus the difference of f between the two. A penalised intercept counts as one more row of W.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from gpusoftmax.solvers.intercepts import PHIS, StoredRows, affordable, best_int
 from gpusoftmax.solvers.preconditioners.sample import pass_cost, weight_fractions
 
 MOST_SCORES = 1 << 24  # largest number of scores to store: 64 MB in float32
-# solving for the intercepts may take this fraction of the time of the fit's passes, and in any case that of
-# FEWEST_PASSES
+# Solving for the intercepts may take as long as this fraction of the fit's passes, or as FEWEST_PASSES passes,
+# whichever is longer.
 TIME_FRACTION, FEWEST_PASSES = 1 / 3, 4.0
 
 
@@ -62,8 +61,8 @@ class FitReport:
     why_no_bound : str
         Why there is no bound; empty if there is one.
     kept : float or None
-        With a validation set: the pass whose weights were kept. All of the above, except the reason, describes these
-        weights.
+        With a validation set: the pass whose weights were kept. For L-BFGS the objective, the gradient norms and the
+        bound are those of these weights. The other attributes, and SGD's objective, are those of the whole fit.
     why_solver : str
         Why solver="auto" chose this solver; empty if the user named the solver.
     """
@@ -132,11 +131,12 @@ class Measured:
 def certify(
     objective: Objective, W: Array, b: Array, passes: float = 100.0, known: Measured | None = None
 ) -> list[Certificate]:
-    """Certify each model at W (d, K, c) and b (K, c), in one pass over the data, or two with an unpenalised intercept.
+    """Certify each model at W (d, K, c) and b (K, c), in one pass, or three with an unpenalised intercept.
 
-    There is no bound without a penalty. With an unpenalised intercept there is none if there are more than MOST_SCORES
-    scores, or if finding the best intercept would take longer than TIME_FRACTION of the fit's `passes`. A caller that
-    has already measured the objective at W and b passes it as `known`, which saves one pass.
+    With an unpenalised intercept, another pass computes the scores from which its best value is found. There is no
+    bound then if the loss has no solver for the intercepts, if there are more than MOST_SCORES scores, or if the solver
+    would take too long compared with the fit's `passes` or does not come close enough. Without a penalty, even of one
+    model, there is none. A caller that has already measured the objective at W and b passes it as `known`.
     """
     backend, K = objective.backend, objective.n_models
     evaluation = None
@@ -152,11 +152,11 @@ def certify(
     n_scores = objective.features.n * K * objective.n_classes
     residuals, bounds, reasons = [None] * K, [None] * K, [""] * K
     if (mu <= 0).any():
-        reasons = ["without a penalty there is none"] * K
+        reasons = ["a bound requires a penalty"] * K
     elif objective.has_free_intercept and objective.loss.name not in PHIS:
-        reasons = [f"the loss {objective.loss.name} has no solver for the intercepts, which it requires"] * K
+        reasons = [f"a bound requires the best intercepts, and {objective.loss.name} has no solver for them"] * K
     elif objective.has_free_intercept and n_scores > MOST_SCORES:
-        reasons = [f"it requires storing {n_scores} scores, and at most {MOST_SCORES} are stored"] * K
+        reasons = [f"a bound requires {n_scores} stored scores, and at most {MOST_SCORES} are stored"] * K
     else:
         decreases = np.zeros(K)
         if objective.has_free_intercept:
@@ -172,7 +172,7 @@ def certify(
         with np.errstate(over="ignore"):
             norms = objective.penalty.squared_dual_norm(evaluation.dW, evaluation.db)
             proved = decreases + backend.to_numpy(norms) / (2 * mu)
-        bounds = np.minimum(proved, known.value).tolist()  # no objective is below 0
+        bounds = np.minimum(proved, known.value).tolist()  # since no objective is negative
     return [
         Certificate(value, norm, None if why else residual, None if why else bound, why)
         for value, norm, residual, bound, why in zip(
@@ -206,7 +206,7 @@ def _best_intercepts(
         stored_rows = StoredRows(stored[:, k], labels, fractions, slopes[k], backend)
         found = best_intercept_change(stored_rows, objective.loss.name, float(known.value[k]), max_products)
         if found is None:
-            reasons[k] = f"finding the best intercept takes more than {TIME_FRACTION:.0%} of the fit's time"
+            reasons[k] = "finding the best intercept would take too much of the fit's time"
         else:
             best[k] += found[0]
             decreases[k] = found[1]

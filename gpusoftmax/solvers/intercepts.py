@@ -2,7 +2,7 @@
 
     min over v of  phi(v) = sum_i s_i loss(z_i + v, y_i) + <t, v>,      sum_i s_i = 1
 
-v is the change of the intercepts, z (n, c) the stored scores, s the weights of the rows, and t the linear term of the
+v is the change of the intercepts, z (n, c) the scores, s the weights of the rows, and t the linear term of the
 objective. The minimum is found by Newton's method. Each Newton system is solved by conjugate gradients, where a product
 with the Hessian reads an (n, c) array once. With few classes, the Hessian at the start is formed and factored, and
 serves as the preconditioner. With thousands of classes that would take many times as long as the fit (n c^2 and c^3 / 3
@@ -27,10 +27,10 @@ from gpusoftmax.array import Backend
 Partial = tuple[Array, ...]
 
 ACCURACY = 0.01  # residual of a Newton step's linear system, relative to the gradient
-# Costs in operations of a matrix product. PRODUCT_COST: of one stored entry in a product with the Hessian.
-# SOFTMAX_COST: of the softmax of one score in a pass over the data.
+# Costs in flops of a matrix product. PRODUCT_COST: multiplying the Hessian by a vector, for each stored entry.
+# SOFTMAX_COST: the softmax in a pass over the data, for each score.
 PRODUCT_COST, SOFTMAX_COST = 50.0, 250.0
-FORMED = 20.0  # number of classes for which forming the Hessian costs as much as one product with it
+CLASSES_PER_PRODUCT = 20.0  # forming the Hessian costs as much as c / CLASSES_PER_PRODUCT products with it
 MOST_FORMED = 2048  # largest number of classes for which the Hessian is formed
 HESSIAN_ROUNDING = 1e-14  # rounding error of the Hessian's entries, relative to its diagonal
 SMALLEST_CURVATURE = 1e-30  # replaces a curvature of zero
@@ -64,7 +64,7 @@ class StoredRows:
     def sum(self, block_sums: Callable[[slice], Partial], block_entries: int = BLOCK) -> Partial:
         """Sum the arrays that `block_sums` returns for each block of rows; the same bits for any number of threads.
 
-        A block has about `block_entries` entries of `stored`.
+        A block has at most `block_entries` entries of `stored`, and at least one row.
         """
         n, c = self.stored.shape
         block = max(1, block_entries // c)
@@ -244,15 +244,15 @@ def best_intercept_change(
         None if the minimum was not found within the limit.
     """
     phi, products_left = PHIS[loss](rows), max_products
-    # A predicted decrease below `noise` is rounding. It is quadratic in the gradient, whose error is about 8 eps of the
-    # stored numbers; hence the square.
+    # A predicted decrease up to `noise` is only rounding. The decrease is quadratic in the gradient, whose error is
+    # about 8 eps of the type of the stored numbers; hence the square.
     noise = max(2 * np.finfo(np.float64).eps * objective_value, (8.0 * float(np.finfo(rows.stored.dtype).eps)) ** 2)
     v, factor = np.zeros(len(rows.slope)), None
     with rows.backend.single_threaded_blas():
         start, gradient = phi.evaluate(v)
         value = start
-        if len(v) <= min(MOST_FORMED, FORMED * max_products / 16):
-            factor, products_left = _factor(phi, len(v)), products_left - int(len(v) / FORMED)
+        if len(v) <= min(MOST_FORMED, CLASSES_PER_PRODUCT * max_products / 16):  # at most a sixteenth of the work
+            factor, products_left = _factor(phi, len(v)), products_left - int(len(v) / CLASSES_PER_PRODUCT)
         while products_left > 0:
             step, used = _newton_step(phi, gradient, factor, products_left)
             predicted_decrease, length, products_left = float(gradient @ step), 1.0, products_left - used - 4
@@ -270,7 +270,7 @@ def best_intercept_change(
 def _factor(phi: Phi, c: int) -> Any:
     """Factor the Hessian, scaled to a unit diagonal; None if rounding makes it indefinite."""
     diagonal, shift_curvature = _diagonal(phi)
-    root = 1 / np.sqrt(diagonal)  # without it, rounding errors of large classes would hide the entries of small ones
+    root = 1 / np.sqrt(diagonal)  # unscaled, rounding errors of frequent classes would hide the entries of rare ones
     try:
         return linalg.cho_factor(
             root[:, None] * (phi.hessian() + shift_curvature / c) * root + c * HESSIAN_ROUNDING * np.eye(c)

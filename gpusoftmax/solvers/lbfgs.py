@@ -2,16 +2,17 @@
 
     x <- x - length direction,    direction = H g
 
-H is L-BFGS's approximate inverse Hessian, see `pairs`, which starts from the inverse of a preconditioner M, see
-`preconditioners.gram` and `preconditioners.hessian`.
+H is the approximate inverse Hessian of L-BFGS (see `pairs`). It starts from M^-1, the inverse of a preconditioner M
+(see `preconditioners.gram` and `preconditioners.hessian`).
 
 `LBFGS.step` makes one pass over the data, which evaluates a trial point of every active model. If the trial is
 accepted, the next direction is computed there; if it is rejected, the next trial is a shorter step in the same
 direction. A model that has converged is removed from the arrays. Where the first preconditioner turns out to converge
 slowly, as for confident models, a new one is made at the current point.
 
-Scores are not stored to search along a rejected direction without further passes: a whole solve rejects one or two
-trials, the second trial has always been accepted, and its pass yields the gradient, which is needed anyway.
+If scores were stored, a rejected direction could be searched without further passes. That would not pay: a whole solve
+rejects one or two trials, the second trial has always been accepted, and its pass yields the gradient, which is needed
+anyway.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
-ROUNDINGS = 16  # largest rounding error of the objective's value, in units of the last place
+ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
-VANISHING = 1e-38  # below this step length, which takes at most 126 trials, a model is stuck in any case
-REFRESH_AFTER = 8  # fewest steps with one preconditioner
-# and fewest steps per pass that the next preconditioner costs, so that making it never takes most of the time
-REFRESH_COST_FACTOR = 2.0
+VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
+# Fewest accepted points with one preconditioner: REFRESH_AFTER, and REFRESH_COST_FACTOR for each pass that the next one
+# costs, so that making preconditioners never takes most of the time.
+REFRESH_AFTER, REFRESH_COST_FACTOR = 8, 2.0
 # A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
 # far; STEPS_TO_GO_FULL holds where it is the full Hessian.
 STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
@@ -45,7 +46,7 @@ STALLED = 10  # accepted steps in a row that lower neither objective nor gradien
 
 @dataclass
 class _Models(ActiveModels):
-    """The active models. Arrays are (K,), but direction is (d + 1, K, c), with the intercepts in the last row.
+    """The active models, whose number is K here. Arrays except direction (d + 1, K, c) have one entry per model.
 
     The next trial point is x - length * direction, where x is that of `point`. A norm is the largest absolute entry of
     the gradient.
@@ -58,14 +59,14 @@ class _Models(ActiveModels):
     slope: Array = per_model()  # g'direction: the rate at which the objective decreases at x
     value: Array = per_model()  # the objective at x
     start_norm: Array = per_model()  # at the start
-    refresh_norm: Array = per_model()  # when the present preconditioner was made
+    refresh_norm: Array = per_model()  # at the first point accepted with the present preconditioner
     smallest_norm: Array = per_model()  # the smallest so far
     stalled: Array = per_model()  # accepted steps in a row without progress
-    refresh_age: Array = per_model()  # steps taken with the present preconditioner
+    refresh_age: Array = per_model()  # points accepted with the present preconditioner; the start counts as one
     refreshes: Array = per_model()  # how many times the preconditioner was replaced
     costs: Array = per_model()  # cost of the next preconditioner, in passes
     pairs: Pairs = per_model()
-    sample: GramSample | None = None  # if the first preconditioner is its diagonal: makes the second one
+    sample: GramSample | None = None  # makes the second preconditioner, where the first was only the diagonal
 
 
 @dataclass
@@ -109,7 +110,7 @@ class LBFGS:
     seed: int = 0
     sample: GramSample | None = None
     relative: bool = False
-    may_stop_early = False  # not before it has reached the optimum
+    may_stop_early = False  # it is meant to reach the optimum
 
     @property
     def passes(self) -> float:
@@ -173,14 +174,12 @@ class LBFGS:
         """Explain that the start is the cause: no accepted step makes the objective infinite."""
         dtype = np.dtype(state.models.objective.features.dtype)
         return (
-            "the objective is not finite at the weights that training starts from: they, the penalty (C, l2) or the "
-            f"features are too large for {dtype.name}. Start from smaller weights"
-            + ", or pass X in float64"
-            * (dtype != np.float64)
+            "the objective is not finite at the start: the start weights, the penalty (C, l2) or the features are too "
+            f"large for {dtype.name}. Start from smaller weights" + ", or pass X in float64" * (dtype != np.float64)
         )
 
     def end_diverged(self, state: LBFGSState, diverged: Array) -> None:
-        """End the models with True in `diverged` (K,), whose objective is not finite at the start."""
+        """End the training of the models with True in `diverged` (K,), whose objective is not finite at the start."""
         ended = diverged[state.models.indices]
         state.models = state.end(state.models, ended, [StopReason.DIVERGED] * len(ended))
         if ended.all():
@@ -219,6 +218,8 @@ class LBFGS:
             _update_directions(models, trial, g, accepted)
         converged = norm <= self._tolerances(models)
         stuck = too_short | (models.stalled >= STALLED) | ~(models.slope > 0)
+        if state.step == 0:
+            stuck &= accepted  # models whose start is not finite have diverged, as the trainer finds out and tells
         reasons = [
             StopReason.CONVERGED if converged[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
             for k in range(len(converged))
@@ -231,7 +232,10 @@ class LBFGS:
         return self.tol * (np.clip(models.value, SMALLEST_OBJECTIVE, 1.0) if relative else np.ones(len(models.value)))
 
     def _needs_refresh(self, models: _Models, eps: float) -> Array:
-        """Find the models that need a new preconditioner, as many steps remain; the wait doubles each time."""
+        """Find the models that need a new preconditioner, because many steps remain with the present one.
+
+        The fewest points before that double with each new preconditioner of a model.
+        """
         wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
         # A tol below the rounding error cannot be reached. With tol = 0, the target is halfway to the rounding error on
         # a log scale.
@@ -308,8 +312,8 @@ def _dot(u: Any, v: Any, backend: Any) -> Array:
 def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:
     """Compute the step length after a rejected trial, between 0.1 and 0.5 of `length`.
 
-    It minimises the cubic in a that has the values and slopes of the objective at x - a direction for a = 0, where the
-    objective decreases at the rate `slope`, and for a = length, where it decreases at the rate `trial_slope`.
+    With f(l) the objective at x - l direction, it minimises the cubic that has the values and the slopes of f at 0,
+    where f' = -slope, and at `length`, where f' = -trial_slope.
     """
     with np.errstate(all="ignore"):  # for a trial that overflowed the result is 0.1
         theta = 3 * (value - trial) / length - slope - trial_slope

@@ -43,13 +43,13 @@ class Point(PerModel):
     g: Any = per_model(1)
     preconditioned_g: Any = per_model(1)
 
-    def replace_where(self, models: Array, new: Point, backend: Backend) -> Point:
-        """Return the new points of the models with True in `models` (K,), and these of the others."""
-        if models.all():
+    def replace_where(self, marked: Array, new: Point, backend: Backend) -> Point:
+        """Return points that are those of `new` for the models with True in `marked` (K,), and these for the others."""
+        if marked.all():
             return new
-        marked = backend.asarray(models)[None, :, None]
+        where = backend.asarray(marked)[None, :, None]
         both = (new.x, self.x), (new.g, self.g), (new.preconditioned_g, self.preconditioned_g)
-        return Point(*(backend.xp.where(marked, *each) for each in both))
+        return Point(*(backend.xp.where(where, *each) for each in both))
 
 
 @dataclass

@@ -21,8 +21,8 @@ from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_m
 
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
 STRETCH_ROWS = 1 << 16  # rows in one call of `SGD.step`; between two calls, the trainer checks for Ctrl-C
-# epochs without progress before anything is done about it, and fewest steps in these: momentum makes the objective
-# oscillate for a few epochs, or, where epochs are short, for some steps
+# The learning rate is lowered, or training ends, after PATIENCE epochs without progress, but at least PATIENT_STEPS
+# steps: momentum makes the objective oscillate for some epochs or, where these are short, for some steps.
 PATIENCE, PATIENT_STEPS = 5, 20
 ADAPT_BY, ADAPTATIONS = 5.0, 2  # "adaptive" divides the learning rate by ADAPT_BY, at most ADAPTATIONS times in a row
 CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is computed
@@ -30,7 +30,7 @@ CURVATURE_ROWS = 1024  # rows from which the automatic learning rate is computed
 
 @dataclass
 class _Models(ActiveModels):
-    """The active models: their weights, and what their learning rates depend on. Arrays but W, b, velocity are (K,)."""
+    """The active models. Arrays except W, b and velocity have one entry per model."""
 
     W: Any = per_model(1)
     b: Any = per_model(0)
@@ -71,7 +71,8 @@ class SGD:
     steps : int
         Total number of minibatches.
     learning_rate : float, (K,) or "auto"
-        For the weights of the scaled features. "auto": 1 / largest curvature; see `automatic_learning_rate`.
+        Learning rate for the weights of the scaled features. "auto": 1 / largest curvature; see
+        `automatic_learning_rate`.
     momentum : float or (K,)
         In [0, 1).
     nesterov : bool
@@ -84,10 +85,10 @@ class SGD:
 
             constant  1        step  0.1^floor(3 p)        cosine  (1 + cos(pi p)) / 2        inverse  1 / (1 + e)
     tol : float
-        The decrease of the objective that counts as progress. A model ends when its objective has not decreased by this
-        much in five epochs ("adaptive": in fifteen, after two reductions of the learning rate). "step" and "cosine"
-        always take all steps, and so do the others with tol=0. With fewer than four steps in an epoch, five epochs are
-        replaced by 20 steps.
+        The decrease of the objective that counts as progress. Training of a model ends when its objective has not
+        decreased by this much in five epochs ("adaptive": in fifteen, after two reductions of the learning rate).
+        "step" and "cosine" always take all steps, and so do the others with tol=0. With fewer than four steps in an
+        epoch, five epochs are replaced by 20 steps.
     epochs_before : int
         For rows that arrive in parts (partial_fit): the number of earlier epochs. e and the order of the rows continue
         from there.
@@ -112,7 +113,7 @@ class SGD:
 
     @property
     def may_stop_early(self) -> bool:
-        """Whether training may stop before all steps are taken: not with "step" and "cosine", which plan for all."""
+        """Whether it makes sense to stop early: not with "step" and "cosine", whose schedules need all steps."""
         return self.schedule not in ("step", "cosine")
 
     @property
@@ -206,7 +207,7 @@ class SGD:
         )
 
     def end_diverged(self, state: SGDState, diverged: Array) -> None:
-        """End the models with True in `diverged` (K,)."""
+        """End the training of the models with True in `diverged` (K,)."""
         _end(state, diverged[state.models.indices], StopReason.DIVERGED)
 
     def _steps(self, models: _Models, batches: list[Any], rates: Any, momentum: Any) -> tuple[Any, Any]:
@@ -249,8 +250,8 @@ class SGD:
         models.best_value = np.where(progress, value, models.best_value)
         if adaptive:
             waits, rest = np.divmod(models.stalled_epochs, self._epochs_to_wait)
-            # At most ADAPTATIONS times, even with tol=0, where no model ends. Otherwise, if an early oscillation went
-            # below the value at which a model settles, its learning rate would be divided again and again, down to
+            # At most ADAPTATIONS times, even with tol=0, where training of a model does not end. Its best value may
+            # come from an early oscillation and never be reached again; the rate would then be divided until it is
             # zero.
             stuck = (rest == 0) & (waits > 0) & (waits <= ADAPTATIONS)
             models.base_rate = np.where(stuck, models.base_rate / ADAPT_BY, models.base_rate)
@@ -269,7 +270,7 @@ class SGD:
 
 
 def _end(state: SGDState, ended: Array, reason: StopReason) -> None:
-    """End the active models with True in `ended`, and the training if none remains."""
+    """End the training of the active models with True in `ended`, and the whole training if none remains."""
     state.models = state.end(state.models, ended, [reason] * len(ended))
     if ended.all():
         converged = StopReason.CONVERGED in state.reasons
@@ -292,8 +293,9 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     is the Kronecker product, x_i has a 1 appended, and U_i is the loss's bound on its Hessian with respect to the
     scores of the row (`losses.Loss.bound_row_hessians`).
 
-    The largest eigenvalue of H is found by power iteration on a sample of rows. To it are added trace(H) / B, a bound
-    on how much larger the curvature of a minibatch of B rows can be, and l2.
+    The largest eigenvalue of H is found by power iteration on a sample of rows. Two terms are added to it: the
+    curvature of the penalty, and (1 / S) sum_i s_i |x_i|^2 u / B, with u the largest eigenvalue that any U_i can have,
+    because the curvature of a minibatch of B rows can be larger than that of all rows.
     """
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
@@ -324,7 +326,10 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
 
 
 def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: Loss, batch: int, V: Array) -> float:
-    """Compute the largest eigenvalue of H, plus trace(H) / batch; V (d, c) is a random start."""
+    """Compute the largest eigenvalue of H, plus the term for minibatches; V (d, c) is a random start.
+
+    d includes the intercept's column of ones.
+    """
     largest = 0.0
     for _ in range(30):
         size = np.linalg.norm(V)

@@ -895,9 +895,7 @@ def test_a_start_that_is_no_linear_classifier_is_refused(other: Any) -> None:
         SoftmaxClassifier().fit(X, y, start_from=other)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"), [(np.nan, "NaN or infinite"), (1e200, "weights that training starts from")]
-)
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN or infinite"), (1e200, "not finite at the start")])
 def test_a_start_of_unusable_numbers_is_refused(value: float, message: str) -> None:
     X, y = iris(3)
     start = SoftmaxClassifier().fit(X, y)
@@ -970,9 +968,7 @@ def test_a_start_that_is_too_large_for_the_type_is_an_error_with_advice(small: t
     X, y = small
     start = SoftmaxClassifier().fit(X, y)
     start.coef_ = start.coef_ * 1e37
-    with pytest.raises(
-        DivergenceError, match=r"not finite at the weights that training starts from.*pass X in float64"
-    ):
+    with pytest.raises(DivergenceError, match=r"not finite at the start.*pass X in float64"):
         SoftmaxClassifier().fit(X.astype(np.float32), y, start_from=start)
 
 

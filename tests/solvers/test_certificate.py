@@ -69,7 +69,7 @@ def test_a_loss_whose_intercepts_nothing_solves_for_gets_no_bound(monkeypatch: p
     X, y = blobs(2)
     model = SoftmaxClassifier(backend="numpy").fit(X, y)
     assert model.fit_report_.bound is None
-    assert "has no solver for the intercepts" in str(model.fit_report_)
+    assert "has no solver for them" in str(model.fit_report_)
     assert SoftmaxClassifier(backend="numpy", fit_intercept=False).fit(X, y).fit_report_.bound is not None
 
 
@@ -77,7 +77,7 @@ def test_without_a_penalty_there_is_no_bound() -> None:
     X, y = blobs(3)
     model = SoftmaxClassifier(l2=0.0, backend="numpy").fit(X, y)
     assert model.fit_report_.bound is None
-    assert "without a penalty" in model.fit_report_.why_no_bound
+    assert "requires a penalty" in model.fit_report_.why_no_bound
     assert "no bound" in str(model.fit_report_)
 
 

@@ -58,9 +58,9 @@ def test_the_gradient_and_hessian_are_those_of_the_loss(loss: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("formed", [intercepts.FORMED, 0.0], ids=["factored", "diagonal"])
+@pytest.mark.parametrize("formed", [intercepts.CLASSES_PER_PRODUCT, 0.0], ids=["factored", "diagonal"])
 def test_it_finds_the_minimum(loss: str, formed: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intercepts, "FORMED", formed)
+    monkeypatch.setattr(intercepts, "CLASSES_PER_PRODUCT", formed)
     for seed in range(3):
         rows, phi = rows_of(loss, seed)
         found = best_intercept_change(rows, loss, 1.0, AS_LONG_AS_IT_TAKES)

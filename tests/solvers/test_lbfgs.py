@@ -15,6 +15,7 @@ from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState
 from gpusoftmax.solvers.preconditioners.hessian import refresh
+from gpusoftmax.trainer import train
 from tests.support.cases import Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
 
 NUMPY = get_backend("numpy", n_threads=1)
@@ -336,3 +337,13 @@ def test_cifar10_is_solved_in_few_reads(C: float, optimum: float, cifar10_folder
         values.append((state.passes, state.value[0]))
     assert min(passes for passes, value in values if value <= optimum * (1 + 1e-4)) <= 12
     assert min(passes for passes, value in values if value <= optimum * (1 + 1e-6)) <= 18
+
+
+def test_of_several_models_those_whose_start_is_not_finite_have_diverged(cpu_backend: Backend) -> None:
+    X, y = blobs(1)
+    objective = objective_of(X, y, cpu_backend, K=3, l2=[0.1, 0.1, 0.1])
+    W, b = zeros_for(objective)
+    W[:, 1] = 1e38
+    result = train(objective, LBFGS(100, tol=1e-5), W, b)
+    assert result.reasons == ["converged", "diverged", "converged"]
+    assert np.isfinite(result.W[:, [0, 2]]).all()

@@ -1,8 +1,9 @@
-"""Preconditioners of L-BFGS: for each of K models the inverse M^-1 of an approximate Hessian M.
+"""Preconditioners of L-BFGS: for each of K models an approximate Hessian M, given by its inverse.
 
-A preconditioner acts on the weights and the intercepts of one model, (d + 1, c) with the intercepts in the last row. If
-the intercept is not penalised, M is block-diagonal in W and b + m'W, with m the mean of the features: in the Hessian, b
-itself couples with W. A penalised intercept is the weight of one more feature, which is always 1.
+A preconditioner acts on the weights and the intercepts of one model, (d + 1, c) with the intercepts in the last row.
+The Hessian couples an unpenalised intercept b with W, but hardly couples b + m'W with W, where m is the mean of the
+features. These are therefore the variables of M, and unless it is the full Hessian, it has separate blocks for the two.
+A penalised intercept is the weight of one more feature, which is always 1.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from gpusoftmax.solvers.preconditioners.inverses import Inverse
 
 
 class Preconditioner(Protocol):
-    """The inverse M^-1 for one model."""
+    """The preconditioner M of one model, given by its inverse."""
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v for v (d + 1, c), with the intercepts in the last row."""
@@ -22,7 +23,7 @@ class Preconditioner(Protocol):
 
 @dataclass(frozen=True)
 class SharedBlock:
-    """One inverse for the weights of each class, the same for all.
+    """One inverse, applied to the weights of every class.
 
     `centre` (d, 1) is m, or None without an unpenalised intercept. `kappa` is the curvature of the intercepts.
     `penalised` tells whether the intercept is penalised.
@@ -50,10 +51,10 @@ class SharedBlock:
 class BlockDiagonal:
     """One inverse for each class, applied after the mean over the classes is removed.
 
-    The loss does not change if the same vector is added to the weights of all classes. The inverses of single classes
-    do not know this and would add such a vector, so the mean over the classes is removed from what they are given and
-    from what they return; without that, some problems took three times as many iterations. In the direction of the mean
-    only the penalty has curvature: `mean_curvature` (d + 1, 1), inf where nothing is penalised.
+    The loss does not change if the same vector is added to the weights of all classes, but the inverses of single
+    classes would add such a vector. The mean over the classes is therefore removed before and after; without that, some
+    problems took three times as many iterations. Along the mean only the penalty has curvature: `mean_curvature`
+    (d + 1, 1), inf where nothing is penalised.
     """
 
     classes: list[SharedBlock]

@@ -1,21 +1,21 @@
 """The first preconditioner: the Gram matrix of a sample of rows. It does not depend on the weights.
 
-At zero weights, where all classes have the same probability, the Hessian of the mean softmax loss with respect to the
-weights of one class is G / c, with G the weighted Gram matrix of the features. Different classes couple only in the
-direction that changes all classes alike, in which the loss is constant. The preconditioner of model k is therefore, for
-the weights of each class,
+At zero weights the Hessian of the mean softmax loss is kron(G, I - 11' / c) / c, with G the weighted Gram matrix of the
+features: G / c for each class, except in the direction that changes all classes alike, in which the loss is constant.
+The preconditioner of model k is therefore, for the weights of each class,
 
     M_k = kappa G_k + l2_k diag(r),     G_k = (1 / S_k) sum_i s_ik (x_i - m_k)(x_i - m_k)'
 
-kappa is the loss's curvature at zero, 1 / c for softmax. m_k is the weighted mean of the rows if the intercept is not
-penalised, else 0. The inverse of M_k is one of these (see `inverses`):
+kappa is the loss's curvature at zero, 1 / c for softmax. m_k is the weighted mean of the rows if there is an
+unpenalised intercept, else 0. The inverse of M_k is one of these (see `inverses`):
 
     Cholesky    for d up to FULL_FEATURES and n >= d
     Spectrum    the same, if there are many penalties and d is large
     LowRank     for n < d, or if d is too large for the above
-    Diagonal    if nothing else fits into memory, or for a start, if the others might cost more time than they save
+    Diagonal    if nothing else fits into memory; and at first, if the others might cost more time than they save
 
-Rows are centred before the product. If the product were corrected afterwards, Cholesky would fail at weak penalties.
+Rows are centred before the product. With m m' subtracted afterwards, cancellation would make Cholesky fail at weak
+penalties.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample per feature,
 # time than one Cholesky factor for each.
 SPECTRUM_PENALTIES, SPECTRUM_FEATURES = 4, 1024
 SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it, rounding errors would hide the small ones
-KEPT_ELEMENTS = 1 << 25  # largest number of entries of all stored inverses: 128 MB in float32
+KEPT_ELEMENTS = 1 << 25  # largest number of entries of all stored inverses, if there are several: 128 MB in float32
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # largest numbers of rows, and of entries, of a low-rank sample
-SMALLEST_LOW_RANK = 32  # with fewer rows the diagonal is used
-AFFORDABLE_PASSES = 100.0  # largest cost of the first preconditioner, in passes over the data
+SMALLEST_LOW_RANK = 32  # if memory allows fewer rows, the diagonal is used
+AFFORDABLE_PASSES = 100.0  # largest cost of the first preconditioners, in passes over the data per penalty
 
 
 class GramSample:
@@ -76,7 +76,7 @@ class GramSample:
     cost : float
         Cost of one preconditioner of this kind, in passes over the data.
     at_once : bool
-        Whether to make it at the start. If not, the diagonal is used until it turns out to converge slowly.
+        Whether to make it at the start. If not, the diagonal is used until the solver turns out to converge slowly.
     """
 
     def __init__(self, objective: Objective, seed: int, penalties: int = 1, share_gram: bool = False) -> None:
@@ -92,8 +92,8 @@ class GramSample:
         # with fewer rows than features, applying the inverse takes as long as a pass, and the diagonal is often enough
         self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
-        # by kind: the weight fractions for which it was made (as bytes), the Gram matrix in a form that can be inverted
-        # for any penalty, the centre, and the inverses by penalty
+        # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
+        # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
 
     def preconditioners(self, objective: Objective) -> Preconditioners:

@@ -1,11 +1,12 @@
 """Later preconditioners: the Hessian at the current point, in full or one block per class, from a sample of rows.
 
-The Hessian of the mean loss is (1 / S) sum_i s_i (x_i x_i') (x) C_i. There (x) is the Kronecker product, and C_i (c, c)
-the Hessian of the loss of row i with respect to its scores: diag(p_i) - p_i p_i' for softmax
-(`losses.Loss.row_hessians`).
+The Hessian of the mean loss is sum_i kron(x_i x_i', C_i). There kron is the Kronecker product, and C_i (c, c) is the
+Hessian of row i's loss with respect to its scores, times its weight s_i / S: (s_i / S) (diag(p_i) - p_i p_i') for
+softmax (`losses.Loss.row_hessians`).
 
     full            all of it, ((d + 1) c)^2 entries, if d c is small
-    block-diagonal  (1 / S) sum_i s_i C_ijj (x_i - m_j)(x_i - m_j)' for class j, m_j the mean weighted by s_i C_ijj
+    block-diagonal  sum_i C_ijj (x_i - m_j)(x_i - m_j)' for class j; m_j is the mean of the rows weighted by C_ijj, or 0
+                    without an unpenalised intercept
 
 To either, l2 diag(r) is added. In a confident model only a few rows have any noticeable curvature. Row i is therefore
 drawn with a probability proportional to its curvature and weighted by the inverse of that probability, which leaves the
@@ -104,7 +105,7 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: in
                 curvatures = (weights[chosen] * scale).astype(np.float64)
                 classes[j] = _class_block(objective, x[chosen], curvatures, penalty, centre)
 
-        on_gpu = backend.gpu is not None  # one thread then: each thread would have to set its current CUDA device
+        on_gpu = backend.gpu is not None  # each thread would have to set its current CUDA device
         (_with_one_thread(backend) if on_gpu else backend).for_each(work, c)
     log.info("preconditioner: block-diagonal, from at most %d of %d rows per class", size, features.n)
     mean_curvature = np.where(penalty > 0, penalty, np.inf)
@@ -158,7 +159,7 @@ def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
 def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Array, centre: Array) -> SharedBlock:
     """Make the preconditioner of one class from the features x of its rows, less `centre`, and their curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(curvatures.sum())
-    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # too small to divide by: no mean
+    kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # too small to divide by: the mean stays zero
     free = objective.has_free_intercept and kappa > 0
     mean = curvatures.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
     raw = curvatures.astype(dtype) @ (x * x)
@@ -170,7 +171,7 @@ def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Arr
 
 
 def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, backend: Backend) -> Inverse:
-    """Invert sum_i (x_i x_i') (x) C_i + diag(penalty), (d c, d c), ordered by feature and then by class."""
+    """Invert sum_i kron(x_i x_i', C_i) + diag(penalty), (d c, d c), ordered by feature and then by class."""
     d = x.shape[1]
     M: Array = np.zeros((d, c, d, c), x.dtype)
     pairs = [(j, k) for j in range(c) for k in range(j + 1)]

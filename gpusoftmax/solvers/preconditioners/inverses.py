@@ -4,7 +4,7 @@
 they make the inverse for any penalty.
 
     Cholesky    M^-1 = R'R, with R the inverse of M's Cholesky factor: d^2 entries
-    LowRank     from eigenvectors: of a sample of few rows (GramInverse), or the largest of a'a (Spectrum)
+    LowRank     from eigenvectors: all of a sample of few rows (GramInverse), or those of most curvature (Spectrum)
     Diagonal    the diagonal of M alone
 """
 
@@ -25,8 +25,7 @@ TILE = 256  # rows or columns of a triangle that one thread works on at a time
 WORTH_SHARING = 1024  # for larger d, threads share a solve
 RANK, OVERSAMPLING = 512, 64  # eigenvectors to use, and how many more to compute so that these are accurate
 POWER_ITERATIONS = 2  # products with the matrix that refine the random start
-# factors of the diagonal, in units of rounding, tried in turn until rounding errors no longer make the matrix
-# indefinite
+# relative increases of the diagonal, in units of eps, tried in turn until Cholesky succeeds
 JITTERS = 8.0 * 10.0 ** np.arange(6)
 
 
@@ -116,8 +115,8 @@ class GramInverse:
     a : ndarray, (m, d)
         Overwritten.
     raw : ndarray, (d,)
-        Diagonal that a'a had before the rows were centred. An entry of a'a's diagonal that is tiny relative to it is a
-        rounding error.
+        Diagonal that a'a had before the mean was subtracted from the rows. An entry of a'a's diagonal that is tiny
+        relative to it is a rounding error.
     backend : Backend
         The inverse is put on its device; its threads share the products.
 
@@ -146,7 +145,7 @@ class GramInverse:
         """Invert a'a + diag(penalty); the result is on the device."""
         dtype, eps, asarray = self.dtype, self.eps, self.backend.asarray
         diagonal = self.squares + penalty
-        if not np.isfinite(diagonal).all():  # nor will the first gradient be finite, which ends the fit
+        if not np.isfinite(diagonal).all():  # the first gradient will not be finite either, and end the fit
             return Diagonal(asarray(np.ones((len(diagonal), 1), dtype)))
         diagonal = self._without_zeros(diagonal)
         if self.kind == "cholesky":
@@ -157,7 +156,7 @@ class GramInverse:
                 return Cholesky(asarray(R), self.backend)
             log.info("preconditioner: Cholesky failed; the diagonal is used instead")
         if self.kind == "low rank":
-            # of smaller penalties, nothing would be left beside the rounding errors of I - V V'
+            # a smaller root would disappear in the rounding errors of I - V diag(shrink) V'
             root = np.sqrt(np.maximum(penalty, 8 * eps * len(penalty) * diagonal))
             a = self.a / root.astype(dtype)
             values, U = linalg.eigh((a @ a.T).astype(np.float64))
@@ -169,7 +168,7 @@ class GramInverse:
 
 
 class Spectrum:
-    """Inverses of a'a + l2 diag(factors) from the largest eigenpairs of a'a, which serve every l2.
+    """Inverses of a'a + l2 diag(factors) from the largest eigenpairs of one matrix, which serve every l2.
 
     With R = diag(factors), the largest eigenpairs (v, V) of S = R^-1/2 a'a R^-1/2, and t the mean of the other
     eigenvalues, S is approximated by V diag(v) V' + t (I - V V'). Then
@@ -199,7 +198,7 @@ class Spectrum:
         values, U = linalg.eigh(Q.T @ _times(S, Q, backend), check_finite=False)
         largest, self.V = values[-RANK:].astype(np.float64), np.ascontiguousarray(Q @ U[:, -RANK:])
         rest = float(np.trace(S, dtype=np.float64) - largest.sum()) / (len(S) - RANK)
-        # the largest eigenvalues are removed only up to rounding errors, which would hide a smaller tail
+        # rounding errors of the largest eigenvalues remain in the rest, so a smaller tail would have no meaning
         self.tail = max(rest, 8 * float(np.finfo(a.dtype).eps) * float(largest[-1]))
         self.values = np.maximum(largest, self.tail)  # if the rank is below RANK, the smallest ones are rounding errors
 

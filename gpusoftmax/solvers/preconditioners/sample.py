@@ -9,7 +9,7 @@ from gpusoftmax.features.base import Features
 from gpusoftmax.objective.objective import Objective
 
 BLOCK = 512  # rows of a block: allocating memory for all rows in float64 would take more time than the arithmetic
-PASS_OVERHEAD = 2e7  # cost of a pass over the data beyond its matrix products, in operations of these
+PASS_OVERHEAD = 2e7  # cost of a pass over the data besides its matrix products, in flops of a matrix product
 
 
 def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Array:
@@ -38,16 +38,16 @@ def scaled_rows(objective: Objective, rows: Array) -> Array:
 
 
 def inverse_cost(kind: str, m: int, d: int) -> float:
-    """Estimate the cost of making an inverse from m rows of d features, in operations of a matrix product."""
+    """Estimate the cost of making an inverse from m rows of d features, in flops of a matrix product."""
     if kind == "diagonal":
         return 2.0 * m * d
     if kind == "low rank":
         return 2.0 * m**2 * d + 9.0 * m**3
     if kind == "spectrum":
-        return m * d**2 + 6000.0 * d**2  # five products with some 600 vectors
+        return m * d**2 + 6000.0 * d**2  # mainly products with some 600 vectors
     return m * d**2 + 3.0 * d**3
 
 
 def pass_cost(n: int, d: int, c: int) -> float:
-    """Estimate the cost of one model's pass over the data, in operations of a matrix product."""
+    """Estimate the cost of one model's pass over the data, in flops of a matrix product."""
     return 4.0 * n * d * c + PASS_OVERHEAD

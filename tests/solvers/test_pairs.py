@@ -58,13 +58,15 @@ def test_the_direction_is_that_of_the_recursion(n_pairs: int, backend: Backend, 
         np.testing.assert_allclose(found[:, k].ravel(), H @ hessians[k] @ track[-1, k], rtol=1e-9, atol=1e-9)
 
 
-def test_a_model_whose_trial_was_rejected_keeps_its_pairs_whatever_it_holds(backend: Backend) -> None:
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_model_whose_trial_was_rejected_keeps_its_pairs(finite: bool, backend: Backend) -> None:
     rng = np.random.default_rng(1)
     hessians, inverses = [quadratic(rng) for _ in range(2)], [np.eye(D * C)] * 2
-    track = rng.standard_normal((4, 2, D * C))
+    track = rng.standard_normal((5, 2, D * C))
     both, alone = (Pairs.none(backend.asarray(np.zeros((D, K, C))), backend) for K in (2, 1))
-    bad = points(backend, list(track[3]), hessians, inverses)
-    bad.x[:, 1], bad.g[:, 1], bad.preconditioned_g[:, 1] = np.nan, np.inf, np.nan
+    bad = points(backend, list(track[4]), hessians, inverses)
+    if not finite:
+        bad.x[:, 1], bad.g[:, 1], bad.preconditioned_g[:, 1] = np.nan, np.inf, np.nan
     at = [points(backend, list(one), hessians, inverses) for one in track]
     second = [points(backend, [one[1]], hessians[1:], inverses[1:]) for one in track]
     for i in (0, 1):

@@ -28,6 +28,7 @@ from gpusoftmax.cpu.threads import (
     for_each,
     leaf_rows,
     single_threaded_blas,
+    sum_over_blocks,
     sum_over_leaves,
 )
 from gpusoftmax.cuda.memory import ON_CUDA
@@ -35,7 +36,6 @@ from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
 from gpusoftmax.operations import Operations, SgdStretch
 
-VECTOR_BLOCK = 1 << 16  # numbers of a vector in a block: with smaller ones threads wait for the GIL
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
 # variables of other libraries, in order of precedence; joblib and dask set them in their workers, which share the CPU
 THREADS_OF_OTHERS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
@@ -127,14 +127,7 @@ class Backend:
         It is for work that is bound by memory: several operations on a block read it from the cache. On the host
         threads share the blocks, and the bits are the same for any number of threads. A GPU has one block, of all rows.
         """
-        step = d if self.gpu is not None else max(1, VECTOR_BLOCK // max(columns, 1))
-        if step >= d:
-            return part(slice(0, d))
-
-        def block(index: int) -> Partial:
-            return part(slice(index * step, min((index + 1) * step, d)))
-
-        return sum_over_leaves(block, -(-d // step), self.n_threads)
+        return part(slice(0, d)) if self.gpu is not None else sum_over_blocks(part, d, columns, self.n_threads)
 
     @staticmethod
     def single_threaded_blas() -> AbstractContextManager[None]:

@@ -81,6 +81,25 @@ class Operations(Protocol):
         are s (n,), and must be 0 for rows whose sum over P w is 0.
         """
 
+    def fold(self, W: Any, shift: Any, scale: Any) -> tuple[Any, Any]:
+        """Convert weights for shifted and scaled features to weights for stored ones, before a pass.
+
+        Returns W' = W / scale, (d, K, c), and sum_p shift_p W_p / scale_p, (K, c) float64: the intercepts of the stored
+        features are b less this. shift and scale are (d,) float64, or None for zeros and ones. Without a scale W' is W
+        itself; without a shift the sum is None.
+        """
+
+    def finish_gradient(
+        self, dW: Any, db: Any, W: Any, row_scale: Any, shift: Any, scale: Any, penalty: L2, T: Any
+    ) -> tuple[Any, Any]:
+        """Turn the sum over the rows into the gradient of the objective with respect to W, in place, after a pass.
+
+            dW  <-  (row_scale dW - shift db) / scale + T + l2 r W
+
+        dW and W (d, K, c), and db (K, c), times row_scale already; row_scale (K,) has their type; T (d, K, c), float64,
+        is the linear term, or None. Returns the penalty of the weights (K,) and <T, W> (K,) or None, float64.
+        """
+
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         """Upper bound on the memory, in bytes, that `linear_gradient` takes for n rows of X in the type `dtype`.
 

@@ -100,6 +100,11 @@ class L2:
             self, strengths=move(self.strengths), factors=None if self.factors is None else move(self.factors)
         )
 
+    def restricted(self, rows: slice, intercepts: bool) -> L2:
+        """Return the penalty of some rows of W, and of the intercepts only if `intercepts` and `on_intercept`."""
+        factors = None if self.factors is None else self.factors[rows]
+        return replace(self, factors=factors, on_intercept=self.on_intercept and intercepts)
+
     def with_strengths(self, strengths: Array) -> L2:
         """Return a copy with other strengths, (K,)."""
         return replace(self, strengths=strengths)

@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 LAYERS = [
     {"_log", "_typing", "exceptions"},
     {"dtypes", "reference", "losses", "penalties", "_moved"},
-    {"operations"},
+    {"operations", "epilogue"},
     {"checks", "cpu", "cuda"},
     {"array", "files"},
     {"features", "datasets"},

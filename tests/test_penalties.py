@@ -48,6 +48,22 @@ def test_the_gradient_is_added_and_is_that_of_the_value(penalty: L2) -> None:
     assert slope == pytest.approx(difference, rel=1e-8)
 
 
+def test_the_penalties_of_some_rows_and_of_the_intercepts_add_up(penalty: L2) -> None:
+    W, b = points(0)
+    dW, db = np.zeros_like(W), np.zeros_like(b)
+    value = penalty.restricted(slice(0, 0), intercepts=True).value(W[:0], b)
+    penalty.restricted(slice(0, 0), intercepts=True).add_gradient(W[:0], b, dW[:0], db)
+    for rows in (slice(0, 1), slice(1, D)):
+        part = penalty.restricted(rows, intercepts=False)
+        value = value + part.value(W[rows], b)
+        part.add_gradient(W[rows], b, dW[rows], db)
+    expected = np.zeros_like(W), np.zeros_like(b)
+    penalty.add_gradient(W, b, *expected)
+    assert value == pytest.approx(penalty.value(W, b))
+    np.testing.assert_array_equal(dW, expected[0])
+    np.testing.assert_array_equal(db, expected[1])
+
+
 def test_the_proximal_operator_minimises_what_it_says(penalty: L2) -> None:
     (W, b), step = points(0), np.array([0.3, 1.5])
 

@@ -30,7 +30,8 @@ def compilations() -> int:
     """How often Numba has compiled a kernel in this process, rather than loaded it from the cache on disk."""
     from gpusoftmax.cpu import kernels
 
-    return sum(sum(kernel.stats.cache_misses.values()) for kernel in (kernels.pass_over_rows, kernels.row_loss))
+    compiled = kernels.pass_over_rows, kernels.row_loss, kernels.fold_weights, kernels.finish_gradient
+    return sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled)
 
 
 def compiled_for() -> CompiledFor:

@@ -746,3 +746,59 @@ def row_loss(Z, labels, weights, loss, losses, correct, source):
                 value, first = _hinge_row(Z[i, k], labels[i], s, loss == SQUARED_HINGE)
             losses[k] += s * value
             correct[k] += s if first else 0.0
+
+
+@_compiled
+def fold_weights(W, shift, scale, folded, offset, n_rows, zero, source):
+    """Write W / scale to `folded`, and add sum_p shift_p W_p / scale_p to `offset` (q,), float64.
+
+    The others are addresses of n_rows rows: of W and folded (d, q), in the type of `zero`, and of shift and scale (d,),
+    float64, each 0 if there is none; without a scale `folded` is not written.
+    """
+    q = len(offset)
+    weights = carray(_pointer(W, zero), (n_rows, q))
+    out = carray(_pointer(folded, zero), (n_rows, q))
+    for p in range(n_rows):
+        s = _peek(scale + 8 * p, 1.0) if scale != 0 else 1.0
+        if scale != 0:
+            for j in range(q):
+                out[p, j] = weights[p, j] / s
+        if shift != 0:
+            a = _peek(shift + 8 * p, 1.0) / s
+            for j in range(q):
+                offset[j] += a * weights[p, j]
+
+
+@_compiled
+def finish_gradient(dW, W, columns, shift, scale, factors, T, sums, n_rows, source):
+    """dW <- (row_scale dW - shift db) / scale + T + l2 r W, and add r W^2 and T W to `sums` (2, q), float64.
+
+    `columns` (3, q), in the type of dW: row_scale, db and l2 of each column. The others are addresses of n_rows rows:
+    of dW and W (d, q), in that type; of shift, scale and the factors r (d,), and of T (d, q), float64, each 0 if there
+    is none.
+    """
+    q = sums.shape[1]
+    zero = columns[0, 0]
+    gradient = carray(_pointer(dW, zero), (n_rows, q))
+    weights = carray(_pointer(W, zero), (n_rows, q))
+    linear = carray(_pointer(T, 1.0), (n_rows, q))
+    for p in range(n_rows):
+        for j in range(q):
+            gradient[p, j] *= columns[0, j]
+        if shift != 0:
+            a = _as(_peek(shift + 8 * p, 1.0), zero)
+            for j in range(q):
+                gradient[p, j] -= a * columns[1, j]
+        if scale != 0:
+            s = _as(_peek(scale + 8 * p, 1.0), zero)
+            for j in range(q):
+                gradient[p, j] /= s
+        r = _as(_peek(factors + 8 * p, 1.0) if factors != 0 else 1.0, zero)
+        for j in range(q):
+            scaled = r * weights[p, j]
+            sums[0, j] += scaled * weights[p, j]
+            gradient[p, j] += columns[2, j] * scaled
+        if T != 0:
+            for j in range(q):
+                sums[1, j] += linear[p, j] * weights[p, j]
+                gradient[p, j] += linear[p, j]

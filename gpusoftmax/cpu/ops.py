@@ -15,12 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax import epilogue
 from gpusoftmax._typing import Array
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import scorer, sgd_steps, sums_over_rows
-from gpusoftmax.cpu.threads import Partial, for_each, leaf_rows, single_threaded_blas, sum_over_leaves
+from gpusoftmax.cpu.threads import (
+    VECTOR_BLOCK,
+    Partial,
+    for_each,
+    leaf_rows,
+    single_threaded_blas,
+    sum_over_blocks,
+    sum_over_leaves,
+)
 from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.operations import SgdSteps
+from gpusoftmax.penalties import L2
 
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000
@@ -38,6 +48,11 @@ NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np
 def _picked(rows: Array | None, first: int, stop: int) -> Any:
     """The index of some rows of a pass: a slice if the pass takes all rows in order."""
     return slice(first, stop) if rows is None else rows[first:stop]
+
+
+def _block(array: Array | None, rows: slice) -> int:
+    """The address of some rows of a C-contiguous array, or 0 for None."""
+    return 0 if array is None else int(array[rows].ctypes.data)
 
 
 def _count(X: Array, rows: Array | None) -> int:
@@ -209,6 +224,52 @@ class CpuOperations:
         for_each(work, len(groups), self.n_threads)
         totals, first = (np.concatenate(parts, axis=-1) for parts in zip(*results, strict=True))
         return totals, first
+
+    def _finished_by_kernels(self, W: Array) -> bool:
+        """Whether compiled functions fold the weights and finish the gradient: not small ones, to save compiling."""
+        return self.kernels.COMPILED and W.size > VECTOR_BLOCK
+
+    def fold(self, W: Array, shift: Array | None, scale: Array | None) -> tuple[Array, Array | None]:
+        if not self._finished_by_kernels(W) or (shift is None and scale is None):
+            return epilogue.fold(W, shift, scale)
+        d, K, c = W.shape
+        weights = np.ascontiguousarray(W).reshape(d, K * c)
+        folded = weights if scale is None else np.empty_like(weights)
+
+        def part(rows: slice) -> Partial:
+            offset = np.zeros(K * c)
+            self.kernels.fold_weights(
+                _block(weights, rows), _block(shift, rows), _block(scale, rows), _block(folded, rows), offset,
+                rows.stop - rows.start, weights.dtype.type(0), self.kernels.SOURCE,
+            )  # fmt: skip
+            return (offset,)
+
+        (offset,) = sum_over_blocks(part, d, K * c, self.n_threads)
+        return folded.reshape(W.shape), None if shift is None else offset.reshape(K, c)
+
+    def finish_gradient(
+        self, dW: Array, db: Array, W: Array, row_scale: Array, shift: Array | None, scale: Array | None, penalty: L2,
+        T: Array | None,
+    ) -> tuple[Array, Array | None]:  # fmt: skip
+        if not self._finished_by_kernels(W) or not dW.flags.c_contiguous:
+            return epilogue.finish_gradient(dW, db, W, row_scale, shift, scale, penalty, T)
+        d, K, c = W.shape
+        q, dtype = K * c, W.dtype
+        gradient, weights = dW.reshape(d, q), np.ascontiguousarray(W).reshape(d, q)
+        linear = None if T is None else np.ascontiguousarray(T).reshape(d, q)
+        columns = np.stack([np.repeat(row_scale, c), db.reshape(q), np.repeat(penalty.strengths, c).astype(dtype)])
+
+        def part(rows: slice) -> Partial:
+            sums = np.zeros((2, q))
+            self.kernels.finish_gradient(
+                _block(gradient, rows), _block(weights, rows), columns, _block(shift, rows), _block(scale, rows),
+                _block(penalty.factors, rows), _block(linear, rows), sums, rows.stop - rows.start, self.kernels.SOURCE,
+            )  # fmt: skip
+            return (sums,)
+
+        (sums,) = sum_over_blocks(part, d, q, self.n_threads)
+        squares, products = sums.reshape(2, K, c).sum(axis=2)
+        return 0.5 * penalty.strengths * squares, None if T is None else products
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax import epilogue
 from gpusoftmax._log import log
 from gpusoftmax.cuda import buckets
 from gpusoftmax.cuda.blas import product
 from gpusoftmax.cuda.compile import kernel
 from gpusoftmax.cuda.memory import shortage
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype
+from gpusoftmax.penalties import L2
 
 CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1024 float32 numbers
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK
@@ -101,6 +103,14 @@ class CudaOperations:
                     ) from error
                 step = max(SMALLEST_CHUNK, step // 2 // SMALLEST_CHUNK * SMALLEST_CHUNK)
                 log.warning("out of GPU memory: trying again with chunks of %d rows", step)
+
+    def fold(self, W: Any, shift: Any, scale: Any) -> tuple[Any, Any]:
+        return epilogue.fold(W, shift, scale)
+
+    def finish_gradient(
+        self, dW: Any, db: Any, W: Any, row_scale: Any, shift: Any, scale: Any, penalty: L2, T: Any
+    ) -> tuple[Any, Any]:
+        return epilogue.finish_gradient(dW, db, W, row_scale, shift, scale, penalty, T)
 
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         gradient = (d + 1) * K * c * np.dtype(computation_dtype(dtype)).itemsize

@@ -21,9 +21,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpusoftmax import epilogue
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.operations import SgdSteps
+from gpusoftmax.penalties import L2
 
 
 class Features(ABC):
@@ -183,21 +185,24 @@ class Features(ABC):
 
     def fold(self, W: Array, b: Array) -> tuple[Array, Array]:
         """Convert W and b for the scaled features to W' and b' for the stored ones."""
-        folded = W if self.scale is None else (W / self.scale[:, None, None]).astype(self.dtype)
-        if self.shift is None:
-            return folded, b
-        offset = self.shift if self.scale is None else self.shift / self.scale
-        # in float64: in the scores, x W' and b' nearly cancel each other (think of pixels around 120)
-        product = (offset @ W.reshape(self.d, -1).astype(np.float64)).reshape(b.shape)
-        return folded, (b - product).astype(self.dtype)
+        folded, offset = self.backend.ops.fold(W, self.shift, self.scale)
+        if folded.dtype != self.dtype:
+            folded = folded.astype(self.dtype)
+        return folded, b if offset is None else (b - offset).astype(self.dtype)
 
     def unfold(self, dW: Array, db: Array) -> Array:
         """Return the gradient with respect to W, from that with respect to W' (`dW`, overwritten) and db."""
-        if self.shift is not None:
-            dW -= self.shift.astype(dW.dtype)[:, None, None] * db
-        if self.scale is not None:
-            dW /= self.scale.astype(dW.dtype)[:, None, None]
+        epilogue.unfold(dW, db, self.shift, self.scale)
         return dW
+
+    def finish_gradient(
+        self, dW: Array, db: Array, W: Array, row_scale: Array, penalty: L2, T: Array | None
+    ) -> tuple[Array, Array | None]:
+        """Turn the sum dW over the rows, with respect to W', into the gradient of the objective, in place.
+
+        See `operations.Operations.finish_gradient`.
+        """
+        return self.backend.ops.finish_gradient(dW, db, W, row_scale, self.shift, self.scale, penalty, T)
 
     def scaled_weights(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Convert weights (c, d) and (c,) for the stored features to W (d, c) and b (c,) for the scaled ones.

@@ -24,6 +24,8 @@ from gpusoftmax.losses import Loss
 from gpusoftmax.operations import SgdSteps
 from gpusoftmax.penalties import L2
 
+NO_ROWS = slice(0, 0)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -180,19 +182,21 @@ class Objective:
         row_scale = 1.0 / (self.weight_sums() if weight_sums is None else weight_sums)
         if rows is not None:
             row_scale = row_scale * (features.n / len(rows))
-        row_scale_in_type = row_scale.astype(features.dtype)[:, None]
-        dW *= row_scale_in_type
-        db *= row_scale_in_type
-        dW = features.unfold(dW, db)
+        row_scale_in_type, term = row_scale.astype(features.dtype), self.linear_term
+        db *= row_scale_in_type[:, None]
+        of_weights, linear = features.finish_gradient(
+            dW, db, W, row_scale_in_type, self.penalty, None if term is None else term.T
+        )
         loss = losses * row_scale
-        if self.linear_term is not None:
-            dW += self.linear_term.T
-            db += self.linear_term.t
-            loss = loss + self.linear_term.value(W, b)
-        self.penalty.add_gradient(W, b, dW, db)
+        if term is not None and linear is not None:
+            db += term.t
+            loss = loss + linear + (term.t * b).sum(axis=1)
+        of_intercepts = self.penalty.restricted(NO_ROWS, intercepts=True)
+        of_intercepts.add_gradient(W[NO_ROWS], b, dW[NO_ROWS], db)
         if not self.fit_intercept:
             db[:] = 0
-        return Evaluation(loss + self.penalty.value(W, b), loss, correct * row_scale, dW, db)
+        value = loss + of_weights + of_intercepts.value(W[NO_ROWS], b)
+        return Evaluation(value, loss, correct * row_scale, dW, db)
 
     def sgd_steps(
         self, W: Array, b: Array, velocity: Any, batches: list[Any], weight_sums: Array, rates: Array, momentum: Array,

@@ -94,44 +94,44 @@ class Pairs(PerModel):
         A step along which the curvature is not positive beyond rounding errors gives no pair. Returns H g.
         """
         slot = next(i for i in range(MEMORY + 1) if i not in self.slots)
-        of_t, of_g, ss = self._products(slot, old, new, backend)
-        st, tt = of_t[:, slot, 0], of_t[:, -1, 0]
+        of_t, of_g, tt, ss = self._products(slot, old, new, backend)
+        st = of_t[:, slot, 0]
         valid = accepted & (st > LEAST_CURVATURE * np.sqrt(ss * tt))
         self.valid[:, slot] = valid
         if valid.any():
             for k in np.flatnonzero(~valid).tolist():  # a rejected trial may be infinite, and 0 times that is NaN
                 self.vectors[k, slot], of_t[k] = 0, 0
-            self.slots = [*self.slots, slot][-MEMORY:]
-            self.st[:, :, slot], self.ut[:, :, slot] = of_t[:, :-1, 0], of_t[:, :-1, 1]
+            self.slots, used = [*self.slots, slot][-MEMORY:], of_t.shape[1]
+            self.st[:, :used, slot], self.ut[:, :used, slot] = of_t[:, :, 0], of_t[:, :, 1]
             self.ut[:, slot] = self.ut[:, :, slot]  # M is symmetric
             tMt = self.ut[:, slot, slot]
             scaled = valid & (tMt > 0)
             self.gamma = np.where(scaled, st / np.where(scaled, tMt, 1.0), self.gamma)
         return self._combine(new.preconditioned_g, self._coefficients(of_g[:, :, 0], of_g[:, :, 1]), backend)
 
-    def _products(self, slot: int, old: Point, new: Point, backend: Backend) -> tuple[Array, Array, Array]:
+    def _products(self, slot: int, old: Point, new: Point, backend: Backend) -> tuple[Array, Array, Array, Array]:
         """Write the step and its u into a slot, and compute the inner products of t and of g with all s and all u.
 
-        Returns these, each (K, MEMORY + 2, 2), and s's (K,). In the last entry of the former there is t't.
+        Returns these, each (K, used slots, 2), t't (K,) and s's (K,).
         """
-        (d, K, c), used = new.x.shape, max([slot, *self.slots]) + 1
+        (d, K, c), used, xp = new.x.shape, max([slot, *self.slots]) + 1, backend.xp
 
         def part(rows: slice) -> tuple[Array, ...]:
-            of_t, of_g, ss = np.zeros((K, MEMORY + 2, 2)), np.zeros((K, MEMORY + 2, 2)), np.zeros(K)
+            products, norms = [], []  # on a GPU they come to the host together
             for k in range(K):
                 vectors = self._block(k, used, rows, c)
                 step, u = vectors[2 * slot : 2 * slot + 2]
                 step[:] = (new.x[rows, k] - old.x[rows, k]).reshape(-1)
                 u[:] = (new.preconditioned_g[rows, k] - old.preconditioned_g[rows, k]).reshape(-1)
-                g, g_old = (backend.xp.ascontiguousarray(one.g[rows, k]).reshape(-1) for one in (new, old))
+                g, g_old = (xp.ascontiguousarray(one.g[rows, k]).reshape(-1) for one in (new, old))
                 t = g - g_old
-                for one, products in ((t, of_t), (g, of_g)):
-                    products[k, :used] = backend.to_numpy(vectors @ one).reshape(used, 2)
-                of_t[k, -1], ss[k] = float(t @ t), float(step @ step)
-            return of_t, of_g, ss
+                products += [vectors @ t, vectors @ g]
+                norms += [t @ t, step @ step]
+            return tuple(backend.to_numpy(xp.stack(one)).astype(np.float64) for one in (products, norms))
 
-        of_t, of_g, ss = backend.sum_over_blocks(part, d, K * c)
-        return of_t, of_g, ss
+        products, norms = backend.sum_over_blocks(part, d, K * c)
+        of_t, of_g = products.reshape(K, 2, used, 2).swapaxes(0, 1)
+        return of_t, of_g, norms[::2], norms[1::2]
 
     def _block(self, k: int, used: int, rows: slice, c: int) -> Any:
         """Return a view of some rows of model k's vectors in the first `used` slots, (2 used, rows c)."""
@@ -140,7 +140,7 @@ class Pairs(PerModel):
     def _coefficients(self, sg: Array, ug: Array) -> Array:
         """Compute the coefficients of all s and u in H g, (K, MEMORY + 1, 2).
 
-        They follow from the inner products of g with all s and all u, each (K, MEMORY + 2).
+        They follow from the inner products of g with all s and all u, each (K, used slots).
         """
         coefficients, order = np.zeros((*self.valid.shape, 2)), np.array(self.slots, int)
         for k, gamma in enumerate(self.gamma.tolist()):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gpusoftmax import get_backend
-from gpusoftmax.array import VECTOR_BLOCK, Backend
+from gpusoftmax.array import Backend
+from gpusoftmax.cpu.threads import VECTOR_BLOCK
 from gpusoftmax.solvers.pairs import MEMORY, Pairs, Point
 from tests.support.cases import sha256
 

@@ -255,16 +255,21 @@ class HostedOperations:
 
         def call(*arguments: Any) -> Any:
             with backend.active():
-                # unlike asarray, array keeps Fortran's order
-                moved = [backend.xp.array(x) if isinstance(x, np.ndarray) else x for x in arguments]
+                moved = [self._moved(x) for x in arguments]
                 results = operation(*moved)
-                if name == "row_loss":  # in place
+                if name in ("row_loss", "finish_gradient"):  # in place
                     arguments[0][...] = backend.to_numpy(moved[0])
                 if isinstance(results, tuple):
-                    return tuple(map(backend.to_numpy, results))
+                    return tuple(None if one is None else backend.to_numpy(one) for one in results)
                 return backend.to_numpy(results)
 
         return call
+
+    def _moved(self, x: Any) -> Any:
+        if isinstance(x, L2):
+            return x.moved(self._backend.asarray)
+        # unlike asarray, array keeps Fortran's order
+        return self._backend.xp.array(x) if isinstance(x, np.ndarray) else x
 
 
 def hosted(backend: Backend) -> Backend:

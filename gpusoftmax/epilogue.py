@@ -1,0 +1,46 @@
+"""What is done with weights before a pass over the data and with a gradient after it, in plain array operations.
+
+GPUs and plain NumPy use these functions. For large weights the CPU backend has compiled ones, which read each array
+once (`cpu.kernels.fold_weights`, `cpu.kernels.finish_gradient`). `operations.Operations` says what they compute.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpusoftmax._typing import Array
+from gpusoftmax.penalties import L2
+
+
+def fold(W: Array, shift: Array | None, scale: Array | None) -> tuple[Array, Array | None]:
+    """See `operations.Operations.fold`."""
+    folded = W if scale is None else (W / scale[:, None, None]).astype(W.dtype)
+    if shift is None:
+        return folded, None
+    offset = shift if scale is None else shift / scale
+    return folded, (offset @ W.reshape(len(W), -1).astype(np.float64)).reshape(W.shape[1:])
+
+
+def unfold(dW: Array, db: Array, shift: Array | None, scale: Array | None) -> None:
+    """Replace the gradient dW with respect to W' = W / scale by that with respect to W, in place."""
+    if shift is not None:
+        dW -= shift.astype(dW.dtype)[:, None, None] * db
+    if scale is not None:
+        dW /= scale.astype(dW.dtype)[:, None, None]
+
+
+def finish_gradient(
+    dW: Array, db: Array, W: Array, row_scale: Array, shift: Array | None, scale: Array | None, penalty: L2,
+    T: Array | None,
+) -> tuple[Array, Array | None]:  # fmt: skip
+    """See `operations.Operations.finish_gradient`."""
+    dW *= row_scale[:, None]
+    unfold(dW, db, shift, scale)
+    b = db[:, :0]  # the penalty of the weights alone
+    weights_only = penalty.restricted(slice(None), intercepts=False)
+    weights_only.add_gradient(W, b, dW, b)
+    value = weights_only.value(W, b)
+    if T is None:
+        return value, None
+    dW += T
+    return value, (T * W).sum(axis=(0, 2))

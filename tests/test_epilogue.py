@@ -113,6 +113,18 @@ def test_without_shift_or_scale_no_weight_is_copied(name: str) -> None:
     assert offset is None
 
 
+def test_shift_scale_and_factors_may_lie_anyhow(cpu_backend: Backend) -> None:
+    d, ops = SIZES["large"], cpu_backend.ops
+    W, db, row_scale = np.ones((d, K, C), np.float32), np.ones((K, C), np.float32), np.ones(K, np.float32)
+    column = np.random.default_rng(0).uniform(1, 2, (d, 2))[:, 0]
+    found = []
+    for shift, scale in ((column, np.broadcast_to(64.0, d)), (column.copy(), np.full(d, 64.0))):
+        dW = W.copy()
+        value, _ = ops.finish_gradient(dW, db, W, row_scale, shift, scale, L2(np.ones(K), shift), None)
+        found.append(sha256(*ops.fold(W, shift, scale), dW, value))
+    assert found[0] == found[1]
+
+
 def test_weights_that_are_read_only_or_no_block_of_memory_are_taken_as_they_are(cpu_backend: Backend) -> None:
     given = problem(SIZES["large"], np.float32, True, True)
     tidy, shift, scale = given["W"], given["shift"], given["scale"]

@@ -55,6 +55,11 @@ def _block(array: Array | None, rows: slice) -> int:
     return 0 if array is None else int(array[rows].ctypes.data)
 
 
+def _doubles(array: Array | None) -> Array | None:
+    """The array as C-contiguous float64, for kernels that go by addresses: a user's may be a column, or broadcast."""
+    return None if array is None else np.ascontiguousarray(array, np.float64)
+
+
 def _count(X: Array, rows: Array | None) -> int:
     """The number of rows of a pass."""
     return len(X) if rows is None else len(rows)
@@ -235,6 +240,7 @@ class CpuOperations:
         d, K, c = W.shape
         weights = np.ascontiguousarray(W).reshape(d, K * c)
         folded = weights if scale is None else np.empty_like(weights)
+        shift, scale = _doubles(shift), _doubles(scale)
 
         def part(rows: slice) -> Partial:
             offset = np.zeros(K * c)
@@ -256,14 +262,14 @@ class CpuOperations:
         d, K, c = W.shape
         q, dtype = K * c, W.dtype
         gradient, weights = dW.reshape(d, q), np.ascontiguousarray(W).reshape(d, q)
-        linear = None if T is None else np.ascontiguousarray(T).reshape(d, q)
+        shift, scale, factors, linear = map(_doubles, (shift, scale, penalty.factors, T))
         columns = np.stack([np.repeat(row_scale, c), db.reshape(q), np.repeat(penalty.strengths, c).astype(dtype)])
 
         def part(rows: slice) -> Partial:
             sums = np.zeros((2, q))
             self.kernels.finish_gradient(
                 _block(gradient, rows), _block(weights, rows), columns, _block(shift, rows), _block(scale, rows),
-                _block(penalty.factors, rows), _block(linear, rows), sums, rows.stop - rows.start, self.kernels.SOURCE,
+                _block(factors, rows), _block(linear, rows), sums, rows.stop - rows.start, self.kernels.SOURCE,
             )  # fmt: skip
             return (sums,)
 

@@ -126,6 +126,7 @@ def test_the_commands_for_cifar10_run_in_order_and_reach_40_percent(tmp_path: Pa
     printed = run_commands(commands(cifar10=True), tmp_path, DIR=str(cifar10_folder))
     trained = printed["gpusoftmax train cifar10 --data DIR --save model.safetensors"]
     (accuracy,) = re.findall(r"test ([\d.]+)%", trained)
+    assert "chosen  C = 0.001, " in trained, trained
     assert float(accuracy) >= 40  # 41.29% was measured; 10000 rows carry a standard error of half a point
 
 

@@ -14,6 +14,37 @@ from gpusoftmax._typing import Array
 from gpusoftmax.penalties import L2
 
 
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """The entries of a sparse matrix, row by row. A matrix that is stored by columns is given as the rows of its
+    transpose.
+
+    Attributes
+    ----------
+    indptr : ndarray of int64, (n + 1,)
+        Row i has the entries indptr[i] <= k < indptr[i + 1].
+    indices : ndarray of int32, (entries,)
+        The column of each entry, in [0, width); increasing within a row.
+    values : ndarray of float64, float32 or uint8, (entries,), or None
+        None means that all are 1.
+    width : int
+        The number of columns.
+    """
+
+    indptr: Any
+    indices: Any
+    values: Any
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the entries and of indptr."""
+        return int(self.indptr.nbytes + self.indices.nbytes + (0 if self.values is None else self.values.nbytes))
+
+
 class Operations(Protocol):
     """The fused operations that every backend has.
 
@@ -54,6 +85,40 @@ class Operations(Protocol):
         """Index of the first class with the largest score, (m, K) int32.
 
         It is -1 if a score of the row is NaN or the largest is infinite.
+        """
+
+    def column_sums(self, Z: Any) -> Any:
+        """Sum the rows of Z (m, q): (q,), in its type."""
+
+    def label_coefficients(self, labels: Any, weights: Any, class_weight: Any, proportions: Any) -> Any:
+        """Compute s_i (e_{y_i} - p_i) for m rows, (m, c) float64; see `label_sums`. All arguments have m rows."""
+
+    def softmax(self, Z: Any) -> None:
+        """Replace the scores Z (m, K, c), C-contiguous, by the softmax of each row's, in place."""
+
+    def best(self, Z: Any) -> Any:
+        """Do what `linear_best` does, for scores Z (m, K, c) that are known already; they may be overwritten."""
+
+    def sparse_product(self, A: SparseRows, M: Any, bias: Any = None, rows: Any = None, squared: bool = False) -> Any:
+        """Compute A M + bias, (n, q), in the type of M: float64, or float32 if the values are not float64.
+
+        M (A.width, q) is C-contiguous; bias (q,) has its type, or is None for zeros. With `rows`, (m,), int64, only
+        these rows of A are used, in that order. With `squared`, the values of A are squared. The bits of a row of the
+        result depend only on the entries of that row.
+        """
+
+    def sparse_column_sums(self, columns: SparseRows, weights: Any, centre: Any) -> Any:
+        """Sum over the entries x of each column, with the weights s of their rows; (d, 3) float64.
+
+        `columns` are the rows of the transpose, d in number; weights (n,) and centre (d,) are float64. The sums are
+        those of s, of s x and of s (x - centre)^2.
+        """
+
+    def sparse_gram(self, rows: SparseRows, weights: Any, columns: Any, smallest: float) -> Any:
+        """Compute sum_i s_i x_i x_i' over some columns of a sparse matrix, (k, k) float64; only its lower triangle.
+
+        Weights s (n,) are float64; rows whose weight is at most `smallest` are left out. `columns` (k,) are numbers of
+        columns, without repetition.
         """
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:

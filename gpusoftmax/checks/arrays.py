@@ -230,13 +230,17 @@ def check_finite_features(X: Array, name: str = "X") -> None:
         x = widen(X[start : start + 1024])
         finite = np.isfinite(x)
         if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            value = x[row, column]
-            kind = "NaN" if np.isnan(value) else "infinity"
-            raise ValueError(
-                f"Input {name} contains {kind}: {name}[{start + row}, {column}] is {value}; impute or drop it first "
-                "(sklearn.impute.SimpleImputer)"
-            )
+            row, column = np.argwhere(~finite)[0].tolist()
+            raise not_finite(name, start + row, column, x[row, column])
+
+
+def not_finite(name: str, row: int, column: int, value: float) -> ValueError:
+    """Return the error for an entry that is NaN or infinite."""
+    kind = "NaN" if np.isnan(value) else "infinity"
+    return ValueError(
+        f"Input {name} contains {kind}: {name}[{row}, {column}] is {value}; impute or drop it first "
+        "(sklearn.impute.SimpleImputer)"
+    )
 
 
 def check_same_length(name: str, array: Any, n: int, other: str = "X") -> None:

@@ -30,7 +30,9 @@ def compilations() -> int:
     """How often Numba has compiled a kernel in this process, rather than loaded it from the cache on disk."""
     from gpusoftmax.cpu import kernels
 
-    compiled = kernels.pass_over_rows, kernels.row_loss, kernels.fold_weights, kernels.finish_gradient
+    of_rows = kernels.pass_over_rows, kernels.row_loss, kernels.fold_weights, kernels.finish_gradient
+    of_sparse = kernels.multiply_rows, kernels.sum_columns, kernels.gram_of_columns
+    compiled = of_rows + of_sparse
     return sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled)
 
 

@@ -13,39 +13,26 @@ arguments are the NamedTuples of arguments.py, which the compiled functions pass
   says what they are, so that read-only, memory-mapped and sliced arrays share one compilation; so do all numbers of
   classes and models. float16 and bfloat16, which Numba lacks, are given as their bits, in uint16 and int16.
 
-Kernels are cached on disk, so they must not be closures over other jitted functions.
-
-Compile options: `contract` and `reassoc` let products fuse and row sums vectorise. Never use `fastmath=True`: it makes
-the result undefined for NaN and infinite scores, which must give a non-finite loss.
+compiling.py has the decorator `compiled`, and says what holds for all kernels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
-from numba.core.caching import FunctionCache
 from numba.core.imputils import impl_ret_borrowed
-from numba.extending import (
-    NativeValue,
-    intrinsic,
-    models,
-    overload,
-    register_jitable,
-    register_model,
-    typeof_impl,
-    unbox,
-)
+from numba.extending import intrinsic, overload, register_jitable
 
-from gpusoftmax._log import log
 from gpusoftmax.cpu.arguments import Layout, Matrix, Model, Output, Parts, Rows, Scratch, Steps, Sums
+from gpusoftmax.cpu.compiling import SOURCE, as_type, compiled, peek, pointer_to, poke
+from gpusoftmax.cpu.sparse_kernels import gram_of_columns as gram_of_columns
+from gpusoftmax.cpu.sparse_kernels import multiply_rows as multiply_rows
+from gpusoftmax.cpu.sparse_kernels import sum_columns as sum_columns
 from gpusoftmax.cpu.tiles import (
     BLOCK,
     SOFTMAX,
@@ -58,81 +45,7 @@ from gpusoftmax.cpu.tiles import (
     row_sums,
     score_tiles,
 )
-from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential, pointer
-
-FAST = {"contract", "reassoc"}
-
-
-@cache
-def _say_once(text: str) -> None:
-    log.warning(text)
-
-
-class _KernelsOnDisk(FunctionCache):
-    """Numba's cache on disk, which recovers from damaged files: a full disk or a power cut can truncate them.
-
-    Numba itself would raise an error in this process and in each later one, until somebody deletes the file.
-    """
-
-    def load_overload(self, sig, target_context):
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception as error:  # a damaged pickle can raise any exception
-            _say_once(f"compiled kernels in {self.cache_path} are damaged ({error!r}); they are compiled again")
-            with suppress(OSError):  # the disk is still full; save_overload will say so
-                self.flush()
-            return None
-
-    def save_overload(self, sig, data):
-        try:
-            super().save_overload(sig, data)
-        except Exception as error:
-            _say_once(f"compiled kernels cannot be saved in {self.cache_path} ({error!r}); free some space there")
-
-
-def _compiled(function):
-    """Apply `njit`, with a cache on disk: beside this file, in the user's cache folder, or in NUMBA_CACHE_DIR."""
-    dispatcher = njit(nogil=True, fastmath=FAST)(function)
-    try:
-        dispatcher._cache = _KernelsOnDisk(function)  # as cache=True does with Numba's own
-    except RuntimeError:  # package and home are read-only, as in many containers
-        _say_once(
-            "compiled kernels cannot be saved, so each process spends some seconds compiling them; set NUMBA_CACHE_DIR "
-            "to a writable folder"
-        )
-    return dispatcher
-
-
-class Source:
-    """An argument whose type contains a hash of this folder's source, so that the cache on disk tells versions apart.
-
-    Numba's cache checks only this file's date and length. After a change of tiles.py it used the old tiles, with a new
-    layout of memory; and all files of a wheel have the same date.
-    """
-
-
-class _SourceType(types.Opaque):
-    def __init__(self):
-        digest = hashlib.sha256()
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            digest.update(path.read_bytes())
-        super().__init__(f"Source({digest.hexdigest()[:16]})")
-
-
-_SOURCE_TYPE = _SourceType()
-SOURCE = Source()
-register_model(_SourceType)(models.OpaqueModel)
-
-
-@typeof_impl.register(Source)
-def _typeof_source(value, context):
-    return _SOURCE_TYPE
-
-
-@unbox(_SourceType)
-def _unbox_source(kind, value, context):
-    return NativeValue(context.context.get_dummy_value())
-
+from gpusoftmax.cpu.vectors import FLOATS, MACHINE, V, exponential
 
 COMPILED = True  # unlike fallback.py
 WRITE_SCORES, SUM_LOSSES, SUM_GRADIENTS, TAKE_STEPS = range(4)  # the jobs of pass_over_rows
@@ -145,37 +58,6 @@ PREFETCH = 8 * BLOCK
 # Columns that lie apart are in different pages. With more pages than the processor has address translations for,
 # prefetching scattered rows only translates each address twice (3072 columns of uint8: a third slower).
 FETCHED_COLUMNS = 1024
-
-
-@intrinsic
-def _pointer(typing, address, marker):
-    """Convert an address to a pointer to numbers of the type of `marker`."""
-
-    def emit(context, builder, signature, args):
-        return pointer(builder, args[0], context.get_value_type(marker))
-
-    return types.CPointer(marker)(types.int64, marker), emit
-
-
-@intrinsic
-def _peek(typing, address, like):
-    """Read a number of the type of `like` at an address."""
-
-    def emit(context, builder, signature, args):
-        return builder.load(pointer(builder, args[0], context.get_value_type(like)))
-
-    return like(types.int64, like), emit
-
-
-@intrinsic
-def _poke(typing, address, value):
-    """Write a number to an address."""
-
-    def emit(context, builder, signature, args):
-        builder.store(args[1], pointer(builder, args[0], args[1].type))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, value), emit
 
 
 @intrinsic
@@ -221,16 +103,6 @@ def _overload_feature(raw):
     if raw == types.int16:
         return lambda raw: _float_from_bits(np.int32(raw) << 16)
     return lambda raw: raw
-
-
-@intrinsic
-def _as(typing, number, like):
-    """Convert a float64 to the type of `like`."""
-
-    def emit(context, builder, signature, args):
-        return context.cast(builder, args[0], types.float64, like)
-
-    return like(types.float64, like), emit
 
 
 @intrinsic
@@ -289,19 +161,19 @@ def _copy_features(X, layout, scratch, first, row_floats):
     What lies beyond the last feature stays zero. Columns that lie apart are prefetched for the next block: they are
     more streams than a processor's own prefetcher follows (400,000 rows of 41 columns: scores in 30 ms instead of 45).
     """
-    rows = carray(_pointer(scratch.table, np.int64(0)), (2 * BLOCK,))
-    copies = carray(_pointer(scratch.copies, np.int64(0)), (BLOCK,))
+    rows = carray(pointer_to(scratch.table, np.int64(0)), (2 * BLOCK,))
+    copies = carray(pointer_to(scratch.copies, np.int64(0)), (BLOCK,))
     d, stride, element = layout.d, X.column_stride, X.element
     for i in range(BLOCK):
         copies[i] = scratch.features + i * row_floats * layout.size
-        x = carray(_pointer(scratch.features, layout.zero), (BLOCK, row_floats))[i]
+        x = carray(pointer_to(scratch.features, layout.zero), (BLOCK, row_floats))[i]
         if stride == X.item_size:
-            raw = carray(_pointer(rows[i], element), (d,))
+            raw = carray(pointer_to(rows[i], element), (d,))
             for p in range(first, d):
                 x[p - first] = _feature(raw[p])
         else:
             for p in range(d):
-                x[p] = _feature(_peek(rows[i] + p * stride, element))
+                x[p] = _feature(peek(rows[i] + p * stride, element))
                 if d <= FETCHED_COLUMNS:
                     fetch_line(rows[BLOCK + i] + p * stride)
 
@@ -323,7 +195,7 @@ def _group(index, q):
 @register_jitable
 def _row(indices, i):
     """The number in X of the i-th row of a pass."""
-    return _peek(indices + 8 * i, np.int64(0)) if indices else i
+    return peek(indices + 8 * i, np.int64(0)) if indices else i
 
 
 @register_jitable
@@ -332,7 +204,7 @@ def _look_up(X, indices, first, m, last, table):
 
     A block of fewer than BLOCK rows is filled with its last row, and so is the next with the last row of the pass.
     """
-    at = carray(_pointer(table, np.int64(0)), (2 * BLOCK,))
+    at = carray(pointer_to(table, np.int64(0)), (2 * BLOCK,))
     for i in range(2 * BLOCK):
         number = first + min(i, m - 1) if i < BLOCK else min(first + i, last - 1)
         at[i] = X.address + _row(indices, number) * X.row_stride
@@ -344,12 +216,12 @@ def _look_up_labels(layout, rows, scratch, first, m):
     K, size, zero = layout.K, layout.size, layout.zero
     for i in range(BLOCK):
         number = _row(rows.indices, first + min(i, m - 1))
-        _poke(scratch.labels + 4 * i, _peek(rows.labels + 4 * number, np.int32(0)))
+        poke(scratch.labels + 4 * i, peek(rows.labels + 4 * number, np.int32(0)))
         for k in range(K):
-            s = _as(1.0 if i < m else 0.0, zero)
+            s = as_type(1.0 if i < m else 0.0, zero)
             if rows.weights and i < m:
-                s = _peek(rows.weights + size * (number * K + k), zero)
-            _poke(scratch.weights + size * (k * BLOCK + i), s)
+                s = peek(rows.weights + size * (number * K + k), zero)
+            poke(scratch.weights + size * (k * BLOCK + i), s)
 
 
 @register_jitable(inline="always")
@@ -391,7 +263,7 @@ def _block_scores(X, layout, rows, W, b, scratch, first, m, last):
     fresh = _add_scores(scratch.table, direct, X.item_size, X.element, layout, W, accumulators, 1, PREFETCH)
     rest = W + direct * q * width * size
     _add_scores(scratch.copies, others, size, layout.zero, layout, rest, accumulators, fresh, 0)
-    intercepts = carray(_pointer(b, layout.zero), (q,))
+    intercepts = carray(pointer_to(b, layout.zero), (q,))
     for index in range(_groups(q)):
         j, count = _group(index, q)
         for k in range(count):
@@ -442,9 +314,9 @@ def _sum(x):
 @register_jitable
 def _clear_sums(layout, scratch):
     """Set the sums in scratch memory to 0."""
-    losses = carray(_pointer(scratch.losses, np.float64(0)), (layout.K, BLOCK))
-    correct = carray(_pointer(scratch.correct, np.float64(0)), (layout.K, BLOCK))
-    db = carray(_pointer(scratch.db, layout.zero), (layout.q, BLOCK))
+    losses = carray(pointer_to(scratch.losses, np.float64(0)), (layout.K, BLOCK))
+    correct = carray(pointer_to(scratch.correct, np.float64(0)), (layout.K, BLOCK))
+    db = carray(pointer_to(scratch.db, layout.zero), (layout.q, BLOCK))
     for i in range(BLOCK):  # loops, because an assignment to a slice takes half a second to compile
         for k in range(layout.K):
             losses[k, i], correct[k, i] = 0, 0
@@ -455,12 +327,12 @@ def _clear_sums(layout, scratch):
 @register_jitable
 def _sum_blocks(layout, scratch, sums):
     """Add up losses, correct and db over the rows of a block, and write them to `sums`."""
-    losses = carray(_pointer(scratch.losses, np.float64(0)), (layout.K, BLOCK))
-    correct = carray(_pointer(scratch.correct, np.float64(0)), (layout.K, BLOCK))
-    db = carray(_pointer(scratch.db, layout.zero), (layout.q, BLOCK))
-    loss_sums = carray(_pointer(sums.losses, np.float64(0)), (layout.K,))
-    correct_sums = carray(_pointer(sums.correct, np.float64(0)), (layout.K,))
-    db_sums = carray(_pointer(sums.db, layout.zero), (layout.q,))
+    losses = carray(pointer_to(scratch.losses, np.float64(0)), (layout.K, BLOCK))
+    correct = carray(pointer_to(scratch.correct, np.float64(0)), (layout.K, BLOCK))
+    db = carray(pointer_to(scratch.db, layout.zero), (layout.q, BLOCK))
+    loss_sums = carray(pointer_to(sums.losses, np.float64(0)), (layout.K,))
+    correct_sums = carray(pointer_to(sums.correct, np.float64(0)), (layout.K,))
+    db_sums = carray(pointer_to(sums.db, layout.zero), (layout.q,))
     for k in range(layout.K):
         loss_sums[k], correct_sums[k] = _sum(losses[k]), _sum(correct[k])
     for j in range(layout.q):
@@ -473,19 +345,19 @@ def _write_block(layout, scratch, m, out):
     q, size = layout.q, layout.size
     for i in range(m):
         for j in range(q):
-            _poke(out + (i * q + j) * size, _peek(scratch.scores + (j * BLOCK + i) * size, layout.zero))
+            poke(out + (i * q + j) * size, peek(scratch.scores + (j * BLOCK + i) * size, layout.zero))
 
 
 @register_jitable
 def _add_sums(layout, into, other, with_gradient):
     """Add the sums `other` to the sums `into`."""
     for a, b in ((into.losses, other.losses), (into.correct, other.correct)):
-        x, y = carray(_pointer(a, np.float64(0)), (layout.K,)), carray(_pointer(b, np.float64(0)), (layout.K,))
+        x, y = carray(pointer_to(a, np.float64(0)), (layout.K,)), carray(pointer_to(b, np.float64(0)), (layout.K,))
         for k in range(layout.K):
             x[k] += y[k]
     n = (into.end - into.dW) // layout.size if with_gradient else 0
     for a, b, length in ((into.db, other.db, layout.q), (into.dW, other.dW, n)):
-        u, v = carray(_pointer(a, layout.zero), (length,)), carray(_pointer(b, layout.zero), (length,))
+        u, v = carray(pointer_to(a, layout.zero), (length,)), carray(pointer_to(b, layout.zero), (length,))
         for k in range(length):
             u[k] += v[k]
 
@@ -539,14 +411,14 @@ def _descend(W, G, j, steps, db, fraction, strength, rate, momentum):
             for t in range(width):
                 penalised = r[t] * w[t]
                 norm += np.float64(penalised) * np.float64(w[t])
-                gradient = (g[t] * fraction - _as(of[t], db) * db) * by[t] + strength * penalised
+                gradient = (g[t] * fraction - as_type(of[t], db) * db) * by[t] + strength * penalised
                 v[t] = momentum * v[t] + gradient
                 w[t] -= rate * (gradient + momentum * v[t] if steps.nesterov else v[t])
         else:
             for t in range(width):
                 penalised = r[t] * w[t]
                 norm += np.float64(penalised) * np.float64(w[t])
-                w[t] -= rate * ((g[t] * fraction - _as(of[t], db) * db) * by[t] + strength * penalised)
+                w[t] -= rate * ((g[t] * fraction - as_type(of[t], db) * db) * by[t] + strength * penalised)
     return norm
 
 
@@ -569,10 +441,10 @@ def _step(model, layout, steps, sums, m, rates):
     W, b, velocity_b, totals = model.W, model.b, steps.velocity_b, steps.totals
     K, q, zero = layout.K, layout.q, layout.zero
     c = q // K
-    losses = carray(_pointer(sums.losses, np.float64(0)), (K,))
-    correct = carray(_pointer(sums.correct, np.float64(0)), (K,))
-    db = carray(_pointer(sums.db, zero), (q,))
-    G = carray(_pointer(sums.dW, zero), W.shape)
+    losses = carray(pointer_to(sums.losses, np.float64(0)), (K,))
+    correct = carray(pointer_to(sums.correct, np.float64(0)), (K,))
+    db = carray(pointer_to(sums.db, zero), (q,))
+    G = carray(pointer_to(sums.dW, zero), W.shape)
     has_linear, has_velocity = len(steps.linear_W) > 0, len(steps.velocity_W) > 0
     for k in range(K):
         fraction = steps.n / (m * steps.weight_sums[k])
@@ -581,8 +453,10 @@ def _step(model, layout, steps, sums, m, rates):
         for j in range(k * c, (k + 1) * c):
             slope = db[j] * fraction
             if has_linear:
-                loss += _add_linear(W, G, j, steps, _as(fraction, zero)) + steps.linear_b[j] * b[j]
-            norm += _descend(W, G, j, steps, _as(slope, zero), _as(fraction, zero), _as(strength, zero), rate, momentum)
+                loss += _add_linear(W, G, j, steps, as_type(fraction, zero)) + steps.linear_b[j] * b[j]
+            norm += _descend(
+                W, G, j, steps, as_type(slope, zero), as_type(fraction, zero), as_type(strength, zero), rate, momentum
+            )
             if has_linear:
                 slope += steps.linear_b[j]
             if steps.penalize_intercept:
@@ -598,7 +472,7 @@ def _step(model, layout, steps, sums, m, rates):
         totals[2, k] += m * correct[k] * fraction
 
 
-@_compiled
+@compiled
 def pass_over_rows(job, X, layout, rows, parts, model, output, steps, source):
     """Do the job of `write_scores`, `sum_leaves` or `sgd_steps`; call those instead.
 
@@ -729,7 +603,7 @@ def _hinge_row(z, t, s, squared):
     return loss, first
 
 
-@_compiled
+@compiled
 def row_loss(Z, labels, weights, loss, losses, correct, source):
     """Replace scores by weighted gradients of the loss, for rows of many classes.
 
@@ -748,7 +622,7 @@ def row_loss(Z, labels, weights, loss, losses, correct, source):
             correct[k] += s if first else 0.0
 
 
-@_compiled
+@compiled
 def fold_weights(W, shift, scale, folded, offset, n_rows, zero, source):
     """Write W / scale to `folded`, and add sum_p shift_p W_p / scale_p to `offset` (q,), float64.
 
@@ -756,20 +630,20 @@ def fold_weights(W, shift, scale, folded, offset, n_rows, zero, source):
     float64, each 0 if there is none; without a scale `folded` is not written.
     """
     q = len(offset)
-    weights = carray(_pointer(W, zero), (n_rows, q))
-    out = carray(_pointer(folded, zero), (n_rows, q))
+    weights = carray(pointer_to(W, zero), (n_rows, q))
+    out = carray(pointer_to(folded, zero), (n_rows, q))
     for p in range(n_rows):
-        s = _peek(scale + 8 * p, 1.0) if scale != 0 else 1.0
+        s = peek(scale + 8 * p, 1.0) if scale != 0 else 1.0
         if scale != 0:
             for j in range(q):
                 out[p, j] = weights[p, j] / s
         if shift != 0:
-            a = _peek(shift + 8 * p, 1.0) / s
+            a = peek(shift + 8 * p, 1.0) / s
             for j in range(q):
                 offset[j] += a * weights[p, j]
 
 
-@_compiled
+@compiled
 def finish_gradient(dW, W, columns, shift, scale, factors, T, sums, n_rows, source):
     """dW <- (row_scale dW - shift db) / scale + T + l2 r W, and add r W^2 and T W to `sums` (2, q), float64.
 
@@ -779,21 +653,21 @@ def finish_gradient(dW, W, columns, shift, scale, factors, T, sums, n_rows, sour
     """
     q = sums.shape[1]
     zero = columns[0, 0]
-    gradient = carray(_pointer(dW, zero), (n_rows, q))
-    weights = carray(_pointer(W, zero), (n_rows, q))
-    linear = carray(_pointer(T, 1.0), (n_rows, q))
+    gradient = carray(pointer_to(dW, zero), (n_rows, q))
+    weights = carray(pointer_to(W, zero), (n_rows, q))
+    linear = carray(pointer_to(T, 1.0), (n_rows, q))
     for p in range(n_rows):
         for j in range(q):
             gradient[p, j] *= columns[0, j]
         if shift != 0:
-            a = _as(_peek(shift + 8 * p, 1.0), zero)
+            a = as_type(peek(shift + 8 * p, 1.0), zero)
             for j in range(q):
                 gradient[p, j] -= a * columns[1, j]
         if scale != 0:
-            s = _as(_peek(scale + 8 * p, 1.0), zero)
+            s = as_type(peek(scale + 8 * p, 1.0), zero)
             for j in range(q):
                 gradient[p, j] /= s
-        r = _as(_peek(factors + 8 * p, 1.0) if factors != 0 else 1.0, zero)
+        r = as_type(peek(factors + 8 * p, 1.0) if factors != 0 else 1.0, zero)
         for j in range(q):
             scaled = r * weights[p, j]
             sums[0, j] += scaled * weights[p, j]

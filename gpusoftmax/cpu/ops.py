@@ -17,6 +17,7 @@ import numpy as np
 
 from gpusoftmax import epilogue
 from gpusoftmax._typing import Array
+from gpusoftmax.cpu import sparse
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import scorer, sgd_steps, sums_over_rows
 from gpusoftmax.cpu.threads import (
@@ -29,7 +30,7 @@ from gpusoftmax.cpu.threads import (
     sum_over_leaves,
 )
 from gpusoftmax.dtypes import computation_dtype, widen
-from gpusoftmax.operations import SgdSteps
+from gpusoftmax.operations import SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
 
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
@@ -75,6 +76,13 @@ def _best(Z: Array) -> Array:
         np.maximum(largest, Z[..., j], out=largest)
     np.putmask(best, ~np.isfinite(largest), -1)
     return best
+
+
+def _softmax(Z: Array) -> None:
+    """Replace the scores Z (m, K, c) by their softmax."""
+    Z -= Z.max(axis=2, keepdims=True)
+    np.exp(Z, out=Z)
+    Z /= Z.sum(axis=2, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -297,9 +305,8 @@ class CpuOperations:
         out = np.empty((_count(X, rows), *W.shape[1:]), W.dtype)
 
         def finish(part: slice, Z: Array) -> None:
-            Z -= Z.max(axis=2, keepdims=True)
-            np.exp(Z, out=Z)
-            np.divide(Z, Z.sum(axis=2, keepdims=True), out=out[part])
+            _softmax(Z)
+            out[part] = Z
 
         self._for_scores(X, W, b, rows, finish)
         return out
@@ -350,6 +357,57 @@ class CpuOperations:
         with single_threaded_blas():
             for_each(multiply, -(-n // step), self.n_threads)
 
+    def column_sums(self, Z: Array) -> Array:
+        step = leaf_rows(Z.shape[1])
+
+        def leaf(index: int) -> Partial:
+            return (Z[index * step : (index + 1) * step].sum(axis=0),)
+
+        return sum_over_leaves(leaf, -(-len(Z) // step), self.n_threads)[0]
+
+    def label_coefficients(
+        self, labels: Array, weights: Array, class_weight: Array, proportions: Array | None
+    ) -> Array:
+        if proportions is None:
+            z = np.full((len(labels), len(class_weight)), -1 / len(class_weight))
+        else:
+            z = np.multiply(proportions, -class_weight, order="C")
+            total = z.sum(axis=1, keepdims=True)
+            np.divide(z, -total, out=z, where=total < 0)
+        z[np.arange(len(z)), labels] += 1
+        z *= weights[:, None]
+        return z
+
+    def softmax(self, Z: Array) -> None:
+        step = leaf_rows(Z.shape[1] * Z.shape[2])
+
+        def work(run: range) -> None:
+            for i in run:
+                _softmax(Z[i * step : (i + 1) * step])
+
+        for_each(work, -(-len(Z) // step), self.n_threads)
+
+    def best(self, Z: Array) -> Array:
+        step, out = leaf_rows(Z.shape[1] * Z.shape[2]), np.empty(Z.shape[:2], np.int32)
+
+        def work(run: range) -> None:
+            for i in run:
+                out[i * step : (i + 1) * step] = _best(Z[i * step : (i + 1) * step])
+
+        for_each(work, -(-len(Z) // step), self.n_threads)
+        return out
+
+    def sparse_product(
+        self, A: SparseRows, M: Array, bias: Array | None = None, rows: Array | None = None, squared: bool = False
+    ) -> Array:
+        return sparse.product(self.kernels, A, M, bias, rows, squared, self.n_threads)
+
+    def sparse_column_sums(self, columns: SparseRows, weights: Array, centre: Array) -> Array:
+        return sparse.column_sums(self.kernels, columns, weights, centre, self.n_threads)
+
+    def sparse_gram(self, rows: SparseRows, weights: Array, columns: Array, smallest: float) -> Array:
+        return sparse.gram(self.kernels, rows, weights, columns, smallest)
+
     def row_loss(self, Z: Array, labels: Array, weights: Array | None, loss: int) -> tuple[Array, Array]:
         m, K, c = Z.shape
         step = leaf_rows(c)
@@ -394,25 +452,14 @@ class CpuOperations:
         n, d, c = _count(X, rows), X.shape[1], len(class_weight)
         step, width = leaf_rows(d), max(1, LARGE_GRADIENT // (8 * d))
 
-        def coefficients(picked: Any) -> Array:
-            own = labels[picked]
-            if proportions is None:
-                z = np.full((len(own), c), -1 / c)
-            else:
-                z = np.multiply(proportions[picked], -class_weight, order="C")
-                total = z.sum(axis=1, keepdims=True)
-                np.divide(z, -total, out=z, where=total < 0)
-            z[np.arange(len(z)), own] += 1
-            z *= weights[picked, None]
-            return z
-
         def sums_of(columns: slice) -> Partial:
             def leaf(index: int) -> Partial:
                 totals = np.zeros(len(class_weight[columns]))
                 sums, stop = np.zeros((d, len(totals))), min((index + 1) * step, n)
                 for first in range(index * step, stop, BLAS_BLOCK):
                     picked = _picked(rows, first, min(first + BLAS_BLOCK, stop))
-                    z = coefficients(picked)[:, columns]
+                    soft = None if proportions is None else proportions[picked]
+                    z = self.label_coefficients(labels[picked], weights[picked], class_weight, soft)[:, columns]
                     product(widen(X[picked]), z, sums, transpose_a=True, beta=1.0)
                     totals += z.sum(axis=0)
                 return sums, totals

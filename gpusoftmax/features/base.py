@@ -17,7 +17,7 @@ Shapes: X (n, d), W (d, K, c), b (K, c), labels (n,), weights (n, K).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Features(ABC):
 
     Attributes
     ----------
+    is_sparse : bool
+        Whether most entries of X are zero. A sample of rows then misses most of the features.
     backend : Backend
         The backend that does the computing; all arrays are on its device.
     shift, scale : ndarray of float64, (d,), or None
@@ -44,6 +46,7 @@ class Features(ABC):
         Numbers of the selected rows, on the device; None means all rows.
     """
 
+    is_sparse: ClassVar[bool] = False
     backend: Backend
     shift: Array | None
     scale: Array | None
@@ -164,6 +167,25 @@ class Features(ABC):
 
         It is looked for in all stored rows, before shift and scale.
         """
+
+    @abstractmethod
+    def column_products(self, Q: Array, squared: bool = False) -> Array:
+        """Compute sum_i x_i' Q_i over the selected rows, (d, columns), for Q (n, columns) on the device.
+
+        x_i is a row before shift and scale; with `squared`, its features are squared. The result has the type of Q.
+        """
+
+    @abstractmethod
+    def gram_of_columns(self, columns: Array, weights: Array, smallest: float) -> Array:
+        """Compute sum_i s_i x_i x_i' over some columns (k,) of the selected rows, (k, k) float64, on the host.
+
+        The weights s (n,), float64, are on the host, too; rows whose weight is at most `smallest` may be left out. x_i
+        is a row before shift and scale. Only the lower triangle is needed to be right.
+        """
+
+    @abstractmethod
+    def pass_cost(self, c: int) -> float:
+        """Estimate the time of one model's pass over the selected rows, in flops of a matrix product."""
 
     @abstractmethod
     def pass_bytes(self, K: int, c: int) -> int:

@@ -104,5 +104,18 @@ class DenseFeatures(Features):
         row = int(abs(x).argmax())
         return row, float(x[row])
 
+    def column_products(self, Q: Array, squared: bool = False) -> Array:
+        return self.backend.ops.column_products(self.X, Q, squared, self.rows)
+
+    def gram_of_columns(self, columns: Array, weights: Array, smallest: float) -> Array:
+        used = np.flatnonzero(weights > smallest)
+        numbers = self.row_numbers(used)
+        x = self.backend.to_numpy(from_bits(self.X[self.backend.asarray(numbers)][:, self.backend.asarray(columns)]))
+        x = widen(x)
+        return np.asarray((x * weights[used][:, None]).T @ x)
+
+    def pass_cost(self, c: int) -> float:
+        return 4.0 * self.n * self.d * c
+
     def pass_bytes(self, K: int, c: int) -> int:
         return self.backend.ops.pass_bytes(self.X.dtype, self.n, self.d, K, c)

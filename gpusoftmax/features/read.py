@@ -10,9 +10,11 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.checks.arrays import check_features
+from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.cpu import facts
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
@@ -20,6 +22,8 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
     Here, and nowhere else, the kind of features is chosen.
     """
+    if is_sparse(X):
+        return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)
 
 

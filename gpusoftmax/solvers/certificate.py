@@ -198,7 +198,7 @@ def _best_intercepts(
     decreases, reasons = np.zeros(len(best)), [""] * len(best)
     slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
     pass_budget = max(FEWEST_PASSES, TIME_FRACTION * passes)
-    max_products = affordable(pass_budget, pass_cost(features.n, features.d, c), features.n, c)
+    max_products = affordable(pass_budget, pass_cost(objective), features.n, c)
     for k in range(len(best)):
         if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
             continue  # no intercept lowers the loss by more than its rounding error

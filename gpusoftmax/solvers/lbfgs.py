@@ -28,7 +28,7 @@ from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_m
 from gpusoftmax.solvers.pairs import Pairs, Point
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import by_diagonals, is_full, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
@@ -36,7 +36,7 @@ SHORTEST = 0.01  # below this step length a model is stuck if the predicted decr
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
 # Fewest accepted points with one preconditioner: REFRESH_AFTER, and REFRESH_COST_FACTOR for each pass that the next one
 # costs, so that making preconditioners never takes most of the time.
-REFRESH_AFTER, REFRESH_COST_FACTOR = 8, 2.0
+REFRESH_AFTER, DIAGONALS_AFTER, REFRESH_COST_FACTOR = 8, 4, 2.0
 # A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
 # far; STEPS_TO_GO_FULL holds where it is the full Hessian.
 STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
@@ -236,7 +236,9 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
+        diagonals = by_diagonals(models.objective)
+        after = DIAGONALS_AFTER if diagonals else REFRESH_AFTER
+        wait = np.maximum(after, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
         # A tol below the rounding error cannot be reached. With tol = 0, the target is halfway to the rounding error on
         # a log scale.
         tolerances = np.maximum(
@@ -245,7 +247,7 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        far = STEPS_TO_GO_FULL if is_full(models.objective) else STEPS_TO_GO
+        far = STEPS_TO_GO_FULL if is_full(models.objective) or diagonals else STEPS_TO_GO
         return (models.refresh_age + 1 >= wait) & ((to_go > far) | (pace <= 0))
 
 

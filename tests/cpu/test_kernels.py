@@ -21,7 +21,7 @@ from tests.support.cases import DTYPES, LAYOUTS, random_problem, sha256
 pytest.importorskip("numba")
 
 from gpusoftmax.array import get_backend
-from gpusoftmax.cpu import fallback, kernels, threads
+from gpusoftmax.cpu import compiling, fallback, kernels, threads
 from gpusoftmax.losses import LOSSES
 
 pytestmark = pytest.mark.compiled
@@ -151,8 +151,8 @@ def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "doubling.py").write_text("def double(x):\n    return 2 * x\n")
     monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    kernels._say_once.cache_clear()
-    yield lambda: kernels._compiled(importlib.import_module("doubling").double)
+    compiling._say_once.cache_clear()
+    yield lambda: compiling.compiled(importlib.import_module("doubling").double)
     del sys.modules["doubling"]
 
 

@@ -29,6 +29,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
+from gpusoftmax.solvers.preconditioners.class_diagonal import at_zero
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
@@ -80,17 +81,25 @@ class GramSample:
     """
 
     def __init__(self, objective: Objective, seed: int, penalties: int = 1, share_gram: bool = False) -> None:
-        n, d, c = objective.features.n, objective.features.d, objective.n_classes
+        n, d = objective.features.n, objective.features.d
         full = d <= FULL_FEATURES and n >= d
         sample_size = max(SMALLEST_SAMPLE, SAMPLE_PER_FEATURE * d) if full else min(LOW_RANK, LOW_RANK_ELEMENTS // d)
         size = sample_size if full else max(sample_size, SMALLEST_LOW_RANK)
         self.chosen = uniform_rows(objective.features, size, generator(seed, NO_EPOCH + 1))
         self.kind = "cholesky" if full else "low rank" if sample_size >= len(self.chosen) else "diagonal"
+        if objective.features.is_sparse and self.kind != "cholesky":
+            self.kind = "variances"
         if self.kind == "cholesky" and penalties >= SPECTRUM_PENALTIES and d > SPECTRUM_FEATURES:
             self.kind = "spectrum"
-        self.cost = inverse_cost(self.kind, len(self.chosen), d) / pass_cost(n, d, c)
+        self.cost = (
+            0.0 if self.kind == "variances" else inverse_cost(self.kind, len(self.chosen), d) / pass_cost(objective)
+        )
         # with fewer rows than features, applying the inverse takes as long as a pass, and the diagonal is often enough
-        self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
+        self.at_once = self.kind == "variances" or (
+            self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
+        )
+        if objective.features.is_sparse and not self.at_once:
+            self.kind, self.at_once = "variances", True
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
@@ -98,6 +107,8 @@ class GramSample:
 
     def preconditioners(self, objective: Objective) -> Preconditioners:
         """Make the first preconditioner of each model: from M_k if `at_once`, else from its diagonal; logs which."""
+        if self.kind == "variances":
+            return Preconditioners([at_zero(objective, k) for k in range(objective.n_models)], 0)
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
         with objective.backend.single_threaded_blas():

@@ -26,6 +26,7 @@ from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.preconditioners import class_diagonal
 from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian, Preconditioner, SharedBlock
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, GramInverse, Inverse, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
@@ -39,6 +40,7 @@ from gpusoftmax.solvers.preconditioners.sample import (
     weight_fractions,
 )
 
+CLASS_DIAGONAL_COST = 1.0  # of `class_diagonal.at_point`, in passes over the data
 FULL_SIZE = 2000  # largest (d + 1) c for which the full Hessian is made
 FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # rows for the full Hessian; each raises its rank by up to c - 1
 CLASS_ROWS_PER_FEATURE = 2  # rows for the block of one class
@@ -49,16 +51,18 @@ MOST_PROBABILITIES = 1 << 26  # largest number of probabilities of these rows: 5
 
 def refresh_cost(objective: Objective) -> float:
     """Cost of `refresh` for one model, in passes over the data by that model; inf if it would take too much memory."""
-    n, d, c = objective.features.n, objective.features.d, objective.n_classes
+    d, c = objective.features.d, objective.n_classes
+    if by_diagonals(objective):
+        return CLASS_DIAGONAL_COST
     if is_full(objective):
         size = (d + 1) * c
         if objective.n_models * size**2 > MOST_ELEMENTS:
             return float("inf")
-        return (_full_rows(objective) * size**2 + 2 / 3 * size**3 + PASS_OVERHEAD) / pass_cost(n, d, c)
+        return (_full_rows(objective) * size**2 + 2 / 3 * size**3 + PASS_OVERHEAD) / pass_cost(objective)
     m = _class_rows(objective)
     if objective.n_models * c * d * min(d, m) > MOST_ELEMENTS:
         return float("inf")
-    return c * (inverse_cost("cholesky" if m >= d else "low rank", m, d) + PASS_OVERHEAD / 10) / pass_cost(n, d, c)
+    return c * (inverse_cost("cholesky" if m >= d else "low rank", m, d) + PASS_OVERHEAD / 10) / pass_cost(objective)
 
 
 def _full_rows(objective: Objective) -> int:
@@ -69,6 +73,11 @@ def _class_rows(objective: Objective) -> int:
     return min(objective.features.n, CLASS_ROWS_PER_FEATURE * objective.features.d)
 
 
+def by_diagonals(objective: Objective) -> bool:
+    """Whether `refresh` makes diagonals, with dense blocks for few features, instead of dense blocks from a sample."""
+    return objective.features.is_sparse and not is_full(objective)
+
+
 @np.errstate(over="ignore", invalid="ignore")
 def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: int) -> tuple[Preconditioner, int]:
     """Make the preconditioner of model k at its point (d + 1, c); returns it and the number of rows that were read.
@@ -76,6 +85,8 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: in
     `n_refreshes` counts the earlier refreshes of the model in this solve: each draws other rows.
     """
     features, backend, c = objective.features, objective.backend, objective.n_classes
+    if by_diagonals(objective):
+        return class_diagonal.at_point(objective, k, point), features.n
     d, dtype = features.d, features.dtype
     rng = generator(seed, NO_EPOCH + 2 + n_refreshes)
     candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))

@@ -48,6 +48,6 @@ def inverse_cost(kind: str, m: int, d: int) -> float:
     return m * d**2 + 3.0 * d**3
 
 
-def pass_cost(n: int, d: int, c: int) -> float:
+def pass_cost(objective: Objective) -> float:
     """Estimate the cost of one model's pass over the data, in flops of a matrix product."""
-    return 4.0 * n * d * c + PASS_OVERHEAD
+    return objective.features.pass_cost(objective.n_classes) + PASS_OVERHEAD

@@ -1,0 +1,194 @@
+"""A diagonal for each class, and a dense block for its most important features: for very many features.
+
+The Hessian block of class j is sum_i C_ijj x_i x_i' + l2 diag(r), with C_ijj the curvature of row i, see `hessian`. With
+ten thousands of features it can neither be stored nor be made from a sample of rows: in text most features are in so few
+rows that a sample misses them. Its diagonal can be had from all rows. In two-thirds of a pass more,
+
+    s1_j = sum_i C_ijj x_i,    s2_j = sum_i C_ijj x_i^2,    t_j = sum_i C_ijj
+
+give the centre m_j = s1_j / t_j and the diagonal s2_j - t_j m_j^2. The few features of most curvature, the *head* of the
+class, have a dense block among themselves: they are the ones that occur together in many rows.
+
+At the start there are no probabilities yet; all classes share the diagonal (1 / c) variance + l2 r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.preconditioners.inverses import cholesky
+from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
+
+HEAD = 256  # the most features in the head of a class
+HEAD_ELEMENTS = 1 << 24  # the most entries of all heads: 64 MB in float32
+SMALLEST_CURVATURE = 1e-7  # relative to the largest of a class: rows with less are left out of the heads' blocks
+
+
+@dataclass(frozen=True)
+class Head:
+    """The block of a class for some of its features: M^-1 = R'R."""
+
+    features: Any  # (k,), in increasing order
+    R: Any  # (k, k)
+
+
+@dataclass(frozen=True)
+class ClassDiagonal:
+    """M^-1 for diagonal blocks, with `heads` in place of a part of them.
+
+    The blocks are those of the weights and of the intercepts, which M couples as `base` describes: by the centre m_j of
+    each class. As in `base.BlockDiagonal`, the mean over the classes is removed before and after.
+
+    Attributes
+    ----------
+    inverse : ndarray, (d, c) or (d, 1)
+        One over the diagonal.
+    centre : ndarray, (d, c) or (d, 1), or None
+        None without an unpenalised intercept.
+    intercepts : ndarray, (c,)
+        One over the curvature of the intercepts; 0 if they are not trained.
+    mean_inverse : ndarray, (d + 1, 1)
+        One over the curvature along the mean over the classes, which only the penalty has; 0 without a penalty.
+    heads : list of Head
+        One for each class, or empty.
+    backend : Backend
+    """
+
+    inverse: Any
+    centre: Any
+    intercepts: Any
+    mean_inverse: Any
+    heads: list[Head]
+    backend: Backend
+
+    def solve(self, v: Any) -> Any:
+        """Compute M^-1 v."""
+        xp, (d, c) = self.backend.xp, (len(v) - 1, v.shape[1])
+        over_classes = xp.full(c, 1 / c, v.dtype)
+        own = v[-1] - v[-1].mean()
+        solution = xp.empty(v.shape, v.dtype)
+
+        def centred(rows: Any) -> Any:
+            w = v[rows] - (v[rows] @ over_classes)[:, None]
+            if self.centre is not None:
+                w -= self.centre[rows] * own
+            return w
+
+        def diagonal(rows: slice) -> tuple[Array, ...]:
+            xp.multiply(centred(rows), self.inverse[rows], out=solution[rows])
+            return ()
+
+        def finish(rows: slice) -> tuple[Array, ...]:
+            part = solution[rows]
+            sums = xp.zeros(c, v.dtype) if self.centre is None else (self.centre[rows] * part).sum(axis=0)
+            part -= (part @ over_classes)[:, None] - (v[rows] @ over_classes)[:, None] * self.mean_inverse[rows]
+            return (sums,)
+
+        self.backend.sum_over_blocks(diagonal, d, c)
+        for j, head in enumerate(self.heads):
+            if len(head.features):
+                solution[head.features, j] = head.R.T @ (head.R @ centred(head.features)[:, j])
+        (sums,) = self.backend.sum_over_blocks(finish, d, c)
+        intercepts = own * self.intercepts - sums * (self.intercepts != 0)
+        solution[-1] = intercepts - intercepts.mean() + v[-1].mean() * self.mean_inverse[-1]
+        return solution
+
+
+def at_zero(objective: Objective, k: int) -> ClassDiagonal:
+    """Make the preconditioner of model k at zero weights, from the moments of its rows."""
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    weights = None if objective.weights is None else objective.weights[:, k]
+    mean, variance = map(backend.to_numpy, features.moments(weights, None))
+    kappa = objective.loss.curvature_at_zero(c)
+    sums = _Sums((variance + mean**2)[:, None] * kappa, mean[:, None] * kappa, np.array([kappa]))
+    log.info("preconditioner: variances of %d features", features.d)
+    return _made(objective, k, sums, [])
+
+
+def at_point(objective: Objective, k: int, point: Any) -> ClassDiagonal:
+    """Make the preconditioner of model k at its point (d + 1, c), from all rows."""
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    W, b = (np.ascontiguousarray(part) if backend.gpu is None else part for part in (point[:-1, None], point[-1:]))
+    scores = backend.to_numpy(features.scores(*features.fold(W, b)))[:, 0].astype(np.float64)
+    numbers = features.row_numbers(np.arange(features.n))
+    labels = backend.to_numpy(objective.labels)[numbers]
+    curvature = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
+    Q = np.stack([curvature.diagonal(j) for j in range(c)], axis=1)
+    on_device = backend.asarray(Q.astype(features.dtype))
+    products = (backend.to_numpy(features.column_products(on_device, squared)) for squared in (True, False))
+    sums = _Sums(*(one.astype(np.float64) for one in products), Q.sum(axis=0))
+    return _made(objective, k, sums, [Q])
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """s2 (d, c), s1 (d, c) and t (c,), or one column for all classes; float64, on the host, before shift and scale."""
+
+    squares: Array
+    linear: Array
+    total: Array
+
+
+def _made(objective: Objective, k: int, sums: _Sums, rows: list[Array]) -> ClassDiagonal:
+    """Make the preconditioner from sums over rows, with heads from the curvatures of the rows, if these are given."""
+    features, backend, free = objective.features, objective.backend, objective.has_free_intercept
+    to_numpy, d, dtype = backend.to_numpy, features.d, features.dtype
+    shift = np.zeros(d) if features.shift is None else to_numpy(features.shift)
+    scale = np.ones(d) if features.scale is None else to_numpy(features.scale)
+    l2 = float(to_numpy(objective.penalty.strengths)[k])
+    penalty = l2 * penalty_diagonal(objective)
+    t = np.where(sums.total > np.finfo(dtype).tiny, sums.total, 1.0)
+    middle = sums.linear / t if free else np.broadcast_to(shift[:, None], sums.linear.shape)
+    curvature = (sums.squares - 2 * middle * sums.linear + middle**2 * sums.total) / scale[:, None] ** 2
+    raw = sums.squares / scale[:, None] ** 2
+    is_rounding = curvature <= 8 * float(np.finfo(dtype).eps) * raw
+    diagonal = np.where(is_rounding, np.where(raw > 0, raw, 0.0), curvature) + penalty[:d, None]
+    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    heads = []
+    for Q in rows:
+        heads = _heads(objective, Q, curvature, middle, scale, penalty)
+    intercepts = np.zeros(len(t))
+    if objective.fit_intercept:
+        intercepts = 1 / (t + (0.0 if free else penalty[-1]))
+    mean_curvature = penalty if objective.penalty.on_intercept else np.append(penalty, 0.0)
+    mean_inverse = np.divide(1.0, mean_curvature, out=np.zeros(d + 1), where=mean_curvature > 0)
+
+    def device(x: Array) -> Any:
+        return backend.asarray(np.ascontiguousarray(x, dtype))
+
+    centre = device((middle - shift[:, None]) / scale[:, None]) if free else None
+    intercepts = np.broadcast_to(intercepts, (objective.n_classes,))
+    return ClassDiagonal(
+        device(1 / diagonal), centre, device(intercepts), device(mean_inverse[:, None]), heads, backend
+    )
+
+
+def _heads(objective: Objective, Q: Array, curvature: Array, middle: Array, scale: Array, penalty: Array) -> list[Head]:
+    """Make the head of each class, from the curvatures Q (n, c) of the rows."""
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    size = min(HEAD, int(np.sqrt(HEAD_ELEMENTS / c)))
+    heads: list[Any] = [None] * c
+
+    def work(run: range) -> None:
+        for j in run:
+            column, q = curvature[:, j], np.ascontiguousarray(Q[:, j])
+            chosen = np.argpartition(-column, size)[:size] if size < len(column) else np.arange(len(column))
+            chosen = np.sort(chosen[column[chosen] > 0])
+            M = features.gram_of_columns(chosen, q, SMALLEST_CURVATURE * float(q.max()))
+            m, s = middle[chosen, j], scale[chosen]
+            M -= q.sum() * np.outer(m, m)
+            M /= np.outer(s, s)
+            R = cholesky(M, penalty[chosen]) if len(chosen) else np.empty((0, 0))
+            if R is None:
+                chosen, R = chosen[:0], np.empty((0, 0))
+            heads[j] = Head(backend.asarray(chosen), backend.asarray(R.astype(features.dtype)))
+
+    backend.for_each(work, c)
+    return heads

@@ -87,6 +87,12 @@ class Operations(Protocol):
         It is -1 if a score of the row is NaN or the largest is infinite.
         """
 
+    def inner_products(self, vectors: Any, g: Any, t: Any) -> Any:
+        """Inner products of some vectors (m, length), whose rows are contiguous, with g and with t (length,).
+
+        Returns (2, m), those with t first, on the device; float64, or on a GPU the type of the vectors.
+        """
+
     def column_sums(self, Z: Any) -> Any:
         """Sum the rows of Z (m, q): (q,), in its type."""
 

@@ -58,6 +58,7 @@ PREFETCH = 8 * BLOCK
 # Columns that lie apart are in different pages. With more pages than the processor has address translations for,
 # prefetching scattered rows only translates each address twice (3072 columns of uint8: a third slower).
 FETCHED_COLUMNS = 1024
+RUN = 2048  # numbers of a vector whose products are added up in the vector's type; the sums of runs are in float64
 
 
 @intrinsic
@@ -641,6 +642,28 @@ def fold_weights(W, shift, scale, folded, offset, n_rows, zero, source):
             a = peek(shift + 8 * p, 1.0) / s
             for j in range(q):
                 offset[j] += a * weights[p, j]
+
+
+@compiled
+def inner_products(vectors, stride, g, t, length, out, zero, size, source):
+    """Write the inner products of vectors with t and with g to `out` (2, m), float64.
+
+    vectors, g and t are addresses of `length` numbers of the type of `zero`, with `size` bytes each; from one vector to the next there are
+    `stride` bytes. Runs of g and t stay in the first-level cache while each vector is read, once.
+    """
+    for start in range(0, length, RUN):
+        n = min(RUN, length - start)
+        at = start * size
+        gs = carray(pointer_to(g + at, zero), (n,))
+        ts = carray(pointer_to(t + at, zero), (n,))
+        for i in range(out.shape[1]):
+            v = carray(pointer_to(vectors + i * stride + at, zero), (n,))
+            with_t, with_g = zero, zero
+            for j in range(n):
+                with_t += v[j] * ts[j]
+                with_g += v[j] * gs[j]
+            out[0, i] += with_t
+            out[1, i] += with_g
 
 
 @compiled

@@ -357,6 +357,16 @@ class CpuOperations:
         with single_threaded_blas():
             for_each(multiply, -(-n // step), self.n_threads)
 
+    def inner_products(self, vectors: Array, g: Array, t: Array) -> Array:
+        if not self.kernels.COMPILED or vectors.size <= VECTOR_BLOCK:  # small ones, to save compiling
+            return np.stack([vectors @ t, vectors @ g]).astype(np.float64)
+        out = np.zeros((2, len(vectors)))
+        self.kernels.inner_products(
+            vectors.ctypes.data, vectors.strides[0], g.ctypes.data, t.ctypes.data, len(g), out, g.dtype.type(0),
+            g.itemsize, self.kernels.SOURCE,
+        )  # fmt: skip
+        return out
+
     def column_sums(self, Z: Array) -> Array:
         step = leaf_rows(Z.shape[1])
 

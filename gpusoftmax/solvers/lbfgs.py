@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.objective.objective import Objective
+from gpusoftmax.array import Backend
+from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
 from gpusoftmax.solvers.pairs import Pairs, Point
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
@@ -188,21 +189,24 @@ class LBFGS:
     def _step(self, state: LBFGSState, models: _Models) -> None:
         objective = models.objective
         backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
-        trial = models.point.x - _per_model(models.length, models) * models.direction
+        trial = _trial(models)
         found = objective.value_and_gradient(trial[:-1], trial[-1])
-        g = backend.xp.concatenate([found.dW, found.db[None]])
+        g, slope, size = _gradient(found, models)
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
         if state.step == 0:
             state.start = value.copy()
-        accepted, too_short = _accept_trials(models, value, _dot(g, models.direction, backend), eps)
+        accepted, too_short = _accept_trials(models, value, slope, eps)
         if state.step > 0:
             state.iterations[models.indices] += accepted
         out_of_steps = state.iterations[models.indices] >= self.max_iter
-        size = backend.to_numpy(abs(g).max(axis=(0, 2))).astype(np.float64)
         norm = np.where(accepted, size, state.gradient_norm[models.indices])
+        of_all = bool(accepted.all()) and len(accepted) == len(state.reasons)
+        if of_all:
+            state.W, state.b = trial[:-1], trial[-1]  # nothing writes to them later
         for k in np.flatnonzero(accepted).tolist():
             index = models.indices[k]
-            state.W[:, index], state.b[index] = trial[:-1, k], trial[-1, k]
+            if not of_all:
+                state.W[:, index], state.b[index] = trial[:-1, k], trial[-1, k]
             state.value[index], state.loss[index], state.accuracy[index] = value[k], loss[k], accuracy[k]
             state.gradient_norm[index], state.learning_rate[index] = norm[k], models.length[k]
         better = (value < models.value - eps * abs(models.value)) | (norm < 0.9 * models.smallest_norm)
@@ -301,14 +305,47 @@ def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
     return rows
 
 
-def _per_model(values: Array, models: _Models) -> Any:
-    """Move an array (K,) to the device as (1, K, 1), to multiply points by it."""
-    return models.objective.backend.asarray(values.astype(models.direction.dtype)[None, :, None])
+def _trial(models: _Models) -> Any:
+    """Compute the next trial points x - length direction, (d + 1, K, c), in a new array."""
+    backend, x, direction = models.objective.backend, models.point.x, models.direction
+    length = backend.asarray(models.length.astype(x.dtype)[None, :, None])
+    trial = backend.xp.empty_like(x)
+
+    def part(rows: slice) -> tuple[Array, ...]:
+        trial[rows] = x[rows] - length * direction[rows]
+        return ()
+
+    backend.sum_over_blocks(part, len(x), x[0].size)
+    return trial
 
 
-def _dot(u: Any, v: Any, backend: Any) -> Array:
+def _gradient(found: Evaluation, models: _Models) -> tuple[Any, Array, Array]:
+    """Return the gradient (d + 1, K, c), and for each model its inner product with the direction, and its norm."""
+    backend, direction = models.objective.backend, models.direction
+    g, d = backend.xp.empty_like(direction), len(found.dW)
+    g[d] = found.db
+    norms = [abs(g[d]).max(axis=1)]
+
+    def part(rows: slice) -> tuple[Array, ...]:
+        inside = slice(rows.start, min(rows.stop, d))
+        if inside.stop > inside.start:
+            g[inside] = found.dW[inside]
+            norms.append(abs(g[inside]).max(axis=(0, 2)))
+        return ((g[rows] * direction[rows]).sum(axis=(0, 2), dtype=np.float64),)
+
+    (slope,) = backend.sum_over_blocks(part, d + 1, g[0].size)
+    norm = backend.to_numpy(backend.xp.stack(norms)).max(axis=0)
+    return g, backend.to_numpy(slope), norm.astype(np.float64)
+
+
+def _dot(u: Any, v: Any, backend: Backend) -> Array:
     """Compute the inner product of u and v for each model, (K,) float64 on the host."""
-    return np.asarray(backend.to_numpy((u * v).sum(axis=(0, 2), dtype=np.float64)))
+
+    def part(rows: slice) -> tuple[Array, ...]:
+        return ((u[rows] * v[rows]).sum(axis=(0, 2), dtype=np.float64),)
+
+    (product,) = backend.sum_over_blocks(part, len(u), u[0].size)
+    return backend.to_numpy(product)
 
 
 def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:

@@ -87,6 +87,7 @@ class Pairs(PerModel):
     def forget(self, k: int) -> None:
         """Discard the pairs of one model."""
         self.valid[k], self.gamma[k] = False, 1.0
+        self.slots = [slot for slot in self.slots if self.valid[:, slot].any()]
 
     def advance(self, old: Point, new: Point, accepted: Array, backend: Backend) -> Any:
         """Add the pair from `old` to `new` for the models with True in `accepted` (K,), and compute H g at `new`.
@@ -117,7 +118,8 @@ class Pairs(PerModel):
         (d, K, c), used, xp = new.x.shape, max([slot, *self.slots]) + 1, backend.xp
 
         def part(rows: slice) -> tuple[Array, ...]:
-            products, norms = [], []  # on a GPU they come to the host together
+            products: list[Any] = []  # on a GPU they come to the host together
+            norms: list[Any] = []
             for k in range(K):
                 vectors = self._block(k, used, rows, c)
                 step, u = vectors[2 * slot : 2 * slot + 2]
@@ -125,7 +127,7 @@ class Pairs(PerModel):
                 u[:] = (new.preconditioned_g[rows, k] - old.preconditioned_g[rows, k]).reshape(-1)
                 g, g_old = (xp.ascontiguousarray(one.g[rows, k]).reshape(-1) for one in (new, old))
                 t = g - g_old
-                products += [vectors @ t, vectors @ g]
+                products.append(backend.ops.inner_products(vectors, g, t))
                 norms += [t @ t, step @ step]
             return tuple(backend.to_numpy(xp.stack(one)).astype(np.float64) for one in (products, norms))
 

@@ -152,6 +152,12 @@ class Operations(Protocol):
         are s (n,), and must be 0 for rows whose sum over P w is 0.
         """
 
+    def column_products(self, X: Any, Q: Any, squared: bool = False, rows: Any = None) -> Any:
+        """Compute sum_i x_i^T q_i over the rows used, (d, columns), for Q (m, columns), in the type of Q.
+
+        Q has a row for each of the rows used. With `squared`, the features of x_i are squared.
+        """
+
     def fold(self, W: Any, shift: Any, scale: Any) -> tuple[Any, Any]:
         """Convert weights for shifted and scaled features to weights for stored ones, before a pass.
 

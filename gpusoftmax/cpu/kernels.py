@@ -648,8 +648,9 @@ def fold_weights(W, shift, scale, folded, offset, n_rows, zero, source):
 def inner_products(vectors, stride, g, t, length, out, zero, size, source):
     """Write the inner products of vectors with t and with g to `out` (2, m), float64.
 
-    vectors, g and t are addresses of `length` numbers of the type of `zero`, with `size` bytes each; from one vector to the next there are
-    `stride` bytes. Runs of g and t stay in the first-level cache while each vector is read, once.
+    vectors, g and t are addresses of `length` numbers of the type of `zero`, of `size` bytes each, and `stride` is the
+    number of bytes from one vector to the next. Runs of g and t stay in the first-level cache while each vector is
+    read, once.
     """
     for start in range(0, length, RUN):
         n = min(RUN, length - start)

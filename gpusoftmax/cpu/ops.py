@@ -459,24 +459,37 @@ class CpuOperations:
         self, X: Array, labels: Array, weights: Array, class_weight: Array, proportions: Array | None,
         rows: Array | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        n, d, c = _count(X, rows), X.shape[1], len(class_weight)
+        def coefficients(part: slice) -> Array:
+            picked = _picked(rows, part.start, part.stop)
+            soft = None if proportions is None else proportions[picked]
+            return self.label_coefficients(labels[picked], weights[picked], class_weight, soft)
+
+        return self._column_products(X, coefficients, len(class_weight), np.float64, False, rows)
+
+    def column_products(self, X: Array, Q: Array, squared: bool = False, rows: Array | None = None) -> Array:
+        return self._column_products(X, lambda part: Q[part], Q.shape[1], Q.dtype, squared, rows)[0]
+
+    def _column_products(
+        self, X: Array, coefficients: Callable[[slice], Array], c: int, dtype: Any, squared: bool, rows: Array | None
+    ) -> tuple[Array, Array]:
+        """Sum x_i^T q_i and q_i over the rows used; `coefficients(part)` returns q (m, c) for some of them."""
+        n, d = _count(X, rows), X.shape[1]
         step, width = leaf_rows(d), max(1, LARGE_GRADIENT // (8 * d))
 
         def sums_of(columns: slice) -> Partial:
             def leaf(index: int) -> Partial:
-                totals = np.zeros(len(class_weight[columns]))
-                sums, stop = np.zeros((d, len(totals))), min((index + 1) * step, n)
+                totals = np.zeros(columns.stop - columns.start, dtype)
+                sums, stop = np.zeros((d, len(totals)), dtype), min((index + 1) * step, n)
                 for first in range(index * step, stop, BLAS_BLOCK):
-                    picked = _picked(rows, first, min(first + BLAS_BLOCK, stop))
-                    soft = None if proportions is None else proportions[picked]
-                    z = self.label_coefficients(labels[picked], weights[picked], class_weight, soft)[:, columns]
-                    product(widen(X[picked]), z, sums, transpose_a=True, beta=1.0)
-                    totals += z.sum(axis=0)
+                    part = slice(first, min(first + BLAS_BLOCK, stop))
+                    q, x = coefficients(part)[:, columns], widen(X[_picked(rows, part.start, part.stop)], dtype)
+                    product(x * x if squared else x, np.ascontiguousarray(q), sums, transpose_a=True, beta=1.0)
+                    totals += q.sum(axis=0)
                 return sums, totals
 
             return sum_over_leaves(leaf, -(-n // step), self.n_threads)
 
         with single_threaded_blas():  # too many columns for a copy per leaf take several passes
-            parts = [sums_of(slice(first, first + width)) for first in range(0, c, width)]
+            parts = [sums_of(slice(first, min(first + width, c))) for first in range(0, c, width)]
         sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return sums, totals

@@ -266,7 +266,7 @@ class SparseFeatures(Features):
         ]
 
     def _spread(self, Z: Array, rows: Array | None, panel: slice) -> Array:
-        """Return Z (m, q) as rows of a panel, with zeros for rows that are not among `rows`; repeated ones are summed."""
+        """Return Z (m, q) as rows of a panel, with zeros for rows that are not in `rows`; repeated ones are summed."""
         if rows is None:
             return Z
         spread = self.backend.xp.zeros((panel.stop - panel.start, Z.shape[1]), Z.dtype)

@@ -1,15 +1,17 @@
-"""A diagonal for each class, and a dense block for its most important features: for very many features.
+"""A diagonal for each class, with a dense block for some features, where there are too many features for more.
 
-The Hessian block of class j is sum_i C_ijj x_i x_i' + l2 diag(r), with C_ijj the curvature of row i, see `hessian`. With
-ten thousands of features it can neither be stored nor be made from a sample of rows: in text most features are in so few
-rows that a sample misses them. Its diagonal can be had from all rows. In two-thirds of a pass more,
+The Hessian's block for class j is sum_i C_ijj x_i x_i' + l2 diag(r), where C_ijj is the curvature of row i, see
+`hessian`. With tens of thousands of features it cannot be stored. Nor can it be made from a sample of rows: in text,
+most features occur in so few rows that a sample misses them. But its diagonal can be computed from all rows, for about
+the time of one pass:
 
     s1_j = sum_i C_ijj x_i,    s2_j = sum_i C_ijj x_i^2,    t_j = sum_i C_ijj
 
-give the centre m_j = s1_j / t_j and the diagonal s2_j - t_j m_j^2. The few features of most curvature, the *head* of the
-class, have a dense block among themselves: they are the ones that occur together in many rows.
+With the mean m_j = s1_j / t_j, the diagonal is s2_j - t_j m_j^2 + l2 r. The features with the most curvature occur
+together in many rows, so the diagonal alone is a poor approximation for them. They are the *head* of the class, and
+have a dense block.
 
-At the start there are no probabilities yet; all classes share the diagonal (1 / c) variance + l2 r.
+At zero weights all classes share the diagonal (1 / c) variance + l2 r.
 """
 
 from __future__ import annotations
@@ -104,15 +106,22 @@ class ClassDiagonal:
         return solution
 
 
-def at_zero(objective: Objective, k: int) -> ClassDiagonal:
-    """Make the preconditioner of model k at zero weights, from the moments of its rows."""
+@dataclass(frozen=True)
+class CurvatureSums:
+    """s2 (d, c), s1 (d, c) and t (c,), or one column for all classes; on the host, before shift and scale."""
+
+    squares: Array
+    linear: Array
+    total: Array
+
+
+def sums_at_zero(objective: Objective, k: int) -> CurvatureSums:
+    """Compute the sums of model k at zero weights, in one column, from the moments of its rows."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
     weights = None if objective.weights is None else objective.weights[:, k]
     mean, variance = map(backend.to_numpy, features.moments(weights, None))
     kappa = objective.loss.curvature_at_zero(c)
-    sums = _Sums((variance + mean**2)[:, None] * kappa, mean[:, None] * kappa, np.array([kappa]))
-    log.info("preconditioner: variances of %d features", features.d)
-    return _made(objective, k, sums, [])
+    return CurvatureSums((variance + mean**2)[:, None] * kappa, mean[:, None] * kappa, np.array([kappa]))
 
 
 def at_point(objective: Objective, k: int, point: Any) -> ClassDiagonal:
@@ -126,21 +135,12 @@ def at_point(objective: Objective, k: int, point: Any) -> ClassDiagonal:
     Q = np.stack([curvature.diagonal(j) for j in range(c)], axis=1)
     on_device = backend.asarray(Q.astype(features.dtype))
     squares, linear = (backend.to_numpy(features.column_products(on_device, squared)) for squared in (True, False))
-    sums = _Sums(squares, linear, Q.sum(axis=0))
-    return _made(objective, k, sums, [Q])
+    log.info("preconditioner: diagonals of %d features, with dense blocks for some", features.d)
+    return from_sums(objective, k, CurvatureSums(squares, linear, Q.sum(axis=0)), Q)
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """s2 (d, c), s1 (d, c) and t (c,), or one column for all classes; on the host, before shift and scale."""
-
-    squares: Array
-    linear: Array
-    total: Array
-
-
-def _made(objective: Objective, k: int, sums: _Sums, rows: list[Array]) -> ClassDiagonal:
-    """Make the preconditioner from sums over rows, with heads from the curvatures of the rows, if these are given."""
+def from_sums(objective: Objective, k: int, sums: CurvatureSums, Q: Array | None = None) -> ClassDiagonal:
+    """Make the preconditioner of model k from sums over rows, with heads if the curvatures Q (n, c) of rows are given."""
     features, backend, free = objective.features, objective.backend, objective.has_free_intercept
     to_numpy, (d, columns), dtype = backend.to_numpy, sums.squares.shape, features.dtype
     eps = float(np.finfo(dtype).eps)
@@ -163,9 +163,7 @@ def _made(objective: Objective, k: int, sums: _Sums, rows: list[Array]) -> Class
         return ()
 
     backend.sum_over_blocks(part, d, columns)
-    heads: list[Head] = []
-    for Q in rows:
-        heads = _heads(objective, Q, curvature, centre, scale, penalty)
+    heads = [] if Q is None else _heads(objective, Q, curvature, centre, scale, penalty)
     intercepts = np.zeros(objective.n_classes)
     if objective.fit_intercept:
         intercepts[:] = 1 / (t + (0.0 if free else penalty[-1]))

@@ -14,6 +14,9 @@ unpenalised intercept, else 0. The inverse of M_k is one of these (see `inverses
     LowRank     for n < d, or if d is too large for the above
     Diagonal    if nothing else fits into memory; and at first, if the others might cost more time than they save
 
+Sparse features have a Cholesky factor if that takes little time, and otherwise a diagonal from the variances over all
+rows (see `class_diagonal`): a sample of rows would miss most of the features.
+
 Rows are centred before the product. With m m' subtracted afterwards, cancellation would make Cholesky fail at weak
 penalties.
 """
@@ -29,7 +32,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
-from gpusoftmax.solvers.preconditioners.class_diagonal import at_zero
+from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_zero
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
@@ -72,7 +75,7 @@ class GramSample:
 
     Attributes
     ----------
-    kind : {"cholesky", "spectrum", "low rank", "diagonal"}
+    kind : {"cholesky", "spectrum", "low rank", "diagonal", "variances"}
         The kind of inverse that suits the shape.
     cost : float
         Cost of one preconditioner of this kind, in passes over the data.
@@ -87,28 +90,23 @@ class GramSample:
         size = sample_size if full else max(sample_size, SMALLEST_LOW_RANK)
         self.chosen = uniform_rows(objective.features, size, generator(seed, NO_EPOCH + 1))
         self.kind = "cholesky" if full else "low rank" if sample_size >= len(self.chosen) else "diagonal"
-        if objective.features.is_sparse and self.kind != "cholesky":
-            self.kind = "variances"
         if self.kind == "cholesky" and penalties >= SPECTRUM_PENALTIES and d > SPECTRUM_FEATURES:
             self.kind = "spectrum"
-        self.cost = (
-            0.0 if self.kind == "variances" else inverse_cost(self.kind, len(self.chosen), d) / pass_cost(objective)
-        )
+        self.cost = inverse_cost(self.kind, len(self.chosen), d) / pass_cost(objective)
         # with fewer rows than features, applying the inverse takes as long as a pass, and the diagonal is often enough
-        self.at_once = self.kind == "variances" or (
-            self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
-        )
+        self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
         if objective.features.is_sparse and not self.at_once:
             self.kind, self.at_once = "variances", True
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
+        self._moments: dict[bytes, CurvatureSums] = {}  # by the bytes of the weight fractions
 
     def preconditioners(self, objective: Objective) -> Preconditioners:
         """Make the first preconditioner of each model: from M_k if `at_once`, else from its diagonal; logs which."""
         if self.kind == "variances":
-            return Preconditioners([at_zero(objective, k) for k in range(objective.n_models)], 0)
+            return Preconditioners([self._from_variances(objective, k) for k in range(objective.n_models)], 0)
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
         with objective.backend.single_threaded_blas():
@@ -121,6 +119,14 @@ class GramSample:
         """Make the preconditioner of model k from M_k, whether or not `at_once`."""
         l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
         return self._make(objective, self.kind, self._fractions(objective, k), l2)
+
+    def _from_variances(self, objective: Objective, k: int) -> Preconditioner:
+        """Make the preconditioner of model k from the variances of the features over all rows."""
+        key = self._fractions(objective, k).tobytes()
+        if key not in self._moments:
+            log.info("preconditioner: variances of %d features", objective.features.d)
+            self._moments = {key: sums_at_zero(objective, k)}
+        return from_sums(objective, k, self._moments[key])
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions

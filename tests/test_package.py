@@ -38,7 +38,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-USES_NUMBA = {"cpu.vectors", "cpu.tiles", "cpu.kernels", "cpu.facts"}
+USES_NUMBA = {"cpu.compiling", "cpu.vectors", "cpu.tiles", "cpu.sparse_kernels", "cpu.kernels", "cpu.facts"}
 
 
 def module_name(path: Path) -> str:

@@ -140,7 +140,10 @@ def at_point(objective: Objective, k: int, point: Any) -> ClassDiagonal:
 
 
 def from_sums(objective: Objective, k: int, sums: CurvatureSums, Q: Array | None = None) -> ClassDiagonal:
-    """Make the preconditioner of model k from sums over rows, with heads if the curvatures Q (n, c) of rows are given."""
+    """Make the preconditioner of model k from sums over rows.
+
+    It has heads if the curvatures Q (n, c) of the rows are given.
+    """
     features, backend, free = objective.features, objective.backend, objective.has_free_intercept
     to_numpy, (d, columns), dtype = backend.to_numpy, sums.squares.shape, features.dtype
     eps = float(np.finfo(dtype).eps)

@@ -22,12 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
 from gpusoftmax.solvers.pairs import Pairs, Point
-from gpusoftmax.solvers.preconditioners.base import Preconditioners
+from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
+from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import by_diagonals, is_full, refresh, refresh_cost
 
@@ -218,7 +220,7 @@ class LBFGS:
         if accepted.any():
             due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
             if due.any():
-                state.passes += _refresh(models, trial, due, self.seed) / objective.features.n
+                state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
         converged = norm <= self._tolerances(models)
         stuck = too_short | (models.stalled >= STALLED) | ~(models.slope > 0)
@@ -229,6 +231,35 @@ class LBFGS:
             for k in range(len(converged))
         ]
         state.models = state.end(models, converged | stuck | out_of_steps, reasons)
+
+    def _refresh(self, models: _Models, trial: Any, due: Array) -> int:
+        """Make new preconditioners at the trial points of the models marked in `due`, and discard these models' pairs.
+
+        Returns the number of rows that were read.
+        """
+        rows = 0
+        for k in np.flatnonzero(due).tolist():
+            preconditioner: Preconditioner
+            if models.sample is not None and models.refreshes[k] == 0:
+                preconditioner, sampled = models.sample.preconditioner(models.objective, k), 0
+                models.costs[k] = refresh_cost(models.objective)
+            elif by_diagonals(models.objective):
+                sums = sums_at_point(models.objective, k, trial[:, k])
+                log.info(
+                    "preconditioner: diagonals, with dense blocks of %d features",
+                    sum(len(h.features) for h in sums.heads),
+                )
+                preconditioner, sampled = from_sums(models.objective, k, sums), models.objective.features.n
+                if self.sample is not None:
+                    self.sample.remember(sums)
+            else:
+                preconditioner, sampled = refresh(models.objective, k, trial[:, k], self.seed, int(models.refreshes[k]))
+            models.preconditioner = models.preconditioner.replaced(k, preconditioner)
+            models.point.preconditioned_g[:, k] = preconditioner.solve(models.point.g[:, k])
+            models.pairs.forget(k)
+            models.refresh_age[k], models.refreshes[k] = -1, models.refreshes[k] + 1
+            rows += sampled
+        return rows
 
     def _tolerances(self, models: _Models) -> Array:
         """Return the largest gradient norm at which each model has converged, (K,)."""
@@ -283,26 +314,6 @@ def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> 
     models.direction = direction
     models.slope = np.where(accepted, _dot(models.point.g, models.direction, backend), models.slope)
     models.length = np.where(accepted, 1.0, models.length)
-
-
-def _refresh(models: _Models, trial: Any, due: Array, seed: int) -> int:
-    """Make new preconditioners at the trial points of the models marked in `due`, and discard these models' pairs.
-
-    Returns the number of rows that were read.
-    """
-    rows = 0
-    for k in np.flatnonzero(due).tolist():
-        if models.sample is not None and models.refreshes[k] == 0:
-            preconditioner, sampled = models.sample.preconditioner(models.objective, k), 0
-            models.costs[k] = refresh_cost(models.objective)
-        else:
-            preconditioner, sampled = refresh(models.objective, k, trial[:, k], seed, int(models.refreshes[k]))
-        models.preconditioner = models.preconditioner.replaced(k, preconditioner)
-        models.point.preconditioned_g[:, k] = preconditioner.solve(models.point.g[:, k])
-        models.pairs.forget(k)
-        models.refresh_age[k], models.refreshes[k] = -1, models.refreshes[k] + 1
-        rows += sampled
-    return rows
 
 
 def _trial(models: _Models) -> Any:

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
@@ -107,66 +106,118 @@ class ClassDiagonal:
 
 
 @dataclass(frozen=True)
+class HeadGram:
+    """sum_i C_ijj x_i x_i' over the features of a class's head, (k, k), before shift and scale; on the host."""
+
+    features: Array
+    gram: Array
+
+
+@dataclass(frozen=True)
 class CurvatureSums:
-    """s2 (d, c), s1 (d, c) and t (c,), or one column for all classes; on the host, before shift and scale."""
+    """The sums over rows from which the preconditioner for any penalty is made; on the host, before shift and scale.
+
+    Attributes
+    ----------
+    squares, linear : ndarray, (d, c)
+        s2 and s1; or (d, 1), the same for all classes.
+    total : ndarray, (c,) or (1,)
+        t.
+    heads : list of HeadGram
+        One for each class, or none.
+    """
 
     squares: Array
     linear: Array
     total: Array
+    heads: list[HeadGram]
 
 
 def sums_at_zero(objective: Objective, k: int) -> CurvatureSums:
-    """Compute the sums of model k at zero weights, in one column, from the moments of its rows."""
+    """Compute the sums of model k at zero weights from the moments of its rows; there are no heads."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
     weights = None if objective.weights is None else objective.weights[:, k]
     mean, variance = map(backend.to_numpy, features.moments(weights, None))
     kappa = objective.loss.curvature_at_zero(c)
-    return CurvatureSums((variance + mean**2)[:, None] * kappa, mean[:, None] * kappa, np.array([kappa]))
+    return CurvatureSums((variance + mean**2)[:, None] * kappa, mean[:, None] * kappa, np.array([kappa]), [])
 
 
-def at_point(objective: Objective, k: int, point: Any) -> ClassDiagonal:
-    """Make the preconditioner of model k at its point (d + 1, c), from all rows."""
+def sums_at_point(objective: Objective, k: int, point: Any) -> CurvatureSums:
+    """Compute the sums of model k at its point (d + 1, c), over all rows."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
-    W, b = (np.ascontiguousarray(part) if backend.gpu is None else part for part in (point[:-1, None], point[-1:]))
+    W, b = backend.xp.ascontiguousarray(point[:-1, None]), point[-1:]
     scores = backend.to_numpy(features.scores(*features.fold(W, b)))[:, 0].astype(np.float64)
     numbers = features.row_numbers(np.arange(features.n))
     labels = backend.to_numpy(objective.labels)[numbers]
-    curvature = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
-    Q = np.stack([curvature.diagonal(j) for j in range(c)], axis=1)
-    on_device = backend.asarray(Q.astype(features.dtype))
-    squares, linear = (backend.to_numpy(features.column_products(on_device, squared)) for squared in (True, False))
-    log.info("preconditioner: diagonals of %d features, with dense blocks for some", features.d)
-    return from_sums(objective, k, CurvatureSums(squares, linear, Q.sum(axis=0)), Q)
+    hessians = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
+    curvatures = np.stack([hessians.diagonal(j) for j in range(c)])
+    Q = backend.asarray(np.ascontiguousarray(curvatures.T, features.dtype))
+    squares, linear = (backend.to_numpy(features.column_products(Q, squared)) for squared in (True, False))
+    return CurvatureSums(squares, linear, curvatures.sum(axis=1), _head_grams(objective, k, curvatures, squares))
 
 
-def from_sums(objective: Objective, k: int, sums: CurvatureSums, Q: Array | None = None) -> ClassDiagonal:
-    """Make the preconditioner of model k from sums over rows.
+def _head_grams(objective: Objective, k: int, curvatures: Array, squares: Array) -> list[HeadGram]:
+    """Choose the head of each class, and compute its matrix; curvatures (c, n) of the rows and squares (d, c)."""
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    _, scale, penalty = _coordinates(objective, k)
+    size, least = min(HEAD, int(np.sqrt(HEAD_ELEMENTS / c))), HEAD_CURVATURE * penalty[: features.d] * scale**2
+    heads: list[Any] = [None] * c
 
-    It has heads if the curvatures Q (n, c) of the rows are given.
-    """
-    features, backend, free = objective.features, objective.backend, objective.has_free_intercept
-    to_numpy, (d, columns), dtype = backend.to_numpy, sums.squares.shape, features.dtype
-    eps = float(np.finfo(dtype).eps)
-    shift = np.zeros(d) if features.shift is None else to_numpy(features.shift)
-    scale = np.ones(d) if features.scale is None else to_numpy(features.scale)
-    penalty = float(to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+    def work(run: range) -> None:
+        for j in run:
+            column, q = squares[:, j], curvatures[j]
+            chosen = np.flatnonzero(column > least)
+            if len(chosen) > size:
+                largest = np.argpartition(-column[chosen] / scale[chosen] ** 2, size)[:size]
+                chosen = np.sort(chosen[largest])
+            smallest = SMALLEST_CURVATURE * float(q.max())
+            heads[j] = HeadGram(
+                chosen, features.gram_of_columns(chosen, q, smallest) if len(chosen) else np.empty((0, 0))
+            )
+
+    on_gpu = backend.gpu is not None  # each thread would have to set its current CUDA device
+    work(range(c)) if on_gpu else backend.for_each(work, c)
+    return heads
+
+
+def _coordinates(objective: Objective, k: int) -> tuple[Array, Array, Array]:
+    """Return shift (d,), scale (d,), and the curvature of model k's penalty, (d,) or (d + 1,) with b penalised."""
+    features, to_numpy = objective.features, objective.backend.to_numpy
+    shift = np.zeros(features.d) if features.shift is None else to_numpy(features.shift)
+    scale = np.ones(features.d) if features.scale is None else to_numpy(features.scale)
+    return shift, scale, float(to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+
+
+def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagonal:
+    """Make the preconditioner of model k from sums over rows, which may be those of another penalty."""
+    backend, free, dtype = objective.backend, objective.has_free_intercept, objective.features.dtype
+    shift, scale, penalty = _coordinates(objective, k)
+    (d, columns), eps = sums.squares.shape, float(np.finfo(dtype).eps)
     t = np.where(sums.total > np.finfo(dtype).tiny, sums.total, 1.0)
-    inverse, centre, curvature = np.empty((d, columns), dtype), np.empty((d, columns), dtype), np.empty((columns, d))
+    inverse, centre = np.empty((d, columns), dtype), np.empty((d, columns), dtype)
 
     def part(chosen: slice) -> tuple[Array, ...]:
         s1, s2, a, s = (x[chosen].astype(np.float64) for x in (sums.linear, sums.squares, shift, scale))
         a, s = a[:, None], s[:, None]
-        middle = s1 / t if free else np.broadcast_to(a, s1.shape)
+        middle = s1 / t if free else a
         centred = (s2 - 2 * middle * s1 + middle**2 * sums.total) / s**2
         s2 /= s**2
         centred = np.where(centred <= 8 * eps * s2, s2, centred)  # only a rounding error is left
         diagonal = centred + penalty[chosen, None]
         inverse[chosen] = 1 / np.where(diagonal > 0, diagonal, 1.0)
-        centre[chosen], curvature[:, chosen] = (middle - a) / s, centred.T
+        centre[chosen] = (middle - a) / s
         return ()
 
     backend.sum_over_blocks(part, d, columns)
-    heads = [] if Q is None else _heads(objective, Q, curvature, centre, scale, penalty)
+    heads = []
+    for j, head in enumerate(sums.heads):
+        chosen, a = head.features, shift[head.features]
+        s1 = sums.linear[chosen, j].astype(np.float64)
+        middle, mixed = (s1 / t[j], np.zeros((len(a), len(a)))) if free else (a, np.outer(s1 - sums.total[j] * a, a))
+        M = head.gram - sums.total[j] * np.outer(middle, middle) - mixed - mixed.T
+        made = cholesky(M / np.outer(scale[chosen], scale[chosen]), penalty[chosen]) if len(chosen) else None
+        chosen, R = (chosen[:0], np.empty((0, 0))) if made is None else (chosen, made)
+        heads.append(Head(backend.asarray(chosen), backend.asarray(R.astype(dtype))))
     intercepts = np.zeros(objective.n_classes)
     if objective.fit_intercept:
         intercepts[:] = 1 / (t + (0.0 if free else penalty[-1]))
@@ -180,34 +231,3 @@ def from_sums(objective: Objective, k: int, sums: CurvatureSums, Q: Array | None
         heads=heads,
         backend=backend,
     )
-
-
-def _heads(objective: Objective, Q: Array, curvature: Array, centre: Array, scale: Array, penalty: Array) -> list[Head]:
-    """Make the head of each class: from the curvatures Q (n, c) of the rows, and curvature (c, d) of the features."""
-    features, backend, c = objective.features, objective.backend, objective.n_classes
-    size = min(HEAD, int(np.sqrt(HEAD_ELEMENTS / c)))
-    shift = np.zeros(features.d) if features.shift is None else backend.to_numpy(features.shift)
-    heads: list[Any] = [None] * c
-
-    def work(run: range) -> None:
-        for j in run:
-            q, chosen = (
-                np.ascontiguousarray(Q[:, j]),
-                np.flatnonzero(curvature[j] > HEAD_CURVATURE * penalty[: features.d]),
-            )
-            if len(chosen) > size:
-                largest = np.argpartition(-curvature[j, chosen], size)[:size]
-                chosen = np.sort(chosen[largest])
-            R = np.empty((0, 0))
-            if len(chosen):
-                s = scale[chosen]
-                middle = shift[chosen] + s * centre[chosen, j]
-                M = features.gram_of_columns(chosen, q, SMALLEST_CURVATURE * float(q.max()))
-                M -= q.sum() * np.outer(middle, middle)
-                M /= np.outer(s, s)
-                made = cholesky(M, penalty[chosen])
-                chosen, R = (chosen[:0], R) if made is None else (chosen, made)
-            heads[j] = Head(backend.asarray(chosen), backend.asarray(R.astype(features.dtype)))
-
-    backend.for_each(work, c)
-    return heads

@@ -101,7 +101,9 @@ class GramSample:
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
-        self._moments: dict[bytes, CurvatureSums] = {}  # by the bytes of the weight fractions
+        # the sums that `variances` come from, and the bytes of the weight fractions they were made for, unless these
+        # are later sums, which serve all
+        self._sums: tuple[bytes | None, CurvatureSums] | None = None
 
     def preconditioners(self, objective: Objective) -> Preconditioners:
         """Make the first preconditioner of each model: from M_k if `at_once`, else from its diagonal; logs which."""
@@ -123,10 +125,14 @@ class GramSample:
     def _from_variances(self, objective: Objective, k: int) -> Preconditioner:
         """Make the preconditioner of model k from the variances of the features over all rows."""
         key = self._fractions(objective, k).tobytes()
-        if key not in self._moments:
+        if self._sums is None or self._sums[0] not in (None, key):
             log.info("preconditioner: variances of %d features", objective.features.d)
-            self._moments = {key: sums_at_zero(objective, k)}
-        return from_sums(objective, k, self._moments[key])
+            self._sums = key, sums_at_zero(objective, k)
+        return from_sums(objective, k, self._sums[1])
+
+    def remember(self, sums: CurvatureSums) -> None:
+        """Make later preconditioners from these sums at a solution, if `kind` is "variances"."""
+        self._sums = None, sums
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions

@@ -26,7 +26,6 @@ from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners import class_diagonal
 from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian, Preconditioner, SharedBlock
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, GramInverse, Inverse, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
@@ -40,7 +39,7 @@ from gpusoftmax.solvers.preconditioners.sample import (
     weight_fractions,
 )
 
-CLASS_DIAGONAL_COST = 1.0  # of `class_diagonal.at_point`, in passes over the data
+CLASS_DIAGONAL_COST = 1.0  # of `class_diagonal.sums_at_point`, in passes over the data
 FULL_SIZE = 2000  # largest (d + 1) c for which the full Hessian is made
 FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # rows for the full Hessian; each raises its rank by up to c - 1
 CLASS_ROWS_PER_FEATURE = 2  # rows for the block of one class
@@ -74,7 +73,7 @@ def _class_rows(objective: Objective) -> int:
 
 
 def by_diagonals(objective: Objective) -> bool:
-    """Whether `refresh` makes diagonals, with dense blocks for few features, instead of dense blocks from a sample."""
+    """Whether later preconditioners are diagonals with dense blocks for few features; see `class_diagonal`."""
     return objective.features.is_sparse and not is_full(objective)
 
 
@@ -85,8 +84,6 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: in
     `n_refreshes` counts the earlier refreshes of the model in this solve: each draws other rows.
     """
     features, backend, c = objective.features, objective.backend, objective.n_classes
-    if by_diagonals(objective):
-        return class_diagonal.at_point(objective, k, point), features.n
     d, dtype = features.d, features.dtype
     rng = generator(seed, NO_EPOCH + 2 + n_refreshes)
     candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))

@@ -240,29 +240,31 @@ class SparseFeatures(Features):
         ops, panels, chosen = self.backend.ops, self.X.panels, self._chosen
 
         def panel(index: int) -> Partial:
-            positions, rows = chosen[index]
-            q = self._spread(Q[positions], rows, panels[index])
-            return (ops.sparse_product(self.X.columns[index], q, squared=squared),)
+            place, positions, rows = chosen[index]
+            q = self._spread(Q[positions], rows, panels[place])
+            return (ops.sparse_product(self.X.columns[place], q, squared=squared),)
 
-        return sum_over_leaves(panel, len(panels), 1)[0]
+        return sum_over_leaves(panel, len(chosen), 1)[0]
 
     @cached_property
-    def _chosen(self) -> list[tuple[Any, Any]]:
-        """For each panel, the positions among the selected rows that lie in it, and their row numbers or None for all.
+    def _chosen(self) -> list[tuple[int, Any, Any]]:
+        """The panels that hold selected rows: the panel's index, these rows' positions among all selected ones, and
+        their numbers, or None if all rows are selected.
 
         Rows that are selected in another order than the stored one are put into that order.
         """
         panels = self.X.panels
         if self.rows is None:
-            return [(panel, None) for panel in panels]
+            return [(index, panel, None) for index, panel in enumerate(panels)]
         rows = self.backend.to_numpy(self.rows)
         order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
         ordered = rows if order is None else rows[order]
         cuts = np.searchsorted(ordered, [panel.start for panel in panels] + [self.n_stored])
         asarray = self.backend.asarray
         return [
-            (slice(a, b) if order is None else asarray(order[a:b]), asarray(np.ascontiguousarray(ordered[a:b])))
-            for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
+            (index, slice(a, b) if order is None else asarray(order[a:b]), asarray(np.ascontiguousarray(ordered[a:b])))
+            for index, (a, b) in enumerate(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+            if a < b
         ]
 
     def _spread(self, Z: Array, rows: Array | None, panel: slice) -> Array:
@@ -298,17 +300,17 @@ class SparseFeatures(Features):
         bias = self.backend.xp.ascontiguousarray(b).reshape(-1)
 
         def panel(index: int) -> Partial:
-            rows = chosen[index][1]
-            picked = panels[index] if rows is None else rows
+            place, _, rows = chosen[index]
+            picked = panels[place] if rows is None else rows
             Z = self._product(picked, M, bias)
             s = None if weights is None else weights[picked]
             losses, correct = ops.row_loss(Z.reshape(-1, K, c), labels[picked], s, loss)
             if not with_gradient:
                 return losses, correct
-            dW = ops.sparse_product(self.X.columns[index], self._spread(Z, rows, panels[index]))
+            dW = ops.sparse_product(self.X.columns[place], self._spread(Z, rows, panels[place]))
             return losses, correct, dW, ops.column_sums(Z)
 
-        return sum_over_leaves(panel, len(panels), 1)
+        return sum_over_leaves(panel, len(chosen), 1)
 
     def _product(self, rows: Any, M: Array, bias: Array) -> Any:
         """Compute x_i M + bias for some rows, given as a slice or as numbers."""

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.messages import brief, shown
+from gpusoftmax.checks.messages import NOT_NUMERIC, brief, shown
+from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.dtypes import BFLOAT16, widen
 
 READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # types that need no conversion; nor does bfloat16
-NOT_NUMERIC = "which is not numeric; encode it as numbers first"
 
 
 def as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = np.asarray) -> Any:
@@ -52,9 +52,12 @@ def column_names(X: Any) -> list[Any] | None:
 def by_rows(X: Any, name: str = "X") -> Any:
     """Return X in a form whose rows can be indexed by number.
 
-    Data frames, arrays and tensors are returned as they are. Lists and data sets in files (h5py, zarr) are read into an
-    array, once. A single value is returned as it is, since `check_features` raises a better error for it.
+    Data frames, arrays and tensors are returned as they are, and sparse matrices as canonical CSR. Lists and data sets
+    in files (h5py, zarr) are read into an array, once. A single value is returned as it is, since `check_features`
+    raises a better error for it.
     """
+    if is_sparse(X) and not hasattr(X, "columns"):
+        return check_sparse(X, name)
     if _is_of(X, "pyarrow", "RecordBatch"):
         return sys.modules["pyarrow"].Table.from_batches([X])
     if hasattr(X, "columns") or hasattr(X, "__dlpack_device__"):
@@ -93,12 +96,6 @@ def _frame_as_array(frame: Any, name: str) -> Any:
     Boolean columns take the type of the other columns if that is a floating-point type.
     """
     dtypes = list(frame.dtypes)
-    for column, dtype in zip(frame.columns, dtypes, strict=True):
-        if _is_of(dtype, "pandas", "SparseDtype"):
-            raise TypeError(
-                f"{name} has the sparse column {shown(column)} of {dtype}; pass {name}.astype(float) if it fits in "
-                "memory"
-            )
     types = set(dtypes)
     kinds = {dtype.categories.dtype.kind if hasattr(dtype, "categories") else dtype.kind for dtype in types}
     plain = all(isinstance(dtype, np.dtype) for dtype in types)
@@ -125,7 +122,7 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
     become float64, as in scikit-learn, and so do data frames with nullable or Arrow columns. NaN and infinity are not
     checked here: that would take another pass over the data.
     """
-    if hasattr(X, "tocsr") or (hasattr(X, "nnz") and hasattr(X, "toarray")):
+    if is_sparse(X):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
     tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
     half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # NumPy has no such type: pass on the bits

@@ -27,6 +27,8 @@ _SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 MOST_QUOTED = 150  # characters quoted from another library's message
 
+NOT_NUMERIC = "which is not numeric; encode it as numbers first"
+
 
 def shown(value: Any) -> str:
     """Return the repr of a value for a message: on one line, and short even if the value is large."""

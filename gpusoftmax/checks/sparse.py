@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.arrays import NOT_NUMERIC
-from gpusoftmax.checks.messages import brief, shown
+from gpusoftmax.checks.messages import NOT_NUMERIC, brief, shown
 
 MOST_COLUMNS = np.iinfo(np.int32).max  # column numbers are stored in 32 bits
 

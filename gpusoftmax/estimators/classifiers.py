@@ -103,10 +103,12 @@ class _LinearClassifier(LinearPredictor):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like or sparse matrix, (n, d)
             float64, float32, float16, bfloat16 and uint8 are read in place and never copied or scaled in memory. Data
             frames and tables with several column types are copied and converted once, as are data sets in files (h5py,
-            zarr).
+            zarr). SciPy's sparse matrices and arrays, and data frames of sparse columns, are never made dense: they
+            are stored by rows, in place if they are canonical CSR of float64, float32, uint8 or bool, and in a copy by
+            columns.
         y : array-like, (n,) or (n, c)
             Labels of any type, with at least two classes. For softmax also soft labels: for each row the proportions of
             c classes, not negative, with sum 1 (within 0.001; they are divided by their sum). The classes are then 0 to

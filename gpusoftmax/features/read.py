@@ -9,7 +9,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, gpu_of
-from gpusoftmax.checks.arrays import check_features
+from gpusoftmax.checks.arrays import by_rows, check_features
 from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.cpu import facts
 from gpusoftmax.features.base import Features
@@ -53,7 +53,7 @@ def compile_kernels(X: Any, backend: Backend, n_classes: int) -> float:
     uses_numba = backend.name == "cpu"  # other backends need no import of Numba, which takes a while
     started, before = time.perf_counter(), facts.compilations() if uses_numba else 0
     with backend.active():
-        features = read_features(X[:1], backend)
+        features = read_features(by_rows(X)[:1], backend)
         W = backend.xp.zeros((features.d, 1, n_classes), features.dtype)
         b = backend.xp.zeros((1, n_classes), features.dtype)
         features.gradient(backend.asarray(np.zeros(1, np.int32)), W, b, None, 0)

@@ -12,6 +12,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.arrays import check_coefficients, check_features, check_shift_and_scale
 from gpusoftmax.checks.scalars import check_count, check_loss, check_number
+from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.dtypes import widen
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.functional import loss_and_gradient
@@ -70,7 +71,7 @@ def gradient_check(
     Parameters
     ----------
     X, y, W, b, l2, loss, sample_weight, shift, scale, penalize_intercept, backend, n_threads
-        See `loss_and_gradient`; arrays must be on the host.
+        See `loss_and_gradient`; arrays must be on the host. A sparse X must fit into memory as a dense array, too.
     n_checks : int
         At least 1: how many coordinates to check, drawn without replacement; all of them if there are fewer.
     h : float
@@ -102,7 +103,7 @@ def gradient_check(
     n_checks, h = check_count("n_checks", n_checks), check_number("h", h, least=0, above=True)
     check_count("seed", seed, least=0)
     check_loss(loss)
-    X = widen(check_features(X))
+    X = check_sparse(X).astype(np.float64) if is_sparse(X) else widen(check_features(X))
     weights, bias, single = check_coefficients(W, b, X.shape[1])
     weights, bias = np.array(weights, np.float64), np.array(bias, np.float64)  # copies, since they are changed below
     options: dict[str, Any] = {
@@ -116,7 +117,10 @@ def gradient_check(
     _, dW, db = loss_and_gradient(X, y, weights, bias, **options)
     labels = np.asarray(y)
     shift, scale = check_shift_and_scale(shift, scale, X.shape[1])
-    scaled = (X - (0.0 if shift is None else shift)) / (1.0 if scale is None else scale)
+    dense = X.toarray() if is_sparse(X) else X
+    scaled = (dense - (0.0 if shift is None else shift)) / (1.0 if scale is None else scale)
+        1.0 if scale is None else scale
+    )
     scores = reference.scores(scaled, weights, bias)
     total = weights.size + bias.size
     records = []
@@ -133,7 +137,7 @@ def gradient_check(
         numeric, analytic = float(above - below) / (2 * h), float(gradient[index])
         size, difference = abs(numeric) + abs(analytic), abs(numeric - analytic)
         noise = 2 * np.finfo(np.float64).eps * abs(float(above)) / h
-        reach = h * np.abs(scaled[:, index[0]]) if name == "W" else np.full(len(X), h)
+        reach = h * np.abs(scaled[:, index[0]]) if name == "W" else np.full(len(scaled), h)
         position = tuple(int(i) for i in index)
         records.append(
             GradientRecord(

@@ -12,6 +12,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.checks.arrays import by_rows, check_features, check_n_features, check_same_length
 from gpusoftmax.checks.labels import encode_known_labels
 from gpusoftmax.checks.scalars import check_count
+from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.estimators.classifiers import Estimator
 from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
 
@@ -100,7 +101,7 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     labels = order[encode_known_labels(on_host(y), classes[order], "y", " of the model")]
     n = X.shape[0]
     check_same_length("y", labels, n)
-    k, step = min(k, c), max(1, AT_ONCE // max(c, d))
+    k, step = min(k, c), max(1, AT_ONCE // (c if is_sparse(X) else max(c, d)))
     certain = hasattr(estimator, "predict_log_proba")
     before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
     loss = 0.0

@@ -20,6 +20,7 @@ from tests.support.cases import blobs, objective_of, run, sha256
 FORWARDED = (
     *("gradient", "losses", "scores", "probabilities", "best", "sgd_steps"),
     *("sample", "moments", "label_sums", "check_finite", "largest", "pass_bytes"),
+    *("column_products", "gram_of_columns", "pass_cost"),
 )
 
 

@@ -54,7 +54,7 @@ def test_the_tags_say_what_it_takes(cls: Any) -> None:
     assert (tags.classifier_tags.multi_class, tags.classifier_tags.multi_label) == (True, False)
     assert (tags.target_tags.required, tags.target_tags.multi_output) == (True, False)
     inputs = tags.input_tags
-    assert (inputs.two_d_array, inputs.sparse, inputs.allow_nan, inputs.string) == (True, False, False, False)
+    assert (inputs.two_d_array, inputs.sparse, inputs.allow_nan, inputs.string) == (True, True, False, False)
 
 
 # searches and validation

@@ -146,6 +146,13 @@ def objects(entry: Any) -> Any:
     return changed(X, (3, 1), entry, object)
 
 
+def damaged_csr(indices: list[int]) -> Any:
+    """X as a sparse matrix whose first columns are replaced."""
+    sparse = scipy.sparse.csr_array(X)
+    sparse.indices[: len(indices)] = indices
+    return sparse
+
+
 def linear(coef: Any, classes: Any) -> Any:
     """A fitted linear classifier, as far as start_from looks at it."""
     return SimpleNamespace(classes_=classes, coef_=coef, intercept_=np.zeros(len(coef)))
@@ -265,10 +272,24 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "X a set": (FITS, {"X": {1.0, 2.0}}, TypeError, "X", "set", "pass an array or a data frame"),
     "X a generator": (FITS, {"X": (row for row in X)}, TypeError, "X", "generator", "pass an array or a data frame"),
     "X on another device": (FITS, {"X": OnMps()}, ValueError, "X", "mps:0", "Use Tensor.cpu()"),
-    "X sparse": (
-        WITH_X, {"X": scipy.sparse.csr_matrix(X)}, TypeError, "X", "sparse", "X.toarray() if it fits in memory",
+    "logits sparse": (
+        [entropy], {"logits": scipy.sparse.csr_array(LOGITS)}, TypeError, "logits", "sparse", "logits.toarray()",
     ),
-    "X a sparse array": (WITH_X, {"X": scipy.sparse.csr_array(X)}, TypeError, "X", "sparse", "X.toarray() if it fits"),
+    "X sparse with a damaged index": (
+        WITH_X, {"X": damaged_csr([0, 9, 1])}, ValueError, "X", "column number 9, but there are 3", "build it again",
+    ),
+    "X sparse with a negative index": (
+        WITH_X, {"X": damaged_csr([0, -1, 1])}, ValueError, "X", "column number -1", "build it again",
+    ),
+    "X sparse and complex": (
+        WITH_X, {"X": scipy.sparse.csr_array(X * 1j)}, ValueError, "X", "complex128", "pass X.real or abs(X)",
+    ),
+    "X sparse and 1-D": (
+        WITH_X, {"X": scipy.sparse.coo_array(X[0])}, ValueError, "X", "(3,)", "X.reshape(1, -1) if it is one sample",
+    ),
+    "X sparse without rows": (
+        WITH_X, {"X": scipy.sparse.csr_array((0, 3))}, ValueError, "X", "0 sample(s)", "at least one row",
+    ),
     # X that is not numeric
     "object X": (WITH_X, {"X": objects("red")}, TypeError, "X[3, 1]", "'red'", "encode categories"),
     "object X after text of digits": (

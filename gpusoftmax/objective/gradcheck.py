@@ -119,8 +119,6 @@ def gradient_check(
     shift, scale = check_shift_and_scale(shift, scale, X.shape[1])
     dense = X.toarray() if is_sparse(X) else X
     scaled = (dense - (0.0 if shift is None else shift)) / (1.0 if scale is None else scale)
-        1.0 if scale is None else scale
-    )
     scores = reference.scores(scaled, weights, bias)
     total = weights.size + bias.size
     records = []

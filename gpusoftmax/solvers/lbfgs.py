@@ -27,7 +27,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
-from gpusoftmax.solvers.pairs import Pairs, Point
+from gpusoftmax.solvers.pairs import FEW, MEMORY, Pairs, Point
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
 from gpusoftmax.solvers.preconditioners.gram import GramSample
@@ -144,7 +144,7 @@ class LBFGS:
             refresh_age=np.zeros(K, int),
             refreshes=np.zeros(K, int),
             costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
-            pairs=Pairs.none(x, objective.backend),
+            pairs=Pairs.none(x, objective.backend, FEW if by_diagonals(objective) else MEMORY),
             sample=None if sample.at_once else sample,
         )
         return LBFGSState(
@@ -195,6 +195,7 @@ class LBFGS:
         found = objective.value_and_gradient(trial[:-1], trial[-1])
         g, slope, size = _gradient(found, models)
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
+        del found  # a gradient, of which there is a copy now
         if state.step == 0:
             state.start = value.copy()
         accepted, too_short = _accept_trials(models, value, slope, eps)

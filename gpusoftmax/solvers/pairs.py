@@ -31,7 +31,10 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.solvers.base import PerModel, per_model
 
-MEMORY = 10  # pairs that are stored
+MEMORY = 10  # pairs that are kept
+# and with diagonals for a preconditioner: their vectors take more time than a pass over the data, and with more of them
+# text and one-hot data took as many passes
+FEW = 5
 LEAST_CURVATURE = 1e-10  # smallest s't of a pair relative to |s| |t|: below it, rounding errors may decide its sign
 
 
@@ -59,12 +62,12 @@ class Pairs(PerModel):
     Attributes
     ----------
     slots : list of int
-        The slots of the pairs, oldest first. Of MEMORY + 1 slots at least one is free, for the next pair.
-    vectors : ndarray, (K, MEMORY + 1, 2, (d + 1) c)
+        The slots of the pairs, oldest first. Of memory + 1 slots at least one is free, for the next pair.
+    vectors : ndarray, (K, memory + 1, 2, (d + 1) c)
         In each slot the s and the u = M^-1 t of a pair, on the device.
-    st, ut : ndarray of float64, (K, MEMORY + 1, MEMORY + 1)
+    st, ut : ndarray of float64, (K, memory + 1, memory + 1)
         s_i't_j of the pairs in slots i and j, if i is not younger than j, and u_i't_j.
-    valid : ndarray of bool, (K, MEMORY + 1)
+    valid : ndarray of bool, (K, memory + 1)
     gamma : ndarray of float64, (K,)
         1 for a model without pairs.
     """
@@ -77,12 +80,17 @@ class Pairs(PerModel):
     gamma: Array = per_model()
 
     @classmethod
-    def none(cls, x: Any, backend: Backend) -> Pairs:
-        """Return no pairs, with room for those of the models at x (d + 1, K, c)."""
+    def none(cls, x: Any, backend: Backend, memory: int = MEMORY) -> Pairs:
+        """Return no pairs, with room for `memory` of each of the models at x (d + 1, K, c)."""
         d, K, c = x.shape
-        vectors = backend.xp.empty((K, MEMORY + 1, 2, d * c), x.dtype)
-        square = np.zeros((K, MEMORY + 1, MEMORY + 1))
-        return cls([], vectors, square, square.copy(), np.zeros((K, MEMORY + 1), bool), np.ones(K))
+        vectors = backend.xp.empty((K, memory + 1, 2, d * c), x.dtype)
+        square = np.zeros((K, memory + 1, memory + 1))
+        return cls([], vectors, square, square.copy(), np.zeros((K, memory + 1), bool), np.ones(K))
+
+    @property
+    def memory(self) -> int:
+        """How many pairs are kept."""
+        return self.valid.shape[1] - 1
 
     def forget(self, k: int) -> None:
         """Discard the pairs of one model."""
@@ -94,7 +102,7 @@ class Pairs(PerModel):
 
         A step along which the curvature is not positive beyond rounding errors gives no pair. Returns H g.
         """
-        slot = next(i for i in range(MEMORY + 1) if i not in self.slots)
+        slot = next(i for i in range(self.memory + 1) if i not in self.slots)
         of_t, of_g, tt, ss = self._products(slot, old, new, backend)
         st = of_t[:, slot, 0]
         valid = accepted & (st > LEAST_CURVATURE * np.sqrt(ss * tt))
@@ -102,7 +110,7 @@ class Pairs(PerModel):
         if valid.any():
             for k in np.flatnonzero(~valid).tolist():  # a rejected trial may be infinite, and 0 times that is NaN
                 self.vectors[k, slot], of_t[k] = 0, 0
-            self.slots, used = [*self.slots, slot][-MEMORY:], of_t.shape[1]
+            self.slots, used = [*self.slots, slot][-self.memory :], of_t.shape[1]
             self.st[:, :used, slot], self.ut[:, :used, slot] = of_t[:, :, 0], of_t[:, :, 1]
             self.ut[:, slot] = self.ut[:, :, slot]  # M is symmetric
             tMt = self.ut[:, slot, slot]
@@ -140,7 +148,7 @@ class Pairs(PerModel):
         return self.vectors[k, :used].reshape(2 * used, -1)[:, rows.start * c : rows.stop * c]
 
     def _coefficients(self, sg: Array, ug: Array) -> Array:
-        """Compute the coefficients of all s and u in H g, (K, MEMORY + 1, 2).
+        """Compute the coefficients of all s and u in H g, (K, memory + 1, 2).
 
         They follow from the inner products of g with all s and all u, each (K, used slots).
         """

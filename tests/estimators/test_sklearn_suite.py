@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sklearn
-from sklearn.utils.fixes import COO_CONTAINERS, CSR_CONTAINERS
 
 from gpusoftmax import SoftmaxClassifier, SoftmaxClassifierCV
 
@@ -29,6 +27,7 @@ suite = pytest.importorskip("sklearn.linear_model.tests.test_logistic")
 SAME_MINIMUM = ("lbfgs", "newton-cg", "newton-cholesky", "sag", "saga")  # of the same objective; our solver finds it
 STALLED = "ignore:.*rounding in float64 allows no further progress"
 MARKS = {"test_logistic_regressioncv_class_weights": [pytest.mark.filterwarnings(STALLED)]}  # its tol is 1e-18
+REFUSED = {"test_large_sparse_matrix": ("sag", "saga")}  # there, but not by us: indices of 64 bits
 SEED = 42  # scikit-learn's default for global_random_seed
 SHARED = ("tol", "fit_intercept", "class_weight", "random_state", "max_iter", "verbose")
 KEPT = (*SHARED, "C", "warm_start")
@@ -65,15 +64,6 @@ def with_counterparts(arguments: dict[str, Any], kept: tuple[str, ...], neutral:
     return {name: value for name, value in arguments.items() if name in kept}
 
 
-def dense(X: Any, dtype: Any = None) -> Any:
-    """In place of a sparse container."""
-    return np.array(X, dtype=dtype)
-
-
-def translated(value: Any) -> Any:
-    return dense if any(value is container for container in (*CSR_CONTAINERS, *COO_CONTAINERS)) else value
-
-
 def applies(values: dict[str, Any]) -> bool:
     """Whether a case of a parametrization is about what we have."""
     lacking = values.get("solver") == "liblinear" or values.get("l1_ratio", 0) != 0
@@ -96,12 +86,12 @@ def cases(test: Any) -> Iterator[Any]:
         axes.append(axis)
     for chosen in itertools.product(*axes):
         values = {name: value for part in chosen for name, value in part.items()}
-        if not applies(values):
+        if not applies(values) or values.get("solver") in REFUSED.get(test.__name__, ()):
             continue
         label = "-".join(str(getattr(value, "__name__", value)) for value in values.values())
         yield pytest.param(
             test,
-            {name: translated(value) for name, value in values.items()},
+            values,
             id=f"{test.__name__}[{label}]",
             marks=[
                 *(mark for mark in (suite.pytestmark, *marks) if mark.name in ("filterwarnings", "skipif")),

@@ -248,3 +248,13 @@ class SgdStretch(Protocol):
         and accuracies of `Objective.value_and_gradient`, each times the batch's number of rows; and the values (K,) of
         the first step; both are float64. The other arguments are those of `Operations`.
         """
+
+    def sparse_sgd_steps(
+        self, A: SparseRows, labels: Any, W: Any, b: Any, weights: Any, loss: int, velocity: Any, batches: Any,
+        steps: SgdSteps,
+    ) -> tuple[Any, Any] | None:  # fmt: skip
+        """Do what `sgd_steps` does for sparse rows.
+
+        It does nothing and returns None if a step would have to change all weights in another way than by a common
+        factor: with a velocity, a shift, a linear term, or factors of the penalty.
+        """

@@ -38,7 +38,10 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-USES_NUMBA = {"cpu.compiling", "cpu.vectors", "cpu.tiles", "cpu.sparse_kernels", "cpu.kernels", "cpu.facts"}
+USES_NUMBA = {
+    "cpu.compiling", "cpu.facts", "cpu.kernels", "cpu.row_losses", "cpu.sparse_kernels", "cpu.sparse_sgd", "cpu.tiles",
+    "cpu.vectors",
+}  # fmt: skip
 
 
 def module_name(path: Path) -> str:

@@ -32,7 +32,7 @@ def compilations() -> int:
 
     of_rows = kernels.pass_over_rows, kernels.row_loss, kernels.fold_weights, kernels.finish_gradient
     of_vectors = (kernels.inner_products,)
-    of_sparse = kernels.multiply_rows, kernels.sum_columns, kernels.gram_of_columns
+    of_sparse = kernels.take_sparse_steps, kernels.multiply_rows, kernels.sum_columns, kernels.gram_of_columns
     compiled = of_rows + of_vectors + of_sparse
     return sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled)
 

@@ -238,6 +238,15 @@ class CpuOperations:
         totals, first = (np.concatenate(parts, axis=-1) for parts in zip(*results, strict=True))
         return totals, first
 
+    def sparse_sgd_steps(
+        self, A: SparseRows, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any,
+        batches: list[Array | None], steps: SgdSteps,
+    ) -> tuple[Array, Array] | None:  # fmt: skip
+        changes_all = velocity is not None or steps.shift is not None or steps.linear_term is not None
+        if changes_all or steps.penalty.factors is not None or not self.kernels.COMPILED:
+            return None
+        return sparse.sgd_steps(self.kernels, A, labels, W, b, weights, loss, batches, steps, self.n_threads)
+
     def _finished_by_kernels(self, W: Array) -> bool:
         """Whether compiled functions fold the weights and finish the gradient: not small ones, to save compiling."""
         return self.kernels.COMPILED and W.size > VECTOR_BLOCK

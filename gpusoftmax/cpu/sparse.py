@@ -10,7 +10,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.cpu.threads import for_each
-from gpusoftmax.operations import SparseRows
+from gpusoftmax.operations import SgdSteps, SparseRows
 
 
 def _address(array: Array | None) -> int:
@@ -59,6 +59,27 @@ def product(
 
     _in_parts(work, A.indptr if rows is None else np.arange(len(rows) + 1), n_threads)
     return out
+
+
+def sgd_steps(
+    kernels: ModuleType, A: SparseRows, labels: Array, W: Array, b: Array, weights: Array | None, loss: int,
+    batches: list[Array | None], steps: SgdSteps, n_threads: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """See `operations.SgdStretch.sparse_sgd_steps`; threads share the models."""
+    K, totals = W.shape[1], np.zeros((4, W.shape[1]))
+    rows = np.concatenate([np.arange(len(A)) if batch is None else batch for batch in batches])
+    bounds = np.cumsum([0, *(len(A) if batch is None else len(batch) for batch in batches)])
+    scale = np.empty(0, W.dtype) if steps.scale is None else (1 / steps.scale).astype(W.dtype)
+
+    def work(run: range) -> None:
+        kernels.take_sparse_steps(
+            *_addresses(A), labels, np.empty((0, 0), W.dtype) if weights is None else weights, W, b, run.start,
+            run.stop, rows, bounds, scale, loss, steps.n, steps.weight_sums, steps.penalty.strengths, steps.rates,
+            steps.fit_intercept, steps.penalty.on_intercept, totals, _marker(A.values, W.dtype), kernels.SOURCE,
+        )  # fmt: skip
+
+    for_each(work, K, n_threads)
+    return totals[:3], totals[3]
 
 
 def column_sums(kernels: ModuleType, columns: SparseRows, weights: Array, centre: Array, n_threads: int) -> Array:

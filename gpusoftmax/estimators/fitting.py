@@ -38,7 +38,7 @@ def make_solver(estimator: Any, objective: Objective, sample: GramSample | None 
     seed = check_random_seed(estimator.random_state)
     if choose_solver(estimator).name == "lbfgs":
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
-    settings = sgd_settings(estimator)
+    settings = sgd_settings(estimator, objective.features.is_sparse)
     plan = _plan(settings, objective.features.n, seed)
     return SGD(
         plan,
@@ -107,7 +107,8 @@ def _check_for_stream(estimator: Any) -> None:
 
 def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
     """SGD for one pass over the next rows of a stream, with the velocity left by the previous call."""
-    objective, stream, settings = problem.objective, problem.stream, sgd_settings(estimator)
+    objective, stream = problem.objective, problem.stream
+    settings = sgd_settings(estimator, objective.features.is_sparse)
     plan = _plan(settings, objective.features.n, check_random_seed(estimator.random_state))
     rate: Any = settings.learning_rate
     if rate == "auto":

@@ -198,7 +198,7 @@ def _objective_and_stream(
         d * c * np.dtype(features.dtype).itemsize / 2**20,
     )  # fmt: skip
     constant = None if moments is None or sums is not None else constant_columns(moments, features.dtype)
-    shift, scale, penalty_factors = _coordinates(estimator, d, l2, stream.moments, sgd, constant, features.dtype)
+    shift, scale, penalty_factors = _coordinates(estimator, features, l2, stream.moments, sgd, constant)
     objective = Objective(
         features=features.with_scaling(shift, scale),
         labels=asarray(data.labels),
@@ -336,7 +336,7 @@ def _needs_moments(estimator: Any, sgd: bool) -> bool:
 
 
 def _coordinates(
-    estimator: Any, d: int, l2: float, moments: Moments | None, sgd: bool, constant: Array | None, dtype: Any
+    estimator: Any, features: Features, l2: float, moments: Moments | None, sgd: bool, constant: Array | None
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Shift and scale (d,) of the coordinates in which to solve, and the penalty's factors there.
 
@@ -344,22 +344,32 @@ def _coordinates(
     otherwise SGD would be very slow on raw pixels, whose mean is by far their largest direction. If SGD's learning rate
     is chosen automatically, each feature is also divided by t_p = sqrt(variance + 2 l2), which makes the curvatures
     along single features about equal (Jacobi's preconditioner): otherwise columns of very different sizes would never
-    converge. A penalty on W becomes one on the new weights t W, with factors 1 / t^2.
+    converge. A penalty on W becomes one on the new weights t W, with factors 1 / t^2. For sparse features, SGD does
+    neither: each step would change the weights of all features.
 
     Columns that are `constant` (d,) get an infinite scale if features are centred: they have no effect on the scores,
-    and their weights are 0.
+    and their weights are 0. Columns of a sparse X that are zero throughout keep theirs.
 
     Raises
     ------
     ValueError
-        A column varies so little that its weights might be infinite in the type of computation, `dtype`.
+        A column varies so little that its weights might be infinite in the type of computation; or sparse features have
+        a shift that the intercept does not absorb, and the solver is SGD.
     """
+    d, dtype, sparse_sgd = features.d, features.dtype, sgd and features.is_sparse
     given: tuple[Any, Any] = estimator.scaling if isinstance(estimator.scaling, tuple) else (None, None)
     shift, scale = check_shift_and_scale(given[0], given[1], d, "scaling's ")
+    free = estimator.fit_intercept and not estimator.penalize_intercept
+    if sparse_sgd and not free and (shift is not None or isinstance(estimator.scaling, str)):
+        raise ValueError(
+            f"scaling={shown(estimator.scaling)} shifts the features, so each step of SGD would change the weights of "
+            "all features, where sparse X needs to change only those that occur; leave the shift out, with "
+            "scaling=(None, scale), leave the intercept free, or use solver='lbfgs'"
+        )
     if moments is None or not _needs_moments(estimator, sgd):
-        return shift, scale, None
+        return (None if sparse_sgd else shift), scale, None
     mean, variance = moments.mean, moments.variance
-    standard, free = isinstance(estimator.scaling, str), estimator.fit_intercept and not estimator.penalize_intercept
+    standard = isinstance(estimator.scaling, str)
     if standard:
         deviation = np.sqrt(variance)
         tiny = deviation < LARGEST_WEIGHT / np.finfo(dtype).max
@@ -373,14 +383,16 @@ def _coordinates(
             )
         shift, scale = check_shift_and_scale(mean, deviation, d)
     if free:
-        shift = mean
+        shift = None if sparse_sgd else mean
     factors = None
-    if sgd and sgd_settings(estimator).learning_rate == "auto":
+    if sgd and not sparse_sgd and sgd_settings(estimator).learning_rate == "auto":
         size = variance + (mean - (0.0 if shift is None else shift)) ** 2
         user_scale = np.ones(d) if scale is None else scale
         t = np.sqrt(size / user_scale**2 + 2 * l2)
         t[t == 0] = 1.0  # a constant column without a penalty: any weight will do
         scale, factors = user_scale * t, 1 / t**2
+    if constant is not None and features.is_sparse:
+        constant = constant & (mean != 0)  # features that never occur do no harm, and a scale costs time
     if constant is not None and constant.any() and (standard or free):
         scale = np.where(constant, np.inf, 1.0 if scale is None else scale)
     return shift, scale, factors

@@ -59,10 +59,24 @@ def choose_solver(estimator: Any, varying: Collection[str] = ()) -> SolverChoice
     return SolverChoice("lbfgs", "no parameter of SGD is set")
 
 
-def sgd_settings(estimator: Any) -> SgdSettings:
-    """The settings of SGD that an estimator asks for."""
+def sgd_settings(estimator: Any, sparse: bool = False) -> SgdSettings:
+    """The settings of SGD that an estimator asks for, for dense or sparse features.
+
+    Raises
+    ------
+    ValueError
+        Momentum is set, and the features are sparse.
+    """
     given = {name: getattr(estimator, name) for name in SGD_DEFAULTS}
-    return SgdSettings(**{name: SGD_DEFAULTS[name] if value is None else value for name, value in given.items()})
+    defaults = SGD_DEFAULTS
+    if sparse:
+        defaults = {**SGD_DEFAULTS, "momentum": 0.0}
+        if given["momentum"]:
+            raise ValueError(
+                f"momentum={given['momentum']!r} would make each step of SGD change all weights, where sparse X needs "
+                "to change only those of the features that occur; leave momentum out, or use solver='lbfgs'"
+            )
+    return SgdSettings(**{name: defaults[name] if value is None else value for name, value in given.items()})
 
 
 def without_old_defaults(parameters: dict[str, Any]) -> dict[str, Any]:

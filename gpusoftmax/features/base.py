@@ -94,6 +94,10 @@ class Features(ABC):
     def sample(self, rows: Array) -> Array:
         """Copy the rows with these numbers (m,) to the host, shifted and scaled: (m, d) float64, C-contiguous."""
 
+    def sample_matrix(self, rows: Array) -> Any:
+        """Return what `sample` returns, or a SciPy sparse array of it if it is sparse."""
+        return self.sample(rows)
+
     @abstractmethod
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         """Weighted mean and variance of each column over the selected rows, before shift and scale: (d,) float64 each.

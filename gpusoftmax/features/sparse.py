@@ -198,6 +198,13 @@ class SparseFeatures(Features):
             x /= to_numpy(self.scale)
         return x
 
+    def sample_matrix(self, rows: Array) -> Any:
+        if self.shift is not None:
+            return self.sample(rows)
+        A = self.X.on_host
+        x = _as_csr(A.values, A.indices, A.indptr, A.width)[self.backend.to_numpy(rows)].astype(np.float64)
+        return x if self.scale is None else x * (1 / self.backend.to_numpy(self.scale))
+
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         xp, (n, d) = self.backend.xp, self.shape
         s = xp.ones(n) if weights is None else weights.astype(np.float64)
@@ -350,7 +357,11 @@ class SparseFeatures(Features):
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any, batches: list[Any],
         steps: SgdSteps,
     ) -> tuple[Array, Array] | None:  # fmt: skip
-        return None
+        stretch = self.backend.sgd_stretch
+        if stretch is None:
+            return None
+        batches = [self.rows if rows is None else rows for rows in batches]
+        return stretch.sparse_sgd_steps(self.X.rows, labels, W, b, weights, loss, velocity, batches, steps)
 
     def check_finite(self, name: str = "X") -> None:
         A = self.X.on_host

@@ -58,7 +58,8 @@ def train_group(
     assert isinstance(solver, SGD)
     if solver.learning_rate != "auto":
         solver = replace(solver, learning_rate=np.array([float(sgd_settings(one).learning_rate) for one in estimators]))
-    solver = replace(solver, momentum=np.array([float(sgd_settings(one).momentum) for one in estimators]))
+    is_sparse = objective.features.is_sparse
+    solver = replace(solver, momentum=np.array([float(sgd_settings(one, is_sparse).momentum) for one in estimators]))
     features, K, c = objective.features, len(l2), objective.n_classes
     if recipe is None:
         W, b = (objective.backend.xp.zeros(shape, features.dtype) for shape in ((features.d, K, c), (K, c)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.sparse import hstack
 
 from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
@@ -300,9 +301,10 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     n, c = objective.features.n, objective.n_classes
     rng = generator(plan.seed, NO_EPOCH)
     rows = objective.features.row_numbers(np.sort(rng.choice(n, min(n, CURVATURE_ROWS), replace=False)))
-    x = objective.features.sample(rows)
+    x = objective.features.sample_matrix(rows)
     if objective.fit_intercept:
-        x = np.hstack([x, np.ones((len(x), 1))])
+        ones = np.ones((len(rows), 1))
+        x = np.hstack([x, ones]) if isinstance(x, np.ndarray) else hstack([x, ones], format="csr")
     labels = objective.backend.to_numpy(objective.labels)[rows]
     all_weights = None if objective.weights is None else objective.backend.to_numpy(objective.weights)[rows]
     sums = objective.backend.to_numpy(objective.weight_sums())
@@ -314,7 +316,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
         curvature = np.array(
             [
                 _largest_curvature(
-                    x, labels, np.ones(len(x)) if all_weights is None else all_weights[:, k] * (n / sums[k]),
+                    x, labels, np.ones(len(rows)) if all_weights is None else all_weights[:, k] * (n / sums[k]),
                     c, objective.loss, plan.size, start,
                 )
                 for k in range(objective.n_models)
@@ -325,18 +327,19 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
     return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # without curvature any rate is safe
 
 
-def _largest_curvature(x: Array, labels: Array, s: Array, c: int, loss: Loss, batch: int, V: Array) -> float:
+def _largest_curvature(x: Any, labels: Array, s: Array, c: int, loss: Loss, batch: int, V: Array) -> float:
     """Compute the largest eigenvalue of H, plus the term for minibatches; V (d, c) is a random start.
 
-    d includes the intercept's column of ones.
+    d includes the intercept's column of ones. x (m, d) may be sparse.
     """
     largest = 0.0
     for _ in range(30):
         size = np.linalg.norm(V)
         if size == 0 or not np.isfinite(size):
             break
-        V = x.T @ (loss.bound_row_hessians(x @ (V / size), labels) * (s / len(x))[:, None])
+        V = x.T @ (loss.bound_row_hessians(x @ (V / size), labels) * (s / len(s))[:, None])
         previous, largest = largest, float(np.linalg.norm(V))
         if abs(largest - previous) < 1e-3 * largest:
             break
-    return largest + loss.largest_row_curvature(c) * float(np.einsum("ip,ip,i->", x, x, s)) / len(x) / batch
+    squares = np.einsum("ip,ip->i", x, x) if isinstance(x, np.ndarray) else (x * x).sum(axis=1)
+    return largest + loss.largest_row_curvature(c) * float(squares @ s) / len(s) / batch

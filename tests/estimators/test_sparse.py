@@ -153,12 +153,23 @@ def test_a_search_finds_what_it_finds_in_a_dense_array(data: Any) -> None:
     assert model.score(X, y) > 0.8
 
 
-@pytest.mark.parametrize("cls", [SoftmaxClassifier, LinearSVMClassifier])
-def test_stochastic_steps_are_those_of_a_dense_array(data: Any, cls: Any) -> None:
+@pytest.mark.parametrize(
+    "scaling", [None, "standard", (None, np.linspace(0.5, 2, D))], ids=["none", "standard", "given"]
+)
+def test_stochastic_gradient_descent_nears_the_optimum(data: Any, scaling: Any) -> None:
     X, y = data
-    found = cls(solver="sgd", max_iter=3, tol=0, batch_size=32).fit(X, y)
-    expected = cls(solver="sgd", max_iter=3, tol=0, batch_size=32).fit(X.toarray(), y)
-    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-8, atol=1e-8)
+    found = SoftmaxClassifier(solver="sgd", batch_size="full", scaling=scaling, C=0.1, max_iter=500, tol=0).fit(X, y)
+    best = SoftmaxClassifier(scaling=scaling, C=0.1, tol=1e-8).fit(X, y)
+    np.testing.assert_allclose(found.coef_, best.coef_, atol=1e-4 * abs(best.coef_).max())
+
+
+def test_momentum_and_a_shift_are_refused_by_name(data: Any) -> None:
+    X, y = data
+    with pytest.raises(ValueError, match=r"momentum=0\.9 would make each step of SGD change all weights"):
+        SoftmaxClassifier(momentum=0.9).fit(X, y)
+    with pytest.raises(ValueError, match="scaling='standard' shifts the features, so each step"):
+        SoftmaxClassifier(solver="sgd", scaling="standard", penalize_intercept=True).fit(X, y)
+    assert SoftmaxClassifier(momentum=0.0, max_iter=2, tol=0).fit(X, y).n_iter_ == 2
 
 
 def test_a_stream_of_hashed_text_can_be_learned() -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import threads
 from gpusoftmax.features.batches import BatchPlan
+from gpusoftmax.features.read import read_features
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Evaluation, LinearTerm
 from gpusoftmax.solvers import SGD, sgd
@@ -561,3 +563,57 @@ def test_models_that_threads_share_have_the_bits_that_each_has_alone(momentum: f
     alone = [trained([k], 1) for k in range(9)]
     np.testing.assert_array_equal(together[0].W, np.concatenate([state.W for state in alone], axis=1))
     np.testing.assert_array_equal(together[0].value, np.concatenate([state.value for state in alone]))
+
+
+# sparse features: steps that change only the weights of features that occur
+
+
+SPARSE_CASES: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "hinge": {"loss": "hinge"},
+    "squared hinge": {"loss": "squared_hinge"},
+    "scale": {"scale": np.linspace(0.5, 2, 8)},
+    "weights": {"weights": np.random.default_rng(0).random((60, 2))},
+    "penalised intercept": {"penalize_intercept": True},
+    "no intercept": {"fit_intercept": False},
+    "strong penalty": {"l2": [3.0, 9.0]},  # each step multiplies the weights by 0.7 and by 0.1
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("options", SPARSE_CASES.values(), ids=SPARSE_CASES)
+def test_sparse_steps_are_those_of_dense_features(options: dict[str, Any], n_threads: int) -> None:
+    rng, backend = np.random.default_rng(1), get_backend("cpu", n_threads)
+    X = rng.standard_normal((60, 8)) * (rng.random((60, 8)) < 0.3)
+    y = rng.integers(0, 3, 60)
+    dense = objective_of(X, y, backend, K=2, **{"l2": [0.1, 0.01], **options})
+    features = read_features(csr_array(X), backend).with_scaling(None, options.get("scale"))
+    solver = SGD(BatchPlan(60, 7), steps=40, learning_rate=0.1, momentum=0.0, schedule="constant")
+    expected, found = run(solver, dense), run(solver, replace(dense, features=features))
+    # 40 steps of some 10 roundings each, none of which grows
+    for one, other in ((found.W, expected.W), (found.b, expected.b), (found.value, expected.value)):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(found.accuracy, expected.accuracy, rtol=1e-12)
+
+
+@pytest.mark.compiled
+def test_what_would_change_all_weights_is_left_to_single_steps() -> None:
+    rng, backend = np.random.default_rng(1), get_backend("cpu", 1)
+    X = rng.standard_normal((60, 8)) * (rng.random((60, 8)) < 0.3)
+    dense = objective_of(X, rng.integers(0, 3, 60), backend, l2=0.1, shift=X.mean(axis=0))
+    sparse = replace(dense, features=read_features(csr_array(X), backend).with_scaling(X.mean(axis=0), None))
+    for solver in (
+        SGD(BatchPlan(60, 7), steps=40, learning_rate=0.1, momentum=0.0, schedule="constant"),
+        SGD(BatchPlan(60, 7), steps=40, learning_rate=0.1, momentum=0.5, schedule="constant"),
+    ):
+        np.testing.assert_allclose(run(solver, sparse).W, run(solver, dense).W, rtol=1e-10, atol=1e-12)
+
+
+def test_the_automatic_rate_of_sparse_features_is_that_of_dense_ones() -> None:
+    rng, backend = np.random.default_rng(1), get_backend("auto", 1)
+    X = rng.standard_normal((60, 8)) * (rng.random((60, 8)) < 0.3)
+    dense = objective_of(X, rng.integers(0, 3, 60), backend, l2=0.1, scale=np.linspace(0.5, 2, 8))
+    sparse = replace(dense, features=read_features(csr_array(X), backend).with_scaling(None, np.linspace(0.5, 2, 8)))
+    plan = BatchPlan(60, 7)
+    assert automatic_learning_rate(sparse, plan) == pytest.approx(automatic_learning_rate(dense, plan), rel=1e-10)

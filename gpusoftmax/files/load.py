@@ -22,7 +22,7 @@ from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.dataset import Dataset
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.parquet import read_parquet
-from gpusoftmax.files.sparse import first_not_finite, read_svmlight, with_matrix
+from gpusoftmax.files.sparse import check_sparse_finite, read_svmlight, with_matrix
 from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
 
 Source = str | Path | tuple[str | Path, str | Path]
@@ -359,11 +359,8 @@ def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Ar
 
 def _check_finite(table: Table, path: Path) -> None:
     """Raise for NaN and infinity, naming the row of the file; a later fit to some of the rows would not know it."""
-    expected = "a finite number; fill it, or leave out its row"
     if is_sparse(table.values):
-        if found := first_not_finite(table.values):
-            row, j, value = found
-            raise BadFileError(path, place=table.place(row), reason=f"column {j} is {value}", expected=expected)
+        check_sparse_finite(table, path)
         return
     if table.values.dtype.kind != "f":
         return
@@ -373,6 +370,7 @@ def _check_finite(table: Table, path: Path) -> None:
             row, j = np.argwhere(~finite)[0]
             name = f"column {j}" if table.feature_names is None else f"column {table.feature_names[j][:80]!r}"
             reason = f"{name} is {table.values[start + row, j]}"
+            expected = "a finite number; fill it, or leave out its row"
             raise BadFileError(path, place=table.place(start + row), reason=reason, expected=expected)
 
 

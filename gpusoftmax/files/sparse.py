@@ -76,10 +76,6 @@ def read_svmlight(path: Path, columns: Columns) -> Table:
     def bad(entry: int, reason: str, expected: str) -> BadFileError:
         return BadFileError(path, place=f"line {numbers[_row(indptr, entry)]}", reason=reason, expected=expected)
 
-    if not np.isfinite(data).all():
-        entry = int((~np.isfinite(data)).argmax())
-        reason, expected = f"column {indices[entry]} is {data[entry]}", "a finite number; fill it, or leave out its row"
-        raise bad(entry, reason, expected)
     if not len(indices) and columns.n_features is None:
         raise BadFileError(path, reason="no features", expected=f"rows with entries: {ROW}")
     base, d = columns.base if lines.base is None else lines.base, columns.n_features
@@ -105,7 +101,9 @@ def read_svmlight(path: Path, columns: Columns) -> Table:
     small = np.int32 if len(data) <= MOST_COLUMNS else np.int64
     indices, indptr = (indices - base).astype(small), indptr.astype(small)
     X = csr_array((data, indices, indptr), shape=(len(numbers), highest + 1 - base if d is None else d))
-    return Table(X, _whole(y, path, numbers), lines=numbers, base=base)
+    table = Table(X, _whole(y, path, numbers), lines=numbers, base=base)
+    check_sparse_finite(table, path)
+    return table
 
 
 def _whole(y: Array, path: Path, numbers: Array) -> Array:
@@ -188,13 +186,15 @@ def _row(indptr: Array, entry: int) -> int:
     return int(np.searchsorted(indptr, entry, side="right")) - 1
 
 
-def first_not_finite(X: Any) -> tuple[int, int, float] | None:
-    """Return row, column and value of the first entry of a csr_array that is NaN or infinite, if there is one."""
+def check_sparse_finite(table: Table, path: Path) -> None:
+    """Raise if an entry of sparse features is NaN or infinite, naming its place in the file."""
+    X: Any = table.values
     finite = np.isfinite(X.data)
-    if finite.all():
-        return None
-    entry = int(finite.argmin())
-    return _row(X.indptr, entry), int(X.indices[entry]), float(X.data[entry])
+    if not finite.all():
+        entry = int(finite.argmin())
+        reason = f"column {X.indices[entry] + (table.base or 0)} is {X.data[entry]}"
+        expected = "a finite number; fill it, or leave out its row"
+        raise BadFileError(path, place=table.place(_row(X.indptr, entry)), reason=reason, expected=expected)
 
 
 def with_matrix(arrays: dict[str, Array], path: Path) -> dict[str, Any]:

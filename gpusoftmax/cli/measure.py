@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
 
+    gpusoftmax evaluate model.safetensors reviews-test.svm
+
     JSON keys: dataset, label (where the labels in a file come from, or null), estimator, model, train_accuracy,
     validation_accuracy, test_accuracy (null for parts that do not exist), part (what all other keys describe: test, or
     rows for a file without parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null for an SVM),
@@ -122,7 +124,10 @@ def evaluate(
 
     gpusoftmax predict model.safetensors X.npy --out labels.npy
 
+    gpusoftmax predict model.safetensors reviews.svm
+
     If the model was trained on columns with names, they are found by name, in any order; other columns are ignored.
+    In an .svm file each row begins with a label, which is ignored, too: write 0 where it is not known.
 
     JSON keys: data, estimator, model, rows, counts (a dict: how many rows of each label), out (path or null),
     predictions (a list; null with --out), probabilities (a list for each row; null with --out or without
@@ -130,7 +135,9 @@ def evaluate(
 )
 def predict(
     model: ModelFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="rows to classify: .csv, .tsv, .parquet, .npz or .npy")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="rows to classify: .csv, .tsv, .parquet, .npz, .npy or .svm")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -207,8 +214,9 @@ def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str,
 
     check_label(columns.label, source(file))
     names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays without names
+    features = None if names is None else tuple(names)
     with reading(file, quiet):
-        tables = read_parts(source(file), replace(columns, features=None if names is None else tuple(names)))
+        tables = read_parts(source(file), replace(columns, features=features, n_features=estimator.coef_.shape[1]))
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
         show("note    the model has no column names: columns are used in the file's order", as_json=True)
     return tables

@@ -97,7 +97,8 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, cifar10, or a file: .csv, .tsv, .parquet, .npz, or a pair X.npy,y.npy",
+        help="digits, cifar10, or a file: .csv, .tsv, .parquet, .npz, .svm (sparse: svmlight), or a pair X.npy,y.npy "
+        "(sparse: X.npz,y.npy)",
         autocompletion=_complete_dataset,
     ),
 ]
@@ -266,7 +267,7 @@ def check_no_folder(dataset: str, data: Path | None, download: bool) -> None:
 
 
 def source(text: str) -> Any:
-    """The file, or the pair of .npy files with a comma between them, that an argument names."""
+    """The file, or the pair of files with a comma between them, that an argument names."""
     first, comma, second = text.partition(",")
     return (first, second) if comma and not Path(text).exists() else text
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     gpusoftmax train X.npy,y.npy --test X_test.npy,y_test.npy
 
+    gpusoftmax train reviews.svm --test reviews-test.svm
+
     gpusoftmax train cifar10 --data ~/data --save model.safetensors
 
     gpusoftmax train cifar10 --data ~/data --C 0.001

@@ -21,7 +21,7 @@ class Dataset:
     ----------
     name : str
         Its name on the command line.
-    X_train, X_validation, X_test : ndarray of shape (n, d)
+    X_train, X_validation, X_test : ndarray or scipy.sparse.csr_array of shape (n, d)
         One sample per row, in the data set's own dtype. A part may have no rows.
     y_train, y_validation, y_test : ndarray of shape (n,)
         The class of each row. In the data sets that the library knows, an int64 from 0 to c - 1, the position of the
@@ -62,7 +62,7 @@ class Dataset:
             "validation": (self.X_validation, self.y_validation),
             "test": (self.X_test, self.y_test),
         }
-        return {name: (X, y) for name, (X, y) in parts.items() if len(X)}
+        return {name: (X, y) for name, (X, y) in parts.items() if X.shape[0]}
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -16,18 +16,21 @@ from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import shown
 from gpusoftmax.checks.scalars import check_count, check_number, check_path
+from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.dataset import Dataset
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.parquet import read_parquet
+from gpusoftmax.files.sparse import check_sparse_finite, read_svmlight, with_matrix
 from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
 
 Source = str | Path | tuple[str | Path, str | Path]
 
 TEXTS = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv}
 TABLES = {**TEXTS, ".parquet": read_parquet}
-SUFFIXES = (".npz", ".npy", *TABLES)
+SVMLIGHT = (".svm", ".svmlight", ".libsvm")
+SUFFIXES = (".npz", ".npy", *TABLES, *SVMLIGHT)
 FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # names of the array of features in a .npz
 PARTS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -56,7 +59,9 @@ def load_data(
     train : str or os.PathLike, or pair of these
         A table with a column of labels (.csv, .tsv, .parquet), arrays in a .npz, or a pair (features.npy, labels.npy).
         A .npz may hold X and y, or parts, such as X_train, y_train, X_test, y_test. Features of more than two
-        dimensions, such as images, are flattened to one row per sample.
+        dimensions, such as images, are flattened to one row per sample. Sparse features come from text in the format of
+        SVMlight and LIBSVM (.svm, .svmlight, .libsvm), or from a pair (features.npz, labels.npy), where
+        `scipy.sparse.save_npz` wrote the features.
     label : str or int, optional
         The column of labels, by name or by position (counted from 0, or from the end if negative), or the name of the
         array of labels in a .npz. By default the one named label, labels, class, target or y.
@@ -78,6 +83,7 @@ def load_data(
     Dataset
         Labels are integers if all of them are written as integers, else text. `feature_names` and `label_name` are the
         names of the columns, if they have any. X is float64 if it comes from a text file, else of the file's own type.
+        Sparse features are a `scipy.sparse.csr_array`.
 
     Raises
     ------
@@ -97,6 +103,10 @@ def load_data(
 
     Columns without a name and the index of a data frame are left out with a warning. Words for a missing value ("NA",
     "?", "none") are refused if the other labels are numbers. If these are words, they count as a class, with a warning.
+
+    The columns of an svmlight file count from 0 if a column 0 occurs in it, else from 1. The validation and test files
+    are read with the number of columns and the base of the training file. A comment above the rows, "# Column indices
+    are zero-based" (or one-based), says how a file counts, whatever occurs in it.
     """
     check_count("seed", seed, least=0)
     if isinstance(label, bool) or not isinstance(label, str | numbers.Integral | None):
@@ -130,6 +140,8 @@ def load_data(
                 features=parts["train"].feature_names,
                 header=header if _path(given).suffix.lower() in TEXTS else None,
                 label_name=found_label if isinstance(found_label, str) else None,
+                n_features=parts["train"].values.shape[1],
+                base=parts["train"].base,
             )
             read = read_parts(given, own)
             if len(read) > 1:
@@ -186,14 +198,14 @@ def check_label(label: str | int | None, source: Source) -> None:
 
 
 def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
-    """Read the rows of a file, or of a pair of .npy files.
+    """Read the rows of a file, or of a pair of files.
 
     Parameters
     ----------
     source : str or os.PathLike, or pair of these
         A file or files, as for `load_data`.
     columns : Columns
-        The columns to read; for arrays, which have no column names, only the labels.
+        The columns to read; for arrays and sparse features, which have no column names, only the labels.
 
     Returns
     -------
@@ -217,7 +229,10 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
             f"drop={list(columns.drop)!r}: the columns of {path} have no names; save the file without them"
         )
     if isinstance(source, tuple):
-        return {WHOLE: _table(read_npy(path), read_npy(Path(source[1])), path, Path(source[1]))}
+        X = _sparse_matrix(path) if kind == ".npz" else read_npy(path)
+        return {WHOLE: _table(X, read_npy(Path(source[1])), path, Path(source[1]))}
+    if kind in SVMLIGHT:
+        return {WHOLE: read_svmlight(path, columns)}
     if kind in TABLES:
         return {WHOLE: TABLES[kind](path, columns)}
     if kind == ".npz":
@@ -344,6 +359,9 @@ def held_out(labels: Array, shares: dict[str, float], seed: int) -> dict[str, Ar
 
 def _check_finite(table: Table, path: Path) -> None:
     """Raise for NaN and infinity, naming the row of the file; a later fit to some of the rows would not know it."""
+    if is_sparse(table.values):
+        check_sparse_finite(table, path)
+        return
     if table.values.dtype.kind != "f":
         return
     for start in range(0, len(table.values), ROWS_AT_ONCE):
@@ -377,12 +395,29 @@ def _counts_rows(column: Array) -> bool:
     return bool((column[1:] - column[:-1] == 1).all() or (n > 10 and (np.diff(np.sort(column)) == 1).all()))
 
 
+def _sparse_matrix(path: Path) -> Any:
+    """Read the sparse matrix of a .npz whose labels are in a file of their own."""
+    arrays = with_matrix(read_npz(path), path)
+    if not is_sparse(arrays.get("X")):
+        expected = "a sparse matrix (scipy.sparse.save_npz), or a pair of .npy files, or X and y in one .npz alone"
+        raise BadFileError(path, reason=f"holds {_names(arrays)}", expected=expected)
+    return arrays["X"]
+
+
+def _names(arrays: dict[str, Array]) -> str:
+    """Return the names of arrays with their shapes, for messages."""
+    return ", ".join(f"{name[:40]} {array.shape}" for name, array in list(arrays.items())[:12]) or "no arrays"
+
+
 def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
     """Read the parts of a .npz, recognised by the names of its arrays."""
     label = columns.label
     if columns.is_position:
         raise ValueError(f"label={label} is a position, but the arrays of {path} have names; pass one of them")
-    arrays = read_npz(path)
+    arrays = with_matrix(read_npz(path), path)
+    if arrays.keys() == {"X"} and is_sparse(arrays["X"]) and columns.need_label:
+        expected = f"a pair of files, {path.name} and a .npy with the labels"
+        raise BadFileError(path, reason="sparse features without labels", expected=expected)
     parts: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
         part = next((PARTS[word] for word in name.lower().split("_") if word in PARTS), WHOLE)
@@ -403,9 +438,8 @@ def _parts_of_npz(path: Path, columns: Columns) -> dict[str, Table]:
         elif X is not None and part != WHOLE:
             raise BadFileError(path, reason=f"features of the {part} part, but no labels", expected="both")
     if not tables or (WHOLE in tables and len(tables) > 1):
-        found = ", ".join(f"{name[:40]} {array.shape}" for name, array in list(arrays.items())[:12]) or "no arrays"
         wanted = "an array of features (X) and one of labels (y, or the one that label names), or several _train, _test"
-        raise BadFileError(path, reason=f"holds {found}", expected=wanted)
+        raise BadFileError(path, reason=f"holds {_names(arrays)}", expected=wanted)
     return tables
 
 
@@ -428,10 +462,10 @@ def _table(X: Array, y: Array | None, path: Path, labels: Path | None = None) ->
     if y is not None:
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
-        if y.shape != (len(X),):
-            expected = f"one label for each of {len(X)} rows"
+        if y.shape != X.shape[:1]:
+            expected = f"one label for each of {X.shape[0]} rows"
             raise BadFileError(labels or path, reason=f"labels of shape {y.shape}", expected=expected)
-    return Table(X.reshape(len(X), -1), y)
+    return Table(X if is_sparse(X) else X.reshape(len(X), -1), y)
 
 
 def _labels(table: Table) -> Array:

@@ -32,6 +32,7 @@ from gpusoftmax.files.dataset import aligned_empty
 from gpusoftmax.files.open import open_regular, size_of
 
 KINDS = "biufU"  # booleans, numbers, and text, for labels
+SPARSE_FORMAT = "format"  # the array in which scipy.sparse.save_npz names the kind of a matrix, as bytes
 MOST_HEADER = 10_000  # bytes, as in NumPy
 MOST_DIRECTORY = 1 << 20  # bytes of a zip archive's list of members: some 20,000 of them
 # zeros shrink to a thousandth of their size, real data to no less than a hundredth; a small archive does no harm
@@ -109,7 +110,8 @@ def read_npz(path: Path) -> dict[str, Array]:
                 reason, expected = f"{member.compress_size} bytes of {size_of(file)}", "an undamaged archive"
                 raise BadFileError(path, place=place, reason=reason, expected=expected)
             with archive.open(member) as content:
-                arrays[name] = _read_array(content, member.file_size, path, place)
+                kinds = f"{KINDS}S" if name == SPARSE_FORMAT else KINDS
+                arrays[name] = _read_array(content, member.file_size, path, place, kinds)
                 if content.read(1):  # reading up to the end makes zipfile compare the checksum
                     raise BadFileError(
                         path, place=place, reason="longer than its header says", expected="an undamaged archive"
@@ -159,9 +161,9 @@ def _zip_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_array(file: IO[bytes], size: int, path: Path, place: str) -> Array:
-    """Read the array of an open .npy file of `size` bytes."""
-    dtype, fortran, shape, start = _read_header(file, path, place)
+def _read_array(file: IO[bytes], size: int, path: Path, place: str, kinds: str = KINDS) -> Array:
+    """Read the array of an open .npy file of `size` bytes; its type must be of one of `kinds`."""
+    dtype, fortran, shape, start = _read_header(file, path, place, kinds)
     count = math.prod(shape)  # a Python integer, which cannot overflow
     if count * dtype.itemsize != size - start:
         raise BadFileError(
@@ -185,7 +187,9 @@ def _read_array(file: IO[bytes], size: int, path: Path, place: str) -> Array:
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
-def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
+def _read_header(
+    file: IO[bytes], path: Path, place: str, kinds: str
+) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
     """Return the type, whether the array is in Fortran order, its shape, and where the data begin."""
     expected = "a .npy file of numbers or text (numpy.save of an array that holds no objects)"
 
@@ -223,7 +227,7 @@ def _read_header(file: IO[bytes], path: Path, place: str) -> tuple[np.dtype[Any]
         raise bad(f"type {descr[:40]!r}") from error
     if dtype.kind == "O":
         raise bad("an array of objects, which would have to be unpickled; save numbers or text (X.astype(float))")
-    if dtype.kind not in KINDS or dtype.itemsize == 0 or dtype.subdtype is not None:
+    if dtype.kind not in kinds or dtype.itemsize == 0 or dtype.subdtype is not None:
         raise bad(f"type {descr[:40]!r}")
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise bad(f"type {descr[:40]!r}, which differs between machines; save float64")

@@ -29,7 +29,7 @@ class Table:
 
     Attributes
     ----------
-    values : ndarray of shape (n, d)
+    values : ndarray or scipy.sparse.csr_array of shape (n, d)
         The features.
     y : ndarray of shape (n,), or None
         The labels; from a text file, unconverted text.
@@ -39,6 +39,8 @@ class Table:
         The column of labels: its name, or its position if it has none.
     lines : ndarray of shape (n,), or None
         For a text file, the number of the line that each row ends in.
+    base : int or None
+        For sparse features in a text file, the number of the first column, 0 or 1.
     """
 
     values: Array
@@ -46,6 +48,7 @@ class Table:
     feature_names: tuple[str, ...] | None = None
     label: str | int | None = None
     lines: Array | None = None
+    base: int | None = None
 
     @property
     def label_name(self) -> str | None:
@@ -76,6 +79,9 @@ class Columns:
         Whether the first line of a text file holds names; None: decided by its content.
     label_name : str or None
         Name of the column of labels in another file of the same data set; a column of this name takes precedence.
+    n_features, base : int or None
+        For sparse features in a text file: how many columns there are, and the number of the first one, 0 or 1. None:
+        decided by the file.
     """
 
     label: str | int | None = None
@@ -84,6 +90,8 @@ class Columns:
     drop: tuple[str, ...] = ()
     header: bool | None = None
     label_name: str | None = None
+    n_features: int | None = None
+    base: int | None = None
 
     @property
     def is_position(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.problem import l2_from_C
 from gpusoftmax.files.dataset import Dataset
@@ -39,12 +40,14 @@ def accuracies_in_words(measured: dict[str, Any]) -> str:
 def dataset_in_words(dataset: Dataset) -> str:
     """Return a line of text on a data set, and further lines on its columns and labels if they have names."""
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
-    d, c = dataset.X_train.shape[1], len(dataset.class_names)
+    X: Any = dataset.X_train
+    d, c = X.shape[1], len(dataset.class_names)
     names = dataset.feature_names or ()
     shown = ", ".join(printable(name, 80) for name in names[:12]) + (", ..." if len(names) > 12 else "")
     columns = f"\ncolumns {shown}" if names else ""
     labels = "" if dataset.label_name is None else f"\nlabels  {printable(dataset.label_name, 80)}"
-    return f"{dataset.name}: {rows} rows of {d} features ({dataset.X_train.dtype}), {c} classes{columns}{labels}"
+    kind = str(X.dtype) + (f", sparse: {X.nnz / X.shape[0]:.1f} entries per row" if is_sparse(X) else "")
+    return f"{dataset.name}: {rows} rows of {d} features ({kind}), {c} classes{columns}{labels}"
 
 
 def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
+from sklearn.datasets import dump_svmlight_file
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, __version__, load_model, save_model
@@ -187,6 +189,113 @@ def test_an_unknown_label_is_told_by_line(trained: Path, flowers: Path, run: Any
     message = "b.csv, line 49: label 'oak' is not among the 3 classes of the "
     assert message + "model" in run("evaluate", trained, flowers.parent / "b.csv", "--label", "species").err
     assert message + "training rows" in run("train", flowers, *OWN, "--test", flowers.parent / "b.csv").err
+
+
+# sparse files
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Any:
+    """Sparse rows whose class decides which columns they have: svmlight files for training and testing, and a pair."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    dense = np.where(rng.random((60, 9)) < 0.2, 1.0, 0) + 2 * np.eye(9)[3 * y + rng.integers(0, 3, 60)]
+    dense[0, [0, -1]] = 1
+    X = scipy.sparse.csr_array(dense)
+    dump_svmlight_file(X, y, str(tmp_path / "reviews.svm"), zero_based=False)
+    dump_svmlight_file(X[:21], y[:21], str(tmp_path / "test.svm"), zero_based=False)
+    scipy.sparse.save_npz(tmp_path / "X.npz", X)
+    np.save(tmp_path / "y.npy", y)
+    return tmp_path, X, y
+
+
+@pytest.fixture
+def model_of_reviews(reviews: Any) -> Path:
+    folder, X, y = reviews
+    save_model(SoftmaxClassifier(C=1.0).fit(X, y), folder / "m")
+    return Path(folder / "m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--C", 1], ["--epochs", 2], ["--loss", "squared_hinge", "--C", 1], []], ids=str)
+def test_train_takes_sparse_files(options: list[Any], reviews: Any, run: Any) -> None:
+    folder = reviews[0]
+    for data in (folder / "reviews.svm", f"{folder}/X.npz,{folder}/y.npy"):
+        result = run("train", data, *options, "--save", folder / "m", "--json")
+        assert "36 train, 12 validation, 12 test rows of 9 features (float64, sparse: " in result.err
+        assert result.json["train_accuracy"] > 0.8
+        assert (result.json["label"], load_model(folder / "m").coef_.shape) == (None, (3, 9))
+
+
+def test_train_takes_sparse_test_rows_of_their_own(reviews: Any, run: Any) -> None:
+    folder = reviews[0]
+    result = run("train", folder / "reviews.svm", "--test", folder / "test.svm", "--C", 1)
+    assert "reviews.svm: 48 train, 12 validation, 21 test rows of 9 features (float64, sparse: " in result.out
+    assert " entries per row), 3 classes\n" in result.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [["--C", "0.1,1"], ["--learning-rate", "0.1,1", "--epochs", 2]], ids=["exact", "sgd"]
+)
+@pytest.mark.parametrize("split", [["--cv", 3], [], ["--rows", 30]], ids=["cv", "validation", "rows"])
+def test_sweep_takes_sparse_files(split: list[Any], options: list[Any], reviews: Any, run: Any) -> None:
+    folder = reviews[0]
+    results = [
+        run("sweep", data, *options, *split, "--json").json
+        for data in (folder / "reviews.svm", f"{folder}/X.npz,{folder}/y.npy")
+    ]
+    assert len(results[0]["candidates"]) == 2
+    assert results[0]["score"] == results[1]["score"] > 0.4
+
+
+def test_evaluate_takes_sparse_files(reviews: Any, model_of_reviews: Path, run: Any) -> None:
+    folder, X, y = reviews
+    expected = float(np.mean(load_model(model_of_reviews).predict(X) == y))
+    for data in (folder / "reviews.svm", f"{folder}/X.npz,{folder}/y.npy"):
+        result = run("evaluate", model_of_reviews, data, "--json").json
+        assert (result["accuracy"], result["rows"]) == (expected, 60)
+
+
+def test_predict_takes_sparse_files_with_and_without_labels(reviews: Any, model_of_reviews: Path, run: Any) -> None:
+    folder, X, _ = reviews
+    labels = load_model(model_of_reviews).predict(X)
+    for data in (folder / "reviews.svm", folder / "X.npz", f"{folder}/X.npz,{folder}/y.npy"):
+        result = run("predict", model_of_reviews, data)
+        assert result.out.split() == ["prediction", *map(str, labels)]
+        assert result.err == ""
+        run("predict", model_of_reviews, data, "--probabilities", "--out", folder / "p.npy")
+        np.testing.assert_allclose(
+            np.load(folder / "p.npy"), load_model(model_of_reviews).predict_proba(X), rtol=1e-6, atol=1e-12
+        )
+
+
+def test_new_rows_have_the_columns_of_the_model(reviews: Any, model_of_reviews: Path, run: Any) -> None:
+    """Rows of few entries do not reach the last column; labels that are not known do not matter."""
+    folder = reviews[0]
+    (folder / "new.svm").write_text("0.5 2:1 4:2\n0\n")
+    result = run("predict", model_of_reviews, folder / "new.svm")
+    new = scipy.sparse.csr_array(([1.0, 2.0], ([0, 0], [1, 3])), shape=(2, 9))
+    assert result.out.split()[1:] == [str(label) for label in load_model(model_of_reviews).predict(new)]
+    assert "new.svm: columns are counted from 1, because neither column 0 nor column 9 occurs" in result.err
+    (folder / "new.svm").write_text("0 2:1\n0 10:1\n")
+    result = run("predict", model_of_reviews, folder / "new.svm")
+    assert (result.code, result.out) == (1, "")
+    assert "new.svm, line 2: column 10; expected at most 9 for 9 features" in result.err
+
+
+def test_options_for_tables_are_refused_for_sparse_files(reviews: Any, model_of_reviews: Path, run: Any) -> None:
+    folder = reviews[0]
+    for option, message in ((["--label", "y"], "no column of labels"), (["--drop", "y"], "have no names")):
+        for command in (["train"], ["evaluate", model_of_reviews]):
+            result = run(*command, folder / "reviews.svm", *option)
+            assert result.code == 1
+            assert message in result.err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "sweep"])
+def test_the_help_names_sparse_files(command: str, run: Any) -> None:
+    assert ".svm" in run(command, "--help").out
 
 
 # evaluate

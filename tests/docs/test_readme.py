@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sklearn.datasets import load_iris
+import scipy.sparse
+from sklearn.datasets import dump_svmlight_file, load_iris
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -118,6 +119,10 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
     header = "id,length,width,species"
     assert f"    {header}\n    {lines[0]}\n" in README  # the first lines of the same table
     (tmp_path / "flowers.csv").write_text("\n".join([header, *lines]))
+    sparse = scipy.sparse.csr_array(X)
+    for name in ("reviews.svm", "reviews-test.svm"):
+        dump_svmlight_file(sparse, y, str(tmp_path / name), zero_based=False)
+    scipy.sparse.save_npz(tmp_path / "X.npz", sparse)
     run_commands(commands(cifar10=False), tmp_path)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 151
 

@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
+import sklearn.datasets  # noqa: F401 - the reader of svmlight files imports it; here, because no load may import
 
 from gpusoftmax import load_model
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.load import load_data
 from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.sparse import read_svmlight
 from gpusoftmax.files.table import Columns
 from tests.support.hostile import assert_refused, audited, forbidden
 
@@ -269,10 +272,70 @@ def test_a_hostile_csv_is_refused(content: Callable[[], bytes], tmp_path: Path) 
     assert_refused(lambda path: read_csv(path, Columns()), path)
 
 
+SVMLIGHT: dict[str, Callable[[], bytes]] = {
+    "one endless line": lambda: b"1 " + b"".join(b"%d:1 " % i for i in range(1 << 20)),
+    "one endless word": lambda: b"1" * (16 << 20),
+    "one endless comment": lambda: b"1 1:1 #" + b"x" * (16 << 20),
+    "as many words as a line may have": lambda: b"ab " * (600 << 10),
+    "a comment of zero bytes": lambda: bytes(16 << 20),
+    "a column beyond 32 bits": lambda: b"1 1:1 2147483648:1\n",
+    "a column beyond 64 bits": lambda: b"1 1:1 99999999999999999999:1\n",
+    "a column of thousands of digits": lambda: b"1 " + b"9" * 5000 + b":1\n",
+    "the last column and column 0": lambda: b"1 0:1 2147483647:1\n",
+    "a negative column": lambda: b"1 -2147483648:1\n",
+    "a number of a million digits": lambda: b"1 1:" + b"9" * (1 << 20) + b"\n",
+    "a label of a million digits": lambda: b"9" * (1 << 20) + b" 1:1\n",
+    "NaN with a payload": lambda: b"1 1:nan(0x1234)\n",
+    "infinity in words": lambda: b"1 1:Infinity\n",
+    "digits of another script": lambda: "1 \u0661:1\n".encode(),
+    "a zero byte in a value": lambda: b"1 1:1\0\n",
+    "a zero byte before a comment": lambda: b"1 qid:\0 #1:1\n",
+    "lines that end in carriage returns": lambda: b"1 1:1\r0 1:1\r",
+    "UTF-16": lambda: "1 1:1\n".encode("utf-16"),
+    "a gzip bomb": lambda: zlib.compress(bytes(64 << 20), wbits=31),
+    "a pickle": lambda: b"\x80\x04cos\nsystem\n.",
+    "no byte": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("content", SVMLIGHT.values(), ids=SVMLIGHT.keys())
+def test_a_hostile_svmlight_file_is_refused(content: Callable[[], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.svm"
+    path.write_bytes(content())
+    assert_refused(load_data, path)
+
+
+SPARSE: dict[str, dict[str, Any]] = {
+    "a format that is pickled": {"format": np.array(Evil(), object)},
+    "a format that is an attribute of SciPy": {"format": b"load"},
+    "columns beyond the matrix": {"indices": [0, 2**31 - 1]},
+    "columns before the matrix": {"indices": [-(2**31), 1]},
+    "pointers beyond the entries": {"indptr": [0, 2**30, 2**31 - 1]},
+    "pointers before the entries": {"indptr": [0, -(2**31), 2]},
+    "more rows than pointers": {"shape": [2**62, 3]},
+    "rows of CSC by the billion": {"format": b"csc", "shape": [2**40, 2]},
+    "rows of COO by the billion": {"format": b"coo", "shape": [2**40, 3], "row": [0, 1], "col": [0, 2]},
+    "a shape beyond 64 bits": {"shape": np.array([2**64 - 1, 2**64 - 1], np.uint64)},
+    "a shape of another number of dimensions": {"shape": [2] * 33},
+}
+
+
+@pytest.mark.parametrize("members", SPARSE.values(), ids=SPARSE.keys())
+def test_a_hostile_sparse_matrix_is_refused(
+    members: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = {"format": b"csr", "shape": [2, 3], "data": [1.0, 2.0], "indices": [0, 2], "indptr": [0, 1, 2]}
+    np.savez(tmp_path / "a.npz", **{**good, "y": [0, 1], **members})
+    assert_refused(load_data, tmp_path / "a.npz")
+    assert not (tmp_path / "executed").exists()
+
+
 LOADERS: dict[str, Any] = {
     "npy": read_npy,
     "npz": read_npz,
     "csv": lambda path: read_csv(path, Columns()),
+    "svmlight": lambda path: read_svmlight(path, Columns()),
     "a batch of CIFAR-10": read_file,
     "a model": load_model,
 }
@@ -292,11 +355,17 @@ def test_a_device_without_an_end_is_refused(load: Any) -> None:
     assert_refused(load, Path("/dev/zero"), "is a device; expected a file")
 
 
-@pytest.mark.parametrize("name", ["a.npz", "b.csv"])
+@pytest.mark.parametrize("name", ["a.npz", "b.csv", "c.svm", "d.npz"])
 def test_a_good_file_is_opened_once_and_nothing_else_is(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if name == "a.npz":
         np.savez(path, X=np.arange(20.0).reshape(10, 2), y=np.arange(10) % 2)
+    elif name == "c.svm":
+        path.write_text("0 1:1\n1 2:2\n" * 5)
+    elif name == "d.npz":
+        X = scipy.sparse.csr_array(np.eye(10))
+        members = {"shape": X.shape, "data": X.data, "indices": X.indices, "indptr": X.indptr}
+        np.savez(path, format=b"csr", y=np.arange(10) % 2, **members)
     else:
         path.write_text("a,label\n" + "1,x\n2,y\n" * 5)
     with audited() as events:

@@ -22,13 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
+from gpusoftmax.checks.sparse import check_sparse
 from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.load import read_parts
 from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.sparse import read_svmlight
 from gpusoftmax.files.table import Columns
 from tests.support.cifar10 import PYTHON2, PYTHON3, ROWS
 
@@ -228,8 +232,74 @@ def csv_target() -> Target:
     return Target(seeds, check, words)
 
 
+def matrix_is_sound(X: Any) -> None:
+    assert isinstance(X, scipy.sparse.csr_array)
+    assert check_sparse(X) is X, "not canonical"  # raises if an index is out of range
+    X @ np.ones((X.shape[1], 1)) if X.shape[1] < 10_000 else X.sum()
+
+
+def svmlight_target() -> Target:
+    def check(path: Path) -> None:
+        table = read_svmlight(path, Columns())
+        matrix_is_sound(table.values)
+        assert np.isfinite(table.values.data).all()
+        assert table.y.shape == table.lines.shape == table.values.shape[:1]
+        assert (np.diff(table.lines) > 0).all()
+        assert table.y.dtype == np.int64 or not (table.y == np.floor(table.y)).all() or not np.isfinite(table.y).all()
+
+    seeds = [
+        b"1 1:2.5 3:-4e2\n-1 2:1 # a comment\n\n+1\n",
+        b"# Column indices are zero-based\n#\n3 qid:1 0:7 9:.5\r\n0 4:1",
+    ]
+    words = [
+        b" ",
+        b":",
+        b"#",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff",
+        b",",
+        b"-",
+        b"+",
+        b"_",
+        b".",
+        b"e9",
+        b"nan",
+        b"inf",
+        b"qid:1 ",
+    ]
+    return Target(seeds, check, [*words, b"2147483647", b"2147483648", b"9" * 20, b"# Column indices are one-based\n"])
+
+
+def sparse_target() -> Target:
+    """Numbers that become the arrays of a sparse matrix once they are mutated, so that most mutations hit indices."""
+    kinds = {"csr": ("indptr", "indices"), "csc": ("indptr", "indices"), "coo": ("row", "col")}
+
+    def packed(kind: int, shape: tuple[int, int], first: list[int], second: list[int]) -> bytes:
+        return np.array([kind, *shape, len(first), *first, *second, *range(len(second))], np.int64).tobytes()
+
+    def check(path: Path) -> None:
+        content = path.read_bytes()
+        numbers = np.frombuffer(content[: len(content) // 8 * 8], np.int64)
+        if len(numbers) < 4:
+            raise BadFileError(path, reason="too short", expected="a shape")
+        kind, (first, second) = list(kinds.items())[numbers[0] % 3]
+        pointers, rest = np.split(numbers[4:], [numbers[3] % 16])
+        columns, values = np.array_split(rest, 2)
+        np.savez(path, format=kind.encode(), shape=numbers[1:3], data=values, **{first: pointers, second: columns})
+        matrix_is_sound(read_parts(path, Columns(need_label=False))["rows"].values)
+
+    seeds = [packed(0, (3, 4), [0, 2, 2, 4], [1, 3, 0, 2]), packed(1, (4, 3), [0, 2, 2, 4], [1, 3, 0, 2])]
+    words = [
+        number.to_bytes(8, "little", signed=True) for number in (-1, 0, 1, 2, 3, 4, 2**22, 2**31 - 1, 2**31, 2**62)
+    ]
+    return Target([*seeds, packed(2, (3, 4), [0, 2, 0], [3, 0, 3])], check, words)
+
+
 TARGETS = {
     "model": model_target, "cifar": cifar_target, "npy": npy_target, "npz": npz_target, "csv": csv_target,
+    "svmlight": svmlight_target, "sparse": sparse_target,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from gpusoftmax import SoftmaxClassifier, get_backend
 from gpusoftmax.array import Backend, default_threads
 from gpusoftmax.features.batches import BatchPlan
-from gpusoftmax.features.dense import DenseFeatures
+from gpusoftmax.features.read import read_features
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.penalties import L2
@@ -31,9 +31,9 @@ def backend_for(name: str, threads: int | None = None) -> Backend:
 def softmax(
     backend: Backend, X: Any, y: Any, n_classes: int, l2: Any, shift: Any = None, scale: Any = None
 ) -> Objective:
-    """The softmax objective over X (n, d), which is on the backend's device already, with l2 (K,)."""
+    """The softmax objective over X (n, d), dense or sparse, with l2 (K,)."""
     return Objective(
-        features=DenseFeatures(X, backend, shift, scale),
+        features=read_features(X, backend).with_scaling(shift, scale),
         labels=backend.asarray(y.astype(np.int32)),
         n_classes=n_classes,
         weights=None,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array, load_npz
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Problem:
-    """X (n, d) as a user has it, labels y (n,) from 0, and the shift and scale in which the penalty is meant."""
+    """X (n, d) as a user has it, an array or a csr_array, labels y (n,) from 0, and the shift and scale in which the
+    penalty is meant."""
 
     case: Case
     X: Array
@@ -119,6 +121,33 @@ def wide(folder: Path | None) -> tuple[Array, Array, Any]:
     return X.astype(np.float32), y, None
 
 
+def words(folder: Path | None, n: int = 20_000, d: int = 75_000, c: int = 20) -> tuple[Any, Array, Any]:
+    """Sparse rows like those of tf-idf: 78 words of the frequencies of a language, some of them typical of a class."""
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, c, n)
+    drawn = np.minimum((d ** rng.random((n, 78))).astype(np.int64), d - 1)
+    typical = rng.random(drawn.shape) < 0.15
+    drawn[typical] = (drawn[typical] * c + np.broadcast_to(y[:, None], drawn.shape)[typical]) % d
+    X = csr_array((np.ones(drawn.size, np.float32), drawn.ravel(), np.arange(0, drawn.size + 1, 78)), (n, d))
+    X.sum_duplicates()
+    frequency = np.bincount(X.indices, minlength=d)
+    X.data[:] = (1 + np.log(X.data)) * np.log(n / frequency[X.indices])
+    lengths = np.sqrt(X.multiply(X).sum(axis=1))
+    X.data /= np.repeat(lengths, np.diff(X.indptr)).astype(np.float32)
+    return X, y, None
+
+
+def stored(name: str) -> Callable[[Path | None], tuple[Any, Array, Any]]:
+    """A sparse matrix of the user's own: DIR/NAME.npz, by scipy.sparse.save_npz, and DIR/NAME-labels.npy."""
+
+    def load(folder: Path | None) -> tuple[Any, Array, Any]:
+        if folder is None or not (folder / f"{name}.npz").exists():
+            raise ValueError(f"{name} needs --data DIR, with {name}.npz and {name}-labels.npy in it; see bench/README")
+        return csr_array(load_npz(folder / f"{name}.npz")), np.load(folder / f"{name}-labels.npy"), None
+
+    return load
+
+
 CASES = (
     *(
         Case(f"cifar10-{C:.0e}".replace("-0", "-"), f"CIFAR-10, C = {C:g}", C, cifar10, True)
@@ -129,4 +158,14 @@ CASES = (
     Case("separable", "separable, 5000 x 100, 10 classes, C = 100", 100.0, separable),
     Case("unscaled", "columns of very different sizes, 20000 x 50, 5 classes, C = 1", 1.0, unscaled),
     Case("wide", "fewer rows than features, 500 x 5000, 10 classes, C = 0.01", 0.01, wide),
+    Case("words", "sparse rows like text, 20000 x 75000, 78 entries a row, 20 classes, C = 10", 10.0, words),
+    *(
+        Case(f"{name}-{C:g}", f"{words_of}, C = {C:g}", C, stored(name), True)
+        for name, words_of, Cs in (
+            ("text", "tf-idf of package descriptions, 20237 x 74837, 78 entries a row, 20 classes", (1, 10)),
+            ("onehot", "packages' relations, one-hot, 37622 x 18790, 7 entries a row, 20 classes", (1,)),
+            ("counts", "words of package descriptions, 40473 x 21770, 42 entries a row, 20 classes", (0.1,)),
+        )
+        for C in Cs
+    ),
 )

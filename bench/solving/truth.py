@@ -96,7 +96,8 @@ def best_known(judge: Judge) -> float:
 def in_float64(problem: Problem, W: Any, b: Any) -> float:
     """The objective in plain float64 NumPy at W (c, d) and b (c,) of the scaled features."""
     X, total = problem.scaled(), 0.0
-    for start in range(0, len(X), 4096):
+    n = X.shape[0]
+    for start in range(0, n, 4096):
         z = X[start : start + 4096].astype(np.float64) @ W.T + b
         labels = problem.y[start : start + 4096]
         margins = z - z[np.arange(len(z)), labels][:, None]  # the target's is 0 to the last digit
@@ -104,4 +105,4 @@ def in_float64(problem: Problem, W: Any, b: Any) -> float:
         top = np.maximum(margins.max(axis=1), 0.0)
         others = np.exp(margins - top[:, None]).sum(axis=1)
         total += float((top + np.where(top > 0, np.log(others + np.exp(-top)), np.log1p(others))).sum())
-    return total / len(X) + 0.5 * problem.l2 * float((W * W).sum())
+    return total / n + 0.5 * problem.l2 * float((W * W).sum())

@@ -7,8 +7,9 @@ A case counts what the problem itself needs, whatever a contender does:
     step       one minibatch step of B rows             4 B d K c          the B rows once
     predict    the arg max of the scores of all rows    2 n d K c          X once
 
-X in the type in which it is given. W, the gradient and the labels are left out: they are small beside X in all cases
-but the wide ones, which arithmetic bounds.
+Only the entries of a sparse X count: 4 K c flops for each, and the bytes of its value and of its column, 4. X is in the
+type in which it is given. W, the gradient and the labels are left out: they are small beside X in all cases but the
+wide and the sparse ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +42,7 @@ class Case:
     batch: int = 0
     threads: int | None = None
     memory: bool = False
+    entries: int = 0  # of a row, if X is sparse
     needs_data = False
 
     @property
@@ -49,7 +52,8 @@ class Case:
         work = {"gradient": "value and gradient", "predict": "predict", "step": step}[self.work]
         models = f", {self.K} models" if self.K > 1 else ""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
-        return f"{work}, {self.n} x {self.d} x {self.c} {self.dtype}{models}{threads}"
+        sparse = f" sparse, {self.entries} entries a row" if self.entries else ""
+        return f"{work}, {self.n} x {self.d} x {self.c} {self.dtype}{sparse}{models}{threads}"
 
     @property
     def rows(self) -> int:
@@ -59,21 +63,23 @@ class Case:
     @property
     def flops(self) -> float:
         """Floating-point operations of a unit."""
-        return (2.0 if self.work == "predict" else 4.0) * self.rows * self.d * self.K * self.c
+        return (2.0 if self.work == "predict" else 4.0) * self.rows * (self.entries or self.d) * self.K * self.c
 
     @property
     def bytes(self) -> float:
         """Bytes of X that a unit has to read."""
-        return float(self.rows * self.d * np.dtype(self.dtype).itemsize)
+        size = np.dtype(self.dtype).itemsize
+        return float(self.rows * (self.entries * (size + 4) if self.entries else self.d * size))
 
     def quick(self) -> Case:
         """The case with few rows, for trying things out."""
-        return replace(self, n=max(min(self.n, 64), min(self.n, QUICK_ELEMENTS // self.d)))
+        return replace(self, n=max(min(self.n, 64), min(self.n, QUICK_ELEMENTS // (self.entries or self.d))))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The data: X (n, d), y (n,) int64, W (d, K, c) and b (K, c) float32, l2 (K,), and the rate of minibatch steps."""
+    """The data: X (n, d), an array or a csr_array, y (n,) int64, W (d, K, c) and b (K, c) float32, l2 (K,), and the
+    rate of minibatch steps."""
 
     case: Case
     X: Array
@@ -96,6 +102,8 @@ def make(case: Case) -> Problem:
     """
     rng = np.random.default_rng(0)
     n, d, K, c = case.n, case.d, case.K, case.c
+    if case.entries:
+        return _sparse(case, rng)
     W = rng.standard_normal((d, K, c), dtype=np.float32)
     if case.dtype == "uint8":
         W *= 1 / (128 * np.sqrt(d))
@@ -114,6 +122,25 @@ def make(case: Case) -> Problem:
     rate = 0.25 / max(float(np.einsum("ip,ip->i", sample, sample).mean()), 1.0)
     b = (0.1 * rng.standard_normal((K, c))).astype(np.float32)
     return Problem(case, X, y, W, b, 1e-3 * np.arange(1.0, K + 1), rate)
+
+
+def _sparse(case: Case, rng: np.random.Generator) -> Problem:
+    """Features with the frequencies of words, in no order; the rows of `make`'s outliers have entries of 100."""
+    n, d, K, c = case.n, case.d, case.K, case.c
+    places = rng.permutation(d)[np.minimum((d ** rng.random((n, 2 * case.entries))).astype(np.int64), d - 1)]
+    places.sort(axis=1)
+    new = np.ones(places.shape, bool)
+    new[:, 1:] = places[:, 1:] != places[:, :-1]
+    new &= new.cumsum(axis=1) <= case.entries  # a few rows have fewer entries
+    indptr = np.append(0, np.cumsum(new.sum(axis=1)))
+    values = np.ones(indptr[-1], case.dtype) if case.dtype == "uint8" else rng.random(indptr[-1], np.float32) + 0.5
+    X = csr_array((values, places[new].astype(np.int32), indptr), (n, d))
+    if case.dtype != "uint8":
+        for row in range(0, n, 1000):
+            X.data[indptr[row] : indptr[row + 1]] *= 100
+    W = rng.standard_normal((d, K, c), dtype=np.float32) / np.float32(np.sqrt(case.entries))
+    b = (0.1 * rng.standard_normal((K, c))).astype(np.float32)
+    return Problem(case, X, rng.integers(0, c, n), W, b, 1e-3 * np.arange(1.0, K + 1), 0.25 / case.entries)
 
 
 def thread_counts(available: int) -> list[int]:
@@ -135,6 +162,9 @@ def all_cases(available: int | None = None) -> list[Case]:
         Case("probe", 100_000, 768, 1000, memory=True),
         Case("wide", 20_000, 512, 5000, memory=True),
         Case("tall", 2_000_000, 32, 5),
+        Case("text", 20_000, 75_000, 20, entries=78, memory=True),
+        Case("one-hot", 40_000, 100_000, 20, "uint8", entries=7),
+        Case("counts", 40_000, 20_000, 100, entries=42),
         *(Case(f"models-{K}", **cifar, dtype="uint8", K=K) for K in (1, 4, 16)),
         *(Case(f"minibatch-{batch}", **cifar, work="step", batch=batch) for batch in (200, 4096)),
         Case("predict-cifar", **cifar, work="predict"),

@@ -72,9 +72,9 @@ def _sums(X: Array, y: Array, W: Array, b: Array) -> tuple[Array, Array, Array]:
     """Sums over rows of the losses and of their gradients."""
     d, K, c = W.shape
     losses, dW, db = np.zeros(K), np.zeros((d, K, c)), np.zeros((K, c))
-    for start in range(0, len(X), BLOCK):
+    for start in range(0, X.shape[0], BLOCK):
         x = X[start : start + BLOCK].astype(np.float64)
-        m = len(x)
+        m = x.shape[0]
         Z = (x @ W.reshape(d, K * c)).reshape(m, K, c) + b
         values, G = reference.row_loss(Z.reshape(m * K, c), np.repeat(y[start : start + BLOCK], K), "softmax")
         losses += values.reshape(m, K).sum(axis=0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.common.harness import NotForThisError
 from bench.solving.cases import Problem
 from bench.solving.truth import EnoughError, Trace
 
@@ -16,7 +17,12 @@ ADAM_RATES, ADAM_BATCH = (3e-4, 3e-3), 1024
 def _torch(problem: Problem) -> Any:
     import torch
 
-    X = torch.from_numpy(np.ascontiguousarray(problem.scaled()))
+    X = problem.scaled()
+    is_sparse = not isinstance(X, np.ndarray)
+    if is_sparse:
+        X = torch.sparse_csr_tensor(*map(torch.from_numpy, (X.indptr, X.indices, X.data)), X.shape)
+    else:
+        X = torch.from_numpy(np.ascontiguousarray(X))
     y = torch.from_numpy(problem.y.astype(np.int64))
     # classes first: with features first each product takes four times as long
     W = torch.zeros(problem.n_classes, problem.X.shape[1], dtype=X.dtype, requires_grad=True)
@@ -24,7 +30,7 @@ def _torch(problem: Problem) -> Any:
 
     def loss(rows: Any = None) -> Any:
         x, labels = (X, y) if rows is None else (X[rows], y[rows])
-        scores = torch.nn.functional.linear(x, W, b)
+        scores = x @ W.T + b if is_sparse else torch.nn.functional.linear(x, W, b)
         return torch.nn.functional.cross_entropy(scores, labels) + 0.5 * problem.l2 * (W * W).sum()
 
     return torch, W, b, loss
@@ -54,6 +60,8 @@ def lbfgs(problem: Problem, trace: Trace) -> None:
 
 def adam(problem: Problem, trace: Trace) -> None:
     """PyTorch's Adam on minibatches, at the better of two rates; half of the time for each."""
+    if not isinstance(problem.X, np.ndarray):
+        raise NotForThisError("rows of a sparse tensor cannot be picked")
     best: Trace | None = None
     for rate in ADAM_RATES:
         torch, W, b, loss = _torch(problem)

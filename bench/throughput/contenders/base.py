@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.common.harness import NotForThisError
 from bench.throughput.cases import Problem
 
 
@@ -39,6 +40,12 @@ class Prepared:
 def conversion_note(problem: Problem) -> str:
     """The note of a contender that computes on float32."""
     return "" if problem.X.dtype == np.float32 else "X as float32, converted outside the clock"
+
+
+def needs_dense(problem: Problem) -> None:
+    """Raise if X is sparse."""
+    if problem.case.entries:
+        raise NotForThisError("takes no sparse X")
 
 
 def rows_of(index: Any) -> Any:

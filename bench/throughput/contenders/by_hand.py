@@ -9,13 +9,16 @@ import numpy as np
 
 from bench.common.ours import BatchPlan, backend_for
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, blas_threads, conversion_note, rows_of
+from bench.throughput.contenders.base import Prepared, blas_threads, conversion_note, needs_dense, rows_of
 
 
 def _by_hand(problem: Problem, xp: Any, wait: Callable[[], Any], to_numpy: Callable[[Any], Any]) -> Prepared:
     case = problem.case
     n, d, K, c = case.n, case.d, case.K, case.c
-    X, l2 = xp.asarray(problem.X).astype(np.float32, copy=False), xp.asarray(problem.l2.astype(np.float32))
+    if case.entries and xp is not np:
+        needs_dense(problem)
+    X = (problem.X if case.entries else xp.asarray(problem.X)).astype(np.float32, copy=False)
+    l2 = xp.asarray(problem.l2.astype(np.float32))
     W, b = xp.asarray(problem.W.reshape(d, K * c)), xp.asarray(problem.b.reshape(K * c))
     y = xp.asarray(problem.y)
     penalties = xp.repeat(l2, c)
@@ -36,7 +39,7 @@ def _by_hand(problem: Problem, xp: Any, wait: Callable[[], Any], to_numpy: Calla
         Z[picked] -= 1
         Z = Z.reshape(-1, K * c)
         dW = X.T @ Z
-        dW /= len(X)
+        dW /= X.shape[0]
         dW += penalties * W
         norms = (W * W).reshape(d, K, c).sum(axis=(0, 2))
         return losses + 0.5 * l2 * norms, dW, Z.mean(axis=0)

@@ -9,7 +9,7 @@ import numpy as np
 from bench.common.harness import NotForThisError
 from bench.common.ours import BatchPlan, default_threads
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, conversion_note
+from bench.throughput.contenders.base import Prepared, conversion_note, needs_dense
 from bench.throughput.truth import Answer
 
 
@@ -20,6 +20,7 @@ def prepare(problem: Problem) -> Prepared:
 
     case = problem.case
     n, d, K, c = case.n, case.d, case.K, case.c
+    needs_dense(problem)
     if case.threads not in (None, default_threads()):
         raise NotForThisError("its threads are fixed when it starts")
     X, y = jnp.asarray(problem.X, jnp.float32), jnp.asarray(problem.y.astype(np.int32))

@@ -10,7 +10,7 @@ import numpy as np
 from bench.common.harness import NotForThisError
 from bench.common.ours import SGD, Backend, BatchPlan, Objective, backend_for, softmax
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared
+from bench.throughput.contenders.base import Prepared, needs_dense
 from bench.throughput.truth import Answer
 from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, reference
 
@@ -36,7 +36,7 @@ def prepare(problem: Problem, name: str) -> Prepared:
 
 
 def _objective(problem: Problem, backend: Backend) -> Objective:
-    return softmax(backend, backend.asarray(problem.X), problem.y, problem.case.c, problem.l2)
+    return softmax(backend, problem.X, problem.y, problem.case.c, problem.l2)
 
 
 def _our_gradient(problem: Problem, backend: Backend) -> Prepared:
@@ -94,6 +94,7 @@ def _our_predictions(problem: Problem, backend: Backend) -> Prepared:
 def specification(problem: Problem) -> Prepared:
     """`gpusoftmax.reference`, float64 without BLAS, on a cut of the rows: on all of them a call would take minutes."""
     case = problem.case
+    needs_dense(problem)
     if case.work == "step":
         raise NotForThisError("has no steps")
     cut = problem.first(max(1, REFERENCE_WORK // (case.d * case.K * case.c)))

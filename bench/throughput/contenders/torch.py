@@ -6,10 +6,12 @@ import shutil
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
+
 from bench.common.harness import lacks
 from bench.common.ours import BatchPlan, default_threads
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, conversion_note, rows_of
+from bench.throughput.contenders.base import Prepared, conversion_note, needs_dense, rows_of
 from bench.throughput.truth import Answer
 
 no_torch = lacks("torch")
@@ -38,7 +40,13 @@ def _prepare(problem: Problem, device: str, compiled: bool) -> Prepared:
 
     case = problem.case
     n, d, K, c = case.n, case.d, case.K, case.c
-    X = torch.from_numpy(problem.X).to(device).float()  # no copy where it is so already
+    if case.entries and (compiled or device != "cpu"):
+        needs_dense(problem)
+    if case.entries:
+        entries = problem.X.astype(np.float32)
+        X = torch.sparse_csr_tensor(*map(torch.from_numpy, (entries.indptr, entries.indices, entries.data)), (n, d))
+    else:
+        X = torch.from_numpy(problem.X).to(device).float()  # no copy where it is so already
     y = torch.from_numpy(problem.y).to(device)
     l2 = torch.from_numpy(problem.l2).float().to(device)
     # (K c, d), as nn.Linear has it: with (d, K c) the gradient takes four times as long where classes are few
@@ -47,7 +55,7 @@ def _prepare(problem: Problem, device: str, compiled: bool) -> Prepared:
     threads = case.threads or default_threads()
 
     def losses_of(X: Any, y: Any, W: Any, b: Any) -> Any:
-        Z = torch.nn.functional.linear(X, W, b)
+        Z = X @ W.T + b if case.entries else torch.nn.functional.linear(X, W, b)
         if K == 1:
             losses = torch.nn.functional.cross_entropy(Z, y)[None]
         else:

@@ -128,7 +128,8 @@ def words(folder: Path | None, n: int = 20_000, d: int = 75_000, c: int = 20) ->
     drawn = np.minimum((d ** rng.random((n, 78))).astype(np.int64), d - 1)
     typical = rng.random(drawn.shape) < 0.15
     drawn[typical] = (drawn[typical] * c + np.broadcast_to(y[:, None], drawn.shape)[typical]) % d
-    X = csr_array((np.ones(drawn.size, np.float32), drawn.ravel(), np.arange(0, drawn.size + 1, 78)), (n, d))
+    indptr = np.arange(0, drawn.size + 1, 78, dtype=np.int32)  # saga takes no others
+    X = csr_array((np.ones(drawn.size, np.float32), drawn.ravel().astype(np.int32), indptr), (n, d))
     X.sum_duplicates()
     frequency = np.bincount(X.indices, minlength=d)
     X.data[:] = (1 + np.log(X.data)) * np.log(n / frequency[X.indices])

@@ -18,7 +18,7 @@ from bench.common.pages import Link
 from bench.figures import differences, write
 from bench.solving import figures
 from bench.solving import run as solving
-from bench.solving.cases import CASES, Case, Problem
+from bench.solving.cases import CASES, Case, Problem, words
 from bench.solving.contenders import CONTENDERS
 from bench.solving.truth import EnoughError, Judge, Trace, best_known, in_float64
 from gpusoftmax import reference
@@ -70,6 +70,24 @@ def test_every_contender_reaches_the_optimum(contender: Contender, problem: Prob
     assert all(second > 0 for second in seconds)
     assert trace.last is not None
     assert in_float64(problem, *trace.last) == pytest.approx(values[-1], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+def test_so_do_those_that_take_sparse_data(contender: Contender) -> None:
+    if contender.absent():
+        pytest.skip(contender.absent())
+    (case,) = (case for case in CASES if case.name == "words")
+    X, y, _ = words(None, n=300, d=90, c=3)
+    problem = Problem(case, X, y, None)
+    judge = Judge(problem)
+    best = best_known(judge)
+    try:
+        trace = solving.run(contender, problem, judge, goal=best * (1 + 1e-5), budget=30.0)
+    except NotForThisError as reason:
+        pytest.skip(str(reason))
+    assert trace.lowest <= best * (1 + 1e-5)
+    assert in_float64(problem, *trace.last) == pytest.approx(trace.points[-1][2], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -36,6 +36,9 @@ TINY = [
     Case("one-thread", 130, 9, 4, threads=1),
     Case("steps", 130, 9, 4, work="step", batch=32),
     Case("predictions", 130, 9, 4, work="predict"),
+    Case("sparse", 130, 60, 4, entries=9),
+    Case("sparse-ones", 130, 60, 4, "uint8", entries=9),
+    Case("sparse-predictions", 130, 60, 4, entries=9, work="predict"),
 ]
 
 
@@ -76,7 +79,8 @@ def test_data_make_exp_overflow_without_the_maximum_of_the_row(dtype: str) -> No
 @pytest.mark.parametrize("case", [case for case in TINY if case.work == "gradient"], ids=lambda case: case.name)
 def test_truth_is_the_reference(case: Case) -> None:
     p = cases.make(case)
-    expected = reference.loss_and_gradient(p.X, p.y, p.W, p.b, l2=p.l2)
+    X = p.X.toarray() if case.entries else p.X
+    expected = reference.loss_and_gradient(X, p.y, p.W, p.b, l2=p.l2)
     for found, right in zip(truth(p).answer, expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-14)
 
@@ -148,7 +152,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(cases, "all_cases", lambda: [replace(TINY[0], memory=True), *TINY[1:]])
+    monkeypatch.setattr(cases, "all_cases", lambda: [replace(TINY[0], memory=True), *TINY[1:6]])
     monkeypatch.setattr(machine, "limited_to_avx2", lambda: False)
     code, found = run(tmp_path, "--contender", "numpy", "--contender", "hand", "--contender", "sklearn")
     assert code == 0

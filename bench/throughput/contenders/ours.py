@@ -87,7 +87,7 @@ def _our_predictions(problem: Problem, backend: Backend) -> Prepared:
     model = SoftmaxClassifier(backend=backend)
     model.classes_, model.n_features_in_ = np.arange(problem.case.c), problem.case.d
     model.coef_, model.intercept_ = np.ascontiguousarray(problem.W[:, 0].T), problem.b[0]
-    X = backend.asarray(problem.X)
+    X = problem.X if problem.case.entries else backend.asarray(problem.X)
     return Prepared(lambda: model.predict(X), lambda result: (backend.to_numpy(result),), gpu=backend.gpu is not None)
 
 

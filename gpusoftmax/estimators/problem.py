@@ -7,6 +7,7 @@ solver.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from gpusoftmax.penalties import L2
 
 FAR = 1e-4  # times a column's standard deviation: a rounding error of its mean that the user is told about
 LARGEST_WEIGHT = 1e3  # weights of standardised features may be this large and stay finite for raw features
+LBFGS_ARRAYS, SGD_ARRAYS = 20, 4  # of the size of the weights, that training keeps at least
 HEAVY = 1e-3  # times the mean weight: the least weight of the row that moments are computed relative to
 
 
@@ -168,6 +170,9 @@ def _objective_and_stream(
 ) -> tuple[Objective, Stream]:
     asarray, (n, d), c = data.backend.asarray, data.features.shape, len(data.classes)
     s, class_weights = data.weights, None
+    sgd = stream is not None or choose_solver(estimator).name == "sgd"
+    if data.backend.gpu is None:
+        _check_memory(data.features, c, sgd)
     if estimator.class_weight is not None:
         class_weights, row_factors = _class_weights(estimator.class_weight, data, slice(None) if rows is None else rows)
         s = row_factors if s is None else s * row_factors
@@ -181,7 +186,6 @@ def _objective_and_stream(
     here = s if s is None or rows is None else s[rows]
     total = float(features.n) if here is None else float(here.sum(dtype=np.float64)) * unit
     weights = None if s is None else asarray(s)
-    sgd = stream is not None or choose_solver(estimator).name == "sgd"
     sums = None
     if moments is None and (stream is not None or _needs_moments(estimator, sgd)):
         moments = _moments(features, s, total)
@@ -212,6 +216,30 @@ def _objective_and_stream(
     if data.proportions is not None or estimator.label_smoothing:
         objective = with_soft_labels(objective, data.proportions, estimator.label_smoothing, class_weights)
     return objective, stream
+
+
+def _check_memory(features: Features, c: int, sgd: bool) -> None:
+    """Raise if this machine cannot hold the arrays of the size of the weights that training keeps.
+
+    A sparse file of a few bytes can have two thousand million columns. Linux would promise the memory, and kill the
+    process when it is used.
+    """
+    arrays = SGD_ARRAYS if sgd else LBFGS_ARRAYS
+    needed = arrays * (features.d + 1) * c * np.dtype(features.dtype).itemsize
+    if needed > (memory := physical_memory()):
+        raise MemoryError(
+            f"X has {features.d} features, and there are {c} classes: training keeps some {arrays} arrays of the size "
+            f"of the weights, {needed / 2**30:.0f} GB in all, and this machine has {memory / 2**30:.0f} GB. Hash the "
+            "features into fewer columns" + (", or use solver='sgd', which keeps fewer arrays" if not sgd else "")
+        )
+
+
+def physical_memory() -> float:
+    """Bytes of this machine's memory; infinity where the operating system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return math.inf
 
 
 def held_out(objective: Objective, data: Data, rows: Array | None = None) -> Objective:

@@ -249,6 +249,13 @@ def test_nan_in_rows_without_weight_does_not_matter(data: Any) -> None:
         SoftmaxClassifier().fit(X, y)
 
 
+def test_more_features_than_the_memory_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpusoftmax.estimators.problem.physical_memory", lambda: 16.0 * 2**30)
+    X = sparse.csr_array((np.ones(4), ([0, 1, 2, 3], [0, 5, 5, 2**31 - 2])), (4, 2**31 - 1), dtype=np.float32)
+    with pytest.raises(MemoryError, match=r"X has 2147483647 features, and there are 2 classes: .* 320 GB in all"):
+        SoftmaxClassifier().fit(X, [0, 1, 0, 1])
+
+
 MEMORY = """
 import resource, sys
 import numpy as np

@@ -86,6 +86,11 @@ class SparseMatrix:
         return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
     @cached_property
+    def row_panels(self) -> list[SparseRows]:
+        """The rows of each panel, on the device; a backend may keep what it learns about them."""
+        return [replace(self.rows, indptr=self.rows.indptr[rows.start : rows.stop + 1]) for rows in self.panels]
+
+    @cached_property
     def columns(self) -> list[SparseRows]:
         A, columns = self.on_host, []
         for rows in self.panels:
@@ -202,9 +207,8 @@ class SparseFeatures(Features):
         xp, (n, d) = self.backend.xp, self.shape
         s = xp.ones(n) if weights is None else weights.astype(np.float64)
         if self.rows is not None:
-            here = xp.zeros(n)
-            here[self.rows] = s[self.rows]
-            s = here
+            rows, on_host = map(self.backend.to_numpy, (self.rows, s))
+            s = self.backend.asarray(np.bincount(rows, on_host[rows], n))
         total = float(s.sum())
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for infinite features
             weight, linear, _ = self._column_sums(s, xp.zeros(d))
@@ -240,41 +244,46 @@ class SparseFeatures(Features):
         ops, panels, chosen = self.backend.ops, self.X.panels, self._chosen
 
         def panel(index: int) -> Partial:
-            positions, rows = chosen[index]
-            q = self._spread(Q[positions], rows, panels[index])
+            positions, *spread = chosen[index]
+            q = self._spread(Q[positions], *spread, panels[index])
             return (ops.sparse_product(self.X.columns[index], q, squared=squared),)
 
         return sum_over_leaves(panel, len(panels), 1)[0]
 
     @cached_property
-    def _chosen(self) -> list[tuple[Any, Any]]:
+    def _chosen(self) -> list[tuple[Any, Any, SparseRows | None]]:
         """For each panel, the positions among the selected rows that lie in it, and their row numbers or None for all.
 
-        Rows that are selected in another order than the stored one are put into that order.
+        Rows that are selected in another order than the stored one are put into that order. If any are selected several
+        times, the third is the matrix (rows of the panel, selected rows) of ones with which they are summed.
         """
         panels = self.X.panels
         if self.rows is None:
-            return [(panel, None) for panel in panels]
+            return [(panel, None, None) for panel in panels]
         rows = self.backend.to_numpy(self.rows)
         order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
         ordered = rows if order is None else rows[order]
         cuts = np.searchsorted(ordered, [panel.start for panel in panels] + [self.n_stored])
-        asarray = self.backend.asarray
-        return [
-            (slice(a, b) if order is None else asarray(order[a:b]), asarray(np.ascontiguousarray(ordered[a:b])))
-            for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
-        ]
+        asarray, chosen = self.backend.asarray, []
+        for panel, a, b in zip(panels, cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+            here, sums = np.ascontiguousarray(ordered[a:b]), None
+            if (here[1:] == here[:-1]).any():
+                indptr = np.searchsorted(here, np.arange(panel.start, panel.stop + 1)).astype(np.int64)
+                sums = _moved(SparseRows(indptr, np.arange(b - a, dtype=np.int32), None, b - a), self.backend)
+            chosen.append((slice(a, b) if order is None else asarray(order[a:b]), asarray(here), sums))
+        return chosen
 
-    def _spread(self, Z: Array, rows: Array | None, panel: slice) -> Array:
-        """Return Z (m, q) as rows of a panel, with zeros for rows that are not in `rows`; repeated ones are summed."""
+    def _spread(self, Z: Array, rows: Array | None, sums: SparseRows | None, panel: slice) -> Any:
+        """Return Z (m, q) as rows of a panel, with zeros for rows that are not in `rows`; repeated ones are summed.
+
+        `rows` and `sums` are those of `_chosen`. On a GPU `add.at` would sum in any order.
+        """
         if rows is None:
             return Z
+        if sums is not None:
+            return self.backend.ops.sparse_product(sums, Z)
         spread = self.backend.xp.zeros((panel.stop - panel.start, Z.shape[1]), Z.dtype)
-        places = rows - panel.start
-        if len(rows) and bool((rows[1:] == rows[:-1]).any()):
-            self.backend.xp.add.at(spread, places, Z)
-        else:
-            spread[places] = Z
+        spread[rows - panel.start] = Z
         return spread
 
     def gradient(
@@ -298,14 +307,15 @@ class SparseFeatures(Features):
         bias = self.backend.xp.ascontiguousarray(b).reshape(-1)
 
         def panel(index: int) -> Partial:
-            rows = chosen[index][1]
+            _, rows, repeated = chosen[index]
             picked = panels[index] if rows is None else rows
-            Z = self._product(picked, M, bias)
+            A = self.X.row_panels[index] if rows is None else self.X.rows
+            Z = ops.sparse_product(A, M, bias, rows)
             s = None if weights is None else weights[picked]
             losses, correct = ops.row_loss(Z.reshape(-1, K, c), labels[picked], s, loss)
             if not with_gradient:
                 return losses, correct
-            dW = ops.sparse_product(self.X.columns[index], self._spread(Z, rows, panels[index]))
+            dW = ops.sparse_product(self.X.columns[index], self._spread(Z, rows, repeated, panels[index]))
             return losses, correct, dW, ops.column_sums(Z)
 
         return sum_over_leaves(panel, len(panels), 1)
@@ -315,6 +325,8 @@ class SparseFeatures(Features):
         A, product = self.X.rows, self.backend.ops.sparse_product
         if not isinstance(rows, slice):
             return product(A, M, bias, rows)
+        if rows == slice(0, self.n_stored):
+            return product(A, M, bias)
         return product(replace(A, indptr=A.indptr[rows.start : rows.stop + 1]), M, bias)
 
     def scores(self, W: Array, b: Array) -> Array:

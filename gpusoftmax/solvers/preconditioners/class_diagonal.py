@@ -16,7 +16,7 @@ At zero weights all classes share the diagonal (1 / c) variance + l2 r.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -209,5 +209,6 @@ def _heads(objective: Objective, Q: Array, curvature: Array, centre: Array, scal
                 chosen, R = (chosen[:0], R) if made is None else (chosen, made)
             heads[j] = Head(backend.asarray(chosen), backend.asarray(R.astype(features.dtype)))
 
-    backend.for_each(work, c)
+    # on a GPU, each thread would have to set its current device
+    (backend if backend.gpu is None else replace(backend, n_threads=1)).for_each(work, c)
     return heads

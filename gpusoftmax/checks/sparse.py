@@ -34,9 +34,10 @@ def is_sparse_on_gpu(X: Any) -> bool:
 def check_sparse(X: Any, name: str = "X") -> Any:
     """Return X as a canonical `scipy.sparse.csr_array`: columns in increasing order in each row, no duplicates.
 
-    Arrays that are canonical already are not copied, except from a GPU to the host. Values are float64, float32 or uint8: booleans are viewed as
-    uint8; other integers of up to 16 bits become float32, and wider ones float64, as in `arrays.check_features`.
-    Explicit zeros stay. The indices are checked, because kernels read memory by them. NaN and infinity are not.
+    Arrays that are canonical already are not copied, except from a GPU to the host. Values are float64, float32 or
+    uint8: booleans are viewed as uint8; other integers of up to 16 bits become float32, and wider ones float64, as in
+    `arrays.check_features`. Explicit zeros stay. The indices are checked, because kernels read memory by them. NaN and
+    infinity are not.
 
     Raises
     ------

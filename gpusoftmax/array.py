@@ -301,9 +301,7 @@ def get_backend_for(backend: str | Backend, n_threads: int | None, **arrays: Any
     TypeError
         The arrays are on different devices, or not on that of `backend`. Lists and numbers fit any device.
     """
-    places = {
-        name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__") or is_sparse_on_gpu(x)
-    }
+    places = {name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__") or is_sparse_on_gpu(x)}
     if all(place is None for place in places.values()):
         return get_backend(backend, n_threads)
 

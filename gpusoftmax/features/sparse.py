@@ -244,8 +244,8 @@ class SparseFeatures(Features):
         ops, panels, chosen = self.backend.ops, self.X.panels, self._chosen
 
         def panel(index: int) -> Partial:
-            positions, *spread = chosen[index]
-            q = self._spread(Q[positions], *spread, panels[index])
+            positions, rows, repeated = chosen[index]
+            q = self._spread(Q[positions], rows, repeated, panels[index])
             return (ops.sparse_product(self.X.columns[index], q, squared=squared),)
 
         return sum_over_leaves(panel, len(panels), 1)[0]
@@ -254,8 +254,8 @@ class SparseFeatures(Features):
     def _chosen(self) -> list[tuple[Any, Any, SparseRows | None]]:
         """For each panel, the positions among the selected rows that lie in it, and their row numbers or None for all.
 
-        Rows that are selected in another order than the stored one are put into that order. If any are selected several
-        times, the third is the matrix (rows of the panel, selected rows) of ones with which they are summed.
+        Rows that are selected in another order than the stored one are put into that order. If some are selected several
+        times, the third entry is the matrix of ones, (rows of the panel, m), whose product with m rows sums the repeated.
         """
         panels = self.X.panels
         if self.rows is None:
@@ -266,22 +266,22 @@ class SparseFeatures(Features):
         cuts = np.searchsorted(ordered, [panel.start for panel in panels] + [self.n_stored])
         asarray, chosen = self.backend.asarray, []
         for panel, a, b in zip(panels, cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-            here, sums = np.ascontiguousarray(ordered[a:b]), None
+            here, repeated = np.ascontiguousarray(ordered[a:b]), None
             if (here[1:] == here[:-1]).any():
                 indptr = np.searchsorted(here, np.arange(panel.start, panel.stop + 1)).astype(np.int64)
-                sums = _moved(SparseRows(indptr, np.arange(b - a, dtype=np.int32), None, b - a), self.backend)
-            chosen.append((slice(a, b) if order is None else asarray(order[a:b]), asarray(here), sums))
+                repeated = _moved(SparseRows(indptr, np.arange(b - a, dtype=np.int32), None, b - a), self.backend)
+            chosen.append((slice(a, b) if order is None else asarray(order[a:b]), asarray(here), repeated))
         return chosen
 
-    def _spread(self, Z: Array, rows: Array | None, sums: SparseRows | None, panel: slice) -> Any:
+    def _spread(self, Z: Array, rows: Array | None, repeated: SparseRows | None, panel: slice) -> Any:
         """Return Z (m, q) as rows of a panel, with zeros for rows that are not in `rows`; repeated ones are summed.
 
-        `rows` and `sums` are those of `_chosen`. On a GPU `add.at` would sum in any order.
+        `rows` and `repeated` are those of `_chosen`. On a GPU `add.at` would sum in any order.
         """
         if rows is None:
             return Z
-        if sums is not None:
-            return self.backend.ops.sparse_product(sums, Z)
+        if repeated is not None:
+            return self.backend.ops.sparse_product(repeated, Z)
         spread = self.backend.xp.zeros((panel.stop - panel.start, Z.shape[1]), Z.dtype)
         spread[rows - panel.start] = Z
         return spread

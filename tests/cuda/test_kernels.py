@@ -775,7 +775,7 @@ if SANITIZED:
 
 
 def whole_numbers(case: Product, A: Entries, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """M and bias of small integers, with NaN for the column without entries; and the dense matrix without that column."""
+    """M, with NaN for the column without entries, and bias of small integers; the dense matrix without that column."""
     M, bias = (rng.integers(-8, 9, shape).astype(np.float64) for shape in ((A.width, case.q), case.q))
     M[0] = np.nan
     x = A.dense()[:, 1:]

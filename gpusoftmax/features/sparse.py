@@ -254,8 +254,8 @@ class SparseFeatures(Features):
     def _chosen(self) -> list[tuple[Any, Any, SparseRows | None]]:
         """For each panel, the positions among the selected rows that lie in it, and their row numbers or None for all.
 
-        Rows that are selected in another order than the stored one are put into that order. If some are selected several
-        times, the third entry is the matrix of ones, (rows of the panel, m), whose product with m rows sums the repeated.
+        Rows that are selected in another order than the stored one are put into that order. If some are selected
+        several times, the third entry is a matrix of ones, (rows of the panel, m), by which they are summed.
         """
         panels = self.X.panels
         if self.rows is None:

@@ -24,6 +24,7 @@
 #define THREADS 256
 #define WARPS (THREADS / 32)
 #define PARTS (32 / LANES)
+#define UNROLLED (LANES < 8 ? LANES : 8 / COLUMNS)  // entries: 8 numbers of M are on their way to a lane at a time
 
 typedef Kind<SCORE>::computed real_t;
 #if VALUE == ONES
@@ -61,7 +62,8 @@ struct Task {
 // indices and values: of all entries. M (columns of the matrix, q). bias (q), or null. rows (n), or null for all rows.
 // extra_rows, extra_firsts (n_extra): row and first entry of each segment that is not its row's first; with rows there
 // are none. partials (n_extra, q). out (n, q).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// 4 blocks: else some variants spill what does not change in the loop, for the sake of a sixth block.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 multiply_rows(const long long* __restrict__ indptr, const int* __restrict__ indices,
               const value_t* __restrict__ values, const real_t* __restrict__ M, const real_t* __restrict__ bias,
               const long long* __restrict__ rows, long long n, int q, const long long* __restrict__ extra_rows,
@@ -83,7 +85,7 @@ multiply_rows(const long long* __restrict__ indptr, const int* __restrict__ indi
                 index = indices[k + lane];
                 value = value_of(values, k + lane);
             }
-#pragma unroll 8
+#pragma unroll (UNROLLED)
             for (int e = 0; e < count; e += PARTS) {
                 const int from = e + part;
                 const real_t* row = M + (long long)__shfl_sync(FULL_WARP, index, from) * q;

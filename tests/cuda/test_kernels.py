@@ -1007,7 +1007,7 @@ def test_gathered_rows_beyond_32_bits(row: int, indexed: bool, rng: np.random.Ge
 
 
 # each of these would be another number in 32 bits
-FAR = [2**31 + 7, 2**32 + 7]
+FAR = [2**31 + 70, 2**32 + 70]
 
 
 @pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")

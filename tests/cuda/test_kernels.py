@@ -1064,6 +1064,12 @@ def test_sparse_rows_beyond_32_bits(far: int, rng: np.random.Generator) -> None:
     arguments = [*at, weights.ctypes.data, centre.start, n, 0, 0, 0, 0, sums.start]
     kernel.launch("sum_columns", (-(-n // 8),), (256,), arguments, blocks=last)
     assert np.array_equal(sums.values.reshape(5, 3)[:, 1], A.dense() @ weights)
+    column = A.indices[0]
+    place = np.where(np.arange(A.width) == column, 0, -1).astype(np.int32)
+    rows, filled = Sparse((n - 5) * 8, np.arange(n - 5, n)), Sparse((n - 5) * 8, np.zeros(5))
+    arguments = [*at, place.ctypes.data, rows.start, n, 1, filled.start]
+    kernel.launch("fill_columns", (-(-n // 8),), (256,), arguments, blocks=last)
+    assert np.array_equal(filled.values, A.dense()[:, column])
 
 
 @pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")

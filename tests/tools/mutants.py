@@ -365,7 +365,7 @@ MUTANTS = [
     Mutant("long rows without the bias", SPARSE_HOST, "    _add_segments(A, cut, partials, bias, out)\n", "    _add_segments(A, cut, partials, None, out)\n", SPARSE_PRODUCTS),
     Mutant("multiply_rows' grid a block short", SPARSE_HOST, "(-(-(n + n_extra) // WARPS), -(-q", "(max(1, (n + n_extra) // WARPS), -(-q", SPARSE_PRODUCTS),
     Mutant("multiply_rows' grid without the further segments", SPARSE_HOST, "(-(-(n + n_extra) // WARPS), -(-q", "(-(-n // WARPS), -(-q", SPARSE_PRODUCTS),
-    Mutant("multiply_rows' grid without the last columns", SPARSE_HOST, "-(-q // (lanes * columns))", "max(1, q // (lanes * columns))", PRODUCTS),
+    Mutant("multiply_rows' grid without the last columns", SPARSE_HOST, "-(-q // (lanes * columns))", "max(1, q // (lanes * columns))", SPARSE_PRODUCTS),
     Mutant("sum_columns' grid a block short", SPARSE_HOST, "(-(-(n + n_extra) // WARPS),),", "(max(1, (n + n_extra) // WARPS),),", SPARSE_SUMS),
     Mutant("fill_columns' grid a block short", SPARSE_HOST, "(-(-m // WARPS),),", "(max(1, m // WARPS),),", SPARSE_GRAM),
     Mutant("chosen rows are not passed on", SPARSE_HOST, "or_nothing(rows), np.int64(n)", "NOTHING, np.int64(n)", SPARSE_PRODUCTS),

@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant("bias of a long row dropped", SPARSE, "*to = bias == nullptr ? total : total + bias[j];", "*to = total;", PRODUCTS),
     Mutant("squares ignored", SPARSE, "return SQUARED ? x * x : x;", "return x;", PRODUCTS),
     Mutant("values taken for ones", SPARSE, "if (VALUE == ONES) return 1;", "if (VALUE == ONES || VALUE == UINT8) return 1;", PRODUCTS),
-    Mutant("doubles multiplied as floats", SPARSE, "const real_t x = (real_t)widen(values[k]);", "const real_t x = (real_t)(float)widen(values[k]);", SPARSE_PRODUCTS),
+    Mutant("doubles multiplied as floats", SPARSE, "const real_t x = (real_t)widen(values[k]);", "const real_t x = (real_t)(float)widen(values[k]);", "every_sum"),
     Mutant("the first partial sum is left out", SPARSE, "s = starts[i]; s < starts[i + 1]", "s = starts[i] + 1; s < starts[i + 1]", PRODUCTS),
     Mutant("partial sums go on into the next row's", SPARSE, "s < starts[i + 1]; s++", "s <= starts[i + 1]; s++", PRODUCTS),
     Mutant("the first segment is forgotten", SPARSE, "real_t total = *to;", "real_t total = 0;", PRODUCTS),

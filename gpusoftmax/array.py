@@ -18,6 +18,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import shown
 from gpusoftmax.checks.scalars import check_choice, check_count
+from gpusoftmax.checks.sparse import is_sparse_on_gpu
 from gpusoftmax.cpu import facts
 from gpusoftmax.cpu.facts import CompiledFor
 from gpusoftmax.cpu.ops import CpuOperations
@@ -280,7 +281,12 @@ def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
 
 
 def gpu_of(x: Any) -> int | None:
-    """Index of the GPU that holds x, or None if x is on the host; asks by DLPack (NumPy, CuPy, PyTorch, JAX)."""
+    """Index of the GPU that holds x, or None if x is on the host; asks by DLPack (NumPy, CuPy, PyTorch, JAX).
+
+    A sparse matrix of CuPy is where its values are.
+    """
+    if is_sparse_on_gpu(x):
+        x = x.data
     if not hasattr(x, "__dlpack_device__"):
         return None
     kind, index = x.__dlpack_device__()
@@ -295,7 +301,7 @@ def get_backend_for(backend: str | Backend, n_threads: int | None, **arrays: Any
     TypeError
         The arrays are on different devices, or not on that of `backend`. Lists and numbers fit any device.
     """
-    places = {name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__")}
+    places = {name: gpu_of(x) for name, x in arrays.items() if hasattr(x, "__dlpack_device__") or is_sparse_on_gpu(x)}
     if all(place is None for place in places.values()):
         return get_backend(backend, n_threads)
 

@@ -221,7 +221,9 @@ def test_every_operation_has_the_arguments_of_the_protocol(name: str, operations
 
 
 @pytest.mark.parametrize(
-    ("operations", "more"), [(CpuOperations, ["sgd_steps"]), (CudaOperations, [])], ids=["CPU", "CUDA"]
+    ("operations", "more"),
+    [(CpuOperations, ["sgd_steps", "sparse_sgd_steps"]), (CudaOperations, [])],
+    ids=["CPU", "CUDA"],
 )
 def test_a_back_end_has_no_operation_outside_the_protocols(operations: type, more: list[str]) -> None:
     public = {name for name, value in vars(operations).items() if not name.startswith("_") and callable(value)}

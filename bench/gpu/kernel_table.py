@@ -24,6 +24,7 @@ from bench.common.harness import command_line
 from bench.common.machine import ROOT
 from gpusoftmax.cuda.buckets import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ITEM_SIZE, UINT8, buckets
 from gpusoftmax.cuda.compile import OPTIONS, source
+from gpusoftmax.cuda.sparse import ONES, SEGMENT
 from gpusoftmax.losses import LOSSES
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
@@ -33,7 +34,9 @@ EXAMPLES = (
     "--check sm_90    compiles for one architecture, compares with what stands there",
 )
 BEGIN, END = "<!-- python -m bench kernels writes from here -->\n", "<!-- to here -->\n"
-NAMES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", FLOAT64: "float64", UINT8: "uint8"}
+NAMES = {
+    FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", FLOAT64: "float64", UINT8: "uint8", ONES: "ones",
+}  # fmt: skip
 SCORE_KINDS = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)
 # Two registers, stored and loaded once: what some variants with 512 and more threads a block, and so at most 64
 # registers a thread, do. A row that does not stay in registers would be hundreds.
@@ -100,11 +103,28 @@ def _gather() -> list[Variant]:
             f"WIDTH={width}",
             *((min(16, 4 * ITEM_SIZE[kind]), min(16, 4 * ITEM_SIZE[target])) if width == 4 else (0, 0)),
         )
-        for kind in NAMES
+        for kind in (*SCORE_KINDS, UINT8)
         for target in SCORE_KINDS
         if kind != FLOAT64 or target in (FLOAT32, FLOAT64)  # double to half would round twice
         for width in (1, 4)
     ]
+
+
+def _sparse() -> list[Variant]:
+    return [
+        Variant(
+            "sparse.cu",
+            (NAMES[value], NAMES[score], f"{lanes} x {columns}"),
+            (
+                ("VALUE", value), ("SCORE", score), ("SQUARED", 0), ("LANES", lanes), ("COLUMNS", columns),
+                ("SEGMENT", SEGMENT),
+            ),
+        )
+        for value in (FLOAT32, FLOAT64, UINT8, ONES)
+        for score in (FLOAT32, FLOAT64)
+        if value != FLOAT64 or score == FLOAT64
+        for lanes, columns in ((1, 1), (4, 1), (32, 1), (32, 2), (32, 4))
+    ]  # fmt: skip
 
 
 TABLES = {
@@ -119,6 +139,11 @@ TABLES = {
         [Variant("reduce.cu", (NAMES[kind],), (("SCORE", kind),)) for kind in (FLOAT32, FLOAT64)],
     ),
     "gather.cu": Table("WIDTH 1·4", ("source", "target"), _gather()),
+    "sparse.cu": Table(
+        "multiply_rows·sum_columns·add_segments·fill_columns",
+        ("values", "sums", "lanes x columns"),
+        _sparse(),
+    ),
     "probe.cu": Table("", ("kernel",), [Variant("probe.cu", ("probe",), (("SCORE", FLOAT32),))]),
 }
 VARIANTS = [variant for table in TABLES.values() for variant in table.variants]

@@ -25,18 +25,26 @@ def _is_sparse_type(dtype: Any) -> bool:
     return isinstance(dtype, sys.modules["pandas"].SparseDtype)
 
 
+def is_sparse_on_gpu(X: Any) -> bool:
+    """Whether X is a sparse matrix of CuPy."""
+    return type(X).__module__.partition(".")[0] == "cupyx"
+
+
 def check_sparse(X: Any, name: str = "X") -> Any:
     """Return X as a canonical `scipy.sparse.csr_array`: columns in increasing order in each row, no duplicates.
 
-    Arrays that are canonical already are not copied. Values are float64, float32 or uint8: booleans are viewed as
-    uint8; other integers of up to 16 bits become float32, and wider ones float64, as in `arrays.check_features`.
-    Explicit zeros stay. The indices are checked, because kernels read memory by them. NaN and infinity are not.
+    Arrays that are canonical already are not copied, except from a GPU to the host. Values are float64, float32 or
+    uint8: booleans are viewed as uint8; other integers of up to 16 bits become float32, and wider ones float64, as in
+    `arrays.check_features`. Explicit zeros stay. The indices are checked, because kernels read memory by them. NaN and
+    infinity are not.
 
     Raises
     ------
     ValueError, TypeError
         X is not a matrix of real numbers, it is empty, or its indices are damaged; the message says what to pass.
     """
+    if is_sparse_on_gpu(X):
+        X = X.get()
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
         X = _from_frame(X, name)
     if len(X.shape) != 2:

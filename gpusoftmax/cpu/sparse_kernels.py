@@ -188,13 +188,18 @@ def multiply_rows(indptr, indices, values, end, M, bias, rows, out, first, stop,
             until, start = min(after, k + SEGMENT), bias if k == begin else to
             if n_vectors == 0:
                 _sum_of_rows(indices, values, k, until, end, M, q * size, start, to, 0, 0, q, squared, marker, zero)
-            for v in range(0, n_vectors, MOST_VECTORS):
-                count, at = min(MOST_VECTORS, n_vectors - v), v * lanes * size
+            v = 0
+            while v < n_vectors:
+                # The last vector may overlap with the one before, which must be of the same call: what a call wrote
+                # would be added again by the next one.
+                left, at = n_vectors - v, v * lanes * size
+                count = MOST_VECTORS - 1 if left == MOST_VECTORS + 1 else min(MOST_VECTORS, left)
                 last = min((v + count - 1) * lanes, q - lanes) * size - at
                 _sum_of_rows(
                     indices, values, k, until, end, M + at, q * size, start + at if start != 0 else 0, to + at, count,
                     last, q, squared, marker, zero,
                 )  # fmt: skip
+                v += count
 
 
 @compiled

@@ -7,8 +7,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gpusoftmax.cuda import buckets
+from gpusoftmax.dtypes import BFLOAT16
+
 OPTIONS = ("-std=c++17",)  # CuPy adds -ftz=true and the architecture
 PACKAGE = Path(__file__).resolve().parents[1]
+NOTHING = np.uint64(0)  # a null pointer
+
+KINDS = {
+    np.dtype(np.float32): buckets.FLOAT32,
+    np.dtype(np.float16): buckets.FLOAT16,
+    np.dtype(np.float64): buckets.FLOAT64,
+    np.dtype(np.uint8): buckets.UINT8,
+    BFLOAT16: buckets.BFLOAT16,
+}
 
 
 def kernel_folder() -> Path:
@@ -61,3 +75,8 @@ def kernel(file: str, name: str, **macros: int) -> Any:
     import cupy
 
     return _compiled(cupy.cuda.runtime.getDevice(), file, name, tuple(sorted(macros.items())))
+
+
+def or_nothing(x: Any) -> Any:
+    """Return a null pointer for None, and anything else as it is."""
+    return NOTHING if x is None else x

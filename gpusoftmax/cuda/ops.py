@@ -18,11 +18,12 @@ import numpy as np
 
 from gpusoftmax import epilogue
 from gpusoftmax._log import log
-from gpusoftmax.cuda import buckets
+from gpusoftmax.cuda import buckets, sparse
 from gpusoftmax.cuda.blas import product
-from gpusoftmax.cuda.compile import kernel
+from gpusoftmax.cuda.compile import KINDS, NOTHING, kernel, or_nothing
 from gpusoftmax.cuda.memory import shortage
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype
+from gpusoftmax.operations import SparseRows
 from gpusoftmax.penalties import L2
 
 CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1024 float32 numbers
@@ -31,17 +32,8 @@ SUM_THREADS = 256
 GRADIENT, LOSSES, PROBABILITIES = range(3)  # row_loss.cu's modes
 SOFTMAX = 0
 NO_BAD_ROW = 2**64 - 1
-NOTHING = np.uint64(0)  # a null pointer
 SMALLEST_CHUNK = 128  # rows
 ROUNDING_BYTES = 1 << 15  # added by rounding up the sizes of some twenty allocations
-
-KINDS = {
-    np.dtype(np.float32): buckets.FLOAT32,
-    np.dtype(np.float16): buckets.FLOAT16,
-    np.dtype(np.float64): buckets.FLOAT64,
-    np.dtype(np.uint8): buckets.UINT8,
-    BFLOAT16: buckets.BFLOAT16,
-}
 
 
 def chunk_rows(d: int, columns: int) -> int:
@@ -190,7 +182,7 @@ class CudaOperations:
             (-(-rows // bucket.rows),),
             (bucket.threads,),
             (
-                Z, np.int64(c), _or_nothing(b), _or_nothing(labels), _or_nothing(weights),
+                Z, np.int64(c), or_nothing(b), or_nothing(labels), or_nothing(weights),
                 np.int64(rows), np.int32(c), np.int32(K), losses, columns, bad_row,
             ),
         )  # fmt: skip
@@ -204,7 +196,7 @@ class CudaOperations:
         kind, blocks = KINDS[losses.dtype], -(-m // ROWS_A_SUM)
         partials = cupy.empty((blocks, K, 2), dtype=np.float64)
         sum_rows = kernel("reduce.cu", "sum_rows", SCORE=kind)
-        sum_rows((blocks, K), (SUM_THREADS,), (losses, best, labels, _or_nothing(weights), np.int64(m), partials))
+        sum_rows((blocks, K), (SUM_THREADS,), (losses, best, labels, or_nothing(weights), np.int64(m), partials))
         add_partials = kernel("reduce.cu", "add_partials", SCORE=kind)
         add_partials((K,), (SUM_THREADS,), (partials, np.int32(blocks), totals))
 
@@ -216,13 +208,13 @@ class CudaOperations:
 
     def linear_probabilities(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         def finish(Z: Any, out: Any) -> None:
-            self._row_loss(Z, b, None, None, SOFTMAX, PROBABILITIES, best=False)
+            self._softmax(Z, b)
 
         return self._scores(X, W, rows, finish, W.shape[1:], W.dtype)
 
     def linear_best(self, X: Any, W: Any, b: Any, rows: Any = None) -> Any:
         def finish(Z: Any, out: Any) -> None:
-            out[...] = self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)[1].reshape(out.shape)
+            out[...] = self._best(Z, b)
 
         return self._scores(X, W, rows, finish, W.shape[1:2], np.dtype(np.int32))
 
@@ -253,11 +245,56 @@ class CudaOperations:
 
         return self._in_chunks_that_fit(visit, X, n, W, n * int(np.prod(shape)) * dtype.itemsize)
 
+    def softmax(self, Z: Any) -> None:
+        self._softmax(Z, None)
+
+    def _softmax(self, Z: Any, b: Any) -> None:
+        """Replace the scores Z (m, K, c), without the bias b (K, c) or None, by the softmax of each row's."""
+        self._row_loss(Z, b, None, None, SOFTMAX, PROBABILITIES, best=False)
+
+    def best(self, Z: Any) -> Any:
+        return self._best(Z, None)
+
+    def _best(self, Z: Any, b: Any) -> Any:
+        """Do what `best` does, for scores without the bias b (K, c) or None."""
+        return self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)[1].reshape(Z.shape[:2])
+
+    def inner_products(self, vectors: Any, g: Any, t: Any) -> Any:
+        import cupy
+
+        return cupy.stack([vectors @ t, vectors @ g])
+
+    def column_sums(self, Z: Any) -> Any:
+        import cupy
+
+        sums = cupy.zeros((1, Z.shape[1]), dtype=Z.dtype)
+        if len(Z):
+            product(cupy.ones((len(Z), 1), dtype=Z.dtype), Z, sums, transpose_a=True)
+        return sums.reshape(-1)
+
+    def sparse_product(self, A: SparseRows, M: Any, bias: Any = None, rows: Any = None, squared: bool = False) -> Any:
+        """Cut long rows into segments; the first call with a matrix waits for the device."""
+        return sparse.product(A, M, bias, rows, squared)
+
+    def sparse_column_sums(self, columns: SparseRows, weights: Any, centre: Any) -> Any:
+        """Cut long columns into segments; the first call with a matrix waits for the device."""
+        return sparse.column_sums(columns, weights, centre)
+
+    def sparse_gram(self, rows: SparseRows, weights: Any, columns: Any, smallest: float) -> Any:
+        """Multiply chunks of a dense copy of the columns, and copy the result to the host, for which it waits.
+
+        The weights and the columns are on the host, too.
+        """
+        step = max(1, chunk_rows(len(columns), len(columns)) // 4)  # two float64 chunks at a time
+        return sparse.gram(rows, weights, columns, smallest, step)
+
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:
         """Let the kernel check the labels, which were not checked on the host, and wait for the device to report."""
         import cupy
 
         totals = cupy.zeros((Z.shape[1], 2), dtype=np.float64)
+        if len(Z) == 0:  # a grid has at least one block
+            return totals[:, 0], totals[:, 1]
         losses, best, first_bad = self._row_loss(Z, None, labels, weights, loss, GRADIENT)
         self._add_up(losses, best, labels, weights, totals)
         bad_row = int(cupy.asnumpy(first_bad)[0])
@@ -295,27 +332,51 @@ class CudaOperations:
     def label_sums(
         self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None
     ) -> tuple[Any, Any]:
+        def coefficients(first: int, m: int) -> Any:
+            picked = _picked(rows, first, m)
+            soft = None if proportions is None else proportions[picked]
+            return self.label_coefficients(labels[picked], weights[picked], class_weight, soft)
+
+        return self._column_products(X, coefficients, len(class_weight), np.dtype(np.float64), False, rows)
+
+    def label_coefficients(self, labels: Any, weights: Any, class_weight: Any, proportions: Any) -> Any:
         import cupy
 
-        n, d, c = _count(X, rows), X.shape[1], len(class_weight)
-        double = np.dtype(np.float64)
-        sums, totals = cupy.empty((d, 1, c), dtype=double), cupy.empty((1, c), dtype=double)
+        m, c, double = len(labels), len(class_weight), np.dtype(np.float64)
+        z = cupy.zeros((m, 1, c), dtype=double)
+        self._row_loss(z, None, labels, None, SOFTMAX, GRADIENT)  # 1 / c - e_y
+        z = -1.0 * z.reshape(m, c)
+        if proportions is not None:
+            p = cupy.ascontiguousarray(proportions * class_weight)
+            z += 1 / c - p / cupy.maximum(p.sum(axis=1), np.finfo(double).tiny).reshape(m, 1)
+        z *= weights.reshape(m, 1)
+        return z
+
+    def column_products(self, X: Any, Q: Any, squared: bool = False, rows: Any = None) -> Any:
+        import cupy
+
+        def coefficients(first: int, m: int) -> Any:
+            return cupy.ascontiguousarray(Q[first : first + m])
+
+        return self._column_products(X, coefficients, Q.shape[1], Q.dtype, squared, rows)[0]
+
+    def _column_products(
+        self, X: Any, coefficients: Callable[[int, int], Any], c: int, dtype: Any, squared: bool, rows: Any
+    ) -> tuple[Any, Any]:
+        """Sum x_i^T q_i (d, c) and q_i (c,) over the rows used; `coefficients(first, m)` returns q (m, c) for some."""
+        import cupy
+
+        n, d = _count(X, rows), X.shape[1]
+        sums, totals = cupy.empty((d, 1, c), dtype=dtype), cupy.empty((1, c), dtype=dtype)
 
         def visit(step: int) -> None:
             sums[...], totals[...] = 0, 0
             step = -(-step // 4)  # several arrays of float64 at a time
             for first in range(0, n, step):
                 m = min(step, n - first)
-                picked = _picked(rows, first, m)
-                z = cupy.zeros((m, 1, c), dtype=double)
-                self._row_loss(z, None, labels[picked], None, SOFTMAX, GRADIENT)  # 1 / c - e_y
-                z = -1.0 * z.reshape(m, c)
-                if proportions is not None:
-                    p = cupy.ascontiguousarray(proportions[picked] * class_weight)
-                    z += 1 / c - p / cupy.maximum(p.sum(axis=1), np.finfo(double).tiny).reshape(m, 1)
-                z *= weights[picked].reshape(m, 1)
-                product(_converted(X, rows, first, m, double), z, sums.reshape(d, c), transpose_a=True, beta=1.0)
-                product(cupy.ones((m, 1), dtype=double), z, totals, transpose_a=True, beta=1.0)
+                q, x = coefficients(first, m), _converted(X, rows, first, m, dtype)
+                product(x * x if squared else x, q, sums.reshape(d, c), transpose_a=True, beta=1.0)
+                product(cupy.ones((m, 1), dtype=dtype), q, totals, transpose_a=True, beta=1.0)
 
         self._in_chunks_that_fit(visit, X, n, sums, sums.nbytes + totals.nbytes)
         return sums.reshape(d, c), totals.reshape(c)
@@ -329,11 +390,6 @@ def _count(X: Any, rows: Any) -> int:
 def _picked(rows: Any, first: int, m: int) -> Any:
     """Return an index of m rows, starting with the one at `first`: a slice if all rows are selected."""
     return slice(first, first + m) if rows is None else rows[first : first + m]
-
-
-def _or_nothing(x: Any) -> Any:
-    """Return a null pointer for None, and anything else as it is."""
-    return NOTHING if x is None else x
 
 
 def _converted(X: Any, rows: Any, first: int, m: int, target: np.dtype[Any]) -> Any:

@@ -15,6 +15,7 @@ from gpusoftmax.checks.arrays import by_rows, check_n_features, check_sample_wei
 from gpusoftmax.checks.labels import check_labels
 from gpusoftmax.checks.messages import shown, warn_user
 from gpusoftmax.checks.parameters import check_names
+from gpusoftmax.checks.sparse import is_sparse_on_gpu
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.read import read_features
 
@@ -352,6 +353,8 @@ def _to_gpu_of(X: Any, result: Array) -> Any:
 
 def on_host(X: Any) -> Any:
     """X itself, or a copy on the host if a GPU holds it."""
+    if is_sparse_on_gpu(X):
+        return X.get()
     gpu = gpu_of(X)
     if gpu is None:
         return X

@@ -109,9 +109,8 @@ class DenseFeatures(Features):
 
     def gram_of_columns(self, columns: Array, weights: Array, smallest: float) -> Array:
         used = np.flatnonzero(weights > smallest)
-        numbers = self.row_numbers(used)
-        x = self.backend.to_numpy(from_bits(self.X[self.backend.asarray(numbers)][:, self.backend.asarray(columns)]))
-        x = widen(x)
+        numbers = self.backend.asarray(self.row_numbers(used))
+        x = widen(self.backend.to_numpy(self.X[numbers])[:, columns])
         return np.asarray((x * weights[used][:, None]).T @ x)
 
     def pass_cost(self, c: int) -> float:

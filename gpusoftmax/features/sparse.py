@@ -86,6 +86,11 @@ class SparseMatrix:
         return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
     @cached_property
+    def row_panels(self) -> list[SparseRows]:
+        """The rows of each panel, on the device; a backend may keep what it learns about them."""
+        return [replace(self.rows, indptr=self.rows.indptr[rows.start : rows.stop + 1]) for rows in self.panels]
+
+    @cached_property
     def columns(self) -> list[SparseRows]:
         A, columns = self.on_host, []
         for rows in self.panels:
@@ -141,6 +146,29 @@ def _moved(A: SparseRows, backend: Backend) -> SparseRows:
         return A
     values = None if A.values is None else backend.asarray(A.values)
     return SparseRows(backend.asarray(A.indptr), backend.asarray(A.indices), values, A.width)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The selected rows that lie in one panel.
+
+    Attributes
+    ----------
+    panel : int
+        The panel's index.
+    positions : slice or ndarray of int64
+        Their positions among all selected rows.
+    rows : ndarray of int64, or None
+        Their row numbers, in increasing order; None means all rows of the panel.
+    repeated : SparseRows or None
+        If some rows are selected several times: a matrix of ones, (rows of the panel, m), by which they are summed. On
+        a GPU `add.at` would sum in any order.
+    """
+
+    panel: int
+    positions: Any
+    rows: Array | None
+    repeated: SparseRows | None
 
 
 @dataclass(frozen=True)
@@ -209,9 +237,8 @@ class SparseFeatures(Features):
         xp, (n, d) = self.backend.xp, self.shape
         s = xp.ones(n) if weights is None else weights.astype(np.float64)
         if self.rows is not None:
-            here = xp.zeros(n)
-            here[self.rows] = s[self.rows]
-            s = here
+            rows, on_host = map(self.backend.to_numpy, (self.rows, s))
+            s = self.backend.asarray(np.bincount(rows, on_host[rows], n))
         total = float(s.sum())
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for infinite features
             weight, linear, _ = self._column_sums(s, xp.zeros(d))
@@ -244,46 +271,50 @@ class SparseFeatures(Features):
 
         With `squared`, the entries of x_i are squared.
         """
-        ops, panels, chosen = self.backend.ops, self.X.panels, self._chosen
+        ops, parts = self.backend.ops, self._parts
 
         def panel(index: int) -> Partial:
-            place, positions, rows = chosen[index]
-            q = self._spread(Q[positions], rows, panels[place])
-            return (ops.sparse_product(self.X.columns[place], q, squared=squared),)
+            part = parts[index]
+            q = self._spread(Q[part.positions], part)
+            return (ops.sparse_product(self.X.columns[part.panel], q, squared=squared),)
 
-        return sum_over_leaves(panel, len(chosen), 1)[0]
+        return sum_over_leaves(panel, len(parts), 1)[0]
 
     @cached_property
-    def _chosen(self) -> list[tuple[int, Any, Any]]:
-        """The panels that hold selected rows: the panel's index, these rows' positions among all selected ones, and
-        their numbers, or None if all rows are selected.
+    def _parts(self) -> list[_Part]:
+        """The selected rows, panel by panel.
 
         Rows that are selected in another order than the stored one are put into that order.
         """
         panels = self.X.panels
         if self.rows is None:
-            return [(index, panel, None) for index, panel in enumerate(panels)]
+            return [_Part(index, panel, None, None) for index, panel in enumerate(panels)]
         rows = self.backend.to_numpy(self.rows)
         order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
         ordered = rows if order is None else rows[order]
         cuts = np.searchsorted(ordered, [panel.start for panel in panels] + [self.n_stored])
-        asarray = self.backend.asarray
-        return [
-            (index, slice(a, b) if order is None else asarray(order[a:b]), asarray(np.ascontiguousarray(ordered[a:b])))
-            for index, (a, b) in enumerate(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
-            if a < b
-        ]
+        asarray, parts = self.backend.asarray, []
+        for index, (a, b) in enumerate(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)):
+            if a == b:
+                continue
+            here, repeated = np.ascontiguousarray(ordered[a:b]), None
+            if (here[1:] == here[:-1]).any():
+                panel = panels[index]
+                indptr = np.searchsorted(here, np.arange(panel.start, panel.stop + 1)).astype(np.int64)
+                repeated = _moved(SparseRows(indptr, np.arange(b - a, dtype=np.int32), None, b - a), self.backend)
+            positions = slice(a, b) if order is None else asarray(order[a:b])
+            parts.append(_Part(index, positions, asarray(here), repeated))
+        return parts
 
-    def _spread(self, Z: Array, rows: Array | None, panel: slice) -> Array:
-        """Return Z (m, q) as rows of a panel, with zeros for rows that are not in `rows`; repeated ones are summed."""
-        if rows is None:
+    def _spread(self, Z: Array, part: _Part) -> Any:
+        """Return Z (m, q), of the rows of a part, as rows of its panel: zeros for other rows, sums of repeated ones."""
+        if part.rows is None:
             return Z
+        if part.repeated is not None:
+            return self.backend.ops.sparse_product(part.repeated, Z)
+        panel = self.X.panels[part.panel]
         spread = self.backend.xp.zeros((panel.stop - panel.start, Z.shape[1]), Z.dtype)
-        places = rows - panel.start
-        if len(rows) and bool((rows[1:] == rows[:-1]).any()):
-            self.backend.xp.add.at(spread, places, Z)
-        else:
-            spread[places] = Z
+        spread[part.rows - panel.start] = Z
         return spread
 
     def gradient(
@@ -301,29 +332,32 @@ class SparseFeatures(Features):
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, with_gradient: bool
     ) -> tuple[Array, ...]:
         """Sum losses and correct weights (K,) over the panels, and with a gradient also dW (d, K c) and db (K c,)."""
-        ops, panels, chosen = self.backend.ops, self.X.panels, self._chosen
+        ops, parts = self.backend.ops, self._parts
         K, c = b.shape
         M = self.backend.xp.ascontiguousarray(W).reshape(W.shape[0], -1)
         bias = self.backend.xp.ascontiguousarray(b).reshape(-1)
 
         def panel(index: int) -> Partial:
-            place, _, rows = chosen[index]
-            picked = panels[place] if rows is None else rows
-            Z = self._product(picked, M, bias)
+            part = parts[index]
+            picked = self.X.panels[part.panel] if part.rows is None else part.rows
+            A = self.X.row_panels[part.panel] if part.rows is None else self.X.rows
+            Z = ops.sparse_product(A, M, bias, part.rows)
             s = None if weights is None else weights[picked]
             losses, correct = ops.row_loss(Z.reshape(-1, K, c), labels[picked], s, loss)
             if not with_gradient:
                 return losses, correct
-            dW = ops.sparse_product(self.X.columns[place], self._spread(Z, rows, panels[place]))
+            dW = ops.sparse_product(self.X.columns[part.panel], self._spread(Z, part))
             return losses, correct, dW, ops.column_sums(Z)
 
-        return sum_over_leaves(panel, len(chosen), 1)
+        return sum_over_leaves(panel, len(parts), 1)
 
     def _product(self, rows: Any, M: Array, bias: Array) -> Any:
         """Compute x_i M + bias for some rows, given as a slice or as numbers."""
         A, product = self.X.rows, self.backend.ops.sparse_product
         if not isinstance(rows, slice):
             return product(A, M, bias, rows)
+        if rows == slice(0, self.n_stored):
+            return product(A, M, bias)
         return product(replace(A, indptr=A.indptr[rows.start : rows.stop + 1]), M, bias)
 
     def scores(self, W: Array, b: Array) -> Array:

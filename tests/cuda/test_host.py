@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array, random_array
 
 from gpusoftmax import (
     BackendUnavailableError,
@@ -28,10 +30,17 @@ from gpusoftmax import (
     reference,
     save_model,
     softmax_cross_entropy,
+    sweep,
 )
-from gpusoftmax.cuda import compile, ops, probe
+from gpusoftmax.cuda import compile, ops, probe, sparse
 from gpusoftmax.cuda.blas import product
+from gpusoftmax.features import sparse as sparse_features
+from gpusoftmax.features.read import read_features
 from gpusoftmax.losses import LOSSES
+from gpusoftmax.objective.objective import Objective
+from gpusoftmax.operations import SparseRows
+from gpusoftmax.penalties import L2
+from gpusoftmax.solvers.preconditioners import class_diagonal
 from tests.support.cases import Problem, answer, assert_within, random_problem, score_bound
 from tests.support.emulation import standin
 
@@ -697,6 +706,13 @@ class TestStandin:
 
         assert np.isnan(cupy.empty(3, dtype=np.float32).get()).all()
 
+    def test_a_repeated_index_that_is_assigned_to(self) -> None:
+        x = standin.full(4, 0.0)
+        with pytest.raises(standin.StandinError, match="repeated"):
+            x[standin.asarray(np.array([1, 1]))] = standin.full(2, 1.0)
+        x[standin.asarray(np.array([1, 3]))] = standin.full(2, 1.0)
+        assert x.get().tolist() == [0, 1, 0, 1]
+
     def test_a_product_beyond_an_array(self) -> None:
         import cupy
 
@@ -749,3 +765,352 @@ def test_predictions_are_where_the_features_are() -> None:
         found = getattr(model, method)(X)
         assert type(found) is xp.ndarray
         np.testing.assert_array_equal(found.get(), getattr(host, method)(digits.X_train))
+
+
+# ---- sparse features
+
+# values of a matrix: their type, or None for all ones; and the types of what it is multiplied with
+SPARSE_TYPES = [("float64", "float64"), ("float32", "float32"), ("uint8", "float64"), (None, "float32")]
+
+
+def sparse_matrix(n: int = 70, d: int = 2500, values: str | None = "float64", seed: int = 0) -> Any:
+    """A csr_array whose first rows are full, so that they have several segments, and whose last one is empty."""
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, 200, (n, d)) * (rng.random((n, d)) < 0.03)
+    dense[0], dense[2], dense[3] = 1 + rng.integers(0, 200, (3, d))
+    dense[3, 2 * sparse.SEGMENT + 1 :], dense[-1] = 0, 0
+    X = csr_array(dense.astype(values or "float64"))
+    if values is None:
+        X.data[:] = 1
+    elif values != "uint8":
+        X.data -= X.dtype.type(100.5)
+    return X
+
+
+def on_both(X: Any, values: str | None = "float64") -> list[tuple[Any, SparseRows]]:
+    """The CPU's and the GPU's backend, each with the matrix on its device."""
+    data = None if values is None else X.data
+    arrays = X.indptr.astype(np.int64), X.indices.astype(np.int32), data
+    return [
+        (device, SparseRows(*(None if a is None else device.asarray(a) for a in arrays), X.shape[1]))
+        for device in (get_backend("cpu"), get_backend("cuda"))
+    ]
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("q", [1, 3, 20, 130])
+@pytest.mark.parametrize(("values", "dtype"), SPARSE_TYPES)
+def test_sparse_products_equal_the_cpus(values: str | None, dtype: str, q: int, squared: bool) -> None:
+    X, rng = sparse_matrix(values=values), np.random.default_rng(1)
+    M, bias = rng.standard_normal((X.shape[1], q)).astype(dtype), rng.standard_normal(q).astype(dtype)
+    size, terms = abs(X.astype(np.float64)), np.diff(X.indptr)[:, None] + 3
+    size = (size * size if squared else size) @ abs(M)
+    for given, rows in ((None, None), (bias, None), (bias, np.array([3, 9, 3, 69, 0, 1]))):
+        found = [
+            device.to_numpy(
+                device.ops.sparse_product(
+                    A, device.asarray(M), None if given is None else device.asarray(given),
+                    None if rows is None else device.asarray(rows), squared,
+                )
+            )
+            for device, A in on_both(X, values)
+        ]  # fmt: skip
+        # each rounds every product and every sum once
+        off = 2 * terms * float(np.finfo(dtype).eps) * (size + (0 if given is None else abs(given)))
+        assert [one.dtype for one in found] == [dtype, dtype]
+        assert_within(found[1], found[0], off if rows is None else off[rows], "product")
+
+
+def test_a_part_of_a_sparse_matrix_is_multiplied_alone() -> None:
+    device, A = on_both(X := sparse_matrix())[1]
+    M = device.asarray(np.random.default_rng(1).standard_normal((X.shape[1], 3)))
+    whole = device.ops.sparse_product(A, M).get()
+    part = device.ops.sparse_product(replace(A, indptr=A.indptr[2:20]), M)
+    assert part.get().tobytes() == whole[2:19].tobytes()
+    none = device.ops.sparse_product(A, M, rows=device.asarray(np.empty(0, np.int64)))
+    assert none.shape == (0, 3)
+
+
+def test_the_segments_of_a_matrix_are_made_once() -> None:
+    if get_backend("cuda").xp.ndarray is not standin.ndarray:
+        pytest.skip("counted by the stand-in")
+    device, A = on_both(X := sparse_matrix())[1]
+    M = device.xp.ones((X.shape[1], 3))
+    waits = []
+    for _ in range(3):
+        before = standin.state.synchronisations
+        device.ops.sparse_product(A, M)
+        waits.append(standin.state.synchronisations - before)
+    assert waits == [1, 0, 0]
+    cut = sparse.segments(A)
+    assert cut is not None
+    assert cut.long_rows.get().tolist() == [0, 2, 3]  # of 2500, 2500 and 2049 entries
+    assert np.diff(cut.starts.get()).tolist() == [2, 2, 2]
+    held = weakref.ref(cut)
+    del cut, A
+    assert held() is None
+
+
+@pytest.mark.parametrize("values", ["float64", "float32", "uint8", None])
+def test_sparse_column_sums_equal_the_cpus(values: str | None) -> None:
+    X, rng = sparse_matrix(values=values), np.random.default_rng(1)
+    weights, centre = rng.random(X.shape[1]), 10 * rng.standard_normal(X.shape[0])
+    found = [
+        device.to_numpy(device.ops.sparse_column_sums(A, device.asarray(weights), device.asarray(centre)))
+        for device, A in on_both(X, values)
+    ]
+    x, there = abs(X.astype(np.float64)), csr_array((np.ones(X.nnz), X.indices, X.indptr), X.shape)
+    square = 2 * (x * x) @ weights + 2 * (there @ weights) * centre**2  # not less than the sum of the squares
+    size = np.stack([there @ weights, x @ weights, square], axis=1)
+    assert_within(found[1], found[0], 2 * (np.diff(X.indptr)[:, None] + 4) * 2.0**-52 * size, "sums")
+
+
+@pytest.mark.parametrize("chunk_bytes", [ops.CHUNK_BYTES, 1], ids=["one chunk", "chunks"])
+@pytest.mark.parametrize("values", ["float64", "float32", "uint8", None])
+def test_sparse_gram_matrices_equal_the_cpus(
+    values: str | None, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", chunk_bytes)
+    X, rng = sparse_matrix(n=200, values=values), np.random.default_rng(1)
+    weights, columns = rng.random(200), rng.permutation(X.shape[1])[:40]
+    smallest = float(np.sort(weights)[42])  # which leaves 157 rows: no multiple of a block's warps
+    found = [device.ops.sparse_gram(A, weights, columns, smallest) for device, A in on_both(X, values)]
+    assert type(found[1]) is np.ndarray
+    x = abs(X.astype(np.float64)).toarray()[:, columns]
+    off = 2 * 203 * 2.0**-52 * (x * weights[:, None]).T @ x
+    assert_within(np.tril(found[1]), np.tril(found[0]), np.tril(off), "gram")
+    nothing = on_both(X, values)[1]
+    assert not nothing[0].ops.sparse_gram(nothing[1], weights, columns, 2.0).any()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_sums_and_inner_products_equal_numpys(dtype: str) -> None:
+    xp, rng, found = get_backend("cuda").xp, np.random.default_rng(0), get_backend("cuda").ops
+    vectors, Z = rng.standard_normal((7, 500)).astype(dtype), rng.standard_normal((300, 5)).astype(dtype)
+    g, t = rng.standard_normal((2, 500)).astype(dtype)
+    eps = float(np.finfo(dtype).eps)
+    exact = np.stack([vectors.astype(np.float64) @ t, vectors.astype(np.float64) @ g])
+    off = 502 * eps * np.stack([abs(vectors) @ abs(t), abs(vectors) @ abs(g)])
+    assert_within(found.inner_products(*map(xp.asarray, (vectors, g, t))).get(), exact, off, "inner products")
+    sums = found.column_sums(xp.asarray(Z))
+    assert (sums.shape, sums.dtype) == ((5,), dtype)
+    assert_within(sums.get(), Z.sum(axis=0, dtype=np.float64), 301 * eps * abs(Z).sum(axis=0), "sums")
+    assert found.column_sums(xp.asarray(Z[:0])).get().tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("K", "c"), [(1, 3), (2, 40)])
+def test_softmax_and_best_of_scores_equal_the_cpus(K: int, c: int, dtype: str) -> None:
+    Z = 5 * np.random.default_rng(0).standard_normal((50, K, c)).astype(dtype)
+    Z[3, 0, 1], Z[4, 0] = np.nan, 1.0
+    cpu, gpu = get_backend("cpu"), get_backend("cuda")
+    best = gpu.ops.best(gpu.asarray(Z))
+    assert (best.shape, best.dtype) == ((50, K), np.int32)
+    assert np.array_equal(best.get(), cpu.ops.best(Z.copy()))
+    Z[3, 0, 1] = 0
+    on_device = gpu.asarray(Z)
+    gpu.ops.softmax(on_device)
+    cpu.ops.softmax(Z)
+    # exp's argument is up to 40 and rounded, c numbers are summed, and one divided
+    np.testing.assert_allclose(on_device.get(), Z, rtol=2 * (40 + c + 4) * float(np.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_label_coefficients_equal_the_cpus(soft: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels, weights, w = rng.integers(0, 4, 60).astype(np.int32), rng.random(60), rng.random(4)
+    P = rng.random((60, 4)) if soft else None
+    if P is not None:
+        P[7], weights[7] = 0, 0
+    cpu, gpu = get_backend("cpu"), get_backend("cuda")
+    found = gpu.ops.label_coefficients(*map(gpu.asarray, (labels, weights, w)), None if P is None else gpu.asarray(P))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found.get(), cpu.ops.label_coefficients(labels, weights, w, P), atol=16 * 2.0**-52)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("picked", [False, True], ids=["all rows", "picked rows"])
+@pytest.mark.parametrize(("dtype", "of_Q"), [("float64", "float64"), ("float32", "float32"), ("uint8", "float32")])
+def test_column_products_of_dense_rows_over_chunks(
+    dtype: str, of_Q: str, picked: bool, squared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "CHUNK_BYTES", 1)
+    X, rng = problem(dtype, n=500)["X"], np.random.default_rng(0)
+    rows = rng.integers(0, 500, 333) if picked else None
+    x = (X if rows is None else X[rows]).astype(np.float64)
+    x, Q = x * x if squared else x, rng.standard_normal((len(x), 5)).astype(of_Q)
+    device = get_backend("cuda")
+    given = [None if a is None else device.asarray(a) for a in (X, Q, rows)]
+    found = device.ops.column_products(given[0], given[1], squared, given[2])
+    assert found.dtype == of_Q
+    assert device.to_numpy(given[0]).tobytes() == X.tobytes()
+    off = (len(x) + 2) * float(np.finfo(of_Q).eps) * (abs(x).T @ abs(Q))
+    assert_within(found.get(), x.T @ Q.astype(np.float64), off, "products")
+
+
+def several_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make panels of 64 rows, and segments of 8 entries, so that columns are cut, too."""
+    monkeypatch.setattr(sparse_features, "SMALLEST_PANEL", 64)
+    monkeypatch.setattr(sparse_features, "ENTRIES_PER_FEATURE", 0)
+    monkeypatch.setattr(sparse, "SEGMENT", 8)
+
+
+SELECTIONS = {
+    "all": None,
+    "some": np.arange(0, 300, 3),
+    "in another order": np.random.default_rng(0).permutation(300)[:150],
+    "repeated": np.sort(np.random.default_rng(0).integers(0, 300, 200)),
+    "repeated, in another order": np.random.default_rng(0).integers(0, 300, 200),
+    "of one panel": np.arange(70, 90),
+}
+
+
+@pytest.mark.parametrize("rows", SELECTIONS.values(), ids=SELECTIONS)
+def test_every_sum_over_sparse_rows_equals_that_over_dense_ones(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    several_panels(monkeypatch)
+    rng, d, K, c = np.random.default_rng(3), 40, 2, 5
+    x = rng.standard_normal((300, d)) * (rng.random((300, d)) < 0.4)
+    x[:, 0] = 1 + rng.random(300)  # a column without zeros
+    labels, weights = rng.integers(0, c, 300).astype(np.int32), rng.random((300, K))
+    W, b, w, P = rng.standard_normal((d, K, c)), rng.standard_normal((K, c)), rng.random(c), rng.random((300, c))
+    Q = rng.standard_normal((300 if rows is None else len(rows), 3))
+    gpu, cpu = get_backend("cuda"), get_backend("cpu")
+    results = []
+    for backend, X in ((gpu, csr_array(x)), (cpu, x)):
+        labels_, s, W_, b_, w_, P_, Q_ = map(backend.asarray, (labels, weights, W, b, w, P, Q))
+        features = read_features(X, backend).select(rows)
+        losses, correct, dW, db = features.gradient(labels_, W_, b_, s, 0)
+        mean, variance = features.moments(backend.asarray(weights[:, 0].copy()), 0)
+        s1, ones = backend.asarray(weights[:, 1].copy()), backend.asarray(np.ones(300))
+        found = {
+            "losses": losses, "correct": correct, "dW": dW, "db": db, "mean": mean, "variance": variance,
+            "losses alone": features.losses(labels_, W_, b_, s, 0)[0],
+            "label sums": features.label_sums(labels_, s1, w_, P_)[0],
+            "label totals": features.label_sums(labels_, ones, w_, None)[1],
+            "products": features.column_products(Q_), "squares": features.column_products(Q_, squared=True),
+            "scores": features.scores(W_, b_), "probabilities": features.probabilities(W_, b_),
+            "best": features.best(W_, b_),
+            "gram": np.tril(features.gram_of_columns(np.arange(0, d, 3), abs(Q[:, 0]), 0.0)),
+        }  # fmt: skip
+        results.append({name: backend.to_numpy(one) for name, one in found.items()})
+    for name, expected in results[1].items():
+        # sums over 300 rows of scores, which are sums over 40 features: relative to the largest, as in `errors`
+        off = 2 * (300 + 40) * 2.0**-52 * max(1.0, float(abs(expected).max()))
+        assert_within(results[0][name], expected, np.full(expected.shape, off), name)
+
+
+def sparse_classes(dtype: str | None, n: int = 400, d: int = 600, c: int = 4) -> tuple[Any, Any]:
+    """Sparse rows, one column of which has no zeros, and classes that they decide; None: all values are 1."""
+    rng = np.random.default_rng(5)
+    X = random_array((n, d), density=0.03, rng=rng, format="lil")
+    X[:, 0] = 1 + rng.random(n)
+    X = csr_array(X)
+    X.data = X.data + rng.standard_normal(X.nnz)
+    y = (X @ rng.standard_normal((d, c)) + rng.standard_normal((n, c))).argmax(axis=1)
+    if dtype is None:
+        X.data[:] = 1
+    return X.astype(dtype or "float32"), y
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", None])
+def test_a_sparse_fit_ends_where_the_cpus_does(dtype: str | None, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    several_panels(monkeypatch)
+    X, y = sparse_classes(dtype)
+    cls, l2 = (SoftmaxClassifier if loss == "softmax" else LinearSVMClassifier), 0.5
+    tol = 1e-9 if dtype == "float64" else 1e-5
+    options: dict[str, Any] = {"l2": l2, "tol": tol, "fit_intercept": False, "scaling": None}
+    gpu, cpu = (cls(**options, backend=name).fit(X, y) for name in ("cuda", "cpu"))
+    # both gradients are at most tol an entry, and the objective is l2-strongly convex
+    assert np.linalg.norm(gpu.coef_ - cpu.coef_) <= 2 * tol * np.sqrt(cpu.coef_.size) / l2
+    assert np.array_equal(gpu.predict(X), cpu.predict(X))
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_sparse_training_follows_the_cpus_course(dtype: str, solver: str) -> None:
+    X, y = sparse_classes(dtype)
+    curves = []
+    for name in ("cuda", "cpu"):
+        options = {"batch_size": 150} if solver == "sgd" else {}
+        model = SoftmaxClassifier(
+            solver=solver, max_iter=4, tol=0, scaling="standard", class_weight="balanced", random_state=0, backend=name,
+            label_smoothing=0.1, **options,
+        )  # fmt: skip
+        model.fit(X, y, validation=(X[:50], y[:50]))
+        curves.append([(r.objective, r.accuracy, r.validation_loss) for r in model.history_])
+    np.testing.assert_allclose(*curves, rtol=1e-10 if dtype == "float64" else 1e-5)
+
+
+def test_two_sparse_fits_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    several_panels(monkeypatch)
+    X, y = sparse_classes("float32")
+    coefs = [SoftmaxClassifier(max_iter=4, tol=0, backend="cuda").fit(X, y).coef_ for _ in range(2)]
+    assert coefs[0].tobytes() == coefs[1].tobytes()
+
+
+def test_a_sparse_sweep_equals_the_cpus() -> None:
+    X, y = sparse_classes("float64", d=100)
+    scores = [
+        sweep(SoftmaxClassifier(tol=1e-8, backend=name), {"C": [0.01, 0.1]}, X, y, cv=3).mean_scores_
+        for name in ("cuda", "cpu")
+    ]
+    assert np.array_equal(*scores)  # the same rows are classified correctly
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_diagonals_with_heads_equal_the_cpus(fit_intercept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_diagonal, "HEAD", 8)
+    X, y = sparse_classes("float64")
+    rng = np.random.default_rng(0)
+    point, v, shift = (0.1 * rng.standard_normal((601, 4)) for _ in range(3))
+    found = []
+    for backend in (get_backend("cuda"), get_backend("cpu")):
+        features = read_features(X, backend)
+        features = features.with_scaling(shift[:-1, 0] if fit_intercept else None, 1 + abs(shift[:-1, 1]))
+        penalty = L2(backend.asarray(np.array([1e-4])))
+        labels = backend.asarray(y.astype(np.int32))
+        objective = Objective(features, labels, 4, None, penalty, LOSSES["softmax"], fit_intercept)
+        made = class_diagonal.at_point(objective, 0, backend.asarray(point))
+        assert [len(head.features) for head in made.heads] == [8] * 4
+        zero = class_diagonal.from_sums(objective, 0, class_diagonal.sums_at_zero(objective, 0))
+        found.append([backend.to_numpy(one.solve(backend.asarray(v))) for one in (made, zero)])
+    for gpu, cpu in zip(*found, strict=True):
+        # the heads' condition numbers are below 100, and at most 400 rows are summed
+        np.testing.assert_allclose(gpu, cpu, rtol=0, atol=400 * 100 * 2.0**-52 * abs(cpu).max())
+
+
+class CupyMatrix:
+    """What gpusoftmax asks of a sparse matrix of CuPy."""
+
+    __module__ = "cupyx.scipy.sparse._csr"
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix, self.copies = matrix, 0
+        self.data = get_backend("cuda").asarray(matrix.data)
+        self.shape, self.dtype, self.format, self.nnz = matrix.shape, matrix.dtype, matrix.format, matrix.nnz
+
+    def get(self) -> Any:
+        self.copies += 1
+        return self.matrix
+
+    def tocsr(self) -> Any:
+        raise AssertionError("it is converted on the host")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+def test_sparse_matrices_of_cupy_are_copied_once_and_computed_where_they_are(kind: str) -> None:
+    X, y = sparse_classes("float64", d=30)
+    given = CupyMatrix(X.asformat(kind))
+    model = SoftmaxClassifier(max_iter=2, tol=0).fit(given, y)
+    assert given.copies == 1
+    assert model.backend_.startswith("cuda:0")
+    same = SoftmaxClassifier(max_iter=2, tol=0, backend="cuda").fit(X, y)
+    assert model.coef_.tobytes() == same.coef_.tobytes()
+    for method in ("predict", "predict_proba", "decision_function"):
+        found = getattr(model, method)(given)
+        assert isinstance(found, get_backend("cuda").xp.ndarray)
+        np.testing.assert_array_equal(found.get(), getattr(same, method)(X))
+    with pytest.raises(TypeError, match="X on cuda:0, but backend='cpu'"):
+        SoftmaxClassifier(backend="cpu").fit(given, y)

@@ -26,6 +26,7 @@ import pytest
 
 from gpusoftmax.cuda.buckets import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, UINT8, Bucket, buckets, choose
 from gpusoftmax.cuda.compile import source
+from gpusoftmax.cuda.sparse import ONES, SEGMENT, layout
 from gpusoftmax.losses import LOSSES
 from tests.support.cases import assert_within, row_answer
 from tests.support.emulation import build as emulation
@@ -108,6 +109,12 @@ class Case:
         return f"{NAMES[self.kind]}-{self.c}-{mode}-{'aligned' if self.aligned else 'unaligned'}"
 
 
+def sparse_text(value: int, score: int, q: int = 32, squared: bool = False) -> str:
+    lanes, columns = layout(q)
+    macros = {"LANES": lanes, "COLUMNS": columns, "SEGMENT": SEGMENT, "SQUARED": int(squared)}
+    return source("sparse.cu", {"VALUE": value, "SCORE": score, **macros})
+
+
 # one number of classes for each way to hold a row
 LADDER = {"lanes": 10, "warp": 300, "block": 3000, "online": 20000}
 LADDER_CASES = pytest.mark.parametrize("case", [Case(FLOAT32, c, (0, 1, 2)) for c in LADDER.values()], ids=LADDER)
@@ -128,6 +135,23 @@ class Pair:
         return f"{NAMES[self.source]}-{NAMES[self.target]}"
 
 
+@dataclass(frozen=True)
+class Product:
+    """A sparse matrix, with values of a kind, times a matrix of q columns of another kind."""
+
+    value: int
+    score: int
+    q: int
+    squared: bool = False
+
+    def texts(self) -> list[str]:
+        return [sparse_text(self.value, self.score, self.q, self.squared)]
+
+    def __str__(self) -> str:
+        value = NAMES.get(self.value, "ones")
+        return f"{value}-{NAMES[self.score]}-{self.q}{'-squared' if self.squared else ''}"
+
+
 _ahead: dict[str, Future[emulation.Emulated]] = {}
 
 
@@ -136,7 +160,9 @@ def _build_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
     """What the selected tests need is built on all cores, in their order, while the first of them run."""
     chosen = [item for item in request.session.items if getattr(item, "module", None) is request.module]
     values = [value for item in chosen if hasattr(item, "callspec") for value in item.callspec.params.values()]
-    texts = dict.fromkeys(text for value in values if isinstance(value, Case | Pair) for text in value.texts())
+    texts = dict.fromkeys(
+        text for value in values if isinstance(value, Case | Pair | Product) for text in value.texts()
+    )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         _ahead.update((text, pool.submit(emulation.build, text, sanitize=SANITIZED)) for text in texts)
         yield
@@ -627,6 +653,229 @@ def test_every_nan_stays_one_when_it_is_narrowed(kind: int) -> None:
     assert np.all(np.isnan(narrow.astype(np.float32)))
 
 
+# ---- sparse.cu
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The rows of a sparse matrix with `width` columns. Column 0 has no entries: it is what idle lanes would read."""
+
+    indptr: Array
+    indices: Array
+    values: Array | None
+    width: int
+
+    @classmethod
+    def random(cls, lengths: list[int], value: int, rng: np.random.Generator, whole: bool = True) -> Entries:
+        """Rows of these lengths, with `whole` of small integers, whose sums have no rounding errors."""
+        width = max(lengths) + 50
+        indices = [1 + np.sort(rng.choice(width - 1, length, replace=False)) for length in lengths]
+        n = sum(lengths)
+        drawn = rng.integers(0 if value == UINT8 else -4, 5, n) if whole else 3 * rng.standard_normal(n)
+        values = None if value == ONES else drawn.astype(STORED[value])
+        return cls(np.cumsum([0, *lengths]), np.concatenate(indices).astype(np.int32), values, width)
+
+    def dense(self) -> Array:
+        x = np.zeros((len(self.indptr) - 1, self.width))
+        rows = np.repeat(np.arange(len(x)), np.diff(self.indptr))
+        x[rows, self.indices] = 1 if self.values is None else self.values
+        return x
+
+    def guarded(self) -> list[Guarded | None]:
+        values = None if self.values is None else Guarded(self.values)
+        return [Guarded(self.indptr.astype(np.int64)), Guarded(self.indices), values]
+
+
+def address(array: Guarded | None) -> int:
+    return 0 if array is None else array.address
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The segments of long rows, made in a plain loop."""
+
+    rows: list[int]
+    firsts: list[int]
+    long_rows: list[int]
+    starts: list[int]
+
+    @classmethod
+    def of(cls, indptr: Array) -> Cut:
+        cut = cls([], [], [], [0])
+        for row, (first, stop) in enumerate(zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True)):
+            more = list(range(first + SEGMENT, stop, SEGMENT))
+            cut.rows.extend([row] * len(more))
+            cut.firsts.extend(more)
+            if more:
+                cut.long_rows.append(row)
+                cut.starts.append(len(cut.rows))
+        return cut
+
+    def guarded(self) -> list[Guarded | None]:
+        lists = self.rows, self.firsts, self.long_rows, self.starts
+        return [Guarded(np.array(one, np.int64)) if one else None for one in lists]
+
+
+def run_product(case: Product, A: Entries, M: Array, bias: Array | None = None, rows: Array | None = None) -> Array:
+    """A M + bias through the kernels, as cuda/sparse.py calls them."""
+    real = computed(case.score)
+    n, q = len(A.indptr) - 1 if rows is None else len(rows), M.shape[1]
+    cut = Cut.of(A.indptr) if rows is None else Cut([], [], [], [0])
+    n_extra, n_long, (lanes, columns) = len(cut.rows), len(cut.long_rows), layout(q)
+    entries, segments = A.guarded(), cut.guarded()
+    given = [
+        Guarded(M.astype(real).ravel()),
+        None if bias is None else Guarded(bias.astype(real)),
+        None if rows is None else Guarded(rows.astype(np.int64)),
+    ]
+    out = {
+        "out": Guarded(np.full(n * q, np.nan, real)),
+        "partials": Guarded(np.full(max(1, n_extra * q), np.nan, real)),
+    }
+    kernel = emulated(sparse_text(case.value, case.score, q, case.squared))
+
+    def launch(seed: int) -> None:
+        at = [address(a) for a in (*entries, *given, *segments)]
+        kernel.launch(
+            "multiply_rows",
+            (-(-(n + n_extra) // 8), -(-q // (lanes * columns))),
+            (256,),
+            [*at[:6], n, q, *at[6:8], n_extra, out["partials"].address, out["out"].address],
+            seed=seed,
+        )
+        if n_long:
+            kernel.launch(
+                "add_segments",
+                (-(-n_long * q // 256),),
+                (256,),
+                [out["partials"].address, *at[8:], n_long, q, at[4], out["out"].address],
+                seed=seed,
+            )
+
+    result = in_every_order(out, launch)["out"].reshape(n, q)
+    for one in (*entries, *given, *segments):
+        assert one is None or one.memory.tobytes() == one.before.tobytes(), "an input was written"
+    return result
+
+
+# on both sides of a warp's 32 entries and of a segment's 1024; more rows than a block has warps; after each row more
+# entries than a kernel could take too many
+LENGTHS = [0, 1, 31, 32, 33, 2 * SEGMENT + 1, 7, SEGMENT - 1, SEGMENT, SEGMENT + 1, 64, 3, SEGMENT, 0]
+PRODUCTS = [Product(FLOAT32, FLOAT32, q) for q in (1, 2, 3, 8, 9, 20, 32, 33, 100, 130)]
+PRODUCTS += [
+    Product(value, score, 3, squared)
+    for value in (FLOAT64, FLOAT32, UINT8, ONES)
+    for score in (FLOAT64, FLOAT32)
+    for squared in (False, True)
+    if value != FLOAT64 or score == FLOAT64
+    if (value, score, squared) != (FLOAT32, FLOAT32, False)
+]
+PRODUCTS += [Product(ONES, FLOAT64, 20), Product(UINT8, FLOAT32, 33, True), Product(FLOAT64, FLOAT64, 100)]
+if SANITIZED:
+    PRODUCTS = [Product(FLOAT32, FLOAT32, 33), Product(UINT8, FLOAT64, 3, True), Product(ONES, FLOAT64, 20)]
+
+
+def whole_numbers(case: Product, A: Entries, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """M, with NaN for the column without entries, and bias of small integers; the dense matrix without that column."""
+    M, bias = (rng.integers(-8, 9, shape).astype(np.float64) for shape in ((A.width, case.q), case.q))
+    M[0] = np.nan
+    x = A.dense()[:, 1:]
+    return M, bias, x * x if case.squared else x
+
+
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+def test_rows_are_multiplied_in_segments(case: Product, rng: np.random.Generator) -> None:
+    A = Entries.random(LENGTHS, case.value, rng)
+    M, bias, x = whole_numbers(case, A, rng)
+    assert np.array_equal(run_product(case, A, M), x @ M[1:])
+    assert np.array_equal(run_product(case, A, M, bias), x @ M[1:] + bias)
+
+
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+def test_chosen_rows_are_multiplied_in_their_order(case: Product, rng: np.random.Generator) -> None:
+    A = Entries.random(LENGTHS, case.value, rng)
+    M, bias, x = whole_numbers(case, A, rng)
+    rows = np.array([9, 5, 5, 0, 13, 3, 8, 1, 5, 2])
+    assert np.array_equal(run_product(case, A, M, bias, rows), (x @ M[1:] + bias)[rows])
+
+
+@pytest.mark.parametrize("case", PRODUCTS[:: 1 if SANITIZED else 3], ids=str)
+def test_the_bits_of_a_product_depend_on_the_rows_entries_alone(case: Product, rng: np.random.Generator) -> None:
+    A = Entries.random(LENGTHS, case.value, rng, whole=case.value == UINT8)
+    M, bias = rng.standard_normal((A.width, case.q)), rng.standard_normal(case.q)
+    real = computed(case.score)
+    M, bias = M.astype(real).astype(np.float64), bias.astype(real).astype(np.float64)
+    cut = run_product(case, A, M, bias)
+    for rows in (np.arange(len(LENGTHS)), np.array([5]), np.array([8, 9, 5, 4])):
+        assert run_product(case, A, M, bias, rows).tobytes() == cut[rows].tobytes()
+    x = A.dense()
+    x = x * x if case.squared else x
+    # each term and each addition is rounded once
+    off = (np.array(LENGTHS)[:, None] + 3) * float(np.finfo(real).eps) * (abs(x) @ abs(M) + abs(bias))
+    assert_within(cut, x @ M + bias, off, "product")
+
+
+@pytest.mark.parametrize("case", PRODUCTS[:3], ids=str)
+def test_a_part_of_indptr_is_a_part_of_the_rows(case: Product, rng: np.random.Generator) -> None:
+    A = Entries.random(LENGTHS, case.value, rng)
+    M, bias, x = whole_numbers(case, A, rng)
+    end = A.indptr[10]  # of memory, too: the sanitizers see what is read beyond it
+    part = Entries(A.indptr[4:11], A.indices[:end], None if A.values is None else A.values[:end], A.width)
+    assert np.array_equal(run_product(case, part, M, bias), (x @ M[1:] + bias)[4:10])
+
+
+def run_column_sums(value: int, A: Entries, weights: Array, centre: Array) -> Array:
+    """Sums of each row of A (n, 3), as cuda/sparse.py calls the kernels."""
+    n, cut = len(A.indptr) - 1, Cut.of(A.indptr)
+    n_extra, n_long = len(cut.rows), len(cut.long_rows)
+    given = [*A.guarded(), Guarded(weights), Guarded(centre), *cut.guarded()]
+    out = {"out": Guarded(np.full(n * 3, np.nan)), "partials": Guarded(np.full(max(1, n_extra * 3), np.nan))}
+    kernel = emulated(sparse_text(value, FLOAT64))
+
+    def launch(seed: int) -> None:
+        at, (to, partials) = [address(a) for a in given], (out[name].address for name in ("out", "partials"))
+        grid = (-(-(n + n_extra) // 8),)
+        kernel.launch("sum_columns", grid, (256,), [*at[:5], n, *at[5:7], n_extra, partials, to], seed=seed)
+        if n_long:
+            grid = (-(-n_long * 3 // 256),)
+            kernel.launch("add_segments", grid, (256,), [partials, *at[7:], n_long, 3, 0, to], seed=seed)
+
+    result = in_every_order(out, launch)["out"].reshape(n, 3)
+    for one in given:
+        assert one is None or one.memory.tobytes() == one.before.tobytes(), "an input was written"
+    return result
+
+
+@pytest.mark.parametrize("value", [UINT8] if SANITIZED else [FLOAT64, FLOAT32, UINT8, ONES])
+def test_columns_are_summed_in_segments(value: int, rng: np.random.Generator) -> None:
+    A = Entries.random(LENGTHS, value, rng)
+    weights, centre = (rng.integers(-3, 4, n).astype(np.float64) for n in (A.width, len(LENGTHS)))
+    weights[0] = np.nan
+    x, there = A.dense()[:, 1:], np.zeros((len(LENGTHS), A.width), bool)
+    there[np.repeat(np.arange(len(LENGTHS)), LENGTHS), A.indices] = True
+    s, there = weights[1:], there[:, 1:]
+    expected = [there @ s, x @ s, (there * (x - centre[:, None]) ** 2) @ s]
+    assert np.array_equal(run_column_sums(value, A, weights, centre), np.stack(expected, axis=1))
+
+
+@pytest.mark.parametrize("value", [UINT8] if SANITIZED else [FLOAT64, FLOAT32, UINT8, ONES])
+def test_chosen_columns_are_filled_into_a_dense_matrix(value: int, rng: np.random.Generator) -> None:
+    A = Entries.random([0, 1, 70, 33, 200, 5, 32, 9, 0, 100], value, rng)
+    columns = rng.permutation(A.width)[:57]
+    place = np.full(A.width, -1, np.int32)
+    place[columns] = np.arange(57)
+    rows = np.array([4, 2, 2, 8, 9, 1, 3, 5, 7, 4])
+    given = [*A.guarded(), Guarded(place), Guarded(rows)]
+    out = {"out": Guarded(np.zeros(10 * 57))}
+    kernel = emulated(sparse_text(value, FLOAT64))
+
+    def launch(seed: int) -> None:
+        arguments = [*(address(a) for a in given), 10, 57, out["out"].address]
+        kernel.launch("fill_columns", (2,), (256,), arguments, seed=seed)
+
+    assert np.array_equal(in_every_order(out, launch)["out"].reshape(10, 57), A.dense()[rows][:, columns])
+
+
 # ---- beyond 2^31
 
 
@@ -755,6 +1004,118 @@ def test_gathered_rows_beyond_32_bits(row: int, indexed: bool, rng: np.random.Ge
         [far.start, d, rows.ctypes.data if indexed else 0, 0 if indexed else row, 1, d, out.ctypes.data],
     )
     assert np.array_equal(out, X[0])
+
+
+# each of these would be another number in 32 bits
+FAR = [2**31 + 70, 2**32 + 70]
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
+@pytest.mark.parametrize("entry", FAR)
+def test_sparse_entries_beyond_32_bits(entry: int, rng: np.random.Generator) -> None:
+    lengths, q = [3, SEGMENT + 1, 40], 3
+    A = Entries.random(lengths, UINT8, rng)
+    assert A.values is not None
+    indices, values = Sparse(entry * 4, A.indices), Sparse(entry, A.values)
+    indptr, M = A.indptr.astype(np.int64) + entry, rng.integers(-8, 9, (A.width, q)).astype(np.float32)
+    at = [indptr.ctypes.data, indices.start, values.start]
+    rows, firsts = np.array([1]), np.array([entry + 3 + SEGMENT])
+    extra, x = [rows.ctypes.data, firsts.ctypes.data, 1], A.dense()
+    partials, out = np.zeros((1, q), np.float32), np.zeros((3, q), np.float32)
+    to = [partials.ctypes.data, out.ctypes.data]
+    emulated(sparse_text(UINT8, FLOAT32, q)).launch(
+        "multiply_rows", (1, 1), (256,), [*at, M.ctypes.data, 0, 0, 3, q, *extra, *to]
+    )
+    out[1] += partials[0]
+    assert np.array_equal(out, x @ M)
+    weights, zeros = rng.integers(0, 9, A.width).astype(np.float64), np.zeros(3)
+    partials, sums = np.zeros((1, 3)), np.zeros((3, 3))
+    to = [partials.ctypes.data, sums.ctypes.data]
+    kernel = emulated(sparse_text(UINT8, FLOAT64))
+    kernel.launch("sum_columns", (1,), (256,), [*at, weights.ctypes.data, zeros.ctypes.data, 3, *extra, *to])
+    sums[1] += partials[0]
+    assert np.array_equal(sums[:, 1], x @ weights)
+    place, all_rows, filled = np.arange(A.width, dtype=np.int32), np.arange(3), np.zeros(x.shape)
+    addresses = place.ctypes.data, all_rows.ctypes.data
+    kernel.launch("fill_columns", (1,), (256,), [*at, *addresses, 3, A.width, filled.ctypes.data])
+    assert np.array_equal(filled, x)
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
+@pytest.mark.parametrize("far", FAR)
+def test_sparse_rows_beyond_32_bits(far: int, rng: np.random.Generator) -> None:
+    q, n = 3, far // 8 * 8 + 5  # the last block has five warps with rows
+    A = Entries.random([2, 30, 0, 70, 1], UINT8, rng)
+    assert A.values is not None
+    M = rng.integers(-8, 9, (A.width, q)).astype(np.float32)
+    indptr, out = Sparse((n - 5) * 8, A.indptr.astype(np.int64)), Sparse((n - 5) * q * 4, np.zeros((5, q), np.float32))
+    at = [indptr.start, A.indices.ctypes.data, A.values.ctypes.data]
+    last = ((n - 5) // 8, 1)
+    kernel = emulated(sparse_text(UINT8, FLOAT32, q))
+    arguments = [*at, M.ctypes.data, 0, 0, n, q, 0, 0, 0, 0, out.start]
+    kernel.launch("multiply_rows", (-(-n // 8), 1), (256,), arguments, blocks=last)
+    assert np.array_equal(out.values.reshape(5, q), A.dense() @ M)
+    rows, picked = np.array([n - 2]), np.zeros((1, q), np.float32)
+    arguments = [*at, M.ctypes.data, 0, rows.ctypes.data, 1, q, 0, 0, 0, 0, picked.ctypes.data]
+    kernel.launch("multiply_rows", (1, 1), (256,), arguments)
+    assert np.array_equal(picked[0], A.dense()[3] @ M)
+    weights, centre = rng.integers(0, 9, A.width).astype(np.float64), Sparse((n - 5) * 8, np.zeros(5))
+    sums, kernel = Sparse((n - 5) * 24, np.zeros((5, 3))), emulated(sparse_text(UINT8, FLOAT64))
+    arguments = [*at, weights.ctypes.data, centre.start, n, 0, 0, 0, 0, sums.start]
+    kernel.launch("sum_columns", (-(-n // 8),), (256,), arguments, blocks=last)
+    assert np.array_equal(sums.values.reshape(5, 3)[:, 1], A.dense() @ weights)
+    column = A.indices[0]
+    place = np.where(np.arange(A.width) == column, 0, -1).astype(np.int32)
+    rows, filled = Sparse((n - 5) * 8, np.arange(n - 5, n)), Sparse((n - 5) * 8, np.zeros(5))
+    arguments = [*at, place.ctypes.data, rows.start, n, 1, filled.start]
+    kernel.launch("fill_columns", (-(-n // 8),), (256,), arguments, blocks=last)
+    assert np.array_equal(filled.values, A.dense()[:, column])
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
+@pytest.mark.parametrize("far", FAR)
+def test_picked_rows_and_partial_sums_beyond_32_bits(far: int, rng: np.random.Generator) -> None:
+    q = 3
+    index = far // q
+    M, out = Sparse(index * q * 4, rng.random(q).astype(np.float32)), np.zeros(q, np.float32)
+    indptr, indices = np.array([0, 1]), np.array([index], np.int32)
+    arguments = [indptr.ctypes.data, indices.ctypes.data, 0, M.start, 0, 0, 1, q, 0, 0, 0, 0, out.ctypes.data]
+    emulated(sparse_text(ONES, FLOAT32, q)).launch("multiply_rows", (1, 1), (256,), arguments)
+    assert np.array_equal(out, M.values)
+    # the partial sums of warp number n + s, where s q is large, and then their addition
+    s = far // q // 8 * 8
+    partials = Sparse(s * q * 4, np.zeros(q, np.float32))
+    rows, firsts = Sparse(s * 8, np.array([1])), Sparse(s * 8, np.array([0]))
+    indptr = np.array([0, 0, 1, *[1] * 6])
+    arguments = [indptr.ctypes.data, indices.ctypes.data, 0, M.start, 0, 0, 8, q, rows.start, firsts.start, s + 1]
+    emulated(sparse_text(ONES, FLOAT32, q)).launch(
+        "multiply_rows", (s // 8 + 2, 1), (256,), [*arguments, partials.start, 0], blocks=(s // 8 + 1, 1)
+    )
+    assert np.array_equal(partials.values, M.values)
+    total = Sparse(index * q * 4, np.ones(q, np.float32))
+    long_rows, starts = np.array([index]), np.array([s, s + 1])
+    arguments = [partials.start, long_rows.ctypes.data, starts.ctypes.data, 1, q, 0, total.start]
+    emulated(sparse_text(ONES, FLOAT32, q)).launch("add_segments", (1,), (256,), arguments)
+    assert np.array_equal(total.values, M.values + np.float32(1))
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
+@pytest.mark.parametrize("far", FAR)
+def test_long_rows_and_filled_rows_beyond_32_bits(far: int) -> None:
+    q = 256
+    i = far // q + 1  # the last long row, whose numbers are far in the grid
+    partials, total = Sparse(i * q * 4, np.ones(q, np.float32)), Sparse(i * q * 4, np.ones(q, np.float32))
+    long_rows, starts = Sparse(i * 8, np.array([i])), Sparse(i * 8, np.array([i, i + 1]))
+    arguments = [partials.start, long_rows.start, starts.start, i + 1, q, 0, total.start]
+    emulated(sparse_text(ONES, FLOAT32)).launch("add_segments", (i + 1,), (256,), arguments, blocks=(i, 1))
+    assert np.all(total.values == 2)
+    n = i // 8 * 8 + 1
+    rows, out = Sparse((n - 1) * 8, np.array([0])), Sparse((n - 1) * q * 8, np.zeros(q))
+    indptr, indices, place = np.array([0, 1]), np.array([2], np.int32), np.arange(q, dtype=np.int32)
+    arguments = [indptr.ctypes.data, indices.ctypes.data, 0, place.ctypes.data, rows.start, n, q, out.start]
+    kernel = emulated(sparse_text(ONES, FLOAT64))
+    kernel.launch("fill_columns", (-(-n // 8),), (256,), arguments, blocks=(n // 8, 1))
+    assert np.array_equal(np.flatnonzero(out.values), [2])
 
 
 # ---- probe.cu

@@ -28,7 +28,7 @@ COPIED = ("gpusoftmax", "kernels", "tests", "pyproject.toml")
 KERNEL_TESTS, HOST_TESTS = "tests/cuda/test_kernels.py", "tests/cuda/test_host.py"
 # The test that repeats others under the sanitizers takes 90 s: it is left to the few mutants that need it, and then
 # repeats only SANITIZED.
-ALL, SANITIZED = "not sanitizers", "ladder and float32-20000"
+ALL, SANITIZED = "not sanitizers", "(ladder and float32-20000) or part_of_indptr"
 LIMIT = 600  # seconds of one run: a mutant that hangs is not caught
 
 
@@ -81,11 +81,11 @@ class Outcome:
     seconds: float
 
 
-COMMON, GATHER, REDUCE, ROW_LOSS = (
-    f"kernels/{name}" for name in ("common.cuh", "gather.cu", "reduce.cu", "row_loss.cu")
+COMMON, GATHER, REDUCE, ROW_LOSS, SPARSE = (
+    f"kernels/{name}" for name in ("common.cuh", "gather.cu", "reduce.cu", "row_loss.cu", "sparse.cu")
 )
-BLAS, BUCKETS, COMPILE, MEMORY, OPS, PROBE = (
-    f"gpusoftmax/cuda/{name}.py" for name in ("blas", "buckets", "compile", "memory", "ops", "probe")
+BLAS, BUCKETS, COMPILE, MEMORY, OPS, PROBE, SPARSE_HOST = (
+    f"gpusoftmax/cuda/{name}.py" for name in ("blas", "buckets", "compile", "memory", "ops", "probe", "sparse")
 )
 
 # pytest's -k, so that most mutants cost a second of building and testing
@@ -104,6 +104,12 @@ PRECISION = "precision_asked_for"
 MOMENTS = "moments_far"
 LABELS = "label_sums"
 FIT = "does_not_fit"
+PRODUCTS, CHOSEN = "rows_are_multiplied", "chosen_rows_are_multiplied"
+COLUMNS, FILLED = "columns_are_summed", "chosen_columns_are_filled"
+SPARSE_FAR = "sparse_entries_beyond or sparse_rows_beyond or picked_rows_and or long_rows_and"
+SPARSE_PRODUCTS, SPARSE_SUMS, SPARSE_GRAM = "sparse_products_equal", "sparse_column_sums", "sparse_gram"
+SMALL = "inner_products_equal or best_of_scores or label_coefficients"
+DENSE_PRODUCTS = "column_products_of_dense"
 
 MUTANTS = [
     # ---- common.cuh
@@ -235,11 +241,11 @@ MUTANTS = [
     Mutant("sum_rows' grid a block short", OPS, "-(-m // ROWS_A_SUM)\n        partials", "max(1, m // ROWS_A_SUM)\n        partials", BLOCKS),
     Mutant("a block of sum_rows thought longer than it is", OPS, "ROWS_A_SUM = 4096", "ROWS_A_SUM = 8192", BLOCKS),
     Mutant("c and K swapped", OPS, "np.int32(c), np.int32(K)", "np.int32(K), np.int32(c)", REFERENCE),
-    Mutant("rows and stride swapped", OPS, "Z, np.int64(c), _or_nothing(b), _or_nothing(labels), _or_nothing(weights),\n                np.int64(rows),", "Z, np.int64(rows), _or_nothing(b), _or_nothing(labels), _or_nothing(weights),\n                np.int64(c),", REFERENCE),
+    Mutant("rows and stride swapped", OPS, "Z, np.int64(c), or_nothing(b), or_nothing(labels), or_nothing(weights),\n                np.int64(rows),", "Z, np.int64(rows), or_nothing(b), or_nothing(labels), or_nothing(weights),\n                np.int64(c),", REFERENCE),
     Mutant("stride and first swapped", OPS, "np.int64(stride), indices, np.int64(first)", "np.int64(first), indices, np.int64(stride)", REFERENCE),
     Mutant("m and d swapped", OPS, "np.uint32(m), np.uint32(d)", "np.uint32(d), np.uint32(m)", REFERENCE),
     Mutant("losses and best swapped", OPS, "losses, columns, bad_row,\n", "columns, losses, bad_row,\n", REFERENCE),
-    Mutant("best and labels swapped", OPS, "(losses, best, labels, _or", "(losses, labels, best, _or", BLOCKS),
+    Mutant("best and labels swapped", OPS, "(losses, best, labels, or_", "(losses, labels, best, or_", BLOCKS),
     Mutant("blocks and K swapped", OPS, "(blocks, K),", "(K, blocks),", REFERENCE),
     Mutant("a scalar too wide", OPS, "np.int32(c)", "np.int64(c)", REFERENCE),
     Mutant("a scalar of Python", OPS, "np.int64(rows)", "rows", REFERENCE),
@@ -247,9 +253,9 @@ MUTANTS = [
     Mutant("losses of float64 always", OPS, "cupy.empty(rows, dtype=Z.dtype)", "cupy.empty(rows, dtype=np.float64)", REFERENCE),
     Mutant("losses a row too short", OPS, "cupy.empty(rows, dtype=Z.dtype)", "cupy.empty(rows - 1, dtype=Z.dtype)", REFERENCE),
     Mutant("partials of one block", OPS, "cupy.empty((blocks, K, 2)", "cupy.empty((1, K, 2)", BLOCKS),
-    Mutant("bias left out", OPS, "_or_nothing(b),", "NOTHING,", REFERENCE),
-    Mutant("weights left out of the gradient", OPS, "_or_nothing(labels), _or_nothing(weights),\n", "_or_nothing(labels), NOTHING,\n", REFERENCE),
-    Mutant("weights left out of the sums", OPS, "(losses, best, labels, _or_nothing(weights),", "(losses, best, labels, NOTHING,", REFERENCE),
+    Mutant("bias left out", OPS, "or_nothing(b),", "NOTHING,", REFERENCE),
+    Mutant("weights left out of the gradient", OPS, "or_nothing(labels), or_nothing(weights),\n", "or_nothing(labels), NOTHING,\n", REFERENCE),
+    Mutant("weights left out of the sums", OPS, "(losses, best, labels, or_nothing(weights),", "(losses, best, labels, NOTHING,", REFERENCE),
     Mutant("labels not sliced by chunk", OPS, "t, s = labels[picked]", "t, s = labels", CHUNKS),
     Mutant("weights not sliced by chunk", OPS, "None if weights is None else weights[picked]", "weights", CHUNKS),
     Mutant("labels of a batch in the data's order", OPS, "return slice(first, first + m) if rows is None else rows[first : first + m]", "return slice(first, first + m)", "sums_per_model and picked"),
@@ -271,8 +277,8 @@ MUTANTS = [
     Mutant("scores of the first chunk for all", OPS, "self._operand(X, rows, first, m), weight_operand, Z.re", "self._operand(X, rows, 0, m), weight_operand, Z.re", SCORES),
     Mutant("scores without the bias", OPS, "            Z += b\n", "            pass\n", SCORES),
     Mutant("best columns of the first chunk for all", OPS, "part = out[first : first + m]\n                Z", "part = out[:m]\n                Z", SCORES),
-    Mutant("best columns without the bias", OPS, "self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)", "self._row_loss(Z, None, None, None, SOFTMAX, LOSSES)", "without_a_largest"),
-    Mutant("probabilities without the bias", OPS, "self._row_loss(Z, b, None, None, SOFTMAX, PROBABILITIES", "self._row_loss(Z, None, None, None, SOFTMAX, PROBABILITIES", SCORES),
+    Mutant("best columns without the bias", OPS, "out[...] = self._best(Z, b)", "out[...] = self._best(Z, None)", "without_a_largest"),
+    Mutant("probabilities without the bias", OPS, "            self._softmax(Z, b)", "            self._softmax(Z, None)", SCORES),
     Mutant("precision of predictions ignored", OPS, "Z.reshape(m, q), precision=self.precision)", "Z.reshape(m, q))", PRECISION),
     Mutant("a bad label is not reported to the user", OPS, "if bad_row < Z.shape[0] * Z.shape[1]:", "if False:", "bad_label"),
     Mutant("a bad label is reported by the kernel's row", OPS, "row, c = bad_row // Z.shape[1],", "row, c = bad_row,", "number_of_models"),
@@ -289,10 +295,97 @@ MUTANTS = [
     Mutant("moments far from the data", OPS, "total = cupy.zeros((1, 1), dtype=np.float64)", "total, centre = cupy.zeros((1, 1)), 0 * centre", MOMENTS),
     Mutant("label sums of the last chunk alone", OPS, "d, c), transpose_a=True, beta=1.0)", "d, c), transpose_a=True, beta=0.0)", LABELS),
     Mutant("label totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", LABELS),
-    Mutant("weights of label sums not sliced by chunk", OPS, "weights[picked].reshape(m, 1)", "weights[:m].reshape(m, 1)", LABELS),
-    Mutant("labels of label sums not sliced by chunk", OPS, "labels[picked], None, SOFTMAX", "labels[:m], None, SOFTMAX", LABELS),
+    Mutant("weights of label sums not sliced by chunk", OPS, "labels[picked], weights[picked], class_weight", "labels[picked], weights[:m], class_weight", LABELS),
+    Mutant("labels of label sums not sliced by chunk", OPS, "labels[picked], weights[picked], class_weight", "labels[:m], weights[picked], class_weight", LABELS),
     Mutant("proportions not sliced by chunk", OPS, "proportions[picked]", "proportions[:m]", LABELS),
     Mutant("label sums go on from a chunk that did not fit", OPS, "            sums[...], totals[...] = 0, 0\n", "", LABELS),
+    # ---- sparse.cu
+    Mutant("a segment's last entry is left out", SPARSE, "const long long stop = smaller(task.stop, first + SEGMENT);", "const long long stop = smaller(task.stop, first + SEGMENT - 1);", PRODUCTS),
+    Mutant("a segment goes on into the next", SPARSE, "stop = n_extra > 0 ? smaller(end, first + SEGMENT) : end;", "stop = n_extra > 0 ? smaller(end, first + SEGMENT + 1) : end;", PRODUCTS),
+    Mutant("a row of one segment thought longer", SPARSE, "complete = !extra && stop == end;", "complete = !extra && stop == end && end - first < SEGMENT;", PRODUCTS),
+    Mutant("a row's warp sums it all, although it is cut", SPARSE, "stop = n_extra > 0 ? smaller(end, first + SEGMENT) : end;", "stop = extra ? smaller(end, first + SEGMENT) : end;", PRODUCTS),
+    Mutant("a row without a list ends after a segment", SPARSE, "stop = n_extra > 0 ? smaller(end, first + SEGMENT) : end;", "stop = smaller(end, first + SEGMENT);", CHOSEN),
+    Mutant("a further segment begins with its row", SPARSE, "first = extra ? extra_firsts[number - n] : indptr[row];", "first = indptr[row];", PRODUCTS),
+    Mutant("a further segment goes on into the next row", SPARSE, "const long long end = indptr[row + 1];\n        stop", "const long long end = extra ? first + SEGMENT : indptr[row + 1];\n        stop", PRODUCTS),
+    Mutant("chosen rows are ignored", SPARSE, "rows == nullptr ? number : rows[number];", "number;", CHOSEN),
+    Mutant("a warp too many", SPARSE, "if (task.number >= n + n_extra) return;\n    const int lane = threadIdx.x % 32, part", "if (task.number > n + n_extra) return;\n    const int lane = threadIdx.x % 32, part", PRODUCTS),
+    Mutant("the last 32 entries are counted as 32", SPARSE, "(int)smaller(stop - k, 32ll);", "32;", PRODUCTS),
+    Mutant("lanes without an entry load one", SPARSE, "if (lane < count) {", "if (true) {", "sanitizers", sanitized=True),
+    Mutant("entries that are not there are added", SPARSE, "if (from < count && column", "if (column", PRODUCTS),
+    Mutant("the last column is left out", SPARSE, "if (from < count && column + j * LANES < q)", "if (from < count && column + j * LANES < q - 1)", PRODUCTS),
+    Mutant("a column too many is written", SPARSE, "if (part == 0 && at < q) to", "if (part == 0 && at <= q) to", PRODUCTS),
+    Mutant("columns of the first block alone", SPARSE, "(int)blockIdx.y * (LANES * COLUMNS) + lane", "lane", PRODUCTS),
+    Mutant("a lane's columns are neighbours", SPARSE, "sum[j] += x * row[column + j * LANES];", "sum[j] += x * row[column + j];", PRODUCTS),
+    Mutant("a shuffle that names half of the warp", SPARSE, "(long long)__shfl_sync(FULL_WARP, index, from)", "(long long)__shfl_sync(0xffffu, index, from)", PRODUCTS),
+    Mutant("values of the wrong lane", SPARSE, "__shfl_sync(FULL_WARP, value, from)", "__shfl_sync(FULL_WARP, value, e)", PRODUCTS),
+    Mutant("the parts of a warp are not added", SPARSE, "offset < 32; offset *= 2) sum", "offset < 16; offset *= 2) sum", PRODUCTS),
+    Mutant("a row without a list is one segment", SPARSE, "first += SEGMENT) {\n        const long long stop = smaller(task.stop, first + SEGMENT);", "first = task.stop) {\n        const long long stop = task.stop;", "bits_of_a_product"),
+    Mutant("the last segment replaces the sum", SPARSE, "total[j] += sum[j];\n        }\n    }\n", "total[j] = sum[j];\n        }\n    }\n", CHOSEN),
+    Mutant("bias dropped", SPARSE, "bias != nullptr && task.complete ? total[j] + bias[at] : total[j];", "total[j];", PRODUCTS),
+    Mutant("bias of a long row added twice", SPARSE, "bias != nullptr && task.complete ?", "bias != nullptr ?", PRODUCTS),
+    Mutant("bias of a long row dropped", SPARSE, "*to = bias == nullptr ? total : total + bias[j];", "*to = total;", PRODUCTS),
+    Mutant("squares ignored", SPARSE, "return SQUARED ? x * x : x;", "return x;", PRODUCTS),
+    Mutant("values taken for ones", SPARSE, "if (VALUE == ONES) return 1;", "if (VALUE == ONES || VALUE == UINT8) return 1;", PRODUCTS),
+    Mutant("doubles multiplied as floats", SPARSE, "const real_t x = (real_t)widen(values[k]);", "const real_t x = (real_t)(float)widen(values[k]);", "every_sum"),
+    Mutant("the first partial sum is left out", SPARSE, "s = starts[i]; s < starts[i + 1]", "s = starts[i] + 1; s < starts[i + 1]", PRODUCTS),
+    Mutant("partial sums go on into the next row's", SPARSE, "s < starts[i + 1]; s++", "s <= starts[i + 1]; s++", PRODUCTS),
+    Mutant("the first segment is forgotten", SPARSE, "real_t total = *to;", "real_t total = 0;", PRODUCTS),
+    Mutant("partial sums by the wrong row", SPARSE, "out + long_rows[i] * q + j;", "out + i * q + j;", PRODUCTS),
+    Mutant("the last long row is not added up", SPARSE, "if (at >= n_long * q) return;", "if (at >= (n_long - 1) * q) return;", PRODUCTS),
+    Mutant("weights by the entry", SPARSE, "s = weights[indices[k]]", "s = weights[k - task.first]", COLUMNS),
+    Mutant("the centre of a warp's number", SPARSE, "middle = centre[task.row];", "middle = centre[task.number % n];", COLUMNS),
+    Mutant("squares about zero", SPARSE, "off = x - middle;", "off = x;", COLUMNS),
+    Mutant("a column's first entry is left out", SPARSE, "k = task.first + lane; k < task.stop", "k = task.first + lane + 1; k < task.stop", COLUMNS),
+    Mutant("one lane's sums are a column's", SPARSE, "const double total = reduce<32>(sums[j], Sum(), (double*)nullptr);", "const double total = sums[j];", COLUMNS),
+    Mutant("columns that are left out are filled", SPARSE, "if (at >= 0) out", "if (at >= -1) out", FILLED),
+    Mutant("filled rows by their own number", SPARSE, "out[i * width + at]", "out[rows[i] * width + at]", FILLED),
+    Mutant("a row is filled by its first 32 entries", SPARSE, "k < end; k += 32) {\n        const int at", "k < end; k += 32000) {\n        const int at", FILLED),
+    Mutant("sparse warps in 32 bits", SPARSE, "number = (long long)blockIdx.x * WARPS", "number = (int)(blockIdx.x * WARPS)", SPARSE_FAR),
+    Mutant("sparse entries in 32 bits", SPARSE, "index = indices[k + lane];", "index = indices[(unsigned)(k + lane)];", SPARSE_FAR),
+    Mutant("the first entry of a row in 32 bits", SPARSE, "first = extra ? extra_firsts[number - n] : indptr[row];", "first = (unsigned)(extra ? extra_firsts[number - n] : indptr[row]);", SPARSE_FAR),
+    Mutant("a picked row's place in 32 bits", SPARSE, "M + (long long)__shfl_sync(FULL_WARP, index, from) * q;", "M + (unsigned)(__shfl_sync(FULL_WARP, index, from) * (unsigned)q);", SPARSE_FAR),
+    Mutant("a written row's place in 32 bits", SPARSE, ": out + task.number * q;", ": out + (unsigned)(task.number * q);", SPARSE_FAR),
+    Mutant("a partial sum's place in 32 bits", SPARSE, "partials + (task.number - n) * q :", "partials + (unsigned)((task.number - n) * q) :", SPARSE_FAR),
+    Mutant("sums of a column's place in 32 bits", SPARSE, ": out + task.number * 3;", ": out + (unsigned)(task.number * 3);", SPARSE_FAR),
+    Mutant("a column's entries in 32 bits", SPARSE, "s = weights[indices[k]]", "s = weights[indices[(unsigned)k]]", SPARSE_FAR),
+    Mutant("long rows in 32 bits", SPARSE, "at = (long long)blockIdx.x * THREADS + threadIdx.x;", "at = (unsigned)(blockIdx.x * THREADS + threadIdx.x);", SPARSE_FAR),
+    Mutant("a long row's place in 32 bits", SPARSE, "out + long_rows[i] * q + j;", "out + (unsigned)(long_rows[i] * q + j);", SPARSE_FAR),
+    Mutant("an added partial sum's place in 32 bits", SPARSE, "partials[s * q + j];", "partials[(unsigned)(s * q + j)];", SPARSE_FAR),
+    Mutant("filled entries in 32 bits", SPARSE, "int at = place[indices[k]];", "int at = place[indices[(unsigned)k]];", SPARSE_FAR),
+    Mutant("a filled row's number in 32 bits", SPARSE, "i = (long long)blockIdx.x * WARPS + threadIdx.x / 32;\n    if (i >= n)", "i = (int)(blockIdx.x * WARPS) + threadIdx.x / 32;\n    if (i >= n)", SPARSE_FAR),
+    Mutant("a filled row's place in 32 bits", SPARSE, "out[i * width + at]", "out[(unsigned)(i * width + at)]", SPARSE_FAR),
+    # ---- cuda/sparse.py
+    Mutant("a segment of exactly 1024 entries has another", SPARSE_HOST, "np.maximum(np.diff(indptr) - 1, 0) // SEGMENT", "np.diff(indptr) // SEGMENT", "segments_of_a_matrix or every_sum"),
+    Mutant("the last segment is not listed", SPARSE_HOST, "np.maximum(np.diff(indptr) - 1, 0) // SEGMENT", "np.maximum(np.diff(indptr) - 2, 0) // SEGMENT", SPARSE_PRODUCTS),
+    Mutant("segments of a part counted from its start", SPARSE_HOST, "indptr[rows] + SEGMENT * numbers", "indptr[rows] - indptr[0] + SEGMENT * numbers", "part_of_a_sparse"),
+    Mutant("segments made anew for each product", SPARSE_HOST, "if A not in _known:", "if True:", "made_once"),
+    Mutant("segments outlive their matrix", SPARSE_HOST, "= WeakKeyDictionary()", "= {}", "made_once"),
+    Mutant("partial sums are not added", SPARSE_HOST, "    _add_segments(A, cut, partials, bias, out)\n", "", SPARSE_PRODUCTS),
+    Mutant("partial sums of columns are not added", SPARSE_HOST, "    _add_segments(columns, cut, partials, None, out)\n", "", SPARSE_SUMS),
+    Mutant("long rows without the bias", SPARSE_HOST, "    _add_segments(A, cut, partials, bias, out)\n", "    _add_segments(A, cut, partials, None, out)\n", SPARSE_PRODUCTS),
+    Mutant("multiply_rows' grid a block short", SPARSE_HOST, "(-(-(n + n_extra) // WARPS), -(-q", "(max(1, (n + n_extra) // WARPS), -(-q", SPARSE_PRODUCTS),
+    Mutant("multiply_rows' grid without the further segments", SPARSE_HOST, "(-(-(n + n_extra) // WARPS), -(-q", "(-(-n // WARPS), -(-q", SPARSE_PRODUCTS),
+    Mutant("multiply_rows' grid without the last columns", SPARSE_HOST, "-(-q // (lanes * columns))", "max(1, q // (lanes * columns))", SPARSE_PRODUCTS),
+    Mutant("sum_columns' grid a block short", SPARSE_HOST, "(-(-(n + n_extra) // WARPS),),", "(max(1, (n + n_extra) // WARPS),),", SPARSE_SUMS),
+    Mutant("fill_columns' grid a block short", SPARSE_HOST, "(-(-m // WARPS),),", "(max(1, m // WARPS),),", SPARSE_GRAM),
+    Mutant("chosen rows are not passed on", SPARSE_HOST, "or_nothing(rows), np.int64(n)", "NOTHING, np.int64(n)", SPARSE_PRODUCTS),
+    Mutant("squares are not asked for", SPARSE_HOST, "SQUARED=int(squared)", "SQUARED=0", SPARSE_PRODUCTS),
+    Mutant("a launch for no rows", SPARSE_HOST, "    if n == 0:\n        return out\n", "", "part_of_a_sparse"),
+    Mutant("rows of no weight are multiplied", SPARSE_HOST, "np.flatnonzero(weights > smallest)", "np.flatnonzero(weights > -1)", SPARSE_GRAM),
+    Mutant("the last chunk of a gram matrix alone", SPARSE_HOST, "transpose_a=True, beta=1.0)", "transpose_a=True)", SPARSE_GRAM),
+    Mutant("a gram matrix without weights", SPARSE_HOST, "x * cupy.asarray(weights[numbers]).reshape(m, 1)", "x", SPARSE_GRAM),
+    Mutant("a gram matrix with the weights of other rows", SPARSE_HOST, "cupy.asarray(weights[numbers])", "cupy.asarray(weights[:m])", SPARSE_GRAM),
+    # ---- operations of sparse features in ops.py
+    Mutant("inner products swapped", OPS, "cupy.stack([vectors @ t, vectors @ g])", "cupy.stack([vectors @ g, vectors @ t])", SMALL),
+    Mutant("a product for sums of no rows", OPS, "        if len(Z):\n", "        if True:\n", SMALL),
+    Mutant("best of scores without its columns", OPS, "LOSSES)[1].reshape(Z.shape[:2])", "LOSSES)[1].reshape(-1)", SMALL),
+    Mutant("the softmax is not in place", OPS, "    def softmax(self, Z: Any) -> None:\n        self._softmax(Z, None)", "    def softmax(self, Z: Any) -> None:\n        self._softmax(Z.copy(), None)", SMALL),
+    Mutant("label coefficients without class weights", OPS, "proportions * class_weight)", "1.0 * proportions)", SMALL),
+    Mutant("label coefficients without weights", OPS, "        z *= weights.reshape(m, 1)\n", "", SMALL),
+    Mutant("squares of dense rows ignored", OPS, "x * x if squared else x, q", "x, q", DENSE_PRODUCTS),
+    Mutant("squares overwrite the features", OPS, "product(x * x if squared else x, q", "x *= x if squared else 1\n                product(x, q", DENSE_PRODUCTS),
+    Mutant("coefficients of the first chunk for all", OPS, "cupy.ascontiguousarray(Q[first : first + m])", "cupy.ascontiguousarray(Q[:m])", DENSE_PRODUCTS),
+    Mutant("row losses of no rows", OPS, "        if len(Z) == 0:  # a grid has at least one block\n            return totals[:, 0], totals[:, 1]\n", "", "every_sum"),
     # ---- probe.py
     Mutant("a wrong result passes the probe", PROBE, "!= list(range(32)):", "== []:", "reason and wrong"),
     Mutant("the probe takes a device that is not there", PROBE, "if index >= count:", "if index > count + 9:", "is_not_there"),

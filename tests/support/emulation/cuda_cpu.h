@@ -1,9 +1,10 @@
 // For tests only: the text of a CUDA kernel runs on the CPU, one block at a time, a fiber a thread.
 //
 // Modelled: threadIdx .. gridDim, static and dynamic shared memory (poisoned before each block), __syncthreads,
-// __syncwarp, __shfl_xor_sync, integer atomics. Stricter than a GPU: every thread of the block must reach a barrier, at
-// the same line; every live lane that a warp operation names must reach it, at the same line; a shuffle may not read
-// from a lane that takes no part. Not modelled: weak memory, blocks at the same time, flushed subnormals, timing.
+// __syncwarp, __shfl_sync, __shfl_xor_sync, integer atomics. Stricter than a GPU: every thread of the block must reach a
+// barrier, at the same line; every live lane that a warp operation names must reach it, at the same line; a shuffle may
+// not read from a lane that takes no part. Not modelled: weak memory, blocks at the same time, flushed subnormals,
+// timing.
 //
 // The order in which fibers run decides what is found. Stepping all threads round-robin did not notice a deleted
 // __syncthreads(); here each warp runs as far as it can (to the block barrier) before the next one starts. Blocks,
@@ -30,6 +31,7 @@
 #define __shared__ static __attribute__((section("cuda_shared")))  // between two symbols of the linker, to be poisoned
 #define __syncthreads() emulation::wait(emulation::AT_BARRIER, 0, __LINE__)
 #define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__)
+#define __shfl_sync(mask, value, source) emulation::shuffle(mask, value, (unsigned)(source), __LINE__)
 #define __shfl_xor_sync(mask, value, lanes) emulation::shuffle(mask, value, emulation::lane() ^ (lanes), __LINE__)
 
 struct Index3 { unsigned x, y, z; };

@@ -136,6 +136,7 @@ class ndarray:  # noqa: N801
     strides = property(lambda self: self._host.strides)
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
+    itemsize = property(lambda self: self._host.itemsize)
     nbytes = property(lambda self: self._host.nbytes)
     flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous))
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
@@ -160,9 +161,15 @@ class ndarray:  # noqa: N801
         return ndarray(view if isinstance(view, np.ndarray) else self._host[key, ...], self._memory)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if _has_arrays(key):
-            raise TypeError("a device array is indexed by integers and slices")
-        self._host[key] = _plain(value)
+        parts = list(key) if isinstance(key, tuple) else [key]
+        for i, part in enumerate(parts):
+            if isinstance(part, np.ndarray | list):
+                raise TypeError("a device array is indexed by device arrays, integers and slices")
+            if isinstance(part, ndarray):
+                parts[i] = _plain(part)
+                if part.dtype.kind not in "iu" or len(np.unique(parts[i])) < part.size:
+                    raise StandinError("which of the values for an index that is repeated stays is not defined")
+        self._host[tuple(parts)] = _plain(value)
 
     def __float__(self) -> float:
         state.synchronisations += 1
@@ -206,6 +213,10 @@ class ndarray:  # noqa: N801
     def sum(self, axis: Any = None, dtype: Any = None) -> ndarray:
         """NumPy's function of this name."""
         return ndarray._from(self._host.sum(axis=axis, dtype=dtype))
+
+    def mean(self) -> ndarray:
+        """NumPy's function of this name."""
+        return ndarray._from(self._host.mean())
 
     def max(self, axis: Any = None) -> ndarray:
         """NumPy's function of this name."""
@@ -444,6 +455,12 @@ def full(shape: Any, value: Any, dtype: Any = None) -> ndarray:
     return ndarray._from(np.full(shape, value, dtype))
 
 
+def multiply(x: Any, y: Any, out: ndarray) -> ndarray:
+    """NumPy's function of this name, with `out`."""
+    np.multiply(_plain(x), _plain(y), out=_plain(out))
+    return out
+
+
 def _names() -> dict[str, Any]:
     runtime = SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
@@ -483,6 +500,7 @@ def _names() -> dict[str, Any]:
         "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
         "repeat": lambda x, repeats, axis: ndarray._from(np.repeat(_plain(x), repeats, axis=axis)),
         "stack": lambda arrays, axis=0: ndarray._from(np.stack([_plain(x) for x in arrays], axis=axis)),
+        "multiply": multiply,
         "maximum": lambda x, y: ndarray._from(np.maximum(_plain(x), _plain(y))),
         "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0),
     }

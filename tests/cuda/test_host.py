@@ -1067,11 +1067,12 @@ def test_diagonals_with_heads_equal_the_cpus(fit_intercept: bool, monkeypatch: p
     found = []
     for backend in (get_backend("cuda"), get_backend("cpu")):
         features = read_features(X, backend)
-        features = features.with_scaling(shift[:-1, 0] if fit_intercept else None, 1 + abs(shift[:-1, 1]))
+        features = features.with_scaling(shift[:-1, 0], 1 + abs(shift[:-1, 1]))
         penalty = L2(backend.asarray(np.array([1e-4])))
         labels = backend.asarray(y.astype(np.int32))
         objective = Objective(features, labels, 4, None, penalty, LOSSES["softmax"], fit_intercept)
-        made = class_diagonal.at_point(objective, 0, backend.asarray(point))
+        sums = class_diagonal.sums_at_point(objective, 0, backend.asarray(point))
+        made = class_diagonal.from_sums(objective, 0, sums)
         assert [len(head.features) for head in made.heads] == [8] * 4
         zero = class_diagonal.from_sums(objective, 0, class_diagonal.sums_at_zero(objective, 0))
         found.append([backend.to_numpy(one.solve(backend.asarray(v))) for one in (made, zero)])

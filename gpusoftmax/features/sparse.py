@@ -57,7 +57,7 @@ class SparseMatrix:
     def __init__(self, csr: Any, backend: Backend, dtype: Any = None) -> None:
         self.backend, self.dtype = backend, computation_dtype(csr.dtype) if dtype is None else dtype
         end, values = int(csr.indptr[-1]), csr.data
-        values = values[:end].astype(np.float64) if self.dtype == np.float64 else values[:end]
+        values = values[:end].astype(np.float64, copy=False) if self.dtype == np.float64 else values[:end]
         self.on_host = SparseRows(
             np.ascontiguousarray(csr.indptr, np.int64),
             np.ascontiguousarray(csr.indices[:end], np.int32),

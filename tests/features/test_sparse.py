@@ -267,3 +267,13 @@ def test_bytes_include_the_columns_once_they_are_made() -> None:
     assert before == 8 * entries + 8 * 51
     features.moments(None, None)
     assert features.nbytes == 2 * 8 * entries + 8 * 51 + 8 * 7
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "uint8", "bool"])
+def test_entries_are_read_in_place(dtype: str) -> None:
+    X = csr_array(3 * np.eye(5, dtype=np.float64)).astype(dtype)
+    X.data[0], X.indptr = 0, X.indptr.astype(np.int64)
+    found = read_features(X, get_backend("auto", 1)).X.on_host
+    assert np.shares_memory(found.values, X.data)
+    assert np.shares_memory(found.indices, X.indices)
+    assert np.shares_memory(found.indptr, X.indptr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -153,9 +154,9 @@ def _in_readable_type(matrix: Any, name: str) -> Any:
 
 def _with(matrix: Any, data: Array) -> Any:
     """Return the matrix with other values, and the same indices."""
-    from scipy.sparse import csr_array
-
-    return csr_array((data, matrix.indices, matrix.indptr), matrix.shape)
+    found = copy(matrix)  # the constructor would convert indices, to have one type for both kinds
+    found.data = data
+    return found
 
 
 def _canonical(matrix: Any, shared: bool) -> Any:

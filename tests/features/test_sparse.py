@@ -272,7 +272,7 @@ def test_bytes_include_the_columns_once_they_are_made() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "uint8", "bool"])
 def test_entries_are_read_in_place(dtype: str) -> None:
     X = csr_array(3 * np.eye(5, dtype=np.float64)).astype(dtype)
-    X.data[0], X.indptr = 0, X.indptr.astype(np.int64)
+    X.data[0], X.indptr = 0, X.indptr.astype(np.int64)  # as matrices with many entries have it
     found = read_features(X, get_backend("auto", 1)).X.on_host
     assert np.shares_memory(found.values, X.data)
     assert np.shares_memory(found.indices, X.indices)

@@ -16,8 +16,7 @@ from gpusoftmax.penalties import L2
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """The entries of a sparse matrix, row by row. A matrix that is stored by columns is given as the rows of its
-    transpose.
+    """The entries of a sparse matrix, row by row. For a matrix stored by columns, they are the rows of its transpose.
 
     Attributes
     ----------
@@ -38,6 +37,10 @@ class SparseRows:
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
+
+    def row_of(self, entry: int) -> int:
+        """The row of an entry, given by its number; on the host."""
+        return int(np.searchsorted(self.indptr, entry, side="right")) - 1
 
     @property
     def nbytes(self) -> int:
@@ -123,8 +126,8 @@ class Operations(Protocol):
     def sparse_gram(self, rows: SparseRows, weights: Any, columns: Any, smallest: float) -> Any:
         """Compute sum_i s_i x_i x_i' over some columns of a sparse matrix, (k, k) float64; only its lower triangle.
 
-        Weights s (n,) are float64; rows whose weight is at most `smallest` are left out. `columns` (k,) are numbers of
-        columns, without repetition.
+        Weights s (n,), float64, and the result are on the host. Rows whose weight is at most `smallest` are left out.
+        `columns` (k,) are numbers of columns, without repetition.
         """
 
     def row_loss(self, Z: Any, labels: Any, weights: Any, loss: int) -> tuple[Any, Any]:

@@ -35,19 +35,24 @@ def check_sparse(X: Any, name: str = "X") -> Any:
     """Return X as a canonical `scipy.sparse.csr_array`: columns in increasing order in each row, no duplicates.
 
     Arrays that are canonical already are not copied, except from a GPU to the host. Values are float64, float32 or
-    uint8: booleans are viewed as uint8; other integers of up to 16 bits become float32, and wider ones float64, as in
-    `arrays.check_features`. Explicit zeros stay. The indices are checked, because kernels read memory by them. NaN and
-    infinity are not.
+    uint8: booleans are viewed as uint8; float16 and other integers of up to 16 bits become float32, and wider ones
+    float64, as in `arrays.check_features`. Explicit zeros stay. The indices are checked, because kernels read memory by
+    them. NaN and infinity are not.
 
     Raises
     ------
     ValueError, TypeError
         X is not a matrix of real numbers, it is empty, or its indices are damaged; the message says what to pass.
     """
+    from scipy.sparse import issparse
+
     if is_sparse_on_gpu(X):
         X = X.get()
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
         X = _from_frame(X, name)
+    if not issparse(X):
+        kind = f"{type(X).__module__}.{type(X).__qualname__}"
+        raise TypeError(f"{name} is a {kind}, a sparse matrix of another library; pass {name}.tocsr(), SciPy's")
     if len(X.shape) != 2:
         raise ValueError(
             f"{name} has shape {X.shape}. Expected 2D array, got {len(X.shape)}D array instead: a sparse matrix needs "
@@ -64,10 +69,12 @@ def check_sparse(X: Any, name: str = "X") -> Any:
             f"{name} has {X.shape[1]} columns, more than the {MOST_COLUMNS} that are possible; hash the features into "
             "fewer columns"
         )
+    if X.dtype.kind == "c":
+        raise ValueError(f"{name} has dtype {X.dtype}. Complex data not supported; pass {name}.real or abs({name})")
+    if X.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {X.dtype}, {NOT_NUMERIC}")
     _check_indices(X, name)
-    with np.errstate(over="ignore"):
-        matrix = _in_readable_type(_as_csr(X, name), name)
-    return _canonical(matrix, matrix is X or matrix.indices is getattr(X, "indices", None))
+    return _canonical(_in_readable_type(_as_csr(X, name)), X)
 
 
 def _from_frame(frame: Any, name: str) -> Any:
@@ -76,7 +83,7 @@ def _from_frame(frame: Any, name: str) -> Any:
         if not _is_sparse_type(dtype):
             raise TypeError(
                 f"{name} has sparse columns, but column {shown(column)} is dense ({dtype}); pass "
-                f"scipy.sparse.csr_array({name}.astype(float)), or {name}.astype(float) if that fits in memory"
+                f"{name}.astype(pandas.SparseDtype(float, 0.0)), or {name}.astype(float) if that fits in memory"
             )
         if dtype.kind not in "fiub":
             raise ValueError(f"{name} has dtype {dtype} in column {shown(column)}, {NOT_NUMERIC}")
@@ -96,7 +103,10 @@ def _check_indices(X: Any, name: str) -> None:
         indptr, indices = np.asarray(X.indptr), np.asarray(X.indices)
         kinds = {indptr.dtype.kind, indices.dtype.kind}
         if not kinds <= set("iu") or indptr.ndim != 1 or indices.ndim != 1 or X.data.ndim != 1:
-            raise ValueError(f"{damaged}: indptr, indices and data must be 1-D, and the first two integers")
+            raise ValueError(
+                f"{damaged}: indptr, indices and data must be 1-D, and the first two integers; build it again, for "
+                "example from a COO matrix"
+            )
         stored = min(len(indices), len(X.data))
         if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] > stored or (indptr[1:] < indptr[:-1]).any():
             raise ValueError(
@@ -106,7 +116,10 @@ def _check_indices(X: Any, name: str) -> None:
         _check_range(indices[: int(indptr[-1])], width, damaged, "column" if X.format == "csr" else "row")
     elif X.format == "coo":
         if not len(X.row) == len(X.col) == len(X.data):
-            raise ValueError(f"{damaged}: row, col and data have lengths {len(X.row)}, {len(X.col)} and {len(X.data)}")
+            raise ValueError(
+                f"{damaged}: row, col and data have lengths {len(X.row)}, {len(X.col)} and {len(X.data)}; pass one of "
+                "each for every entry"
+            )
         _check_range(np.asarray(X.row), X.shape[0], damaged, "row")
         _check_range(np.asarray(X.col), X.shape[1], damaged, "column")
     elif X.format == "bsr":
@@ -126,30 +139,41 @@ def _check_range(indices: Array, length: int, damaged: str, axis: str) -> None:
 
 
 def _as_csr(X: Any, name: str) -> Any:
-    """Convert X to a csr_array; a CSR matrix shares its arrays with X."""
+    """Convert X to a csr_array, in which columns may be in any order, with duplicates.
+
+    A CSR matrix shares its arrays with X. Others are widened first, because SciPy adds up duplicates in their own type.
+    """
     from scipy.sparse import csr_array
 
-    if X.dtype.kind == "c":
-        raise ValueError(f"{name} has dtype {X.dtype}. Complex data not supported; pass {name}.real or abs({name})")
-    if X.dtype.kind not in "fiub":
-        raise ValueError(f"{name} has dtype {X.dtype}, {NOT_NUMERIC}")
     if X.format == "csr":
         return X if isinstance(X, csr_array) else csr_array((X.data, X.indices, X.indptr), X.shape)
-    if X.format in ("csc", "coo"):  # other formats have no duplicates; these would keep them
-        X = X.copy()
-        X.sum_duplicates()
-    return csr_array(X.tocsr())
+    with np.errstate(over="ignore"):  # of a type wider than float64; the infinity is found later, like any other
+        found = csr_array(X.astype(_sum_type(X.dtype)).tocsr())
+    _check_indices(found, name)  # those of LIL, DOK and DIA were not checked before
+    return found if X.dtype not in (np.uint8, np.bool_) else _narrowed(found)
 
 
-def _in_readable_type(matrix: Any, name: str) -> Any:
+def _sum_type(dtype: Any) -> type:
+    """The type in which duplicates are added up: float32 for integers of up to 16 bits, as for any such X."""
+    narrow = (dtype.kind in "biu" and dtype.itemsize <= 2) or (dtype.kind == "f" and dtype.itemsize <= 4)
+    return np.float32 if narrow else np.float64
+
+
+def _narrowed(matrix: Any) -> Any:
+    """Store values as uint8 again if none is larger than that can hold."""
+    fits = not len(matrix.data) or matrix.data.max() <= np.iinfo(np.uint8).max
+    return _with(matrix, matrix.data.astype(np.uint8)) if fits else matrix
+
+
+def _in_readable_type(matrix: Any) -> Any:
     """Convert the values to a type that the kernels read."""
     data = matrix.data
     if data.dtype == np.bool_:
-        data = data.view(np.uint8)
-    elif data.dtype.name not in ("float64", "float32", "uint8") or not data.dtype.isnative:
-        narrow = (data.dtype.kind in "iu" and data.dtype.itemsize <= 2) or data.dtype.name in ("float16", "float32")
-        data = data.astype(np.float32 if narrow else np.float64)
-    return matrix if data is matrix.data else _with(matrix, data)
+        return _with(matrix, data.view(np.uint8))
+    if data.dtype.name in ("float64", "float32", "uint8") and data.dtype.isnative:
+        return matrix
+    with np.errstate(over="ignore"):
+        return _with(matrix, data.astype(_sum_type(data.dtype)))
 
 
 def _with(matrix: Any, data: Array) -> Any:
@@ -159,8 +183,8 @@ def _with(matrix: Any, data: Array) -> Any:
     return found
 
 
-def _canonical(matrix: Any, shared: bool) -> Any:
-    """Sort the columns of each row and add up duplicates, in a copy if the arrays are `shared` with the user's.
+def _canonical(matrix: Any, X: Any) -> Any:
+    """Sort the columns of each row and add up duplicates, in a copy of whatever the matrix shares with the user's X.
 
     Whether this is needed is read from the indices: the flags of a matrix may be older than its arrays.
     """
@@ -171,11 +195,11 @@ def _canonical(matrix: Any, shared: bool) -> Any:
     rises[matrix.indptr] = True
     if rises.all():
         return matrix
-    values = matrix.data[:end]
-    # duplicates may add up to more than uint8 holds
-    matrix = _with(matrix, values.astype(np.float32) if values.dtype == np.uint8 else values)
-    matrix = matrix.copy() if shared else matrix
-    matrix.has_sorted_indices = matrix.has_canonical_format = False
-    matrix.sort_indices()
-    matrix.sum_duplicates()
-    return matrix
+    is_small = matrix.dtype == np.uint8  # duplicates may add up to more than it holds
+    values = matrix.data[:end].astype(np.float32) if is_small else matrix.data[:end]
+    shared = matrix.indices is getattr(X, "indices", None)
+    found = type(matrix)((values, indices, matrix.indptr), matrix.shape, copy=shared)
+    found.has_sorted_indices = found.has_canonical_format = False
+    found.sort_indices()
+    found.sum_duplicates()
+    return _narrowed(found) if is_small else found

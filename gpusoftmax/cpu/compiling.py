@@ -66,8 +66,8 @@ def compiled(function):
 class Source:
     """An argument whose type contains a hash of this folder's source, so that the cache on disk tells versions apart.
 
-    Numba's cache checks only this file's date and length. After a change of tiles.py it used the old tiles, with a new
-    layout of memory; and all files of a wheel have the same date.
+    Numba's cache checks only the date and the length of a function's own file. After a change of tiles.py it used the
+    old tiles, with a new layout of memory; and all files of a wheel have the same date.
     """
 
 

@@ -1,4 +1,4 @@
-"""The loss of rows of scores: for rows of many classes, whose columns fill vectors, and for single rows."""
+"""The loss and the gradient of single rows of scores, and `row_loss`, which goes through many rows."""
 
 from __future__ import annotations
 

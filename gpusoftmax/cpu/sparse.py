@@ -29,7 +29,7 @@ def _marker(values: Array | None, computed: Any) -> Any:
 
 
 def _in_parts(work: Callable[[int, int], None], indptr: Array, n_threads: int) -> None:
-    """Call `work(first, stop)` in threads for runs of rows that have about equally many entries."""
+    """Call `work(first, stop)` in threads for runs of rows that have about equally many entries, by their indptr."""
     work_before = indptr - indptr[0] + np.arange(len(indptr))  # a row without entries takes time, too
     places = np.linspace(0, int(work_before[-1]), n_threads + 1)[1:-1]
     cuts = [0, *np.searchsorted(work_before, places).tolist(), len(indptr) - 1]
@@ -120,7 +120,7 @@ def gram(kernels: ModuleType, rows: SparseRows, weights: Array, columns: Array, 
 
 
 def _as_scipy(A: SparseRows, dtype: np.dtype[Any], squared: bool) -> Any:
-    """The matrix as SciPy's, with values in `dtype`, or their squares."""
+    """Convert to a csr_array with values in `dtype`, squared if asked for."""
     from scipy.sparse import csr_array
 
     entries = slice(int(A.indptr[0]), int(A.indptr[-1]))  # some rows of a matrix share its entries

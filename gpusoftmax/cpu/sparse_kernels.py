@@ -3,8 +3,8 @@
 A matrix is stored by rows or by columns (`operations.SparseRows`). Scores are the product of its rows with the weights,
 and a gradient is the product of its columns with the rows' gradients, so one kernel, `multiply_rows`, computes both: a
 row of the result is a sum of rows of the other matrix, picked by the indices of the entries. The sum stays in vector
-registers. Nothing else is gained by a kernel that fuses the two products: an entry takes 5 to 8 bytes, the row that it
-picks takes 4 q, and picking rows is what takes the time. One row of the result is computed by one thread, in the order
+registers. Fusing the two products would gain nothing, since picking rows is what takes the time: an entry has 4 to 12
+bytes, and the row that it picks 4 q or 8 q. One row of the result is computed by one thread, in the order
 of the entries, so that the bits do not depend on the number of threads.
 """
 
@@ -39,10 +39,9 @@ from gpusoftmax.cpu.vectors import (
 
 VECTOR = MACHINE.vector
 LINE = 64  # bytes of a cache line
-AHEAD = 16  # entries from the one whose row is added to the one whose row is prefetched; 4 to 32 were much the same
+AHEAD = 16  # how many entries ahead rows are prefetched; 4 to 32 made little difference
 MOST_VECTORS = 8  # of a row that are summed at a time
-# Entries that are summed one after another; the sums of longer runs are added up. A column may have an entry in every
-# row, and the rounding error of a plain sum grows with its length.
+# Longest plain sum, in entries. Longer rows are summed in segments, since rounding errors grow with the length.
 SEGMENT = 2048
 
 
@@ -169,7 +168,7 @@ def _either(b: Any, condition: Any, emit_if: Any, emit_else: Any) -> list[Any]:
 def multiply_rows(indptr, indices, values, end, M, bias, rows, out, first, stop, squared, marker, source):
     """out[i] = bias + sum_k x_k M[index_k] over the entries k of row i (of row rows[i] if there are any rows).
 
-    It computes the rows first <= i < stop of `out`, (m, q), C-contiguous. The other arrays are given by their
+    It computes the rows `first` to `stop` - 1 of `out`, (m, q), C-contiguous. The other arrays are given by their
     addresses: indptr (n + 1,), int64; indices, int32; values, in the type of `marker`, or 0 if all are 1; M (d, q) and
     bias (q,), or 0, in the type of `out`; rows (m,), int64, or 0. There are `end` entries in all. With `squared` the
     squares of the values are used.
@@ -224,7 +223,9 @@ def sum_columns(indptr, indices, values, weights, centre, out, first, stop, mark
 
 @compiled
 def gram_of_columns(indptr, indices, values, weights, n, place, smallest, G, marker, source):
-    """Add sum_i s_i x_i x_i' over some columns to the lower and the upper triangle of G (k, k), not to both.
+    """Add each product of sum_i s_i x_i x_i' over some columns to G (k, k) once, below or above the diagonal.
+
+    The caller adds up the two triangles.
 
     place (d,), int32, is a column's row in G, or -1. Rows whose weight s_i is at most `smallest` are left out, of n.
     weights (n,) is the address of float64; indptr, indices and values are those of `multiply_rows`.

@@ -2,9 +2,10 @@
 
     W <- (1 - lr l2) W - lr G
 
-The gradient G of a minibatch is sparse, but the penalty changes every weight. The weights are therefore stored as a V,
-with one number a for each model: the penalty changes a, and the gradient the rows of V that occur (Shalev-Shwartz,
-Singer and Srebro, 2007). ||W||^2, of which the value of the objective is made, is updated in float64 along with V.
+The gradient G of a minibatch is sparse, but the penalty changes every weight. During a call, the weights are therefore
+a W, with one number a for each model and the array W: the penalty changes only a, and the gradient only the rows of
+features that occur (Shalev-Shwartz, Singer and Srebro, 2007). The squared norm of the weights, which the objective
+needs, is updated in float64.
 
 Momentum, and a shift of the features, would change every weight in each step; steps with them are not taken here.
 """
@@ -18,7 +19,7 @@ from gpusoftmax.cpu.compiling import as_type, compiled, element
 from gpusoftmax.cpu.row_losses import hinge_row, softmax_row
 from gpusoftmax.cpu.tiles import SOFTMAX, SQUARED_HINGE
 
-SMALLEST_SCALE = 1e-4  # of a: below it V is multiplied by a, so that its numbers do not overflow
+SMALLEST_SCALE = 1e-4  # of a: below it W is multiplied by a, so that its numbers do not overflow
 
 
 @register_jitable
@@ -44,9 +45,10 @@ def take_sparse_steps(
 ):  # fmt: skip
     """Take a step for each batch rows[bounds[t]:bounds[t + 1]] for some of the models, in place; see `solvers.SGD`.
 
-    indptr, indices and values are those of `sparse_kernels.multiply_rows`. weights (n, K) and inverse_scale (d,) may
-    be empty, for ones; rates (steps, K) have the type of W (d, K, c). Adds the sums of `operations.SgdStretch` to
-    totals (4, K); the last row is the objective of the first step.
+    indptr, indices and values are those of `sparse_kernels.multiply_rows`; labels (stored rows,) are int32, rows and
+    bounds int64. weights (stored rows, K) and inverse_scale (d,) may be empty, for ones. n, weight_sums (K,) and
+    strengths (K,) are those of `operations.SgdSteps`; rates (steps, K) have the type of W (d, K, c) and b (K, c). Adds
+    the sums of `operations.SgdStretch` to totals (4, K); the last row is the objective of the first step.
     """
     c, zero = W.shape[2], W.dtype.type(0)
     longest = 0

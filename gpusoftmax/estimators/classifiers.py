@@ -270,7 +270,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         For SGD. "auto", the default: 1 / the largest curvature of the objective, estimated by power iteration on a
         sample of rows.
     momentum : float, optional
-        For SGD, in [0, 1). Default: 0.9.
+        For SGD, in [0, 1). Default: 0.9; for sparse X 0, and other values are refused, since each step would change
+        all weights.
     nesterov : bool, optional
         For SGD: look ahead along the velocity. Default: True.
     schedule : {"auto", "adaptive", "constant", "step", "cosine", "inverse"}, optional

@@ -221,7 +221,7 @@ def _objective_and_stream(
 def _check_memory(features: Features, c: int, sgd: bool) -> None:
     """Raise if this machine cannot hold the arrays of the size of the weights that training keeps.
 
-    A sparse file of a few bytes can have two thousand million columns. Linux would promise the memory, and kill the
+    A sparse file of a few bytes can have two billion columns. Linux would promise the memory, and kill the
     process when it is used.
     """
     arrays = SGD_ARRAYS if sgd else LBFGS_ARRAYS
@@ -229,7 +229,7 @@ def _check_memory(features: Features, c: int, sgd: bool) -> None:
     if needed > (memory := physical_memory()):
         raise MemoryError(
             f"X has {features.d} features, and there are {c} classes: training keeps some {arrays} arrays of the size "
-            f"of the weights, {needed / 2**30:.0f} GB in all, and this machine has {memory / 2**30:.0f} GB. Hash the "
+            f"of the weights, {needed / 2**30:.0f} GiB in all, and this machine has {memory / 2**30:.0f} GiB. Hash the "
             "features into fewer columns" + (", or use solver='sgd', which keeps fewer arrays" if not sgd else "")
         )
 
@@ -376,7 +376,7 @@ def _coordinates(
     neither: each step would change the weights of all features.
 
     Columns that are `constant` (d,) get an infinite scale if features are centred: they have no effect on the scores,
-    and their weights are 0. Columns of a sparse X that are zero throughout keep theirs.
+    and their weights are 0. Columns of a sparse X that are zero throughout keep their scale.
 
     Raises
     ------

@@ -65,12 +65,17 @@ def sgd_settings(estimator: Any, sparse: bool = False) -> SgdSettings:
     Raises
     ------
     ValueError
-        Momentum is set, and the features are sparse.
+        Momentum or nesterov is set, and the features are sparse.
     """
     given = {name: getattr(estimator, name) for name in SGD_DEFAULTS}
     defaults = SGD_DEFAULTS
     if sparse:
         defaults = {**SGD_DEFAULTS, "momentum": 0.0}
+        if given["nesterov"]:
+            raise ValueError(
+                "nesterov=True is a kind of momentum, which SGD does not have for sparse X: each step would change all "
+                "weights; leave nesterov out, or use solver='lbfgs'"
+            )
         if given["momentum"]:
             raise ValueError(
                 f"momentum={given['momentum']!r} would make each step of SGD change all weights, where sparse X needs "

@@ -1,7 +1,7 @@
 """The `Features` interface: what the rest of the library can ask of X, however X is stored.
 
 Objectives, solvers and estimators ask for gradients, losses, scores, moments and samples of rows. Only this folder
-knows how X is stored. Another kind of features (sparse, streamed) starts as one more subclass; CONTRIBUTING.md lists
+knows how X is stored. Another kind of features (say streamed ones) starts as one more subclass; CONTRIBUTING.md lists
 what else it needs, under "Where would I add ...?".
 
 Features have a shift and a scale, which are never applied to X itself. With x' = (x - shift) / scale, scores are
@@ -36,7 +36,7 @@ class Features(ABC):
     Attributes
     ----------
     is_sparse : bool
-        Whether most entries of X are zero. A sample of rows then misses most of the features.
+        Whether X is stored as a sparse matrix. A sample of rows then misses most of the features.
     backend : Backend
         The backend that does the computing; all arrays are on its device.
     shift, scale : ndarray of float64, (d,), or None
@@ -95,14 +95,14 @@ class Features(ABC):
         """Copy the rows with these numbers (m,) to the host, shifted and scaled: (m, d) float64, C-contiguous."""
 
     def sample_matrix(self, rows: Array) -> Any:
-        """Return what `sample` returns, or a SciPy sparse array of it if it is sparse."""
+        """Return what `sample` returns; as a SciPy sparse array if features are sparse, and not shifted."""
         return self.sample(rows)
 
     @abstractmethod
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         """Weighted mean and variance of each column over the selected rows, before shift and scale: (d,) float64 each.
 
-        See `operations.Operations.column_moments`.
+        See `operations.Operations.column_moments`. Sparse features do not need the `origin`.
         """
 
     @abstractmethod
@@ -184,7 +184,7 @@ class Features(ABC):
         """Compute sum_i s_i x_i x_i' over some columns (k,) of the selected rows, (k, k) float64, on the host.
 
         The weights s (n,), float64, are on the host, too; rows whose weight is at most `smallest` may be left out. x_i
-        is a row before shift and scale. Only the lower triangle is needed to be right.
+        is a row before shift and scale. Only the lower triangle has to be right.
         """
 
     @abstractmethod

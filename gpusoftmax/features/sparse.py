@@ -28,22 +28,13 @@ SMALLEST_PANEL = 4096  # rows
 # Entries of a panel for each feature, so that adding up the panels' gradients takes a small part of a pass.
 ENTRIES_PER_FEATURE = 64
 SCORE_BYTES = 32 << 20  # bytes of scores that are held to find the largest of each row
-# Time of a pass for each entry and column of the weights, in flops of a matrix product: rows of the weights are picked
-# from memory. 4 flops took as long as 19 of a product, with 20 columns and two AVX2 cores.
+# Cost of a pass for each entry and column of W, in flops of a matrix product. An entry takes 4 flops, but the time of
+# 19, since it fetches a row of W (20 columns, two AVX2 cores).
 FLOPS_PER_ENTRY = 19.0
 
 
 class SparseMatrix:
     """X (n, d) on the device of a backend: by rows, and, once a gradient or a moment needs them, by columns.
-
-    Attributes
-    ----------
-    on_host, rows : SparseRows
-        The rows, on the host and on the device.
-    panels : list of slice
-        Consecutive runs of rows.
-    columns : list of SparseRows
-        The columns of each panel, on the device, with row numbers that start at 0 in each panel.
 
     Parameters
     ----------
@@ -52,9 +43,25 @@ class SparseMatrix:
     backend : Backend
     dtype : type, optional
         Type of the computation; by default float64 for values in float64, else float32.
+
+    Attributes
+    ----------
+    backend, dtype
+        As passed.
+    on_host, rows : SparseRows
+        The rows, on the host and on the device.
+    panels : list of slice
+        Consecutive runs of rows.
+    row_panels, columns : list of SparseRows
+        The rows and the columns of each panel, on the device. In `columns`, row numbers start at 0 in each panel.
+    finite : ndarray of bool, (entries,), or None
+        Which values are finite, on the host; None if all are.
+    original : SparseMatrix
+        The matrix before `with_zeros_outside`.
     """
 
     def __init__(self, csr: Any, backend: Backend, dtype: Any = None) -> None:
+        self.original = self  # before `with_zeros_outside`
         self.backend, self.dtype = backend, computation_dtype(csr.dtype) if dtype is None else dtype
         end, values = int(csr.indptr[-1]), csr.data
         values = values[:end].astype(np.float64, copy=False) if self.dtype == np.float64 else values[:end]
@@ -121,7 +128,7 @@ class SparseMatrix:
     def with_zeros_outside(self, rows: Array) -> SparseMatrix:
         """Return the same matrix with zeros for NaN and infinity in all but some rows.
 
-        Column by column, entries of other rows are multiplied by zero, which gives NaN for these.
+        Otherwise the product with a whole column would multiply them by 0, which gives NaN.
         """
         A = self.on_host
         if self.finite is None or A.values is None:
@@ -129,7 +136,9 @@ class SparseMatrix:
         kept = np.zeros(len(A), bool)
         kept[rows] = True
         values = np.where(self.finite | np.repeat(kept, np.diff(A.indptr)), A.values, 0).astype(A.values.dtype)
-        return SparseMatrix(_as_csr(values, A.indices, A.indptr, A.width), self.backend, self.dtype)
+        found = SparseMatrix(_as_csr(values, A.indices, A.indptr, A.width), self.backend, self.dtype)
+        found.original = self
+        return found
 
 
 def _as_csr(values: Array | None, indices: Array, indptr: Array, width: int) -> Any:
@@ -159,7 +168,7 @@ class _Part:
     positions : slice or ndarray of int64
         Their positions among all selected rows.
     rows : ndarray of int64, or None
-        Their row numbers, in increasing order; None means all rows of the panel.
+        Their row numbers, not decreasing; None means all rows of the panel.
     repeated : SparseRows or None
         If some rows are selected several times: a matrix of ones, (rows of the panel, m), by which they are summed. On
         a GPU `add.at` would sum in any order.
@@ -200,9 +209,10 @@ class SparseFeatures(Features):
         return self.X.nbytes
 
     def select(self, rows: Array | None) -> SparseFeatures:
+        X = self.X.original
         if rows is None:
-            return replace(self, rows=None)
-        X = self.X if self.X.finite is None else self.X.with_zeros_outside(self.backend.to_numpy(rows))
+            return replace(self, X=X, rows=None)
+        X = X if X.finite is None else X.with_zeros_outside(self.backend.to_numpy(rows))
         return replace(self, X=X, rows=self.backend.asarray(rows))
 
     def with_scaling(self, shift: Array | None, scale: Array | None) -> SparseFeatures:
@@ -243,7 +253,7 @@ class SparseFeatures(Features):
         with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for infinite features
             weight, linear, _ = self._column_sums(s, xp.zeros(d))
             mean = linear / total
-            # zeros that are left out; where only rounding errors are left, there are none
+            # the weight of the zeros, which are not stored; a difference within rounding errors counts as none
             left_out = xp.where(total - weight > n * np.finfo(np.float64).eps * total, total - weight, 0.0)
             variance = (self._column_sums(s, mean)[2] + left_out * (mean * mean)) / total
         return mean, variance
@@ -404,8 +414,7 @@ class SparseFeatures(Features):
         finite = np.isfinite(A.values)
         if not finite.all():
             entry = int(finite.argmin())
-            row = int(np.searchsorted(A.indptr, entry, side="right")) - 1
-            raise not_finite(name, row, int(A.indices[entry]), A.values[entry])
+            raise not_finite(name, A.row_of(entry), int(A.indices[entry]), A.values[entry])
 
     def largest(self, column: int) -> tuple[int, float]:
         A = self.X.on_host
@@ -414,17 +423,20 @@ class SparseFeatures(Features):
             return 0, 0.0
         values = np.ones(len(entries)) if A.values is None else A.values[entries].astype(np.float64)
         place = int(abs(values).argmax())
-        return int(np.searchsorted(A.indptr, entries[place], side="right")) - 1, float(values[place])
+        return A.row_of(int(entries[place])), float(values[place])
 
     def pass_bytes(self, K: int, c: int) -> int:
         q, size = K * c, np.dtype(self.dtype).itemsize
         rows = self.X.panels[0].stop
         gradients = 1 + int(np.ceil(np.log2(len(self.X.panels) + 1)))  # one for each level of the tree
-        return size * q * (rows * (1 if self.rows is None else 2) + (self.d + 1) * gradients)
+        scores = size * q * rows * (1 if self.rows is None else 2)
+        labels = (4 + size * K) * rows  # those of the panel, and their weights
+        parts = 32 * max(rows, self.d)  # how much work comes before each row or column, to divide it among threads
+        return scores + labels + parts + size * q * (self.d + 1) * gradients
 
     def gram_of_columns(self, columns: Array, weights: Array, smallest: float) -> Array:
         s = weights if self.rows is None else np.bincount(self.backend.to_numpy(self.rows), weights, self.n_stored)
         return self.backend.ops.sparse_gram(self.X.rows, s, columns, smallest)
 
     def pass_cost(self, c: int) -> float:
-        return FLOPS_PER_ENTRY * len(self.X.on_host.indices) * c
+        return FLOPS_PER_ENTRY * len(self.X.on_host.indices) * c * self.n / self.n_stored

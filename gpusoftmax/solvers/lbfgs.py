@@ -27,21 +27,21 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
-from gpusoftmax.solvers.pairs import FEW, MEMORY, Pairs, Point
+from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import by_diagonals, is_full, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, is_full, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
-# Fewest accepted points with one preconditioner: REFRESH_AFTER, and REFRESH_COST_FACTOR for each pass that the next one
-# costs, so that making preconditioners never takes most of the time.
+# Fewest accepted points with one preconditioner: REFRESH_AFTER, or DIAGONALS_AFTER where the next ones are diagonals;
+# and REFRESH_COST_FACTOR for each pass that the next one costs, so that making them never takes most of the time.
 REFRESH_AFTER, DIAGONALS_AFTER, REFRESH_COST_FACTOR = 8, 4, 2.0
 # A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
-# far; STEPS_TO_GO_FULL holds where it is the full Hessian.
+# far; STEPS_TO_GO_FULL holds where it is the full Hessian, or diagonals.
 STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
@@ -144,7 +144,7 @@ class LBFGS:
             refresh_age=np.zeros(K, int),
             refreshes=np.zeros(K, int),
             costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
-            pairs=Pairs.none(x, objective.backend, FEW if by_diagonals(objective) else MEMORY),
+            pairs=Pairs.none(x, objective.backend, MEMORY_DIAGONALS if by_diagonals(objective) else MEMORY),
             sample=None if sample.at_once else sample,
         )
         return LBFGSState(
@@ -250,7 +250,8 @@ class LBFGS:
                     "preconditioner: diagonals, with dense blocks of %d features",
                     sum(len(h.features) for h in sums.heads),
                 )
-                preconditioner, sampled = from_sums(models.objective, k, sums), models.objective.features.n
+                preconditioner = from_sums(models.objective, k, sums)
+                sampled = round(CLASS_DIAGONAL_COST * models.objective.features.n)
                 if self.sample is not None:
                     self.sample.remember(sums)
             else:

@@ -32,9 +32,7 @@ from gpusoftmax.array import Backend
 from gpusoftmax.solvers.base import PerModel, per_model
 
 MEMORY = 10  # pairs that are kept
-# and with diagonals for a preconditioner: their vectors take more time than a pass over the data, and with more of them
-# text and one-hot data took as many passes
-FEW = 5
+MEMORY_DIAGONALS = 5  # with sparse features: the vectors take longer than a pass, and more pairs saved no passes
 LEAST_CURVATURE = 1e-10  # smallest s't of a pair relative to |s| |t|: below it, rounding errors may decide its sign
 
 

@@ -69,15 +69,26 @@ def test_unsorted_columns_and_duplicates_are_put_right_in_a_copy(flags: bool) ->
     assert (X.indices.tolist(), X.data.tolist()) == ([3, 1, 2, 2, 0, 2], [1, 2, 4, 5, 3, -1])
 
 
-@pytest.mark.parametrize("kind", ["coo", "csc"])
-def test_duplicates_of_other_kinds_are_added_up(kind: str) -> None:
-    X = sparse.coo_array((np.ones(3), ([1, 1, 0], [2, 2, 1])), (2, 3)).asformat(kind)
-    assert check_sparse(X).toarray().tolist() == [[0, 1, 0], [0, 0, 2]]
+@pytest.mark.parametrize("kind", ["coo", "csr", "csc"])
+@pytest.mark.parametrize(("dtype", "value"), [("float64", 2.5), ("uint8", 200), ("int8", 100), ("bool", 1)])
+def test_duplicates_are_added_up_without_overflow(kind: str, dtype: str, value: float) -> None:
+    values = np.full(3, value).astype(dtype)
+    indices, starts = np.array([1, 1, 1]), np.array([0, 3])
+    X = {
+        "coo": lambda: sparse.coo_array((values, (0 * indices, indices)), (1, 2)),
+        "csr": lambda: sparse.csr_array((values, indices, starts), (1, 2)),
+        "csc": lambda: sparse.csc_array((values, 0 * indices, [0, 0, 3]), (1, 2)),
+    }[kind]()
+    assert check_sparse(X).toarray().tolist() == [[0, 3 * value]]
 
 
-def test_duplicates_of_small_integers_do_not_overflow() -> None:
-    X = sparse.csr_array((np.full(3, 200, np.uint8), [1, 1, 1], [0, 3]), (1, 2))
-    assert check_sparse(X).toarray().tolist() == [[0, 600]]
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+@pytest.mark.parametrize("dtype", ["uint8", "bool"])
+def test_small_values_take_one_byte_in_any_kind_and_order(kind: str, dtype: str) -> None:
+    X = sparse.csr_array((np.ones(3, dtype), [2, 0, 1], [0, 2, 3]), (2, 3)).asformat(kind)
+    found = check_sparse(X)
+    assert found.dtype == np.uint8
+    assert found.toarray().tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
 def test_explicit_zeros_and_numbers_that_are_not_finite_stay() -> None:
@@ -102,6 +113,8 @@ def test_spare_room_behind_the_entries_is_ignored() -> None:
     X = csr(data=[2.0, 1, 3, 5, np.nan, 7], indices=[1, 3, 0, 2, 99, -7])
     found = check_sparse(X)
     assert found.data[: found.indptr[-1]].tolist() == [2, 1, 3, 5]
+    X.indices[:2] = 3, 1  # not in order
+    assert check_sparse(X).data.tolist() == [1, 2, 3, 5]
 
 
 DAMAGED = {
@@ -122,15 +135,25 @@ def test_a_damaged_matrix_is_refused_before_anything_reads_it(arrays: Any, messa
         check_sparse(csr(**arrays), "validation")
 
 
-@pytest.mark.parametrize("kind", ["csc", "coo", "bsr"])
-def test_so_are_damaged_matrices_of_other_kinds(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["csc", "coo", "bsr", "lil"])
+def test_an_index_out_of_range_is_refused_in_other_kinds(kind: str) -> None:
     X = sparse.csr_array(DENSE).asformat(kind)
     if kind == "coo":
         X.coords[0][0] = 50
+    elif kind == "lil":
+        X.rows[0] = [1, 50]
     else:
         X.indices[0] = 50
-    with pytest.raises(ValueError, match=f"X is a damaged {kind.upper()} matrix"):
+    with pytest.raises(ValueError, match=r"X is a damaged (CSC|COO|BSR|CSR) matrix"):
         check_sparse(X)
+
+
+def test_a_matrix_of_another_library_is_refused_by_its_kind() -> None:
+    class Other:
+        tocsr, shape = None, (2, 2)
+
+    with pytest.raises(TypeError, match=r"X is a .*Other, a sparse matrix of another library; pass X.tocsr\(\)"):
+        check_sparse(Other())
 
 
 def test_more_columns_than_32_bits_can_number_are_refused() -> None:

@@ -167,6 +167,8 @@ def test_momentum_and_a_shift_are_refused_by_name(data: Any) -> None:
     X, y = data
     with pytest.raises(ValueError, match=r"momentum=0\.9 would make each step of SGD change all weights"):
         SoftmaxClassifier(momentum=0.9).fit(X, y)
+    with pytest.raises(ValueError, match="nesterov=True is a kind of momentum, which SGD does not have for sparse X"):
+        SoftmaxClassifier(nesterov=True).fit(X, y)
     with pytest.raises(ValueError, match="scaling='standard' shifts the features, so each step"):
         SoftmaxClassifier(solver="sgd", scaling="standard", penalize_intercept=True).fit(X, y)
     assert SoftmaxClassifier(momentum=0.0, max_iter=2, tol=0).fit(X, y).n_iter_ == 2
@@ -193,11 +195,13 @@ def test_gradients_of_sparse_and_dense_matrices_agree(data: Any) -> None:
     assert max(record.relative_error for record in gradient_check(X[:50], codes[:50], W, b)) < 1e-6
 
 
-def test_accuracies_are_computed_in_parts_of_a_wide_matrix(data: Any) -> None:
+def test_accuracies_are_computed_in_parts_whose_size_follows_from_the_classes(
+    data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     X, y = data
     model = SoftmaxClassifier().fit(X, y)
-    wide = sparse.csr_array((X.data, X.indices, X.indptr), (N, D))
-    assert measure(model, wide, y, 2).top_1 == pytest.approx(model.score(X, y))
+    monkeypatch.setattr("gpusoftmax.reports.accuracy.AT_ONCE", 4 * 70)  # 70 rows of scores
+    assert measure(model, sparse.coo_array(X), y, 2).top_1 == pytest.approx(model.score(X, y))
 
 
 TEXTS = ["red apples and pears", "blue skies, red suns", "pears are green", "green grass, blue sky"] * 10
@@ -239,6 +243,15 @@ def test_a_matrix_of_zeros_has_the_priors_for_a_model() -> None:
     assert model.predict_proba(sparse.csr_array((1, 7)))[0] == pytest.approx([1 / 6, 1 / 3, 1 / 2])
 
 
+def test_nan_in_held_out_rows_is_found_as_in_a_dense_array(data: Any) -> None:
+    X, y = data[0].copy(), data[1]
+    X.data[: X.indptr[10]] = np.nan
+    folds = [(np.arange(10, N), np.arange(10))]
+    for form in (X, X.toarray()):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            sweep(SoftmaxClassifier(), {"C": [1.0, 2.0]}, form, y, cv=folds)
+
+
 def test_nan_in_rows_without_weight_does_not_matter(data: Any) -> None:
     X, y = data[0].copy(), data[1]
     expected = SoftmaxClassifier().fit(X[10:], y[10:])
@@ -252,7 +265,7 @@ def test_nan_in_rows_without_weight_does_not_matter(data: Any) -> None:
 def test_more_features_than_the_memory_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpusoftmax.estimators.problem.physical_memory", lambda: 16.0 * 2**30)
     X = sparse.csr_array((np.ones(4), ([0, 1, 2, 3], [0, 5, 5, 2**31 - 2])), (4, 2**31 - 1), dtype=np.float32)
-    with pytest.raises(MemoryError, match=r"X has 2147483647 features, and there are 2 classes: .* 320 GB in all"):
+    with pytest.raises(MemoryError, match=r"X has 2147483647 features, and there are 2 classes: .* 320 GiB in all"):
         SoftmaxClassifier().fit(X, [0, 1, 0, 1])
 
 

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
+from gpusoftmax.cpu import sparse as sparse_kernels_of_cpu
 from gpusoftmax.cpu import threads
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.read import read_features
@@ -583,7 +584,11 @@ SPARSE_CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.compiled
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("options", SPARSE_CASES.values(), ids=SPARSE_CASES)
-def test_sparse_steps_are_those_of_dense_features(options: dict[str, Any], n_threads: int) -> None:
+def test_sparse_steps_are_those_of_dense_features(
+    options: dict[str, Any], n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, taken = sparse_kernels_of_cpu.sgd_steps, []
+    monkeypatch.setattr(sparse_kernels_of_cpu, "sgd_steps", lambda *args: taken.append(len(args[7])) or steps(*args))
     rng, backend = np.random.default_rng(1), get_backend("cpu", n_threads)
     X = rng.standard_normal((60, 8)) * (rng.random((60, 8)) < 0.3)
     y = rng.integers(0, 3, 60)
@@ -595,10 +600,12 @@ def test_sparse_steps_are_those_of_dense_features(options: dict[str, Any], n_thr
     for one, other in ((found.W, expected.W), (found.b, expected.b), (found.value, expected.value)):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(found.accuracy, expected.accuracy, rtol=1e-12)
+    assert sum(taken) == 40  # in compiled code, and not one by one
 
 
 @pytest.mark.compiled
-def test_what_would_change_all_weights_is_left_to_single_steps() -> None:
+def test_what_would_change_all_weights_is_left_to_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_kernels_of_cpu, "sgd_steps", None)  # not called
     rng, backend = np.random.default_rng(1), get_backend("cpu", 1)
     X = rng.standard_normal((60, 8)) * (rng.random((60, 8)) < 0.3)
     dense = objective_of(X, rng.integers(0, 3, 60), backend, l2=0.1, shift=X.mean(axis=0))

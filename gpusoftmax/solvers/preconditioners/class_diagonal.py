@@ -1,9 +1,9 @@
-"""A diagonal for each class, with a dense block for some features, where there are too many features for more.
+"""A preconditioner for very many features: a diagonal for each class, with a dense block for a few features.
 
 The Hessian's block for class j is sum_i C_ijj x_i x_i' + l2 diag(r), where C_ijj is the curvature of row i, see
 `hessian`. With tens of thousands of features it cannot be stored. Nor can it be made from a sample of rows: in text,
-most features occur in so few rows that a sample misses them. But its diagonal can be computed from all rows, for about
-the time of one pass:
+most features occur in so few rows that a sample misses them. But its diagonal can be computed from all rows, in one and
+a half passes:
 
     s1_j = sum_i C_ijj x_i,    s2_j = sum_i C_ijj x_i^2,    t_j = sum_i C_ijj
 
@@ -11,7 +11,10 @@ With the mean m_j = s1_j / t_j, the diagonal is s2_j - t_j m_j^2 + l2 r. The fea
 together in many rows, so the diagonal alone is a poor approximation for them. They are the *head* of the class, and
 have a dense block.
 
-At zero weights all classes share the diagonal (1 / c) variance + l2 r.
+At zero weights all classes share the diagonal kappa variance + l2 r, with kappa the loss's curvature at zero.
+
+Only sparse features have this preconditioner. Tried on dense ones with more than 8192 columns, it took half as many
+passes as the present ones with weak penalties, and up to twice as many with strong ones.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ class ClassDiagonal:
     """M^-1 for diagonal blocks, with `heads` in place of a part of them.
 
     The blocks are those of the weights and of the intercepts, which M couples as `base` describes: by the centre m_j of
-    each class. As in `base.BlockDiagonal`, the mean over the classes is removed before and after.
+    each class. The mean over the classes is removed before and after, as `base.BlockDiagonal` does.
 
     Attributes
     ----------
@@ -73,7 +76,7 @@ class ClassDiagonal:
     backend: Backend
 
     def solve(self, v: Any) -> Any:
-        """Compute M^-1 v."""
+        """Compute M^-1 v for v (d + 1, c), with the intercepts in the last row."""
         xp, (d, c) = self.backend.xp, (len(v) - 1, v.shape[1])
         over_classes = xp.full(c, 1 / c, v.dtype)
         own = v[-1] - v[-1].mean()
@@ -107,7 +110,10 @@ class ClassDiagonal:
 
 @dataclass(frozen=True)
 class HeadGram:
-    """sum_i C_ijj x_i x_i' over the features of a class's head, (k, k), before shift and scale; on the host."""
+    """sum_i C_ijj x_i x_i' over the features of a class's head, before shift and scale; on the host.
+
+    Only the lower triangle of `gram` (k, k) is right.
+    """
 
     features: Array
     gram: Array
@@ -175,8 +181,10 @@ def _head_grams(objective: Objective, k: int, curvatures: Array, squares: Array)
                 chosen, features.gram_of_columns(chosen, q, smallest) if len(chosen) else np.empty((0, 0))
             )
 
-    on_gpu = backend.gpu is not None  # each thread would have to set its current CUDA device
-    work(range(c)) if on_gpu else backend.for_each(work, c)
+    if backend.gpu is None:
+        backend.for_each(work, c)
+    else:  # each thread would have to set its current CUDA device
+        work(range(c))
     return heads
 
 

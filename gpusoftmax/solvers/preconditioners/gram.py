@@ -78,7 +78,7 @@ class GramSample:
     kind : {"cholesky", "spectrum", "low rank", "diagonal", "variances"}
         The kind of inverse that suits the shape.
     cost : float
-        Cost of one preconditioner of this kind, in passes over the data.
+        Cost of one preconditioner from the Gram matrix of the sample, in passes over the data.
     at_once : bool
         Whether to make it at the start. If not, the diagonal is used until the solver turns out to converge slowly.
     """
@@ -123,7 +123,7 @@ class GramSample:
         return self._make(objective, self.kind, self._fractions(objective, k), l2)
 
     def _from_variances(self, objective: Objective, k: int) -> Preconditioner:
-        """Make the preconditioner of model k from the variances of the features over all rows."""
+        """Make the preconditioner of model k from the variances over all rows, or from the sums remembered since."""
         key = self._fractions(objective, k).tobytes()
         if self._sums is None or self._sums[0] not in (None, key):
             log.info("preconditioner: variances of %d features", objective.features.d)

@@ -39,7 +39,7 @@ from gpusoftmax.solvers.preconditioners.sample import (
     weight_fractions,
 )
 
-CLASS_DIAGONAL_COST = 1.0  # of `class_diagonal.sums_at_point`, in passes over the data
+CLASS_DIAGONAL_COST = 1.5  # of `class_diagonal.sums_at_point`, in passes over the data
 FULL_SIZE = 2000  # largest (d + 1) c for which the full Hessian is made
 FULL_ROWS_PER_FEATURE, FEWEST_FULL_ROWS = 4, 512  # rows for the full Hessian; each raises its rank by up to c - 1
 CLASS_ROWS_PER_FEATURE = 2  # rows for the block of one class

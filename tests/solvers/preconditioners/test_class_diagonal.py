@@ -157,7 +157,7 @@ def text_like(n: int, d: int) -> tuple[Any, Array]:
 
 @pytest.mark.slow
 def test_it_saves_passes_where_features_are_many() -> None:
-    """Twice as many passes with the variances alone, which stay as they are if no refresh is due."""
+    """With the variances alone, it takes half as many passes again, or more."""
     X, y = text_like(2000, 3000)
     backend = get_backend("auto", 2)
     features = read_features(X, backend)

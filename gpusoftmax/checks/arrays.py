@@ -297,6 +297,9 @@ def check_per_model(name: str, value: Any, K: int, least: float = 0.0) -> Array:
 
 def check_coefficients(W: Any, b: Any, d: int, asarray: Callable[[Any], Any] = np.asarray) -> tuple[Any, Any, bool]:
     """Return W as (d, K, c) and b as (K, c), and whether they came without the axis of models, as (d, c) and (c,)."""
+    for name, value in (("W", W), ("b", b)):
+        if is_sparse(value):
+            raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
     weights, bias = (as_array(name, value, "pass real numbers", asarray) for name, value in (("W", W), ("b", b)))
     for name, value, array in (("W", W, weights), ("b", b, bias)):
         if array.dtype.kind not in "fiu":

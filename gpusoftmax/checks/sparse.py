@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from copy import copy
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,10 @@ def check_sparse(X: Any, name: str = "X") -> Any:
             f"{name} has {X.shape[1]} columns, more than the {MOST_COLUMNS} that are possible; hash the features into "
             "fewer columns"
         )
+    if X.format != "dok" and not isinstance(X.data, np.ndarray):
+        raise ValueError(
+            f"{name} is a damaged {X.format.upper()} matrix: its data are a {type(X.data).__name__}; pass an array"
+        )
     if X.dtype.kind == "c":
         raise ValueError(f"{name} has dtype {X.dtype}. Complex data not supported; pass {name}.real or abs({name})")
     if X.dtype.kind not in "fiub":
@@ -92,6 +97,12 @@ def _from_frame(frame: Any, name: str) -> Any:
                 f"{name} leaves out the value {dtype.fill_value!r} in the sparse column {shown(column)}, where a "
                 f"sparse matrix leaves out zeros; pass {name}.astype(pandas.SparseDtype(float, 0.0))"
             )
+    types = [dtype.subtype for dtype in frame.dtypes]
+    if (
+        len({dtype.kind for dtype in types} | {"b"}) > 1 and np.dtype(bool) in types
+    ):  # pandas would make objects of them
+        common = np.result_type(*(np.uint8 if dtype == np.bool_ else dtype for dtype in types))
+        frame = frame.astype(sys.modules["pandas"].SparseDtype(common, 0))
     return frame.sparse.to_coo()
 
 
@@ -115,6 +126,8 @@ def _check_indices(X: Any, name: str) -> None:
             )
         _check_range(indices[: int(indptr[-1])], width, damaged, "column" if X.format == "csr" else "row")
     elif X.format == "coo":
+        if not {np.asarray(X.row).dtype.kind, np.asarray(X.col).dtype.kind} <= set("iu"):
+            raise ValueError(f"{damaged}: its row and column numbers must be integers")
         if not len(X.row) == len(X.col) == len(X.data):
             raise ValueError(
                 f"{damaged}: row, col and data have lengths {len(X.row)}, {len(X.col)} and {len(X.data)}; pass one of "
@@ -122,6 +135,12 @@ def _check_indices(X: Any, name: str) -> None:
             )
         _check_range(np.asarray(X.row), X.shape[0], damaged, "row")
         _check_range(np.asarray(X.col), X.shape[1], damaged, "column")
+    elif X.format == "lil":
+        if not len(X.rows) == len(X.data) == X.shape[0] or any(map(lambda a, b: len(a) != len(b), X.rows, X.data)):
+            raise ValueError(f"{damaged}: rows and data must have a list for each row, as long as each other")
+        _check_range(np.fromiter(chain.from_iterable(X.rows), np.int64), X.shape[1], damaged, "column")
+    elif X.format == "dia" and np.asarray(X.offsets).dtype.kind not in "iu":
+        raise ValueError(f"{damaged}: its offsets must be integers")
     elif X.format == "bsr":
         try:
             X.check_format(full_check=True)
@@ -146,10 +165,14 @@ def _as_csr(X: Any, name: str) -> Any:
     from scipy.sparse import csr_array
 
     if X.format == "csr":
-        return X if isinstance(X, csr_array) else csr_array((X.data, X.indices, X.indptr), X.shape)
-    with np.errstate(over="ignore"):  # of a type wider than float64; the infinity is found later, like any other
-        found = csr_array(X.astype(_sum_type(X.dtype)).tocsr())
-    _check_indices(found, name)  # those of LIL, DOK and DIA were not checked before
+        end = int(X.indptr[-1])
+        return X if isinstance(X, csr_array) else csr_array((X.data[:end], X.indices[:end], X.indptr), X.shape)
+    try:
+        with np.errstate(over="ignore"):  # of a type wider than float64; the infinity is found later, like any other
+            found = csr_array(X.astype(_sum_type(X.dtype)).tocsr())
+    except (IndexError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} is a damaged {X.format.upper()} matrix: {brief(error)}; build it again") from None
+    _check_indices(found, name)  # those of DOK and DIA were not checked before
     return found if X.dtype not in (np.uint8, np.bool_) else _narrowed(found)
 
 
@@ -184,7 +207,7 @@ def _with(matrix: Any, data: Array) -> Any:
 
 
 def _canonical(matrix: Any, X: Any) -> Any:
-    """Sort the columns of each row and add up duplicates, in a copy of whatever the matrix shares with the user's X.
+    """Sort the columns of each row and add up duplicates; in a copy if X, the user's, may share arrays with the matrix.
 
     Whether this is needed is read from the indices: the flags of a matrix may be older than its arrays.
     """
@@ -197,8 +220,7 @@ def _canonical(matrix: Any, X: Any) -> Any:
         return matrix
     is_small = matrix.dtype == np.uint8  # duplicates may add up to more than it holds
     values = matrix.data[:end].astype(np.float32) if is_small else matrix.data[:end]
-    shared = matrix.indices is getattr(X, "indices", None)
-    found = type(matrix)((values, indices, matrix.indptr), matrix.shape, copy=shared)
+    found = type(matrix)((values, indices, matrix.indptr), matrix.shape, copy=X.format == "csr")
     found.has_sorted_indices = found.has_canonical_format = False
     found.sort_indices()
     found.sum_duplicates()

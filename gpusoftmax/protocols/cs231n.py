@@ -16,7 +16,7 @@ from gpusoftmax.checks.scalars import check_choice, check_count, check_number, c
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.fitting import set_fitted
 from gpusoftmax.estimators.problem import Problem, prepare
-from gpusoftmax.features.read import read_features
+from gpusoftmax.features.read import read_features, read_matrix
 from gpusoftmax.reports.accuracy import measure
 from gpusoftmax.search.minibatch import Recipe, train_group
 from gpusoftmax.search.plots import heat_map, new_figure
@@ -115,7 +115,8 @@ def _train(
     check_count("n_iterations", n_iterations)
     check_count("batch_size", batch_size)
     check_count("seed", seed, least=0)
-    features = read_features(X, resolved_backend)
+    # read_matrix refuses a sparse X: the mean is subtracted in each step of SGD, so it would be dense anyway
+    features = read_features(read_matrix(X, resolved_backend), resolved_backend)
     mean = resolved_backend.to_numpy(features.moments(None, None)[0])
     if not np.isfinite(mean).all():
         features.check_finite()

@@ -60,6 +60,23 @@ def test_other_types_are_converted_as_those_of_arrays_are(dtype: str, expected: 
     assert (found.toarray() == DENSE).all()
 
 
+@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csr_matrix])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("indptr", ["int32", "int64"])
+@pytest.mark.parametrize("writeable", [True, False])
+def test_a_matrix_out_of_order_is_left_as_it_is(container: Any, dtype: str, indptr: str, writeable: bool) -> None:
+    X = container((np.array([4, 1, 2, 3, 5]).astype(dtype), [3, 0, 2, 2, 1], [0, 2, 5]), (2, 4))
+    X.indptr = X.indptr.astype(indptr)  # as its users may assign it
+    before = [array.copy() for array in (X.data, X.indices, X.indptr)]
+    for array in (X.data, X.indices, X.indptr):
+        array.setflags(write=writeable)
+    found = check_sparse(X)
+    dense = np.array([[1, 0, 0, 4], [0, 5, 5, 0]]) if dtype != "bool" else np.array([[1, 0, 0, 1], [0, 1, 2, 0]])
+    assert (found.toarray() == dense).all()
+    for array, old in zip((X.data, X.indices, X.indptr), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
 @pytest.mark.parametrize("flags", [True, False])
 def test_unsorted_columns_and_duplicates_are_put_right_in_a_copy(flags: bool) -> None:
     X = csr(data=[1.0, 2.0, 4.0, 5.0, 3.0, -1.0], indices=[3, 1, 2, 2, 0, 2], indptr=[0, 2, 2, 6])
@@ -115,6 +132,9 @@ def test_spare_room_behind_the_entries_is_ignored() -> None:
     assert found.data[: found.indptr[-1]].tolist() == [2, 1, 3, 5]
     X.indices[:2] = 3, 1  # not in order
     assert check_sparse(X).data.tolist() == [1, 2, 3, 5]
+    matrix = sparse.csr_matrix(DENSE)
+    matrix.data = np.append(matrix.data, np.nan)
+    assert check_sparse(matrix).data.tolist() == [2, 1, 3, 5]
 
 
 DAMAGED = {
@@ -144,7 +164,25 @@ def test_an_index_out_of_range_is_refused_in_other_kinds(kind: str) -> None:
         X.rows[0] = [1, 50]
     else:
         X.indices[0] = 50
-    with pytest.raises(ValueError, match=r"X is a damaged (CSC|COO|BSR|CSR) matrix"):
+    with pytest.raises(ValueError, match=r"X is a damaged (CSC|COO|BSR|LIL) matrix"):
+        check_sparse(X)
+
+
+BROKEN: dict[str, tuple[str, Any]] = {
+    "LIL with more values than columns": ("lil", lambda X: X.data.__setitem__(0, [1.0, 2.0, 3.0])),
+    "LIL with fewer values": ("lil", lambda X: X.data.__setitem__(0, [1.0])),
+    "LIL with too few rows": ("lil", lambda X: setattr(X, "rows", X.rows[:2])),
+    "COO with fractions": ("coo", lambda X: setattr(X, "coords", (X.coords[0] + 0.5, X.coords[1]))),
+    "DIA with fractions": ("dia", lambda X: setattr(X, "offsets", X.offsets + 0.5)),
+    "CSR with a list": ("csr", lambda X: setattr(X, "data", X.data.tolist())),
+}
+
+
+@pytest.mark.parametrize(("kind", "damage"), BROKEN.values(), ids=BROKEN)
+def test_parts_that_do_not_fit_each_other_are_refused(kind: str, damage: Any) -> None:
+    X = sparse.csr_array(DENSE).asformat(kind)
+    damage(X)
+    with pytest.raises(ValueError, match=f"X is a damaged {kind.upper()} matrix: "):
         check_sparse(X)
 
 
@@ -173,3 +211,7 @@ def test_data_frames_of_sparse_columns() -> None:
     with pytest.raises(ValueError, match="in column 'b', which is not numeric"):
         check_sparse(words)
     assert not is_sparse(pandas.DataFrame(DENSE))
+    mixed = frame.assign(e=pandas.arrays.SparseArray([True, False, True]))
+    assert (check_sparse(mixed).toarray() == np.column_stack([DENSE, [1, 0, 1]])).all()
+    flags = mixed[["e"]]
+    assert check_sparse(flags).toarray().tolist() == [[1], [0], [1]]

@@ -275,6 +275,12 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "logits sparse": (
         [entropy], {"logits": scipy.sparse.csr_array(LOGITS)}, TypeError, "logits", "sparse", "logits.toarray()",
     ),
+    "X sparse in the course's recipe": (
+        [course, course_grid], {"X": scipy.sparse.csr_array(X)}, TypeError, "X", "sparse", "X.toarray()",
+    ),
+    "W sparse": (
+        [gradient, check], {"W": scipy.sparse.csr_array(W)}, TypeError, "W", "sparse", "W.toarray()",
+    ),
     "X sparse with a damaged index": (
         WITH_X, {"X": damaged_csr([0, 9, 1])}, ValueError, "X", "column number 9, but there are 3", "build it again",
     ),

@@ -176,7 +176,7 @@ SWEEPS = (grid, classifier_cv, course, course_grid)
 LEARNERS = (*FITS, partial_fit, *SWEEPS)
 PREDICTORS = (predict, predict_proba, score)
 WITH_X = (*OBJECTIVES, *LEARNERS, *PREDICTORS)
-WITH_SPARSE_X = [call for call in WITH_X if call not in (course, course_grid)]
+SPARSE = [call for call in WITH_X if call not in (course, course_grid)]
 WITH_BACKEND = (*OBJECTIVES, *FITS, *SWEEPS, probe, get_backend)
 
 # every row: ways in, what is changed, the type of the error, and what the message has: name, value and fix
@@ -283,19 +283,19 @@ TABLE: dict[str, tuple[Any, ...]] = {
         [gradient, check], {"W": scipy.sparse.csr_array(W)}, TypeError, "W", "sparse", "W.toarray()",
     ),
     "X sparse with a damaged index": (
-        WITH_SPARSE_X, {"X": damaged_csr([0, 9, 1])}, ValueError, "X", "column number 9, but there are 3", "build it again",
+        SPARSE, {"X": damaged_csr([0, 9, 1])}, ValueError, "X", "column number 9, but there are 3", "build it again",
     ),
     "X sparse with a negative index": (
-        WITH_SPARSE_X, {"X": damaged_csr([0, -1, 1])}, ValueError, "X", "column number -1", "build it again",
+        SPARSE, {"X": damaged_csr([0, -1, 1])}, ValueError, "X", "column number -1", "build it again",
     ),
     "X sparse and complex": (
-        WITH_SPARSE_X, {"X": scipy.sparse.csr_array(X * 1j)}, ValueError, "X", "complex128", "pass X.real or abs(X)",
+        SPARSE, {"X": scipy.sparse.csr_array(X * 1j)}, ValueError, "X", "complex128", "pass X.real or abs(X)",
     ),
     "X sparse and 1-D": (
-        WITH_SPARSE_X, {"X": scipy.sparse.coo_array(X[0])}, ValueError, "X", "(3,)", "X.reshape(1, -1) if it is one sample",
+        SPARSE, {"X": scipy.sparse.coo_array(X[0])}, ValueError, "X", "(3,)", "X.reshape(1, -1) if it is one sample",
     ),
     "X sparse without rows": (
-        WITH_SPARSE_X, {"X": scipy.sparse.csr_array((0, 3))}, ValueError, "X", "0 sample(s)", "at least one row",
+        SPARSE, {"X": scipy.sparse.csr_array((0, 3))}, ValueError, "X", "0 sample(s)", "at least one row",
     ),
     # X that is not numeric
     "object X": (WITH_X, {"X": objects("red")}, TypeError, "X[3, 1]", "'red'", "encode categories"),

@@ -54,33 +54,37 @@ def section(results: Results, link: Link) -> str:
     """Seconds to 1e-4 of all cases. Empty without results."""
     if not results:
         return ""
-    found = next(iter(results.values()))
-    measured = by_case(found)
-    names = _names(measured, "warm")
-    lines = [[found["cases"][case]["words"], *cells(row, names, "0.0001")] for case, row in measured.items()]
     details = PAGES["solving-details"]
-    return "\n".join(
-        [
-            "Seconds to 1e-4 above the optimum, relative, warm, preparation included; in brackets passes over the",
-            "data, with the rows that a preconditioner is made from. `lbfgs` to `saga` are scikit-learn's. After `>`:",
-            "not there when it ended or the time was up.",
-            "",
-            link.figure("solving", "Distance from the optimum"),
-            "",
-            *rows(["", *(LABELS[name] for name in names)], *lines),
-            "",
-            f"{origin(found)}. {link.how}; nearer to the optimum and further away,",
-            f"cold starts, and when to take which solver: [{details.stem.replace('-', ' ')}]({link(details)}).",
-            "",
-        ]
-    )
+    lines = [
+        "Seconds to 1e-4 above the optimum, relative, warm, preparation included; in brackets passes over the",
+        "data, with the rows that a preconditioner is made from. `lbfgs` to `saga` are scikit-learn's. After `>`:",
+        "not there when it ended or the time was up.",
+        "",
+        link.figure("solving", "Distance from the optimum"),
+        "",
+    ]
+    for found in results.values():
+        measured = by_case(found)
+        names = _names(measured, "warm")
+        table = [[found["cases"][case]["words"], *cells(row, names, "0.0001")] for case, row in measured.items()]
+        lines += [*rows(["", *(LABELS[name] for name in names)], *table), "", f"{origin(found)}.", ""]
+    lines += [
+        f"{link.how}; nearer to the optimum and further away,",
+        f"cold starts, and when to take which solver: [{details.stem.replace('-', ' ')}]({link(details)}).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def details(results: Results, link: Link) -> str:
     """Seconds to several distances, warm, and to 1e-4, cold. Empty without results."""
     if not results:
         return ""
-    found = next(iter(results.values()))
+    return "\n".join(text for found in results.values() for text in _details_of(found))
+
+
+def _details_of(found: Result) -> list[str]:
+    """The lines of one result."""
     measured = by_case(found)
     words = {case: found["cases"][case]["words"] for case in measured}
     names, started = _names(measured, "warm"), _names(measured, "cold")
@@ -88,27 +92,20 @@ def details(results: Results, link: Link) -> str:
     for case, row in measured.items():
         lines.append([f"**{words[case]}**", *[""] * len(names)])
         lines += [[near, *cells(row, names, near)] for near in ("0.001", "0.0001", "1e-06")]
+    text = [*rows(*lines), "", f"{origin(found)}.", ""]
+    if not started:
+        return text
     cold = [["", *(LABELS[name] for name in started)]]
     for case, row in measured.items():
         times = (row.get(name, {}).get("cold") for name in started)
         cold.append([words[case], *("-" if time is None else seconds(time) for time in times)])
-    return "\n".join(
-        [
-            *rows(*lines),
-            "",
-            f"{origin(found)}.",
-            "",
-            "Cold, to 1e-4: seconds from the start of a new process, imports included, without making the data.",
-            "",
-            *rows(*cold),
-            "",
-        ]
-    )
+    words_of_cold = "Cold, to 1e-4: seconds from the start of a new process, imports included, without making the data."
+    return [*text, words_of_cold, "", *rows(*cold), ""]
 
 
 def shown(results: Results) -> Any:
-    """The numbers of the figure."""
-    return [{case: by_case(found).get(case) for case in DRAWN} for found in results.values()]
+    """The numbers of the figure, which is that of the first result."""
+    return [{case: by_case(found).get(case) for case in DRAWN} for found in list(results.values())[:1]]
 
 
 def draw(results: Results, target: Path) -> None:

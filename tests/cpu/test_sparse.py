@@ -64,6 +64,7 @@ def test_products_are_those_of_the_dense_matrix(
     assert_within(product(part, M), (X @ M.astype(float))[20:70], allowed[20:70], "a slice of rows")
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("entries", [SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT + 1])
 @pytest.mark.parametrize("q", [1, 20])
 def test_long_rows_are_summed_in_segments(entries: int, q: int) -> None:
@@ -95,6 +96,7 @@ def test_infinite_and_nan_values_stay_in_their_rows(cpu_backend: Backend) -> Non
     assert np.isinf(found[2]).all()
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("q", [2, 20, 100])
 def test_any_number_of_threads_gives_the_same_products(q: int) -> None:
     A, _ = matrix(500, 60, 0.2, "float32")
@@ -124,6 +126,7 @@ def test_gram_matrices_leave_out_light_rows(cpu_backend: Backend, values: str | 
     np.testing.assert_allclose(np.tril(found), np.tril(expected), rtol=70 * np.finfo(float).eps)
 
 
+@pytest.mark.compiled
 def test_entries_beyond_32_bits() -> None:
     """Rows whose entries lie far behind 2^32, in memory that is reserved and, but for a few pages, never touched."""
     far = 2**32 + 5

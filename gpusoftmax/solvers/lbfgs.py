@@ -233,12 +233,12 @@ class LBFGS:
         ]
         state.models = state.end(models, converged | stuck | out_of_steps, reasons)
 
-    def _refresh(self, models: _Models, trial: Any, due: Array) -> int:
+    def _refresh(self, models: _Models, trial: Any, due: Array) -> float:
         """Make new preconditioners at the trial points of the models marked in `due`, and discard these models' pairs.
 
         Returns the number of rows that were read.
         """
-        rows = 0
+        rows, sampled = 0.0, 0.0
         for k in np.flatnonzero(due).tolist():
             preconditioner: Preconditioner
             if models.sample is not None and models.refreshes[k] == 0:
@@ -251,7 +251,7 @@ class LBFGS:
                     sum(len(h.features) for h in sums.heads),
                 )
                 preconditioner = from_sums(models.objective, k, sums)
-                sampled = round(CLASS_DIAGONAL_COST * models.objective.features.n)
+                sampled = CLASS_DIAGONAL_COST * models.objective.features.n
                 if self.sample is not None:
                     self.sample.remember(sums)
             else:

@@ -63,7 +63,7 @@ class Problem:
     def scaled(self) -> Array:
         """X for contenders that fold no scaling: float64 if X is, else float32."""
         if self.scaling is None:
-            return self.X
+            return self.X if self.X.dtype.kind == "f" else self.X.astype(np.float32)
         shift, scale = self.scaling
         return ((self.X.astype(np.float64) - shift) / scale).astype(np.float32)
 

@@ -176,7 +176,7 @@ def test_many_columns_of_several_types_are_numbers() -> None:
 def test_sparse_columns_beside_dense_ones_are_refused(X: Any) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": X[:, 0], "b": pandas.arrays.SparseArray(X[:, 1])})
-    with pytest.raises(TypeError, match=r"sparse columns, but column 'a' is dense \(float64\); pass scipy.sparse"):
+    with pytest.raises(TypeError, match=r"sparse columns, but column 'a' is dense \(float64\); pass X.astype\(pandas"):
         SoftmaxClassifier().fit(frame, CODES)
     SoftmaxClassifier().fit(frame.astype(float), CODES)
 

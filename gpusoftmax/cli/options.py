@@ -307,3 +307,14 @@ def compile_first(backend: Backend, X: Any, n_classes: int, as_json: bool, quiet
     if seconds >= 1:  # less means that they were only loaded
         show(f"compiled {what} in {seconds:.0f} s; later runs reuse them", as_json)
     return seconds
+
+
+def scaling_for(loaded: Dataset) -> str | None:
+    """The scaling with which commands train: none for sparse features.
+
+    Standardised, a word that occurs in three texts would count as much as a frequent one: on package descriptions
+    accuracy fell from 82% to 70%.
+    """
+    from gpusoftmax.checks.sparse import is_sparse
+
+    return None if is_sparse(loaded.X_train) else "standard"

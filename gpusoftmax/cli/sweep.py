@@ -31,6 +31,7 @@ from gpusoftmax.cli.options import (
     is_file,
     load,
     print_json,
+    scaling_for,
     show,
 )
 
@@ -121,9 +122,9 @@ def sweep_command(
 ) -> None:
     """Train every combination of C, learning rate and momentum on every fold, and print the best.
 
-    Features are standardised with the training rows of each fold. By default the solver is L-BFGS, which finds the
-    exact optimum for each C. With --learning-rate, --momentum or --epochs it is SGD, which trains all configurations
-    together.
+    Features are standardised with the training rows of each fold, unless they are sparse. By default the solver is
+    L-BFGS, which finds the exact optimum for each C. With --learning-rate, --momentum or --epochs it is SGD, which
+    trains all configurations together.
     """
     from dataclasses import replace
 
@@ -148,7 +149,7 @@ def sweep_command(
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
     resolved_backend = get_backend(backend, threads)
     estimator = cls(
-        loss=str(loss), scaling="standard", solver="auto" if epochs is None else "sgd", batch_size=batch_size,
+        loss=str(loss), solver="auto" if epochs is None else "sgd", batch_size=batch_size,
         random_state=seed, backend=resolved_backend,
     )  # fmt: skip
     sgd = choose_solver(estimator, grid).name == "sgd"
@@ -165,6 +166,7 @@ def sweep_command(
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
     loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    estimator.set_params(scaling=scaling_for(loaded))
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
     if (found := len(set(y.tolist()))) < len(loaded.class_names):
         raise ValueError(f"--rows {rows}: these rows hold {found} of {len(loaded.class_names)} classes; take more")

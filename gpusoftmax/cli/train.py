@@ -32,6 +32,7 @@ from gpusoftmax.cli.options import (
     indented,
     load,
     print_json,
+    scaling_for,
     show,
 )
 
@@ -117,7 +118,7 @@ def train(
     """Train on a data set or a file, and print the accuracy on its training, validation and test rows.
 
     By default this trains softmax on standardised features with L-BFGS, until no entry of the gradient exceeds 1e-4,
-    and chooses the C with the smallest loss on the validation rows.
+    and chooses the C with the smallest loss on the validation rows. Sparse features are not scaled.
 
     With --solver sgd, --loss hinge, or an option of SGD, it trains by SGD with Nesterov momentum for 10 epochs, with
     C = 1 by default. The learning rate is found from the data and follows a cosine schedule, and the weights with the
@@ -167,8 +168,11 @@ def train(
         as_json,
     )
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
+    scaling = scaling_for(loaded)
+    if scaling is None and recipe is None:
+        show("scaling none, since the features are sparse", as_json)
     model: Any = cls(
-        C=C, loss=str(loss), scaling="standard", solver="sgd" if epochs is not None else str(solver), random_state=seed,
+        C=C, loss=str(loss), scaling=scaling, solver="sgd" if epochs is not None else str(solver), random_state=seed,
         backend=resolved_backend, batch_size=batch_size, learning_rate=learning_rate, verbose=0 if quiet else 1,
     )  # fmt: skip
     sgd = choose_solver(model).name == "sgd"

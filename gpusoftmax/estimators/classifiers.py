@@ -25,7 +25,7 @@ from gpusoftmax.estimators.fitting import (
 from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, check_columns, record_columns, weights_of
 from gpusoftmax.estimators.problem import C_from_l2, prepare
-from gpusoftmax.estimators.solver_choice import without_old_defaults
+from gpusoftmax.estimators.solver_choice import SolverChoice, without_old_defaults
 from gpusoftmax.estimators.solving import solve
 from gpusoftmax.features.read import read_features
 from gpusoftmax.progress import progress_display
@@ -216,7 +216,7 @@ class _LinearClassifier(LinearPredictor):
                 callbacks=list(self.callbacks),
                 progress=progress_display() if self.verbose else None,
             )
-            set_fitted(self, problem, result)
+            set_fitted(self, problem, result, SolverChoice("sgd", "partial_fit takes steps of SGD"))
             self._stream = stream_after(self, problem, solver)
         return self
 
@@ -265,7 +265,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         two reductions of the learning rate); with fewer than 4 steps per epoch, in 20 steps (60). 0: never. The
         schedules "step" and "cosine" are planned over max_iter epochs and always run all of them.
     batch_size : int, "auto" or "full", optional
-        For SGD: rows per step. "auto", the default, is 256. If there are fewer rows, all of them are used.
+        For SGD: rows per step. "auto", the default, is 256, and 32 for sparse X. If there are fewer rows, all of them
+        are used.
     learning_rate : float or "auto", optional
         For SGD. "auto", the default: 1 / the largest curvature of the objective, estimated by power iteration on a
         sample of rows.

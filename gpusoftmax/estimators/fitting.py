@@ -31,6 +31,7 @@ from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.trainer import TrainResult
 
 AUTOMATIC_BATCH = 256  # rows: enough that the overhead of a step does not matter, few enough for many steps per epoch
+SPARSE_BATCH = 32  # the same for sparse features, where a step takes time in proportion to the entries of its rows
 
 
 def make_solver(estimator: Any, objective: Objective, sample: GramSample | None = None) -> Solver:
@@ -39,7 +40,7 @@ def make_solver(estimator: Any, objective: Objective, sample: GramSample | None 
     if choose_solver(estimator).name == "lbfgs":
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
     settings = sgd_settings(estimator, objective.features.is_sparse)
-    plan = _plan(settings, objective.features.n, seed)
+    plan = _plan(settings, objective, seed)
     return SGD(
         plan,
         steps=plan.steps_per_epoch * int(estimator.max_iter),
@@ -51,8 +52,9 @@ def make_solver(estimator: Any, objective: Objective, sample: GramSample | None 
     )
 
 
-def _plan(settings: SgdSettings, n: int, seed: int) -> BatchPlan:
-    sizes = {"auto": AUTOMATIC_BATCH, "full": n}
+def _plan(settings: SgdSettings, objective: Objective, seed: int) -> BatchPlan:
+    n = objective.features.n
+    sizes = {"auto": SPARSE_BATCH if objective.features.is_sparse else AUTOMATIC_BATCH, "full": n}
     size = sizes[settings.batch_size] if isinstance(settings.batch_size, str) else int(settings.batch_size)
     return BatchPlan(n, size, seed=seed)
 
@@ -109,7 +111,7 @@ def make_stream_solver(estimator: Any, problem: Problem) -> SGD:
     """SGD for one pass over the next rows of a stream, with the velocity left by the previous call."""
     objective, stream = problem.objective, problem.stream
     settings = sgd_settings(estimator, objective.features.is_sparse)
-    plan = _plan(settings, objective.features.n, check_random_seed(estimator.random_state))
+    plan = _plan(settings, objective, check_random_seed(estimator.random_state))
     rate: Any = settings.learning_rate
     if rate == "auto":
         rate = float(automatic_learning_rate(objective, plan)[0]) if stream.needs_new_rate(plan.size) else stream.rate
@@ -207,10 +209,13 @@ class AllOrNothing:
             self.estimator.__dict__ = self.before
 
 
-def set_fitted(estimator: Any, problem: Problem, result: TrainResult) -> Any:
-    """Write the fitted attributes: NumPy arrays for unscaled features, whichever backend was used."""
+def set_fitted(estimator: Any, problem: Problem, result: TrainResult, choice: SolverChoice | None = None) -> Any:
+    """Write the fitted attributes: NumPy arrays for unscaled features, whichever backend was used.
+
+    `choice` is the solver that was used; by default the one that the parameters ask for.
+    """
     set_weights(estimator, problem.objective, problem.classes, result.W, result.b)
-    estimator.fit_report_ = _report(problem, result, float(estimator.tol), choose_solver(estimator))
+    estimator.fit_report_ = _report(problem, result, float(estimator.tol), choice or choose_solver(estimator))
     set_history(estimator, problem, result)
     return estimator
 

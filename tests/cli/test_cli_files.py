@@ -232,6 +232,14 @@ def test_train_takes_sparse_test_rows_of_their_own(reviews: Any, run: Any) -> No
     result = run("train", folder / "reviews.svm", "--test", folder / "test.svm", "--C", 1)
     assert "reviews.svm: 48 train, 12 validation, 21 test rows of 9 features (float64, sparse: " in result.out
     assert " entries per row), 3 classes\n" in result.out
+    assert "\nscaling none, since the features are sparse\n" in result.out
+
+
+def test_sparse_features_are_not_standardised(reviews: Any, run: Any) -> None:
+    folder, X, y = reviews
+    run("train", folder / "reviews.svm", "--C", 2, "--validation", 0, "--test", 0, "--save", folder / "m")
+    expected = SoftmaxClassifier(C=2).fit(X, y)
+    np.testing.assert_allclose(load_model(folder / "m").coef_, expected.coef_, rtol=1e-10)
 
 
 @pytest.mark.slow

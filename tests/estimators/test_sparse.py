@@ -182,6 +182,7 @@ def test_a_stream_of_hashed_text_can_be_learned() -> None:
     for start in range(0, 200, 40):
         model.partial_fit(hashed[start : start + 40], labels[start : start + 40], classes=["green", "red"])
     assert model.score(hashed, labels) == 1
+    assert (model.fit_report_.solver, model.fit_report_.why_solver) == ("sgd", "partial_fit takes steps of SGD")
 
 
 def test_gradients_of_sparse_and_dense_matrices_agree(data: Any) -> None:

@@ -217,7 +217,9 @@ def model_of_reviews(reviews: Any) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--C", 1], ["--epochs", 2], ["--loss", "squared_hinge", "--C", 1], []], ids=str)
+@pytest.mark.parametrize(
+    "options", [["--C", 1], ["--epochs", 20, "--learning-rate", 1], ["--loss", "squared_hinge", "--C", 1], []], ids=str
+)
 def test_train_takes_sparse_files(options: list[Any], reviews: Any, run: Any) -> None:
     folder = reviews[0]
     for data in (folder / "reviews.svm", f"{folder}/X.npz,{folder}/y.npy"):

@@ -38,10 +38,6 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    def row_of(self, entry: int) -> int:
-        """The row of an entry, given by its number; on the host."""
-        return int(np.searchsorted(self.indptr, entry, side="right")) - 1
-
     @property
     def nbytes(self) -> int:
         """Bytes of the entries and of indptr."""

@@ -82,6 +82,11 @@ def check_sparse(X: Any, name: str = "X") -> Any:
     return _canonical(_in_readable_type(_as_csr(X, name)), X)
 
 
+def row_of(entry: int, indptr: Array) -> int:
+    """Return the row of an entry, given by its number, of a matrix that is stored by rows."""
+    return int(np.searchsorted(indptr, entry, side="right")) - 1
+
+
 def _from_frame(frame: Any, name: str) -> Any:
     """Convert a pandas data frame whose columns are all sparse, with zeros left out, to a COO matrix."""
     for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
@@ -98,9 +103,8 @@ def _from_frame(frame: Any, name: str) -> Any:
                 f"sparse matrix leaves out zeros; pass {name}.astype(pandas.SparseDtype(float, 0.0))"
             )
     types = [dtype.subtype for dtype in frame.dtypes]
-    if (
-        len({dtype.kind for dtype in types} | {"b"}) > 1 and np.dtype(bool) in types
-    ):  # pandas would make objects of them
+    kinds = {dtype.kind for dtype in types}
+    if "b" in kinds and len(kinds) > 1:  # pandas would make objects of them
         common = np.result_type(*(np.uint8 if dtype == np.bool_ else dtype for dtype in types))
         frame = frame.astype(sys.modules["pandas"].SparseDtype(common, 0))
     return frame.sparse.to_coo()

@@ -19,6 +19,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.arrays import not_finite
+from gpusoftmax.checks.sparse import row_of
 from gpusoftmax.cpu.threads import Partial, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.features.base import Features
@@ -361,22 +362,18 @@ class SparseFeatures(Features):
 
         return sum_over_leaves(panel, len(parts), 1)
 
-    def _product(self, rows: Any, M: Array, bias: Array) -> Any:
-        """Compute x_i M + bias for some rows, given as a slice or as numbers."""
-        A, product = self.X.rows, self.backend.ops.sparse_product
-        if not isinstance(rows, slice):
-            return product(A, M, bias, rows)
-        if rows == slice(0, self.n_stored):
-            return product(A, M, bias)
-        return product(replace(A, indptr=A.indptr[rows.start : rows.stop + 1]), M, bias)
-
     def scores(self, W: Array, b: Array) -> Array:
         return self._scores(self._all_rows, W, b)
 
     def _scores(self, rows: Any, W: Array, b: Array) -> Any:
         """Compute the scores (m, K, c) of some rows, given as a slice or as numbers."""
-        contiguous = self.backend.xp.ascontiguousarray
-        Z = self._product(rows, contiguous(W).reshape(W.shape[0], -1), contiguous(b).reshape(-1))
+        A, numbers, contiguous = self.X.rows, rows, self.backend.xp.ascontiguousarray
+        if isinstance(rows, slice):
+            numbers = None
+            if rows != slice(0, self.n_stored):
+                A = replace(A, indptr=A.indptr[rows.start : rows.stop + 1])
+        M, bias = contiguous(W).reshape(W.shape[0], -1), contiguous(b).reshape(-1)
+        Z = self.backend.ops.sparse_product(A, M, bias, numbers)
         return Z.reshape(len(Z), *b.shape)
 
     @property
@@ -408,13 +405,10 @@ class SparseFeatures(Features):
         return stretch.sparse_sgd_steps(self.X.rows, labels, W, b, weights, loss, velocity, batches, steps)
 
     def check_finite(self, name: str = "X") -> None:
-        A = self.X.on_host
-        if A.values is None or A.values.dtype.kind != "f":
-            return
-        finite = np.isfinite(A.values)
-        if not finite.all():
+        A, finite = self.X.on_host, self.X.finite
+        if finite is not None and A.values is not None:
             entry = int(finite.argmin())
-            raise not_finite(name, A.row_of(entry), int(A.indices[entry]), A.values[entry])
+            raise not_finite(name, row_of(entry, A.indptr), int(A.indices[entry]), A.values[entry])
 
     def largest(self, column: int) -> tuple[int, float]:
         A = self.X.on_host
@@ -423,7 +417,7 @@ class SparseFeatures(Features):
             return 0, 0.0
         values = np.ones(len(entries)) if A.values is None else A.values[entries].astype(np.float64)
         place = int(abs(values).argmax())
-        return A.row_of(int(entries[place])), float(values[place])
+        return row_of(int(entries[place]), A.indptr), float(values[place])
 
     def pass_bytes(self, K: int, c: int) -> int:
         q, size = K * c, np.dtype(self.dtype).itemsize

@@ -13,7 +13,7 @@ import numpy as np
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import brief
-from gpusoftmax.checks.sparse import MOST_COLUMNS, check_sparse
+from gpusoftmax.checks.sparse import MOST_COLUMNS, check_sparse, row_of
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.table import Columns, Table
@@ -74,7 +74,7 @@ def read_svmlight(path: Path, columns: Columns) -> Table:
     data, indices, indptr, numbers = found.data, found.indices, found.indptr, np.array(lines.ends)
 
     def bad(entry: int, reason: str, expected: str) -> BadFileError:
-        return BadFileError(path, place=f"line {numbers[_row(indptr, entry)]}", reason=reason, expected=expected)
+        return BadFileError(path, place=f"line {numbers[row_of(entry, indptr)]}", reason=reason, expected=expected)
 
     if not len(indices) and columns.n_features is None:
         raise BadFileError(path, reason="no features", expected=f"rows with entries: {ROW}")
@@ -181,11 +181,6 @@ def _text(word: bytes) -> str:
     return repr(word[:80].decode("ascii", "backslashreplace"))
 
 
-def _row(indptr: Array, entry: int) -> int:
-    """Return the row of a stored entry."""
-    return int(np.searchsorted(indptr, entry, side="right")) - 1
-
-
 def check_sparse_finite(table: Table, path: Path) -> None:
     """Raise if an entry of sparse features is NaN or infinite, naming its place in the file."""
     X: Any = table.values
@@ -194,7 +189,7 @@ def check_sparse_finite(table: Table, path: Path) -> None:
         entry = int(finite.argmin())
         reason = f"column {X.indices[entry] + (table.base or 0)} is {X.data[entry]}"
         expected = "a finite number; fill it, or leave out its row"
-        raise BadFileError(path, place=table.place(_row(X.indptr, entry)), reason=reason, expected=expected)
+        raise BadFileError(path, place=table.place(row_of(entry, X.indptr)), reason=reason, expected=expected)
 
 
 def with_matrix(arrays: dict[str, Array], path: Path) -> dict[str, Any]:

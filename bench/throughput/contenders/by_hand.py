@@ -15,7 +15,7 @@ from bench.throughput.contenders.base import Prepared, blas_threads, conversion_
 def _by_hand(problem: Problem, xp: Any, wait: Callable[[], Any], to_numpy: Callable[[Any], Any]) -> Prepared:
     case = problem.case
     n, d, K, c = case.n, case.d, case.K, case.c
-    if case.entries and xp is not np:
+    if xp is not np:
         needs_dense(problem)
     X = (problem.X if case.entries else xp.asarray(problem.X)).astype(np.float32, copy=False)
     l2 = xp.asarray(problem.l2.astype(np.float32))

@@ -40,7 +40,7 @@ def _prepare(problem: Problem, device: str, compiled: bool) -> Prepared:
 
     case = problem.case
     n, d, K, c = case.n, case.d, case.K, case.c
-    if case.entries and (compiled or device != "cpu"):
+    if compiled or device != "cpu":
         needs_dense(problem)
     if case.entries:
         entries = problem.X.astype(np.float32)

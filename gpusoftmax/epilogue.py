@@ -1,7 +1,7 @@
-"""What is done with weights before a pass over the data and with a gradient after it, in plain array operations.
+"""What is done with weights and gradients before and after a pass over the data, in plain array operations.
 
 GPUs and plain NumPy use these functions. For large weights the CPU backend has compiled ones, which read each array
-once (`cpu.kernels.fold_weights`, `cpu.kernels.finish_gradient`). `operations.Operations` says what they compute.
+once (`cpu.vector_kernels`). `operations.Operations` says what they compute.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpusoftmax._typing import Array
+from gpusoftmax.operations import Diagonals
 from gpusoftmax.penalties import L2
 
 
@@ -45,3 +46,26 @@ def finish_gradient(
         return value, None
     dW += T
     return value, (T * W).sum(axis=(0, 2))
+
+
+def pair_products(
+    new: tuple[Array, Array, Array], old: tuple[Array, Array, Array], vectors: Array, pair: int
+) -> tuple[list[Array], list[Array]]:
+    """See `operations.Operations.pair_products`; returns the rows of its results."""
+    step, u = vectors[pair : pair + 2]
+    step[:] = new[0] - old[0]
+    u[:] = new[1] - old[1]
+    t = new[2] - old[2]
+    return [vectors @ t, vectors @ new[2]], [t @ t, step @ step]
+
+
+def solve_diagonals(diagonals: Diagonals, v: Array, own: Array, out: Array) -> Array:
+    """See `operations.Operations.solve_diagonals`."""
+    mean = v.mean(axis=1, keepdims=True)
+    z = v - mean
+    if diagonals.centre is not None:
+        z -= diagonals.centre * own
+    z *= diagonals.inverse
+    out[:] = z - z.mean(axis=1, keepdims=True) + mean * diagonals.mean_inverse
+    sums: Array = 0 * own if diagonals.centre is None else (diagonals.centre * z).sum(axis=0)
+    return sums

@@ -44,6 +44,31 @@ class SparseRows:
         return int(self.indptr.nbytes + self.indices.nbytes + (0 if self.values is None else self.values.nbytes))
 
 
+@dataclass(frozen=True, eq=False)
+class Diagonals:
+    """The inverses of c diagonal matrices, which are applied to the columns of v (d, c) less their mean.
+
+    Attributes
+    ----------
+    inverse : ndarray, (d, c) or (d, 1)
+        (d, 1) stands for the same diagonal in all columns. All arrays are C-contiguous, and of the type of v.
+    centre : ndarray of the shape of `inverse`, or None
+        None stands for zeros.
+    mean_inverse : ndarray, (d, 1)
+        The inverse of the diagonal matrix that is applied to the mean of the columns.
+    """
+
+    inverse: Any
+    centre: Any
+    mean_inverse: Any
+
+    def part(self, rows: slice) -> Diagonals:
+        """Return the diagonals of some of the d rows."""
+        return Diagonals(
+            self.inverse[rows], None if self.centre is None else self.centre[rows], self.mean_inverse[rows]
+        )
+
+
 class Operations(Protocol):
     """The fused operations that every backend has.
 
@@ -86,10 +111,23 @@ class Operations(Protocol):
         It is -1 if a score of the row is NaN or the largest is infinite.
         """
 
-    def inner_products(self, vectors: Any, g: Any, t: Any) -> Any:
-        """Inner products of some vectors (m, length), whose rows are contiguous, with g and with t (length,).
+    def pair_products(self, new: tuple[Any, ...], old: tuple[Any, ...], vectors: Any, pair: int) -> tuple[Any, Any]:
+        """Write x - x_old and u - u_old to vectors[pair] and vectors[pair + 1], and compute inner products.
 
-        Returns (2, m), those with t first, on the device; float64, or on a GPU the type of the vectors.
+        new and old are (x, u, g), of C-contiguous arrays (length,); vectors (m, length) have their type and contiguous
+        rows. Returns the inner products of all vectors with t = g - g_old and with g, (2, m), and those of t with
+        itself and of x - x_old with itself, (2,); on the device, in float64, or on a GPU in the type of the vectors.
+        """
+
+    def solve_diagonals(self, diagonals: Diagonals, v: Any, own: Any, out: Any) -> Any:
+        """Multiply the columns of v (d, c) by the inverses of diagonal matrices, and write the result to out (d, c).
+
+        With m the mean of a row of v over its columns, and own (c,),
+
+            z = (v - m - centre own) inverse,    out = z - (mean of z over its columns) + m mean_inverse
+
+        Returns the sums of centre z over the rows, (c,): on the CPU in float64, else in the type of v; zeros without a
+        centre. The rows of v and out are contiguous.
         """
 
     def column_sums(self, Z: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is done with weights before a pass and with a gradient after it, on every backend, beside its definition."""
+"""What is done with weights and gradients before and after a pass, on every backend, beside its definition."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu.threads import VECTOR_BLOCK
+from gpusoftmax.operations import Diagonals
 from gpusoftmax.penalties import L2
 from tests.support.cases import hosted, sha256
 
@@ -94,6 +95,45 @@ def test_a_gradient_is_finished(
         assert (abs(product - (T * W).sum(axis=(0, 2))) <= d * C * 1.2e-16 * abs(T * W).sum(axis=(0, 2))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("length", [7, 30_000], ids=["small", "large"])
+def test_a_pair_is_added_and_multiplied_with_all_vectors(length: int, dtype: Any, backend: Backend) -> None:
+    rng, eps = np.random.default_rng(0), float(np.finfo(dtype).eps)
+    new, old = (tuple(rng.standard_normal((3, length)).astype(dtype)) for _ in range(2))
+    room = rng.standard_normal((6, length + 3)).astype(dtype)
+    vectors = room[:, 1 : length + 1]  # a block of longer vectors
+    before = vectors.astype(np.float64)
+    products, norms = backend.ops.pair_products(new, old, vectors, 2)
+    before[2], before[3] = new[0] - old[0], new[1] - old[1]
+    np.testing.assert_array_equal(vectors, before)
+    t, g = (new[2] - old[2]).astype(np.float64), new[2].astype(np.float64)
+    for found, one in zip(products, (t, g), strict=True):
+        # sums of as many terms in this type, in any order
+        assert (abs(found - before @ one) <= (length + 2) * eps * (abs(before) @ abs(one))).all()
+    np.testing.assert_allclose(norms, [t @ t, before[2] @ before[2]], rtol=(length + 2) * eps)
+
+
+@pytest.mark.parametrize("centred", [False, True], ids=["no centre", "centre"])
+@pytest.mark.parametrize("shared", [False, True], ids=["a diagonal for each class", "one for all"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", SIZES.values(), ids=SIZES)
+def test_diagonals_are_applied_less_the_mean(d: int, dtype: Any, shared: bool, centred: bool, backend: Backend) -> None:
+    rng, eps = np.random.default_rng(0), float(np.finfo(dtype).eps)
+    shape = (d, 1 if shared else C)
+    inverse, mean_inverse = rng.uniform(0.5, 2, shape).astype(dtype), rng.uniform(0.5, 2, (d, 1)).astype(dtype)
+    centre = rng.standard_normal(shape).astype(dtype) if centred else None
+    v, out = rng.standard_normal((d, K, C)).astype(dtype)[:, 1], np.empty((d, C), dtype)
+    own = rng.standard_normal(C).astype(dtype)
+    sums = backend.ops.solve_diagonals(Diagonals(inverse, centre, mean_inverse), v, own, out)
+    exact = v.astype(np.float64)
+    mean, middle = exact.mean(axis=1, keepdims=True), np.zeros((d, 1)) if centre is None else centre.astype(np.float64)
+    z = (exact - mean - middle * own) * inverse
+    # some ten roundings of numbers that are not larger than these
+    size = (abs(exact).max(axis=1, keepdims=True) * 2 + abs(middle * own)).max(axis=1, keepdims=True) * 2 * 2
+    assert (abs(out - (z - z.mean(axis=1, keepdims=True) + mean * mean_inverse)) <= 10 * eps * size).all()
+    assert (abs(sums - (middle * z).sum(axis=0)) <= (d + 10) * eps * (abs(middle) * size).sum(axis=0)).all()
+
+
 @pytest.mark.parametrize("name", ["cpu", "numpy"])
 def test_threads_change_no_bit(name: str) -> None:
     given, found = problem(SIZES["large"], np.float32, True, True), set()
@@ -101,7 +141,9 @@ def test_threads_change_no_bit(name: str) -> None:
         ops, dW = get_backend(name, threads).ops, given["W"].copy()
         db, row_scale = np.ones((K, C), np.float32), np.ones(K, np.float32)
         ends = ops.finish_gradient(dW, db, given["W"], row_scale, given["shift"], given["scale"], L2(np.ones(K)), None)
-        found.add(sha256(*ops.fold(given["W"], given["shift"], given["scale"]), dW, ends[0]))
+        W, out = given["W"].reshape(-1, 2 * C), np.empty((len(dW) * K // 2, 2 * C), np.float32)
+        sums = ops.solve_diagonals(Diagonals(abs(W), W, W[:, :1].copy()), W, W[0].copy(), out)
+        found.add(sha256(*ops.fold(given["W"], given["shift"], given["scale"]), dW, ends[0], sums, out))
     assert len(found) == 1
 
 

@@ -23,7 +23,8 @@ TESTS = Path(__file__).parent
 LAYERS = [
     {"_log", "_typing", "exceptions"},
     {"dtypes", "reference", "losses", "penalties", "_moved"},
-    {"operations", "epilogue"},
+    {"operations"},
+    {"epilogue"},
     {"checks", "cpu", "cuda"},
     {"array", "files"},
     {"features", "datasets"},
@@ -40,7 +41,7 @@ LAYERS = [
 ]
 USES_NUMBA = {
     "cpu.compiling", "cpu.facts", "cpu.kernels", "cpu.row_losses", "cpu.sparse_kernels", "cpu.sparse_sgd", "cpu.tiles",
-    "cpu.vectors",
+    "cpu.vector_kernels", "cpu.vectors",
 }  # fmt: skip
 
 

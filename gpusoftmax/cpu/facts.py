@@ -30,8 +30,8 @@ def compilations() -> int:
     """How often Numba has compiled a kernel in this process, rather than loaded it from the cache on disk."""
     from gpusoftmax.cpu import kernels
 
-    of_rows = kernels.pass_over_rows, kernels.row_loss, kernels.fold_weights, kernels.finish_gradient
-    of_vectors = (kernels.inner_products,)
+    of_rows = kernels.pass_over_rows, kernels.row_loss
+    of_vectors = kernels.fold_weights, kernels.finish_gradient, kernels.pair_products, kernels.solve_diagonals
     of_sparse = kernels.take_sparse_steps, kernels.multiply_rows, kernels.sum_columns, kernels.gram_of_columns
     compiled = of_rows + of_vectors + of_sparse
     return sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled)

@@ -1,4 +1,4 @@
-"""Serial Numba kernels that release the GIL: passes over rows by register tiles, and what is done with weights.
+"""Serial Numba kernels that release the GIL: passes over rows by register tiles.
 
 `write_scores`, `sum_leaves` and `sgd_steps` are Python functions over one compiled function, `pass_over_rows`. Their
 arguments are the NamedTuples of arguments.py, which the compiled functions pass on. Three things shaped this:
@@ -42,6 +42,11 @@ from gpusoftmax.cpu.tiles import (
     row_sums,
     score_tiles,
 )
+from gpusoftmax.cpu.vector_kernels import RUN as RUN
+from gpusoftmax.cpu.vector_kernels import finish_gradient as finish_gradient
+from gpusoftmax.cpu.vector_kernels import fold_weights as fold_weights
+from gpusoftmax.cpu.vector_kernels import pair_products as pair_products
+from gpusoftmax.cpu.vector_kernels import solve_diagonals as solve_diagonals
 from gpusoftmax.cpu.vectors import MACHINE
 
 COMPILED = True  # unlike fallback.py
@@ -55,7 +60,6 @@ PREFETCH = 8 * BLOCK
 # Columns that lie apart are in different pages. With more pages than the processor has address translations for,
 # prefetching scattered rows only translates each address twice (3072 columns of uint8: a third slower).
 FETCHED_COLUMNS = 1024
-RUN = 2048  # numbers of a vector whose products are added up in the vector's type; the sums of runs are in float64
 
 
 @intrinsic
@@ -539,82 +543,3 @@ def sgd_steps(X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model,
     Updates the model and the velocity in place, and adds to steps.totals. output.out holds one batch's sums meanwhile.
     """
     _pass(TAKE_STEPS, X, layout, rows, parts, model, output, tuple(steps))
-
-
-@compiled
-def fold_weights(W, shift, scale, folded, offset, n_rows, zero, source):
-    """Write W / scale to `folded`, and add sum_p shift_p W_p / scale_p to `offset` (q,), float64.
-
-    The others are addresses of n_rows rows: of W and folded (d, q), in the type of `zero`, and of shift and scale (d,),
-    float64, each 0 if there is none; without a scale `folded` is not written.
-    """
-    q = len(offset)
-    weights = carray(pointer_to(W, zero), (n_rows, q))
-    out = carray(pointer_to(folded, zero), (n_rows, q))
-    for p in range(n_rows):
-        s = peek(scale + 8 * p, 1.0) if scale != 0 else 1.0
-        if scale != 0:
-            for j in range(q):
-                out[p, j] = weights[p, j] / s
-        if shift != 0:
-            a = peek(shift + 8 * p, 1.0) / s
-            for j in range(q):
-                offset[j] += a * weights[p, j]
-
-
-@compiled
-def inner_products(vectors, stride, g, t, length, out, zero, size, source):
-    """Write the inner products of vectors with t and with g to `out` (2, m), float64.
-
-    vectors, g and t are addresses of `length` numbers of the type of `zero`, of `size` bytes each, and `stride` is the
-    number of bytes from one vector to the next. Runs of g and t stay in the first-level cache while each vector is
-    read, once.
-    """
-    for start in range(0, length, RUN):
-        n = min(RUN, length - start)
-        at = start * size
-        gs = carray(pointer_to(g + at, zero), (n,))
-        ts = carray(pointer_to(t + at, zero), (n,))
-        for i in range(out.shape[1]):
-            v = carray(pointer_to(vectors + i * stride + at, zero), (n,))
-            with_t, with_g = zero, zero
-            for j in range(n):
-                with_t += v[j] * ts[j]
-                with_g += v[j] * gs[j]
-            out[0, i] += with_t
-            out[1, i] += with_g
-
-
-@compiled
-def finish_gradient(dW, W, columns, shift, scale, factors, T, sums, n_rows, source):
-    """dW <- (row_scale dW - shift db) / scale + T + l2 r W, and add r W^2 and T W to `sums` (2, q), float64.
-
-    `columns` (3, q), in the type of dW: row_scale, db and l2 of each column. The others are addresses of n_rows rows:
-    of dW and W (d, q), in that type; of shift, scale and the factors r (d,), and of T (d, q), float64, each 0 if there
-    is none.
-    """
-    q = sums.shape[1]
-    zero = columns[0, 0]
-    gradient = carray(pointer_to(dW, zero), (n_rows, q))
-    weights = carray(pointer_to(W, zero), (n_rows, q))
-    linear = carray(pointer_to(T, 1.0), (n_rows, q))
-    for p in range(n_rows):
-        for j in range(q):
-            gradient[p, j] *= columns[0, j]
-        if shift != 0:
-            a = as_type(peek(shift + 8 * p, 1.0), zero)
-            for j in range(q):
-                gradient[p, j] -= a * columns[1, j]
-        if scale != 0:
-            s = as_type(peek(scale + 8 * p, 1.0), zero)
-            for j in range(q):
-                gradient[p, j] /= s
-        r = as_type(peek(factors + 8 * p, 1.0) if factors != 0 else 1.0, zero)
-        for j in range(q):
-            scaled = r * weights[p, j]
-            sums[0, j] += scaled * weights[p, j]
-            gradient[p, j] += columns[2, j] * scaled
-        if T != 0:
-            for j in range(q):
-                sums[1, j] += linear[p, j] * weights[p, j]
-                gradient[p, j] += linear[p, j]

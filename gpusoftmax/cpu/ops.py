@@ -21,7 +21,6 @@ from gpusoftmax.cpu import sparse
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import scorer, sgd_steps, sums_over_rows
 from gpusoftmax.cpu.threads import (
-    VECTOR_BLOCK,
     Partial,
     for_each,
     leaf_rows,
@@ -30,7 +29,7 @@ from gpusoftmax.cpu.threads import (
     sum_over_leaves,
 )
 from gpusoftmax.dtypes import computation_dtype, widen
-from gpusoftmax.operations import SgdSteps, SparseRows
+from gpusoftmax.operations import Diagonals, SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
 
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
@@ -42,6 +41,7 @@ SCORE_BYTES = 32 << 20  # bytes of the scores of a block then
 SCORE_BLOCK = 64  # rows of a product in prediction; shorter blocks are padded
 COMPARED_CLASSES = 5  # up to here comparing columns finds the largest scores faster than reducing along rows
 CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
+SMALL_VECTORS = 1 << 16  # numbers up to which NumPy handles vectors, which saves compiling
 
 NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
 
@@ -247,12 +247,12 @@ class CpuOperations:
             return None
         return sparse.sgd_steps(self.kernels, A, labels, W, b, weights, loss, batches, steps, self.n_threads)
 
-    def _finished_by_kernels(self, W: Array) -> bool:
-        """Whether compiled functions fold the weights and finish the gradient: not small ones, to save compiling."""
-        return self.kernels.COMPILED and W.size > VECTOR_BLOCK
+    def _by_kernels(self, vectors: Array) -> bool:
+        """Whether compiled functions are used for weights, gradients and other vectors: not small ones."""
+        return self.kernels.COMPILED and vectors.size > SMALL_VECTORS
 
     def fold(self, W: Array, shift: Array | None, scale: Array | None) -> tuple[Array, Array | None]:
-        if not self._finished_by_kernels(W) or (shift is None and scale is None):
+        if not self._by_kernels(W) or (shift is None and scale is None):
             return epilogue.fold(W, shift, scale)
         d, K, c = W.shape
         weights = np.ascontiguousarray(W).reshape(d, K * c)
@@ -274,7 +274,7 @@ class CpuOperations:
         self, dW: Array, db: Array, W: Array, row_scale: Array, shift: Array | None, scale: Array | None, penalty: L2,
         T: Array | None,
     ) -> tuple[Array, Array | None]:  # fmt: skip
-        if not self._finished_by_kernels(W) or not dW.flags.c_contiguous:
+        if not self._by_kernels(W) or not dW.flags.c_contiguous:
             return epilogue.finish_gradient(dW, db, W, row_scale, shift, scale, penalty, T)
         d, K, c = W.shape
         q, dtype = K * c, W.dtype
@@ -366,15 +366,40 @@ class CpuOperations:
         with single_threaded_blas():
             for_each(multiply, -(-n // step), self.n_threads)
 
-    def inner_products(self, vectors: Array, g: Array, t: Array) -> Array:
-        if not self.kernels.COMPILED or vectors.size <= VECTOR_BLOCK:  # small ones, to save compiling
-            return np.stack([vectors @ t, vectors @ g]).astype(np.float64)
-        out = np.zeros((2, len(vectors)))
-        self.kernels.inner_products(
-            vectors.ctypes.data, vectors.strides[0], g.ctypes.data, t.ctypes.data, len(g), out, g.dtype.type(0),
-            g.itemsize, self.kernels.SOURCE,
+    def pair_products(
+        self, new: tuple[Array, Array, Array], old: tuple[Array, Array, Array], vectors: Array, pair: int
+    ) -> tuple[Array, Array]:
+        if not self._by_kernels(vectors):
+            found = epilogue.pair_products(new, old, vectors, pair)
+            products, norms = (np.stack(one).astype(np.float64) for one in found)
+            return products, norms
+        products, norms, buffer = np.zeros((2, len(vectors))), np.zeros(2), np.empty(self.kernels.RUN, vectors.dtype)
+        x, u, g, x_old, u_old, g_old = (array.ctypes.data for array in (*new, *old))
+        self.kernels.pair_products(
+            x, x_old, u, u_old, g, g_old, vectors.ctypes.data, vectors.strides[0], pair, vectors.shape[1], buffer,
+            products, norms, vectors.itemsize, self.kernels.SOURCE,
         )  # fmt: skip
-        return out
+        return products, norms
+
+    def solve_diagonals(self, diagonals: Diagonals, v: Array, own: Array, out: Array) -> Array:
+        d, c = v.shape
+        if self._by_kernels(v):
+            width, stride, out_stride = diagonals.inverse.shape[1], v.strides[0], out.strides[0]
+
+            def part(rows: slice) -> Partial:
+                sums = np.zeros(c)
+                self.kernels.solve_diagonals(
+                    v[rows].ctypes.data, stride, _block(diagonals.inverse, rows), _block(diagonals.centre, rows), width,
+                    _block(diagonals.mean_inverse, rows), own, out[rows].ctypes.data, out_stride, sums,
+                    rows.stop - rows.start, v.itemsize, self.kernels.SOURCE,
+                )  # fmt: skip
+                return (sums,)
+        else:
+
+            def part(rows: slice) -> Partial:
+                return (epilogue.solve_diagonals(diagonals.part(rows), v[rows], own, out[rows]).astype(np.float64),)
+
+        return sum_over_blocks(part, d, c, self.n_threads)[0]
 
     def column_sums(self, Z: Array) -> Array:
         step = leaf_rows(Z.shape[1])

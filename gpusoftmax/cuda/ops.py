@@ -23,7 +23,7 @@ from gpusoftmax.cuda.blas import product
 from gpusoftmax.cuda.compile import KINDS, NOTHING, kernel, or_nothing
 from gpusoftmax.cuda.memory import shortage
 from gpusoftmax.dtypes import BFLOAT16, computation_dtype
-from gpusoftmax.operations import SparseRows
+from gpusoftmax.operations import Diagonals, SparseRows
 from gpusoftmax.penalties import L2
 
 CHUNK_BYTES = 256 << 20  # of scores, and of converted features: 65536 rows of 1024 float32 numbers
@@ -259,10 +259,16 @@ class CudaOperations:
         """Do what `best` does, for scores without the bias b (K, c) or None."""
         return self._row_loss(Z, b, None, None, SOFTMAX, LOSSES)[1].reshape(Z.shape[:2])
 
-    def inner_products(self, vectors: Any, g: Any, t: Any) -> Any:
+    def pair_products(
+        self, new: tuple[Any, Any, Any], old: tuple[Any, Any, Any], vectors: Any, pair: int
+    ) -> tuple[Any, Any]:
         import cupy
 
-        return cupy.stack([vectors @ t, vectors @ g])
+        products, norms = epilogue.pair_products(new, old, vectors, pair)
+        return cupy.stack(products), cupy.stack(norms)
+
+    def solve_diagonals(self, diagonals: Diagonals, v: Any, own: Any, out: Any) -> Any:
+        return epilogue.solve_diagonals(diagonals, v, own, out)
 
     def column_sums(self, Z: Any) -> Any:
         import cupy

@@ -24,10 +24,9 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
-from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point
+from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
 from gpusoftmax.solvers.preconditioners.gram import GramSample
@@ -308,13 +307,13 @@ def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> 
     """At the accepted points, add pairs and compute new directions; the other models keep point and direction."""
     backend = models.objective.backend
     models.refresh_age = models.refresh_age + accepted
-    new = Point(trial, g, models.preconditioner.apply(g, backend.xp.empty_like(g)))
-    direction = models.pairs.advance(models.point, new, accepted, backend)
+    new = Point(trial, g, models.preconditioner.apply(g, backend.xp))
+    direction, slope = models.pairs.advance(models.point, new, accepted, backend)
     models.point = models.point.replace_where(accepted, new, backend)
     if not accepted.all():
         direction = backend.xp.where(backend.asarray(accepted)[None, :, None], direction, models.direction)
     models.direction = direction
-    models.slope = np.where(accepted, _dot(models.point.g, models.direction, backend), models.slope)
+    models.slope = np.where(accepted, slope, models.slope)
     models.length = np.where(accepted, 1.0, models.length)
 
 
@@ -344,21 +343,11 @@ def _gradient(found: Evaluation, models: _Models) -> tuple[Any, Array, Array]:
         if inside.stop > inside.start:
             g[inside] = found.dW[inside]
             norms.append(abs(g[inside]).max(axis=(0, 2)))
-        return ((g[rows] * direction[rows]).sum(axis=(0, 2), dtype=np.float64),)
+        return (inner_products(g[rows], direction[rows]),)
 
     (slope,) = backend.sum_over_blocks(part, d + 1, g[0].size)
     norm = backend.to_numpy(backend.xp.stack(norms)).max(axis=0)
     return g, backend.to_numpy(slope), norm.astype(np.float64)
-
-
-def _dot(u: Any, v: Any, backend: Backend) -> Array:
-    """Compute the inner product of u and v for each model, (K,) float64 on the host."""
-
-    def part(rows: slice) -> tuple[Array, ...]:
-        return ((u[rows] * v[rows]).sum(axis=(0, 2), dtype=np.float64),)
-
-    (product,) = backend.sum_over_blocks(part, len(u), u[0].size)
-    return backend.to_numpy(product)
 
 
 def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:

@@ -44,6 +44,11 @@ class Point(PerModel):
     g: Any = per_model(1)
     preconditioned_g: Any = per_model(1)
 
+    def block(self, rows: slice, k: int, xp: Any) -> tuple[Any, Any, Any]:
+        """Return some rows of model k's x, M^-1 g and g, each as one contiguous vector."""
+        x, u, g = (xp.ascontiguousarray(one[rows, k]).reshape(-1) for one in (self.x, self.preconditioned_g, self.g))
+        return x, u, g
+
     def replace_where(self, marked: Array, new: Point, backend: Backend) -> Point:
         """Return points that are those of `new` for the models with True in `marked` (K,), and these for the others."""
         if marked.all():
@@ -95,10 +100,11 @@ class Pairs(PerModel):
         self.valid[k], self.gamma[k] = False, 1.0
         self.slots = [slot for slot in self.slots if self.valid[:, slot].any()]
 
-    def advance(self, old: Point, new: Point, accepted: Array, backend: Backend) -> Any:
+    def advance(self, old: Point, new: Point, accepted: Array, backend: Backend) -> tuple[Any, Array]:
         """Add the pair from `old` to `new` for the models with True in `accepted` (K,), and compute H g at `new`.
 
-        A step along which the curvature is not positive beyond rounding errors gives no pair. Returns H g.
+        A step along which the curvature is not positive beyond rounding errors gives no pair. Returns H g, and the
+        inner product of g and H g for each model, (K,) float64 on the host.
         """
         slot = next(i for i in range(self.memory + 1) if i not in self.slots)
         of_t, of_g, tt, ss = self._products(slot, old, new, backend)
@@ -114,7 +120,7 @@ class Pairs(PerModel):
             tMt = self.ut[:, slot, slot]
             scaled = valid & (tMt > 0)
             self.gamma = np.where(scaled, st / np.where(scaled, tMt, 1.0), self.gamma)
-        return self._combine(new.preconditioned_g, self._coefficients(of_g[:, :, 0], of_g[:, :, 1]), backend)
+        return self._combine(new, self._coefficients(of_g[:, :, 0], of_g[:, :, 1]), backend)
 
     def _products(self, slot: int, old: Point, new: Point, backend: Backend) -> tuple[Array, Array, Array, Array]:
         """Write the step and its u into a slot, and compute the inner products of t and of g with all s and all u.
@@ -124,22 +130,16 @@ class Pairs(PerModel):
         (d, K, c), used, xp = new.x.shape, max([slot, *self.slots]) + 1, backend.xp
 
         def part(rows: slice) -> tuple[Array, ...]:
-            products: list[Any] = []  # on a GPU they come to the host together
-            norms: list[Any] = []
+            found = []
             for k in range(K):
-                vectors = self._block(k, used, rows, c)
-                step, u = vectors[2 * slot : 2 * slot + 2]
-                step[:] = (new.x[rows, k] - old.x[rows, k]).reshape(-1)
-                u[:] = (new.preconditioned_g[rows, k] - old.preconditioned_g[rows, k]).reshape(-1)
-                g, g_old = (xp.ascontiguousarray(one.g[rows, k]).reshape(-1) for one in (new, old))
-                t = g - g_old
-                products.append(backend.ops.inner_products(vectors, g, t))
-                norms += [t @ t, step @ step]
-            return tuple(backend.to_numpy(xp.stack(one)).astype(np.float64) for one in (products, norms))
+                after, before = new.block(rows, k, xp), old.block(rows, k, xp)
+                found.append(backend.ops.pair_products(after, before, self._block(k, used, rows, c), 2 * slot))
+            # on a GPU they come to the host together
+            return tuple(backend.to_numpy(xp.stack(one)).astype(np.float64) for one in zip(*found, strict=True))
 
         products, norms = backend.sum_over_blocks(part, d, K * c)
         of_t, of_g = products.reshape(K, 2, used, 2).swapaxes(0, 1)
-        return of_t, of_g, norms[::2], norms[1::2]
+        return of_t, of_g, norms[:, 0], norms[:, 1]
 
     def _block(self, k: int, used: int, rows: slice, c: int) -> Any:
         """Return a view of some rows of model k's vectors in the first `used` slots, (2 used, rows c)."""
@@ -160,21 +160,28 @@ class Pairs(PerModel):
                 coefficients[k, kept] = np.stack([e, -gamma * alpha], axis=1)
         return coefficients
 
-    def _combine(self, preconditioned_g: Any, coefficients: Array, backend: Backend) -> Any:
-        """Compute H g from the coefficients of all s and u."""
-        d, K, c = preconditioned_g.shape
-        used, dtype = max(self.slots, default=-1) + 1, preconditioned_g.dtype
+    def _combine(self, point: Point, coefficients: Array, backend: Backend) -> tuple[Any, Array]:
+        """Compute H g from the coefficients of all s and u, and its inner product with g."""
+        (d, K, c), dtype = point.g.shape, point.g.dtype
+        used = max(self.slots, default=-1) + 1
         factors = [backend.asarray(coefficients[k, :used].reshape(-1).astype(dtype)) for k in range(K)]
-        direction = backend.xp.empty_like(preconditioned_g)
+        direction = backend.xp.empty_like(point.g)
 
         def part(rows: slice) -> tuple[Array, ...]:
             for k in range(K):
                 out = direction[rows, k]
-                out[:] = preconditioned_g[rows, k]
+                out[:] = point.preconditioned_g[rows, k]
                 out *= dtype.type(self.gamma[k])
                 if used:
                     out += (factors[k] @ self._block(k, used, rows, c)).reshape(-1, c)
-            return ()
+            return (inner_products(point.g[rows], direction[rows]),)
 
-        backend.sum_over_blocks(part, d, K * c)
-        return direction
+        (slope,) = backend.sum_over_blocks(part, d, K * c)
+        return direction, backend.to_numpy(slope)
+
+
+def inner_products(u: Any, v: Any) -> Any:
+    """Compute the inner product of some rows of u and v (rows, K, c) for each model, (K,) float64 on the device."""
+    if u.shape[1] == 1:  # BLAS reads both once, and its sums in float32 are accurate enough for a block
+        return (u.reshape(-1) @ v.reshape(-1)).astype(np.float64).reshape(1)
+    return (u * v).sum(axis=(0, 2), dtype=np.float64)

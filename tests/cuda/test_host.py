@@ -884,14 +884,9 @@ def test_sparse_gram_matrices_equal_the_cpus(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_sums_and_inner_products_equal_numpys(dtype: str) -> None:
+def test_sums_equal_numpys(dtype: str) -> None:
     xp, rng, found = get_backend("cuda").xp, np.random.default_rng(0), get_backend("cuda").ops
-    vectors, Z = rng.standard_normal((7, 500)).astype(dtype), rng.standard_normal((300, 5)).astype(dtype)
-    g, t = rng.standard_normal((2, 500)).astype(dtype)
-    eps = float(np.finfo(dtype).eps)
-    exact = np.stack([vectors.astype(np.float64) @ t, vectors.astype(np.float64) @ g])
-    off = 502 * eps * np.stack([abs(vectors) @ abs(t), abs(vectors) @ abs(g)])
-    assert_within(found.inner_products(*map(xp.asarray, (vectors, g, t))).get(), exact, off, "inner products")
+    Z, eps = rng.standard_normal((300, 5)).astype(dtype), float(np.finfo(dtype).eps)
     sums = found.column_sums(xp.asarray(Z))
     assert (sums.shape, sums.dtype) == ((5,), dtype)
     assert_within(sums.get(), Z.sum(axis=0, dtype=np.float64), 301 * eps * abs(Z).sum(axis=0), "sums")

@@ -49,14 +49,16 @@ def test_the_direction_is_that_of_the_recursion(n_pairs: int, backend: Backend, 
     track = rng.standard_normal((n_pairs + 1, K, D * C))
     pairs = Pairs.none(backend.asarray(np.zeros((D, K, C))), backend)
     for old, new in pairwise(track):
-        direction = pairs.advance(
+        direction, slope = pairs.advance(
             *(points(backend, list(one), hessians, inverses) for one in (old, new)), np.ones(K, bool), backend
         )
     found = backend.to_numpy(direction)
     for k in range(K):
         steps = [new[k] - old[k] for old, new in pairwise(track)]
         H = inverse_hessian(steps, [hessians[k] @ s for s in steps], inverses[k])
-        np.testing.assert_allclose(found[:, k].ravel(), H @ hessians[k] @ track[-1, k], rtol=1e-9, atol=1e-9)
+        g = hessians[k] @ track[-1, k]
+        np.testing.assert_allclose(found[:, k].ravel(), H @ g, rtol=1e-9, atol=1e-9)
+        assert slope[k] == pytest.approx(g @ H @ g, rel=1e-9)
 
 
 @pytest.mark.parametrize("finite", [True, False])
@@ -75,8 +77,9 @@ def test_a_model_whose_trial_was_rejected_keeps_its_pairs(finite: bool, backend:
         alone.advance(second[i], second[i + 1], np.ones(1, bool), backend)
     with np.errstate(invalid="ignore"):
         both.advance(at[2], bad, np.array([True, False]), backend)
-    found = both.advance(at[2], at[3], np.array([False, True]), backend)
-    expected = alone.advance(second[2], second[3], np.ones(1, bool), backend)
+    found, slopes = both.advance(at[2], at[3], np.array([False, True]), backend)
+    expected, slope = alone.advance(second[2], second[3], np.ones(1, bool), backend)
+    assert slopes[1] == pytest.approx(slope[0], rel=1e-9)
     np.testing.assert_allclose(backend.to_numpy(found)[:, 1], backend.to_numpy(expected)[:, 0], rtol=1e-9)
 
 
@@ -84,7 +87,7 @@ def test_a_step_against_the_curvature_gives_no_pair(backend: Backend) -> None:
     rng = np.random.default_rng(2)
     old, new = (points(backend, [rng.standard_normal(D * C)], [-np.eye(D * C)], [np.eye(D * C)]) for _ in range(2))
     pairs = Pairs.none(old.x, backend)
-    direction = pairs.advance(old, new, np.ones(1, bool), backend)
+    direction, _ = pairs.advance(old, new, np.ones(1, bool), backend)
     assert (pairs.slots, pairs.gamma.tolist()) == ([], [1.0])
     assert sha256(backend.to_numpy(direction)) == sha256(backend.to_numpy(new.preconditioned_g))
 
@@ -96,7 +99,7 @@ def test_pairs_that_are_forgotten_leave_the_preconditioner_alone(backend: Backen
     pairs = Pairs.none(first.x, backend)
     pairs.advance(first, second, np.ones(1, bool), backend)
     pairs.forget(0)
-    direction = pairs.advance(second, second, np.ones(1, bool), backend)  # no step, so no new pair
+    direction, _ = pairs.advance(second, second, np.ones(1, bool), backend)  # no step, so no new pair
     np.testing.assert_allclose(backend.to_numpy(direction), backend.to_numpy(second.preconditioned_g), rtol=1e-15)
 
 

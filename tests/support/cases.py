@@ -22,6 +22,7 @@ from gpusoftmax.array import Backend
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Evaluation, Objective
+from gpusoftmax.operations import Diagonals
 from gpusoftmax.penalties import L2
 from gpusoftmax.solvers import LBFGS
 from gpusoftmax.solvers.certificate import certify
@@ -244,6 +245,10 @@ def sha256(*arrays: Array) -> str:
     return digest.hexdigest()
 
 
+# the argument that an operation writes to
+WRITTEN = {"row_loss": 0, "finish_gradient": 0, "pair_products": 2, "solve_diagonals": 3}
+
+
 class HostedOperations:
     """Operations of a backend for tests that hold NumPy arrays: arguments go to its device, and results come back."""
 
@@ -257,8 +262,8 @@ class HostedOperations:
             with backend.active():
                 moved = [self._moved(x) for x in arguments]
                 results = operation(*moved)
-                if name in ("row_loss", "finish_gradient"):  # in place
-                    arguments[0][...] = backend.to_numpy(moved[0])
+                if name in WRITTEN:
+                    arguments[WRITTEN[name]][...] = backend.to_numpy(moved[WRITTEN[name]])
                 if isinstance(results, tuple):
                     return tuple(None if one is None else backend.to_numpy(one) for one in results)
                 return backend.to_numpy(results)
@@ -268,6 +273,10 @@ class HostedOperations:
     def _moved(self, x: Any) -> Any:
         if isinstance(x, L2):
             return x.moved(self._backend.asarray)
+        if isinstance(x, Diagonals):
+            return Diagonals(*(self._moved(one) for one in (x.inverse, x.centre, x.mean_inverse)))
+        if isinstance(x, tuple):
+            return tuple(map(self._moved, x))
         # unlike asarray, array keeps Fortran's order
         return self._backend.xp.array(x) if isinstance(x, np.ndarray) else x
 

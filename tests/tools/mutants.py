@@ -108,7 +108,7 @@ PRODUCTS, CHOSEN = "rows_are_multiplied", "chosen_rows_are_multiplied"
 COLUMNS, FILLED = "columns_are_summed", "chosen_columns_are_filled"
 SPARSE_FAR = "sparse_entries_beyond or sparse_rows_beyond or picked_rows_and or long_rows_and"
 SPARSE_PRODUCTS, SPARSE_SUMS, SPARSE_GRAM = "sparse_products_equal", "sparse_column_sums", "sparse_gram"
-SMALL = "inner_products_equal or best_of_scores or label_coefficients"
+SMALL = "sums_equal_numpys or best_of_scores or label_coefficients"
 DENSE_PRODUCTS = "column_products_of_dense"
 
 MUTANTS = [

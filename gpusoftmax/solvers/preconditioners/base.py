@@ -9,6 +9,7 @@ A penalised intercept is the weight of one more feature, which is always 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any, Protocol
 
 from gpusoftmax.solvers.preconditioners.inverses import Inverse
@@ -112,11 +113,10 @@ class Preconditioners:
     by_model: list[Preconditioner]
     rows: int
 
-    def apply(self, g: Any, out: Any) -> Any:
-        """Write M^-1 g to `out` and return it; both are (d + 1, K, c), with the intercepts in the last row."""
-        for k, preconditioner in enumerate(self.by_model):
-            out[:, k] = preconditioner.solve(g[:, k])
-        return out
+    def apply(self, g: Any, xp: ModuleType) -> Any:
+        """Compute M^-1 g for g (d + 1, K, c), with the intercepts in the last row."""
+        solutions = [preconditioner.solve(g[:, k]) for k, preconditioner in enumerate(self.by_model)]
+        return solutions[0][:, None] if len(solutions) == 1 else xp.stack(solutions, axis=1)  # no copy of one
 
     def select(self, models: list[int]) -> Preconditioners:
         """Return the preconditioners of some of the models."""

@@ -27,6 +27,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.operations import Diagonals
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
 
@@ -55,57 +56,47 @@ class ClassDiagonal:
 
     Attributes
     ----------
-    inverse : ndarray, (d, c) or (d, 1)
-        One over the diagonal.
-    centre : ndarray, (d, c) or (d, 1), or None
-        None without an unpenalised intercept.
+    diagonals : Diagonals
+        Of the weights. The centre is None without an unpenalised intercept. Along the mean over the classes only the
+        penalty has curvature; mean_inverse is 0 without a penalty.
     intercepts : ndarray, (c,)
         One over the curvature of the intercepts; 0 if they are not trained.
-    mean_inverse : ndarray, (d + 1, 1)
-        One over the curvature along the mean over the classes, which only the penalty has; 0 without a penalty.
+    mean_intercept : float
+        One over the curvature along the mean of the intercepts, or 0.
     heads : list of Head
         One for each class, or empty.
     backend : Backend
     """
 
-    inverse: Any
-    centre: Any
+    diagonals: Diagonals
     intercepts: Any
-    mean_inverse: Any
+    mean_intercept: float
     heads: list[Head]
     backend: Backend
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v for v (d + 1, c), with the intercepts in the last row."""
-        xp, (d, c) = self.backend.xp, (len(v) - 1, v.shape[1])
-        over_classes = xp.full(c, 1 / c, v.dtype)
-        own = v[-1] - v[-1].mean()
-        solution = xp.empty(v.shape, v.dtype)
-
-        def centred(rows: Any) -> Any:
-            w = v[rows] - (v[rows] @ over_classes)[:, None]
-            if self.centre is not None:
-                w -= self.centre[rows] * own
-            return w
-
-        def diagonal(rows: slice) -> tuple[Array, ...]:
-            xp.multiply(centred(rows), self.inverse[rows], out=solution[rows])
-            return ()
-
-        def finish(rows: slice) -> tuple[Array, ...]:
-            part = solution[rows]
-            sums = xp.zeros(c, v.dtype) if self.centre is None else (self.centre[rows] * part).sum(axis=0)
-            part -= (part @ over_classes)[:, None] - (v[rows] @ over_classes)[:, None] * self.mean_inverse[rows]
-            return (sums,)
-
-        self.backend.sum_over_blocks(diagonal, d, c)
+        D, mean = self.diagonals, v[-1].mean()
+        own, solution = v[-1] - mean, self.backend.xp.empty(v.shape, v.dtype)
+        sums = self.backend.ops.solve_diagonals(D, v[:-1], own, solution[:-1])
         for j, head in enumerate(self.heads):
             if len(head.features):
-                solution[head.features, j] = head.R.T @ (head.R @ centred(head.features)[:, j])
-        (sums,) = self.backend.sum_over_blocks(finish, d, c)
+                self._solve_head(j, head, v, own, solution, sums)
         intercepts = own * self.intercepts - sums * (self.intercepts != 0)
-        solution[-1] = intercepts - intercepts.mean() + v[-1].mean() * self.mean_inverse[-1]
+        solution[-1] = intercepts - intercepts.mean() + mean * self.mean_intercept
         return solution
+
+    def _solve_head(self, j: int, head: Head, v: Any, own: Any, solution: Any, sums: Any) -> None:
+        """Put the block of class j in place of its part of the diagonal, in the solution and in the sums."""
+        chosen, centre = head.features, self.diagonals.centre
+        w = v[chosen, j] - v[chosen].mean(axis=1)
+        if centre is not None:
+            w -= centre[chosen, j] * own[j]
+        change = head.R.T @ (head.R @ w) - self.diagonals.inverse[chosen, j] * w
+        solution[chosen] -= change[:, None] / len(own)
+        solution[chosen, j] += change
+        if centre is not None:
+            sums[j] += centre[chosen, j] @ change
 
 
 @dataclass(frozen=True)
@@ -232,10 +223,13 @@ def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagona
     mean_curvature = penalty if objective.penalty.on_intercept else np.append(penalty, 0.0)
     mean_inverse = np.divide(1.0, mean_curvature, out=np.zeros(d + 1), where=mean_curvature > 0)
     return ClassDiagonal(
-        inverse=backend.asarray(inverse),
-        centre=backend.asarray(centre) if free else None,
+        diagonals=Diagonals(
+            inverse=backend.asarray(inverse),
+            centre=backend.asarray(centre) if free else None,
+            mean_inverse=backend.asarray(mean_inverse[:-1, None].astype(dtype)),
+        ),
         intercepts=backend.asarray(intercepts.astype(dtype)),
-        mean_inverse=backend.asarray(mean_inverse.astype(dtype)[:, None]),
+        mean_intercept=float(mean_inverse[-1]),
         heads=heads,
         backend=backend,
     )

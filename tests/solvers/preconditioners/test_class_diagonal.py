@@ -100,7 +100,7 @@ def test_at_zero_weights_it_is_made_of_the_variances() -> None:
     s = objective.weights[:, 0] / objective.weights.sum()
     variance = s @ (x - s @ x) ** 2
     found = from_sums(objective, 0, sums_at_zero(objective, 0))
-    np.testing.assert_allclose(found.inverse[:, 0], 1 / (variance / C + L2), rtol=1e-9)
+    np.testing.assert_allclose(found.diagonals.inverse[:, 0], 1 / (variance / C + L2), rtol=1e-9)
     assert found.heads == []
 
 
@@ -139,11 +139,11 @@ def test_later_solves_start_from_the_sums_at_an_earlier_solution() -> None:
     sample.kind, sample.at_once = "variances", True  # what it is with many features
     before = sample.preconditioners(objective).by_model[0]
     assert isinstance(before, ClassDiagonal)
-    assert before.inverse.shape == (D, 1)
+    assert before.diagonals.inverse.shape == (D, 1)
     sample.remember(sums_at_point(objective, 0, np.ones((D + 1, C))))
     after = sample.preconditioners(objective).by_model[0]
     assert isinstance(after, ClassDiagonal)
-    assert after.inverse.shape == (D, C)
+    assert after.diagonals.inverse.shape == (D, C)
 
 
 def text_like(n: int, d: int) -> tuple[Any, Array]:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from numba import njit, types
 from numba.core.caching import FunctionCache
-from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+from numba.extending import NativeValue, intrinsic, models, register_jitable, register_model, typeof_impl, unbox
 
 from gpusoftmax._log import log
 from gpusoftmax.cpu.vectors import pointer
@@ -144,3 +145,9 @@ def as_type(typing, number, like):
         return context.cast(builder, args[0], types.float64, like)
 
     return like(types.float64, like), emit
+
+
+@register_jitable
+def value_at(values, k, marker):
+    """Read the value of entry k of a sparse matrix as float64; 1 where `values`, an address, is 0."""
+    return np.float64(element(values, k, marker)) if values != 0 else 1.0

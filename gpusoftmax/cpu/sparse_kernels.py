@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpusoftmax.cpu.compiling import compiled, element
+from gpusoftmax.cpu.compiling import compiled, element, value_at
 from gpusoftmax.cpu.vectors import (
     FLOATS,
     I1,
@@ -212,7 +212,7 @@ def sum_columns(indptr, indices, values, weights, centre, out, first, stop, mark
         total, linear, square, middle = 0.0, 0.0, 0.0, element(centre, p, 0.0)
         for k in range(element(indptr, p, np.int64(0)), element(indptr, p + 1, np.int64(0))):
             s = element(weights, element(indices, k, np.int32(0)), 0.0)
-            x = np.float64(element(values, k, marker)) if values != 0 else 1.0
+            x = value_at(values, k, marker)
             total += s
             linear += s * x
             square += s * (x - middle) * (x - middle)
@@ -240,7 +240,7 @@ def gram_of_columns(indptr, indices, values, weights, n, place, smallest, G, mar
             row = place[element(indices, k, np.int32(0))]
             if row >= 0:
                 at[m] = row
-                x[m] = np.float64(element(values, k, marker)) if values != 0 else 1.0
+                x[m] = value_at(values, k, marker)
                 m += 1
         for a in range(m):
             scaled = s * x[a]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from gpusoftmax.cpu.compiling import as_type, compiled, element
+from gpusoftmax.cpu.compiling import as_type, compiled, element, value_at
 from gpusoftmax.cpu.row_losses import hinge_row, softmax_row
 from gpusoftmax.cpu.tiles import SOFTMAX, SQUARED_HINGE
 
@@ -69,7 +69,7 @@ def take_sparse_steps(
                     z[j] = zero
                 for e in range(element(indptr, row, np.int64(0)), element(indptr, row + 1, np.int64(0))):
                     p = element(indices, e, np.int32(0))
-                    x = as_type(np.float64(element(values, e, marker)) if values != 0 else 1.0, zero)
+                    x = as_type(value_at(values, e, marker), zero)
                     if len(inverse_scale) > 0:
                         x *= inverse_scale[p]
                     for j in range(c):
@@ -107,7 +107,7 @@ def take_sparse_steps(
                 row = rows[bounds[t] + i]
                 for e in range(element(indptr, row, np.int64(0)), element(indptr, row + 1, np.int64(0))):
                     p = element(indices, e, np.int32(0))
-                    x = as_type(np.float64(element(values, e, marker)) if values != 0 else 1.0, zero)
+                    x = as_type(value_at(values, e, marker), zero)
                     if len(inverse_scale) > 0:
                         x *= inverse_scale[p]
                     x *= as_type(step, zero)

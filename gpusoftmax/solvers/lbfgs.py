@@ -247,7 +247,7 @@ class LBFGS:
                 sums = sums_at_point(models.objective, k, trial[:, k])
                 log.info(
                     "preconditioner: diagonals, with dense blocks of %d features",
-                    sum(len(h.features) for h in sums.heads),
+                    sum(len(one.features) for one in sums.dense_blocks),
                 )
                 preconditioner = from_sums(models.objective, k, sums)
                 sampled = CLASS_DIAGONAL_COST * models.objective.features.n

@@ -1054,8 +1054,8 @@ def test_a_sparse_sweep_equals_the_cpus() -> None:
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
-def test_diagonals_with_heads_equal_the_cpus(fit_intercept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_diagonal, "HEAD", 8)
+def test_diagonals_with_dense_blocks_equal_the_cpus(fit_intercept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_diagonal, "BLOCK_FEATURES", 8)
     X, y = sparse_classes("float64")
     rng = np.random.default_rng(0)
     point, v, shift = (0.1 * rng.standard_normal((601, 4)) for _ in range(3))
@@ -1068,11 +1068,11 @@ def test_diagonals_with_heads_equal_the_cpus(fit_intercept: bool, monkeypatch: p
         objective = Objective(features, labels, 4, None, penalty, LOSSES["softmax"], fit_intercept)
         sums = class_diagonal.sums_at_point(objective, 0, backend.asarray(point))
         made = class_diagonal.from_sums(objective, 0, sums)
-        assert [len(head.features) for head in made.heads] == [8] * 4
+        assert [len(one.features) for one in made.dense_blocks] == [8] * 4
         zero = class_diagonal.from_sums(objective, 0, class_diagonal.sums_at_zero(objective, 0))
         found.append([backend.to_numpy(one.solve(backend.asarray(v))) for one in (made, zero)])
     for gpu, cpu in zip(*found, strict=True):
-        # the heads' condition numbers are below 100, and at most 400 rows are summed
+        # the dense blocks' condition numbers are below 100, and at most 400 rows are summed
         np.testing.assert_allclose(gpu, cpu, rtol=0, atol=400 * 100 * 2.0**-52 * abs(cpu).max())
 
 

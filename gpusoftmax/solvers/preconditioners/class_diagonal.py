@@ -8,8 +8,7 @@ a half passes:
     s1_j = sum_i C_ijj x_i,    s2_j = sum_i C_ijj x_i^2,    t_j = sum_i C_ijj
 
 With the mean m_j = s1_j / t_j, the diagonal is s2_j - t_j m_j^2 + l2 r. The features with the most curvature occur
-together in many rows, so the diagonal alone is a poor approximation for them. They are the *head* of the class, and
-have a dense block.
+together in many rows, so the diagonal alone is a poor approximation for them. Each class has a dense block for them.
 
 At zero weights all classes share the diagonal kappa variance + l2 r, with kappa the loss's curvature at zero.
 
@@ -31,17 +30,18 @@ from gpusoftmax.operations import Diagonals
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
 
-HEAD = 256  # the most features in the head of a class
-# Least curvature of a feature in the head, relative to that of the penalty: where the penalty is most of the curvature,
-# other features matter little. 1 to 3 took as few passes as 0 on one-hot data, and on tf-idf heads are then empty.
-HEAD_CURVATURE = 3.0
-HEAD_ELEMENTS = 1 << 24  # the most entries of all heads: 64 MB in float32
-SMALLEST_CURVATURE = 1e-7  # relative to the largest of a class: rows with less are left out of the heads' blocks
+BLOCK_FEATURES = 256  # the most features in the dense block of a class
+# Least curvature of a feature in a dense block, relative to that of the penalty: where the penalty is most of the
+# curvature, other features matter little. 1 to 3 took as few passes as 0 on one-hot data, and on tf-idf dense blocks
+# are then empty.
+BLOCK_CURVATURE = 3.0
+BLOCK_ELEMENTS = 1 << 24  # the most entries of all dense blocks: 64 MB in float32
+SMALLEST_CURVATURE = 1e-7  # relative to the largest of a class: rows with less are left out of the dense blocks
 
 
 @dataclass(frozen=True)
-class Head:
-    """The block of a class for some of its features: M^-1 = R'R."""
+class DenseBlock:
+    """The block of M for some features of a class: its inverse is R'R."""
 
     features: Any  # (k,), in increasing order
     R: Any  # (k, k)
@@ -49,10 +49,10 @@ class Head:
 
 @dataclass(frozen=True)
 class ClassDiagonal:
-    """M^-1 for diagonal blocks, with `heads` in place of a part of them.
+    """M^-1 for diagonal matrices, with dense blocks in place of a part of them.
 
-    The blocks are those of the weights and of the intercepts, which M couples as `base` describes: by the centre m_j of
-    each class. The mean over the classes is removed before and after, as `base.BlockDiagonal` does.
+    Weights and intercepts are coupled by the centre m_j of each class, as `base` describes. The mean over the classes
+    is removed before and after, as `base.BlockDiagonal` does.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class ClassDiagonal:
         One over the curvature of the intercepts; 0 if they are not trained.
     mean_intercept : float
         One over the curvature along the mean of the intercepts, or 0.
-    heads : list of Head
+    dense_blocks : list of DenseBlock
         One for each class, or empty.
     backend : Backend
     """
@@ -71,7 +71,7 @@ class ClassDiagonal:
     diagonals: Diagonals
     intercepts: Any
     mean_intercept: float
-    heads: list[Head]
+    dense_blocks: list[DenseBlock]
     backend: Backend
 
     def solve(self, v: Any) -> Any:
@@ -79,20 +79,20 @@ class ClassDiagonal:
         D, mean = self.diagonals, v[-1].mean()
         own, solution = v[-1] - mean, self.backend.xp.empty(v.shape, v.dtype)
         sums = self.backend.ops.solve_diagonals(D, v[:-1], own, solution[:-1])
-        for j, head in enumerate(self.heads):
-            if len(head.features):
-                self._solve_head(j, head, v, own, solution, sums)
+        for j, block in enumerate(self.dense_blocks):
+            if len(block.features):
+                self._solve_block(j, block, v, own, solution, sums)
         intercepts = own * self.intercepts - sums * (self.intercepts != 0)
         solution[-1] = intercepts - intercepts.mean() + mean * self.mean_intercept
         return solution
 
-    def _solve_head(self, j: int, head: Head, v: Any, own: Any, solution: Any, sums: Any) -> None:
-        """Put the block of class j in place of its part of the diagonal, in the solution and in the sums."""
-        chosen, centre = head.features, self.diagonals.centre
+    def _solve_block(self, j: int, block: DenseBlock, v: Any, own: Any, solution: Any, sums: Any) -> None:
+        """Put the dense block of class j in place of its part of the diagonal, in the solution and in the sums."""
+        chosen, centre = block.features, self.diagonals.centre
         w = v[chosen, j] - v[chosen].mean(axis=1)
         if centre is not None:
             w -= centre[chosen, j] * own[j]
-        change = head.R.T @ (head.R @ w) - self.diagonals.inverse[chosen, j] * w
+        change = block.R.T @ (block.R @ w) - self.diagonals.inverse[chosen, j] * w
         solution[chosen] -= change[:, None] / len(own)
         solution[chosen, j] += change
         if centre is not None:
@@ -100,8 +100,8 @@ class ClassDiagonal:
 
 
 @dataclass(frozen=True)
-class HeadGram:
-    """sum_i C_ijj x_i x_i' over the features of a class's head, before shift and scale; on the host.
+class BlockSums:
+    """sum_i C_ijj x_i x_i' over the features of a class's dense block, before shift and scale; on the host.
 
     Only the lower triangle of `gram` (k, k) is right.
     """
@@ -120,18 +120,18 @@ class CurvatureSums:
         s2 and s1; or (d, 1), the same for all classes.
     total : ndarray, (c,) or (1,)
         t.
-    heads : list of HeadGram
+    dense_blocks : list of BlockSums
         One for each class, or none.
     """
 
     squares: Array
     linear: Array
     total: Array
-    heads: list[HeadGram]
+    dense_blocks: list[BlockSums]
 
 
 def sums_at_zero(objective: Objective, k: int) -> CurvatureSums:
-    """Compute the sums of model k at zero weights from the moments of its rows; there are no heads."""
+    """Compute the sums of model k at zero weights from the moments of its rows; there are no dense blocks."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
     weights = None if objective.weights is None else objective.weights[:, k]
     mean, variance = map(backend.to_numpy, features.moments(weights, None))
@@ -150,15 +150,16 @@ def sums_at_point(objective: Objective, k: int, point: Any) -> CurvatureSums:
     curvatures = np.stack([hessians.diagonal(j) for j in range(c)])
     Q = backend.asarray(np.ascontiguousarray(curvatures.T, features.dtype))
     squares, linear = (backend.to_numpy(features.column_products(Q, squared)) for squared in (True, False))
-    return CurvatureSums(squares, linear, curvatures.sum(axis=1), _head_grams(objective, k, curvatures, squares))
+    return CurvatureSums(squares, linear, curvatures.sum(axis=1), _block_sums(objective, k, curvatures, squares))
 
 
-def _head_grams(objective: Objective, k: int, curvatures: Array, squares: Array) -> list[HeadGram]:
-    """Choose the head of each class, and compute its matrix; curvatures (c, n) of the rows and squares (d, c)."""
+def _block_sums(objective: Objective, k: int, curvatures: Array, squares: Array) -> list[BlockSums]:
+    """Choose the features of each class's dense block, and compute its sums; curvatures (c, n) and squares (d, c)."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
-    _, scale, penalty = _coordinates(objective, k)
-    size, least = min(HEAD, int(np.sqrt(HEAD_ELEMENTS / c))), HEAD_CURVATURE * penalty[: features.d] * scale**2
-    heads: list[Any] = [None] * c
+    _, scale = _shift_and_scale(objective)
+    least = BLOCK_CURVATURE * _penalty_curvature(objective, k)[: features.d] * scale**2
+    size = min(BLOCK_FEATURES, int(np.sqrt(BLOCK_ELEMENTS / c)))
+    blocks: list[Any] = [None] * c
 
     def work(run: range) -> None:
         for j in run:
@@ -168,7 +169,7 @@ def _head_grams(objective: Objective, k: int, curvatures: Array, squares: Array)
                 largest = np.argpartition(-column[chosen] / scale[chosen] ** 2, size)[:size]
                 chosen = np.sort(chosen[largest])
             smallest = SMALLEST_CURVATURE * float(q.max())
-            heads[j] = HeadGram(
+            blocks[j] = BlockSums(
                 chosen, features.gram_of_columns(chosen, q, smallest) if len(chosen) else np.empty((0, 0))
             )
 
@@ -176,52 +177,32 @@ def _head_grams(objective: Objective, k: int, curvatures: Array, squares: Array)
         backend.for_each(work, c)
     else:  # each thread would have to set its current CUDA device
         work(range(c))
-    return heads
+    return blocks
 
 
-def _coordinates(objective: Objective, k: int) -> tuple[Array, Array, Array]:
-    """Return shift (d,), scale (d,), and the curvature of model k's penalty, (d,) or (d + 1,) with b penalised."""
+def _shift_and_scale(objective: Objective) -> tuple[Array, Array]:
+    """Return shift (d,) and scale (d,) on the host, with zeros and ones where there is none."""
     features, to_numpy = objective.features, objective.backend.to_numpy
     shift = np.zeros(features.d) if features.shift is None else to_numpy(features.shift)
-    scale = np.ones(features.d) if features.scale is None else to_numpy(features.scale)
-    return shift, scale, float(to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+    return shift, np.ones(features.d) if features.scale is None else to_numpy(features.scale)
+
+
+def _penalty_curvature(objective: Objective, k: int) -> Array:
+    """Return the curvature of model k's penalty, (d,), or (d + 1,) with the intercept penalised."""
+    return float(objective.backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
 
 
 def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagonal:
     """Make the preconditioner of model k from sums over rows, which may be those of another penalty."""
     backend, free, dtype = objective.backend, objective.has_free_intercept, objective.features.dtype
-    shift, scale, penalty = _coordinates(objective, k)
-    (d, columns), eps = sums.squares.shape, float(np.finfo(dtype).eps)
-    t = np.where(sums.total > np.finfo(dtype).tiny, sums.total, 1.0)
-    inverse, centre = np.empty((d, columns), dtype), np.empty((d, columns), dtype)
-
-    def part(chosen: slice) -> tuple[Array, ...]:
-        s1, s2, a, s = (x[chosen].astype(np.float64) for x in (sums.linear, sums.squares, shift, scale))
-        a, s = a[:, None], s[:, None]
-        middle = s1 / t if free else a
-        centred = (s2 - 2 * middle * s1 + middle**2 * sums.total) / s**2
-        s2 /= s**2
-        centred = np.where(centred <= 8 * eps * s2, s2, centred)  # only a rounding error is left
-        diagonal = centred + penalty[chosen, None]
-        inverse[chosen] = 1 / np.where(diagonal > 0, diagonal, 1.0)
-        centre[chosen] = (middle - a) / s
-        return ()
-
-    backend.sum_over_blocks(part, d, columns)
-    heads = []
-    for j, head in enumerate(sums.heads):
-        chosen, a = head.features, shift[head.features]
-        s1 = sums.linear[chosen, j].astype(np.float64)
-        middle, mixed = (s1 / t[j], np.zeros((len(a), len(a)))) if free else (a, np.outer(s1 - sums.total[j] * a, a))
-        M = head.gram - sums.total[j] * np.outer(middle, middle) - mixed - mixed.T
-        made = cholesky(M / np.outer(scale[chosen], scale[chosen]), penalty[chosen]) if len(chosen) else None
-        chosen, R = (chosen[:0], np.empty((0, 0))) if made is None else (chosen, made)
-        heads.append(Head(backend.asarray(chosen), backend.asarray(R.astype(dtype))))
+    penalty, d = _penalty_curvature(objective, k), objective.features.d
+    total = np.where(sums.total > np.finfo(dtype).tiny, sums.total, 1.0)  # of a class without curvature: any
     intercepts = np.zeros(objective.n_classes)
     if objective.fit_intercept:
-        intercepts[:] = 1 / (t + (0.0 if free else penalty[-1]))
+        intercepts[:] = 1 / (total + (0.0 if free else penalty[-1]))
     mean_curvature = penalty if objective.penalty.on_intercept else np.append(penalty, 0.0)
     mean_inverse = np.divide(1.0, mean_curvature, out=np.zeros(d + 1), where=mean_curvature > 0)
+    inverse, centre = _diagonals(objective, sums, total, penalty)
     return ClassDiagonal(
         diagonals=Diagonals(
             inverse=backend.asarray(inverse),
@@ -230,6 +211,44 @@ def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagona
         ),
         intercepts=backend.asarray(intercepts.astype(dtype)),
         mean_intercept=float(mean_inverse[-1]),
-        heads=heads,
+        dense_blocks=[_dense_block(objective, j, sums, total, penalty) for j in range(len(sums.dense_blocks))],
         backend=backend,
     )
+
+
+def _diagonals(objective: Objective, sums: CurvatureSums, total: Array, penalty: Array) -> tuple[Array, Array]:
+    """Compute one over the diagonal, and the centre, each (d, c) or (d, 1); `total` is without zeros."""
+    free, dtype, (shift, scale) = objective.has_free_intercept, objective.features.dtype, _shift_and_scale(objective)
+    inverse, eps = np.empty(sums.squares.shape, dtype), float(np.finfo(dtype).eps)
+    centre = np.empty_like(inverse)
+
+    def part(chosen: slice) -> tuple[Array, ...]:
+        s1, s2, a, s = (x[chosen].astype(np.float64) for x in (sums.linear, sums.squares, shift, scale))
+        a, s = a[:, None], s[:, None]
+        middle = s1 / total if free else a
+        centred = (s2 - 2 * middle * s1 + middle**2 * sums.total) / s**2
+        s2 /= s**2
+        centred = np.where(centred <= 8 * eps * s2, s2, centred)  # only a rounding error is left
+        diagonal = centred + penalty[chosen, None]
+        inverse[chosen] = 1 / np.where(diagonal > 0, diagonal, 1.0)
+        centre[chosen] = (middle - a) / s
+        return ()
+
+    objective.backend.sum_over_blocks(part, *inverse.shape)
+    return inverse, centre
+
+
+def _dense_block(objective: Objective, j: int, sums: CurvatureSums, total: Array, penalty: Array) -> DenseBlock:
+    """Invert the dense block of class j; it is empty if rounding errors prevent that."""
+    backend, (shift, scale), block = objective.backend, _shift_and_scale(objective), sums.dense_blocks[j]
+    chosen, a, s = block.features, shift[block.features], scale[block.features]
+    s1 = sums.linear[chosen, j].astype(np.float64)
+    if objective.has_free_intercept:
+        middle, mixed = s1 / total[j], np.zeros((len(a), len(a)))
+    else:
+        middle, mixed = a, np.outer(s1 - sums.total[j] * a, a)
+    M = block.gram - sums.total[j] * np.outer(middle, middle) - mixed - mixed.T
+    R = cholesky(M / np.outer(s, s), penalty[chosen]) if len(chosen) else None
+    if R is None:
+        chosen, R = chosen[:0], np.empty((0, 0))
+    return DenseBlock(backend.asarray(chosen), backend.asarray(R.astype(objective.features.dtype)))

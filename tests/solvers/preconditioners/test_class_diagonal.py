@@ -55,11 +55,11 @@ def without_mean(v: Array) -> Array:
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("intercept", INTERCEPTS)
 @pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
-def test_with_all_features_in_the_heads_it_is_the_inverse_of_the_blocks(
+def test_with_all_features_in_dense_blocks_it_is_the_inverse_of_the_blocks(
     backend: Backend, loss: str, intercept: str, scaled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to the projections: M^-1 v = P B^-1 P v + (mean over classes) / penalty."""
-    monkeypatch.setattr(class_diagonal, "HEAD_CURVATURE", -1.0)
+    monkeypatch.setattr(class_diagonal, "BLOCK_CURVATURE", -1.0)
     objective, x = problem(backend, loss, scaled, **INTERCEPTS[intercept])
     rng = np.random.default_rng(1)
     point, v = rng.standard_normal((D + 1, C)), rng.standard_normal((D + 1, C))
@@ -79,8 +79,8 @@ def test_with_all_features_in_the_heads_it_is_the_inverse_of_the_blocks(
     np.testing.assert_allclose(solution, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_without_heads_it_is_the_inverse_of_the_centred_diagonals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_diagonal, "HEAD_CURVATURE", np.inf)
+def test_without_dense_blocks_it_is_the_inverse_of_the_centred_diagonals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_diagonal, "BLOCK_CURVATURE", np.inf)
     objective, x = problem(get_backend("auto", 2))
     point, v = np.random.default_rng(1).standard_normal((2, D + 1, C))
     found = from_sums(objective, 0, sums_at_point(objective, 0, point))
@@ -101,7 +101,7 @@ def test_at_zero_weights_it_is_made_of_the_variances() -> None:
     variance = s @ (x - s @ x) ** 2
     found = from_sums(objective, 0, sums_at_zero(objective, 0))
     np.testing.assert_allclose(found.diagonals.inverse[:, 0], 1 / (variance / C + L2), rtol=1e-9)
-    assert found.heads == []
+    assert found.dense_blocks == []
 
 
 @pytest.mark.parametrize("intercept", INTERCEPTS)
@@ -124,13 +124,13 @@ def test_features_that_never_occur_and_classes_without_rows_do_no_harm() -> None
         assert np.isfinite(found.solve(np.ones((6, 3), np.float32))).all()
 
 
-def test_a_head_has_the_features_of_most_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_diagonal, "HEAD", 3)
-    monkeypatch.setattr(class_diagonal, "HEAD_CURVATURE", -1.0)
+def test_a_dense_block_has_the_features_of_most_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_diagonal, "BLOCK_FEATURES", 3)
+    monkeypatch.setattr(class_diagonal, "BLOCK_CURVATURE", -1.0)
     objective, _ = problem(get_backend("auto", 2))
     sums = sums_at_point(objective, 0, np.zeros((D + 1, C)))
-    for j, head in enumerate(sums.heads):
-        assert sorted(np.argsort(-sums.squares[:, j])[:3]) == head.features.tolist()
+    for j, block in enumerate(sums.dense_blocks):
+        assert sorted(np.argsort(-sums.squares[:, j])[:3]) == block.features.tolist()
 
 
 def test_later_solves_start_from_the_sums_at_an_earlier_solution() -> None:

@@ -26,6 +26,7 @@ LAYERS = [
     {"operations"},
     {"epilogue"},
     {"checks", "cpu", "cuda"},
+    {"tables"},
     {"array", "files"},
     {"features", "datasets"},
     {"objective"},

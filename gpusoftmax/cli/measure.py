@@ -81,14 +81,16 @@ def evaluate(
     from gpusoftmax.files.load import known_labels, path_of_labels
     from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
+    from gpusoftmax.models.safetensors import without_encoder
     from gpusoftmax.reports.accuracy import measure
     from gpusoftmax.reports.evaluation import evaluation, evaluation_in_words, printable
     from gpusoftmax.reports.training import SPLITS, accuracies_in_words
 
-    estimator = load_model(model).set_params(backend=get_backend(backend, threads))
+    encoder, estimator = without_encoder(load_model(model))
+    estimator.set_params(backend=get_backend(backend, threads))
     if is_file(dataset):
         check_no_folder(dataset, data, download)
-        tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator)
+        tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator, encoder)
         path = path_of_labels(source(dataset))
         label_name = next(iter(tables.values())).label_name
         parts: dict[str, Any] = {
@@ -168,15 +170,17 @@ def predict(
     from gpusoftmax.files.atomic import write_atomically
     from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
+    from gpusoftmax.models.safetensors import without_encoder
     from gpusoftmax.reports.evaluation import predictions_as_csv, predictions_as_npy
 
     if out is not None and out.suffix.lower() not in (".csv", ".npy"):
         raise ValueError(f"--out {out} is of unknown kind; name a .csv or .npy file")
     check_output("--out", out, file, model)
-    estimator: Any = load_model(model).set_params(backend=get_backend(backend, threads))
+    encoder, estimator = without_encoder(load_model(model))
+    estimator.set_params(backend=get_backend(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
-    tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)
+    tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator, encoder)
     if len(tables) > 1:
         raise ValueError(
             f"{file} holds the parts {', '.join(tables)}; save the rows to classify as a file of their own"
@@ -208,15 +212,25 @@ def predict(
         print_json(result)
 
 
-def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:
-    """The parts of a file, with the columns that the model needs, found by name if the model has names."""
-    from gpusoftmax.files.load import check_label, read_parts
+def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any) -> dict[str, Table]:
+    """The parts of a file, encoded, with the columns that the model needs, found by name if the model has names."""
+    from gpusoftmax.files.load import as_raw, check_label, read_parts
 
     check_label(columns.label, source(file))
-    names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays without names
+    if encoder is None:
+        names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays
+    else:
+        names = encoder.used_columns if hasattr(encoder, "feature_names_in_") else None
+        texts = *encoder.categories_.names, *(one.name for one in encoder.texts_)
+        columns = replace(columns, raw=True, as_text=frozenset(texts))
     features = None if names is None else tuple(names)
     with reading(file, quiet):
         tables = read_parts(source(file), replace(columns, features=features, n_features=estimator.coef_.shape[1]))
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
         show("note    the model has no column names: columns are used in the file's order", as_json=True)
-    return tables
+    if encoder is None:
+        return tables
+    return {
+        part: replace(table, values=encoder.transform(as_raw(table.values, table.feature_names)))
+        for part, table in tables.items()
+    }

@@ -135,6 +135,20 @@ Header = Annotated[
         show_default="detected",
     ),
 ]
+Category = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--category", metavar="NAME", help="for a table: a column of categories, also if they are written as numbers",
+        show_default=False,
+    ),
+]  # fmt: skip
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text", metavar="NAME", help="for a table: a column of text, whose words become features; can be repeated",
+        show_default="columns of sentences",
+    ),
+]  # fmt: skip
 Validation = Annotated[
     str,
     typer.Option(
@@ -198,6 +212,8 @@ def load(
     label: str | None,
     drop: list[str] | None,
     header: bool | None,
+    category: list[str] | None,
+    text: list[str] | None,
     validation: str,
     test: str,
     seed: int,
@@ -209,9 +225,11 @@ def load(
 
     with reading(dataset, quiet):
         if not is_file(dataset):
-            refuse_for_known(
-                dataset, label, drop, header, **{"--validation": validation != FRACTION, "--test": test != FRACTION}
-            )
+            given = {
+                "--category": bool(category), "--text": bool(text), "--validation": validation != FRACTION,
+                "--test": test != FRACTION,
+            }  # fmt: skip
+            refuse_for_known(dataset, label, drop, header, **given)
             return load_dataset(dataset, data, download=download)
         check_no_folder(dataset, data, download)
         return load_data(
@@ -219,10 +237,18 @@ def load(
             label=label,
             drop=drop or (),
             header=header,
+            kinds=_kinds(category or [], text or []),
             validation=_fraction_or_source(validation),
             test=_fraction_or_source(test),
             seed=seed,
         )
+
+
+def _kinds(category: list[str], text: list[str]) -> dict[str, str]:
+    """Return the kinds of columns that options name."""
+    if both := set(category) & set(text):
+        raise ValueError(f"{min(both)!r} is given to --category and to --text; choose one")
+    return dict.fromkeys(category, "category") | dict.fromkeys(text, "text")
 
 
 def refuse_for_known(
@@ -310,11 +336,11 @@ def compile_first(backend: Backend, X: Any, n_classes: int, as_json: bool, quiet
 
 
 def scaling_for(loaded: Dataset) -> str | None:
-    """The scaling with which commands train: none for sparse features.
+    """The scaling with which commands train: none for sparse features, and for those of an encoder.
 
     Standardised, a word that occurs in three texts would count as much as a frequent one: on package descriptions
-    accuracy fell from 82% to 70%.
+    accuracy fell from 82% to 70%. An encoder scales the columns of numbers itself.
     """
     from gpusoftmax.checks.sparse import is_sparse
 
-    return None if is_sparse(loaded.X_train) else "standard"
+    return None if is_sparse(loaded.X_train) or loaded.encoder is not None else "standard"

@@ -12,6 +12,7 @@ from gpusoftmax.cli.options import (
     FRACTION,
     AsJson,
     BackendName,
+    Category,
     Data,
     DatasetName,
     Download,
@@ -24,6 +25,7 @@ from gpusoftmax.cli.options import (
     Seed,
     SolverName,
     Test,
+    Text,
     Threads,
     Validation,
     app,
@@ -75,6 +77,8 @@ def train(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    category: Category = None,
+    text: Text = None,
     validation: Validation = FRACTION,
     test: Test = FRACTION,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
@@ -144,6 +148,7 @@ def train(
         penalty_elsewhere,
         penalty_in_words,
         step_in_words,
+        with_encoder,
     )
     from gpusoftmax.search.fit_path import fit_path
 
@@ -160,7 +165,7 @@ def train(
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
     check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
     resolved_backend = get_backend(backend, threads)
-    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, label, drop, header, category, text, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(
         f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "
@@ -169,7 +174,7 @@ def train(
     )
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
     scaling = scaling_for(loaded)
-    if scaling is None and recipe is None:
+    if scaling is None and recipe is None and loaded.encoder is None:
         show("scaling none, since the features are sparse", as_json)
     model: Any = cls(
         C=C, loss=str(loss), scaling=scaling, solver="sgd" if epochs is not None else str(solver), random_state=seed,
@@ -202,7 +207,7 @@ def train(
     measured = accuracies(model, loaded)
     keep_names(model, loaded)
     if save is not None:
-        save_model(model, save)
+        save_model(with_encoder(model, loaded), save)
     strength, l2 = None, None
     if choice is not None:
         show(choice_in_words(choice, seconds - in_training), as_json)

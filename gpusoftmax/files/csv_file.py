@@ -85,7 +85,7 @@ def read_csv(path: Path, columns: Columns) -> Table:
         known = tuple(first[i] for i in features) if named else None
         words = [names[i] for i in features]
         if columns.raw:
-            X, labels, numbers = _raw_features_and_labels(lines, rows, label, features, words, known)
+            X, labels, numbers = _raw_features_and_labels(lines, rows, label, features, words, known, columns.as_text)
         else:
             X, labels, numbers = _features_and_labels(lines, rows, label, features, words)
     return Table(X, labels, known, label if label is None or not named else first[label], numbers)
@@ -318,6 +318,7 @@ def _raw_features_and_labels(
     features: list[int],
     words: list[str],
     known: tuple[str, ...] | None,
+    as_text: frozenset[str],
 ) -> tuple[Any, Array | None, Array]:
     """Return what `_features_and_labels` returns, but RawColumns if some field is neither number nor truth value."""
     labels: list[str] = []
@@ -335,23 +336,32 @@ def _raw_features_and_labels(
         raise BadFileError(lines.path, reason="a header without rows", expected="a table with one row per line")
     found = {}
     for i, (column, own) in enumerate(zip(columns, seen, strict=True)):
-        found[str(i) if known is None else known[i]] = _raw_column(lines, column, own, words[i], numbers)
+        name = str(i) if known is None else known[i]
+        found[name] = _text_column(column) if name in as_text else _raw_column(lines, column, own, words[i], numbers)
     X = np.column_stack(list(found.values())) if all(one.dtype.kind == "f" for one in found.values()) else None
     plain = X is not None and not np.isnan(X).any()
-    return X if plain else RawColumns(found), None if label is None else np.array(labels), np.array(numbers)
+    values = X if plain else RawColumns(found, known is not None)
+    return values, None if label is None else np.array(labels), np.array(numbers)
 
 
 def _raw_column(lines: _Lines, column: list[str], distinct: Iterable[str], name: str, numbers: list[int]) -> Array:
     """Convert a column to numbers with NaN for gaps, or to text with None for gaps."""
     gaps = set(filter(is_gap, distinct))
     if not all(field in gaps or _is_value(field) for field in distinct):
-        return np.array([None if field in gaps else field for field in column], dtype=object)
+        return _text_column(column)
     values = {field: math.nan if field in gaps else float(DIGITS.get(field, field)) for field in distinct}
     if infinite := [field for field, value in values.items() if math.isinf(value)]:
         row = min(map(column.index, infinite))
         lines.number = numbers[row]
         raise lines.bad(f"{name} is {column[row][:80]!r}", "a finite number; fill it, or leave out its row")
     return np.array([values[field] for field in column])
+
+
+def _text_column(column: list[str]) -> Array:
+    """Return a column of text with None for gaps."""
+    words = np.empty(len(column), object)
+    words[:] = [None if is_gap(field) else field for field in column]
+    return words
 
 
 def _label(lines: _Lines, field: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,11 @@ from gpusoftmax.files.dataset import Dataset
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.parquet import read_parquet
 from gpusoftmax.files.sparse import check_sparse_finite, read_svmlight, with_matrix
-from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
+from gpusoftmax.files.table import LABEL_NAMES, Columns, Table
+from gpusoftmax.tables.columns import GAPS, NUMBER, TRUTH, RawColumns
+
+if TYPE_CHECKING:
+    from gpusoftmax.tables.encoder import TableEncoder
 
 Source = str | Path | tuple[str | Path, str | Path]
 
@@ -48,6 +52,7 @@ def load_data(
     label: str | int | None = None,
     drop: Sequence[str] = (),
     header: bool | None = None,
+    kinds: Mapping[str, str] | None = None,
     validation: Source | float = 0.2,
     test: Source | float = 0.2,
     seed: int = 0,
@@ -71,6 +76,8 @@ def load_data(
         Whether the first line of a text file holds the names of the columns. By default its content decides: it is a
         header if it has requested names or usual names of labels, or other words above columns of numbers. An ambiguous
         line is refused.
+    kinds : dict of str to {"number", "category", "text"}, optional
+        The kinds of some columns of a table, where they are not what `TableEncoder` takes them for.
     validation, test : str or os.PathLike, pair of these, or float
         A file with these rows, with the same columns as `train`; or the fraction of the training rows to hold out for
         them, in [0, 1), taken from each class and rounded down. A fraction is ignored if `train` itself holds these
@@ -83,7 +90,8 @@ def load_data(
     Dataset
         Labels are integers if all of them are written as integers, else text. `feature_names` and `label_name` are the
         names of the columns, if they have any. X is float64 if it comes from a text file, else of the file's own type.
-        Sparse features are a `scipy.sparse.csr_array`.
+        Sparse features are a `scipy.sparse.csr_array`. If a table has gaps or columns of text, its features come from a
+        `TableEncoder` that is fitted to the training rows, and is the data set's `encoder`.
 
     Raises
     ------
@@ -116,8 +124,10 @@ def load_data(
         raise TypeError(f"drop={shown(drop)} is not a list of names; pass the names of the columns to leave out")
     if not isinstance(header, bool | None):
         raise TypeError(f"header={shown(header)} is a {type(header).__name__}; pass True, False or None")
-    train = _paths("train", train)
-    columns = Columns(label if isinstance(label, str | None) else int(label), drop=tuple(drop), header=header)
+    train, kinds = _paths("train", train), dict(kinds or {})
+    as_text = frozenset(name for name, kind in kinds.items() if kind != "number")
+    label = label if isinstance(label, str | None) else int(label)
+    columns = Columns(label, drop=tuple(drop), header=header, raw=True, as_text=as_text)
     check_label(columns.label, train)
     parts = read_parts(train, columns)
     if WHOLE in parts:
@@ -142,6 +152,8 @@ def load_data(
                 label_name=found_label if isinstance(found_label, str) else None,
                 n_features=parts["train"].values.shape[1],
                 base=parts["train"].base,
+                raw=isinstance(parts["train"].values, RawColumns),
+                as_text=text_columns(parts["train"].values),
             )
             read = read_parts(given, own)
             if len(read) > 1:
@@ -170,7 +182,9 @@ def load_data(
                 "of a class"
             )
         parts[name] = Table(whole.values[rows], labels[rows])
-    none = Table(whole.values[:0], labels[:0])
+    encoder, X = _encoded({name: part.values for name, part in parts.items()}, whole, kinds)
+    none = Table(X["train"][:0], labels[:0])
+    parts = {name: replace(part, values=X[name]) for name, part in parts.items()}
     return Dataset(
         name=_path(train).name,
         X_train=parts["train"].values,
@@ -181,9 +195,38 @@ def load_data(
         y_test=_labels(parts.get("test", none)),
         class_names=tuple(map(str, classes)),
         feature_shape=None,
-        feature_names=whole.feature_names,
+        feature_names=whole.feature_names if encoder is None else tuple(encoder.get_feature_names_out()),
         label_name=whole.label_name,
+        encoder=encoder,
     )
+
+
+def _encoded(values: dict[str, Any], whole: Table, kinds: dict[str, str]) -> tuple[TableEncoder | None, dict[str, Any]]:
+    """Encode the rows of all parts, if those of training are not a matrix of numbers or kinds are given."""
+    if not isinstance(values["train"], RawColumns) and not kinds:
+        return None, values
+    from gpusoftmax.tables.encoder import TableEncoder  # imported here because it takes a while
+
+    if is_sparse(values["train"]):
+        raise ValueError(f"kinds={shown(kinds)} is for tables, and the features are sparse; leave it out")
+    tables = {name: as_raw(part, whole.feature_names) for name, part in values.items()}
+    encoder = TableEncoder(kinds=kinds or None)
+    train = encoder.fit_transform(tables["train"])
+    return encoder, {name: train if name == "train" else encoder.transform(table) for name, table in tables.items()}
+
+
+def as_raw(values: Any, names: Sequence[str] | None) -> RawColumns:
+    """Return the features of a table as RawColumns, also if they are a matrix of numbers."""
+    if isinstance(values, RawColumns):
+        return values
+    columns = {str(j): values[:, j].astype(np.float64) for j in range(values.shape[1])}
+    return RawColumns(columns, False) if names is None else RawColumns(dict(zip(names, columns.values(), strict=True)))
+
+
+def text_columns(values: Any) -> frozenset[str]:
+    """Return the names of the columns of text, which hold text in other files of the same data, too."""
+    columns = values.columns.items() if isinstance(values, RawColumns) else ()
+    return frozenset(name for name, column in columns if column.dtype == object)
 
 
 def has_label_column(source: Source) -> bool:
@@ -362,8 +405,8 @@ def _check_finite(table: Table, path: Path) -> None:
     if is_sparse(table.values):
         check_sparse_finite(table, path)
         return
-    if table.values.dtype.kind != "f":
-        return
+    if isinstance(table.values, RawColumns) or table.values.dtype.kind != "f":
+        return  # the columns of a table were checked while they were read
     for start in range(0, len(table.values), ROWS_AT_ONCE):
         finite = np.isfinite(table.values[start : start + ROWS_AT_ONCE])
         if not finite.all():
@@ -379,8 +422,10 @@ def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
     names, counts = np.unique(labels, return_counts=True)
     if (counts == 1).any():
         log.warning("%s: %r is the class of a single row", path, str(names[counts.argmin()]))
-    for j, name in enumerate(table.feature_names or ()):
-        if _counts_rows(table.values[:, j]):
+    if table.feature_names is None or is_sparse(table.values):
+        return
+    for name, column in as_raw(table.values, table.feature_names).columns.items():
+        if column.dtype != object and _counts_rows(column):
             log.warning("%s: column %r numbers the rows and is used as a feature; leave it out with drop", path, name)
 
 

@@ -79,7 +79,7 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     table = file.read(columns=wanted, use_threads=False)  # other columns are not read
     y = None if label is None else _column(path, table, names[label], labels=True)
     parts, found = [], []
-    raw = columns.raw and any(_is_raw(table.column(name)) for name in features)
+    raw = columns.raw and any(name in columns.as_text or _is_raw(table.column(name)) for name in features)
     if raw and not any(_is_list(table.schema.field(name).type) for name in features):
         named = RawColumns({name: _raw_column(path, table, name) for name in features})
         return Table(named, y, tuple(features), label if label is None else names[label])

@@ -13,44 +13,17 @@ from typing import Any
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.tables.columns import GAPS as GAPS
+from gpusoftmax.tables.columns import NUMBER as NUMBER
+from gpusoftmax.tables.columns import TRUTH as TRUTH
+from gpusoftmax.tables.columns import RawColumns as RawColumns
+from gpusoftmax.tables.columns import is_gap as is_gap
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")  # names of the column of labels, if none is requested
 COORDINATES = {"x", "y", "z"}  # in a table with all three, y is a coordinate and not a label
 NAMELESS = re.compile(
     r"|Unnamed: [0-9]+(\.[0-9]+)?|__index_level_[0-9]+__"
 )  # or as pandas names columns without a name
-GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in lower case: ways to write that a value is missing
-TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-
-
-def is_gap(field: str) -> bool:
-    """Whether a field says that its value is missing: it is empty, or one of GAPS."""
-    word = field.strip().lower()
-    return not word or word in GAPS
-
-
-@dataclass(frozen=True, eq=False)
-class RawColumns:
-    """The columns of a table whose fields are not all numbers.
-
-    Attributes
-    ----------
-    columns : dict of str to ndarray of shape (n,)
-        For each feature a column: float64 with NaN for gaps if all its fields are numbers, truth values or gaps; else
-        an object array of str with None for gaps. They are in the order in which they were requested, otherwise in that
-        of the file. If the file has no header, their names are "0", "1" and so on, counted among the features.
-    """
-
-    columns: dict[str, Array]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of rows and of columns."""
-        return len(self), len(self.columns)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +87,9 @@ class Columns:
         decided by the file.
     raw : bool
         Whether to return columns of text and columns with gaps as RawColumns; otherwise they are refused. A table of
-        plain numbers is a matrix in any case.
+        plain numbers is a matrix in any case, unless there is a column in `as_text`.
+    as_text : frozenset of str
+        Names of columns whose fields stay text even if all are numbers, where `raw` is True.
     """
 
     label: str | int | None = None
@@ -126,6 +101,7 @@ class Columns:
     n_features: int | None = None
     base: int | None = None
     raw: bool = False
+    as_text: frozenset[str] = frozenset()
 
     @property
     def is_position(self) -> bool:

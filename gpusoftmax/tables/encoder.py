@@ -176,9 +176,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         check_count("min_frequency", self.min_frequency)
         check_count("n_hashes", self.n_hashes)
         table = as_columns(X)
-        kinds = self._kinds(table)
+        kinds, counts = self._kinds(table)
         by_kind = {kind: [name for name in table.columns if kinds.get(name) == kind] for kind in KINDS}
-        counts = {name: count_words(table, name, self.n_hashes) for name in by_kind["text"]}
         self.set_learned(
             Numbers.learn(table, by_kind["number"]),
             Categories.learn(table, by_kind["category"], self.min_frequency),
@@ -189,9 +188,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.report_ = _report(self, table)
         return table, counts
 
-    def _kinds(self, table: RawColumns) -> dict[str, str]:
-        """Return the kinds of the columns to use, and set `left_out_`."""
-        kinds = dict(self.kinds or {})
+    def _kinds(self, table: RawColumns) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the kinds of the columns to use, and the counts of words of those of text; set `left_out_`."""
+        kinds, counts = dict(self.kinds or {}), {}
         if unknown := [name for name in kinds if name not in table.columns]:
             raise ValueError(f"kinds has {shown(unknown[0])}, but the columns are {shown(list(table.names))}")
         self.left_out_: dict[str, str] = {}
@@ -201,13 +200,16 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             else:
                 kinds[name] = _kind(name, column)
             reason = _useless(column, kinds[name], self.min_frequency)
+            if kinds[name] == "text" and not reason:
+                counts[name] = count_words(table, name, self.n_hashes)
+                reason = "" if counts[name].nnz else "it has no words of two letters or more"
             if reason:
                 self.left_out_[name] = reason
                 del kinds[name]
                 log.warning("column %s is left out: %s", shown(name), reason)
         if not kinds:
             raise ValueError(f"no column is usable: {_listed(self.left_out_)}")
-        return kinds
+        return kinds, counts
 
     def set_learned(
         self, numbers: Numbers, categories: Categories, texts: list[Words], names: tuple[str, ...], named: bool

@@ -179,10 +179,10 @@ class Words:
 
     @classmethod
     def learn(cls, name: str, counts: Any) -> Words:
-        """Learn the column of this name from the counts of its words, see `count_words`."""
+        """Learn the column of this name from the counts of its words, of which there is one; see `count_words`."""
         rows = np.bincount(counts.indices, minlength=counts.shape[1])
         hashes = np.flatnonzero(rows >= ROWS if (rows >= ROWS).any() else rows > 0).astype(np.int32)
-        idf = TfidfTransformer().fit(counts[:, hashes]).idf_ if len(hashes) else np.empty(0)
+        idf = TfidfTransformer().fit(counts[:, hashes]).idf_
         return cls(name, counts.shape[1], hashes, np.asarray(idf, np.float64))
 
     @cached_property

@@ -488,7 +488,10 @@ FAILURES: dict[str, Any] = {
     "a label that is dropped": (["train", "FLOWERS", *OWN, "--drop", "species"], "column of labels and dropped"),
     "a column nearly right": (["train", "FLOWERS", "--label", "Species"], "did you mean 'species'"),
     "a folder": (["train", "folder.csv"], "is a folder|Is a directory"),
-    "text among features": (["train", "FLOWERS", "--label", "species"], r"line 2: column 4 \('note'\) is .*drop"),
+    "dates": (["train", "dates.csv", "--label", "kind"], "column 'when' holds dates or times, such as '2020-01-02'"),
+    "two kinds": (["train", "FLOWERS", *OWN, "--text", "id", "--category", "id"], "'id' is given to --category and to"),
+    "no such category": (["train", "FLOWERS", *OWN, "--category", "x"], "kinds has 'x', but the columns are"),
+    "a category of digits": (["train", "digits", "--category", "x"], "--category is for files of your own"),
     "another label": (["train", "FLOWERS", "--label", "kind"], "no 'kind' among 5 columns"),
     "a file that is not there": (["train", "nothing.csv"], r"No such file or directory: 'nothing\.csv'"),
     "a folder of a file": (["train", "FLOWERS", "--data", "x"], "--data x is for cifar10"),
@@ -518,6 +521,7 @@ def test_a_users_error_is_one_line_and_exits_with_1(
 ) -> None:
     monkeypatch.chdir(flowers.parent)
     (flowers.parent / "other.csv").write_text("width\n1\n")
+    (flowers.parent / "dates.csv").write_text("when,kind\n" + "2020-01-02,a\n2020-01-03,b\n" * 9)
     (flowers.parent / "folder.csv").mkdir()
     rows = np.eye(3)[np.arange(9) % 3]
     save_model(LinearSVMClassifier(loss="squared_hinge").fit(rows, np.arange(9) % 3), flowers.parent / "svm")

@@ -221,8 +221,7 @@ def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any
         names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays
     else:
         names = encoder.used_columns if hasattr(encoder, "feature_names_in_") else None
-        texts = *encoder.categories_.names, *(one.name for one in encoder.texts_)
-        columns = replace(columns, raw=True, as_text=frozenset(texts))
+        columns = replace(columns, raw=True, as_text=encoder.text_columns)
     features = None if names is None else tuple(names)
     with reading(file, quiet):
         tables = read_parts(source(file), replace(columns, features=features, n_features=estimator.coef_.shape[1]))

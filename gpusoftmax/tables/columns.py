@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,15 @@ def is_table(X: Any) -> bool:
     return isinstance(X, RawColumns | Mapping) or hasattr(X, "columns") or hasattr(X, "column_names")
 
 
-def as_columns(X: Any, name: str = "X") -> RawColumns:
+def as_columns(X: Any, as_text: Set[str] = frozenset(), name: str = "X") -> RawColumns:
     """Return the columns of a table.
 
     Parameters
     ----------
     X : RawColumns, data frame, pyarrow table, mapping of names to columns, or array-like of shape (n, d)
         The columns of an array are named "0", "1" and so on.
+    as_text : set of str
+        Names of columns whose text stays text, also if it says numbers.
     name : str
         The name of the argument, for messages.
 
@@ -90,10 +93,10 @@ def as_columns(X: Any, name: str = "X") -> RawColumns:
     if isinstance(X, RawColumns):
         return X
     columns: dict[str, Array] = {}
-    for key, values, keep_text in _columns_of(X, name):
+    for key, values, are_categories in _columns_of(X, name):
         if key in columns:
             raise ValueError(f"{name} has two columns {shown(key)}; rename one")
-        columns[key] = _column(values, f"column {shown(key)} of {name}", keep_text)
+        columns[key] = _column(values, f"column {shown(key)} of {name}", are_categories or key in as_text)
     found = RawColumns(columns, is_table(X))
     if 0 in found.shape:
         raise ValueError(f"{name} is empty, of shape {found.shape}; pass at least one row and one column")
@@ -101,7 +104,7 @@ def as_columns(X: Any, name: str = "X") -> RawColumns:
 
 
 def _columns_of(X: Any, name: str) -> Iterable[tuple[str, Any, bool]]:
-    """Yield name and values of each column, and whether its text stays text even if it says numbers."""
+    """Yield name and values of each column, and whether it is one of categories."""
     if isinstance(X, Mapping):
         yield from ((str(key), values, False) for key, values in X.items())
     elif is_table(X):
@@ -129,7 +132,7 @@ def dates_are_refused(example: str, column: str) -> str:
     """Return the end of a message about a column of dates."""
     return (
         f"holds dates or times, such as {example}; make numbers of them (year, month, weekday, days since a start), or "
-        f"leave the column out (drop, on the command line --drop {column})"
+        f"leave the column out (drop, on the command line --drop {shlex.quote(column)})"
     )
 
 

@@ -152,7 +152,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
                 f"X is a {type(X).__name__} of shape {np.shape(X)}; pass a data frame with the columns "
                 f"{shown(self.feature_names_in_.tolist())}, or their {n_features} encoded features"
             )
-        table = as_columns(X)
+        table = as_columns(X, self.text_columns)
         if not hasattr(self, "feature_names_in_") and len(table.columns) == self.n_features_in_:
             table = RawColumns(dict(zip(self.columns_, table.columns.values(), strict=True)))  # by position
         if missing := [name for name in self.used_columns if name not in table.columns]:
@@ -171,11 +171,17 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         groups: list[Any] = [self.numbers_, *([self.categories_] if self.categories_.names else []), *self.texts_]
         return np.array([feature for group in groups for feature in group.features], dtype=object)
 
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """The names of the columns of categories and of text."""
+        check_is_fitted(self, "numbers_")
+        return frozenset((*self.categories_.names, *(one.name for one in self.texts_)))
+
     def _learn(self, X: Any) -> tuple[RawColumns, dict[str, Any]]:
         """Learn the columns of a table, and return it with the counts of the words in its columns of text."""
         check_count("min_frequency", self.min_frequency)
         check_count("n_hashes", self.n_hashes)
-        table = as_columns(X)
+        table = as_columns(X, {str(name) for name, kind in (self.kinds or {}).items() if kind != "number"})
         kinds, counts = self._kinds(table)
         by_kind = {kind: [name for name in table.columns if kinds.get(name) == kind] for kind in KINDS}
         self.set_learned(
@@ -265,6 +271,8 @@ def _useless(column: Array, kind: str, min_frequency: int) -> str:
     if kind != "category":
         return ""
     counts = Counter(fields)
+    if len(counts) == 1 and len(fields) == len(column):
+        return f"all rows have {shown(fields[0])}"
     if max(counts.values()) >= min_frequency or len(column) - len(fields) >= min_frequency:
         return ""
     if len(counts) == len(fields):
@@ -288,8 +296,9 @@ def _report(encoder: TableEncoder, table: RawColumns) -> str:
         column = as_text(table.columns[name])
         gaps = _gaps(column)
         known = sum(value is not None for value in values)
-        rare = f", {len(set(column.tolist()) - {None}) - known} rare ones together" if others else ""
-        phrases.append(f"{name}: {known} values as indicators{rare}" + (f", {gaps}" if gaps else ""))
+        rare = len(set(column.tolist())) - len(values)
+        together = f" and one for {rare} rare {'value' if rare == 1 else 'values'}" if others else ""
+        phrases.append(f"{name}: {known} values as indicators{together}" + (f", {gaps}" if gaps else ""))
     phrases += [f"{one.name}: text, {len(one.hashes)} words and pairs of words" for one in encoder.texts_]
     if plain:
         phrases.insert(0, f"{plain} {'column' if plain == 1 else 'columns'} of numbers")

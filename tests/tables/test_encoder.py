@@ -103,12 +103,17 @@ def test_kinds_are_found_and_can_be_given() -> None:
 
 
 def test_identifiers_and_empty_columns_are_left_out_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    raw = without_text() | {"id": [f"N{i}" for i in range(N)], "nothing": [None] * N, "dots": ["..."] * N}
+    raw = without_text() | {
+        "id": [f"N{i}" for i in range(N)],
+        "nothing": [None] * N,
+        "same": ["x"] * N,
+        "dots": ["..."] * N,
+    }
     raw["dots"][0] = ", . ; : !"
     encoder = TableEncoder(kinds={"dots": "text"}).fit(raw)
     assert "'id' is left out: it has as many values as rows, so it is likely an identifier" in caplog.text
-    assert encoder.left_out_.keys() == {"id", "nothing", "dots"}
-    assert not any(name.startswith(("id", "nothing", "dots")) for name in encoder.get_feature_names_out())
+    assert encoder.left_out_.keys() == {"id", "nothing", "same", "dots"}
+    assert not any(name.startswith(("id", "nothing", "same", "dots")) for name in encoder.get_feature_names_out())
     encoder.transform(without_text())  # they are not needed
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.checks.scalars import is_plain
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
-from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
+from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, RawColumns, Table, is_gap
 
 T = TypeVar("T")
 
@@ -82,8 +82,12 @@ def read_csv(path: Path, columns: Columns) -> Table:
         lines.done, lines.unsure = (start, 0) if named else (0, start)
         label, features = columns.choose(path, first, named)
         names = [f"column {i + 1}" + (f" ({name[:80]!r})" if named else "") for i, name in enumerate(first)]
-        X, labels, numbers = _features_and_labels(lines, rows, label, features, [names[i] for i in features])
-    known = tuple(first[i] for i in features) if named else None
+        known = tuple(first[i] for i in features) if named else None
+        words = [names[i] for i in features]
+        if columns.raw:
+            X, labels, numbers = _raw_features_and_labels(lines, rows, label, features, words, known)
+        else:
+            X, labels, numbers = _features_and_labels(lines, rows, label, features, words)
     return Table(X, labels, known, label if label is None or not named else first[label], numbers)
 
 
@@ -292,11 +296,7 @@ def _features_and_labels(
     at_once = max(1, AT_ONCE // len(features))
     for row in rows:
         if label is not None:
-            text = row[label].strip()
-            if not 0 < len(text) <= MOST_LABEL:
-                found = f"a label of {len(text)} characters" if text else "no label"
-                raise lines.bad(found, f"one in each row, of at most {MOST_LABEL} characters")
-            labels.append(text)
+            labels.append(_label(lines, row[label]))
         block.append(choose(row))
         numbers.append(lines.number)
         if len(block) == at_once:
@@ -309,6 +309,58 @@ def _features_and_labels(
     if not blocks:
         raise BadFileError(lines.path, reason="a header without rows", expected="a table with one row per line")
     return np.concatenate(blocks), None if label is None else np.array(labels), np.concatenate(ends)
+
+
+def _raw_features_and_labels(
+    lines: _Lines,
+    rows: Iterator[list[str]],
+    label: int | None,
+    features: list[int],
+    words: list[str],
+    known: tuple[str, ...] | None,
+) -> tuple[Any, Array | None, Array]:
+    """Return what `_features_and_labels` returns, but RawColumns if some field is neither number nor truth value."""
+    labels: list[str] = []
+    columns: list[list[str]] = [[] for _ in features]
+    seen: list[dict[str, str]] = [{} for _ in features]
+    numbers: list[int] = []
+    for row in rows:
+        if label is not None:
+            labels.append(_label(lines, row[label]))
+        for column, own, i in zip(columns, seen, features, strict=True):
+            field = row[i].strip()
+            column.append(own.setdefault(field, field))
+        numbers.append(lines.number)
+    if not numbers:
+        raise BadFileError(lines.path, reason="a header without rows", expected="a table with one row per line")
+    found = {}
+    for i, (column, own) in enumerate(zip(columns, seen, strict=True)):
+        found[str(i) if known is None else known[i]] = _raw_column(lines, column, own, words[i], numbers)
+    X = np.column_stack(list(found.values())) if all(one.dtype.kind == "f" for one in found.values()) else None
+    plain = X is not None and not np.isnan(X).any()
+    return X if plain else RawColumns(found), None if label is None else np.array(labels), np.array(numbers)
+
+
+def _raw_column(lines: _Lines, column: list[str], distinct: Iterable[str], name: str, numbers: list[int]) -> Array:
+    """Convert a column to numbers with NaN for gaps, or to text with None for gaps."""
+    gaps = set(filter(is_gap, distinct))
+    if not all(field in gaps or _is_value(field) for field in distinct):
+        return np.array([None if field in gaps else field for field in column], dtype=object)
+    values = {field: math.nan if field in gaps else float(DIGITS.get(field, field)) for field in distinct}
+    if infinite := [field for field, value in values.items() if math.isinf(value)]:
+        row = min(map(column.index, infinite))
+        lines.number = numbers[row]
+        raise lines.bad(f"{name} is {column[row][:80]!r}", "a finite number; fill it, or leave out its row")
+    return np.array([values[field] for field in column])
+
+
+def _label(lines: _Lines, field: str) -> str:
+    """Return the text of a label without surrounding blanks."""
+    text = field.strip()
+    if not 0 < len(text) <= MOST_LABEL:
+        found = f"a label of {len(text)} characters" if text else "no label"
+        raise lines.bad(found, f"one in each row, of at most {MOST_LABEL} characters")
+    return text
 
 
 def _convert(lines: _Lines, block: list[tuple[str, ...]], numbers: list[int], names: list[str]) -> Array:

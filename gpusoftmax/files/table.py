@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
@@ -23,14 +24,43 @@ TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": Fals
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
+def is_gap(field: str) -> bool:
+    """Whether a field says that its value is missing: it is empty, or one of GAPS."""
+    word = field.strip().lower()
+    return not word or word in GAPS
+
+
+@dataclass(frozen=True, eq=False)
+class RawColumns:
+    """The columns of a table whose fields are not all numbers.
+
+    Attributes
+    ----------
+    columns : dict of str to ndarray of shape (n,)
+        For each feature a column: float64 with NaN for gaps if all its fields are numbers, truth values or gaps; else
+        an object array of str with None for gaps. They are in the order in which they were requested, otherwise in that
+        of the file. If the file has no header, their names are "0", "1" and so on, counted among the features.
+    """
+
+    columns: dict[str, Array]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows and of columns."""
+        return len(self), len(self.columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Rows of features, with their labels if there are any.
 
     Attributes
     ----------
-    values : ndarray or scipy.sparse.csr_array of shape (n, d)
-        The features.
+    values : ndarray, scipy.sparse.csr_array or RawColumns of shape (n, d)
+        The features; RawColumns only where `Columns.raw` asks for them.
     y : ndarray of shape (n,), or None
         The labels; from a text file, unconverted text.
     feature_names : tuple of str, length d, or None
@@ -43,7 +73,7 @@ class Table:
         For sparse features in a text file, the number of the first column, 0 or 1.
     """
 
-    values: Array
+    values: Any
     y: Array | None = None
     feature_names: tuple[str, ...] | None = None
     label: str | int | None = None
@@ -82,6 +112,9 @@ class Columns:
     n_features, base : int or None
         For sparse features in a text file: how many columns there are, and the number of the first one, 0 or 1. None:
         decided by the file.
+    raw : bool
+        Whether to return columns of text and columns with gaps as RawColumns; otherwise they are refused. A table of
+        plain numbers is a matrix in any case.
     """
 
     label: str | int | None = None
@@ -92,6 +125,7 @@ class Columns:
     label_name: str | None = None
     n_features: int | None = None
     base: int | None = None
+    raw: bool = False
 
     @property
     def is_position(self) -> bool:

@@ -405,3 +405,34 @@ def test_without_names_no_column_is_advised_to_be_dropped_by_name(tmp_path: Path
     file.write_text("1,2,x\n3,4,y\n")
     with pytest.raises(BadFileError, match="says which column holds the labels"):
         read_csv(file, Columns(need_label=False))
+
+
+RAW = Columns(raw=True)
+
+
+def test_raw_columns_are_numbers_with_gaps_or_text(read: Any) -> None:
+    table = read("a,c,b,label\n1,red,NA,x\n2,-,True,y\n3, blue,4.5,x\n", RAW)
+    columns = table.values.columns
+    assert (list(columns), table.values.shape, table.y.tolist()) == (["a", "c", "b"], (3, 3), ["x", "y", "x"])
+    assert columns["a"].tolist() == [1, 2, 3]
+    assert columns["c"].tolist() == ["red", None, "blue"]
+    np.testing.assert_array_equal(columns["b"], [np.nan, 1, 4.5])
+    assert (columns["b"].dtype, columns["c"].dtype, table.place(1)) == (np.float64, object, "line 3")
+
+
+def test_a_table_of_plain_numbers_is_a_matrix_even_if_raw_columns_are_wanted(read: Any) -> None:
+    assert read("a,b,label\n1,True,x\n2,3,y\n", RAW).values.tolist() == [[1, 1], [2, 3]]
+
+
+def test_raw_columns_without_a_header_have_numbers_for_names(read: Any) -> None:
+    table = read("1,x,red\n2,y,blue\n3,x,red\n", Columns(1, header=False, raw=True))
+    assert {name: column.tolist() for name, column in table.values.columns.items()} == {
+        "0": [1, 2, 3],
+        "1": ["red", "blue", "red"],
+    }
+
+
+def test_an_infinity_among_raw_numbers_is_refused_but_is_a_word_among_words(read: Any) -> None:
+    with pytest.raises(BadFileError, match=r"line 3: column 1 \('a'\) is 'inf'"):
+        read("a,label\nNA,x\ninf,y\n", RAW)
+    assert read("a,label\ninf,x\nred,y\n", RAW).values.columns["a"].tolist() == ["inf", "red"]

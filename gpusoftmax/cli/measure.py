@@ -13,6 +13,8 @@ from gpusoftmax.cli.options import (
     BackendName,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
     Header,
@@ -21,6 +23,7 @@ from gpusoftmax.cli.options import (
     Quiet,
     Threads,
     app,
+    character,
     check_no_folder,
     check_output,
     is_file,
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
     gpusoftmax evaluate model.safetensors cifar10 --data ~/data
 
+    gpusoftmax evaluate flowers.safetensors more-flowers.data --label -1 --no-header --delimiter blank
+
     gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
 
     gpusoftmax evaluate model.safetensors reviews-test.svm
@@ -61,6 +66,8 @@ def evaluate(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     top: Annotated[
         int,
         typer.Option(
@@ -79,7 +86,6 @@ def evaluate(
     from gpusoftmax.array import get_backend
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.files.load import known_labels, path_of_labels
-    from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
     from gpusoftmax.reports.accuracy import measure
     from gpusoftmax.reports.evaluation import evaluation, evaluation_in_words, printable
@@ -88,7 +94,8 @@ def evaluate(
     estimator = load_model(model).set_params(backend=get_backend(backend, threads))
     if is_file(dataset):
         check_no_folder(dataset, data, download)
-        tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator)
+        columns = _columns(label, drop, header, delimiter, decimal)
+        tables = _read(dataset, columns, quiet, estimator)
         path = path_of_labels(source(dataset))
         label_name = next(iter(tables.values())).label_name
         parts: dict[str, Any] = {
@@ -96,7 +103,7 @@ def evaluate(
             for name, table in tables.items()
         }
     else:
-        refuse_for_known(dataset, label, drop, header)
+        refuse_for_known(dataset, label, drop, header, delimiter, decimal)
         label_name = None
         with reading(dataset, quiet):
             parts = dict(load_dataset(dataset, data, download=download).parts)
@@ -136,7 +143,8 @@ def evaluate(
 def predict(
     model: ModelFile,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="rows to classify: .csv, .tsv, .parquet, .npz, .npy or .svm")
+        Path,
+        typer.Argument(metavar="FILE", help="rows to classify: text (.csv, .arff, .svm ...), .parquet, .npz or .npy"),
     ],
     out: Annotated[
         Path | None,
@@ -156,6 +164,8 @@ def predict(
     ] = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     as_json: AsJson = False,
@@ -166,7 +176,6 @@ def predict(
 
     from gpusoftmax.array import get_backend
     from gpusoftmax.files.atomic import write_atomically
-    from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
     from gpusoftmax.reports.evaluation import predictions_as_csv, predictions_as_npy
 
@@ -176,7 +185,8 @@ def predict(
     estimator: Any = load_model(model).set_params(backend=get_backend(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
-    tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)
+    columns = replace(_columns(label, drop, header, delimiter, decimal), need_label=False)
+    tables = _read(str(file), columns, quiet, estimator)
     if len(tables) > 1:
         raise ValueError(
             f"{file} holds the parts {', '.join(tables)}; save the rows to classify as a file of their own"
@@ -206,6 +216,17 @@ def predict(
             "classes": estimator.classes_.tolist(),
         }  # fmt: skip
         print_json(result)
+
+
+def _columns(
+    label: str | None, drop: list[str] | None, header: bool | None, delimiter: str | None, decimal: str | None
+) -> Columns:
+    """Return the columns that a command's options name."""
+    from gpusoftmax.files.load import check_written
+    from gpusoftmax.files.table import Columns
+
+    check_written(separator := character(delimiter), decimal)
+    return Columns(label, drop=tuple(drop or ()), header=header, delimiter=separator, decimal=decimal)
 
 
 def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:

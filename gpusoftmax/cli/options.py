@@ -97,8 +97,8 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, cifar10, or a file: .csv, .tsv, .parquet, .npz, .svm (sparse: svmlight), or a pair X.npy,y.npy "
-        "(sparse: X.npz,y.npy)",
+        help="digits, cifar10, or a file: text (.csv, .tsv, .txt, .data, .arff, .svm (sparse), also with .gz or .xz), "
+        ".parquet, .npz, or a pair X.npy,y.npy (sparse: X.npz,y.npy)",
         autocompletion=_complete_dataset,
     ),
 ]
@@ -131,7 +131,25 @@ Header = Annotated[
     bool | None,
     typer.Option(
         "--header/--no-header",
-        help="for .csv and .tsv: whether the first line has the column names",
+        help="for a table in a text file: whether the first line has the column names",
+        show_default="detected",
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="for a table in a text file: what separates its fields, such as ';', tab, or blank (any number of them)",
+        show_default="detected",
+    ),
+]
+Decimal = Annotated[
+    str | None,
+    typer.Option(
+        "--decimal",
+        metavar="SIGN",
+        help="for a table in a text file: the sign of decimals, . or ,; the other one may part groups of three digits",
         show_default="detected",
     ),
 ]
@@ -198,6 +216,8 @@ def load(
     label: str | None,
     drop: list[str] | None,
     header: bool | None,
+    delimiter: str | None,
+    decimal: str | None,
     validation: str,
     test: str,
     seed: int,
@@ -209,9 +229,8 @@ def load(
 
     with reading(dataset, quiet):
         if not is_file(dataset):
-            refuse_for_known(
-                dataset, label, drop, header, **{"--validation": validation != FRACTION, "--test": test != FRACTION}
-            )
+            others = {"--validation": validation != FRACTION, "--test": test != FRACTION}
+            refuse_for_known(dataset, label, drop, header, delimiter, decimal, **others)
             return load_dataset(dataset, data, download=download)
         check_no_folder(dataset, data, download)
         return load_data(
@@ -219,6 +238,8 @@ def load(
             label=label,
             drop=drop or (),
             header=header,
+            delimiter=character(delimiter),
+            decimal=decimal,
             validation=_fraction_or_source(validation),
             test=_fraction_or_source(test),
             seed=seed,
@@ -226,12 +247,27 @@ def load(
 
 
 def refuse_for_known(
-    dataset: str, label: str | None, drop: list[str] | None, header: bool | None, **others: bool
+    dataset: str,
+    label: str | None,
+    drop: list[str] | None,
+    header: bool | None,
+    delimiter: str | None,
+    decimal: str | None,
+    **others: bool,
 ) -> None:
     """Refuse options that are for files, if the data set is known by name."""
-    given = {"--label": label is not None, "--drop": bool(drop), "--header": header is not None, **others}
+    given = {
+        "--label": label is not None, "--drop": bool(drop), "--header": header is not None,
+        "--delimiter": delimiter is not None, "--decimal": decimal is not None, **others,
+    }  # fmt: skip
     if wrong := [name for name, is_given in given.items() if is_given]:
         raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
+
+
+def character(delimiter: str | None) -> str | None:
+    """Return the character that a value of --delimiter stands for; some are easier to write as words."""
+    words = {"tab": "\t", "\\t": "\t", "blank": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
+    return None if delimiter is None else words.get(delimiter, delimiter)
 
 
 def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> None:
@@ -256,7 +292,8 @@ def is_file(dataset: str) -> bool:
     """Whether an argument names a user's own file rather than a data set."""
     from gpusoftmax.files.load import SUFFIXES
 
-    return dataset not in KNOWN and (dataset.lower().endswith(SUFFIXES) or Path(dataset).exists())
+    name = dataset.lower().removesuffix(".gz").removesuffix(".xz")
+    return dataset not in KNOWN and (name.endswith(SUFFIXES) or Path(dataset).exists())
 
 
 def check_no_folder(dataset: str, data: Path | None, download: bool) -> None:

@@ -13,6 +13,8 @@ from gpusoftmax.cli.options import (
     BackendName,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
     Header,
@@ -67,6 +69,8 @@ def sweep_command(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     validation: Validation = FRACTION,
     test: Test = FRACTION,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
@@ -165,7 +169,7 @@ def sweep_command(
             check_output("--out", out / name, dataset, validation, test)
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
-    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, label, drop, header, delimiter, decimal, validation, test, seed, quiet)
     estimator.set_params(scaling=scaling_for(loaded))
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
     if (found := len(set(y.tolist()))) < len(loaded.class_names):

@@ -14,6 +14,8 @@ from gpusoftmax.cli.options import (
     BackendName,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
     Header,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
     gpusoftmax train flowers.csv --label species --drop id --save flowers.safetensors
 
+    gpusoftmax train messung.txt.gz --label Art --delimiter tab --decimal ,
+
     gpusoftmax train X.npy,y.npy --test X_test.npy,y_test.npy
 
     gpusoftmax train reviews.svm --test reviews-test.svm
@@ -75,6 +79,8 @@ def train(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     validation: Validation = FRACTION,
     test: Test = FRACTION,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
@@ -160,7 +166,7 @@ def train(
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
     check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
     resolved_backend = get_backend(backend, threads)
-    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, label, drop, header, delimiter, decimal, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(
         f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "

@@ -23,6 +23,9 @@ GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in lower case: ways to 
 TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
+MOST_COLUMNS = 100_000
+MOST_LABEL = 1000  # characters: in an array of text each label takes as much memory as the longest
+
 
 def is_gap(field: str) -> bool:
     """Whether a field says that its value is missing: it is empty, or one of GAPS."""
@@ -107,6 +110,12 @@ class Columns:
         Names of columns to leave out, whatever they contain.
     header : bool or None
         Whether the first line of a text file holds names; None: decided by its content.
+    delimiter : str or None
+        What separates the fields of a text file: one character, where a blank stands for any number of blanks and tabs;
+        None: decided by its content.
+    decimal : str or None
+        The sign of decimals in a text file, "." or ","; the other one may part groups of three digits. None: decided by
+        its content.
     label_name : str or None
         Name of the column of labels in another file of the same data set; a column of this name takes precedence.
     n_features, base : int or None
@@ -122,6 +131,8 @@ class Columns:
     features: tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
     header: bool | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
     label_name: str | None = None
     n_features: int | None = None
     base: int | None = None

@@ -14,8 +14,11 @@ from gpusoftmax.cli.options import (
     Category,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
+    FileOptions,
     Header,
     Label,
     Loss,
@@ -69,6 +72,8 @@ def sweep_command(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     category: Category = None,
     text: Text = None,
     validation: Validation = FRACTION,
@@ -169,7 +174,8 @@ def sweep_command(
             check_output("--out", out / name, dataset, validation, test)
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
-    loaded = load(dataset, data, download, label, drop, header, category, text, validation, test, seed, quiet)
+    options = FileOptions(label, drop, header, delimiter, decimal, category, text)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
     estimator.set_params(scaling=scaling_for(loaded))
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
     if (found := len(set(y.tolist()))) < len(loaded.class_names):

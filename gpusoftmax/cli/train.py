@@ -15,8 +15,11 @@ from gpusoftmax.cli.options import (
     Category,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
+    FileOptions,
     Header,
     Label,
     Loss,
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 
     gpusoftmax train flowers.csv --label species --drop id --save flowers.safetensors
 
+    gpusoftmax train messung.txt.gz --label Art --delimiter tab --decimal ,
+
     gpusoftmax train X.npy,y.npy --test X_test.npy,y_test.npy
 
     gpusoftmax train reviews.svm --test reviews-test.svm
@@ -77,6 +82,8 @@ def train(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     category: Category = None,
     text: Text = None,
     validation: Validation = FRACTION,
@@ -165,7 +172,8 @@ def train(
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
     check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
     resolved_backend = get_backend(backend, threads)
-    loaded = load(dataset, data, download, label, drop, header, category, text, validation, test, seed, quiet)
+    options = FileOptions(label, drop, header, delimiter, decimal, category, text)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(
         f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "

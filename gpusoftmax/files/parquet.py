@@ -11,9 +11,9 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.files.csv_file import MOST_COLUMNS, MOST_LABEL
 from gpusoftmax.files.open import open_regular
-from gpusoftmax.files.table import Columns, RawColumns, Table, is_gap
+from gpusoftmax.files.table import MOST_COLUMNS, MOST_LABEL, Columns, Table
+from gpusoftmax.tables.columns import RawColumns, is_gap
 
 
 def read_parquet(path: Path, columns: Columns) -> Table:

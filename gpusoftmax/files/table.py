@@ -13,17 +13,15 @@ from typing import Any
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.tables.columns import GAPS as GAPS
-from gpusoftmax.tables.columns import NUMBER as NUMBER
-from gpusoftmax.tables.columns import TRUTH as TRUTH
-from gpusoftmax.tables.columns import RawColumns as RawColumns
-from gpusoftmax.tables.columns import is_gap as is_gap
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")  # names of the column of labels, if none is requested
 COORDINATES = {"x", "y", "z"}  # in a table with all three, y is a coordinate and not a label
 NAMELESS = re.compile(
     r"|Unnamed: [0-9]+(\.[0-9]+)?|__index_level_[0-9]+__"
 )  # or as pandas names columns without a name
+
+MOST_COLUMNS = 100_000
+MOST_LABEL = 1000  # characters: in an array of text each label takes as much memory as the longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +78,12 @@ class Columns:
         Names of columns to leave out, whatever they contain.
     header : bool or None
         Whether the first line of a text file holds names; None: decided by its content.
+    delimiter : str or None
+        What separates the fields of a text file: one character, where a blank stands for any number of blanks and tabs;
+        None: decided by its content.
+    decimal : str or None
+        The sign of decimals in a text file, "." or ","; the other one may part groups of three digits. None: decided by
+        its content.
     label_name : str or None
         Name of the column of labels in another file of the same data set; a column of this name takes precedence.
     n_features, base : int or None
@@ -97,6 +101,8 @@ class Columns:
     features: tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
     header: bool | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
     label_name: str | None = None
     n_features: int | None = None
     base: int | None = None

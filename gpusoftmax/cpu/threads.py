@@ -155,6 +155,8 @@ def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequ
             return work(run)
 
     runs = _runs(n_items, n_threads)
+    if len(runs) == 1:
+        return [quiet(runs[0])]
     results: list[Any] = [None] * len(runs)
     errors: list[BaseException] = []
     lock, ended, running, closed = threading.Lock(), SimpleQueue[None](), set[int](), False

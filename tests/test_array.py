@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import sys
 from typing import Any
@@ -171,6 +172,17 @@ def test_without_a_setting_all_processors_are_used(monkeypatch: pytest.MonkeyPat
     for name in THREADS_OF_OTHERS:
         monkeypatch.delenv(name, raising=False)
     assert get_backend("numpy").n_threads == available_threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not limit processes to processors")
+def test_the_default_thread_count_follows_the_processors_that_the_process_may_use() -> None:
+    before = os.sched_getaffinity(0)
+    assert available_threads() <= len(before)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert available_threads() == 1
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from gpusoftmax.checks.messages import NOT_NUMERIC, brief, shown
 from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.dtypes import BFLOAT16, widen
 
-READ_IN_PLACE = ("float64", "float32", "float16", "uint8")  # types that need no conversion; nor does bfloat16
+READ_IN_PLACE = (np.float64, np.float32, np.float16, np.uint8)  # types that need no conversion; nor does bfloat16
 
 
 def as_array(name: str, value: Any, fix: str, asarray: Callable[[Any], Any] = np.asarray) -> Any:
@@ -124,14 +124,9 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
     """
     if is_sparse(X):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray() if it fits in memory")
-    tensor: Any = X.detach() if type(X).__module__.partition(".")[0] == "torch" else None
-    half = str(getattr(tensor, "dtype", "")) == "torch.bfloat16"  # NumPy has no such type: pass on the bits
-    if tensor is None:
-        readable = _columns_as_array(X, name)
-    else:
-        readable = tensor.view(sys.modules["torch"].int16) if half else tensor
-    array = as_array(name, readable, "pass rows of numbers, all of equal length", asarray)
-    half = half or array.dtype.name == "bfloat16"  # the type of ml_dtypes, which JAX uses
+    array, half = (X, False) if type(X) is np.ndarray else _as_matrix(X, name, asarray)
+    if array.dtype.kind == "V":
+        half = half or array.dtype.name == "bfloat16"  # the type of ml_dtypes, which JAX uses
     if half:
         array = array.view(BFLOAT16)
     if array.dtype.kind == "c":
@@ -170,11 +165,23 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
     return array if half else _readable(array)
 
 
+def _as_matrix(X: Any, name: str, asarray: Callable[[Any], Any]) -> tuple[Any, bool]:
+    """Convert X to an array; also returns whether these are the bits of PyTorch's bfloat16, which NumPy lacks."""
+    half = False
+    if type(X).__module__.partition(".")[0] == "torch":
+        readable = X.detach()
+        if half := str(readable.dtype) == "torch.bfloat16":
+            readable = readable.view(sys.modules["torch"].int16)
+    else:
+        readable = _columns_as_array(X, name)
+    return as_array(name, readable, "pass rows of numbers, all of equal length", asarray), half
+
+
 def _readable(array: Array) -> Array:
     """Convert an array of numbers to a type, byte order and alignment that the kernels read."""
     if array.dtype == np.bool_:
         return array.view(np.uint8)
-    if array.dtype.name not in READ_IN_PLACE:
+    if array.dtype.type not in READ_IN_PLACE:
         narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
         with np.errstate(over="ignore"):  # from a type wider than float64; the infinity is found later, like any other
             return array.astype(np.float32 if narrow else np.float64)

@@ -341,7 +341,7 @@ class CpuOperations:
 
             def work(run: range) -> None:
                 start, stop = run.start * step, min(run.stop * step, n)
-                Z = np.empty((step, K, c), W.dtype)
+                Z = np.empty((min(step, stop - start), K, c), W.dtype)
                 for first in range(start, stop, step):
                     part = slice(first, min(first + step, stop))
                     score(part, Z)

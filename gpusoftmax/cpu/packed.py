@@ -83,7 +83,12 @@ class Tiles:
         self.layout = Layout(d, -(-d // self.width), K, K * c, W.itemsize, W.dtype.type(0))
         # b is copied because a read-only one has another type, for which Numba would compile the kernels again
         self.model = Model(self.pack(W.reshape(d, K * c)), b.reshape(K * c).copy())
-        self.sums: Sums = kernels.sums_at(0, self.layout)
+
+    @property
+    def sums(self) -> Sums:
+        """The places of the sums of a node, relative to its start."""
+        found: Sums = self.kernels.sums_at(0, self.layout)
+        return found
 
     def pack(self, W: Array) -> Array:
         """Pack W (d, q) into slabs (n_slabs, q, width), with zeros beyond the last feature."""

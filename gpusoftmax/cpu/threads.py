@@ -37,6 +37,16 @@ VECTOR_BLOCK = 1 << 17  # numbers of a vector in a block: with fewer, threads wa
 
 def available_threads() -> int:
     """The number of processors that this process may use; affinity and container limits are respected."""
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return _cpu_count(frozenset(affinity), os.environ.get("LOKY_MAX_CPU_COUNT"))
+
+
+@functools.cache
+def _cpu_count(*_: object) -> int:
+    """joblib's number of processors, for the affinity and the variable that it depends on.
+
+    It also reads a container's limit from files, which would take most of the time of a prediction.
+    """
     from joblib import cpu_count  # installed with scikit-learn; imported here because it takes 0.1 s
 
     return int(cpu_count())
@@ -145,6 +155,8 @@ def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequ
             return work(run)
 
     runs = _runs(n_items, n_threads)
+    if len(runs) == 1:
+        return [quiet(runs[0])]
     results: list[Any] = [None] * len(runs)
     errors: list[BaseException] = []
     lock, ended, running, closed = threading.Lock(), SimpleQueue[None](), set[int](), False

@@ -289,8 +289,10 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
 
 def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True) -> Array:
     """Check X as a user passes it, and compute `outputs` for it."""
-    check_is_fitted(model)
-    kind, shape = type(model).__name__, weights_of(model)[1].shape
+    if not hasattr(model, "coef_"):
+        check_is_fitted(model)
+    weights = weights_of(model)
+    kind, shape = type(model).__name__, weights[1].shape
     d = getattr(model, "n_features_in_", shape[1])
     if shape[1] != d:
         raise ValueError(f"coef_ of this {kind} has shape {shape}, but n_features_in_ is {d}; they must match")
@@ -299,7 +301,7 @@ def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True)
     with backend.active():
         features = read_features(X, backend)
         check_n_features(features, d, owner=kind)
-        return outputs(model, features, output)
+        return _outputs(weights, features, output, kind)
 
 
 def outputs(model: Any, features: Features, output: Output) -> Array:
@@ -307,8 +309,13 @@ def outputs(model: Any, features: Features, output: Output) -> Array:
 
     Two classes have two columns here, too; the weights of the first are zero.
     """
+    return _outputs(weights_of(model), features, output, type(model).__name__)
+
+
+def _outputs(weights: tuple[Array, Array, Array], features: Features, output: Output, kind: str) -> Array:
+    """Do what `outputs` describes for the `weights_of` a model of the class `kind`."""
     backend = features.backend
-    classes, coef, intercept = weights_of(model)
+    classes, coef, intercept = weights
     single = len(classes) == 2 and output == "best"  # the sign of one column is enough: half the work
     if len(classes) == 2 and not single:
         coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
@@ -322,7 +329,7 @@ def outputs(model: Any, features: Features, output: Output) -> Array:
         features.check_finite()
         for name, array in (("coef_", coef), ("intercept_", intercept)):
             if not np.isfinite(array).all():
-                raise ValueError(f"{name} of this {type(model).__name__} holds NaN or infinity; fit it again")
+                raise ValueError(f"{name} of this {kind} holds NaN or infinity; fit it again")
     return found
 
 

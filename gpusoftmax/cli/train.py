@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
     gpusoftmax train messung.txt.gz --label Art --delimiter tab --decimal ,
 
+    gpusoftmax train news.csv --label topic --text title --text body --save news.safetensors
+
     gpusoftmax train X.npy,y.npy --test X_test.npy,y_test.npy
 
     gpusoftmax train reviews.svm --test reviews-test.svm
@@ -66,14 +68,15 @@ if TYPE_CHECKING:
 
     gpusoftmax train digits --epochs 20 --batch-size 64
 
-    JSON keys: dataset, label (where the labels in a file come from, or null), estimator, recipe, C, l2 (both null with
-    a recipe), path (how C was chosen: a list of C, l2, objective, validation_loss, validation_accuracy, passes; empty
-    if C was given), edge (smallest or largest if the best C is at that end of the values tried, else empty),
-    train_accuracy, validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no
-    pass was completed), passes (including those for preconditioners), stop_reason, fit_report (solver, reason, n_iter,
-    passes, seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null if Ctrl-C
-    came before the last fit), seconds (choosing and training), seconds_by_phase (compiling, choosing, training),
-    backend, reason, threads, seed, model (path or null)."""
+    JSON keys: dataset, label (where the labels in a file come from, or null), encoded (what became of the columns of a
+    table with text or gaps, or null), estimator, recipe, C, l2 (both null with a recipe), path (how C was chosen: a
+    list of C, l2, objective, validation_loss, validation_accuracy, passes; empty if C was given), edge (smallest or
+    largest if the best C is at that end of the values tried, else empty), train_accuracy, validation_accuracy,
+    test_accuracy, loss (the last training objective, nats for softmax; null if no pass was completed), passes
+    (including those for preconditioners), stop_reason, fit_report (solver, reason, n_iter, passes, seconds, objective,
+    tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null if Ctrl-C came before the last fit),
+    seconds (choosing and training), seconds_by_phase (compiling, choosing, training), backend, reason, threads, seed,
+    model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -235,8 +238,9 @@ def train(
         last = model.history_[-1] if model.history_ else None  # None if Ctrl-C came within SGD's first epoch
         print_json(
             {
-                "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__,
-                "recipe": recipe, "C": strength, "l2": l2,
+                "dataset": loaded.name, "label": loaded.label_name,
+                "encoded": None if loaded.encoder is None else loaded.encoder.report_,
+                "estimator": type(model).__name__, "recipe": recipe, "C": strength, "l2": l2,
                 "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
                 "edge": "" if choice is None else choice.edges_.get("C", ""),
                 **measured, "fit_report": None if fitted is None else fitted.as_dict(),

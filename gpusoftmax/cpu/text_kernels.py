@@ -34,13 +34,14 @@ MOST_WORDS, MOST_STORED, LONGEST_WORD = 1 << 14, 1 << 20, 256  # different words
 class Style(NamedTuple):
     """How the rows of a table are written, as characters; `files.dialect.Dialect` says what each means.
 
-    `other` separates fields, too: a tab where blanks do; elsewhere it is the delimiter. `blank` does not count around a
-    number, beside a space. `comment` is 0 if lines cannot be comments.
+    `other` separates fields, too: a tab where blanks do; elsewhere it is the delimiter. `space` and `tab` do not count
+    around a number; they are 0 if they separate fields. `comment` is 0 if lines cannot be comments.
     """
 
     delimiter: np.uint8
     other: np.uint8
-    blank: np.uint8
+    space: np.uint8
+    tab: np.uint8
     point: np.uint8
     quote: np.uint8
     comment: np.uint8
@@ -206,7 +207,7 @@ def _zeros(text, at):
 @register_jitable
 def _number(text, at, style, powers):
     """Read a number and the blanks around it; return its bits, or NO_NUMBER, and the place after it."""
-    while _sign(text, at) == SPACE or _sign(text, at) == style.blank:
+    while _sign(text, at) == style.space or _sign(text, at) == style.tab:
         at += 1
     negative = _sign(text, at) == MINUS
     if negative or _sign(text, at) == PLUS:
@@ -237,7 +238,7 @@ def _number(text, at, style, powers):
         if at == begin or at - begin > 4:
             return NO_NUMBER, at
         q += -np.int64(exponent) if below else np.int64(exponent)
-    while _sign(text, at) == SPACE or _sign(text, at) == style.blank:
+    while _sign(text, at) == style.space or _sign(text, at) == style.tab:
         at += 1
     bits = _nearest(w, q, powers)
     if bits != NO_NUMBER and negative:

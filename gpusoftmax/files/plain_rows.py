@@ -36,10 +36,10 @@ class PlainReader:
         self._roles = np.full(layout.width, text_kernels.SKIPPED)
         self._roles[builder.numbers] = np.arange(len(builder.numbers))
         self._roles[builder.words] = -2 - np.arange(len(builder.words))
-        blanks = dialect.delimiter == BLANK
+        between = " \t" if dialect.delimiter == BLANK else dialect.delimiter
         signs = {
-            "delimiter": dialect.delimiter, "other": "\t" if blanks else dialect.delimiter,
-            "blank": " " if blanks or dialect.delimiter == "\t" else "\t",
+            "delimiter": between[0], "other": between[-1],
+            "space": "\0" if " " in between else " ", "tab": "\0" if "\t" in between else "\t",
             "point": layout.decimal or ".", "quote": dialect.quote, "comment": dialect.comment or "\0",
         }  # fmt: skip
         codes = {name: np.uint8(ord(sign)) for name, sign in signs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import csv_file
 from gpusoftmax.files.csv_file import read_csv
-from gpusoftmax.files.table import Columns, RawColumns, Table
+from gpusoftmax.files.fields import TableBuilder
+from gpusoftmax.files.table import Columns
+from tests.support.tables import kernel, read_both_ways
 
 pytest.importorskip("numba")
 pytestmark = pytest.mark.compiled
@@ -21,37 +24,17 @@ pytestmark = pytest.mark.compiled
 LAST, RAW = Columns(-1), Columns(-1, raw=True)
 
 
-def facts(table: Table) -> Any:
-    """All that a table consists of."""
-    values = table.values
-    if isinstance(values, RawColumns):
-        parts = [(name, c.tobytes() if c.dtype.kind == "f" else c.tolist()) for name, c in values.columns.items()]
-    else:
-        parts = [(values.shape, values.dtype, values.tobytes())]
-    y = None if table.y is None else table.y.tolist()
-    return parts, y, table.feature_names, table.label, table.lines.tolist()
-
-
 @pytest.fixture
-def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Reads a text with and without the kernel, compares the two, and returns the table or the message."""
+def both(tmp_path: Path) -> Callable[..., Any]:
+    """Reads a text by Python and by the kernel, which must agree; returns the table, or the error."""
 
     def read(content: str | bytes, columns: Columns = LAST) -> Any:
-        path, found = tmp_path / "table.csv", []
+        path = tmp_path / "table.csv"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        for small in (1 << 60, 0):
-            monkeypatch.setattr(csv_file, "SMALL", small)
-            monkeypatch.setattr(csv_file, "AT_ONCE", 1 if small == 0 else 1 << 16)
-            try:
-                found.append(read_csv(path, columns))
-            except BadFileError as error:
-                found.append(str(error))
-        python, kernel = found
-        if isinstance(python, Table):
-            assert facts(kernel) == facts(python)
-        else:
-            assert kernel == python
-        return kernel
+        try:
+            return read_both_ways(path, columns)
+        except BadFileError as error:
+            return error
 
     return read
 
@@ -133,17 +116,19 @@ def test_rows_are_read_alike_however_they_are_written(content: str, columns: Col
     both(content, columns)
 
 
-def test_rows_between_others_are_read_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpusoftmax.files.fields import TableBuilder
-
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", " ", "  \t"])
+def test_rows_between_others_are_read_by_the_kernel(
+    delimiter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts = []
     add, add_plain = TableBuilder.add, TableBuilder.add_plain
     monkeypatch.setattr(TableBuilder, "add", lambda s, b, e: counts.append(-len(b)) or add(s, b, e))
     monkeypatch.setattr(TableBuilder, "add_plain", lambda s, rows: counts.append(len(rows.ends)) or add_plain(s, rows))
-    monkeypatch.setattr(csv_file, "SMALL", 0)
-    monkeypatch.setattr(csv_file, "AT_ONCE", 1)
-    (tmp_path / "a.csv").write_text("a,kind\n" + "1,x\n" * 50 + '2,"""x"\n' + "3,x\n" * 50, encoding="utf-8")
-    assert read_csv(tmp_path / "a.csv", LAST).values[:, 0].tolist() == [1] * 50 + [2] + [3] * 50
+    content = "a,b,kind\n" + "1,5.5,x\n" * 50 + '2,5.5,"""x"\n' + "3,5.5,x\n" * 50
+    (tmp_path / "a.csv").write_text(content.replace(",", delimiter), encoding="utf-8")
+    with kernel(first=True):
+        table = read_csv(tmp_path / "a.csv", LAST)
+    assert table.values.tolist() == [[1, 5.5]] * 50 + [[2, 5.5]] + [[3, 5.5]] * 50
     assert counts == [-1, 49, -1, 50]
 
 
@@ -163,7 +148,7 @@ def test_a_large_table_is_read_by_the_kernel_and_is_exact(both: Any, tmp_path: P
 
 
 def test_without_numba_python_reads_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_file, "SMALL", 0)
-    monkeypatch.setitem(__import__("sys").modules, "gpusoftmax.cpu.text_kernels", None)
+    monkeypatch.setitem(sys.modules, "gpusoftmax.cpu.text_kernels", None)
     (tmp_path / "a.csv").write_text("a,kind\n" + "1,x\n" * 5, encoding="utf-8")
-    assert read_csv(tmp_path / "a.csv", LAST).values.tolist() == [[1]] * 5
+    with kernel(first=True):
+        assert read_csv(tmp_path / "a.csv", LAST).values.tolist() == [[1]] * 5

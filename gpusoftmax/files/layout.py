@@ -112,6 +112,9 @@ def holds_text(fields: Iterable[str]) -> bool:
 
 def _decimal(lines: Lines, columns: list[list[str]]) -> str | None:
     """Return the sign of decimals that the columns of numbers show."""
+    telling = [any("," in field or field.count(".") > 1 for field in fields) for fields in columns]
+    if not any(telling):
+        return None
     numbers = [field for fields in columns if not holds_text(fields) for field in dict.fromkeys(fields)]
     decimal, doubtful = decimal_of([field for field in numbers if is_number(field)])
     if doubtful is not None:

@@ -21,7 +21,7 @@ from gpusoftmax.files.text import TextReader
 
 MOST_LINE = 2 << 20  # bytes: 100,000 entries of 20 each; an endless line must not fill the memory
 MOST_LABEL = (1 << 53) - 1  # beyond it two whole numbers may be the same float64
-SVMLIGHT = re.compile(r"[-+.0-9eE]+([ \t]+(qid|[0-9]+):[^\s:]+)*\s*(#.*\s*)?")
+SVMLIGHT = re.compile(r"[-+.0-9eE]++(?:[ \t]++(?:qid|[0-9]++):[^\s:]++)*+\s*+(?:#.*\s*)?")
 BASE = re.compile(rb"\s*# Column indices are (zero|one)-based\s*")  # as `sklearn.datasets.dump_svmlight_file` writes it
 ZERO_BASED = '"# Column indices are zero-based"'
 ROW = "LABEL COLUMN:VALUE COLUMN:VALUE ..., with the columns in rising order"

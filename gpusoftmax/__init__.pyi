@@ -3,6 +3,7 @@ from gpusoftmax.datasets import load_cifar10 as load_cifar10
 from gpusoftmax.datasets import load_digits as load_digits
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier as LinearSVMClassifier
 from gpusoftmax.estimators.classifiers import SoftmaxClassifier as SoftmaxClassifier
+from gpusoftmax.estimators.table_classifier import make_table_classifier as make_table_classifier
 from gpusoftmax.exceptions import BackendUnavailableError as BackendUnavailableError
 from gpusoftmax.exceptions import BadFileError as BadFileError
 from gpusoftmax.exceptions import DivergenceError as DivergenceError
@@ -23,6 +24,7 @@ from gpusoftmax.search.fit_path import fit_path as fit_path
 from gpusoftmax.search.result import SweepResult as SweepResult
 from gpusoftmax.search.sweep import sweep as sweep
 from gpusoftmax.solvers.certificate import FitReport as FitReport
+from gpusoftmax.tables.encoder import TableEncoder as TableEncoder
 from gpusoftmax.trainer import EarlyStopping as EarlyStopping
 from gpusoftmax.trainer import Record as Record
 

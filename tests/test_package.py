@@ -26,6 +26,7 @@ LAYERS = [
     {"operations"},
     {"epilogue"},
     {"checks", "cpu", "cuda"},
+    {"tables"},
     {"array", "files"},
     {"features", "datasets"},
     {"objective"},
@@ -40,8 +41,8 @@ LAYERS = [
     {"__main__"},
 ]
 USES_NUMBA = {
-    "cpu.compiling", "cpu.facts", "cpu.kernels", "cpu.row_losses", "cpu.sparse_kernels", "cpu.sparse_sgd", "cpu.tiles",
-    "cpu.vector_kernels", "cpu.vectors",
+    "cpu.blocks", "cpu.compiling", "cpu.facts", "cpu.kernels", "cpu.row_losses", "cpu.sparse_kernels",
+    "cpu.sparse_sgd", "cpu.tiles", "cpu.vector_kernels", "cpu.vectors",
 }  # fmt: skip
 
 

@@ -20,6 +20,12 @@ SHOWN_CASES = {
     "minibatch-200": "a step of 200 rows of CIFAR-10",
     "predict-cifar": "CIFAR-10, predict",
 }
+# their ceiling, a dense product, says nothing, and the figure leaves them out
+SPARSE_CASES = {
+    "text": "sparse like text, 20000 x 75000, 78 entries a row, 20",
+    "one-hot": "sparse one-hot, 40000 x 100000, 7 entries a row, 20",
+    "counts": "sparse counts, 40000 x 20000, 42 entries a row, 100",
+}
 LABELS = {
     "numba": "gpusoftmax", "numpy": "gpusoftmax, NumPy", "cuda": "gpusoftmax, CUDA", "cuda-plain": "CuPy by hand",
     "hand": "NumPy by hand", "sklearn": "scikit-learn", "torch": "PyTorch", "torch-compile": "torch.compile",
@@ -52,8 +58,8 @@ def section(results: Results, link: Link) -> str:
     for found, cases in zip(results.values(), measured, strict=True):
         lines.append([f"**{where(found)}**", *[""] * len(columns)])
         lines += [
-            [words, *(_cell(cases[case].get(name), name) for name in columns)]
-            for case, words in SHOWN_CASES.items()
+            [words, *(_cell(cases[case].get(name), name, case in SHOWN_CASES) for name in columns)]
+            for case, words in (SHOWN_CASES | SPARSE_CASES).items()
             if case in cases
         ]
     libraries = versions(next(iter(results.values())), "numpy", "scikit-learn", "torch", "jax", "numba")
@@ -75,17 +81,26 @@ def section(results: Results, link: Link) -> str:
     )
 
 
-def _cell(result: Result | None, name: str) -> str:
+def _cell(result: Result | None, name: str, with_ceiling: bool) -> str:
     if result is None:
         return "-"
     milliseconds = result["milliseconds"]
     shown = f"{milliseconds:.3g}" if milliseconds < 100 else f"{milliseconds:.0f}"
-    return f"**{shown}** ({result['fraction_of_ceiling']:.0%})" if name in OURS else shown
+    if name not in OURS:
+        return shown
+    return f"**{shown}** ({result['fraction_of_ceiling']:.0%})" if with_ceiling else f"**{shown}**"
 
 
 def shown(results: Results) -> Any:
     """The numbers of the figure."""
-    return {stem: {case: times(found).get(case) for case in SHOWN_CASES} for stem, found in results.items()}
+    return {
+        stem: {case: times(found).get(case) for case in SHOWN_CASES} for stem, found in results.items() if _drawn(found)
+    }
+
+
+def _drawn(found: Result) -> bool:
+    """Whether the figure shows a result file: not one of sparse cases alone."""
+    return not by_case(found).keys().isdisjoint(SHOWN_CASES)
 
 
 def _dots(axes: Any, measured: Times, words: dict[str, str]) -> None:
@@ -109,10 +124,11 @@ def _dots(axes: Any, measured: Times, words: dict[str, str]) -> None:
 
 def draw(results: Results, target: Path) -> None:
     """A panel per result file."""
-    figure, (panels,) = new_figure(len(results), 1.5 + 4.5 * len(results), 1.4 + 0.38 * len(SHOWN_CASES), sharey=True)
-    everywhere = [times(found) for found in results.values()]
+    drawn = {stem: found for stem, found in results.items() if _drawn(found)}
+    figure, (panels,) = new_figure(len(drawn), 1.5 + 4.5 * len(drawn), 1.4 + 0.38 * len(SHOWN_CASES), sharey=True)
+    everywhere = [times(found) for found in drawn.values()]
     words = {case: text for case, text in SHOWN_CASES.items() if all(case in measured for measured in everywhere)}
-    for axes, found, measured in zip(panels, results.values(), everywhere, strict=True):
+    for axes, found, measured in zip(panels, drawn.values(), everywhere, strict=True):
         _dots(axes, {case: {k: v for k, v in row.items() if k in SHOWN} for case, row in measured.items()}, words)
         axes.set_title(where(found), fontsize=9)
         axes.set_xlabel("time relative to gpusoftmax")

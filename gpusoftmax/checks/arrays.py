@@ -107,7 +107,7 @@ def _frame_as_array(frame: Any, name: str) -> Any:
             row = int(column.isna().to_numpy().argmax())
             raise TypeError(
                 f"Input {name} contains NaN: {name}[{row}, {place}] (column {shown(frame.columns[place])}) is "
-                f"{column.iloc[row]}: fill gaps first, or drop the row"
+                f"{column.iloc[row]}: fill gaps first, drop the row, or use make_table_classifier"
             )
     common = np.result_type(*types) if plain else np.dtype(np.float64)
     return frame.to_numpy(common if common.kind == "f" else np.float64)
@@ -170,7 +170,7 @@ def _as_matrix(X: Any, name: str, asarray: Callable[[Any], Any]) -> tuple[Any, b
     half = False
     if type(X).__module__.partition(".")[0] == "torch":
         readable = X.detach()
-        if half := str(readable.dtype) == "torch.bfloat16":
+        if half := str(getattr(readable, "dtype", "")) == "torch.bfloat16":
             readable = readable.view(sys.modules["torch"].int16)
     else:
         readable = _columns_as_array(X, name)
@@ -212,7 +212,7 @@ def _numbers_from_objects(array: Array, name: str, columns: list[Any] | None) ->
                     ) from None
                 raise TypeError(
                     f"{name} has dtype object, and {entry}: the argument must be a string-free array of numbers; "
-                    "encode categories and fill gaps first"
+                    "encode categories and fill gaps first, or use make_table_classifier"
                 ) from None
         raise
 
@@ -243,7 +243,7 @@ def not_finite(name: str, row: int, column: int, value: float) -> ValueError:
     kind = "NaN" if np.isnan(value) else "infinity"
     return ValueError(
         f"Input {name} contains {kind}: {name}[{row}, {column}] is {value}; impute or drop it first "
-        "(sklearn.impute.SimpleImputer)"
+        "(sklearn.impute.SimpleImputer, or make_table_classifier)"
     )
 
 

@@ -27,7 +27,7 @@ _SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 MOST_QUOTED = 150  # characters quoted from another library's message
 
-NOT_NUMERIC = "which is not numeric; encode it as numbers first"
+NOT_NUMERIC = "which is not numeric; encode it as numbers first (make_table_classifier does so for tables)"
 
 
 def shown(value: Any) -> str:

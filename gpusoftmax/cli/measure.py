@@ -13,8 +13,11 @@ from gpusoftmax.cli.options import (
     BackendName,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
+    FileOptions,
     Header,
     Label,
     ModelFile,
@@ -27,7 +30,6 @@ from gpusoftmax.cli.options import (
     print_data,
     print_json,
     reading,
-    refuse_for_known,
     show,
     source,
 )
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     gpusoftmax evaluate flowers.safetensors more-flowers.csv --label species
 
     gpusoftmax evaluate model.safetensors cifar10 --data ~/data
+
+    gpusoftmax evaluate flowers.safetensors more-flowers.data --label -1 --no-header --delimiter blank
 
     gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
 
@@ -61,6 +65,8 @@ def evaluate(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     top: Annotated[
         int,
         typer.Option(
@@ -79,16 +85,18 @@ def evaluate(
     from gpusoftmax.array import get_backend
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.files.load import known_labels, path_of_labels
-    from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
+    from gpusoftmax.models.safetensors import without_encoder
     from gpusoftmax.reports.accuracy import measure
     from gpusoftmax.reports.evaluation import evaluation, evaluation_in_words, printable
     from gpusoftmax.reports.training import SPLITS, accuracies_in_words
 
-    estimator = load_model(model).set_params(backend=get_backend(backend, threads))
+    encoder, estimator = without_encoder(load_model(model))
+    estimator.set_params(backend=get_backend(backend, threads))
+    options = FileOptions(label, drop, header, delimiter, decimal)
     if is_file(dataset):
         check_no_folder(dataset, data, download)
-        tables = _read(dataset, Columns(label, drop=tuple(drop or ()), header=header), quiet, estimator)
+        tables = _read(dataset, _columns(options), quiet, estimator, encoder)
         path = path_of_labels(source(dataset))
         label_name = next(iter(tables.values())).label_name
         parts: dict[str, Any] = {
@@ -96,7 +104,7 @@ def evaluate(
             for name, table in tables.items()
         }
     else:
-        refuse_for_known(dataset, label, drop, header)
+        options.refuse(dataset)
         label_name = None
         with reading(dataset, quiet):
             parts = dict(load_dataset(dataset, data, download=download).parts)
@@ -136,7 +144,8 @@ def evaluate(
 def predict(
     model: ModelFile,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="rows to classify: .csv, .tsv, .parquet, .npz, .npy or .svm")
+        Path,
+        typer.Argument(metavar="FILE", help="rows to classify: text (.csv, .arff, .svm ...), .parquet, .npz or .npy"),
     ],
     out: Annotated[
         Path | None,
@@ -156,6 +165,8 @@ def predict(
     ] = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     as_json: AsJson = False,
@@ -166,17 +177,19 @@ def predict(
 
     from gpusoftmax.array import get_backend
     from gpusoftmax.files.atomic import write_atomically
-    from gpusoftmax.files.table import Columns
     from gpusoftmax.models import load_model
+    from gpusoftmax.models.safetensors import without_encoder
     from gpusoftmax.reports.evaluation import predictions_as_csv, predictions_as_npy
 
     if out is not None and out.suffix.lower() not in (".csv", ".npy"):
         raise ValueError(f"--out {out} is of unknown kind; name a .csv or .npy file")
     check_output("--out", out, file, model)
-    estimator: Any = load_model(model).set_params(backend=get_backend(backend, threads))
+    encoder, estimator = without_encoder(load_model(model))
+    estimator.set_params(backend=get_backend(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
-    tables = _read(str(file), Columns(label, False, drop=tuple(drop or ()), header=header), quiet, estimator)
+    columns = replace(_columns(FileOptions(label, drop, header, delimiter, decimal)), need_label=False)
+    tables = _read(str(file), columns, quiet, estimator, encoder)
     if len(tables) > 1:
         raise ValueError(
             f"{file} holds the parts {', '.join(tables)}; save the rows to classify as a file of their own"
@@ -208,15 +221,36 @@ def predict(
         print_json(result)
 
 
-def _read(file: str, columns: Columns, quiet: bool, estimator: Any) -> dict[str, Table]:
-    """The parts of a file, with the columns that the model needs, found by name if the model has names."""
-    from gpusoftmax.files.load import check_label, read_parts
+def _columns(options: FileOptions) -> Columns:
+    """Return the columns that a command's options name."""
+    from gpusoftmax.files.load import check_written
+    from gpusoftmax.files.table import Columns
+
+    check_written(options.separator, options.decimal)
+    return Columns(
+        options.label, drop=tuple(options.drop or ()), header=options.header, delimiter=options.separator,
+        decimal=options.decimal,
+    )  # fmt: skip
+
+
+def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any) -> dict[str, Table]:
+    """The parts of a file, encoded, with the columns that the model needs, found by name if the model has names."""
+    from gpusoftmax.files.load import as_raw, check_label, read_parts
 
     check_label(columns.label, source(file))
-    names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays without names
+    if encoder is None:
+        names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays
+    else:
+        names = encoder.used_columns if hasattr(encoder, "feature_names_in_") else None
+        columns = replace(columns, raw=True, as_text=encoder.text_columns)
     features = None if names is None else tuple(names)
     with reading(file, quiet):
         tables = read_parts(source(file), replace(columns, features=features, n_features=estimator.coef_.shape[1]))
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
         show("note    the model has no column names: columns are used in the file's order", as_json=True)
-    return tables
+    if encoder is None:
+        return tables
+    return {
+        part: replace(table, values=encoder.transform(as_raw(table.values, table.feature_names)))
+        for part, table in tables.items()
+    }

@@ -11,10 +11,14 @@ from gpusoftmax.cli.options import (
     FRACTION,
     AsJson,
     BackendName,
+    Category,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
+    FileOptions,
     Header,
     Label,
     Loss,
@@ -23,6 +27,7 @@ from gpusoftmax.cli.options import (
     Scoring,
     Seed,
     Test,
+    Text,
     Threads,
     Validation,
     app,
@@ -67,6 +72,10 @@ def sweep_command(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    category: Category = None,
+    text: Text = None,
     validation: Validation = FRACTION,
     test: Test = FRACTION,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
@@ -165,7 +174,8 @@ def sweep_command(
             check_output("--out", out / name, dataset, validation, test)
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
-    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    options = FileOptions(label, drop, header, delimiter, decimal, category, text)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
     estimator.set_params(scaling=scaling_for(loaded))
     X, y = loaded.X_train[:rows], loaded.y_train[:rows]
     if (found := len(set(y.tolist()))) < len(loaded.class_names):
@@ -191,7 +201,7 @@ def sweep_command(
         measured = accuracies(result.best_estimator_, loaded)
         keep_names(result.best_estimator_, loaded)
         show(f"accuracy  {accuracies_in_words(measured)}", as_json)
-    files = [] if out is None else write_sweep(result, out, lambda text: show(text, as_json))
+    files = [] if out is None else write_sweep(result, loaded, out, lambda text: show(text, as_json))
     if as_json:
         print_json(
             {

@@ -12,10 +12,14 @@ from gpusoftmax.cli.options import (
     FRACTION,
     AsJson,
     BackendName,
+    Category,
     Data,
     DatasetName,
+    Decimal,
+    Delimiter,
     Download,
     Drop,
+    FileOptions,
     Header,
     Label,
     Loss,
@@ -24,6 +28,7 @@ from gpusoftmax.cli.options import (
     Seed,
     SolverName,
     Test,
+    Text,
     Threads,
     Validation,
     app,
@@ -47,6 +52,10 @@ if TYPE_CHECKING:
 
     gpusoftmax train flowers.csv --label species --drop id --save flowers.safetensors
 
+    gpusoftmax train messung.txt.gz --label Art --delimiter tab --decimal ,
+
+    gpusoftmax train news.csv --label topic --text title --text body --save news.safetensors
+
     gpusoftmax train X.npy,y.npy --test X_test.npy,y_test.npy
 
     gpusoftmax train reviews.svm --test reviews-test.svm
@@ -59,14 +68,15 @@ if TYPE_CHECKING:
 
     gpusoftmax train digits --epochs 20 --batch-size 64
 
-    JSON keys: dataset, label (where the labels in a file come from, or null), estimator, recipe, C, l2 (both null with
-    a recipe), path (how C was chosen: a list of C, l2, objective, validation_loss, validation_accuracy, passes; empty
-    if C was given), edge (smallest or largest if the best C is at that end of the values tried, else empty),
-    train_accuracy, validation_accuracy, test_accuracy, loss (the last training objective, nats for softmax; null if no
-    pass was completed), passes (including those for preconditioners), stop_reason, fit_report (solver, reason, n_iter,
-    passes, seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null if Ctrl-C
-    came before the last fit), seconds (choosing and training), seconds_by_phase (compiling, choosing, training),
-    backend, reason, threads, seed, model (path or null)."""
+    JSON keys: dataset, label (where the labels in a file come from, or null), encoded (what became of the columns of a
+    table with text or gaps, or null), estimator, recipe, C, l2 (both null with a recipe), path (how C was chosen: a
+    list of C, l2, objective, validation_loss, validation_accuracy, passes; empty if C was given), edge (smallest or
+    largest if the best C is at that end of the values tried, else empty), train_accuracy, validation_accuracy,
+    test_accuracy, loss (the last training objective, nats for softmax; null if no pass was completed), passes
+    (including those for preconditioners), stop_reason, fit_report (solver, reason, n_iter, passes, seconds, objective,
+    tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null if Ctrl-C came before the last fit),
+    seconds (choosing and training), seconds_by_phase (compiling, choosing, training), backend, reason, threads, seed,
+    model (path or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -75,6 +85,10 @@ def train(
     label: Label = None,
     drop: Drop = None,
     header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    category: Category = None,
+    text: Text = None,
     validation: Validation = FRACTION,
     test: Test = FRACTION,
     loss: Annotated[Loss, typer.Option(help="softmax, or a multiclass SVM with hinge or squared_hinge")] = Loss.softmax,
@@ -144,6 +158,7 @@ def train(
         penalty_elsewhere,
         penalty_in_words,
         step_in_words,
+        with_encoder,
     )
     from gpusoftmax.search.fit_path import fit_path
 
@@ -160,7 +175,8 @@ def train(
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
     check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
     resolved_backend = get_backend(backend, threads)
-    loaded = load(dataset, data, download, label, drop, header, validation, test, seed, quiet)
+    options = FileOptions(label, drop, header, delimiter, decimal, category, text)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(
         f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "
@@ -169,7 +185,7 @@ def train(
     )
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
     scaling = scaling_for(loaded)
-    if scaling is None and recipe is None:
+    if scaling is None and recipe is None and loaded.encoder is None:
         show("scaling none, since the features are sparse", as_json)
     model: Any = cls(
         C=C, loss=str(loss), scaling=scaling, solver="sgd" if epochs is not None else str(solver), random_state=seed,
@@ -202,7 +218,7 @@ def train(
     measured = accuracies(model, loaded)
     keep_names(model, loaded)
     if save is not None:
-        save_model(model, save)
+        save_model(with_encoder(model, loaded), save)
     strength, l2 = None, None
     if choice is not None:
         show(choice_in_words(choice, seconds - in_training), as_json)
@@ -222,8 +238,9 @@ def train(
         last = model.history_[-1] if model.history_ else None  # None if Ctrl-C came within SGD's first epoch
         print_json(
             {
-                "dataset": loaded.name, "label": loaded.label_name, "estimator": type(model).__name__,
-                "recipe": recipe, "C": strength, "l2": l2,
+                "dataset": loaded.name, "label": loaded.label_name,
+                "encoded": None if loaded.encoder is None else loaded.encoder.report_,
+                "estimator": type(model).__name__, "recipe": recipe, "C": strength, "l2": l2,
                 "path": [] if choice is None else path_of(choice, len(loaded.y_train)),
                 "edge": "" if choice is None else choice.edges_.get("C", ""),
                 **measured, "fit_report": None if fitted is None else fitted.as_dict(),

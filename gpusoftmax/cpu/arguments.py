@@ -7,11 +7,33 @@ have q = K c columns of scores.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from gpusoftmax._typing import Array
+
+
+class Functions(NamedTuple):
+    """The addresses of the functions of tiles.py and blocks.py that a pass calls; 0 for those that it does not call.
+
+    Attributes
+    ----------
+    groups : ndarray of int64, (groups, 6)
+        Groups of columns and the functions for them; see `tiles.groups`.
+    add_doubles, add_numbers : int
+        `add_vectors` for float64, and for the type of computation.
+    """
+
+    groups: Array
+    look_up: int
+    copy_features: int
+    row_sums: int
+    write_scores: int
+    look_up_labels: int
+    loss_rows: int
+    clear: int
+    sum_block: int
+    add_doubles: int
+    add_numbers: int
 
 
 class Matrix(NamedTuple):
@@ -25,16 +47,12 @@ class Matrix(NamedTuple):
         Bytes from row to row and from column to column. Features are contiguous if column_stride equals item_size.
     item_size : int
         Bytes of a feature.
-    element : scalar
-        Any number of the features' type. float16 and bfloat16, which Numba lacks, are given as their bits: uint16 and
-        int16.
     """
 
     address: int
     row_stride: int
     column_stride: int
     item_size: int
-    element: Any
 
 
 class Layout(NamedTuple):
@@ -44,21 +62,21 @@ class Layout(NamedTuple):
     ----------
     d : int
         The number of features.
-    n_slabs : int
+    n_slabs, direct : int
+        The number of slabs, and of those that tiles read directly from X: full ones, from the first on, if features are
+        contiguous.
     K, q : int
         The numbers of models and of columns of scores.
     size : int
         Bytes of a number in the type of computation.
-    zero : scalar
-        Zero in the type of computation.
     """
 
     d: int
     n_slabs: int
+    direct: int
     K: int
     q: int
     size: int
-    zero: Any
 
 
 class Rows(NamedTuple):
@@ -71,14 +89,11 @@ class Rows(NamedTuple):
     labels, weights : int
         The addresses of int32 labels (n,) and of weights (n, K) in the type of computation, for all rows of X. The
         address of labels may be 0 if only scores are computed; 0 for weights means that all are 1.
-    loss : int
-        The code of a loss, see losses.py.
     """
 
     indices: int
     labels: int
     weights: int
-    loss: int
 
 
 class Parts(NamedTuple):
@@ -109,8 +124,8 @@ class Output(NamedTuple):
 
     Attributes
     ----------
-    scratch : int
-        The address of scratch memory, whose length `kernels.scratch_at` gives.
+    scratch : tuple of int
+        The fields of `Scratch`.
     out : int
         The address of the result: scores (rows, q), or sums for each node of the summation tree, one after the other,
         see `kernels.sums_at`.
@@ -118,7 +133,7 @@ class Output(NamedTuple):
         Receives the level and the index of each node in `out`.
     """
 
-    scratch: int
+    scratch: tuple[int, ...]
     out: int
     nodes: Array
 
@@ -173,18 +188,6 @@ class Steps(NamedTuple):
     folded_W: Array
     folded_b: Array
     totals: Array
-
-    @classmethod
-    def none(cls, dtype: np.dtype[Any]) -> Steps:
-        """A placeholder for passes that take no steps: empty arrays of the types that real steps have."""
-        slabs, columns, numbers = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), np.empty(0, dtype)
-        doubles = np.empty(0)
-        return cls(
-            n=0, weight_sums=doubles, shift=np.empty((0, 0)), inverse_scale=columns, factors=columns, strengths=doubles,
-            linear_W=slabs, linear_b=doubles, rates=columns, momentum=numbers, velocity_W=slabs, velocity_b=numbers,
-            nesterov=False, fit_intercept=False, penalize_intercept=False, folded_W=slabs, folded_b=numbers,
-            totals=np.empty((0, 0)),
-        )  # fmt: skip
 
 
 class Scratch(NamedTuple):

@@ -30,11 +30,7 @@ def compilations() -> int:
     """How often Numba has compiled a kernel in this process, rather than loaded it from the cache on disk."""
     from gpusoftmax.cpu import kernels
 
-    of_rows = kernels.pass_over_rows, kernels.row_loss
-    of_vectors = kernels.fold_weights, kernels.finish_gradient, kernels.pair_products, kernels.solve_diagonals
-    of_sparse = kernels.take_sparse_steps, kernels.multiply_rows, kernels.sum_columns, kernels.gram_of_columns
-    compiled = of_rows + of_vectors + of_sparse
-    return sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled)
+    return kernels.compilations()
 
 
 def compiled_for() -> CompiledFor:
@@ -47,10 +43,10 @@ def compiled_for() -> CompiledFor:
     """
     from numba.core.registry import cpu_target
 
-    from gpusoftmax.cpu.kernels import pass_over_rows
+    from gpusoftmax.cpu.kernels import sums_of_leaves
     from gpusoftmax.cpu.vectors import MACHINE
 
     enabled = {flag[1:] for flag in cpu_target.target_context.codegen().magic_tuple()[2].split(",") if flag[:1] == "+"}
     return CompiledFor(
-        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], pass_over_rows.stats.cache_path
+        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], sums_of_leaves.stats.cache_path
     )

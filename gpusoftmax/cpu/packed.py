@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.cpu.arguments import Layout, Matrix, Model, Output, Parts, Rows, Scratch, Steps, Sums
+from gpusoftmax.cpu.arguments import Functions, Layout, Matrix, Model, Output, Parts, Rows, Scratch, Steps, Sums
 from gpusoftmax.cpu.threads import TreeSum, for_each, leaf_rows, sum_of_trees
-from gpusoftmax.dtypes import BFLOAT16
 from gpusoftmax.operations import SgdSteps
 
 ALIGNMENT = 64  # bytes of a cache line, and of the longest vector
 KEPT_BYTES = 64 << 20  # kept for the next pass, because a new page of memory costs more than writing to it
 
-ELEMENTS = {np.dtype(np.float16): np.uint16(0), BFLOAT16: np.int16(0)}  # the bits of types that Numba lacks
 NO_NODES = np.empty((0, 2), np.int64)
 
 
@@ -77,10 +75,10 @@ class Tiles:
         d, K, c = W.shape
         self.width = 2 * kernels.VECTOR // W.itemsize
         row_stride, column_stride = X.strides
-        element = ELEMENTS.get(X.dtype, X.dtype.type(0))
         self.kept = X  # the matrix has only its address
-        self.matrix = Matrix(X.ctypes.data, row_stride, X.itemsize if d == 1 else column_stride, X.itemsize, element)
-        self.layout = Layout(d, -(-d // self.width), K, K * c, W.itemsize, W.dtype.type(0))
+        self.matrix = Matrix(X.ctypes.data, row_stride, X.itemsize if d == 1 else column_stride, X.itemsize)
+        direct = d // self.width if self.matrix.column_stride == X.itemsize else 0
+        self.layout = Layout(d, -(-d // self.width), direct, K, K * c, W.itemsize)
         # b is copied because a read-only one has another type, for which Numba would compile the kernels again
         self.model = Model(self.pack(W.reshape(d, K * c)), b.reshape(K * c).copy())
 
@@ -109,21 +107,30 @@ class Tiles:
         column = np.full(self.layout.d, neutral) if x is None else x
         return self.pack(column.astype(dtype)[:, None])[:, 0]
 
-    def scratch(self) -> Array:
-        """Take scratch memory for a thread's pass from `buffers`."""
-        parts: Scratch = self.kernels.scratch_at(0, self.matrix, self.layout)
-        scratch = buffers.take(parts.end)
-        scratch[parts.features : parts.end] = 0
-        return scratch
+    def functions(self, loss: int | None, gradient: bool) -> Functions:
+        """The functions that a pass calls; see `kernels.functions_for`."""
+        n_slabs, direct = self.layout.n_slabs, self.layout.direct
+        functions: Functions = self.kernels.functions_for(
+            self.kept.dtype, self.dtype, self.layout.q, direct > 0, direct < n_slabs, loss, gradient
+        )
+        return functions
+
+    def scratch(self) -> tuple[Array, tuple[int, ...]]:
+        """Take scratch memory for a thread's pass from `buffers`; returns it and the addresses of its parts."""
+        offsets: Scratch = self.kernels.scratch_at(0, self.layout)
+        scratch = buffers.take(offsets.end)
+        scratch[offsets.features : offsets.end] = 0
+        start = scratch.ctypes.data
+        return scratch, tuple(start + offset for offset in offsets)
 
 
 def rows_of(
-    indices: Array | None, labels: Array | None = None, weights: Array | None = None, loss: int = 0
+    indices: Array | None, labels: Array | None = None, weights: Array | None = None
 ) -> tuple[Rows, list[Array | None]]:
     """The `Rows` of a pass, and the arrays whose addresses they hold, to be kept until the pass has ended."""
     arrays = [None if x is None else np.ascontiguousarray(x) for x in (indices, labels, weights)]
     addresses = [0 if x is None else x.ctypes.data for x in arrays]
-    return Rows(addresses[0], addresses[1], addresses[2], loss), arrays
+    return Rows(*addresses), arrays
 
 
 def sums_over_rows(
@@ -140,8 +147,8 @@ def sums_over_rows(
 ) -> tuple[Array, Array, Array, Array]:
     """Sum losses (K,), correct (K,), dW (d, K c), which is empty without a gradient, and db (K c,) over rows."""
     tiles = Tiles(kernels, X, W, b)
-    layout, sums, dtype = tiles.layout, tiles.sums, W.dtype
-    passed, _kept = rows_of(rows, labels, weights, loss)
+    layout, sums, dtype, functions = tiles.layout, tiles.sums, W.dtype, tiles.functions(loss, with_gradient)
+    passed, _kept = rows_of(rows, labels, weights)
     n = len(X) if rows is None else len(rows)
     step = leaf_rows(layout.d)
     n_leaves = -(-n // step)
@@ -149,12 +156,12 @@ def sums_over_rows(
     taken: list[Array] = []
 
     def run(leaves: range) -> TreeSum:
-        scratch, out = tiles.scratch(), buffers.take((2 * len(leaves).bit_length() + 1) * sums.end)
+        (scratch, places), out = tiles.scratch(), buffers.take((2 * len(leaves).bit_length() + 1) * sums.end)
         taken.extend((scratch, out))
         nodes = np.empty((64, 2), np.int64)
         count = kernels.sum_leaves(
-            tiles.matrix, layout, passed, Parts(bounds, leaves.start, leaves.stop), tiles.model,
-            Output(scratch.ctypes.data, out.ctypes.data, nodes), with_gradient,
+            functions, tiles.matrix, layout, passed, Parts(bounds, leaves.start, leaves.stop), tiles.model,
+            Output(places, out.ctypes.data, nodes), with_gradient,
         )  # fmt: skip
         tree = TreeSum()
         for i, (level, index) in enumerate(nodes[:count].tolist()):
@@ -181,13 +188,14 @@ def sums_over_rows(
 def scorer(kernels: ModuleType, X: Array, W: Array, b: Array, rows: Array | None) -> Callable[[slice, Array], None]:
     """Return a function that writes the scores of a slice of the rows to the first rows of an array (rows, K, c)."""
     tiles = Tiles(kernels, X, W, b)
+    functions = tiles.functions(None, False)
     passed, kept = rows_of(rows)
 
     def score(part: slice, out: Array, _kept: Any = kept) -> None:
-        scratch = tiles.scratch()
+        scratch, places = tiles.scratch()
         kernels.write_scores(
-            tiles.matrix, tiles.layout, passed, Parts(np.array([part.start, part.stop]), 0, 1), tiles.model,
-            Output(scratch.ctypes.data, out.ctypes.data, NO_NODES),
+            functions, tiles.matrix, tiles.layout, passed, Parts(np.array([part.start, part.stop]), 0, 1), tiles.model,
+            Output(places, out.ctypes.data, NO_NODES),
         )  # fmt: skip
         buffers.give(scratch)
 
@@ -217,7 +225,7 @@ def sgd_steps(
     if velocity is not None:
         moving = Model(tiles.pack(velocity[0].reshape(d, q)), velocity[1].reshape(q).copy())
     indices: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]
-    passed, _kept = rows_of(indices, labels, weights, loss)
+    passed, _kept = rows_of(indices, labels, weights)
     bounds = np.cumsum([0, *(n if batch is None else len(batch) for batch in batches)])
     linear = Model(model.W[:0], np.empty(0))
     if steps.linear_term is not None:
@@ -245,10 +253,10 @@ def sgd_steps(
         folded_b=np.empty_like(model.b),
         totals=np.zeros((3, 2 * K)),
     )
-    scratch, sums = tiles.scratch(), buffers.take(tiles.sums.end)
+    (scratch, places), sums = tiles.scratch(), buffers.take(tiles.sums.end)
     kernels.sgd_steps(
-        tiles.matrix, tiles.layout, passed, Parts(bounds, 0, len(batches)), model,
-        Output(scratch.ctypes.data, sums.ctypes.data, NO_NODES), settings,
+        tiles.functions(loss, True), tiles.matrix, tiles.layout, passed, Parts(bounds, 0, len(batches)), model,
+        Output(places, sums.ctypes.data, NO_NODES), settings,
     )  # fmt: skip
     buffers.give(scratch)
     buffers.give(sums)

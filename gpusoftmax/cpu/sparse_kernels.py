@@ -29,6 +29,7 @@ from gpusoftmax.cpu.vectors import (
     SIZES,
     V,
     constant,
+    either,
     load,
     loop,
     outlined,
@@ -118,8 +119,8 @@ def _sum_of_rows(
 
                 return loop(b, first, stop, 1, [zero] * n, entry)
 
-            sums = _either(b, values, lambda: total(True), lambda: total(False))
-            sums = _either(b, start, lambda: [b.fadd(one, read(start, v)) for v, one in enumerate(sums)], lambda: sums)
+            sums = either(b, values, lambda: total(True), lambda: total(False))
+            sums = either(b, start, lambda: [b.fadd(one, read(start, v)) for v, one in enumerate(sums)], lambda: sums)
             for place, one in zip(places, sums, strict=True):
                 at = b.add(out, place)
                 if is_short:
@@ -142,26 +143,6 @@ def _sum_of_rows(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 13, marker, computed), emit
-
-
-def _either(b: Any, condition: Any, emit_if: Any, emit_else: Any) -> list[Any]:
-    """Emit a branch: the values that `emit_if()` returns where `condition` is not 0, else those of `emit_else()`."""
-    yes, no, after = (b.append_basic_block(name) for name in ("yes", "no", "after"))
-    b.cbranch(b.icmp_signed("!=", condition, I64(0)), yes, no)
-    ends = []
-    for block, emit in ((yes, emit_if), (no, emit_else)):
-        b.position_at_end(block)
-        values = emit()
-        ends.append((values, b.block))
-        b.branch(after)
-    b.position_at_end(after)
-    merged = []
-    for pair in zip(*(values for values, _ in ends), strict=True):
-        phi = b.phi(pair[0].type)
-        for value, (_, block) in zip(pair, ends, strict=True):
-            phi.add_incoming(value, block)
-        merged.append(phi)
-    return merged
 
 
 @compiled

@@ -15,7 +15,7 @@ from numba.core.registry import cpu_target
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-SIZES = {types.float32: 4, types.float64: 8, types.uint8: 1, types.uint16: 2, types.int16: 2}
+SIZES = {types.float32: 4, types.float64: 8, types.uint8: 1, types.uint16: 2, types.float16: 2}
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,26 @@ def load(b: Any, address: Any, kind: Any, align: int) -> Any:
 
 def store(b: Any, value: Any, address: Any, align: int) -> None:
     b.store(value, pointer(b, address, value.type)).align = align
+
+
+def either(b: Any, condition: Any, emit_if: Any, emit_else: Any) -> list[Any]:
+    """Emit a branch: the values that `emit_if()` returns where `condition` is not 0, else those of `emit_else()`."""
+    yes, no, after = (b.append_basic_block(name) for name in ("yes", "no", "after"))
+    b.cbranch(b.icmp_signed("!=", condition, I64(0)), yes, no)
+    ends = []
+    for block, emit in ((yes, emit_if), (no, emit_else)):
+        b.position_at_end(block)
+        values = emit()
+        ends.append((values, b.block))
+        b.branch(after)
+    b.position_at_end(after)
+    merged = []
+    for pair in zip(*(values for values, _ in ends), strict=True):
+        phi = b.phi(pair[0].type)
+        for value, (_, block) in zip(pair, ends, strict=True):
+            phi.add_incoming(value, block)
+        merged.append(phi)
+    return merged
 
 
 def loop(b: Any, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:

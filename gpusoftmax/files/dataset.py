@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gpusoftmax._typing import Array
+
+if TYPE_CHECKING:
+    from gpusoftmax.tables.encoder import TableEncoder
 
 _CACHE_LINE = 64
 
@@ -34,6 +38,8 @@ class Dataset:
         Names of the columns, if they have any.
     label_name : str or None
         Where labels of a user's own data come from: the name of their column or array, or "column 3" if it has no name.
+    encoder : TableEncoder or None
+        What made the features of a table that does not hold numbers alone; fitted to the training rows.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Dataset:
     feature_shape: tuple[int, ...] | None
     feature_names: tuple[str, ...] | None = None
     label_name: str | None = None
+    encoder: TableEncoder | None = None
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{len(y)} {name}" for name, (_, y) in self.parts.items())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,25 +18,33 @@ from gpusoftmax.checks.messages import shown
 from gpusoftmax.checks.scalars import check_count, check_number, check_path
 from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.files.csv_file import read_csv
+from gpusoftmax.files.arff import is_arff, read_arff
+from gpusoftmax.files.csv_file import read_table
 from gpusoftmax.files.dataset import Dataset
 from gpusoftmax.files.npy import read_npy, read_npz
+from gpusoftmax.files.numerals import DECIMALS
+from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.parquet import read_parquet
-from gpusoftmax.files.sparse import check_sparse_finite, read_svmlight, with_matrix
-from gpusoftmax.files.table import GAPS, LABEL_NAMES, NUMBER, TRUTH, Columns, Table
+from gpusoftmax.files.sparse import check_sparse_finite, is_svmlight, read_svmlight_from, with_matrix
+from gpusoftmax.files.table import LABEL_NAMES, Columns, Table
+from gpusoftmax.files.text import Lines
+from gpusoftmax.tables.columns import GAPS, NUMBER, TRUTH, RawColumns
+
+if TYPE_CHECKING:
+    from gpusoftmax.tables.encoder import TableEncoder
 
 Source = str | Path | tuple[str | Path, str | Path]
 
-TEXTS = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv}
-TABLES = {**TEXTS, ".parquet": read_parquet}
-SVMLIGHT = (".svm", ".svmlight", ".libsvm")
-SUFFIXES = (".npz", ".npy", *TABLES, *SVMLIGHT)
+ARRAYS, PARQUET, SVMLIGHT = (".npz", ".npy"), ".parquet", (".svm", ".svmlight", ".libsvm")
+SUFFIXES = (*ARRAYS, ".csv", ".tsv", ".txt", ".data", ".arff", PARQUET, *SVMLIGHT)  # other files are read as text, too
+COMPRESSED = (".gz", ".xz")  # may follow the suffix of a text
 FEATURE_NAMES = ("x", "features", "data", "images", "embeddings")  # names of the array of features in a .npz
 PARTS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 ROWS_AT_ONCE = 1024  # rows checked for NaN and infinity at a time
+SAMPLE = 100, 1 << 16  # lines and bytes of a text file that tell of what kind it is
 WHOLE = "rows"  # the only part of a file without separate parts
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # 007 is not one but a name: as an integer it would become 7
 WHOLE_FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.0*)?")  # exact in float64; 1.10 and 1.1 are two names
@@ -48,6 +56,9 @@ def load_data(
     label: str | int | None = None,
     drop: Sequence[str] = (),
     header: bool | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    kinds: Mapping[str, str] | None = None,
     validation: Source | float = 0.2,
     test: Source | float = 0.2,
     seed: int = 0,
@@ -57,11 +68,13 @@ def load_data(
     Parameters
     ----------
     train : str or os.PathLike, or pair of these
-        A table with a column of labels (.csv, .tsv, .parquet), arrays in a .npz, or a pair (features.npy, labels.npy).
-        A .npz may hold X and y, or parts, such as X_train, y_train, X_test, y_test. Features of more than two
-        dimensions, such as images, are flattened to one row per sample. Sparse features come from text in the format of
-        SVMlight and LIBSVM (.svm, .svmlight, .libsvm), or from a pair (features.npz, labels.npy), where
-        `scipy.sparse.save_npz` wrote the features.
+        A table with a column of labels (.parquet or text), arrays in a .npz, or a pair (features.npy, labels.npy). What
+        a text file holds is decided by its content, whatever its name: a table with commas, semicolons, tabs, pipes or
+        blanks between its fields, ARFF, or sparse features in the format of SVMlight and LIBSVM. It may be compressed
+        by gzip or xz, and be UTF-8, UTF-16 or Latin-1. A .npz may hold X and y, or parts, such as X_train, y_train,
+        X_test, y_test. Features of more than two dimensions, such as images, are flattened to one row per sample.
+        Sparse features come from text or from a pair (features.npz, labels.npy), where `scipy.sparse.save_npz` wrote
+        the features.
     label : str or int, optional
         The column of labels, by name or by position (counted from 0, or from the end if negative), or the name of the
         array of labels in a .npz. By default the one named label, labels, class, target or y.
@@ -69,8 +82,16 @@ def load_data(
         Columns of a table to leave out, such as row numbers and remarks. Their contents are not read.
     header : bool, optional
         Whether the first line of a text file holds the names of the columns. By default its content decides: it is a
-        header if it has requested names or usual names of labels, or other words above columns of numbers. An ambiguous
-        line is refused.
+        header if it has requested names or usual names of labels, other words above columns of numbers, or numbers that
+        rise as those of no row do. An ambiguous line is refused.
+    delimiter : str, optional
+        The character between the fields of a text file, such as ";" or "\\t"; " " means any number of blanks and tabs.
+        By default the content decides, and a file that gives different tables with different delimiters is refused.
+    decimal : {".", ","}, optional
+        The sign of decimals in a text file; the other one may part groups of three digits, as in 1,234.5 or 1.234,5. By
+        default the content decides, and a file in which 1,234 may be either is refused.
+    kinds : dict of str to {"number", "category", "text"}, optional
+        The kinds of some columns of a table, where they are not what `TableEncoder` takes them for.
     validation, test : str or os.PathLike, pair of these, or float
         A file with these rows, with the same columns as `train`; or the fraction of the training rows to hold out for
         them, in [0, 1), taken from each class and rounded down. A fraction is ignored if `train` itself holds these
@@ -83,7 +104,8 @@ def load_data(
     Dataset
         Labels are integers if all of them are written as integers, else text. `feature_names` and `label_name` are the
         names of the columns, if they have any. X is float64 if it comes from a text file, else of the file's own type.
-        Sparse features are a `scipy.sparse.csr_array`.
+        Sparse features are a `scipy.sparse.csr_array`. If a table has gaps or columns of text, its features come from a
+        `TableEncoder` that is fitted to the training rows, and is the data set's `encoder`.
 
     Raises
     ------
@@ -116,14 +138,19 @@ def load_data(
         raise TypeError(f"drop={shown(drop)} is not a list of names; pass the names of the columns to leave out")
     if not isinstance(header, bool | None):
         raise TypeError(f"header={shown(header)} is a {type(header).__name__}; pass True, False or None")
-    train = _paths("train", train)
-    columns = Columns(label if isinstance(label, str | None) else int(label), drop=tuple(drop), header=header)
+    check_written(delimiter, decimal)
+    train, kinds = _paths("train", train), dict(kinds or {})
+    columns = Columns(
+        label if isinstance(label, str | None) else int(label), drop=tuple(drop), header=header, delimiter=delimiter,
+        decimal=decimal, raw=True, as_text=frozenset(name for name, kind in kinds.items() if kind != "number"),
+    )  # fmt: skip
     check_label(columns.label, train)
     parts = read_parts(train, columns)
     if WHOLE in parts:
         parts["train"] = parts.pop(WHOLE)
     if "train" not in parts:
         raise BadFileError(_path(train), reason=f"holds {', '.join(parts)} rows", expected="training rows (X_train)")
+    written: dict[str, Any] = {"header": header, "delimiter": delimiter, "decimal": decimal}
     paths, shares = dict.fromkeys(parts, path_of_labels(train)), dict[str, float]()
     for name, given in (("validation", validation), ("test", test)):
         if isinstance(given, float | int | np.number):
@@ -138,10 +165,12 @@ def load_data(
             own = Columns(
                 columns.label if has_label_column(given) else None,
                 features=parts["train"].feature_names,
-                header=header if _path(given).suffix.lower() in TEXTS else None,
+                **(written if _kind(_path(given)) not in (*ARRAYS, PARQUET, *SVMLIGHT) else {}),
                 label_name=found_label if isinstance(found_label, str) else None,
                 n_features=parts["train"].values.shape[1],
                 base=parts["train"].base,
+                raw=isinstance(parts["train"].values, RawColumns),
+                as_text=text_columns(parts["train"].values),
             )
             read = read_parts(given, own)
             if len(read) > 1:
@@ -170,7 +199,9 @@ def load_data(
                 "of a class"
             )
         parts[name] = Table(whole.values[rows], labels[rows])
-    none = Table(whole.values[:0], labels[:0])
+    encoder, X = _encoded({name: part.values for name, part in parts.items()}, whole, kinds)
+    none = Table(X["train"][:0], labels[:0])
+    parts = {name: replace(part, values=X[name]) for name, part in parts.items()}
     return Dataset(
         name=_path(train).name,
         X_train=parts["train"].values,
@@ -181,14 +212,43 @@ def load_data(
         y_test=_labels(parts.get("test", none)),
         class_names=tuple(map(str, classes)),
         feature_shape=None,
-        feature_names=whole.feature_names,
+        feature_names=whole.feature_names if encoder is None else tuple(encoder.get_feature_names_out()),
         label_name=whole.label_name,
+        encoder=encoder,
     )
+
+
+def _encoded(values: dict[str, Any], whole: Table, kinds: dict[str, str]) -> tuple[TableEncoder | None, dict[str, Any]]:
+    """Encode the rows of all parts, if those of training are not a matrix of numbers or kinds are given."""
+    if not isinstance(values["train"], RawColumns) and not kinds:
+        return None, values
+    from gpusoftmax.tables.encoder import TableEncoder  # imported here because it takes a while
+
+    if is_sparse(values["train"]):
+        raise ValueError(f"kinds={shown(kinds)} is for tables, and the features are sparse; leave it out")
+    tables = {name: as_raw(part, whole.feature_names) for name, part in values.items()}
+    encoder = TableEncoder(kinds=kinds or None)
+    train = encoder.fit_transform(tables["train"])
+    return encoder, {name: train if name == "train" else encoder.transform(table) for name, table in tables.items()}
+
+
+def as_raw(values: Any, names: Sequence[str] | None) -> RawColumns:
+    """Return the features of a table as RawColumns, also if they are a matrix of numbers."""
+    if isinstance(values, RawColumns):
+        return values
+    columns = {str(j): values[:, j].astype(np.float64) for j in range(values.shape[1])}
+    return RawColumns(columns, False) if names is None else RawColumns(dict(zip(names, columns.values(), strict=True)))
+
+
+def text_columns(values: Any) -> frozenset[str]:
+    """Return the names of the columns of text, which hold text in other files of the same data, too."""
+    columns = values.columns.items() if isinstance(values, RawColumns) else ()
+    return frozenset(name for name, column in columns if column.dtype == object)
 
 
 def has_label_column(source: Source) -> bool:
     """Whether labels are a column of a table or a named array, rather than a file of their own."""
-    return not isinstance(source, tuple) and _path(source).suffix.lower() in (*TABLES, ".npz")
+    return not isinstance(source, tuple) and _kind(_path(source)) not in (".npy", *SVMLIGHT)
 
 
 def check_label(label: str | int | None, source: Source) -> None:
@@ -218,29 +278,72 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
         The same as for `load_data`.
     """
     path = _path(source)
-    kind = path.suffix.lower()
-    if kind not in SUFFIXES:
+    kind = _kind(path)
+    if kind not in SUFFIXES and not path.is_file():
         found = "is a folder" if path.is_dir() else f"is of kind {kind or 'unknown'}"
         raise BadFileError(path, reason=found, expected=f"one of {', '.join(SUFFIXES)}; save it as one of them")
-    if columns.header is not None and kind not in TEXTS:
-        raise ValueError(f"header={columns.header}: {path} is not a table in a text file; leave it out")
-    if columns.drop and kind not in TABLES:
-        raise ValueError(
-            f"drop={list(columns.drop)!r}: the columns of {path} have no names; save the file without them"
-        )
+    if kind in (*ARRAYS, PARQUET, *SVMLIGHT):
+        _check_no_text_table(path, columns)
+    if kind in (*ARRAYS, *SVMLIGHT):
+        _check_nothing_to_drop(path, columns)
     if isinstance(source, tuple):
         X = _sparse_matrix(path) if kind == ".npz" else read_npy(path)
         return {WHOLE: _table(X, read_npy(Path(source[1])), path, Path(source[1]))}
-    if kind in SVMLIGHT:
-        return {WHOLE: read_svmlight(path, columns)}
-    if kind in TABLES:
-        return {WHOLE: TABLES[kind](path, columns)}
+    if kind not in (*ARRAYS, PARQUET):
+        return {WHOLE: _read_text(path, kind, columns)}
+    if kind == PARQUET:
+        return {WHOLE: read_parquet(path, columns)}
     if kind == ".npz":
         return _parts_of_npz(path, columns)
     if kind == ".npy" and columns.need_label:
         expected = f"a pair of files, {path.name} and one with the labels"
         raise BadFileError(path, reason="features without labels", expected=expected)
     return {WHOLE: _table(read_npy(path), None, path)}
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix of a file, without that of its compression."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
+
+
+def _read_text(path: Path, kind: str, columns: Columns) -> Table:
+    """Read a text file, whose content says whether it is svmlight, ARFF or another table."""
+    with open_regular(path) as file:
+        if kind in SVMLIGHT:
+            return read_svmlight_from(path, file, columns)
+        lines = Lines(path, file)
+        sample = lines.peek(*SAMPLE)
+        if is_svmlight(sample):
+            if columns.label is not None:
+                raise ValueError(f"label={columns.label!r}: {path} has no column of labels; leave it out")
+            _check_no_text_table(path, columns)
+            _check_nothing_to_drop(path, columns)
+            return read_svmlight_from(path, file, columns)
+        return (read_arff if is_arff(sample) else read_table)(lines, file, columns)
+
+
+def _check_no_text_table(path: Path, columns: Columns) -> None:
+    """Refuse what says how a table is written, if the file is none in a text file."""
+    for name in ("header", "delimiter", "decimal"):
+        if (value := getattr(columns, name)) is not None:
+            raise ValueError(f"{name}={value!r}: {path} is not a table in a text file; leave it out")
+
+
+def _check_nothing_to_drop(path: Path, columns: Columns) -> None:
+    if columns.drop:
+        raise ValueError(
+            f"drop={list(columns.drop)!r}: the columns of {path} have no names; save the file without them"
+        )
+
+
+def check_written(delimiter: Any, decimal: Any) -> None:
+    """Check what says how a table is written: a character that may stand between fields, and the sign of decimals."""
+    known = isinstance(delimiter, str) and len(delimiter) == 1 and delimiter.isascii()
+    if delimiter is not None and (not known or delimiter.isalnum() or delimiter in "\"'\r\n\0.+-"):
+        expected = "pass one character, such as ';' or '\\t'"
+        raise ValueError(f"delimiter={shown(delimiter)} does not separate fields; {expected}")
+    if decimal not in (None, *DECIMALS):
+        raise ValueError(f"decimal={shown(decimal)} is not known; pass '.' or ','")
 
 
 def known_labels(table: Table, classes: Array, path: Path, whose: str) -> Array:
@@ -362,8 +465,8 @@ def _check_finite(table: Table, path: Path) -> None:
     if is_sparse(table.values):
         check_sparse_finite(table, path)
         return
-    if table.values.dtype.kind != "f":
-        return
+    if isinstance(table.values, RawColumns) or table.values.dtype.kind != "f":
+        return  # the columns of a table were checked while they were read
     for start in range(0, len(table.values), ROWS_AT_ONCE):
         finite = np.isfinite(table.values[start : start + ROWS_AT_ONCE])
         if not finite.all():
@@ -379,8 +482,10 @@ def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
     names, counts = np.unique(labels, return_counts=True)
     if (counts == 1).any():
         log.warning("%s: %r is the class of a single row", path, str(names[counts.argmin()]))
-    for j, name in enumerate(table.feature_names or ()):
-        if _counts_rows(table.values[:, j]):
+    if table.feature_names is None or is_sparse(table.values):
+        return
+    for name, column in as_raw(table.values, table.feature_names).columns.items():
+        if column.dtype != object and _counts_rows(column):
             log.warning("%s: column %r numbers the rows and is used as a feature; leave it out with drop", path, name)
 
 

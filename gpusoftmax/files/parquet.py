@@ -11,9 +11,9 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.files.csv_file import MOST_COLUMNS, MOST_LABEL
 from gpusoftmax.files.open import open_regular
-from gpusoftmax.files.table import Columns, Table
+from gpusoftmax.files.table import MOST_COLUMNS, MOST_LABEL, Columns, Table
+from gpusoftmax.tables.columns import RawColumns, is_gap
 
 
 def read_parquet(path: Path, columns: Columns) -> Table:
@@ -79,6 +79,10 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     table = file.read(columns=wanted, use_threads=False)  # other columns are not read
     y = None if label is None else _column(path, table, names[label], labels=True)
     parts, found = [], []
+    raw = columns.raw and any(name in columns.as_text or _is_raw(table.column(name)) for name in features)
+    if raw and not any(_is_list(table.schema.field(name).type) for name in features):
+        named = RawColumns({name: _raw_column(path, table, name) for name in features})
+        return Table(named, y, tuple(features), label if label is None else names[label])
     for name in features:
         is_list = _is_list(table.schema.field(name).type)
         parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
@@ -106,6 +110,49 @@ def _column_of(feature: str, names: set[str]) -> str:
     return element[1] if feature not in names and element and element[1] in names else feature
 
 
+def _is_raw(column: Any) -> bool:
+    """Whether a column holds text, or has gaps."""
+    import pyarrow.compute
+
+    kinds = pyarrow.types
+    if kinds.is_floating(column.type) and not column.null_count:
+        return bool(pyarrow.compute.any(pyarrow.compute.is_nan(column)).as_py())
+    return bool(column.null_count) or kinds.is_null(column.type) or _is_text(column.type)
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a type is that of text, or of a dictionary of text."""
+    import pyarrow
+
+    kinds = pyarrow.types
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _raw_column(path: Path, table: Any, name: str) -> Array:
+    """Return a column of a RawColumns: float64 with NaN for gaps, or text with None for gaps."""
+    import pyarrow
+
+    column, kinds = table.column(name), pyarrow.types
+    if kinds.is_null(column.type):
+        return np.full(len(column), np.nan)
+    if _is_text(column.type):
+        seen: dict[str, str | None] = {}
+        for chunk in column.chunks:
+            for word in chunk.unique().to_pylist():
+                if word is not None:
+                    seen.setdefault(word, None if is_gap(word) else word.strip())
+        words = np.empty(len(column), object)
+        words[:] = [seen.get(word) for word in column.to_pylist()]
+        return words
+    kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
+    if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or kinds.is_decimal(kind)):
+        raise BadFileError(
+            path, place=f"column {name[:80]!r}", reason=f"is of type {column.type}", expected="numbers or text"
+        )
+    return np.array(column.cast(pyarrow.float64()).to_numpy(), np.float64)
+
+
 def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
     """Return a column of numbers, or of labels, which may also be text."""
     import pyarrow
@@ -113,7 +160,7 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
     column, kinds = table.column(name), pyarrow.types
     place = f"column {name[:80]!r}"
     kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
-    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+    text = _is_text(kind)
     if kinds.is_decimal(kind):
         column, kind = column.cast(pyarrow.float64()), pyarrow.float64()
     if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or (labels and text)):

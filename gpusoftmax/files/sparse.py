@@ -17,10 +17,11 @@ from gpusoftmax.checks.sparse import MOST_COLUMNS, check_sparse, row_of
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.table import Columns, Table
+from gpusoftmax.files.text import TextReader
 
 MOST_LINE = 2 << 20  # bytes: 100,000 entries of 20 each; an endless line must not fill the memory
 MOST_LABEL = (1 << 53) - 1  # beyond it two whole numbers may be the same float64
-BOM = b"\xef\xbb\xbf"
+SVMLIGHT = re.compile(r"[-+.0-9eE]+([ \t]+(qid|[0-9]+):[^\s:]+)*\s*(#.*\s*)?")
 BASE = re.compile(rb"\s*# Column indices are (zero|one)-based\s*")  # as `sklearn.datasets.dump_svmlight_file` writes it
 ZERO_BASED = '"# Column indices are zero-based"'
 ROW = "LABEL COLUMN:VALUE COLUMN:VALUE ..., with the columns in rising order"
@@ -30,8 +31,20 @@ INDICES = {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "coo": ("
 MOST_ROWS = 4 << 20  # rows without an entry take no place in a file of CSC or COO, but 8 bytes in memory
 
 
+def is_svmlight(sample: list[str]) -> bool:
+    """Whether the first lines of a text are rows in the format of SVMlight and LIBSVM."""
+    rows = [line for line in sample if line.strip() and not line.lstrip().startswith("#")][:3]
+    return any(":" in row for row in rows) and all(map(SVMLIGHT.fullmatch, rows))
+
+
 def read_svmlight(path: Path, columns: Columns) -> Table:
-    """Read a text file in the format of SVMlight and LIBSVM: on each line a label, and the entries that are not zero.
+    """Read a text file as `read_svmlight_from` does."""
+    with open_regular(path) as file:
+        return read_svmlight_from(path, file, columns)
+
+
+def read_svmlight_from(path: Path, file: BinaryIO, columns: Columns) -> Table:
+    """Read text in the format of SVMlight and LIBSVM: on each line a label, and the entries that are not zero.
 
     Columns count from 0 or from 1. A file says which with the comment "# Column indices are zero-based" (or one-based)
     above its rows; otherwise `columns.base` says it; otherwise columns count from 0 if a column 0 occurs, else from 1.
@@ -40,7 +53,9 @@ def read_svmlight(path: Path, columns: Columns) -> Table:
     Parameters
     ----------
     path : pathlib.Path
-        The file.
+        The file, for messages.
+    file : binary file
+        The open file, which may be compressed.
     columns : Columns
         `n_features` and `base` say how many columns there are, and the number of the first one.
 
@@ -61,14 +76,13 @@ def read_svmlight(path: Path, columns: Columns) -> Table:
     from scipy.sparse import csr_array
     from sklearn.datasets import load_svmlight_file
 
-    with open_regular(path) as file:
-        lines = _Lines(path, file)
-        try:
-            found, y = load_svmlight_file(lines, dtype=np.float64, zero_based=True)
-        except BadFileError:
-            raise
-        except (ValueError, OverflowError) as error:
-            raise lines.why_not_a_row(error) from error
+    lines = _Lines(path, io.BufferedReader(TextReader(path, file)))
+    try:
+        found, y = load_svmlight_file(lines, dtype=np.float64, zero_based=True)
+    except BadFileError:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise lines.why_not_a_row(error) from error
     if not lines.ends:
         raise BadFileError(path, reason="no rows", expected=f"a row on each line: {ROW}")
     data, indices, indptr, numbers = found.data, found.indices, found.indptr, np.array(lines.ends)
@@ -142,9 +156,8 @@ class _Lines(io.RawIOBase):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Return the next line, whatever `size` is."""
-        line = self.file.readline(MOST_LINE + 1)
+        self.line = line = self.file.readline(MOST_LINE + 1)
         self.number += 1
-        self.line = line = line.removeprefix(BOM) if self.number == 1 else line
         if len(line) > MOST_LINE:
             raise self.bad(f"longer than {MOST_LINE} bytes", "a shorter line for each row")
         row = line.partition(b"#")[0]

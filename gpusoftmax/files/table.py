@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
@@ -18,9 +19,9 @@ COORDINATES = {"x", "y", "z"}  # in a table with all three, y is a coordinate an
 NAMELESS = re.compile(
     r"|Unnamed: [0-9]+(\.[0-9]+)?|__index_level_[0-9]+__"
 )  # or as pandas names columns without a name
-GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in lower case: ways to write that a value is missing
-TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+MOST_COLUMNS = 100_000
+MOST_LABEL = 1000  # characters: in an array of text each label takes as much memory as the longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +30,8 @@ class Table:
 
     Attributes
     ----------
-    values : ndarray or scipy.sparse.csr_array of shape (n, d)
-        The features.
+    values : ndarray, scipy.sparse.csr_array or RawColumns of shape (n, d)
+        The features; RawColumns only where `Columns.raw` asks for them.
     y : ndarray of shape (n,), or None
         The labels; from a text file, unconverted text.
     feature_names : tuple of str, length d, or None
@@ -43,7 +44,7 @@ class Table:
         For sparse features in a text file, the number of the first column, 0 or 1.
     """
 
-    values: Array
+    values: Any
     y: Array | None = None
     feature_names: tuple[str, ...] | None = None
     label: str | int | None = None
@@ -77,11 +78,22 @@ class Columns:
         Names of columns to leave out, whatever they contain.
     header : bool or None
         Whether the first line of a text file holds names; None: decided by its content.
+    delimiter : str or None
+        What separates the fields of a text file: one character, where a blank stands for any number of blanks and tabs;
+        None: decided by its content.
+    decimal : str or None
+        The sign of decimals in a text file, "." or ","; the other one may part groups of three digits. None: decided by
+        its content.
     label_name : str or None
         Name of the column of labels in another file of the same data set; a column of this name takes precedence.
     n_features, base : int or None
         For sparse features in a text file: how many columns there are, and the number of the first one, 0 or 1. None:
         decided by the file.
+    raw : bool
+        Whether to return columns of text and columns with gaps as RawColumns; otherwise they are refused. A table of
+        plain numbers is a matrix in any case, unless there is a column in `as_text`.
+    as_text : frozenset of str
+        Names of columns whose fields stay text even if all are numbers, where `raw` is True.
     """
 
     label: str | int | None = None
@@ -89,9 +101,13 @@ class Columns:
     features: tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
     header: bool | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
     label_name: str | None = None
     n_features: int | None = None
     base: int | None = None
+    raw: bool = False
+    as_text: frozenset[str] = frozenset()
 
     @property
     def is_position(self) -> bool:

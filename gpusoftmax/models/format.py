@@ -26,10 +26,16 @@ Table = list[
 ]  # name, type and shape of each tensor, in the order of the file
 Types = tuple[type, ...]
 
-FORMAT, FORMAT_VERSION = "gpusoftmax-model", 1
+FORMAT = "gpusoftmax-model"
 KEYS = {"format", "format_version", "estimator", "objective", "classes", "parameters", "fitted", "versions", "sha256"}
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
-TENSORS = {"coef": ("F32", "F64"), "intercept": ("F32", "F64"), "shift": ("F64",), "scale": ("F64",)}
+# Version 2 has an encoder of tables. Models without one are of version 1, which older versions of gpusoftmax can read.
+VERSIONS = {"1": KEYS, "2": KEYS | {"encoder"}}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I32": np.dtype("<i4")}
+REQUIRED = {"coef", "intercept"}
+TENSORS = {
+    "coef": ("F32", "F64"), "intercept": ("F32", "F64"), "shift": ("F64",), "scale": ("F64",),
+    "encoder.mean": ("F64",), "encoder.scale": ("F64",), "encoder.hashes": ("I32",), "encoder.idf": ("F64",),
+}  # fmt: skip
 
 # Within these limits no header takes more than a second and 64 MB. JSON can take fifty times the memory of its text.
 MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and 100,000 of features take 4 MB
@@ -85,12 +91,13 @@ def read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
     metadata = header.pop("__metadata__", None) if type(header) is dict else None
     if type(metadata) is not dict or metadata.get("format") != FORMAT:
         raise ValueError("not a gpusoftmax model")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+    version = metadata.get("format_version")
+    if type(version) is not str or version not in VERSIONS:
         raise ValueError(
-            f"format_version is {shown(metadata.get('format_version'))}, not '{FORMAT_VERSION}': a newer gpusoftmax "
-            "may read it"
+            f"format_version is {shown(version)}, not {' or '.join(map(repr, VERSIONS))}: a newer gpusoftmax may read "
+            "it"
         )
-    expect("metadata", metadata, dict.fromkeys(KEYS, (str,)))
+    expect("metadata", metadata, dict.fromkeys(VERSIONS[version], (str,)))
     if not all(text.isascii() for text in metadata.values()):
         raise ValueError("characters beyond ASCII in the metadata")
     return metadata, _check_table(header, size - 8 - length)
@@ -98,7 +105,7 @@ def read_header(file: Any, size: int) -> tuple[dict[str, str], Table]:
 
 def _check_table(header: dict[str, Any], size: int) -> Table:
     """Return the table of the tensors in a header, which must fill `size` bytes without gaps."""
-    expect("tensors", header, dict.fromkeys(TENSORS, (dict,)), optional={"shift", "scale"})
+    expect("tensors", header, dict.fromkeys(TENSORS, (dict,)), optional=TENSORS.keys() - REQUIRED)
     for name, entry in header.items():
         expect(name, entry, {"dtype": (str,), "shape": (list,), "data_offsets": (list,)})
         if any(type(number) is not int or number < 0 for number in entry["shape"] + entry["data_offsets"]):

@@ -4,11 +4,12 @@ Tensors: `coef` (c, d), or (1, d) for two classes, and `intercept` (c,) or (1,),
 `scale` if the estimator was given them. The metadata are texts:
 
     format           "gpusoftmax-model"
-    format_version   "1"
+    format_version   "1", or "2" with an encoder
     estimator        "SoftmaxClassifier" or "LinearSVMClassifier"
     objective        the equation that was minimised, in words, with its numbers
     classes          JSON: {"dtype": ..., "values": [...]}
     parameters       JSON: those of the constructor
+    encoder          JSON: a `TableEncoder`, if the model has one; see `encoders`
     fitted           JSON: n_iter, stop_reason, backend, feature_names, history, fit_report, weight_sum
     versions         JSON: the versions of gpusoftmax, numpy and python
     sha256           of all of the above, and of the tensors' names, types, shapes and bytes
@@ -22,10 +23,11 @@ import math
 import platform
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 import gpusoftmax
@@ -39,9 +41,9 @@ from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import weights_of
 from gpusoftmax.estimators.solver_choice import without_old_defaults
 from gpusoftmax.files.atomic import write_atomically
+from gpusoftmax.models.encoders import decode_encoder, encode_encoder
 from gpusoftmax.models.format import (
     FORMAT,
-    FORMAT_VERSION,
     Types,
     damage,
     digest,
@@ -52,6 +54,9 @@ from gpusoftmax.models.format import (
 )
 from gpusoftmax.solvers.certificate import FitReport
 from gpusoftmax.trainer import Record
+
+if TYPE_CHECKING:
+    from gpusoftmax.tables.encoder import TableEncoder
 
 ESTIMATORS = {cls.__name__: cls for cls in (SoftmaxClassifier, LinearSVMClassifier)}
 LABEL_TYPES = {"bool", "str", "float16", "float32", "float64"} | {
@@ -83,12 +88,12 @@ FITTED: dict[str, Types] = {
 LATER = {"fit_report", "weight_sum", "kept", "why_solver"}  # keys that files of earlier versions do not have
 
 
-def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | Path) -> None:
+def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier | Pipeline, path: str | Path) -> None:
     """Write a fitted estimator as one safetensors file, replacing an old one atomically.
 
     Parameters
     ----------
-    estimator : SoftmaxClassifier or LinearSVMClassifier
+    estimator : SoftmaxClassifier, LinearSVMClassifier, or Pipeline of a TableEncoder and one of these
         A fitted estimator. Its callbacks are not saved. Of a RandomState, only the fact that there was one is saved. A
         GPU backend is saved as "auto", so that the model can predict on a machine without a GPU. After loading,
         partial_fit continues from the weights and S, the sum of the sample weights so far. The velocity and the mean
@@ -110,9 +115,13 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         The file cannot be written. An old file is intact.
     """
     path = check_path("path", path)
+    encoder, estimator = without_encoder(estimator)
     if type(estimator).__name__ not in ESTIMATORS:
         inner = "; for a SoftmaxClassifierCV, pass its sweep_.best_estimator_" if hasattr(estimator, "sweep_") else ""
-        raise TypeError(f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}{inner}")
+        raise TypeError(
+            f"estimator is a {type(estimator).__name__}; pass one of {', '.join(ESTIMATORS)}, or a Pipeline of a "
+            f"TableEncoder and one of these{inner}"
+        )
     check_is_fitted(estimator)
     labels, coef, intercept = weights_of(estimator)
     dtype = np.result_type(coef, intercept, np.float32)  # if set by hand, they may be of different types, or integers
@@ -132,9 +141,14 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         **({"weight_sum": estimator.weight_sum_} if hasattr(estimator, "weight_sum_") else {}),
         "history": [record.as_dict() for record in _thinned(getattr(estimator, "history_", []))],
     }
+    described = None
+    if encoder is not None:
+        check_is_fitted(encoder, "numbers_")
+        described, own = encode_encoder(encoder)
+        tensors |= {name: np.ascontiguousarray(tensor) for name, tensor in own.items()}
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": "1" if encoder is None else "2",
         "estimator": type(estimator).__name__,
         "objective": _objective_in_words(estimator),
         "classes": json.dumps(_encode_classes(labels)),
@@ -143,12 +157,13 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
         "versions": json.dumps(
             {"gpusoftmax": gpusoftmax.__version__, "numpy": np.__version__, "python": platform.python_version()}
         ),
+        **({} if described is None else {"encoder": json.dumps(described)}),
     }
     metadata["sha256"] = digest(metadata, tensors)
     content = safetensors.numpy.save(tensors, metadata)
     try:
         read_header(io.BytesIO(content), len(content))
-        again = _restore(metadata, tensors)
+        again = without_encoder(_restore(metadata, tensors))[1]
         if not np.array_equal(again.classes_, labels):  # NumPy and JSON change some strings
             raise ValueError(f"labels {shown(labels)} would come back as {shown(again.classes_)}")
     except (TypeError, ValueError, OverflowError) as error:
@@ -156,7 +171,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier, path: str | P
     write_atomically(path, content)
 
 
-def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
+def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier | Pipeline:
     """Read a model file into a fitted estimator, executing nothing.
 
     Parameters
@@ -166,7 +181,8 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
 
     Returns
     -------
-    SoftmaxClassifier or LinearSVMClassifier
+    SoftmaxClassifier, LinearSVMClassifier, or Pipeline of a TableEncoder and one of these
+        A Pipeline predicts for raw tables as they were trained on, or for their encoded features.
 
     Raises
     ------
@@ -184,8 +200,32 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier:
         return _restore(metadata, tensors)
 
 
-def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClassifier | LinearSVMClassifier:
+def without_encoder(estimator: Any) -> tuple[TableEncoder | None, Any]:
+    """Split a Pipeline of a TableEncoder and a classifier; anything else has no encoder."""
+    if not isinstance(estimator, Pipeline) or len(estimator.steps) != 2:
+        return None, estimator
+    from gpusoftmax.tables.encoder import TableEncoder  # imported here because it takes a while
+
+    (_, encoder), (_, classifier) = estimator.steps
+    return (encoder, classifier) if isinstance(encoder, TableEncoder) else (None, estimator)
+
+
+def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClassifier | LinearSVMClassifier | Pipeline:
     """Return the estimator that the metadata and tensors of a file describe."""
+    estimator = _restore_classifier(metadata, tensors)
+    if "encoder" not in metadata:
+        if foreign := [name for name in tensors if name.startswith("encoder.")]:
+            raise ValueError(f"tensor {foreign[0]} without an encoder")
+        return estimator
+    from gpusoftmax.estimators.table_classifier import table_pipeline  # imported here because it takes a while
+
+    encoder = decode_encoder(parse("encoder", metadata["encoder"]), tensors)
+    if (found := len(encoder.get_feature_names_out())) != estimator.n_features_in_:
+        raise ValueError(f"an encoder of {found} features for {estimator.n_features_in_}")
+    return table_pipeline(encoder, estimator)
+
+
+def _restore_classifier(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClassifier | LinearSVMClassifier:
     name = metadata["estimator"]
     if name not in ESTIMATORS:
         raise ValueError(f"estimator {shown(name)} is none of {', '.join(ESTIMATORS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ def dataset_in_words(dataset: Dataset) -> str:
     rows = ", ".join(f"{len(y)} {split}" for split, (_, y) in dataset.parts.items())
     X: Any = dataset.X_train
     d, c = X.shape[1], len(dataset.class_names)
-    names = dataset.feature_names or ()
+    names = (dataset.feature_names or ()) if dataset.encoder is None else dataset.encoder.columns_
     shown = ", ".join(printable(name, 80) for name in names[:12]) + (", ..." if len(names) > 12 else "")
     columns = f"\ncolumns {shown}" if names else ""
+    if dataset.encoder is not None:
+        encoded = textwrap.wrap(f"encoded {printable(dataset.encoder.report_, 1000)}", 110, subsequent_indent=" " * 8)
+        columns += "\n" + "\n".join(encoded)
     labels = "" if dataset.label_name is None else f"\nlabels  {printable(dataset.label_name, 80)}"
     kind = str(X.dtype) + (f", sparse: {X.nnz / X.shape[0]:.1f} entries per row" if is_sparse(X) else "")
     return f"{dataset.name}: {rows} rows of {d} features ({kind}), {c} classes{columns}{labels}"
@@ -52,8 +56,17 @@ def dataset_in_words(dataset: Dataset) -> str:
 
 def keep_names(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> None:
     """Set the feature names of a model that was fitted to arrays, so that `predict` can find the columns by name."""
-    if dataset.feature_names is not None:
+    if dataset.feature_names is not None and dataset.encoder is None:
         estimator.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
+
+
+def with_encoder(estimator: SoftmaxClassifier | LinearSVMClassifier, dataset: Dataset) -> Any:
+    """Return what `save_model` is to write: the estimator, or a Pipeline with the encoder of its data."""
+    if dataset.encoder is None:
+        return estimator
+    from gpusoftmax.estimators.table_classifier import table_pipeline  # imported here because it takes a while
+
+    return table_pipeline(dataset.encoder, estimator)
 
 
 def step_in_words(step: dict[str, Any]) -> str:
@@ -109,8 +122,8 @@ def penalty_elsewhere(l2: float, n: int) -> str:
     )
 
 
-def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -> list[Path]:
-    """Write the table, report, best model and plot of a sweep into a folder, and return their paths.
+def write_sweep(result: SweepResult, dataset: Dataset, folder: Path, show: Callable[[str], Any]) -> list[Path]:
+    """Write the table, report, best model and plot of a sweep on a data set into a folder, and return their paths.
 
     `show` is called with a line of text on what was saved, and one if there is no plot.
     """
@@ -121,7 +134,7 @@ def write_sweep(result: SweepResult, folder: Path, show: Callable[[str], Any]) -
         model.unlink(missing_ok=True)  # left by an earlier sweep
         files.remove(model)
     else:
-        save_model(result.best_estimator_, model)
+        save_model(with_encoder(result.best_estimator_, dataset), model)
     try:
         result.plot().figure.savefig(plot, dpi=150)
     except (ImportError, ValueError) as error:

@@ -123,6 +123,18 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
     for name in ("reviews.svm", "reviews-test.svm"):
         dump_svmlight_file(sparse, y, str(tmp_path / name), zero_based=False)
     scipy.sparse.save_npz(tmp_path / "X.npz", sparse)
+    birds = [f"{('Adelie', 'Gentoo')[i % 2]},{('Dream', 'Biscoe')[i % 2]},{30 + i},male" for i in range(60)]
+    birds[3], birds[5] = "Gentoo,Biscoe,NA,NA", "Gentoo,,44,female"
+    news = [
+        f"{('sport', 'economy')[i % 2]},a title,{('a late goal won it', 'rates rose')[i % 2]} {i}" for i in range(60)
+    ]
+    for name, lines in (
+        ("penguins.csv", ["species,island,bill_length_mm,sex", *birds]),
+        ("new-penguins.csv", ["sex,island,bill_length_mm", "male,Torgersen,41", ",Dream,"]),
+        ("news.csv", ["topic,title,body", *news]),
+        ("new.csv", ["title,body", "another title,the last goal"]),
+    ):
+        (tmp_path / name).write_text("\n".join(lines))
     run_commands(commands(cifar10=False), tmp_path)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 151
 

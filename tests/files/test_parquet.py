@@ -173,3 +173,24 @@ def test_decimals_and_views_of_text_are_read(tmp_path: Path) -> None:
     assert found.values.tolist() == [[1.5], [-2.25]]
     assert found.y is not None
     assert found.y.tolist() == ["x", "y"]
+
+
+def test_raw_columns_are_numbers_with_gaps_or_text(read: Any) -> None:
+    table = read(
+        {
+            "text": ["red", None, " - "], "kind": pyarrow.array(["p", "q", "p"]).dictionary_encode(),
+            "count": [1, None, 3], "nan": [1.0, float("nan"), 2.0], "nothing": pyarrow.array([None] * 3),
+            "label": [0, 1, 1],
+        },
+        Columns(raw=True),
+    )  # fmt: skip
+    columns = table.values.columns
+    assert (columns["text"].tolist(), columns["kind"].tolist()) == (["red", None, None], ["p", "q", "p"])
+    np.testing.assert_array_equal(columns["count"], [1, np.nan, 3])
+    np.testing.assert_array_equal(columns["nan"], [1, np.nan, 2])
+    assert np.isnan(columns["nothing"]).all()
+    assert (table.values.shape, table.y.tolist()) == ((3, 5), [0, 1, 1])
+
+
+def test_plain_numbers_are_a_matrix_even_if_raw_columns_are_wanted(read: Any) -> None:
+    assert read({"a": [1.0, 2.0], "label": [0, 1]}, Columns(raw=True)).values.tolist() == [[1], [2]]

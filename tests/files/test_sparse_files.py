@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from sklearn.datasets import dump_svmlight_file
 from gpusoftmax import SoftmaxClassifier, load_data
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.load import read_parts
-from gpusoftmax.files.sparse import MOST_LABEL, MOST_ROWS, read_svmlight
+from gpusoftmax.files.sparse import MOST_LABEL, MOST_ROWS, is_svmlight, read_svmlight
 from gpusoftmax.files.table import Columns
 
 N, D = 30, 7
@@ -254,9 +256,34 @@ def test_a_file_without_rows_or_features_is_refused(content: str, message: str, 
         load_data(text(tmp_path, content))
 
 
-def test_a_txt_file_is_still_a_table(tmp_path: Path) -> None:
-    with pytest.raises(BadFileError, match="fields with commas, semicolons or tabs"):
-        load_data(text(tmp_path, "1 1:1\n0 2:1\n", "a.txt"))
+SVM = "".join(f"{i % 2} 1:{i}.5 3:1\n" for i in range(20))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a9a", "a.t", "a.csv", "a.svm.gz", "a.xz"])
+def test_the_content_says_what_is_sparse(name: str, tmp_path: Path) -> None:
+    pack = {"gz": gzip.compress, "xz": lzma.compress}.get(name[-2:], bytes)
+    (tmp_path / name).write_bytes(pack(f"# a comment\n\n{SVM}".encode()))
+    assert load_data(tmp_path / name, validation=0, test=0).X_train.shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": 0}, "label=0: .* has no column of labels; leave it out"),
+        ({"drop": ["a"]}, "the columns of .* have no names"),
+        ({"header": True}, "header=True: .* is not a table in a text file"),
+        ({"delimiter": " "}, "delimiter=' ': .* is not a table in a text file"),
+        ({"decimal": ","}, "decimal=',': .* is not a table in a text file"),
+    ],
+)
+def test_what_is_said_of_a_table_is_refused_for_sparse_text(options: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_data(text(tmp_path, SVM, "a.txt"), **options)
+
+
+@pytest.mark.parametrize("table", ["a b\n1:2 0\n", "time,label\n10:30,1\n", "1 10:30:15\n", "1 2\n", "1:1 2:1\n"])
+def test_a_table_with_colons_is_no_sparse_text(table: str) -> None:
+    assert not is_svmlight(table.splitlines(keepends=True))
 
 
 # scipy.sparse.save_npz

@@ -282,6 +282,8 @@ def test_a_feature_that_is_not_finite_is_refused_by_its_row_in_the_file(
     name: str, value: float, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpusoftmax.files.load.ROWS_AT_ONCE", 8)
+    if name == "own.parquet" and np.isnan(value):
+        pytest.skip("a gap of a table, which becomes the mean")
     X, y = rows
     X[21, 2] = value
     column = "'x2'" if name == "own.parquet" else "2"

@@ -457,7 +457,10 @@ def test_a_text_for_people_is_not_read(key: str, text: str, saved: Saved, path: 
 METADATA: dict[str, tuple[dict[str, str | None], str]] = {
     "another format": ({"format": "onnx"}, "not a gpusoftmax model"),
     "no format": ({"format": None}, "not a gpusoftmax model"),
-    "a newer version": ({"format_version": "2"}, "format_version is '2', not '1': a newer gpusoftmax may read it"),
+    "a newer version": (
+        {"format_version": "3"},
+        "format_version is '3', not '1' or '2': a newer gpusoftmax may read it",
+    ),
     "no version": ({"format_version": None}, "format_version is None"),
     "a key less": ({"objective": None}, "'objective'. missing"),
     "a key more": ({"code": "import os"}, "'code'. missing or unknown"),

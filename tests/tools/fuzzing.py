@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from sklearn.pipeline import Pipeline
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, make_table_classifier, save_model
 from gpusoftmax.checks.sparse import check_sparse
 from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
@@ -34,6 +35,7 @@ from gpusoftmax.files.load import read_parts
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.sparse import read_svmlight
 from gpusoftmax.files.table import Columns
+from gpusoftmax.models.encoders import encode_encoder
 from tests.support.cifar10 import PYTHON2, PYTHON3, ROWS
 
 INTERESTING = [0, 1, 2, 9, 10, 16, 32, 39, 40, 44, 46, 48, 57, 91, 92, 123, 125, 127, 128, 255]
@@ -102,6 +104,11 @@ def saved(save: Callable[[Any], Any]) -> bytes:
 
 def facts(model: Any) -> str:
     """All that a model consists of."""
+    if isinstance(model, Pipeline):
+        encoder, classifier = model["encoder"], model["classifier"]
+        described, tensors = encode_encoder(encoder)
+        learned = [(name, tensor.tobytes()) for name, tensor in tensors.items()]
+        return repr((described, learned)) + facts(classifier)
     arrays = {name: getattr(model, name) for name in ("classes_", "coef_", "intercept_")}
     own = {name: value for name, value in vars(model).items() if name not in arrays and name != "callbacks"}
     return repr([(name, array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()]) + repr(own)
@@ -114,6 +121,12 @@ def model_target() -> Target:
         SoftmaxClassifier(C=0.5, scaling="standard").fit(X, np.array(["ash", "birch", "cedar"])[np.arange(40) % 3]),
         LinearSVMClassifier(loss="squared_hinge", scaling=(X.mean(0), X.std(0))).fit(X, np.arange(40) % 2),
     ]
+    table = {
+        "word": ["ash", "birch", "ash", None] * 10,
+        "size": [*X[:39, 0].tolist(), None],
+        "text": ["rain and snow"] * 40,
+    }
+    models.append(make_table_classifier(n_hashes=64, kinds={"text": "text"}).fit(table, np.arange(40) % 2))
     files = [saved(lambda path, model=model: save_model(model, path)) for model in models]
     with tempfile.TemporaryDirectory() as folder:
         for i, content in enumerate(files):

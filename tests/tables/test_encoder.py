@@ -1,0 +1,229 @@
+"""Tables of numbers, categories and text as features, beside what scikit-learn makes of the columns one by one."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+from gpusoftmax import SoftmaxClassifier, TableEncoder, make_table_classifier
+from gpusoftmax.tables.columns import as_columns
+from gpusoftmax.tables.encoder import MOST_DENSE
+
+N = 40
+
+
+def table(n: int = N) -> dict[str, list[Any]]:
+    """A table with a column of each kind."""
+    rng = np.random.default_rng(0)
+    words = ["rain", "snow", "sun", "wind", "fog", "hail"]
+    return {
+        "island": rng.choice(["Biscoe", "Dream", "Torgersen"], n).tolist(),
+        "bill": [None if i % 9 == 2 else float(v) for i, v in enumerate(rng.normal(40, 5, n))],
+        "year": (2007 + rng.integers(0, 3, n)).tolist(),
+        "sex": [("male", "female", None)[i % 3] for i in range(n)],
+        "note": [f"today {' and '.join(rng.choice(words, 3))} near rock number {i}" for i in range(n)],
+    }
+
+
+def without_text(n: int = N) -> dict[str, list[Any]]:
+    return {name: column for name, column in table(n).items() if name != "note"}
+
+
+def feature(encoder: TableEncoder, Z: Any, name: str) -> Any:
+    """The column of a feature of this name, dense."""
+    column = Z[:, encoder.get_feature_names_out().tolist().index(name)]
+    return column.toarray().ravel() if hasattr(column, "toarray") else column
+
+
+def test_numbers_are_standardised_and_gaps_are_the_mean_with_an_indicator() -> None:
+    encoder, raw = TableEncoder(), without_text()
+    Z = encoder.fit_transform(raw)
+    bill = np.array([np.nan if v is None else v for v in raw["bill"]])
+    gaps = np.isnan(bill)
+    expected = np.where(gaps, 0, (bill - np.nanmean(bill)) / np.nanstd(bill))
+    np.testing.assert_allclose(feature(encoder, Z, "bill"), expected, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(feature(encoder, Z, "bill is missing"), gaps)
+    assert "year is missing" not in encoder.get_feature_names_out()
+
+
+def test_a_gap_that_training_did_not_have_is_the_mean() -> None:
+    encoder = TableEncoder().fit(without_text())
+    Z = encoder.transform(without_text() | {"year": [None] * N})
+    np.testing.assert_array_equal(feature(encoder, Z, "year"), np.zeros(N))
+
+
+def test_categories_have_an_indicator_for_each_value_and_for_gaps() -> None:
+    encoder, raw = TableEncoder(), without_text()
+    Z = encoder.fit_transform(raw)
+    for value in ("Biscoe", "Dream", "Torgersen"):
+        np.testing.assert_array_equal(feature(encoder, Z, f"island={value}"), np.array(raw["island"]) == value)
+    np.testing.assert_array_equal(feature(encoder, Z, "sex is missing"), [value is None for value in raw["sex"]])
+
+
+def test_rare_values_share_an_indicator_with_unseen_ones() -> None:
+    raw = {"place": ["a"] * 5 + ["b"] * 4 + ["c", "d", "e"]}
+    encoder = TableEncoder(min_frequency=2)
+    Z = encoder.fit_transform(raw)
+    assert encoder.get_feature_names_out().tolist() == ["place=a", "place=b", "place is another"]
+    np.testing.assert_array_equal(Z[:, 2], [0] * 9 + [1] * 3)
+    np.testing.assert_array_equal(encoder.transform({"place": ["z", "a"]}), [[0, 0, 1], [1, 0, 0]])
+
+
+def test_without_rare_values_an_unseen_one_has_zeros_alone() -> None:
+    encoder = TableEncoder().fit({"place": ["a", "a", "b", "b"]})
+    np.testing.assert_array_equal(encoder.transform({"place": ["z", "b"]}), [[0, 0], [0, 1]])
+
+
+def test_text_is_the_tf_idf_of_words_and_pairs_that_occur_in_two_rows() -> None:
+    raw = {"note": table()["note"]}
+    encoder = TableEncoder(n_hashes=1 << 12)
+    Z = encoder.fit_transform(raw)
+    vectorizer = HashingVectorizer(n_features=1 << 12, ngram_range=(1, 2), alternate_sign=False, norm=None)
+    counts = vectorizer.transform(raw["note"]).toarray()
+    counts = counts[:, (counts > 0).sum(axis=0) >= 2]
+    expected = TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray()
+    np.testing.assert_allclose(Z.toarray(), expected, rtol=1e-6)
+    assert Z.dtype == np.float32
+    assert encoder.transform({"note": ["nothing known", None]}).nnz == 0
+
+
+def test_kinds_are_found_and_can_be_given() -> None:
+    found = TableEncoder().fit(table())
+    assert found.numbers_.names == ("bill", "year")
+    assert found.categories_.names == ("island", "sex")
+    assert [one.name for one in found.texts_] == ["note"]
+    given = TableEncoder(kinds={"year": "category", "island": "text"}).fit(table())
+    assert "year=2008" in given.get_feature_names_out()
+    assert [one.name for one in given.texts_] == ["island", "note"]
+
+
+def test_identifiers_and_empty_columns_are_left_out_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    raw = without_text() | {
+        "id": [f"N{i}" for i in range(N)],
+        "nothing": [None] * N,
+        "same": ["x"] * N,
+        "dots": ["..."] * N,
+    }
+    raw["dots"][0] = ", . ; : !"
+    encoder = TableEncoder(kinds={"dots": "text"}).fit(raw)
+    assert "'id' is left out: it has as many values as rows, so it is likely an identifier" in caplog.text
+    assert encoder.left_out_.keys() == {"id", "nothing", "same", "dots"}
+    assert not any(name.startswith(("id", "nothing", "same", "dots")) for name in encoder.get_feature_names_out())
+    encoder.transform(without_text())  # they are not needed
+
+
+@pytest.mark.parametrize("date", ["2020-01-02", "2020-01-02 10:30:00", "1/2/2020", "02.01.2020", "10:30", "2020/01/02"])
+def test_dates_are_refused_by_name(date: str) -> None:
+    with pytest.raises(ValueError, match=r"column 'when' holds dates or times, such as .*--drop when"):
+        TableEncoder().fit(without_text() | {"when": [date] * N})
+    TableEncoder(kinds={"when": "category"}).fit(without_text() | {"when": [date] * N})
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_frames_of_every_library_give_the_same_features(library: str) -> None:
+    frames = pytest.importorskip(library)
+    make = frames.table if library == "pyarrow" else frames.DataFrame
+    encoder = TableEncoder().fit(table())
+    found, expected = encoder.transform(make(table())), encoder.transform(table())
+    assert (found != expected).nnz == 0
+    assert (
+        TableEncoder().fit(make(table())).get_feature_names_out().tolist() == encoder.get_feature_names_out().tolist()
+    )
+
+
+def test_columns_of_objects_that_are_numbers_are_numbers() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "words": ["1", "2.5", "NA"],
+            "mixed": pandas.Series([1, "2", None], dtype=object),
+            "flag": [True, False, True],
+            "nullable": pandas.array([1, None, 3], dtype="Int64"),
+            "codes": pandas.Categorical(["1", "2", "1"]),
+        }
+    )
+    columns = as_columns(frame).columns
+    np.testing.assert_array_equal(columns["words"], [1, 2.5, np.nan])
+    np.testing.assert_array_equal(columns["mixed"], [1, 2, np.nan])
+    np.testing.assert_array_equal(columns["flag"], [1, 0, 1])
+    np.testing.assert_array_equal(columns["nullable"], [1, np.nan, 3])
+    assert columns["codes"].tolist() == ["1", "2", "1"]
+
+
+def test_many_features_are_sparse() -> None:
+    assert isinstance(TableEncoder().fit_transform(without_text()), np.ndarray)
+    values = [f"v{i}" for i in range(MOST_DENSE + 1)] * 2
+    Z = TableEncoder().fit_transform({"place": values})
+    assert Z.shape == (len(values), MOST_DENSE + 1)
+    assert Z.nnz == len(values)
+
+
+def test_a_pipeline_predicts_for_tables_and_for_their_features() -> None:
+    raw, y = table(), np.arange(N) % 3 == 0
+    model = make_table_classifier(SoftmaxClassifier(C=10), n_hashes=1 << 12).fit(raw, y)
+    Z = model["encoder"].transform(raw)
+    np.testing.assert_array_equal(model.predict_proba(raw), model.predict_proba(Z))
+    assert model["encoder"].n_hashes == 1 << 12
+    clone(model).fit(raw, y)
+
+
+def test_a_model_of_an_array_takes_arrays_by_position() -> None:
+    X = np.array([["a", 1.0], ["b", 2.0], ["a", None], ["b", 4.0]], dtype=object)
+    encoder = TableEncoder().fit(X)
+    assert encoder.get_feature_names_out().tolist() == ["1", "1 is missing", "0=a", "0=b"]
+    np.testing.assert_array_equal(encoder.transform(X[:, [0, 1]]), encoder.transform(X))
+    assert not hasattr(encoder, "feature_names_in_")
+
+
+def test_fields_are_checked_by_name() -> None:
+    encoder = TableEncoder().fit(without_text())
+    with pytest.raises(ValueError, match=r"column 'bill' is 'long' in row 1, and a number in training"):
+        encoder.transform(without_text() | {"bill": [1.0, "long"] + [2.0] * (N - 2)})
+    for infinite in ([np.inf] * N, np.full(N, np.inf)):
+        with pytest.raises(ValueError, match=r"column 'bill' .*is infinite in .*row"):
+            encoder.transform(without_text() | {"bill": infinite})
+    with pytest.raises(ValueError, match=r"X has no column 'sex' among"):
+        encoder.transform({name: column for name, column in without_text().items() if name != "sex"})
+    with pytest.raises(ValueError, match=r"X is a ndarray of shape \(2, 3\); pass a data frame with the columns"):
+        encoder.transform(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match=r"column 'sex' of X holds \[1\], a list; pass numbers or text"):
+        encoder.transform(without_text() | {"sex": [[1]] * N})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"kinds": {"sx": "category"}}, "kinds has 'sx', but the columns are"),
+        ({"kinds": {"sex": "words"}}, r"kinds\['sex'\]='words'"),
+        ({"min_frequency": 0}, "min_frequency=0"),
+        ({"n_hashes": 0}, "n_hashes=0"),
+    ],
+)
+def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TableEncoder(**parameters).fit(without_text())
+
+
+def test_a_table_without_usable_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="no column is usable: 'id': it has as many values as rows"):
+        TableEncoder().fit({"id": [f"N{i}" for i in range(N)]})
+    with pytest.raises(ValueError, match=r"X is empty, of shape \(0, 1\)"):
+        TableEncoder().fit({"id": []})
+
+
+def test_the_report_says_what_became_of_the_columns() -> None:
+    assert TableEncoder().fit(without_text()).report_ == (
+        "1 column of numbers; bill: 5 gaps as the mean; island: 3 values as indicators; sex: 2 values as indicators, "
+        "13 gaps"
+    )
+
+
+def test_frames_are_read_without_importing_their_libraries() -> None:
+    before = set(sys.modules)
+    TableEncoder().fit_transform(without_text())
+    assert not {"pandas", "polars", "pyarrow"} & (set(sys.modules) - before)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -75,7 +76,7 @@ class Backend:
     sgd_stretch: SgdStretch | None = None
     precision: str = "highest"
 
-    @property
+    @cached_property
     def gpu(self) -> int | None:
         """The index of the GPU, or None."""
         return int(self.name[5:]) if self.name.startswith("cuda:") else None

@@ -39,9 +39,8 @@ def finish_gradient(
     dW *= row_scale[:, None]
     unfold(dW, db, shift, scale)
     b = db[:, :0]  # the penalty of the weights alone
-    weights_only = penalty.restricted(slice(None), intercepts=False)
-    weights_only.add_gradient(W, b, dW, b)
-    value = weights_only.value(W, b)
+    penalty.add_gradient(W, b, dW, b)
+    value = penalty.value(W, b)
     if T is None:
         return value, None
     dW += T

@@ -342,12 +342,13 @@ def train(
             while not reason:
                 with np.errstate(over="ignore", invalid="ignore"):  # a non-finite loss is reported below
                     state = solver.step(objective, state)
-                measured = np.stack([state.value, state.loss, state.accuracy])
+                measured = np.array([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
                 limit = DIVERGENCE_FACTOR * np.maximum(state.start, objective.value_at_zero())
-                # models that diverged earlier keep their values, and are not ended again
-                known = np.array([each == StopReason.DIVERGED for each in state.reasons])
-                diverged = ~(np.isfinite(state.value) & (state.value <= limit)) & ~known
+                diverged = ~(np.isfinite(state.value) & (state.value <= limit))
+                if diverged.any():
+                    # models that diverged earlier keep their values, and are not ended again
+                    diverged &= np.array([each != StopReason.DIVERGED for each in state.reasons])
                 if diverged.any():
                     solver.end_diverged(state, diverged)
                     if all(each == StopReason.DIVERGED for each in state.reasons):

@@ -118,10 +118,14 @@ def encode_labels(y: Any, n: int, classes: Array | None = None, name: str = "y")
     array = check_labels(y, name, n, column_warns=True)
     if classes is not None:
         return classes, _codes(array, classes, name, " of the first call of partial_fit", "pass all of them there")
+    integers = array.dtype.kind in "biu"
     try:
-        with np.errstate(invalid="ignore"):  # floats that no integer type can hold
-            check_classification_targets(array)
+        if not integers:
+            with np.errstate(invalid="ignore"):  # floats that no integer type can hold
+                check_classification_targets(array)
         classes, codes = np.unique(array, return_inverse=True)
+        if integers and 2 * len(classes) > n:  # then scikit-learn may warn of a regression problem
+            check_classification_targets(array)
     except ValueError as error:
         row = int((array % 1 != 0).argmax()) if array.dtype.kind == "f" else 0
         label = shown(array.tolist()[row])

@@ -370,9 +370,8 @@ class CpuOperations:
         self, new: tuple[Array, Array, Array], old: tuple[Array, Array, Array], vectors: Array, pair: int
     ) -> tuple[Array, Array]:
         if not self._by_kernels(vectors):
-            found = epilogue.pair_products(new, old, vectors, pair)
-            products, norms = (np.stack(one).astype(np.float64) for one in found)
-            return products, norms
+            of_vectors, of_pair = epilogue.pair_products(new, old, vectors, pair)
+            return np.array(of_vectors, np.float64), np.array(of_pair, np.float64)
         products, norms, buffer = np.zeros((2, len(vectors))), np.zeros(2), np.empty(self.kernels.RUN, vectors.dtype)
         x, u, g, x_old, u_old, g_old = (array.ctypes.data for array in (*new, *old))
         self.kernels.pair_products(

@@ -150,8 +150,9 @@ def sums_over_rows(
     layout, sums, dtype, functions = tiles.layout, tiles.sums, W.dtype, tiles.functions(loss, with_gradient)
     passed, _kept = rows_of(rows, labels, weights)
     n = len(X) if rows is None else len(rows)
-    bounds = np.append(np.arange(0, n, leaf_rows(layout.d)), n)
-    n_leaves = len(bounds) - 1
+    step = leaf_rows(layout.d)
+    n_leaves = -(-n // step)
+    bounds = np.minimum(step * np.arange(n_leaves + 1), n)
     taken: list[Array] = []
 
     def run(leaves: range) -> TreeSum:

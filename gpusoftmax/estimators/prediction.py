@@ -241,7 +241,11 @@ class Probabilities(LinearPredictor):
 
 def record_columns(estimator: Any, X: Any, features: Features, first: bool = True) -> None:
     """Write n_features_in_ and, for a data frame, feature_names_in_; with first=False compare X with them instead."""
-    validate_data(estimator, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
+    if first and not has_columns(X):
+        vars(estimator).pop("feature_names_in_", None)
+        estimator.n_features_in_ = features.d
+    else:
+        validate_data(estimator, by_rows(X) if has_columns(X) else features, reset=first, skip_check_array=True)
 
 
 def check_columns(model: Any, X: Any, names_expected: bool = True) -> None:

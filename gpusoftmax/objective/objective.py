@@ -191,11 +191,13 @@ class Objective:
         if term is not None and linear is not None:
             db += term.t
             loss = loss + linear + (term.t * b).sum(axis=1)
-        of_intercepts = self.penalty.restricted(NO_ROWS, intercepts=True)
-        of_intercepts.add_gradient(W[NO_ROWS], b, dW[NO_ROWS], db)
+        value = loss + of_weights
+        if self.penalty.on_intercept:
+            of_intercepts = self.penalty.restricted(NO_ROWS, intercepts=True)
+            of_intercepts.add_gradient(W[NO_ROWS], b, dW[NO_ROWS], db)
+            value = value + of_intercepts.value(W[NO_ROWS], b)
         if not self.fit_intercept:
             db[:] = 0
-        value = loss + of_weights + of_intercepts.value(W[NO_ROWS], b)
         return Evaluation(value, loss, correct * row_scale, dW, db)
 
     def sgd_steps(

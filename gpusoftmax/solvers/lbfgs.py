@@ -18,6 +18,7 @@ anyway.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class _Models(ActiveModels):
     the gradient.
     """
 
+    weight_sums: Array = per_model()  # what the objective divides its sums over rows by
     preconditioner: Preconditioners = per_model()
     point: Point = per_model()  # the last accepted points
     direction: Any = per_model(1)  # H g
@@ -130,6 +132,7 @@ class LBFGS:
         models = _Models(
             indices=np.arange(K),
             objective=objective,
+            weight_sums=objective.weight_sums(),
             preconditioner=preconditioner,
             point=Point(x, zeros_like(x), zeros_like(x)),
             direction=zeros_like(x),
@@ -191,7 +194,7 @@ class LBFGS:
         objective = models.objective
         backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
         trial = _trial(models)
-        found = objective.value_and_gradient(trial[:-1], trial[-1])
+        found = objective.value_and_gradient(trial[:-1], trial[-1], weight_sums=models.weight_sums)
         g, slope, size = _gradient(found, models)
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
         del found  # a gradient, of which there is a copy now
@@ -226,11 +229,13 @@ class LBFGS:
         stuck = too_short | (models.stalled >= STALLED) | ~(models.slope > 0)
         if state.step == 0:
             stuck &= accepted  # models whose start is not finite have diverged, as the trainer finds out and tells
-        reasons = [
-            StopReason.CONVERGED if converged[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
-            for k in range(len(converged))
-        ]
-        state.models = state.end(models, converged | stuck | out_of_steps, reasons)
+        ended = converged | stuck | out_of_steps
+        if ended.any():
+            reasons = [
+                StopReason.CONVERGED if converged[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED
+                for k in range(len(converged))
+            ]
+            state.models = state.end(models, ended, reasons)
 
     def _refresh(self, models: _Models, trial: Any, due: Array) -> float:
         """Make new preconditioners at the trial points of the models marked in `due`, and discard these models' pairs.
@@ -275,6 +280,9 @@ class LBFGS:
         diagonals = by_diagonals(models.objective)
         after = DIAGONALS_AFTER if diagonals else REFRESH_AFTER
         wait = np.maximum(after, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
+        old_enough: Array = models.refresh_age + 1 >= wait
+        if not old_enough.any():
+            return old_enough
         # A tol below the rounding error cannot be reached. With tol = 0, the target is halfway to the rounding error on
         # a log scale.
         tolerances = np.maximum(
@@ -284,7 +292,7 @@ class LBFGS:
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
         far = STEPS_TO_GO_FULL if is_full(models.objective) or diagonals else STEPS_TO_GO
-        return (models.refresh_age + 1 >= wait) & ((to_go > far) | (pace <= 0))
+        return old_enough & ((to_go > far) | (pace <= 0))
 
 
 def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:
@@ -298,8 +306,9 @@ def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> t
     accepted = value <= models.value - SUFFICIENT * predicted_decrease + noise  # False for a value of NaN
     accepted |= flat & (abs(slope) < models.slope) & np.isfinite(value)
     too_short = ~accepted & ((flat & (models.length < SHORTEST)) | (models.length < VANISHING))
-    shorter = _shorter(models.length, models.value, models.slope, value, slope)
-    models.length = np.where(accepted, models.length, shorter)
+    if not accepted.all():
+        shorter = _shorter(models.length, models.value, models.slope, value, slope)
+        models.length = np.where(accepted, models.length, shorter)
     return accepted, too_short
 
 
@@ -346,7 +355,7 @@ def _gradient(found: Evaluation, models: _Models) -> tuple[Any, Array, Array]:
         return (inner_products(g[rows], direction[rows]),)
 
     (slope,) = backend.sum_over_blocks(part, d + 1, g[0].size)
-    norm = backend.to_numpy(backend.xp.stack(norms)).max(axis=0)
+    norm = backend.to_numpy(reduce(backend.xp.maximum, norms))
     return g, backend.to_numpy(slope), norm.astype(np.float64)
 
 

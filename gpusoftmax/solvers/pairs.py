@@ -134,6 +134,8 @@ class Pairs(PerModel):
             for k in range(K):
                 after, before = new.block(rows, k, xp), old.block(rows, k, xp)
                 found.append(backend.ops.pair_products(after, before, self._block(k, used, rows, c), 2 * slot))
+            if K == 1:
+                return tuple(backend.to_numpy(one)[None].astype(np.float64) for one in found[0])
             # on a GPU they come to the host together
             return tuple(backend.to_numpy(xp.stack(one)).astype(np.float64) for one in zip(*found, strict=True))
 
@@ -154,10 +156,11 @@ class Pairs(PerModel):
         for k, gamma in enumerate(self.gamma.tolist()):
             kept = order[self.valid[k, order]]
             if len(kept):
-                R, UT = (matrix[k][kept[:, None], kept] for matrix in (self.st, self.ut))
-                alpha = dtrtrs(R, sg[k, kept])[0]  # of R it uses the upper triangle alone
+                R, UT = (matrix[k, kept[:, None], kept] for matrix in (self.st, self.ut))
+                R = np.asfortranarray(R)  # otherwise dtrtrs would copy it twice; it uses the upper triangle alone
+                alpha = dtrtrs(R, sg[k, kept])[0]
                 e = dtrtrs(R, np.diagonal(R) * alpha - gamma * (ug[k, kept] - UT @ alpha), trans=1)[0]
-                coefficients[k, kept] = np.stack([e, -gamma * alpha], axis=1)
+                coefficients[k, kept, 0], coefficients[k, kept, 1] = e, -gamma * alpha
         return coefficients
 
     def _combine(self, point: Point, coefficients: Array, backend: Backend) -> tuple[Any, Array]:

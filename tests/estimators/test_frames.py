@@ -56,6 +56,12 @@ def test_a_frame_gives_the_bits_of_its_values(library: Any, cls: Any, dtype: Any
     assert model.decision_function(frame).tobytes() == expected.decision_function(X).tobytes()
 
 
+def test_a_fit_to_an_array_forgets_the_columns_of_the_fit_before(library: Any, X: Any) -> None:
+    model = SoftmaxClassifier().fit(frame_with(library, X), CODES).fit(X[:, :2], CODES)
+    assert not hasattr(model, "feature_names_in_")
+    assert model.n_features_in_ == 2
+
+
 def test_columns_of_several_types_become_one(library: Any, X: Any) -> None:
     columns = [X[:, 0], X[:, 1].astype(np.int32), X[:, 2] > 0]
     frame = library.DataFrame(dict(zip(COLUMNS, columns, strict=True)))

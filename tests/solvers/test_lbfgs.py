@@ -87,15 +87,29 @@ def test_models_that_have_arrived_are_not_visited_any_more(monkeypatch: pytest.M
     seen = []
     evaluate = Objective.value_and_gradient
 
-    def spy(self: Objective, W: Array, b: Array, *rest: Any) -> Any:
+    def spy(self: Objective, W: Array, b: Array, **named: Any) -> Any:
         seen.append(W.shape[1])
-        return evaluate(self, W, b, *rest)
+        return evaluate(self, W, b, **named)
 
     monkeypatch.setattr(Objective, "value_and_gradient", spy)
     run(LBFGS(200, tol=1e-6), objective_of(X.astype(np.float64), y, NUMPY, K=3, l2=[10.0, 1e-2, 1e-4]))
     assert seen[0] == 3
     assert seen[-1] == 1
     assert seen == sorted(seen, reverse=True)
+
+
+def test_the_weights_are_added_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = blobs(5, n=90, d=4)
+    seen = []
+    weight_sums = Objective.weight_sums
+
+    def spy(self: Objective) -> Any:
+        seen.append(self)
+        return weight_sums(self)
+
+    monkeypatch.setattr(Objective, "weight_sums", spy)
+    run(LBFGS(200, tol=1e-6), objective_of(X.astype(np.float64), y, NUMPY, l2=1e-2))
+    assert len(seen) == 1
 
 
 def test_it_never_goes_up(backend: Backend) -> None:

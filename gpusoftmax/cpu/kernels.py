@@ -16,7 +16,7 @@ compiling.py has the decorators `compiled` and `emitted`, and says what holds fo
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -129,14 +129,15 @@ def _aligned(n_bytes):
     return (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def scratch_at(address: int, layout: Layout) -> Scratch:
-    """The parts of scratch memory that begins at an address."""
+@lru_cache(maxsize=64)
+def scratch_of(layout: Layout) -> Scratch:
+    """The parts of scratch memory, by their distance in bytes from its beginning."""
     K, q, size = layout.K, layout.q, layout.size
     sizes = (
         2 * BLOCK * 8, BLOCK * 8, 4 * BLOCK, K * BLOCK * size, BLOCK * q * VECTOR, q * BLOCK * size, K * BLOCK * 8,
         K * BLOCK * 8, q * BLOCK * size, BLOCK * (layout.n_slabs - layout.direct) * 2 * VECTOR,
     )  # fmt: skip
-    return Scratch(*accumulate(map(_aligned, sizes), initial=address))
+    return Scratch(*accumulate(map(_aligned, sizes), initial=0))
 
 
 @register_jitable

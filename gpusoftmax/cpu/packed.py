@@ -91,7 +91,7 @@ class Tiles:
         self.matrix = Matrix(X.ctypes.data, row_stride, X.itemsize if d == 1 else column_stride, X.itemsize)
         direct = d // self.width if self.matrix.column_stride == X.itemsize else 0
         self.layout = Layout(d, -(-d // self.width), direct, K, K * c, W.itemsize)
-        # b is copied because a read-only one has another type, for which Numba would compile the kernels again
+        # b is copied because steps of SGD change it
         self.model = Model(self.pack(W.reshape(d, K * c)), b.reshape(K * c).copy())
 
     @property
@@ -129,7 +129,7 @@ class Tiles:
 
     def scratch(self) -> tuple[Array, tuple[int, ...]]:
         """Take scratch memory for a thread's pass from `buffers`; returns it and the addresses of its parts."""
-        offsets: Scratch = self.kernels.scratch_at(0, self.layout)
+        offsets: Scratch = self.kernels.scratch_of(self.layout)
         scratch = buffers.take(offsets.end)
         scratch[offsets.features : offsets.end] = 0
         start = scratch.ctypes.data

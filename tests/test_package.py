@@ -41,7 +41,7 @@ LAYERS = [
     {"__main__"},
 ]
 USES_NUMBA = {
-    "cpu.blocks", "cpu.compiling", "cpu.facts", "cpu.kernels", "cpu.row_losses", "cpu.sparse_kernels",
+    "cpu.blocks", "cpu.compiling", "cpu.dense_sgd", "cpu.facts", "cpu.kernels", "cpu.row_losses", "cpu.sparse_kernels",
     "cpu.sparse_sgd", "cpu.text_kernels", "cpu.tiles", "cpu.vector_kernels", "cpu.vectors",
 }  # fmt: skip
 

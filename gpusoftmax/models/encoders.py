@@ -70,7 +70,7 @@ def decode_encoder(described: Any, tensors: dict[str, Array]) -> TableEncoder:
     ValueError, TypeError
         They do not describe an encoder that `TableEncoder.fit` makes; the message says why.
     """
-    from gpusoftmax.tables.encoder import KINDS, TableEncoder
+    from gpusoftmax.tables.encoder import KINDS, TableEncoder, set_learned
     from gpusoftmax.tables.groups import Numbers
 
     expect("encoder", described, KEYS)
@@ -102,8 +102,8 @@ def decode_encoder(described: Any, tensors: dict[str, Array]) -> TableEncoder:
         raise TypeError("left_out holds something else than reasons")
     encoder = TableEncoder(**parameters)
     encoder.left_out_ = left_out
-    return encoder.set_learned(
-        Numbers(tuple(names), mean, scale, tuple(gaps)), categories, texts, tuple(columns), described["named"]
+    return set_learned(
+        encoder, Numbers(tuple(names), mean, scale, tuple(gaps)), categories, texts, tuple(columns), described["named"]
     )
 
 

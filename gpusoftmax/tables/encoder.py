@@ -119,7 +119,24 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
-        """Learn the columns of a table and return its features; see `fit` and `transform`."""
+        """Learn the columns of a table, and return its features; faster than `fit` and `transform`.
+
+        Parameters
+        ----------
+        X : data frame, pyarrow table, dict of columns, or array-like of shape (n, d)
+            The table, as for `fit`.
+        y, **fit_params : ignored
+
+        Returns
+        -------
+        ndarray of float64, or csr_array of float32
+            The features, as of `transform`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The same as for `fit`.
+        """
         return self._encode(*self._learn(X))
 
     def transform(self, X: Any) -> Any:
@@ -163,9 +180,22 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return self._encode(table, {})
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """Return the names of the features, (number of features,).
+        """Return the names of the features.
 
-        `input_features` is ignored.
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, of shape (number of features,)
+            A number has the name of its column; an indicator is called "island=Biscoe", "island is another" or "sex is
+            missing"; the hash of a word is "note#8177".
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            The encoder is not fitted.
         """
         check_is_fitted(self, "numbers_")
         groups: list[Any] = [self.numbers_, *([self.categories_] if self.categories_.names else []), *self.texts_]
@@ -184,7 +214,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         table = as_columns(X, {str(name) for name, kind in (self.kinds or {}).items() if kind != "number"})
         kinds, counts = self._kinds(table)
         by_kind = {kind: [name for name in table.columns if kinds.get(name) == kind] for kind in KINDS}
-        self.set_learned(
+        set_learned(
+            self,
             Numbers.learn(table, by_kind["number"]),
             Categories.learn(table, by_kind["category"], self.min_frequency),
             [Words.learn(name, counts[name]) for name in by_kind["text"]],
@@ -217,18 +248,6 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             raise ValueError(f"no column is usable: {_listed(self.left_out_)}")
         return kinds, counts
 
-    def set_learned(
-        self, numbers: Numbers, categories: Categories, texts: list[Words], names: tuple[str, ...], named: bool
-    ) -> TableEncoder:
-        """Set what was learned from a table with columns of these names; `named` says whether it gave them itself."""
-        self.numbers_, self.categories_, self.texts_ = numbers, categories, texts
-        self.columns_, self.n_features_in_ = names, len(names)
-        if named:
-            self.feature_names_in_ = np.array(names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        return self
-
     @property
     def used_columns(self) -> list[str]:
         """The names of the columns from which features are made."""
@@ -246,6 +265,23 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         if self.texts_ or len(self.get_feature_names_out()) > MOST_DENSE:
             return sparse.csr_array(sparse.hstack([sparse.csr_array(block, dtype=np.float32) for block in blocks]))
         return np.hstack([block.toarray() if is_sparse(block) else block for block in blocks]).astype(np.float64)
+
+
+def set_learned(
+    encoder: TableEncoder, numbers: Numbers, categories: Categories, texts: list[Words], columns: tuple[str, ...],
+    named: bool,
+) -> TableEncoder:  # fmt: skip
+    """Set what was learned from a table with these columns, and return the encoder.
+
+    `named` says whether the table itself gave the names.
+    """
+    encoder.numbers_, encoder.categories_, encoder.texts_ = numbers, categories, texts
+    encoder.columns_, encoder.n_features_in_ = columns, len(columns)
+    if named:
+        encoder.feature_names_in_ = np.array(columns, dtype=object)
+    elif hasattr(encoder, "feature_names_in_"):
+        del encoder.feature_names_in_
+    return encoder
 
 
 def _kind(name: str, column: Array) -> str:

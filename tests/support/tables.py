@@ -10,8 +10,8 @@ from typing import Any
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files import csv_file
 from gpusoftmax.files.csv_file import read_csv
-from gpusoftmax.files.table import Columns
-from gpusoftmax.tables.columns import RawColumns, Table
+from gpusoftmax.files.table import Columns, Table
+from gpusoftmax.tables.columns import RawColumns
 
 
 def facts(table: Table) -> Any:

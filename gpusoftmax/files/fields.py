@@ -18,7 +18,7 @@ from gpusoftmax.files.layout import Layout
 from gpusoftmax.files.numerals import is_value, number
 from gpusoftmax.files.table import MOST_LABEL, Table
 from gpusoftmax.files.text import Lines
-from gpusoftmax.tables.columns import RawColumns, is_gap
+from gpusoftmax.tables.columns import RawColumns, is_gap, string_of
 
 MOST_KNOWN = 1 << 16  # different words that are kept, so that a column of a few takes a pointer a row
 
@@ -188,10 +188,10 @@ class TableBuilder:
         return Table(values, labels, names, label, ends)
 
     def _raw(self, numbers: Array, codes: Array, words: list[str], names: Sequence[str] | None) -> RawColumns:
-        shown = np.array([None if is_gap(word) else word for word in (*words, "")], dtype=object)
+        shown = np.array([*map(string_of, words), None], dtype=object)
         columns: dict[int, Array] = {i: numbers[:, k] for k, i in enumerate(self.numbers)}
         columns |= {i: shown[codes[:, k]] for k, i in enumerate(self.words)}
-        known = names or list(map(str, range(len(self.layout.features))))
+        known = names or list(map(str, self.layout.features))
         named = {name: columns[i] for name, i in zip(known, self.layout.features, strict=True)}
         return RawColumns(named, names is not None)
 

@@ -90,8 +90,8 @@ def find_layout(lines: Lines, columns: Columns, dialect: Dialect | None = None) 
         below.insert(0, first)
     label, features = columns.choose(lines.path, first if names is None else names, names is not None)
     kinds = {i: [row[i] for row in below] for i in features}
-    as_text = {i for k, i in enumerate(features) if (str(k) if names is None else names[i]) in columns.as_text}
-    text = frozenset(i for i, fields in kinds.items() if columns.raw and (i in as_text or _is_text(i, fields, dialect)))
+    strings = {i for i in features if (str(i) if names is None else names[i]) in columns.as_strings}
+    text = frozenset(i for i, fields in kinds.items() if columns.raw and (i in strings or _is_text(i, fields, dialect)))
     decimal = columns.decimal
     if decimal is None:
         decimal = _decimal(lines, [fields for i, fields in kinds.items() if i not in text])

@@ -129,7 +129,7 @@ def test_rows_between_others_are_read_by_the_kernel(
     with kernel(first=True):
         table = read_csv(tmp_path / "a.csv", LAST)
     assert table.values.tolist() == [[1, 5.5]] * 50 + [[2, 5.5]] + [[3, 5.5]] * 50
-    assert counts == [-1, 49, -1, 50]
+    assert counts == [50, -1, 50]
 
 
 @pytest.mark.slow

@@ -336,7 +336,7 @@ class TextReader(io.RawIOBase):
     """The text of a file as a binary file in UTF-8, for readers that want one."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._blocks, self._rest = text_blocks(path, file), b""
+        self._blocks, self._rest = text_blocks(path, file), memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -346,7 +346,7 @@ class TextReader(io.RawIOBase):
             block = next(self._blocks, None)
             if block is None:
                 return 0
-            self._rest = block
+            self._rest = memoryview(block)
         part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)

@@ -26,6 +26,8 @@ OFFSET, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # of th
 MOST_EXPONENT = np.uint64(0x7FE)
 NO_NUMBER = np.uint64((1 << 64) - 1)  # the bits of a NaN
 
+inlined = register_jitable(forceinline=True)  # a call passes so many arguments that it takes longer than the rest
+
 SKIPPED = -1  # the role of a column that is not read
 NO_WORD = -1
 MOST_WORDS, MOST_STORED, LONGEST_WORD = 1 << 14, 1 << 20, 256  # different words, and their bytes
@@ -139,7 +141,7 @@ def _leading_zeros(typing, number):
     return types.uint64(types.uint64), emit
 
 
-@register_jitable
+@inlined
 def _product(a, b):
     """Return the high and the low 64 bits of a product."""
     a_low, a_high, b_low, b_high = a & LOW_32, a >> U32, b & LOW_32, b >> U32
@@ -149,7 +151,7 @@ def _product(a, b):
     return a_high * b_high + (one >> U32) + (two >> U32), a * b
 
 
-@register_jitable
+@inlined
 def _nearest(w, q, powers):
     """Return the bits of the float64 next to w 10^q, or NO_NUMBER where that is not certain."""
     if w == U0:
@@ -181,12 +183,12 @@ def _nearest(w, q, powers):
     return exponent << U52 | mantissa & LOW_52
 
 
-@register_jitable
+@inlined
 def _sign(text, at):
     return element(text, at, ZERO)
 
 
-@register_jitable
+@inlined
 def _digits(text, at, w):
     """Read digits after those of w; return w and the place after them."""
     while True:
@@ -197,14 +199,14 @@ def _digits(text, at, w):
         at += 1
 
 
-@register_jitable
+@inlined
 def _zeros(text, at):
     while _sign(text, at) == ZERO:
         at += 1
     return at
 
 
-@register_jitable
+@inlined
 def _number(text, at, style, powers):
     """Read a number and the blanks around it; return its bits, or NO_NUMBER, and the place after it."""
     while _sign(text, at) == style.space or _sign(text, at) == style.tab:
@@ -246,7 +248,7 @@ def _number(text, at, style, powers):
     return bits, at
 
 
-@register_jitable
+@inlined
 def _word(text, begin, end, words):
     """Return the number of a word, which is added if it is new; NO_WORD if there is no room for it."""
     size = end - begin
@@ -279,7 +281,7 @@ def _word(text, begin, end, words):
     return word
 
 
-@register_jitable
+@inlined
 def _is_end(sign):
     return sign in (NEWLINE, RETURN)
 

@@ -20,7 +20,7 @@ from gpusoftmax.files.table import Columns, Table
 from gpusoftmax.files.text import MOST_LINE, Lines
 
 AT_ONCE = 1 << 16  # fields converted at a time
-SMALL = 4 << 20  # bytes that are read without the kernel, which takes a while to load
+SMALL = 4 << 20  # bytes of a file, or of its text, that are read without the kernel, which takes a while to load
 
 
 def read_csv(path: Path, columns: Columns) -> Table:
@@ -83,14 +83,22 @@ def read_table(lines: Lines, file: BinaryIO, columns: Columns, dialect: Dialect 
 
 
 def _read(lines: Lines, layout: Layout, raw: bool) -> Table:
-    """Read all rows: those near the start by Python, all others by the kernel if there is one and it can read them."""
+    """Read all rows: those of small files by Python, most of large ones by the kernel."""
     lines.skip(layout.before)
     builder = TableBuilder(lines, layout, raw)
     rows = records(lines, layout.dialect, layout.width)
-    has_numba = True
-    usual = at_once = max(1, AT_ONCE // layout.width)
     kernel: PlainReader | None = None
+    usual = max(1, AT_ONCE // layout.width)
+    at_once, tries_kernel = usual, True
     while True:
+        if tries_kernel and kernel is None and max(lines.size, lines.read + lines.at) > SMALL:
+            try:
+                kernel = PlainReader(builder)
+            except ImportError:  # Numba is missing
+                tries_kernel = False
+        if kernel is not None:
+            # Python reads the row that the kernel could not, and more and more if the kernel cannot read the next one
+            at_once = 1 if kernel.read() else min(2 * at_once, usual)
         block, ends = [], []
         for row in islice(rows, at_once):
             block.append(row)
@@ -98,14 +106,6 @@ def _read(lines: Lines, layout: Layout, raw: bool) -> Table:
         if not block:
             return builder.table()
         builder.add(block, ends)
-        if kernel is None and has_numba and lines.read + lines.at > SMALL:
-            try:
-                kernel = PlainReader(builder)
-            except ImportError:
-                has_numba = False
-        if kernel is not None:
-            # Python reads the row that the kernel could not, and more and more if the kernel cannot read the next one
-            at_once = 1 if kernel.read() else min(2 * at_once, usual)
 
 
 def _text_columns(lines: Lines, layout: Layout) -> frozenset[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.numerals import is_number, is_value
 from gpusoftmax.files.table import MOST_COLUMNS, Columns
-from gpusoftmax.files.text import Lines
+from gpusoftmax.files.text import SIGNS_OF_BLANK, Lines
 
 BLANK = " "  # as a delimiter: any number of blanks and tabs
 DELIMITERS = "\t|;,"  # text has tabs and pipes less often than semicolons, and these less often than commas
@@ -129,7 +129,7 @@ def _first_lines(lines: Lines) -> list[str]:
     """Return the first lines that are not blank, without reading them."""
     if not lines.skip_blank():
         raise BadFileError(lines.path, reason="is empty", expected="a table with one row per line")
-    return [line for line in lines.peek(SAMPLE_LINES, SAMPLE_BYTES) if line.strip()]
+    return [line for line in lines.peek(SAMPLE_LINES, SAMPLE_BYTES) if line.strip(SIGNS_OF_BLANK)]
 
 
 def _check_width(lines: Lines, first: str, asked: str | None) -> None:
@@ -229,7 +229,7 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[list[str
             if begins:
                 began = lines.number
                 if not line.strip(blank):
-                    lines.skip_blank(blank.encode())
+                    lines.skip_blank(blank)
                     continue
                 if dialect.is_comment(line):
                     _check_comment(lines, dialect, line, width, rows)

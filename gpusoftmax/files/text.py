@@ -32,7 +32,8 @@ MOST_PARTS = 1 << 16  # gzip and xz files may be several, one after another
 UTF8, UTF16 = codecs.BOM_UTF8, {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 END = re.compile(rb"\r\n?|\n")
-BLANK_LINES = {signs: re.compile(rb"[" + signs + rb"]*+") for signs in (b"\r\n", b" \r\n", b" \t\v\f\r\n")}
+SIGNS_OF_BLANK = " \t\v\f\r\n"
+BLANK_LINES = {signs: re.compile(rf"[{signs}]*+".encode()) for signs in ("\r\n", " \r\n", SIGNS_OF_BLANK)}
 
 
 def text_blocks(path: Path, file: BinaryIO, decoder: Decoder | None = None) -> Iterator[bytes]:
@@ -224,12 +225,13 @@ class Lines:
         The number of the last line that was read, counted from 1.
     block, at : bytes and int
         Whole lines, and where among them the next line begins. At the end of the file the block is empty.
-    read : int
-        Bytes of text before the block.
+    size, read : int
+        Bytes of the file, and bytes of text before the block.
     """
 
     def __init__(self, path: Path, file: BinaryIO, encoding: str = "ascii") -> None:
         self.path, self._decoder = path, Decoder(path, encoding)
+        self.size = file.seek(0, io.SEEK_END)
         self.number = self.at = self.read = 0
         self._begin(b"")
         self._rest = b""
@@ -272,7 +274,7 @@ class Lines:
         self._rest = b""
         return text + b"\n" if text and text[-1] not in b"\r\n" else text
 
-    def skip_blank(self, signs: bytes = b" \t\v\f\r\n") -> bool:
+    def skip_blank(self, signs: str = SIGNS_OF_BLANK) -> bool:
         """Read lines as long as they hold nothing but these signs; False at the end of the file."""
         while self.fill():
             found = BLANK_LINES[signs].match(self.block, self.at)
@@ -334,7 +336,7 @@ class TextReader(io.RawIOBase):
     """The text of a file as a binary file in UTF-8, for readers that want one."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._blocks, self._rest = text_blocks(path, file), b""
+        self._blocks, self._rest = text_blocks(path, file), memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -344,7 +346,7 @@ class TextReader(io.RawIOBase):
             block = next(self._blocks, None)
             if block is None:
                 return 0
-            self._rest = block
+            self._rest = memoryview(block)
         part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)

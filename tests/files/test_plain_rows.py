@@ -21,6 +21,7 @@ from tests.support.tables import kernel, read_both_ways
 pytest.importorskip("numba")
 pytestmark = pytest.mark.compiled
 
+SWAPPED = Columns(None, False, ("b", "a"))
 LAST, RAW = Columns(-1), Columns(-1, raw=True)
 
 
@@ -110,7 +111,7 @@ LINES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("columns", [LAST, RAW, Columns("b"), Columns(-1, drop=("a",)), Columns(None, False)])
+@pytest.mark.parametrize("columns", [LAST, RAW, Columns("b"), Columns(-1, drop=("a",)), Columns(None, False), SWAPPED])
 @pytest.mark.parametrize("content", LINES.values(), ids=LINES.keys())
 def test_rows_are_read_alike_however_they_are_written(content: str, columns: Columns, both: Any) -> None:
     both(content, columns)
@@ -129,7 +130,7 @@ def test_rows_between_others_are_read_by_the_kernel(
     with kernel(first=True):
         table = read_csv(tmp_path / "a.csv", LAST)
     assert table.values.tolist() == [[1, 5.5]] * 50 + [[2, 5.5]] + [[3, 5.5]] * 50
-    assert counts == [-1, 49, -1, 50]
+    assert counts == [50, -1, 50]
 
 
 @pytest.mark.slow

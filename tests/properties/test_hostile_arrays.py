@@ -22,6 +22,7 @@ import scipy.sparse
 import sklearn.datasets  # noqa: F401 - the readers of ARFF and svmlight import these; here, because no load may import
 
 from gpusoftmax import load_model
+from gpusoftmax.cpu import text_kernels  # noqa: F401 - for the same reason
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.load import load_data, read_parts

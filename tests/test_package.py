@@ -181,13 +181,18 @@ def test_no_test_imports_another_test() -> None:
 HEAVY = ["numpy", "numba", "llvmlite", "scipy", "sklearn", "joblib", "safetensors", "threadpoolctl", "cupy"]
 
 
-def loaded(program: str, *arguments: str) -> set[str]:
-    """The top-level modules that a program has loaded when it ends."""
+def loaded_modules(program: str, *arguments: str) -> set[str]:
+    """The modules that a program has loaded when it ends."""
     report = "import atexit, json, sys; atexit.register(lambda: print('\\n' + json.dumps([*sys.modules])))\n"
     done = subprocess.run(
         [sys.executable, "-c", report + program, *arguments], capture_output=True, text=True, check=True, timeout=60
     )
-    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def loaded(program: str, *arguments: str) -> set[str]:
+    """The top-level modules that a program has loaded when it ends."""
+    return {name.partition(".")[0] for name in loaded_modules(program, *arguments)}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -198,6 +203,20 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["gradcheck", "--help"]], ids=" ".join)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded("from gpusoftmax.cli import main; main()", *arguments).isdisjoint(HEAVY)
+
+
+@pytest.mark.slow
+def test_training_loads_only_what_it_uses() -> None:
+    found = loaded_modules("from gpusoftmax.cli import main; main()", "train", "digits", "--backend", "numpy")
+    unused = {
+        "sklearn.metrics",
+        "sklearn.model_selection",
+        "sklearn.linear_model",
+        "safetensors",
+        "matplotlib",
+        "numba",
+    }
+    assert found.isdisjoint({*unused, "gpusoftmax.models", "gpusoftmax.protocols"})
 
 
 @pytest.mark.parametrize("program", ["gpusoftmax.BadFileError", "gpusoftmax.__version__", "dir(gpusoftmax)"])

@@ -86,6 +86,14 @@ def digits(folder: Path | None) -> tuple[Array, Array, Any]:
     return found.data / 16, found.target, None
 
 
+def iris(folder: Path | None) -> tuple[Array, Array, Any]:
+    """scikit-learn's 150 flowers: so few that a solver's own overhead is what takes time."""
+    from sklearn.datasets import load_iris
+
+    found = load_iris()
+    return found.data, found.target, None
+
+
 def embeddings(folder: Path | None, n: int = 100_000, d: int = 768, c: int = 100) -> tuple[Array, Array, Any]:
     """Class means and noise, rows of length about 1; 10% of the labels are wrong."""
     rng = np.random.default_rng(0)
@@ -155,6 +163,7 @@ CASES = (
         for C in (1e-2, 3e-4, 1e-4)
     ),
     *(Case(f"digits-{C}", f"digits, 1797 x 64, 10 classes, C = {C}", C, digits) for C in (1, 100)),
+    Case("iris", "iris, 150 x 4, 3 classes, C = 1", 1.0, iris),
     Case("probe", "embeddings, 100000 x 768, 100 classes, C = 3, which validation chooses", 3.0, embeddings),
     Case("separable", "separable, 5000 x 100, 10 classes, C = 100", 100.0, separable),
     Case("unscaled", "columns of very different sizes, 20000 x 50, 5 classes, C = 1", 1.0, unscaled),

@@ -170,6 +170,7 @@ def all_cases(available: int | None = None) -> list[Case]:
         Case("predict-cifar", **cifar, work="predict"),
         Case("predict-cifar-u8", **cifar, dtype="uint8", work="predict"),
         Case("predict-probe", 100_000, 768, 1000, work="predict"),
+        Case("predict-row", 1, 64, 10, work="predict"),
         *(Case(f"scaling-n-{n}", n, 512, 10) for n in (200, 2000, 20_000, 200_000)),
         *(Case(f"scaling-d-{d}", 20_000, d, 10) for d in (32, 500, 2048, 8192)),
         *(Case(f"scaling-c-{c}", 20_000, 512, c) for c in (2, 10, 64, 65, 100, 1000)),

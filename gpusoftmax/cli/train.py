@@ -145,9 +145,7 @@ def train(
     from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
     from gpusoftmax.estimators.problem import l2_from_C
     from gpusoftmax.estimators.solver_choice import choose_solver
-    from gpusoftmax.models import save_model
     from gpusoftmax.progress import progress_display
-    from gpusoftmax.protocols.cs231n import train_cs231n
     from gpusoftmax.reports.training import (
         accuracies,
         accuracies_in_words,
@@ -200,6 +198,8 @@ def train(
     started = time.perf_counter()
     choice: SweepResult | None = None
     if recipe is not None:
+        from gpusoftmax.protocols.cs231n import train_cs231n
+
         progress = None if quiet else progress_display()
         model = train_cs231n(*training, loss=str(loss), seed=seed, backend=resolved_backend, progress=progress)
     elif choosing:
@@ -218,6 +218,8 @@ def train(
     measured = accuracies(model, loaded)
     keep_names(model, loaded)
     if save is not None:
+        from gpusoftmax.models import save_model
+
         save_model(with_encoder(model, loaded), save)
     strength, l2 = None, None
     if choice is not None:

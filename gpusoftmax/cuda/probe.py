@@ -30,14 +30,14 @@ def probe(index: int = 0) -> Probe:
 
 @cache
 def _probe(index: int, process: int) -> Probe:
+    if find_spec("cupy") is None:
+        return Probe(False, "CuPy is not installed: pip install 'gpusoftmax[cuda13]', or [cuda12] for an older driver")
     installed = sorted({name for d in metadata.distributions() if (name := _cupy_name(d))})
     if len(installed) > 1:
         return Probe(
             False,
             f"several CuPy packages are installed ({', '.join(installed)}), which conflict: uninstall all, install one",
         )
-    if find_spec("cupy") is None:
-        return Probe(False, "CuPy is not installed: pip install 'gpusoftmax[cuda13]', or [cuda12] for an older driver")
     try:
         import cupy
     except Exception as error:  # a broken binary may raise anything, and the CPU can be used instead

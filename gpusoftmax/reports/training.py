@@ -13,7 +13,6 @@ from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
 from gpusoftmax.estimators.problem import l2_from_C
 from gpusoftmax.files.dataset import Dataset
-from gpusoftmax.models import save_model
 from gpusoftmax.reports.evaluation import printable
 from gpusoftmax.search.result import SweepResult
 
@@ -134,6 +133,8 @@ def write_sweep(result: SweepResult, dataset: Dataset, folder: Path, show: Calla
         model.unlink(missing_ok=True)  # left by an earlier sweep
         files.remove(model)
     else:
+        from gpusoftmax.models import save_model  # imported here, since not every training is saved
+
         save_model(with_encoder(result.best_estimator_, dataset), model)
     try:
         result.plot().figure.savefig(plot, dpi=150)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from sklearn import get_config
-from sklearn.metrics import get_scorer
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import shown
@@ -95,6 +94,8 @@ def make_scoring(scoring: Any, softmax: bool) -> Scoring:
             f"scoring={shown(scoring)} is a {type(scoring).__name__}; use 'accuracy', 'log_loss', 'loss', the name of "
             "one of scikit-learn's scorers, or a function of (estimator, X, y)"
         )
+    from sklearn.metrics import get_scorer  # imported here because it takes a while
+
     try:
         return Scoring(scoring, get_scorer(scoring))
     except ValueError:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import brief, shown
@@ -39,6 +38,8 @@ def make_splits(cv: Any, validation: Any, y: Array, seed: int, X: Any = None, gr
         raise ValueError("groups is for a splitter that uses it, such as GroupKFold; pass one as cv")
     if isinstance(validation, tuple | list):
         return [Split(None, None)]
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit  # imported here: it takes a while
+
     if validation is not None:
         if np.ndim(validation) or hasattr(validation, "columns"):
             raise TypeError(

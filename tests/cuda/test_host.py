@@ -598,6 +598,7 @@ def faults() -> dict[str, Any]:
     def two_installed(cupy: Any, patch: pytest.MonkeyPatch) -> None:
         both = [SimpleNamespace(metadata={"Name": name}) for name in ("cupy-cuda12x", "numpy", "cupy_cuda13x")]
         patch.setattr(probe.metadata, "distributions", lambda: both)
+        patch.setattr(probe, "find_spec", lambda name: "found")
 
     def not_installed(cupy: Any, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(probe, "find_spec", lambda name: None)

@@ -38,7 +38,7 @@ class BadColumnError(ValueError):
 
     def __init__(self, column: str, reason: str, expected: str, row: int | None = None) -> None:
         place = "" if row is None else f" in row {row}"
-        super().__init__(f"column {shown(column)} {reason}{place}; {expected}")
+        super().__init__(f"column {shown(column)} {reason}{place}; expected {expected}")
         self.column, self.row, self.reason, self.expected = column, row, reason, expected
 
 
@@ -247,8 +247,7 @@ def _from_objects(name: str, array: Array, keep_strings: bool) -> Array:
         elif hasattr(value, "isoformat"):
             raise dates_are_refused(name, [value])
         else:
-            expected = "pass numbers or text"
-            raise BadColumnError(name, f"holds {shown(value)}, a {type(value).__name__},", expected, row)
+            raise BadColumnError(name, f"holds {shown(value)}, a {type(value).__name__},", "numbers or text", row)
     return strings if keep_strings else numbers_or_strings(strings)
 
 
@@ -259,20 +258,22 @@ def dates_are_refused(name: str, examples: Iterable[Any]) -> BadColumnError:
     return BadColumnError(
         name,
         f"holds dates or times{such}",
-        "make numbers of them (year, month, weekday, days since a start), or leave the column out (drop, on the "
+        "numbers made of them (year, month, weekday, days since a start), or that the column is left out (drop, on the "
         f"command line --drop {shlex.quote(name)})",
     )
 
 
-def numbers_or_strings(strings: Array) -> Array:
-    """Return a column as float64 if every field is a finite number, a truth value or a gap, and not all are gaps."""
+def numbers_or_strings(column: Array) -> Array:
+    """Return a column as float64 if every field is a finite number, a truth value or a gap."""
+    if column.dtype != object:
+        return column
     numbers: dict[str | None, float] = {None: math.nan}
-    for text in set(strings.tolist()) - {None}:
+    for text in set(column.tolist()) - {None}:
         value = number_of(text)
         if value is None:
-            return strings
+            return column
         numbers[text] = value
-    return np.array([numbers[text] for text in strings.tolist()]) if len(numbers) > 1 else strings
+    return np.array([numbers[text] for text in column.tolist()])
 
 
 def number_of(text: str) -> float | None:

@@ -297,7 +297,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             raise BadColumnError(
                 largest,
                 f"has {sizes[largest]} values, and all categories more than {MOST_VALUES}",
-                "leave it out, or raise min_frequency",
+                "fewer: leave it out, or raise min_frequency",
             )
         texts = [TextColumn.learn(name, counts[name]) for name in by_kind["text"]]
         set_learned(self, Numbers.learn(table, by_kind["number"]), categories, texts, table.names, table.named)
@@ -357,8 +357,8 @@ def _kind(name: str, column: Array) -> str:
         raise BadColumnError(
             name,
             f"is {shown(field)}",
-            f"{len(known) - len(strays)} of its {len(known)} fields are numbers: make it one or a gap, or say that the "
-            f"column has categories (kinds, on the command line --category {shlex.quote(name)})",
+            f"a number or a gap, since {len(known) - len(strays)} of its {len(known)} fields are numbers, or that the "
+            f"column is said to have categories (kinds, on the command line --category {shlex.quote(name)})",
             row,
         )
     words = sum(len(field.split()) for field in sample)

@@ -71,17 +71,14 @@ def _side_by_side(table: RawColumns, names: list[str], why: str) -> Array:
     """Return columns of numbers side by side, with NaN for gaps."""
     x = np.empty((len(table), len(names)))
     for j, name in enumerate(names):
-        column = table.columns[name]
+        column = numbers_or_strings(table.columns[name])
         if column.dtype == object:
-            column = numbers_or_strings(column)
-        if column.dtype == object:  # text, or gaps alone
-            for row, text in enumerate(column.tolist()):
-                if text is not None and number_of(text) is None:
-                    raise BadColumnError(name, f"is {shown(text)}", f"pass a number, {why}, or a gap", row)
-            column = np.full(len(table), np.nan)
+            strays = (row for row, text in enumerate(column) if text is not None and number_of(text) is None)
+            row = next(strays)
+            raise BadColumnError(name, f"is {shown(column[row])}", f"a number, {why}, or a gap", row)
         if np.isinf(column).any():
             row = int(np.isinf(column).argmax())
-            raise BadColumnError(name, f"is {column[row]}", "pass a finite number, or a gap", row)
+            raise BadColumnError(name, f"is {column[row]}", "a finite number, or a gap", row)
         x[:, j] = column
     return x
 

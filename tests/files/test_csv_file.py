@@ -416,11 +416,11 @@ def test_a_table_of_plain_numbers_is_a_matrix_even_if_raw_columns_are_wanted(rea
     assert read("a,b,label\n1,True,x\n2,3,y\n", RAW).values.tolist() == [[1, 1], [2, 3]]
 
 
-def test_raw_columns_without_a_header_have_numbers_for_names(read: Any) -> None:
+def test_raw_columns_without_a_header_are_named_by_their_positions(read: Any) -> None:
     table = read("1,x,red\n2,y,blue\n3,x,red\n", Columns(1, header=False, raw=True))
     assert {name: column.tolist() for name, column in table.values.columns.items()} == {
         "0": [1, 2, 3],
-        "1": ["red", "blue", "red"],
+        "2": ["red", "blue", "red"],
     }
 
 

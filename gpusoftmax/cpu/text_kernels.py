@@ -37,7 +37,7 @@ class Style(NamedTuple):
     """How the rows of a table are written, as characters; `files.dialect.Dialect` says what each means.
 
     `other` separates fields, too: a tab where blanks do; elsewhere it is the delimiter. `space` and `tab` do not count
-    around a number; they are 0 if they separate fields. `comment` is 0 if lines cannot be comments.
+    around a number; they are 0 if they separate fields, and so is `point`. `comment` is 0 if lines cannot be comments.
     """
 
     delimiter: np.uint8

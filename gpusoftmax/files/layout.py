@@ -16,6 +16,7 @@ from gpusoftmax.files.text import Lines
 from gpusoftmax.tables.columns import NUMBER
 
 MOST_AHEAD = 1 << 16  # fields that are looked at
+TELLING = re.compile(r",|\.[^\n]*\.")  # a comma, or two points in a field, which tell something about decimals
 FEW = 10  # rows, among which it may be by chance that none rises
 
 
@@ -112,8 +113,7 @@ def holds_text(fields: Iterable[str]) -> bool:
 
 def _decimal(lines: Lines, columns: list[list[str]]) -> str | None:
     """Return the sign of decimals that the columns of numbers show."""
-    telling = [any("," in field or field.count(".") > 1 for field in fields) for fields in columns]
-    if not any(telling):
+    if not any(TELLING.search("\n".join(fields)) for fields in columns):
         return None
     numbers = [field for fields in columns if not holds_text(fields) for field in dict.fromkeys(fields)]
     decimal, doubtful = decimal_of([field for field in numbers if is_number(field)])

@@ -36,11 +36,13 @@ class PlainReader:
         self._roles = np.full(layout.width, text_kernels.SKIPPED)
         self._roles[builder.numbers] = np.arange(len(builder.numbers))
         self._roles[builder.words] = -2 - np.arange(len(builder.words))
+        point = layout.decimal or "."
         between = " \t" if dialect.delimiter == BLANK else dialect.delimiter
         signs = {
             "delimiter": between[0], "other": between[-1],
             "space": "\0" if " " in between else " ", "tab": "\0" if "\t" in between else "\t",
-            "point": layout.decimal or ".", "quote": dialect.quote, "comment": dialect.comment or "\0",
+            "point": "\0" if point == dialect.delimiter else point,
+            "quote": dialect.quote, "comment": dialect.comment or "\0",
         }  # fmt: skip
         codes = {name: np.uint8(ord(sign)) for name, sign in signs.items()}
         self._style = text_kernels.Style(**codes, trailing=dialect.trailing, longest=MOST_LINE)

@@ -98,6 +98,7 @@ LINES = {
     "blanks": "a b  kind\n1  2 x\n 3\t4 y  \n\t5 6 \"z  z\"\n7 8 z\"z \"\n",
     "delimiters at the ends": "a,b,kind\n1,2,x,\n3,4,y,\n5,6,z\n",
     "decimal commas": "a;b;kind\n1,5;2;x\n3.500,25;4;y\n1.000;1e3;z\n",
+    "decimal commas between commas": 'a,b,kind\n1,"2,5",x\n"1,5",2,y\n"-,5",2,z\n',
     "thousands": 'a;b;kind\n1,234.5;2;x\n3.5;4,000;y\n"1,000";5;z\n',
     "words that are not English": "a;b;größe\n1;2;süß\n3;4;\u00a0weit\u3000\n",
     "a label that is missing": "a,b,kind\n1,2,x\n3,4,\n",

@@ -176,9 +176,9 @@ def sum_block(b, losses, correct, db, K, q, loss_sums, correct_sums, db_sums, *,
 
 
 def _sum(b: Any, address: Any, number: Any) -> Any:
-    """The sum of BLOCK numbers: of as many at a time as fit into 32 bytes, then of those that are left."""
+    """The sum of BLOCK numbers: of some lanes, whose sums are added by halves, and of what is left after the last."""
     kind, size = FLOATS[number], SIZES[number]
-    lanes = 32 // size
+    lanes = min(32 // size, MACHINE.vector // 8)
     rest = BLOCK - (BLOCK - 1) % lanes
 
     def read(i: int, what: Any) -> Any:

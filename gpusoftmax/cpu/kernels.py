@@ -180,8 +180,7 @@ def _block_scores(functions, X, layout, rows, W, b, scratch, first, m, last):
     q, size, accumulators, groups = layout.q, layout.size, scratch.accumulators, functions.groups
     direct, copied = layout.direct, layout.n_slabs - layout.direct
     width = 2 * VECTOR // size
-    _add_scores(functions, False, scratch.table, direct, width * X.item_size, layout, W, accumulators, 1, PREFETCH)
-    if copied:
+    if copied:  # first, because that walks through the rows in order
         call(
             functions.copy_features,
             (
@@ -189,10 +188,11 @@ def _block_scores(functions, X, layout, rows, W, b, scratch, first, m, last):
                 copied * 2 * VECTOR,
             ),
         )  # fmt: skip
-        _add_scores(
-            functions, True, scratch.copies, copied, 2 * VECTOR, layout, W + direct * q * 2 * VECTOR, accumulators,
-            0 if direct else 1, 0,
-        )  # fmt: skip
+    _add_scores(functions, False, scratch.table, direct, width * X.item_size, layout, W, accumulators, 1, PREFETCH)
+    _add_scores(
+        functions, True, scratch.copies, copied, 2 * VECTOR, layout, W + direct * q * 2 * VECTOR, accumulators,
+        0 if direct else 1, 0,
+    )  # fmt: skip
     for g in range(len(groups)):
         j = groups[g, FIRST]
         call(

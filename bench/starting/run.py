@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,42 +53,48 @@ CASES = [
 ]
 
 
-def start(library: str, case: Case, cache: str) -> Result:
+def start(library: str, case: Case, cache: Path) -> Result:
     """What a new process measures, whose kernels are cached in the folder `cache`."""
     done = subprocess.run(
         [sys.executable, str(PROGRAM), library, case.kind, case.solver],
-        env=os.environ | {"NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=False,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        return {"fault": f"failed: {done.stderr.strip().splitlines()[-1:]}"}
+        return {"fault": f"failed: {done.stderr.strip().splitlines()[-1]}"}
     found: Result = json.loads(done.stdout)
     return found
 
 
-def empty(case: Case) -> Result:
-    """Ours, on a machine that has compiled nothing."""
-    with tempfile.TemporaryDirectory() as cache:
-        return start("ours", case, cache)
-
-
-def another(case: Case) -> Result:
-    """Ours, where another type of features has been fitted: float64, or float32 before float64."""
-    with tempfile.TemporaryDirectory() as cache:
-        start("ours", Case("float32" if case.kind == "float64" else "float64", case.solver), cache)
-        return start("ours", case, cache)
-
-
-def filled(case: Case) -> Result:
-    """Ours, where the same has been fitted before."""
-    with tempfile.TemporaryDirectory() as cache:
+def cache_after(case: Case, folder: Path) -> Path:
+    """A cache in which a fit has left its kernels; it is made once in the folder."""
+    cache = folder / case.name
+    if not cache.exists():
         start("ours", case, cache)
-        return start("ours", case, cache)
+    return cache
 
 
-def sklearn(case: Case) -> Result:
+def empty(case: Case, folder: Path) -> Result:
+    """Ours, on a machine that has compiled nothing."""
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        return start("ours", case, Path(cache))
+
+
+def another(case: Case, folder: Path) -> Result:
+    """Ours, where another type of features has been fitted: float64, or float32 before float64."""
+    other = Case("float32" if case.kind == "float64" else "float64", case.solver)
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        shutil.copytree(cache_after(other, folder), cache, dirs_exist_ok=True)
+        return start("ours", case, Path(cache))
+
+
+def filled(case: Case, folder: Path) -> Result:
+    """Ours, where the same has been fitted before."""
+    return start("ours", case, cache_after(case, folder))
+
+
+def sklearn(case: Case, folder: Path) -> Result:
     """scikit-learn, which has nothing to compile."""
-    with tempfile.TemporaryDirectory() as cache:
-        return start("sklearn", case, cache)
+    return start("sklearn", case, folder)
 
 
 CONTENDERS = (
@@ -124,10 +131,11 @@ class Starting(Benchmark):
         """Rounds in turns."""
         facts |= {"kind": case.kind, "solver": case.solver}
         found: dict[str, list[Result]] = {contender.name: [] for contender in contenders}
-        for number in range(self.rounds):
-            for contender in contenders:
-                progress.doing(f"round {number + 1}, {contender.name}")
-                found[contender.name].append(contender.run(case))
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(self.rounds):
+                for contender in contenders:
+                    progress.doing(f"round {number + 1}, {contender.name}")
+                    found[contender.name].append(contender.run(case, Path(folder)))
         bits = {one.get("bits") for contender in contenders if contender.ours for one in found[contender.name]}
         for contender in contenders:
             yield contender.name, summary(found[contender.name], contender.ours and len(bits) > 1)

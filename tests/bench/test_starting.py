@@ -34,5 +34,5 @@ def test_models_of_other_bits_are_not_timed() -> None:
     assert set(run.summary([dict.fromkeys(run.STEPS, 1.0)], differ=True)) == {"fault"}
 
 
-def test_a_process_that_fails_is_a_fault() -> None:
-    assert "no_such_type" in run.start("ours", run.Case("no_such_type"), "")["fault"]
+def test_a_process_that_fails_is_a_fault(tmp_path: Path) -> None:
+    assert "no_such_type" in run.start("ours", run.Case("no_such_type"), tmp_path)["fault"]

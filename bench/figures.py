@@ -9,6 +9,7 @@ from bench import classes
 from bench.common.harness import command_line
 from bench.common.pages import FIGURES, PAGES, RESULTS, Link, between, digest, tracked
 from bench.solving import figures as solving
+from bench.starting import run as starting
 from bench.sweeping import figures as sweeping
 from bench.throughput import figures as throughput
 
@@ -16,6 +17,7 @@ PUBLISHED = {
     "throughput": throughput.FIGURES,
     "solving": solving.FIGURES,
     "sweeping": sweeping.FIGURES,
+    "starting": starting.FIGURES,
     "classes": classes.FIGURES,
 }
 

@@ -24,6 +24,7 @@ PAGES = {  # of each section; if a page moves, this is what changes
     "solving": ROOT / "docs" / "benchmarks.md",
     "solving-details": ROOT / "docs" / "which-solver.md",
     "sweeping": ROOT / "docs" / "benchmarks.md",
+    "starting": ROOT / "docs" / "benchmarks.md",
     "classes": ROOT / "bench" / "README.md",
 }
 

@@ -235,14 +235,14 @@ def _columns(options: FileOptions) -> Columns:
 
 def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any) -> dict[str, Table]:
     """The parts of a file, encoded, with the columns that the model needs, found by name if the model has names."""
-    from gpusoftmax.files.load import as_raw, check_label, read_parts
+    from gpusoftmax.files.load import as_raw, check_label, naming, path_of_labels, read_parts
 
     check_label(columns.label, source(file))
     if encoder is None:
         names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays
     else:
         names = encoder.used_columns if hasattr(encoder, "feature_names_in_") else None
-        columns = replace(columns, raw=True, as_text=encoder.text_columns)
+        columns = replace(columns, raw=True, as_strings=_strings(encoder, columns))
     features = None if names is None else tuple(names)
     with reading(file, quiet):
         tables = read_parts(source(file), replace(columns, features=features, n_features=estimator.coef_.shape[1]))
@@ -250,7 +250,21 @@ def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any
         show("note    the model has no column names: columns are used in the file's order", as_json=True)
     if encoder is None:
         return tables
-    return {
-        part: replace(table, values=encoder.transform(as_raw(table.values, table.feature_names)))
-        for part, table in tables.items()
-    }
+    encoded = {}
+    for part, table in tables.items():
+        with naming(path_of_labels(source(file)), table):
+            encoded[part] = replace(table, values=encoder.transform(as_raw(table.values, table.feature_names)))
+    return encoded
+
+
+def _strings(encoder: Any, columns: Columns) -> frozenset[str]:
+    """Return the names of the columns to read as strings; without names, their positions in the file."""
+    if hasattr(encoder, "feature_names_in_"):
+        return frozenset(encoder.string_columns)
+    label = int(columns.label) if columns.label is not None and columns.is_position else None
+    features = [
+        i for i in range(len(encoder.columns_) + (label is not None)) if i != label
+    ]  # the last one, if negative
+    return frozenset(
+        str(i) for i, name in zip(features, encoder.columns_, strict=False) if name in encoder.string_columns
+    )

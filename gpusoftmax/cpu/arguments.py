@@ -13,7 +13,7 @@ from gpusoftmax._typing import Array
 
 
 class Functions(NamedTuple):
-    """The addresses of the functions of tiles.py and blocks.py that a pass calls; 0 for those that it does not call.
+    """The addresses of the functions that a pass calls, or 0, from tiles.py, blocks.py and dense_sgd.py.
 
     Attributes
     ----------
@@ -25,15 +25,17 @@ class Functions(NamedTuple):
 
     groups: Array
     look_up: int
-    copy_features: int
     row_sums: int
-    write_scores: int
-    look_up_labels: int
-    loss_rows: int
-    clear: int
-    sum_block: int
-    add_doubles: int
-    add_numbers: int
+    copy_features: int = 0
+    write_scores: int = 0
+    look_up_labels: int = 0
+    loss_rows: int = 0
+    clear: int = 0
+    sum_block: int = 0
+    add_doubles: int = 0
+    add_numbers: int = 0
+    fold: int = 0
+    step: int = 0
 
 
 class Matrix(NamedTuple):
@@ -138,56 +140,72 @@ class Output(NamedTuple):
     nodes: Array
 
 
+class Options(NamedTuple):
+    """What kind of steps of SGD are taken: with a linear term of the objective, with momentum (a velocity), ..."""
+
+    linear: bool
+    velocity: bool
+    nesterov: bool
+    fit_intercept: bool
+    penalize_intercept: bool
+
+
 class Steps(NamedTuple):
-    """What steps of SGD need in addition to a gradient.
+    """What steps of SGD need in addition to a gradient: sizes, and addresses of arrays.
 
     Attributes
     ----------
     n : int
         Rows of the whole data set.
-    weight_sums : ndarray of float64, (K,)
-        Sums of the weights of all rows.
-    shift : ndarray of float64, (n_slabs, width)
-        What is subtracted from the features.
-    inverse_scale : ndarray, (n_slabs, width)
-        What the shifted features are multiplied by.
-    factors : ndarray, (n_slabs, width)
-        Factors of the penalty on each feature.
-    strengths : ndarray of float64, (K,)
-        The strength of each model's penalty.
-    linear_W, linear_b : ndarray, (n_slabs, q, width) and float64 (q,)
-        The linear term of the objective, times the scale; 0 slabs if there is none.
-    rates : ndarray, (steps, K)
-        Learning rates.
-    momentum : ndarray, (K,)
-    velocity_W, velocity_b : ndarray, (n_slabs, q, width) and (q,)
-        Updated in place; 0 slabs if there is no momentum.
-    nesterov, fit_intercept, penalize_intercept : bool
-    folded_W, folded_b : ndarray, (n_slabs, q, width) and (q,)
+    K, q, n_slabs : int
+        Those of `Layout`.
+    W, b : int
+        Packed weights (n_slabs, q, width) and intercepts (q,), updated in place.
+    folded_W, folded_b : int
         Memory for the model with shift and scale folded in.
-    totals : ndarray of float64, (3, 2 K)
-        Zeros, to whose first K columns each step adds its values, losses and accuracies, times the batch's rows.
-        totals[:, K:] receives those of the first step.
+    weight_sums : int
+        float64 (K,), sums of the weights of all rows.
+    shift : int
+        float64 (n_slabs, width), what is subtracted from the features.
+    inverse_scale : int
+        (n_slabs, width), what the shifted features are multiplied by.
+    factors : int
+        (n_slabs, width), factors of the penalty on each feature.
+    strengths : int
+        float64 (K,), the strength of each model's penalty.
+    linear_W, linear_b : int
+        (n_slabs, q, width) and float64 (q,): the linear term of the objective, times the scale.
+    rates : int
+        (steps, K), learning rates.
+    momentum : int
+        (K,).
+    velocity_W, velocity_b : int
+        (n_slabs, q, width) and (q,), updated in place.
+    totals : int
+        float64 (3, 2 K), zeros, to whose first K columns each step adds its values, losses and accuracies, times the
+        batch's rows. totals[:, K:] receives those of the first step.
     """
 
     n: int
-    weight_sums: Array
-    shift: Array
-    inverse_scale: Array
-    factors: Array
-    strengths: Array
-    linear_W: Array
-    linear_b: Array
-    rates: Array
-    momentum: Array
-    velocity_W: Array
-    velocity_b: Array
-    nesterov: bool
-    fit_intercept: bool
-    penalize_intercept: bool
-    folded_W: Array
-    folded_b: Array
-    totals: Array
+    K: int
+    q: int
+    n_slabs: int
+    W: int
+    b: int
+    folded_W: int
+    folded_b: int
+    weight_sums: int
+    shift: int
+    inverse_scale: int
+    factors: int
+    strengths: int
+    linear_W: int
+    linear_b: int
+    rates: int
+    momentum: int
+    velocity_W: int
+    velocity_b: int
+    totals: int
 
 
 class Scratch(NamedTuple):

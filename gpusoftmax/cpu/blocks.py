@@ -12,7 +12,20 @@ from numba import types
 
 from gpusoftmax.cpu.compiling import emitted
 from gpusoftmax.cpu.tiles import BLOCK, STORED, fetch, to_number
-from gpusoftmax.cpu.vectors import FLOATS, I32, I64, MACHINE, SIZES, constant, either, load, loop, pointer, store
+from gpusoftmax.cpu.vectors import (
+    FLOATS,
+    I32,
+    I64,
+    MACHINE,
+    SIZES,
+    constant,
+    either,
+    halved_sum,
+    load,
+    loop,
+    pointer,
+    store,
+)
 
 # Columns that lie apart are in different pages. With more pages than the processor has address translations for,
 # prefetching scattered rows only translates each address twice (3072 columns of uint8: a third slower).
@@ -163,9 +176,9 @@ def sum_block(b, losses, correct, db, K, q, loss_sums, correct_sums, db_sums, *,
 
 
 def _sum(b: Any, address: Any, number: Any) -> Any:
-    """The sum of BLOCK numbers: of as many at a time as fit into 32 bytes, then of those that are left."""
+    """The sum of BLOCK numbers: of some lanes, whose sums are added by halves, and of what is left after the last."""
     kind, size = FLOATS[number], SIZES[number]
-    lanes = 32 // size
+    lanes = min(32 // size, MACHINE.vector // 8)
     rest = BLOCK - (BLOCK - 1) % lanes
 
     def read(i: int, what: Any) -> Any:
@@ -175,11 +188,7 @@ def _sum(b: Any, address: Any, number: Any) -> Any:
     total = b.insert_element(constant(vector, 0.0), read(0, kind), I32(0))
     for i in range(1, rest, lanes):
         total = b.fadd(read(i, vector), total)
-    while lanes > 1:
-        lanes //= 2
-        halves = [ir.Constant(ir.VectorType(I32, lanes), list(range(h, h + lanes))) for h in (0, lanes)]
-        total = b.fadd(*(b.shuffle_vector(total, total, half) for half in halves))
-    total = b.extract_element(total, I32(0))
+    total = halved_sum(b, total)
     for i in range(rest, BLOCK):
         total = b.fadd(total, read(i, kind))
     return total

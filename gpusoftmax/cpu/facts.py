@@ -43,10 +43,10 @@ def compiled_for() -> CompiledFor:
     """
     from numba.core.registry import cpu_target
 
-    from gpusoftmax.cpu.kernels import sums_of_leaves
+    from gpusoftmax.cpu.kernels import pass_over_rows
     from gpusoftmax.cpu.vectors import MACHINE
 
     enabled = {flag[1:] for flag in cpu_target.target_context.codegen().magic_tuple()[2].split(",") if flag[:1] == "+"}
     return CompiledFor(
-        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], sums_of_leaves.stats.cache_path
+        8 * MACHINE.vector, [name for name in VECTOR_FEATURES if name in enabled], pass_over_rows.stats.cache_path
     )

@@ -16,21 +16,34 @@ compiling.py has the decorators `compiled` and `emitted`, and says what holds fo
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numba import carray, from_dtype, types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, register_jitable
 
-from gpusoftmax.cpu.arguments import Functions, Layout, Matrix, Model, Output, Parts, Rows, Scratch, Steps, Sums
+from gpusoftmax.cpu.arguments import (
+    Functions,
+    Layout,
+    Matrix,
+    Model,
+    Options,
+    Output,
+    Parts,
+    Rows,
+    Scratch,
+    Steps,
+    Sums,
+)
 from gpusoftmax.cpu.blocks import add_vectors, clear, copy_features, look_up, look_up_labels, sum_block
 from gpusoftmax.cpu.blocks import write_scores as block_scores
-from gpusoftmax.cpu.compiling import SOURCE, as_type, call, compiled, pointer_to
+from gpusoftmax.cpu.compiling import SOURCE, call, compiled
 from gpusoftmax.cpu.compiling import compilations as compilations
+from gpusoftmax.cpu.dense_sgd import fold, step
 from gpusoftmax.cpu.row_losses import row_loss as row_loss
 from gpusoftmax.cpu.sparse_kernels import gram_of_columns as gram_of_columns
 from gpusoftmax.cpu.sparse_kernels import multiply_rows as multiply_rows
@@ -56,6 +69,7 @@ from gpusoftmax.cpu.vector_kernels import solve_diagonals as solve_diagonals
 from gpusoftmax.cpu.vectors import MACHINE
 
 COMPILED = True  # unlike fallback.py
+WRITE_SCORES, SUM_LOSSES, SUM_GRADIENTS, TAKE_STEPS = range(4)  # the jobs of pass_over_rows
 VECTOR = MACHINE.vector
 CHUNK = 8  # slabs that are multiplied at a time
 ALIGNMENT = 64  # bytes: buffers, and the parts of scratch memory, begin at multiples of this
@@ -66,27 +80,36 @@ PREFETCH = 8 * BLOCK
 
 @cache
 def functions_for(
-    dtype: np.dtype[Any], computed: np.dtype[Any], q: int, direct: bool, copied: bool, loss: int | None, gradient: bool
-) -> Functions:
-    """The functions of tiles.py for features of type `dtype` and q columns, compiled if necessary.
+    dtype: np.dtype[Any], computed: np.dtype[Any], q: int, direct: bool, copied: bool, loss: int | None,
+    gradient: bool, options: Options | None,
+) -> Functions:  # fmt: skip
+    """The functions for features of type `dtype` and q columns, compiled if necessary.
 
     direct, copied: whether there are slabs that are read from X, and that are copied. loss: a code, or None if there
-    are only scores. gradient: whether there is a gradient.
+    are only scores. gradient: whether there is a gradient. options: None if there are no steps of SGD.
     """
-    marker, computed, sums = from_dtype(dtype), from_dtype(computed), loss is not None
-    return Functions(
-        groups=groups(q, marker, computed, direct, copied, gradient),
-        look_up=look_up.address(),
-        copy_features=copy_features.address(marker=marker, computed=computed) if copied else 0,
-        row_sums=row_sums.address(computed=computed),
-        write_scores=block_scores.address(computed=computed) if loss is None else 0,
-        look_up_labels=look_up_labels.address(computed=computed) if sums else 0,
-        loss_rows=loss_rows.address(computed=computed, loss=loss) if sums else 0,
-        clear=clear.address() if sums else 0,
-        sum_block=sum_block.address(computed=computed) if sums else 0,
-        add_doubles=add_vectors.address(computed=types.float64) if sums else 0,
-        add_numbers=add_vectors.address(computed=computed) if sums else 0,
-    )
+    marker, number = from_dtype(dtype), from_dtype(computed)
+    found = {
+        "groups": groups(q, marker, number, direct, copied, gradient),
+        "look_up": look_up.address(),
+        "row_sums": row_sums.address(computed=number),
+    }
+    if copied:
+        found["copy_features"] = copy_features.address(marker=marker, computed=number)
+    if loss is None:
+        found["write_scores"] = block_scores.address(computed=number)
+    else:
+        found["look_up_labels"] = look_up_labels.address(computed=number)
+        found["loss_rows"] = loss_rows.address(computed=number, loss=loss)
+        found["clear"] = clear.address()
+        found["sum_block"] = sum_block.address(computed=number)
+    if options is not None:
+        found["fold"] = fold.address(computed=number)
+        found["step"] = step.address(computed=number, **options._asdict())
+    elif loss is not None:
+        found["add_doubles"] = add_vectors.address(computed=types.float64)
+        found["add_numbers"] = add_vectors.address(computed=number)
+    return Functions(**found)
 
 
 @intrinsic
@@ -106,14 +129,15 @@ def _aligned(n_bytes):
     return (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def scratch_at(address: int, layout: Layout) -> Scratch:
-    """The parts of scratch memory that begins at an address."""
+@lru_cache(maxsize=64)
+def scratch_of(layout: Layout) -> Scratch:
+    """The parts of scratch memory, by their distance in bytes from its beginning."""
     K, q, size = layout.K, layout.q, layout.size
     sizes = (
         2 * BLOCK * 8, BLOCK * 8, 4 * BLOCK, K * BLOCK * size, BLOCK * q * VECTOR, q * BLOCK * size, K * BLOCK * 8,
         K * BLOCK * 8, q * BLOCK * size, BLOCK * (layout.n_slabs - layout.direct) * 2 * VECTOR,
     )  # fmt: skip
-    return Scratch(*accumulate(map(_aligned, sizes), initial=address))
+    return Scratch(*accumulate(map(_aligned, sizes), initial=0))
 
 
 @register_jitable
@@ -156,8 +180,7 @@ def _block_scores(functions, X, layout, rows, W, b, scratch, first, m, last):
     q, size, accumulators, groups = layout.q, layout.size, scratch.accumulators, functions.groups
     direct, copied = layout.direct, layout.n_slabs - layout.direct
     width = 2 * VECTOR // size
-    _add_scores(functions, False, scratch.table, direct, width * X.item_size, layout, W, accumulators, 1, PREFETCH)
-    if copied:
+    if copied:  # first, because that walks through the rows in order
         call(
             functions.copy_features,
             (
@@ -165,10 +188,11 @@ def _block_scores(functions, X, layout, rows, W, b, scratch, first, m, last):
                 copied * 2 * VECTOR,
             ),
         )  # fmt: skip
-        _add_scores(
-            functions, True, scratch.copies, copied, 2 * VECTOR, layout, W + direct * q * 2 * VECTOR, accumulators,
-            0 if direct else 1, 0,
-        )  # fmt: skip
+    _add_scores(functions, False, scratch.table, direct, width * X.item_size, layout, W, accumulators, 1, PREFETCH)
+    _add_scores(
+        functions, True, scratch.copies, copied, 2 * VECTOR, layout, W + direct * q * 2 * VECTOR, accumulators,
+        0 if direct else 1, 0,
+    )  # fmt: skip
     for g in range(len(groups)):
         j = groups[g, FIRST]
         call(
@@ -178,9 +202,13 @@ def _block_scores(functions, X, layout, rows, W, b, scratch, first, m, last):
 
 
 @register_jitable
-def _block_losses(functions, layout, scratch):
-    """Replace a block's scores by the gradients of the loss; add to losses, correct and db."""
+def _block_losses(functions, layout, rows, scratch, first, m):
+    """Replace the scores of the m rows from `first` on by the gradients of the loss; add to losses, correct and db."""
     K, c, size = layout.K, layout.q // layout.K, layout.size
+    call(
+        functions.look_up_labels,
+        (rows.indices, rows.labels, rows.weights, first, m, K, scratch.labels, scratch.weights),
+    )
     for k in range(K):
         call(
             functions.loss_rows,
@@ -225,181 +253,57 @@ def _add_leaf(functions, layout, output, count, leaf, with_gradient):
     return count + 1
 
 
-@register_jitable
-def _fold(model, steps):
-    """Write W' = W / scale and b' = b - shift W', the model for the features as they are stored.
+@compiled
+def pass_over_rows(job, functions, X, layout, rows, parts, W, b, steps, output, source):
+    """Do the job of `write_scores`, `sum_leaves` or `sgd_steps`; call those instead.
 
-    b' is summed in float64: for pixels around 120 its two terms are far larger than their difference.
+    Groups of arguments are plain tuples, with the fields of the classes in arguments.py; steps is the address of one.
     """
-    W, b = model.W, model.b
-    shift, scale, W_folded, b_folded = steps.shift, steps.inverse_scale, steps.folded_W, steps.folded_b
-    n_slabs, q, width = W.shape
-    for j in range(q):
-        moved = 0.0
-        for slab in range(n_slabs):
-            w, out, of, by = W[slab, j], W_folded[slab, j], shift[slab], scale[slab]
-            for t in range(width):
-                out[t] = w[t] * by[t]
-                moved += of[t] * np.float64(out[t])
-        b_folded[j] = b[j] - moved
-
-
-@register_jitable
-def _descend(W, G, j, steps, db, fraction, strength, rate, momentum):
-    """Update column j of W by one step; return the sum of factors W^2 over that column before the step."""
-    shift, scale, factors, velocity = steps.shift, steps.inverse_scale, steps.factors, steps.velocity_W
-    n_slabs, _, width = W.shape
-    has_velocity = len(velocity) > 0
-    norm = 0.0
-    for slab in range(n_slabs):
-        w, g, of, by, r = W[slab, j], G[slab, j], shift[slab], scale[slab], factors[slab]
-        if has_velocity:
-            v = velocity[slab, j]
-            for t in range(width):
-                penalised = r[t] * w[t]
-                norm += np.float64(penalised) * np.float64(w[t])
-                gradient = (g[t] * fraction - as_type(of[t], db) * db) * by[t] + strength * penalised
-                v[t] = momentum * v[t] + gradient
-                w[t] -= rate * (gradient + momentum * v[t] if steps.nesterov else v[t])
-        else:
-            for t in range(width):
-                penalised = r[t] * w[t]
-                norm += np.float64(penalised) * np.float64(w[t])
-                w[t] -= rate * ((g[t] * fraction - as_type(of[t], db) * db) * by[t] + strength * penalised)
-    return norm
-
-
-@register_jitable
-def _add_linear(W, G, j, steps, fraction):
-    """Add the linear term's gradient to column j of the sums G, as if rows contributed it; return the term's value."""
-    linear, scale = steps.linear_W, steps.inverse_scale
-    value = 0.0
-    for slab in range(len(W)):
-        w, g, T, by = W[slab, j], G[slab, j], linear[slab, j], scale[slab]
-        for t in range(len(w)):
-            g[t] += T[t] / fraction
-            value += np.float64(T[t] * by[t]) * np.float64(w[t])
-    return value
-
-
-@register_jitable
-def _step(model, layout, steps, sums, m, rates):
-    """Take one step of SGD with the sums over a batch of m rows, and add to the totals."""
-    W, b, velocity_b, totals = model.W, model.b, steps.velocity_b, steps.totals
-    K, q, zero = layout.K, layout.q, b.dtype.type(0)
-    c = q // K
-    losses = carray(pointer_to(sums.losses, np.float64(0)), (K,))
-    correct = carray(pointer_to(sums.correct, np.float64(0)), (K,))
-    db = carray(pointer_to(sums.db, zero), (q,))
-    G = carray(pointer_to(sums.dW, zero), W.shape)
-    has_linear, has_velocity = len(steps.linear_W) > 0, len(steps.velocity_W) > 0
-    for k in range(K):
-        fraction = steps.n / (m * steps.weight_sums[k])
-        rate, strength, momentum = rates[k], steps.strengths[k], steps.momentum[k]
-        loss, norm = losses[k] * fraction, 0.0
-        for j in range(k * c, (k + 1) * c):
-            slope = db[j] * fraction
-            if has_linear:
-                loss += _add_linear(W, G, j, steps, as_type(fraction, zero)) + steps.linear_b[j] * b[j]
-            norm += _descend(
-                W, G, j, steps, as_type(slope, zero), as_type(fraction, zero), as_type(strength, zero), rate, momentum
-            )
-            if has_linear:
-                slope += steps.linear_b[j]
-            if steps.penalize_intercept:
-                norm += b[j] * b[j]
-                slope += strength * b[j]
-            if steps.fit_intercept:
-                if has_velocity:
-                    velocity_b[j] = momentum * velocity_b[j] + slope
-                    slope = slope + momentum * velocity_b[j] if steps.nesterov else velocity_b[j]
-                b[j] -= rate * slope
-        totals[0, k] += m * (loss + 0.5 * strength * norm)
-        totals[1, k] += m * loss
-        totals[2, k] += m * correct[k] * fraction
-
-
-@register_jitable
-def _sum_part(functions, X, layout, rows, W, b, scratch, start, stop, last, sums, with_gradient):
-    """Write the sums over the rows from `start` to `stop` of a pass to `sums`; W, b and last as in `_block_scores`."""
-    call(functions.clear, (scratch.losses, scratch.features))
-    for row in range(start, stop, BLOCK):
-        m = min(BLOCK, stop - row)
-        _block_scores(functions, X, layout, rows, W, b, scratch, row, m, last)
+    functions, X, layout = _named(functions, Functions), _named(X, Matrix), _named(layout, Layout)
+    rows, parts, output = _named(rows, Rows), _named(parts, Parts), _named(output, Output)
+    scratch, length, count = _named(output.scratch, Scratch), sums_at(0, layout).end, 0
+    first, last = parts.bounds[parts.first], parts.bounds[-1]
+    for part in range(parts.first, parts.stop):
+        start, stop = parts.bounds[part], parts.bounds[part + 1]
+        sums = sums_at(output.out + count * length, layout)
+        if job == TAKE_STEPS:
+            call(functions.fold, (steps,))
+        if job != WRITE_SCORES:
+            call(functions.clear, (scratch.losses, scratch.features))
+        for row in range(start, stop, BLOCK):
+            m = min(BLOCK, stop - row)
+            _block_scores(functions, X, layout, rows, W, b, scratch, row, m, last)
+            if job == WRITE_SCORES:
+                out = output.out + (row - first) * layout.q * layout.size
+                call(functions.write_scores, (scratch.scores, m, layout.q, out))
+            else:
+                _block_losses(functions, layout, rows, scratch, row, m)
+                if job != SUM_LOSSES:
+                    _block_gradient(functions, layout, scratch, m, sums.dW, 1 if row == start else 0)
+        if job == WRITE_SCORES:
+            continue
         call(
-            functions.look_up_labels,
-            (rows.indices, rows.labels, rows.weights, row, m, layout.K, scratch.labels, scratch.weights),
+            functions.sum_block,
+            (scratch.losses, scratch.correct, scratch.db, layout.K, layout.q, sums.losses, sums.correct, sums.db),
         )
-        _block_losses(functions, layout, scratch)
-        if with_gradient:
-            _block_gradient(functions, layout, scratch, m, sums.dW, 1 if row == start else 0)
-    call(
-        functions.sum_block,
-        (
-            scratch.losses, scratch.correct, scratch.db, layout.K, layout.q, sums.losses, sums.correct, sums.db,
-        ),
-    )  # fmt: skip
-
-
-@compiled
-def scores_of_parts(functions, X, layout, rows, parts, W, b, output, source):
-    """Do the job of `write_scores`.
-
-    Groups of arguments are plain tuples, with the fields of the classes in arguments.py; so are those of the others.
-    """
-    functions, X, layout = _named(functions, Functions), _named(X, Matrix), _named(layout, Layout)
-    rows, parts, output = _named(rows, Rows), _named(parts, Parts), _named(output, Output)
-    scratch = _named(output.scratch, Scratch)
-    first, stop, last = parts.bounds[parts.first], parts.bounds[parts.stop], parts.bounds[-1]
-    for row in range(first, stop, BLOCK):
-        m = min(BLOCK, stop - row)
-        _block_scores(functions, X, layout, rows, W, b, scratch, row, m, last)
-        call(functions.write_scores, (scratch.scores, m, layout.q, output.out + (row - first) * layout.q * layout.size))
-
-
-@compiled
-def sums_of_leaves(functions, X, layout, rows, parts, W, b, output, with_gradient, source):
-    """Do the job of `sum_leaves`."""
-    functions, X, layout = _named(functions, Functions), _named(X, Matrix), _named(layout, Layout)
-    rows, parts, output = _named(rows, Rows), _named(parts, Parts), _named(output, Output)
-    scratch = _named(output.scratch, Scratch)
-    length, count = sums_at(0, layout).end, 0
-    for leaf in range(parts.first, parts.stop):
-        _sum_part(
-            functions, X, layout, rows, W, b, scratch, parts.bounds[leaf], parts.bounds[leaf + 1], parts.bounds[-1],
-            sums_at(output.out + count * length, layout), with_gradient,
-        )  # fmt: skip
-        count = _add_leaf(functions, layout, output, count, leaf, with_gradient)
+        if job == TAKE_STEPS:
+            call(functions.step, (steps, sums.losses, sums.correct, sums.db, sums.dW, stop - start, part))
+        else:
+            count = _add_leaf(functions, layout, output, count, part, job == SUM_GRADIENTS)
     return count
 
 
-@compiled
-def steps_of_batches(functions, X, layout, rows, parts, model, output, steps, source):
-    """Do the job of `sgd_steps`."""
-    functions, X, layout = _named(functions, Functions), _named(X, Matrix), _named(layout, Layout)
-    rows, parts, model = _named(rows, Rows), _named(parts, Parts), _named(model, Model)
-    output, steps = _named(output, Output), _named(steps, Steps)
-    scratch, sums = _named(output.scratch, Scratch), sums_at(output.out, layout)
-    W, b = steps.folded_W.ctypes.data, steps.folded_b.ctypes.data
-    for part in range(parts.first, parts.stop):
-        start, stop = parts.bounds[part], parts.bounds[part + 1]
-        _fold(model, steps)
-        _sum_part(functions, X, layout, rows, W, b, scratch, start, stop, parts.bounds[-1], sums, True)
-        _step(model, layout, steps, sums, stop - start, steps.rates[part])
-        if part == parts.first:
-            for i in range(3):
-                for k in range(layout.K):
-                    steps.totals[i, layout.K + k] = steps.totals[i, k]
+def _pass(job, functions, X, layout, rows, parts, W, b, steps, output):
+    return pass_over_rows(
+        job, tuple(functions), tuple(X), tuple(layout), tuple(rows), tuple(parts), W, b, steps, tuple(output), SOURCE
+    )
 
 
 def write_scores(
     functions: Functions, X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model, output: Output
 ) -> None:
     """Write the scores of the rows of some parts to output.out (rows of these parts, q). Labels are not needed."""
-    scores_of_parts(
-        tuple(functions), tuple(X), tuple(layout), tuple(rows), tuple(parts), model.W.ctypes.data, model.b.ctypes.data,
-        tuple(output), SOURCE,
-    )  # fmt: skip
+    _pass(WRITE_SCORES, functions, X, layout, rows, parts, model.W.ctypes.data, model.b.ctypes.data, 0, output)
 
 
 def sum_leaves(
@@ -411,21 +315,16 @@ def sum_leaves(
     Writes the sums of each remaining node to output.out, its level and index to output.nodes, and returns the number of
     these nodes. Without a gradient, dW is not written.
     """
-    return sums_of_leaves(
-        tuple(functions), tuple(X), tuple(layout), tuple(rows), tuple(parts), model.W.ctypes.data, model.b.ctypes.data,
-        tuple(output), with_gradient, SOURCE,
-    )  # fmt: skip
+    job = SUM_GRADIENTS if with_gradient else SUM_LOSSES
+    return _pass(job, functions, X, layout, rows, parts, model.W.ctypes.data, model.b.ctypes.data, 0, output)
 
 
 def sgd_steps(
-    functions: Functions, X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model, output: Output,
-    steps: Steps,
-) -> None:  # fmt: skip
+    functions: Functions, X: Matrix, layout: Layout, rows: Rows, parts: Parts, steps: Steps, output: Output
+) -> None:
     """Take one step of SGD for each part, which is a batch; see `solvers.SGD`.
 
-    Updates the model and the velocity in place, and adds to steps.totals. output.out holds one batch's sums meanwhile.
+    Updates the model and the velocity in place, and adds to the totals. output.out holds one batch's sums meanwhile.
     """
-    steps_of_batches(
-        tuple(functions), tuple(X), tuple(layout), tuple(rows), tuple(parts), tuple(model), tuple(output), tuple(steps),
-        SOURCE,
-    )  # fmt: skip
+    fields = np.array(steps)
+    _pass(TAKE_STEPS, functions, X, layout, rows, parts, steps.folded_W, steps.folded_b, fields.ctypes.data, output)

@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.cpu.arguments import Functions, Layout, Matrix, Model, Output, Parts, Rows, Scratch, Steps, Sums
+from gpusoftmax.cpu.arguments import (
+    Functions,
+    Layout,
+    Matrix,
+    Model,
+    Options,
+    Output,
+    Parts,
+    Rows,
+    Scratch,
+    Steps,
+    Sums,
+)
 from gpusoftmax.cpu.threads import TreeSum, for_each, leaf_rows, sum_of_trees
 from gpusoftmax.operations import SgdSteps
 
@@ -79,7 +91,7 @@ class Tiles:
         self.matrix = Matrix(X.ctypes.data, row_stride, X.itemsize if d == 1 else column_stride, X.itemsize)
         direct = d // self.width if self.matrix.column_stride == X.itemsize else 0
         self.layout = Layout(d, -(-d // self.width), direct, K, K * c, W.itemsize)
-        # b is copied because a read-only one has another type, for which Numba would compile the kernels again
+        # b is copied because steps of SGD change it
         self.model = Model(self.pack(W.reshape(d, K * c)), b.reshape(K * c).copy())
 
     @property
@@ -109,17 +121,17 @@ class Tiles:
         column = np.full(self.layout.d, neutral) if x is None else x
         return self.pack(column.astype(dtype)[:, None])[:, 0]
 
-    def functions(self, loss: int | None, gradient: bool) -> Functions:
+    def functions(self, loss: int | None, gradient: bool, options: Options | None = None) -> Functions:
         """The functions that a pass calls; see `kernels.functions_for`."""
         n_slabs, direct = self.layout.n_slabs, self.layout.direct
         functions: Functions = self.kernels.functions_for(
-            self.kept.dtype, self.dtype, self.layout.q, direct > 0, direct < n_slabs, loss, gradient
+            self.kept.dtype, self.dtype, self.layout.q, direct > 0, direct < n_slabs, loss, gradient, options
         )
         return functions
 
     def scratch(self) -> tuple[Array, tuple[int, ...]]:
         """Take scratch memory for a thread's pass from `buffers`; returns it and the addresses of its parts."""
-        offsets: Scratch = self.kernels.scratch_at(0, self.layout)
+        offsets: Scratch = self.kernels.scratch_of(self.layout)
         scratch = buffers.take(offsets.end)
         scratch[offsets.features : offsets.end] = 0
         start = scratch.ctypes.data
@@ -223,48 +235,47 @@ def sgd_steps(
     tiles = Tiles(kernels, X, W, b)
     d, K, _ = W.shape
     q, n, dtype, penalty, model = tiles.layout.q, steps.n, W.dtype, steps.penalty, tiles.model
-    moving = Model(model.W[:0], model.b[:0])
-    if velocity is not None:
-        moving = Model(tiles.pack(velocity[0].reshape(d, q)), velocity[1].reshape(q).copy())
     indices: Array | None = None if batches[0] is None else np.concatenate(batches)  # type: ignore[arg-type]
     passed, _kept = rows_of(indices, labels, weights)
     bounds = np.cumsum([0, *(n if batch is None else len(batch) for batch in batches)])
-    linear = Model(model.W[:0], np.empty(0))
+    arrays = {
+        "W": model.W,
+        "b": model.b,
+        "folded_W": aligned_like(model.W),
+        "folded_b": np.empty_like(model.b),
+        "weight_sums": np.ascontiguousarray(steps.weight_sums, np.float64),
+        "shift": tiles.pack_vector(steps.shift, 0.0, np.float64),
+        "inverse_scale": tiles.pack_vector(None if steps.scale is None else 1 / steps.scale, 1.0, dtype),
+        "factors": tiles.pack_vector(penalty.factors, 1.0, dtype),
+        "strengths": np.ascontiguousarray(penalty.strengths, np.float64),
+        "rates": np.ascontiguousarray(steps.rates, dtype),
+        "momentum": np.ascontiguousarray(steps.momentum, dtype),
+        "totals": np.zeros((3, 2 * K)),
+    }
     if steps.linear_term is not None:
         T = steps.linear_term[0].reshape(d, q)
         if steps.scale is not None:  # infinite for constant columns, where T is not used
             T = T * np.where(np.isfinite(steps.scale), steps.scale, 0.0)[:, None]
-        linear = Model(tiles.pack(T.astype(dtype)), steps.linear_term[1].reshape(q).copy())
-    settings = Steps(
-        n=n,
-        weight_sums=steps.weight_sums,
-        shift=tiles.pack_vector(steps.shift, 0.0, np.float64),
-        inverse_scale=tiles.pack_vector(None if steps.scale is None else 1 / steps.scale, 1.0, dtype),
-        factors=tiles.pack_vector(penalty.factors, 1.0, dtype),
-        strengths=penalty.strengths,
-        linear_W=linear.W,
-        linear_b=linear.b,
-        rates=steps.rates,
-        momentum=steps.momentum,
-        velocity_W=moving.W,
-        velocity_b=moving.b,
-        nesterov=steps.nesterov,
-        fit_intercept=steps.fit_intercept,
-        penalize_intercept=penalty.on_intercept,
-        folded_W=aligned_like(model.W),
-        folded_b=np.empty_like(model.b),
-        totals=np.zeros((3, 2 * K)),
+        arrays["linear_W"] = tiles.pack(T.astype(dtype))
+        arrays["linear_b"] = steps.linear_term[1].reshape(q).astype(np.float64)
+    if velocity is not None:
+        arrays["velocity_W"] = tiles.pack(velocity[0].reshape(d, q))
+        arrays["velocity_b"] = velocity[1].reshape(q).copy()
+    addresses = dict.fromkeys(Steps._fields, 0) | {name: array.ctypes.data for name, array in arrays.items()}
+    sizes = {"n": n, "K": K, "q": q, "n_slabs": tiles.layout.n_slabs}
+    options = Options(
+        steps.linear_term is not None, velocity is not None, steps.nesterov, steps.fit_intercept, penalty.on_intercept
     )
     (scratch, places), sums = tiles.scratch(), buffers.take(tiles.sums.end)
     kernels.sgd_steps(
-        tiles.functions(loss, True), tiles.matrix, tiles.layout, passed, Parts(bounds, 0, len(batches)), model,
-        Output(places, sums.ctypes.data, NO_NODES), settings,
+        tiles.functions(loss, True, options), tiles.matrix, tiles.layout, passed, Parts(bounds, 0, len(batches)),
+        Steps(**(addresses | sizes)), Output(places, sums.ctypes.data, NO_NODES),
     )  # fmt: skip
     buffers.give(scratch)
     buffers.give(sums)
     W[...], b[...] = tiles.unpack(model.W).reshape(W.shape), model.b.reshape(b.shape)
     if velocity is not None:
-        velocity[0][...] = tiles.unpack(moving.W).reshape(W.shape)
-        velocity[1][...] = moving.b.reshape(b.shape)
-    first = settings.totals[0, K:] / (n if batches[0] is None else len(batches[0]))
-    return settings.totals[:, :K], first
+        velocity[0][...] = tiles.unpack(arrays["velocity_W"]).reshape(W.shape)
+        velocity[1][...] = arrays["velocity_b"].reshape(b.shape)
+    totals = arrays["totals"]
+    return totals[:, :K], totals[0, K:] / (n if batches[0] is None else len(batches[0]))

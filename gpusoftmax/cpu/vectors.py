@@ -215,6 +215,16 @@ def outlined(name: str, b: Any, arguments: Any, body: Any) -> Any:
     return b.call(function, arguments)
 
 
+def halved_sum(b: Any, x: Any) -> Any:
+    """The sum of a vector: of its halves, of the halves of that, and so on."""
+    n = x.type.count
+    while n > 1:
+        n //= 2
+        low, high = (ir.Constant(ir.VectorType(I32, n), list(range(first, first + n))) for first in (0, n))
+        x = b.fadd(b.shuffle_vector(x, x, low), b.shuffle_vector(x, x, high))
+    return b.extract_element(x, I32(0))
+
+
 def pointer(b: Any, address: Any, kind: Any) -> Any:
     """Convert an int64 address to a pointer to `kind`, in functions where null is an address like any other.
 

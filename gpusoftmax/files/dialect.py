@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.numerals import is_number, is_value
 from gpusoftmax.files.table import MOST_COLUMNS, Columns
-from gpusoftmax.files.text import Lines
+from gpusoftmax.files.text import SIGNS_OF_BLANK, Lines
 
 BLANK = " "  # as a delimiter: any number of blanks and tabs
 DELIMITERS = "\t|;,"  # text has tabs and pipes less often than semicolons, and these less often than commas
 NAMES = {"\t": "tabs", "|": "pipes", ";": "semicolons", ",": "commas", BLANK: "blanks"}
 OPTIONS = {"\t": "tab", BLANK: "blank"}  # what users write for those that cannot be seen
+MOST_ROW_LINES = 10_000  # a quote without an end should not make a row of the rest of the file
 SAMPLE_LINES, SAMPLE_BYTES = 100, 1 << 16
 EXCEL = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*')  # a first line in which a table for Excel may name its delimiter
-QUOTED = re.compile(r'(?:^|(?<=[;\t,|]))"(?:[^"]|"")*("|\Z)')  # a quoted field, even if its closing quote is missing
-BLANKS = re.compile(r'("(?:[^"]|"")*")|[ \t]+')
+QUOTED = re.compile(r'(?:^|(?<=[;\t,|]))"(?:[^"]++|"")*+("|\Z)')  # a quoted field, even if its closing quote is missing
+BLANKS = re.compile(r'("(?:[^"]++|"")*+")|[ \t]++')
 # numbers with a delimiter between them: no field, but several
-SEVERAL = re.compile(r"[-+.0-9eE]+([\s,;|]+[-+.0-9eE]+)+")
+SEVERAL = re.compile(r"[-+.0-9eE]++(?:[\s,;|]++[-+.0-9eE]++)++")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _first_lines(lines: Lines) -> list[str]:
     """Return the first lines that are not blank, without reading them."""
     if not lines.skip_blank():
         raise BadFileError(lines.path, reason="is empty", expected="a table with one row per line")
-    return [line for line in lines.peek(SAMPLE_LINES, SAMPLE_BYTES) if line.strip()]
+    return [line for line in lines.peek(SAMPLE_LINES, SAMPLE_BYTES) if line.strip(SIGNS_OF_BLANK)]
 
 
 def _check_width(lines: Lines, first: str, asked: str | None) -> None:
@@ -219,6 +220,7 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[list[str
     BadFileError
         A row has another number of fields, or misplaced quotes; or a line may be a comment or a row.
     """
+    blank = "\r\n" if width == 1 else " \r\n"
     begins, began, rows = True, lines.number + 1, 0
 
     def source() -> Iterator[str]:
@@ -226,11 +228,15 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[list[str
         for line in lines:
             if begins:
                 began = lines.number
-                if width != 1 and not line.strip(" \r\n"):
+                if not line.strip(blank):
+                    lines.skip_blank(blank)
                     continue
                 if dialect.is_comment(line):
                     _check_comment(lines, dialect, line, width, rows)
                     continue
+            elif lines.number - began >= MOST_ROW_LINES:
+                expected = "a quote at the end of each field that begins with one"
+                raise lines.bad(f"a row of more than {MOST_ROW_LINES} lines", expected, began)
             begins = False
             yield dialect.prepared(line)
 

@@ -90,8 +90,8 @@ def find_layout(lines: Lines, columns: Columns, dialect: Dialect | None = None) 
         below.insert(0, first)
     label, features = columns.choose(lines.path, first if names is None else names, names is not None)
     kinds = {i: [row[i] for row in below] for i in features}
-    as_text = {i for k, i in enumerate(features) if (str(k) if names is None else names[i]) in columns.as_text}
-    text = frozenset(i for i, fields in kinds.items() if columns.raw and (i in as_text or _is_text(i, fields, dialect)))
+    strings = {i for i in features if (str(i) if names is None else names[i]) in columns.as_strings}
+    text = frozenset(i for i, fields in kinds.items() if columns.raw and (i in strings or _is_text(i, fields, dialect)))
     decimal = columns.decimal
     if decimal is None:
         decimal = _decimal(lines, [fields for i, fields in kinds.items() if i not in text])
@@ -112,6 +112,9 @@ def holds_text(fields: Iterable[str]) -> bool:
 
 def _decimal(lines: Lines, columns: list[list[str]]) -> str | None:
     """Return the sign of decimals that the columns of numbers show."""
+    telling = [any("," in field or field.count(".") > 1 for field in fields) for fields in columns]
+    if not any(telling):
+        return None
     numbers = [field for fields in columns if not holds_text(fields) for field in dict.fromkeys(fields)]
     decimal, doubtful = decimal_of([field for field in numbers if is_number(field)])
     if doubtful is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,9 @@ from gpusoftmax.files.numerals import DECIMALS
 from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.parquet import read_parquet
 from gpusoftmax.files.sparse import check_sparse_finite, is_svmlight, read_svmlight_from, with_matrix
-from gpusoftmax.files.table import LABEL_NAMES, Columns, Table
+from gpusoftmax.files.table import LABEL_NAMES, Columns, Table, bad_column
 from gpusoftmax.files.text import Lines
-from gpusoftmax.tables.columns import GAPS, NUMBER, TRUTH, RawColumns
+from gpusoftmax.tables.columns import GAPS, NUMBER, TRUTH, BadColumnError, RawColumns, numbers_or_strings
 
 if TYPE_CHECKING:
     from gpusoftmax.tables.encoder import TableEncoder
@@ -142,7 +143,7 @@ def load_data(
     train, kinds = _paths("train", train), dict(kinds or {})
     columns = Columns(
         label if isinstance(label, str | None) else int(label), drop=tuple(drop), header=header, delimiter=delimiter,
-        decimal=decimal, raw=True, as_text=frozenset(name for name, kind in kinds.items() if kind != "number"),
+        decimal=decimal, raw=True, as_strings=frozenset(name for name, kind in kinds.items() if kind != "number"),
     )  # fmt: skip
     check_label(columns.label, train)
     parts = read_parts(train, columns)
@@ -170,7 +171,7 @@ def load_data(
                 n_features=parts["train"].values.shape[1],
                 base=parts["train"].base,
                 raw=isinstance(parts["train"].values, RawColumns),
-                as_text=text_columns(parts["train"].values),
+                as_strings=string_columns(parts["train"].values),
             )
             read = read_parts(given, own)
             if len(read) > 1:
@@ -198,8 +199,9 @@ def load_data(
                 f"largest class has {largest}; pass a file, {name}=0, or at least {math.ceil(1 / shares[name])} rows "
                 "of a class"
             )
-        parts[name] = Table(whole.values[rows], labels[rows])
-    encoder, X = _encoded({name: part.values for name, part in parts.items()}, whole, kinds)
+        ends = None if whole.lines is None else whole.lines[rows]
+        parts[name] = replace(whole, values=whole.values[rows], y=labels[rows], lines=ends)
+    encoder, X = _encoded(parts, paths, kinds)
     none = Table(X["train"][:0], labels[:0])
     parts = {name: replace(part, values=X[name]) for name, part in parts.items()}
     return Dataset(
@@ -218,30 +220,50 @@ def load_data(
     )
 
 
-def _encoded(values: dict[str, Any], whole: Table, kinds: dict[str, str]) -> tuple[TableEncoder | None, dict[str, Any]]:
+def _encoded(
+    parts: dict[str, Table], paths: dict[str, Path], kinds: dict[str, str]
+) -> tuple[TableEncoder | None, dict[str, Any]]:
     """Encode the rows of all parts, if those of training are not a matrix of numbers or kinds are given."""
+    values = {name: part.values for name, part in parts.items()}
     if not isinstance(values["train"], RawColumns) and not kinds:
         return None, values
     from gpusoftmax.tables.encoder import TableEncoder  # imported here because it takes a while
 
     if is_sparse(values["train"]):
         raise ValueError(f"kinds={shown(kinds)} is for tables, and the features are sparse; leave it out")
-    tables = {name: as_raw(part, whole.feature_names) for name, part in values.items()}
-    encoder = TableEncoder(kinds=kinds or None)
-    train = encoder.fit_transform(tables["train"])
-    return encoder, {name: train if name == "train" else encoder.transform(table) for name, table in tables.items()}
+    tables = {name: as_raw(part, parts["train"].feature_names) for name, part in values.items()}
+    train = tables["train"]
+    # held-out rows may have made strings of a column of numbers
+    typed = {name: column if name in kinds else numbers_or_strings(column) for name, column in train.columns.items()}
+    encoder, encoded = TableEncoder(kinds=kinds or None), {}
+    with naming(paths["train"], parts["train"]):
+        encoded["train"] = encoder.fit_transform(RawColumns(typed, train.named))
+    for name in tables.keys() - {"train"}:
+        with naming(paths.get(name, paths["train"]), parts[name]):
+            encoded[name] = encoder.transform(tables[name])
+    return encoder, encoded
+
+
+@contextmanager
+def naming(path: Path, table: Table) -> Iterator[None]:
+    """Turn an error about a column of a table into one about the file that it comes from."""
+    try:
+        yield
+    except BadColumnError as error:
+        raise bad_column(path, error, table) from error
 
 
 def as_raw(values: Any, names: Sequence[str] | None) -> RawColumns:
     """Return the features of a table as RawColumns, also if they are a matrix of numbers."""
     if isinstance(values, RawColumns):
         return values
-    columns = {str(j): values[:, j].astype(np.float64) for j in range(values.shape[1])}
-    return RawColumns(columns, False) if names is None else RawColumns(dict(zip(names, columns.values(), strict=True)))
+    columns = [values[:, j].astype(np.float64) for j in range(values.shape[1])]
+    known = map(str, range(len(columns))) if names is None else names
+    return RawColumns(dict(zip(known, columns, strict=True)), names is not None)
 
 
-def text_columns(values: Any) -> frozenset[str]:
-    """Return the names of the columns of text, which hold text in other files of the same data, too."""
+def string_columns(values: Any) -> frozenset[str]:
+    """Return the names of the columns of strings, which hold strings in other files of the same data, too."""
     columns = values.columns.items() if isinstance(values, RawColumns) else ()
     return frozenset(name for name, column in columns if column.dtype == object)
 

@@ -10,7 +10,7 @@ DECIMALS = (".", ",")
 # with a decimal point, and commas between groups of three digits; with a decimal comma, and points between these
 GROUPED = {
     decimal: re.compile(
-        rf"[+-]?(?:(?:[0-9]+|[1-9][0-9]{{0,2}}(?:{other}[0-9]{{3}})+)(?:{sign}[0-9]*)?|{sign}[0-9]+)(?:[eE][+-]?[0-9]+)?"
+        rf"[+-]?(?:(?:[0-9]+|[1-9][0-9]{{0,2}}(?:{other}[0-9]{{3}})++)(?:{sign}[0-9]*)?|{sign}[0-9]+)(?:[eE][+-]?[0-9]+)?"
     )
     for decimal, sign, other in ((".", r"\.", ","), (",", ",", r"\."))
 }

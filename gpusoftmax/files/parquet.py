@@ -12,8 +12,8 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
-from gpusoftmax.files.table import MOST_COLUMNS, MOST_LABEL, Columns, Table
-from gpusoftmax.tables.columns import RawColumns, is_gap
+from gpusoftmax.files.table import MOST_COLUMNS, MOST_LABEL, Columns, Table, bad_column
+from gpusoftmax.tables.columns import BadColumnError, as_columns
 
 
 def read_parquet(path: Path, columns: Columns) -> Table:
@@ -79,10 +79,13 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     table = file.read(columns=wanted, use_threads=False)  # other columns are not read
     y = None if label is None else _column(path, table, names[label], labels=True)
     parts, found = [], []
-    raw = columns.raw and any(name in columns.as_text or _is_raw(table.column(name)) for name in features)
+    raw = columns.raw and any(name in columns.as_strings or _is_raw(table.column(name)) for name in features)
     if raw and not any(_is_list(table.schema.field(name).type) for name in features):
-        named = RawColumns({name: _raw_column(path, table, name) for name in features})
-        return Table(named, y, tuple(features), label if label is None else names[label])
+        try:
+            values = as_columns(table.select(features), columns.as_strings)
+        except (BadColumnError, TypeError) as error:
+            raise bad_column(path, error) from error
+        return Table(values, y, tuple(features), label if label is None else names[label])
     for name in features:
         is_list = _is_list(table.schema.field(name).type)
         parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
@@ -127,30 +130,6 @@ def _is_text(kind: Any) -> bool:
     kinds = pyarrow.types
     kind = kind.value_type if kinds.is_dictionary(kind) else kind
     return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
-
-
-def _raw_column(path: Path, table: Any, name: str) -> Array:
-    """Return a column of a RawColumns: float64 with NaN for gaps, or text with None for gaps."""
-    import pyarrow
-
-    column, kinds = table.column(name), pyarrow.types
-    if kinds.is_null(column.type):
-        return np.full(len(column), np.nan)
-    if _is_text(column.type):
-        seen: dict[str, str | None] = {}
-        for chunk in column.chunks:
-            for word in chunk.unique().to_pylist():
-                if word is not None:
-                    seen.setdefault(word, None if is_gap(word) else word.strip())
-        words = np.empty(len(column), object)
-        words[:] = [seen.get(word) for word in column.to_pylist()]
-        return words
-    kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
-    if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or kinds.is_decimal(kind)):
-        raise BadFileError(
-            path, place=f"column {name[:80]!r}", reason=f"is of type {column.type}", expected="numbers or text"
-        )
-    return np.array(column.cast(pyarrow.float64()).to_numpy(), np.float64)
 
 
 def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:

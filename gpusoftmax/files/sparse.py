@@ -17,11 +17,11 @@ from gpusoftmax.checks.sparse import MOST_COLUMNS, check_sparse, row_of
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular
 from gpusoftmax.files.table import Columns, Table
-from gpusoftmax.files.text import TextReader
+from gpusoftmax.files.text import BLOCK, TextReader
 
 MOST_LINE = 2 << 20  # bytes: 100,000 entries of 20 each; an endless line must not fill the memory
 MOST_LABEL = (1 << 53) - 1  # beyond it two whole numbers may be the same float64
-SVMLIGHT = re.compile(r"[-+.0-9eE]+([ \t]+(qid|[0-9]+):[^\s:]+)*\s*(#.*\s*)?")
+SVMLIGHT = re.compile(r"[-+.0-9eE]++(?:[ \t]++(?:qid|[0-9]++):[^\s:]++)*+\s*+(?:#.*\s*)?")
 BASE = re.compile(rb"\s*# Column indices are (zero|one)-based\s*")  # as `sklearn.datasets.dump_svmlight_file` writes it
 ZERO_BASED = '"# Column indices are zero-based"'
 ROW = "LABEL COLUMN:VALUE COLUMN:VALUE ..., with the columns in rising order"
@@ -76,7 +76,7 @@ def read_svmlight_from(path: Path, file: BinaryIO, columns: Columns) -> Table:
     from scipy.sparse import csr_array
     from sklearn.datasets import load_svmlight_file
 
-    lines = _Lines(path, io.BufferedReader(TextReader(path, file)))
+    lines = _Lines(path, io.BufferedReader(TextReader(path, file), BLOCK))
     try:
         found, y = load_svmlight_file(lines, dtype=np.float64, zero_based=True)
     except BadFileError:

@@ -13,6 +13,7 @@ from typing import Any
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.tables.columns import BadColumnError
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")  # names of the column of labels, if none is requested
 COORDINATES = {"x", "y", "z"}  # in a table with all three, y is a coordinate and not a label
@@ -22,6 +23,17 @@ NAMELESS = re.compile(
 
 MOST_COLUMNS = 100_000
 MOST_LABEL = 1000  # characters: in an array of text each label takes as much memory as the longest
+
+
+def bad_column(path: Path, error: Exception, table: Table | None = None) -> BadFileError:
+    """Return an error about a column as one about the file that it comes from, with the place of the row."""
+    if not isinstance(error, BadColumnError):
+        return BadFileError(path, reason=str(error), expected="columns of numbers or text")
+    at = None if error.row is None else f"row {error.row}" if table is None else table.place(error.row)
+    place = f"column {error.column[:80]!r}"
+    return BadFileError(
+        path, place=place if at is None else f"{at}, {place}", reason=error.reason, expected=error.expected
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +103,10 @@ class Columns:
         decided by the file.
     raw : bool
         Whether to return columns of text and columns with gaps as RawColumns; otherwise they are refused. A table of
-        plain numbers is a matrix in any case, unless there is a column in `as_text`.
-    as_text : frozenset of str
-        Names of columns whose fields stay text even if all are numbers, where `raw` is True.
+        plain numbers is a matrix in any case, unless there is a column in `as_strings`.
+    as_strings : frozenset of str
+        Names of columns whose fields stay strings even if all are numbers, where `raw` is True. A column of a file
+        without a header is named by its position, "0", "1" and so on.
     """
 
     label: str | int | None = None
@@ -107,7 +120,7 @@ class Columns:
     n_features: int | None = None
     base: int | None = None
     raw: bool = False
-    as_text: frozenset[str] = frozenset()
+    as_strings: frozenset[str] = frozenset()
 
     @property
     def is_position(self) -> bool:

@@ -23,7 +23,7 @@ MOST_LINE = 4 << 20  # bytes: 100,000 columns of 40 each; an endless line must n
 
 GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
 OTHERS = {b"BZh": "bzip2", b"PK\3\4": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
-COMPRESSED = 1 << 13  # bytes that are decompressed at a time
+COMPRESSED = 1 << 11  # bytes that are decompressed at a time, so that a bomb is known by the first megabyte of text
 # A gigabyte of zeros takes a megabyte in gzip and 150 KB in xz. Tables take a third to a fiftieth of their text.
 MOST_RATIO, LEAST_TEXT = 200, 1 << 20
 MOST_DICTIONARY = 70 << 20  # bytes of memory for xz; its level 9 needs 65 MiB
@@ -32,6 +32,8 @@ MOST_PARTS = 1 << 16  # gzip and xz files may be several, one after another
 UTF8, UTF16 = codecs.BOM_UTF8, {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 END = re.compile(rb"\r\n?|\n")
+SIGNS_OF_BLANK = " \t\v\f\r\n"
+BLANK_LINES = {signs: re.compile(rf"[{signs}]*+".encode()) for signs in ("\r\n", " \r\n", SIGNS_OF_BLANK)}
 
 
 def text_blocks(path: Path, file: BinaryIO, decoder: Decoder | None = None) -> Iterator[bytes]:
@@ -62,9 +64,9 @@ def text_blocks(path: Path, file: BinaryIO, decoder: Decoder | None = None) -> I
     if other := next((name for magic, name in OTHERS.items() if start.startswith(magic)), None):
         raise BadFileError(path, reason=f"is compressed by {other}", expected="text, or text compressed by gzip or xz")
     if start.startswith(GZIP):
-        blocks = _decompressed(path, file, _Gzip)
+        blocks = _ahead(_decompressed(path, file, _Gzip))
     elif start == XZ:
-        blocks = _decompressed(path, file, _xz)
+        blocks = _ahead(_decompressed(path, file, _xz))
     else:
         blocks = iter(lambda: file.read(BLOCK), b"")
     return (decoder or Decoder(path)).blocks(blocks)
@@ -110,7 +112,7 @@ def _decompressed(path: Path, file: BinaryIO, start: Any) -> Iterator[bytes]:
             if not (block or data or stream.eof):
                 raise BadFileError(path, reason="ends before its last line", expected="the whole compressed file")
             made += len(block)
-            if made > LEAST_TEXT + MOST_RATIO * file.tell():
+            if made > max(LEAST_TEXT, MOST_RATIO * file.tell()):
                 reason = f"holds more than {MOST_RATIO} times its size"
                 raise BadFileError(path, reason=reason, expected="a table; decompress it first, if it is one")
             yield block
@@ -121,6 +123,19 @@ def _decompressed(path: Path, file: BinaryIO, start: Any) -> Iterator[bytes]:
             return
         file.seek(-len(padding.lstrip(b"\0")), io.SEEK_CUR)
     raise BadFileError(path, reason=f"is more than {MOST_PARTS} compressed files", expected="a single one")
+
+
+def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield blocks once the first of them have been made, so that a bomb is refused before its rows are read."""
+    first, size = list[bytes](), 0
+    for block in blocks:
+        first.append(block)
+        size += len(block)
+        if size > LEAST_TEXT:
+            break
+    yield b"".join(first)
+    first.clear()
+    yield from blocks
 
 
 class Decoder:
@@ -201,11 +216,6 @@ def _lines_in(block: bytes) -> int:
     return block.count(b"\n") or block.count(b"\r")
 
 
-def _ends_in(lines: bytes) -> int:
-    """Count the ends of whole lines."""
-    return lines.count(b"\n") + lines.count(b"\r") - lines.count(b"\r\n")
-
-
 class Lines:
     """The lines of a text file, each of limited length, with their ends.
 
@@ -215,14 +225,16 @@ class Lines:
         The number of the last line that was read, counted from 1.
     block, at : bytes and int
         Whole lines, and where among them the next line begins. At the end of the file the block is empty.
-    read : int
-        Bytes of text before the block.
+    size, read : int
+        Bytes of the file, and bytes of text before the block.
     """
 
     def __init__(self, path: Path, file: BinaryIO, encoding: str = "ascii") -> None:
         self.path, self._decoder = path, Decoder(path, encoding)
+        self.size = file.seek(0, io.SEEK_END)
         self.number = self.at = self.read = 0
-        self.block, self._rest = b"", b""
+        self._begin(b"")
+        self._rest = b""
         self._blocks = text_blocks(path, file, self._decoder)
 
     def again(self, file: BinaryIO) -> Lines:
@@ -240,8 +252,12 @@ class Lines:
         if self.at < len(self.block):
             return True
         self.read += len(self.block)
-        self.block, self.at = self._next(), 0
+        self._begin(self._next())
         return bool(self.block)
+
+    def _begin(self, block: bytes) -> None:
+        self.block, self.at = block, 0
+        self._has_returns = b"\r" in block
 
     def _next(self) -> bytes:
         """Return the next whole lines. The last line gets an end if it has none."""
@@ -258,15 +274,17 @@ class Lines:
         self._rest = b""
         return text + b"\n" if text and text[-1] not in b"\r\n" else text
 
-    def skip_blank(self) -> bool:
-        """Read lines as long as they are blank; False at the end of the file."""
+    def skip_blank(self, signs: str = SIGNS_OF_BLANK) -> bool:
+        """Read lines as long as they hold nothing but these signs; False at the end of the file."""
         while self.fill():
-            text = self.block[self.at :]
-            blank = text[: len(text) - len(text.lstrip())]
-            whole = max(blank.rfind(b"\n"), blank.rfind(b"\r")) + 1
-            self.at += whole
-            self.number += _ends_in(blank[:whole])
-            if len(blank) < len(text):
+            found = BLANK_LINES[signs].match(self.block, self.at)
+            assert found is not None, "even nothing matches"
+            end = max(self.block.rfind(b"\n", self.at, found.end()), self.block.rfind(b"\r", self.at, found.end())) + 1
+            if end > self.at:
+                lines = self.block[self.at : end]
+                self.number += lines.count(b"\n") + lines.count(b"\r") - lines.count(b"\r\n")
+                self.at = end
+            if found.end() < len(self.block):
                 return True
         return False
 
@@ -281,7 +299,7 @@ class Lines:
             before += more
             found = before.splitlines(keepends=True)
         self.read += self.at
-        self.block, self.at = before, 0
+        self._begin(before)
         total, lines = 0, list[str]()
         for line in found[:count]:
             if total >= size and len(lines) > 1:
@@ -296,9 +314,13 @@ class Lines:
     def __next__(self) -> str:
         if not self.fill():
             raise StopIteration
-        found = END.search(self.block, self.at)
-        assert found is not None, "a block ends with the end of a line"
-        line, self.at = self.block[self.at : found.end()], found.end()
+        if self._has_returns:
+            found = END.search(self.block, self.at)
+            assert found is not None, "a block ends with the end of a line"
+            end = found.end()
+        else:
+            end = self.block.index(b"\n", self.at) + 1
+        line, self.at = self.block[self.at : end], end
         self.number += 1
         if len(line) > MOST_LINE:
             raise self.bad(f"more than {MOST_LINE} bytes", "one row per line")
@@ -314,7 +336,7 @@ class TextReader(io.RawIOBase):
     """The text of a file as a binary file in UTF-8, for readers that want one."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._blocks, self._rest = text_blocks(path, file), b""
+        self._blocks, self._rest = text_blocks(path, file), memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -324,7 +346,7 @@ class TextReader(io.RawIOBase):
             block = next(self._blocks, None)
             if block is None:
                 return 0
-            self._rest = block
+            self._rest = memoryview(block)
         part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)

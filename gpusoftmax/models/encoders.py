@@ -6,7 +6,7 @@ JSON:
     columns       the names of all columns of the table
     named         whether the table gave them itself
     numbers       {"names": [...], "gaps": [true, ...]}
-    categories    a list of {"name": ..., "values": [...], "others": true}; null stands for a gap
+    categories    a list of {"name": ..., "values": [...], "has_rare": true}; null stands for a gap
     texts         a list of {"name": ..., "n_hashes": ..., "used": number of hashes that are used}
     left_out      {name: why}
 
@@ -27,8 +27,9 @@ from gpusoftmax.models.format import expect
 
 if TYPE_CHECKING:
     from gpusoftmax.tables.encoder import TableEncoder
+    from gpusoftmax.tables.groups import Categories, Numbers, TextColumn
 
-MOST_HASHES = 1 << 31  # murmurhash has 32 bits, and hashes are stored as int32
+MOST_IDF = 50.0  # ln of more rows than there are, plus 1
 PARAMETERS: dict[str, tuple[type, ...]] = {"kinds": (dict, type(None)), "min_frequency": (int,), "n_hashes": (int,)}
 KEYS: dict[str, tuple[type, ...]] = {
     "parameters": (dict,), "columns": (list,), "named": (bool,), "numbers": (dict,), "categories": (list,),
@@ -47,8 +48,8 @@ def encode_encoder(encoder: TableEncoder) -> tuple[dict[str, Any], dict[str, Arr
         "named": hasattr(encoder, "feature_names_in_"),
         "numbers": {"names": list(numbers.names), "gaps": list(numbers.gaps)},
         "categories": [
-            {"name": name, "values": list(values), "others": others}
-            for name, values, others in zip(categories.names, categories.values, categories.others, strict=True)
+            {"name": name, "values": list(values), "has_rare": has_rare}
+            for name, values, has_rare in zip(categories.names, categories.values, categories.has_rare, strict=True)
         ],
         "texts": [{"name": one.name, "n_hashes": one.n_hashes, "used": len(one.hashes)} for one in texts],
         "left_out": dict(encoder.left_out_),
@@ -70,41 +71,51 @@ def decode_encoder(described: Any, tensors: dict[str, Array]) -> TableEncoder:
     ValueError, TypeError
         They do not describe an encoder that `TableEncoder.fit` makes; the message says why.
     """
-    from gpusoftmax.tables.encoder import KINDS, TableEncoder
-    from gpusoftmax.tables.groups import Numbers
+    from gpusoftmax.tables.encoder import TableEncoder, set_learned
 
     expect("encoder", described, KEYS)
-    parameters = expect("parameters of the encoder", described["parameters"], PARAMETERS)
-    if not all(kind in KINDS for kind in (parameters["kinds"] or {}).values()):
-        raise ValueError(f"kinds {shown(parameters['kinds'])} are not known")
-    for name in ("min_frequency", "n_hashes"):
-        check_count(name, parameters[name])
     columns = _names("columns", described["columns"])
-    numbers = expect("numbers", described["numbers"], {"names": (list,), "gaps": (list,)})
-    names, gaps = _names("numbers", numbers["names"]), numbers["gaps"]
-    mean, scale = (tensors.get(f"encoder.{one}", np.empty(0)) for one in ("mean", "scale"))
-    if len(gaps) != len(names) or any(type(gap) is not bool for gap in gaps):
-        raise ValueError(f"gaps {shown(gaps)} of {len(names)} columns of numbers")
-    if {mean.shape, scale.shape} != {(len(names),)} or not (np.isfinite(mean).all() and np.isfinite(scale).all()):
-        raise ValueError(
-            f"encoder.mean {mean.shape} and encoder.scale {scale.shape} for {len(names)} columns of numbers"
-        )
-    if not (scale > 0).all():
-        raise ValueError("encoder.scale holds a number that is not positive")
-    categories, texts = _categories(described["categories"]), _texts(described["texts"], tensors)
-    used = [*names, *categories.names, *(one.name for one in texts)]
-    left_out = described["left_out"]
+    numbers, categories = _numbers(described["numbers"], tensors), _categories(described["categories"])
+    texts, left_out = _texts(described["texts"], tensors), described["left_out"]
+    used = [*numbers.names, *categories.names, *(one.name for one in texts)]
     if sorted([*used, *left_out]) != sorted(columns) or not used:
         raise ValueError(
             f"columns {shown(columns)}, of which {shown(used)} are used and {shown(list(left_out))} left out"
         )
     if any(type(reason) is not str for reason in left_out.values()):
         raise TypeError("left_out holds something else than reasons")
-    encoder = TableEncoder(**parameters)
+    encoder = TableEncoder(**_parameters(described["parameters"], set(columns)))
     encoder.left_out_ = left_out
-    return encoder.set_learned(
-        Numbers(tuple(names), mean, scale, tuple(gaps)), categories, texts, tuple(columns), described["named"]
-    )
+    return set_learned(encoder, numbers, categories, texts, tuple(columns), described["named"])
+
+
+def _parameters(parameters: Any, columns: set[str]) -> dict[str, Any]:
+    from gpusoftmax.tables.encoder import KINDS, MOST_HASHES
+
+    expect("parameters of the encoder", parameters, PARAMETERS)
+    kinds = parameters["kinds"] or {}
+    if not kinds.keys() <= columns or not all(kind in KINDS for kind in kinds.values()):
+        raise ValueError(f"kinds {shown(kinds)} are not known")
+    check_count("min_frequency", parameters["min_frequency"])
+    if check_count("n_hashes", parameters["n_hashes"]) > MOST_HASHES:
+        raise ValueError(f"n_hashes {shown(parameters['n_hashes'])}, more than {MOST_HASHES}")
+    return dict(parameters)
+
+
+def _numbers(described: Any, tensors: dict[str, Array]) -> Numbers:
+    from gpusoftmax.tables.groups import Numbers
+
+    expect("numbers", described, {"names": (list,), "gaps": (list,)})
+    names, gaps = _names("numbers", described["names"]), described["gaps"]
+    mean, scale = (tensors.get(f"encoder.{one}", np.empty(0)) for one in ("mean", "scale"))
+    if len(gaps) != len(names) or any(type(gap) is not bool for gap in gaps):
+        raise ValueError(f"gaps {shown(gaps)} of {len(names)} columns of numbers")
+    if {mean.shape, scale.shape} != {(len(names),)}:
+        raise ValueError(f"encoder.mean {mean.shape} and encoder.scale {scale.shape} for {len(names)} columns")
+    with np.errstate(all="ignore"):
+        if not (scale > 0).all() or not np.isfinite(scale + 1 / scale + mean / scale).all():
+            raise ValueError("encoder.mean or encoder.scale holds numbers that cannot be used, or are not positive")
+    return Numbers(tuple(names), mean, scale, tuple(gaps))
 
 
 def _names(what: str, names: list[Any]) -> list[str]:
@@ -113,34 +124,39 @@ def _names(what: str, names: list[Any]) -> list[str]:
     return names
 
 
-def _categories(described: list[Any]) -> Any:
+def _categories(described: list[Any]) -> Categories:
+    from gpusoftmax.tables.encoder import MOST_VALUES
     from gpusoftmax.tables.groups import Categories
 
     for one in described:
-        expect("categories", one, {"name": (str,), "values": (list,), "others": (bool,)})
+        expect("categories", one, {"name": (str,), "values": (list,), "has_rare": (bool,)})
         values, text = one["values"], one["values"][:-1] if None in one["values"] else one["values"]
         if any(type(value) is not str for value in text) or values[len(text) :] not in ([], [None]):
             raise ValueError(f"values {shown(values)} of {shown(one['name'])}")
         if not values or text != sorted(set(text)):
             raise ValueError(f"values {shown(values)} of {shown(one['name'])} are not sorted and distinct")
-    return Categories(
+    found = Categories(
         tuple(one["name"] for one in described),
         tuple(tuple(one["values"]) for one in described),
-        tuple(one["others"] for one in described),
+        tuple(one["has_rare"] for one in described),
     )
+    if found.n_features > MOST_VALUES:
+        raise ValueError(f"categories with {found.n_features} values, more than {MOST_VALUES}")
+    return found
 
 
-def _texts(described: list[Any], tensors: dict[str, Array]) -> list[Any]:
-    from gpusoftmax.tables.groups import Words
+def _texts(described: list[Any], tensors: dict[str, Array]) -> list[TextColumn]:
+    from gpusoftmax.tables.encoder import MOST_HASHES
+    from gpusoftmax.tables.groups import TextColumn
 
     hashes, idf = tensors.get("encoder.hashes", np.empty(0, np.int32)), tensors.get("encoder.idf", np.empty(0))
     for one in described:
         expect("texts", one, {"name": (str,), "n_hashes": (int,), "used": (int,)})
-        check_count("used", one["used"], least=0)
-        if not 0 < one["n_hashes"] < MOST_HASHES:
+        check_count("used", one["used"])
+        if not 0 < one["n_hashes"] <= MOST_HASHES:
             raise ValueError(f"n_hashes {shown(one['n_hashes'])} of {shown(one['name'])}")
     used = sum(one["used"] for one in described)
-    if {hashes.shape, idf.shape} != {(used,)} or not np.isfinite(idf).all():
+    if {hashes.shape, idf.shape} != {(used,)} or not ((idf > 0) & (idf < MOST_IDF)).all():
         raise ValueError(f"encoder.hashes {hashes.shape} and encoder.idf {idf.shape} for {used} hashes")
     texts, start = [], 0
     for one in described:
@@ -148,6 +164,6 @@ def _texts(described: list[Any], tensors: dict[str, Array]) -> list[Any]:
         own = hashes[part]
         if not (own[1:] > own[:-1]).all() or (len(own) and not 0 <= own[0] <= own[-1] < one["n_hashes"]):
             raise ValueError(f"encoder.hashes of {shown(one['name'])} are not increasing, from 0 to {one['n_hashes']}")
-        texts.append(Words(one["name"], one["n_hashes"], own, idf[part]))
+        texts.append(TextColumn(one["name"], one["n_hashes"], own, idf[part]))
         start = part.stop
     return texts

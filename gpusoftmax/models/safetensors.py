@@ -220,7 +220,7 @@ def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClas
     from gpusoftmax.estimators.table_classifier import table_pipeline  # imported here because it takes a while
 
     encoder = decode_encoder(parse("encoder", metadata["encoder"]), tensors)
-    if (found := len(encoder.get_feature_names_out())) != estimator.n_features_in_:
+    if (found := encoder.n_features) != estimator.n_features_in_:
         raise ValueError(f"an encoder of {found} features for {estimator.n_features_in_}")
     return table_pipeline(encoder, estimator)
 

@@ -5,24 +5,62 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Set
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpusoftmax._typing import Array
+from gpusoftmax.checks.arrays import column_names
 from gpusoftmax.checks.messages import shown
 
 GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in lower case: ways to write that a value is missing
 TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")  # a whole number with a point
+SINGLE = (bool, int, float, np.bool_, np.integer, np.floating)
+
+
+class BadColumnError(ValueError):
+    """A column that cannot be used.
+
+    Attributes
+    ----------
+    column : str
+        Its name.
+    row : int or None
+        The row that shows why, counted from 0.
+    reason, expected : str
+        What is wrong, and what there should be.
+    """
+
+    def __init__(self, column: str, reason: str, expected: str, row: int | None = None) -> None:
+        place = "" if row is None else f" in row {row}"
+        super().__init__(f"column {shown(column)} {reason}{place}; {expected}")
+        self.column, self.row, self.reason, self.expected = column, row, reason, expected
 
 
 def is_gap(field: str) -> bool:
     """Whether a field says that its value is missing: it is empty, or one of GAPS."""
     word = field.strip().lower()
     return not word or word in GAPS
+
+
+def string_of(field: str) -> str | None:
+    """Return a field without surrounding blanks; None if it is a gap.
+
+    A truth value becomes "True" or "False", and 1.0 becomes 1: a table that goes from a data frame to a file and back
+    may change in this.
+    """
+    if is_gap(field):
+        return None
+    text = field.strip()
+    if text in TRUTH:
+        return str(TRUTH[text])
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +71,8 @@ class RawColumns:
     ----------
     columns : dict of str to ndarray of shape (n,)
         In the order of the table, or in that in which they were requested. A column of numbers, truth values and gaps
-        is float64, with NaN for gaps; any other is an object array of str, with None for gaps. Columns without names
-        are called "0", "1" and so on, counted among the features.
+        is float64, with NaN for gaps; any other is an object array of what `string_of` returns. A column without a name
+        is called by its position in the table: "0", "1" and so on.
     named : bool
         Whether the table itself gives the names.
     """
@@ -61,122 +99,190 @@ class RawColumns:
 
 
 def is_table(X: Any) -> bool:
-    """Whether X is a data frame, a pyarrow table or RawColumns, rather than a matrix of numbers."""
-    return isinstance(X, RawColumns | Mapping) or hasattr(X, "columns") or hasattr(X, "column_names")
+    """Whether X is a data frame, a pyarrow table, a dict of columns or RawColumns, rather than a matrix."""
+    return isinstance(X, RawColumns | Mapping) or column_names(X) is not None
 
 
-def as_columns(X: Any, as_text: Set[str] = frozenset(), name: str = "X") -> RawColumns:
+def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str] | None = None) -> RawColumns:
     """Return the columns of a table.
 
     Parameters
     ----------
     X : RawColumns, data frame, pyarrow table, mapping of names to columns, or array-like of shape (n, d)
         The columns of an array are named "0", "1" and so on.
-    as_text : set of str
-        Names of columns whose text stays text, also if it says numbers.
-    name : str
-        The name of the argument, for messages.
+    as_strings : set of str
+        Names of columns that become strings, also if they hold numbers.
+    only : collection of str, optional
+        Names of the columns to return, where they exist; others are not looked at.
 
     Returns
     -------
     RawColumns
-        Text is without surrounding blanks. None, NaN, empty text, and words such as "NA" and "?" are gaps. A column of
-        objects of which all are numbers, or text that says numbers, holds numbers; truth values are 1 and 0.
+        None, NaN, empty text, and words such as "NA" and "?" are gaps. A column of objects of which all are numbers, or
+        text that says numbers, holds numbers; truth values are 1 and 0.
 
     Raises
     ------
     TypeError
-        X is no table, or a column holds values of another type, such as dates.
+        X is no table, or a column is not one of single values.
+    BadColumnError
+        A column holds dates, or values that are neither numbers nor text.
     ValueError
-        Two columns have the same name, or there are no rows.
+        Two columns have the same name or different lengths, or there are no rows.
     """
     if isinstance(X, RawColumns):
-        return X
+        found = {name: column for name, column in X.columns.items() if only is None or name in only}
+        strings = {name: to_strings(column) for name, column in found.items() if name in as_strings}
+        return RawColumns(found | strings, X.named)
     columns: dict[str, Array] = {}
-    for key, values, are_categories in _columns_of(X, name):
-        if key in columns:
-            raise ValueError(f"{name} has two columns {shown(key)}; rename one")
-        columns[key] = _column(values, f"column {shown(key)} of {name}", are_categories or key in as_text)
-    found = RawColumns(columns, is_table(X))
-    if 0 in found.shape:
-        raise ValueError(f"{name} is empty, of shape {found.shape}; pass at least one row and one column")
-    return found
+    for name, values in _columns_of(X, only):
+        if name in columns:
+            raise ValueError(f"X has two columns {shown(name)}; rename one")
+        columns[name] = _column(name, values, name in as_strings)
+    table = RawColumns(columns, is_table(X))
+    if 0 in table.shape and (only is None or columns):
+        raise ValueError(f"X is empty, of shape {table.shape}; pass at least one row and one column")
+    if len(lengths := {len(column) for column in columns.values()}) > 1:
+        raise ValueError(
+            f"X has columns of {' and '.join(map(str, sorted(lengths)))} rows; pass columns of equal length"
+        )
+    return table
 
 
-def _columns_of(X: Any, name: str) -> Iterable[tuple[str, Any, bool]]:
-    """Yield name and values of each column, and whether it is one of categories."""
+def _columns_of(X: Any, only: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+    """Yield names and values of the columns: of data frames as series of narwhals."""
     if isinstance(X, Mapping):
-        yield from ((str(key), values, False) for key, values in X.items())
-    elif is_table(X):
-        import narwhals as nw  # imported here because it takes a while
-
-        frame = nw.from_native(X, eager_only=True)
-        if len(set(map(str, frame.columns))) < len(frame.columns):
-            twice = next(one for one in frame.columns if frame.columns.count(one) > 1)
-            raise ValueError(f"{name} has two columns {shown(twice)}; rename one")
-        for key in frame.columns:
-            series = frame[key]
-            if series.dtype.is_temporal():
-                raise TypeError(f"column {shown(key)} of {name} {dates_are_refused(shown(series[0]), str(key))}")
-            numeric = series.dtype.is_numeric() or series.dtype == nw.Boolean
-            values = series.to_list() if not numeric or series.is_null().any() else series.to_numpy()
-            yield str(key), values, series.dtype in (nw.Categorical, nw.Enum)
-    else:
-        array = np.asarray(X)
+        yield from ((str(name), values) for name, values in X.items() if only is None or str(name) in only)
+        return
+    names = column_names(X)
+    if names is None:
+        array = np.ma.asanyarray(X) if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
         if array.ndim != 2:
-            raise TypeError(f"{name} has shape {array.shape}; pass a data frame, or rows and columns")
-        yield from ((str(i), array[:, i], False) for i in range(array.shape[1]))
+            raise TypeError(f"X has shape {array.shape}; pass a data frame, or rows and columns")
+        yield from ((str(j), array[:, j]) for j in range(array.shape[1]))
+        return
+    import narwhals as nw  # imported here because it takes a while
+
+    known = list(map(str, names))
+    if twice := [name for i, name in enumerate(known) if name in known[:i]][:1]:
+        raise ValueError(f"X has two columns {shown(twice[0])}; rename one")
+    if hasattr(X, "set_axis"):  # pandas, whose names may be numbers or tuples, which narwhals refuses
+        X = X.set_axis(known, axis=1)
+    if "pyarrow" in sys.modules and isinstance(X, sys.modules["pyarrow"].RecordBatch):
+        X = sys.modules["pyarrow"].Table.from_batches([X])
+    try:
+        frame = nw.from_native(X, eager_only=True)
+    except TypeError:
+        raise TypeError(f"X is a {type(X).__name__}; pass a data frame (of a lazy frame X.collect())") from None
+    yield from ((name, frame[name]) for name in known if only is None or name in only)
 
 
-def dates_are_refused(example: str, column: str) -> str:
-    """Return the end of a message about a column of dates."""
-    return (
-        f"holds dates or times, such as {example}; make numbers of them (year, month, weekday, days since a start), or "
-        f"leave the column out (drop, on the command line --drop {shlex.quote(column)})"
+def _column(name: str, values: Any, as_strings: bool) -> Array:
+    """Return a column of RawColumns from an array, a sequence, or a series of narwhals."""
+    if hasattr(values, "is_null") and hasattr(values, "drop_nulls"):
+        return _from_series(name, values, as_strings)
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise TypeError(f"column {shown(name)} of X is {shown(values)}; pass its values, one for each row")
+    gaps = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    array = values if isinstance(values, np.ndarray) else _as_array(values)
+    if array.ndim != 1:
+        raise TypeError(f"column {shown(name)} of X has shape {array.shape}; pass one value for each row")
+    array = np.asarray(array)
+    if array.dtype.kind in "Mm":
+        raise dates_are_refused(name, array)
+    column = _from_numbers(array, as_strings) if array.dtype.kind in "fiub" else _from_objects(name, array, as_strings)
+    if gaps is not None and gaps.any():
+        column[gaps] = None if column.dtype == object else np.nan
+    return column
+
+
+def _as_array(values: Any) -> Array:
+    """Return a sequence as an array: of numbers if all are, else of objects, so that none is converted to text."""
+    if all(isinstance(value, int | float | np.integer | np.floating | np.bool_) for value in values):
+        return np.asarray(values)
+    array = np.empty(len(values), object)
+    array[:] = list(values)
+    return array
+
+
+def _from_series(name: str, series: Any, as_strings: bool) -> Array:
+    import narwhals as nw
+
+    dtype = series.dtype
+    if dtype.is_temporal():
+        raise dates_are_refused(name, series.drop_nulls().to_list())
+    if dtype.is_decimal():
+        series, dtype = series.cast(nw.Float64), nw.Float64
+    if not dtype.is_numeric() and dtype != nw.Boolean:
+        keep = as_strings or dtype in (nw.Categorical, nw.Enum)
+        array = np.empty(len(series), object)
+        array[:] = series.to_list()
+        return _from_objects(name, array, keep)
+    if not series.is_null().any():
+        return _from_numbers(series.to_numpy(), as_strings)
+    known = ~series.is_null().to_numpy().astype(bool)
+    column = np.full(len(series), None, object) if as_strings else np.full(len(series), np.nan)
+    column[known] = _from_numbers(series.drop_nulls().to_numpy(), as_strings)
+    return column
+
+
+def _from_numbers(array: Array, as_strings: bool) -> Array:
+    """Return numbers or truth values as float64, or as strings that have the digits of their own type."""
+    if not as_strings:
+        return array.astype(np.float64)
+    strings = np.empty(len(array), object)
+    strings[:] = list(map(string_of, array.astype(str).tolist()))
+    return strings
+
+
+def _from_objects(name: str, array: Array, keep_strings: bool) -> Array:
+    strings = np.empty(len(array), object)
+    for row, value in enumerate(array.tolist()):
+        if isinstance(value, str):
+            strings[row] = string_of(value)
+        elif value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which is not imported here
+            strings[row] = None
+        elif isinstance(value, SINGLE) or type(value).__name__ == "Decimal":
+            strings[row] = string_of(str(value))
+        elif hasattr(value, "isoformat"):
+            raise dates_are_refused(name, [value])
+        else:
+            expected = "pass numbers or text"
+            raise BadColumnError(name, f"holds {shown(value)}, a {type(value).__name__},", expected, row)
+    return strings if keep_strings else numbers_or_strings(strings)
+
+
+def dates_are_refused(name: str, examples: Iterable[Any]) -> BadColumnError:
+    """Return the error about a column of dates."""
+    example = next(iter(examples), None)
+    such = "" if example is None else f", such as {shown(example if isinstance(example, str) else str(example))}"
+    return BadColumnError(
+        name,
+        f"holds dates or times{such}",
+        "make numbers of them (year, month, weekday, days since a start), or leave the column out (drop, on the "
+        f"command line --drop {shlex.quote(name)})",
     )
 
 
-def _column(values: Any, place: str, keep_text: bool) -> Array:
-    """Return float64 with NaN for gaps, or an object array of text with None for gaps."""
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-        return values.astype(np.float64)
-    texts = np.empty(len(values), object)
-    for i, value in enumerate(values):
-        texts[i] = _text(value, place)
-    return texts if keep_text else numbers_or_text(texts)
-
-
-def _text(value: Any, place: str) -> str | None:
-    if isinstance(value, str | np.str_):
-        return None if is_gap(value) else str(value).strip()
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value))
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which is not imported here
-        return None
-    if isinstance(value, int | float | np.integer | np.floating):
-        if math.isnan(value):
-            return None
-        if math.isinf(value):
-            raise ValueError(f"{place} is infinite in a row; pass a finite number, or a gap")
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
-    raise TypeError(f"{place} holds {shown(value)}, a {type(value).__name__}; pass numbers or text")
-
-
-def numbers_or_text(texts: Array) -> Array:
-    """Return a column of text as float64 if every field is a number, a truth value or a gap, and not all are gaps."""
+def numbers_or_strings(strings: Array) -> Array:
+    """Return a column as float64 if every field is a finite number, a truth value or a gap, and not all are gaps."""
     numbers: dict[str | None, float] = {None: math.nan}
-    for text in set(texts.tolist()) - {None}:
-        if text not in TRUTH and not NUMBER.fullmatch(text):
-            return texts
-        numbers[text] = float(TRUTH.get(text, text))
-    return np.array([numbers[text] for text in texts.tolist()]) if len(numbers) > 1 else texts
+    for text in set(strings.tolist()) - {None}:
+        value = number_of(text)
+        if value is None:
+            return strings
+        numbers[text] = value
+    return np.array([numbers[text] for text in strings.tolist()]) if len(numbers) > 1 else strings
 
 
-def as_text(column: Array) -> Array:
-    """Return a column as an object array of text, with None for gaps; whole numbers are written without a point."""
-    if column.dtype == object:
-        return column
-    texts = np.empty(len(column), object)
-    for i, value in enumerate(column.tolist()):
-        texts[i] = _text(value, "")
-    return texts
+def number_of(text: str) -> float | None:
+    """Return the finite number or truth value that a string says; None if it says none."""
+    if text in TRUTH:
+        return float(TRUTH[text])
+    value = float(text) if NUMBER.fullmatch(text) else math.inf
+    return value if math.isfinite(value) else None
+
+
+def to_strings(column: Array) -> Array:
+    """Return a column as strings; whole numbers have no point."""
+    return column if column.dtype == object else _from_numbers(column, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +15,28 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.messages import shown
+from gpusoftmax.checks.messages import counted, shown, warn_user
 from gpusoftmax.checks.scalars import check_choice, check_count
 from gpusoftmax.checks.sparse import is_sparse
-from gpusoftmax.tables.columns import RawColumns, as_columns, as_text, dates_are_refused, is_table
-from gpusoftmax.tables.groups import Categories, Numbers, Words, count_words
+from gpusoftmax.tables.columns import (
+    BadColumnError,
+    RawColumns,
+    as_columns,
+    dates_are_refused,
+    is_table,
+    number_of,
+    to_strings,
+)
+from gpusoftmax.tables.groups import Categories, Numbers, TextColumn, count_words
 
 KINDS = ("number", "category", "text")
 WORDS_OF_A_SENTENCE = 5  # a column whose fields have as many words on average, and rarely repeat, is text
 MOST_DENSE = 256  # features up to which the result is dense, unless a column is text
-LOOKED_AT = 1000  # fields of a column that are searched for dates
+MOST_VALUES = 100_000  # of all categories: a model file has room for their names
+MOST_HASHES = 1 << 24
+DATE_SAMPLE = 1000  # fields of a column that are searched for dates
+# A column of which so many fields are numbers, but not all, is an oversight rather than one of categories.
+MOSTLY, FEW_ROWS = 0.9, 10
 CLOCK = r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?( ?[AaPp][Mm])?(Z|[+-][0-9]{2}:?[0-9]{2})?"
 DAY = r"([0-9]{4}([-/.])[0-9]{1,2}\2[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\3[0-9]{2,4})"
 DATE = re.compile(rf"{DAY}([T ]{CLOCK})?|{CLOCK}")
@@ -33,14 +46,15 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
     """Encode tables of numbers, categories and text as features of a linear classifier.
 
     Numbers are standardised; a gap becomes the mean, and a column with gaps has one more feature that says where they
-    are. A category becomes one indicator (0 or 1) for each value, and one for all values that are rare; a value that
-    training did not have counts as rare. Text becomes TF-IDF of its words and pairs of words. With f the number of
-    times that a word occurs in a row, n the rows of training and n_w those with the word, it is
+    are. A category becomes one indicator (0 or 1) for each value, one for gaps, and one for all values that are rare or
+    new; without rare values in training, a new one has zeros alone. Text becomes TF-IDF of its words and pairs of
+    words. With f the number of times that a word occurs in a row, n the rows of training and n_w those with the word,
+    it is
 
         (1 + ln f) (1 + ln((1 + n) / (1 + n_w)))
 
-    divided by the Euclidean norm of the row. Words are told apart by a hash [1]_. Those that occur in a single row are
-    left out.
+    divided by the Euclidean norm of the row. Words are identified by a hash [1]_, so that two may share a feature.
+    Those that occur in a single row are left out.
 
     Parameters
     ----------
@@ -50,19 +64,19 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
     min_frequency : int
         Values of a category in fewer rows are rare.
     n_hashes : int
-        The number of hashes, for each column of text.
+        The number of hashes, for each column of text; at most 2^24.
 
     Attributes
     ----------
     numbers_ : Numbers
     categories_ : Categories
-    texts_ : list of Words
+    texts_ : list of TextColumn
         What was learned from the columns of each kind, and their features, in this order.
     columns_ : tuple of str
         The names of all columns; "0", "1" and so on where the table has none.
     left_out_ : dict of str to str
-        Columns that are not used, and why: those without values, and those of which each value occurs in one row, as
-        identifiers do.
+        Columns that are not used, and why: those without values, categories with one value in all rows, and those of
+        which no value occurs min_frequency times, as with identifiers.
     report_ : str
         What became of the columns, in words. It does not exist after loading.
     n_features_in_ : int
@@ -95,6 +109,11 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.min_frequency = min_frequency
         self.n_hashes = n_hashes
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.categorical = tags.input_tags.allow_nan = True
+        return tags
+
     def fit(self, X: Any, y: Any = None) -> TableEncoder:
         """Learn the columns of a table.
 
@@ -111,15 +130,32 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         Raises
         ------
         TypeError
-            X is no table, or a column holds dates or objects.
+            X is no table, or a column does not hold single values.
         ValueError
-            A parameter is not usable, no column is, or a number is infinite.
+            A parameter is not usable, no column is, or a column holds dates, infinities, or numbers with a stray word.
         """
         self._learn(X)
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
-        """Learn the columns of a table and return its features; see `fit` and `transform`."""
+        """Learn the columns of a table, and return its features; faster than `fit` and `transform`.
+
+        Parameters
+        ----------
+        X : data frame, pyarrow table, dict of columns, or array-like of shape (n, d)
+            The table, as for `fit`.
+        y, **fit_params : ignored
+
+        Returns
+        -------
+        ndarray of float64, or csr_array of float32
+            The features, as of `transform`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The same as for `fit`.
+        """
         return self._encode(*self._learn(X))
 
     def transform(self, X: Any) -> Any:
@@ -128,8 +164,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         Parameters
         ----------
         X : data frame, pyarrow table, dict of columns, or array-like of shape (n, n_features_in_)
-            A table with the columns that were learned; others are ignored. A matrix of numbers of shape (n, number of
-            features) counts as encoded already and is returned as it is, unless the encoder was fitted to an array.
+            A table with the columns that were learned; others are not looked at. If the encoder was fitted to an array,
+            columns count by position. If it was not, a matrix of numbers of shape (n, number of features) counts as
+            encoded already and is returned as it is, unless it may also be the raw table.
 
         Returns
         -------
@@ -144,144 +181,206 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             The encoder is not fitted.
         """
         check_is_fitted(self, "numbers_")
-        if hasattr(self, "feature_names_in_") and not is_table(X):
-            n_features = len(self.get_feature_names_out())
-            if getattr(getattr(X, "dtype", None), "kind", "O") in "fiub" and X.shape[1:] == (n_features,):
-                return X
-            raise ValueError(
-                f"X is a {type(X).__name__} of shape {np.shape(X)}; pass a data frame with the columns "
-                f"{shown(self.feature_names_in_.tolist())}, or their {n_features} encoded features"
-            )
-        table = as_columns(X, self.text_columns)
-        if not hasattr(self, "feature_names_in_") and len(table.columns) == self.n_features_in_:
-            table = RawColumns(dict(zip(self.columns_, table.columns.values(), strict=True)))  # by position
+        if not hasattr(self, "feature_names_in_"):
+            return self._encode(self._by_position(X), {})
+        if not is_table(X):
+            return self._already_encoded(X)
+        table = as_columns(X, self.string_columns, self.used_columns)
         if missing := [name for name in self.used_columns if name not in table.columns]:
             raise ValueError(
-                f"X has no column {shown(missing[0])} among {shown(list(table.columns))}; pass all columns of "
-                f"training, {shown(self.used_columns)}"
+                f"X has no column {shown(missing[0])}; pass all columns of training, {shown(self.used_columns)}"
             )
         return self._encode(table, {})
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """Return the names of the features, (number of features,).
+        """Return the names of the features.
 
-        `input_features` is ignored.
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, of shape (number of features,)
+            A number has the name of its column; an indicator is called "island=Biscoe", "island is rare or new" or "sex
+            is missing"; the hash of a word is "note#8177".
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            The encoder is not fitted.
         """
-        check_is_fitted(self, "numbers_")
-        groups: list[Any] = [self.numbers_, *([self.categories_] if self.categories_.names else []), *self.texts_]
-        return np.array([feature for group in groups for feature in group.features], dtype=object)
-
-    @property
-    def text_columns(self) -> frozenset[str]:
-        """The names of the columns of categories and of text."""
-        check_is_fitted(self, "numbers_")
-        return frozenset((*self.categories_.names, *(one.name for one in self.texts_)))
-
-    def _learn(self, X: Any) -> tuple[RawColumns, dict[str, Any]]:
-        """Learn the columns of a table, and return it with the counts of the words in its columns of text."""
-        check_count("min_frequency", self.min_frequency)
-        check_count("n_hashes", self.n_hashes)
-        table = as_columns(X, {str(name) for name, kind in (self.kinds or {}).items() if kind != "number"})
-        kinds, counts = self._kinds(table)
-        by_kind = {kind: [name for name in table.columns if kinds.get(name) == kind] for kind in KINDS}
-        self.set_learned(
-            Numbers.learn(table, by_kind["number"]),
-            Categories.learn(table, by_kind["category"], self.min_frequency),
-            [Words.learn(name, counts[name]) for name in by_kind["text"]],
-            table.names,
-            table.named,
-        )
-        self.report_ = _report(self, table)
-        return table, counts
-
-    def _kinds(self, table: RawColumns) -> tuple[dict[str, str], dict[str, Any]]:
-        """Return the kinds of the columns to use, and the counts of words of those of text; set `left_out_`."""
-        kinds, counts = dict(self.kinds or {}), {}
-        if unknown := [name for name in kinds if name not in table.columns]:
-            raise ValueError(f"kinds has {shown(unknown[0])}, but the columns are {shown(list(table.names))}")
-        self.left_out_: dict[str, str] = {}
-        for name, column in table.columns.items():
-            if name in kinds:
-                check_choice(f"kinds[{name!r}]", kinds[name], KINDS)
-            else:
-                kinds[name] = _kind(name, column)
-            reason = _useless(column, kinds[name], self.min_frequency)
-            if kinds[name] == "text" and not reason:
-                counts[name] = count_words(table, name, self.n_hashes)
-                reason = "" if counts[name].nnz else "it has no words of two letters or more"
-            if reason:
-                self.left_out_[name] = reason
-                del kinds[name]
-                log.warning("column %s is left out: %s", shown(name), reason)
-        if not kinds:
-            raise ValueError(f"no column is usable: {_listed(self.left_out_)}")
-        return kinds, counts
-
-    def set_learned(
-        self, numbers: Numbers, categories: Categories, texts: list[Words], names: tuple[str, ...], named: bool
-    ) -> TableEncoder:
-        """Set what was learned from a table with columns of these names; `named` says whether it gave them itself."""
-        self.numbers_, self.categories_, self.texts_ = numbers, categories, texts
-        self.columns_, self.n_features_in_ = names, len(names)
-        if named:
-            self.feature_names_in_ = np.array(names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        return self
+        return np.array([feature for group in self._groups for feature in group.features], dtype=object)
 
     @property
     def used_columns(self) -> list[str]:
         """The names of the columns from which features are made."""
-        check_is_fitted(self, "numbers_")
         return [*self.numbers_.names, *self.categories_.names, *(one.name for one in self.texts_)]
+
+    @property
+    def string_columns(self) -> frozenset[str]:
+        """The names of the columns of categories and of text, whose fields are read as strings."""
+        return frozenset(self.used_columns) - set(self.numbers_.names)
+
+    @property
+    def n_features(self) -> int:
+        """The number of features."""
+        return sum(group.n_features for group in self._groups)
+
+    @property
+    def _groups(self) -> list[Any]:
+        check_is_fitted(self, "numbers_")
+        return [self.numbers_, self.categories_, *self.texts_]
+
+    def _already_encoded(self, X: Any) -> Any:
+        """Return a matrix that holds the features of a table with names; raise if it may be something else."""
+        shape, n, d = np.shape(X) if not is_sparse(X) else X.shape, self.n_features, self.n_features_in_
+        if getattr(getattr(X, "dtype", None), "kind", "O") in "fiub" and shape[1:] == (n,) and n != d:
+            return X if X.dtype.kind == "f" else X.astype(np.float64)
+        pipeline = " (for features that are encoded, call the classifier alone)" if n == d else f", or its {n} features"
+        raise ValueError(
+            f"X is a {type(X).__name__} of shape {shape}, without names; pass a data frame with the columns "
+            f"{shown(self.feature_names_in_.tolist())}{pipeline}"
+        )
+
+    def _by_position(self, X: Any) -> RawColumns:
+        """Return the columns of a table for an encoder that was fitted to one without names."""
+        if is_table(X) and not isinstance(X, RawColumns):
+            warn_user(
+                "X has names, but the encoder was fitted to a table without: columns count by position", UserWarning
+            )
+        table = as_columns(X)
+        if len(table.columns) != self.n_features_in_:
+            raise ValueError(f"X has {len(table.columns)} columns; pass {self.n_features_in_}, as in training")
+        columns = dict(zip(self.columns_, table.columns.values(), strict=True))
+        return as_columns(RawColumns(columns, False), self.string_columns)
+
+    def _learn(self, X: Any) -> tuple[RawColumns, dict[str, Any]]:
+        """Learn the columns of a table, and return it with the counts of the words in its columns of text."""
+        check_count("min_frequency", self.min_frequency)
+        if check_count("n_hashes", self.n_hashes) > MOST_HASHES:
+            raise ValueError(f"n_hashes={self.n_hashes} is too large; pass at most {MOST_HASHES}")
+        if not isinstance(self.kinds, Mapping | None):
+            raise TypeError(f"kinds={shown(self.kinds)} is no dict; pass the kinds of columns by their names")
+        given = {str(name): kind for name, kind in (self.kinds or {}).items()}
+        for name, kind in given.items():
+            check_choice(f"kinds[{name!r}]", kind, KINDS)
+        table = as_columns(X, {name for name, kind in given.items() if kind != "number"})
+        if unknown := [name for name in given if name not in table.columns]:
+            raise ValueError(
+                f"there is no column {shown(unknown[0])}, as kinds says; there are {shown(list(table.names))}"
+            )
+        kinds, counts, left_out = {}, {}, {}
+        for name, column in table.columns.items():
+            kind = given.get(name) or _kind(name, column)
+            reason = _why_left_out(column, kind, self.min_frequency)
+            if kind == "text" and reason is None:
+                counts[name] = count_words(table, name, self.n_hashes)
+                reason = None if counts[name].nnz else "it has no words of two letters or more"
+            if reason is None:
+                kinds[name] = kind
+            else:
+                left_out[name] = reason
+        if not kinds:
+            reasons = "; ".join(f"{shown(name)}: {reason}" for name, reason in list(left_out.items())[:8])
+            raise ValueError(f"no column is usable: {reasons}")
+        self._set(table, kinds, counts, left_out)
+        return table, counts
+
+    def _set(self, table: RawColumns, kinds: dict[str, str], counts: dict[str, Any], left_out: dict[str, str]) -> None:
+        """Learn the columns of these kinds, and set the fitted attributes at the end."""
+        by_kind = {kind: [name for name in table.columns if kinds.get(name) == kind] for kind in KINDS}
+        categories = Categories.learn(table, by_kind["category"], self.min_frequency)
+        if categories.n_features > MOST_VALUES:
+            sizes = dict(zip(categories.names, map(len, categories.values), strict=True))
+            largest = max(sizes, key=sizes.__getitem__)
+            raise BadColumnError(
+                largest,
+                f"has {sizes[largest]} values, and all categories more than {MOST_VALUES}",
+                "leave it out, or raise min_frequency",
+            )
+        texts = [TextColumn.learn(name, counts[name]) for name in by_kind["text"]]
+        set_learned(self, Numbers.learn(table, by_kind["number"]), categories, texts, table.names, table.named)
+        self.left_out_ = left_out
+        for name, reason in left_out.items():
+            log.warning("column %s is left out: %s", shown(name), reason)
+        self.report_ = _report(self, table)
 
     def _encode(self, table: RawColumns, counts: dict[str, Any]) -> Any:
         """Return the features of a table; `counts` holds those of its words that are known already."""
-        blocks: list[Any] = [self.numbers_.encode(table)] if self.numbers_.names else []
-        if self.categories_.names:
-            blocks.append(self.categories_.encode(table))
+        blocks: list[Any] = [self.numbers_.encode(table), self.categories_.encode(table)]
         for one in self.texts_:
             known = counts.get(one.name)
             blocks.append(one.encode(count_words(table, one.name, one.n_hashes) if known is None else known))
-        if self.texts_ or len(self.get_feature_names_out()) > MOST_DENSE:
+        if self.texts_ or self.n_features > MOST_DENSE:
             return sparse.csr_array(sparse.hstack([sparse.csr_array(block, dtype=np.float32) for block in blocks]))
         return np.hstack([block.toarray() if is_sparse(block) else block for block in blocks]).astype(np.float64)
 
 
+def set_learned(
+    encoder: TableEncoder, numbers: Numbers, categories: Categories, texts: list[TextColumn], columns: tuple[str, ...],
+    named: bool,
+) -> TableEncoder:  # fmt: skip
+    """Set what was learned from a table with these columns, and return the encoder.
+
+    `named` says whether the table itself gave the names.
+    """
+    encoder.numbers_, encoder.categories_, encoder.texts_ = numbers, categories, texts
+    encoder.columns_, encoder.n_features_in_ = columns, len(columns)
+    if named:
+        encoder.feature_names_in_ = np.array(columns, dtype=object)
+    elif hasattr(encoder, "feature_names_in_"):
+        del encoder.feature_names_in_
+    return encoder
+
+
 def _kind(name: str, column: Array) -> str:
-    """Return the kind of a column by its fields; raises for dates."""
+    """Return the kind of a column by its fields.
+
+    Raises
+    ------
+    BadColumnError
+        It holds dates, or numbers with a stray word.
+    """
     if column.dtype != object:
         return "number"
-    fields = [field for field in column.tolist() if field is not None]
-    looked_at = fields[:LOOKED_AT]
-    if fields and all(map(DATE.fullmatch, looked_at)):
-        raise ValueError(f"column {shown(name)} {dates_are_refused(shown(fields[0]), name)}")
-    words = sum(len(field.split()) for field in looked_at)
-    is_text = words >= WORDS_OF_A_SENTENCE * len(looked_at) and 2 * len(set(fields)) > len(fields)
-    return "text" if fields and is_text else "category"
+    known = [(row, field) for row, field in enumerate(column.tolist()) if field is not None]
+    if not known:
+        return "category"
+    fields = [field for _, field in known]
+    sample = fields[:DATE_SAMPLE]
+    if all(map(DATE.fullmatch, sample)):
+        raise dates_are_refused(name, fields)
+    strays = [(row, field) for row, field in known if number_of(field) is None]
+    if strays and len(known) > FEW_ROWS and len(strays) <= (1 - MOSTLY) * len(known):
+        row, field = strays[0]
+        raise BadColumnError(
+            name,
+            f"is {shown(field)}",
+            f"{len(known) - len(strays)} of its {len(known)} fields are numbers: make it one or a gap, or say that the "
+            f"column has categories (kinds, on the command line --category {shlex.quote(name)})",
+            row,
+        )
+    words = sum(len(field.split()) for field in sample)
+    is_text = words >= WORDS_OF_A_SENTENCE * len(sample) and 2 * len(set(fields)) > len(fields)
+    return "text" if is_text else "category"
 
 
-def _useless(column: Array, kind: str, min_frequency: int) -> str:
-    """Say why a column cannot be used; empty if it can."""
-    if column.dtype != object:
-        return "it has no values" if np.isnan(column).all() else ""
-    fields = [field for field in column.tolist() if field is not None]
+def _why_left_out(column: Array, kind: str, min_frequency: int) -> str | None:
+    """Say why a column cannot be used; None if it can."""
+    fields = [field for field in column.tolist() if field is not None and field == field]  # NaN is not equal to itself
     if not fields:
         return "it has no values"
     if kind != "category":
-        return ""
+        return None
     counts = Counter(fields)
     if len(counts) == 1 and len(fields) == len(column):
         return f"all rows have {shown(fields[0])}"
-    if max(counts.values()) >= min_frequency or len(column) - len(fields) >= min_frequency:
-        return ""
+    if max(counts.values()) >= min_frequency:
+        return None
     if len(counts) == len(fields):
         return "it has as many values as rows, so it is likely an identifier"
     return f"none of its {len(counts)} values occurs in {min_frequency} rows"
-
-
-def _listed(reasons: dict[str, str]) -> str:
-    return "; ".join(f"{shown(name)}: {reason}" for name, reason in list(reasons.items())[:8])
 
 
 def _report(encoder: TableEncoder, table: RawColumns) -> str:
@@ -292,19 +391,18 @@ def _report(encoder: TableEncoder, table: RawColumns) -> str:
         plain += not has_gaps
         if has_gaps:
             phrases.append(f"{name}: {_gaps(table.columns[name])} as the mean")
-    for name, values, others in zip(categories.names, categories.values, categories.others, strict=True):
-        column = as_text(table.columns[name])
-        gaps = _gaps(column)
-        known = sum(value is not None for value in values)
+    for name, values, has_rare in zip(categories.names, categories.values, categories.has_rare, strict=True):
+        column = to_strings(table.columns[name])
         rare = len(set(column.tolist())) - len(values)
-        together = f" and one for {rare} rare {'value' if rare == 1 else 'values'}" if others else ""
-        phrases.append(f"{name}: {known} values as indicators{together}" + (f", {gaps}" if gaps else ""))
-    phrases += [f"{one.name}: text, {len(one.hashes)} words and pairs of words" for one in encoder.texts_]
+        phrase = f"{name}: {counted(len(values) - (None in values), 'value')} as indicators"
+        phrase += f" and one for {counted(rare, 'rare value')}" if has_rare else ""
+        phrases.append(phrase + (f", {_gaps(column)}" if None in values else ""))
+    phrases += [f"{one.name}: text, {counted(len(one.hashes), 'word')} and pairs of words" for one in encoder.texts_]
     if plain:
-        phrases.insert(0, f"{plain} {'column' if plain == 1 else 'columns'} of numbers")
+        phrases.insert(0, f"{counted(plain, 'column')} of numbers")
     return "; ".join(phrases)
 
 
 def _gaps(column: Array) -> str:
-    count = sum(field is None for field in column.tolist()) if column.dtype == object else int(np.isnan(column).sum())
-    return f"{count} {'gap' if count == 1 else 'gaps'}" if count else ""
+    missing = [field is None for field in column.tolist()] if column.dtype == object else np.isnan(column)
+    return counted(int(sum(missing)), "gap")

@@ -218,6 +218,20 @@ def test_whether_there_is_a_header_can_be_said(years: Path, run: Any) -> None:
     assert run("predict", model, new, "--label", -1, "--header").out.count("\n") == 40
 
 
+@pytest.mark.parametrize("delimiter", ["semicolon", ";", "tab", "\\t", "pipe", ":"])
+def test_how_a_table_is_written_can_be_said_to_every_command(delimiter: str, tmp_path: Path, run: Any) -> None:
+    sign = {"semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}.get(delimiter, delimiter)
+    rows = [f"{i % 3 + 1},{i + 100}{sign}{'ab'[i % 3 == 1]}" for i in range(60)]
+    table, model = tmp_path / "table.data", tmp_path / "m"
+    table.write_text("\n".join([f"size{sign}label", *rows]), encoding="utf-8")
+    assert "may be 1100 or 1.100" in run("train", table, "--delimiter", delimiter).err
+    said = ["--delimiter", delimiter, "--decimal", ","]
+    assert run("train", table, *said, "--C", 1, "--save", model, "--json").json["label"] == "label"
+    assert run("sweep", table, *said, "--C", 1, "--json").json["label"] == "label"
+    assert run("evaluate", model, table, *said, "--json").json["rows"] == 60
+    assert run("predict", model, table, *said, "--json").json["rows"] == 60
+
+
 def test_options_of_texts_are_refused_with_other_files(trained: Path, run: Any) -> None:
     np.save(trained.parent / "X.npy", np.ones((3, 2)))
     result = run("predict", trained, trained.parent / "X.npy", "--header")
@@ -568,6 +582,11 @@ FAILURES: dict[str, Any] = {
     "a folder of a file": (["train", "FLOWERS", "--data", "x"], "--data x is for cifar10"),
     "columns to drop of digits": (["evaluate", "MODEL", "digits", "--drop", "a"], "--drop is for files of your own"),
     "a header of digits": (["train", "digits", "--no-header"], "--header is for files of your own"),
+    "a delimiter of digits": (["evaluate", "MODEL", "digits", "--delimiter", "tab"], "--delimiter is for files"),
+    "decimals of digits": (["sweep", "digits", "--decimal", ","], "--decimal is for files of your own"),
+    "a word for a delimiter": (["train", "FLOWERS", "--delimiter", "tabs"], "delimiter='tabs' does not"),
+    "a delimiter to predict": (["predict", "MODEL", "FLOWERS", "--delimiter", "ab"], "delimiter='ab' does not"),
+    "a word for a sign": (["predict", "MODEL", "FLOWERS", "--decimal", "comma"], "decimal='comma' is not known"),
     "a column that the model needs": (["predict", "MODEL", "FLOWERS", "--drop", "width"], "'width' is both a feature"),
     "a share with an underscore": (["train", "FLOWERS", *OWN, "--test", "0_2"], "0_2: is of kind unknown"),
     "a download of a file": (["evaluate", "MODEL", "FLOWERS", "--download"], "--download is for cifar10"),

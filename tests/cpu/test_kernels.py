@@ -29,13 +29,27 @@ pytestmark = pytest.mark.compiled
 OPS = get_backend("cpu", n_threads=2).ops
 
 GRADIENT = """
-import logging, numpy as np
+import hashlib, logging, numpy as np
 logging.basicConfig(format="%(message)s")
 from gpusoftmax import loss_and_gradient
 X = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
 value, dW, db = loss_and_gradient(X, [0, 1, 2, 0], np.eye(3), np.zeros(3), backend="cpu")
 from gpusoftmax.cpu.facts import compilations
-print(value.hex(), compilations())
+print(value.hex() + hashlib.sha256(dW.tobytes() + db.tobytes()).hexdigest(), compilations())
+"""
+
+FITS = """
+import warnings, numpy as np
+warnings.simplefilter("ignore")
+from gpusoftmax import SoftmaxClassifier
+from gpusoftmax.cpu import compiling
+X, y, seen = np.arange(1200).reshape(30, 40) % 7, np.arange(30) % 3, set()
+for kind, solver in (("uint8", "lbfgs"), ("float64", "lbfgs"), ("float64", "sgd")):
+    SoftmaxClassifier(solver=solver, backend="cpu").fit(X.astype(kind), y)
+    compiled = {one.py_func.__name__ for one in compiling.dispatchers if one.stats.cache_misses}
+    compiled |= {name for one in compiling.emitters for name in one.compiled}
+    print(*sorted(compiled - seen))
+    seen |= compiled
 """
 
 
@@ -161,6 +175,49 @@ def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     compiling._say_once.cache_clear()
     yield lambda: compiling.compiled(importlib.import_module("doubling").double)
     del sys.modules["doubling"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_process_replaces_all_damaged_files_and_computes_the_same_bits(damage: Any, tmp_path: Path) -> None:
+    first, _ = start(GRADIENT, tmp_path).communicate()
+    for path in tmp_path.rglob("*.nb?"):
+        path.write_bytes(damage(path.read_bytes()))
+    second, errors = start(GRADIENT, tmp_path).communicate()
+    third, no_errors = start(GRADIENT, tmp_path).communicate()
+    assert second == first
+    assert third.split() == [first.split()[0], "0"]
+    assert "are damaged" in errors
+    assert no_errors == ""
+
+
+@pytest.mark.slow
+def test_files_that_hold_another_function_are_replaced(tmp_path: Path) -> None:
+    # two processes that compile at the same time may give one name to two files
+    first, _ = start(GRADIENT, tmp_path).communicate()
+    one, other = sorted(tmp_path.rglob("emitted-*add_vectors*.nbc"))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    second, _ = start(GRADIENT, tmp_path).communicate()
+    third, _ = start(GRADIENT, tmp_path).communicate()
+    assert second.split() == [first.split()[0], "2"]
+    assert third.split() == [first.split()[0], "0"]
+
+
+@pytest.mark.slow
+def test_a_fit_compiles_what_it_needs_and_shares_it_with_the_next(tmp_path: Path) -> None:
+    output, errors = start(FITS, tmp_path).communicate()
+    assert errors == ""
+    of_bytes, of_doubles, of_steps = (line.split() for line in output.splitlines())
+    assert "pass_over_rows" in of_bytes
+    assert [name for name in of_bytes if "score_tiles" in name] == [
+        "gpusoftmax_score_tiles_float32_float32_3", "gpusoftmax_score_tiles_uint8_float32_3",
+    ]  # fmt: skip
+    assert not any("fold" in name or "step" in name for name in of_bytes)
+    assert of_doubles
+    assert all(name.startswith("gpusoftmax_") and "float64" in name for name in of_doubles)
+    assert {name.split("_")[1] for name in of_steps} == {"fold", "step"}
 
 
 @pytest.mark.slow

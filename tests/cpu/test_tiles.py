@@ -136,4 +136,4 @@ def test_the_kernels_of_another_text_are_not_taken_from_the_cache() -> None:
     name = str(numba.typeof(kernels.SOURCE))
     assert name.startswith("Source(")
     assert isinstance(numba.typeof(kernels.SOURCE), types.Opaque)
-    assert all(numba.typeof(kernels.SOURCE) in signature for signature in kernels.sums_of_leaves.signatures)
+    assert all(numba.typeof(kernels.SOURCE) in signature for signature in kernels.pass_over_rows.signatures)

@@ -885,6 +885,21 @@ def test_sparse_gram_matrices_equal_the_cpus(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_pairs_are_added_and_multiplied_as_by_numpy(dtype: str) -> None:
+    xp, rng, eps = get_backend("cuda").xp, np.random.default_rng(0), float(np.finfo(dtype).eps)
+    new, old, vectors = (rng.standard_normal((n, 500)).astype(dtype) for n in (3, 3, 6))
+    moved = xp.asarray(vectors)
+    on_device = [tuple(map(xp.asarray, one)) for one in (new, old)]
+    products, norms = get_backend("cuda").ops.pair_products(*on_device, moved, 2)
+    vectors[2], vectors[3] = new[0] - old[0], new[1] - old[1]
+    np.testing.assert_array_equal(moved.get(), vectors)
+    exact, t = vectors.astype(np.float64), (new[2] - old[2]).astype(np.float64)
+    off = 502 * eps * np.stack([abs(exact) @ abs(t), abs(exact) @ abs(new[2])])
+    assert_within(products.get(), np.stack([exact @ t, exact @ new[2]]), off, "inner products")
+    np.testing.assert_allclose(norms.get(), [t @ t, exact[2] @ exact[2]], rtol=502 * eps)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_sums_equal_numpys(dtype: str) -> None:
     xp, rng, found = get_backend("cuda").xp, np.random.default_rng(0), get_backend("cuda").ops
     Z, eps = rng.standard_normal((300, 5)).astype(dtype), float(np.finfo(dtype).eps)

@@ -119,6 +119,14 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
     header = "id,length,width,species"
     assert f"    {header}\n    {lines[0]}\n" in README  # the first lines of the same table
     (tmp_path / "flowers.csv").write_text("\n".join([header, *lines]))
+    rows = [[f"{length:.3f}", f"{width:.3f}", kinds[k]] for (length, width, *_), k in zip(X, y, strict=True)]
+    for name, separator, first in (
+        ("messung.txt", "\t", [["Länge", "Breite", "Art"]]),
+        ("notes.txt", ";", [["a", "b", "kind"]]),
+        ("codes.data", " ", []),
+    ):
+        text = "\n".join(separator.join(row) for row in [*first, *rows])
+        (tmp_path / name).write_text(text.replace(".", ",") if name == "messung.txt" else text, encoding="utf-8")
     sparse = scipy.sparse.csr_array(X)
     for name in ("reviews.svm", "reviews-test.svm"):
         dump_svmlight_file(sparse, y, str(tmp_path / name), zero_based=False)

@@ -322,9 +322,11 @@ BAD = {
     "labels alone": ("label\nx\n", "no features"),
     "nothing": ("", "is empty"),
     "blank lines alone": ("\n\n\n", "is empty"),
+    "signs that are blank to Python alone": ("\n\x1c\x85\n", "control|one column|no column|clearly"),
     "a header alone": ("a,b,label\n", "a header without rows"),
     "a zero byte": ("a,b,label\n1,\0,x\n", "line 2: a zero byte"),
-    "a field longer than a line may be": ('a,label\n1,"' + "x\n" * (2 << 20) + 'x"\n', "line 2: field larger than"),
+    "a row of too many lines": ('a,label\n1,"x' + "\n" * 10_001 + 'x"\n', "line 2: a row of more than 10000 lines"),
+    "a field longer than a line may be": ('a,label\n1,"' + ("x" * 999 + "\n") * 5000 + '"\n', "line 2: field larger"),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_other_pipelines_are_refused(path: Path) -> None:
         save_model(model, path)
 
 
+def test_long_names_take_no_memory_when_a_model_is_loaded(path: Path) -> None:
+    table = {"x" * 100_000: [f"v{i % 500}" for i in range(1000)]}
+    save_model(make_table_classifier().fit(table, np.arange(1000) % 2), path)
+    tracemalloc.start()
+    load_model(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20  # with the names of all features it was 50 MB
+
+
 FORGED: dict[str, tuple[Any, str]] = {
     "no JSON": ("{", "encoder is not JSON"),
     "a list": ([], "encoder is a list, not an object"),
@@ -91,12 +102,11 @@ FORGED: dict[str, tuple[Any, str]] = {
     "a column less": ({"columns": ["island", "sex", "bill", "note"]}, "of which .* are used"),
     "another number of means": ({"numbers": {"names": [], "gaps": []}}, r"encoder.mean \(1,\)"),
     "gaps that are numbers": ({"numbers": {"names": ["bill"], "gaps": [1]}}, "gaps .* of 1 columns"),
-    "no values": ({"categories": [{"name": "sex", "values": [], "others": True}]}, "not sorted and distinct"),
-    "values twice": ({"categories": [{"name": "sex", "values": ["a", "a"], "others": True}]}, "not sorted and"),
-    "values out of order": ({"categories": [{"name": "sex", "values": ["b", "a"], "others": True}]}, "not sorted"),
-    "a gap that is first": ({"categories": [{"name": "sex", "values": [None, "a"], "others": True}]}, "of 'sex'"),
-    "values that are numbers": ({"categories": [{"name": "sex", "values": [1], "others": True}]}, "of 'sex'"),
-    "others of text": ({"categories": [{"name": "sex", "values": ["a"], "others": "no"}]}, "others is a str"),
+        "values twice": ({"categories": [{"name": "sex", "values": ["a", "a"], "has_rare": True}]}, "not sorted and"),
+    "values out of order": ({"categories": [{"name": "sex", "values": ["b", "a"], "has_rare": True}]}, "not sorted"),
+    "a gap that is first": ({"categories": [{"name": "sex", "values": [None, "a"], "has_rare": True}]}, "of 'sex'"),
+    "values that are numbers": ({"categories": [{"name": "sex", "values": [1], "has_rare": True}]}, "of 'sex'"),
+    "a flag of text": ({"categories": [{"name": "sex", "values": ["a"], "has_rare": "no"}]}, "has_rare is a str"),
     "more hashes": ({"texts": [{"name": "note", "n_hashes": 1024, "used": 10**9}]}, "encoder.hashes"),
     "hashes beyond": ({"texts": [{"name": "note", "n_hashes": 2, "used": None}]}, "used is a NoneType"),
     "too many hashes": ({"texts": [{"name": "note", "n_hashes": 2**40, "used": 3}]}, "n_hashes 1099511627776"),
@@ -117,10 +127,12 @@ def test_forged_encoders_are_refused(case: Any, saved: Any, path: Path) -> None:
 TENSORS: dict[str, tuple[dict[str, Any], str]] = {
     "no mean": ({"encoder.mean": None}, "encoder.mean"),
     "a scale of zero": ({"encoder.scale": np.zeros(1)}, "not positive"),
-    "a scale that is infinite": ({"encoder.scale": np.full(1, np.inf)}, "encoder.scale"),
+    "a scale of almost zero": ({"encoder.scale": np.full(1, 1e-320)}, "cannot be used"),
+    "a scale that is infinite": ({"encoder.scale": np.full(1, np.inf)}, "cannot be used"),
     "a mean of another type": ({"encoder.mean": np.zeros(1, np.float32)}, "encoder.mean has type 'F32'"),
     "hashes out of order": ({"encoder.hashes": None}, "encoder.hashes"),
     "an idf of NaN": ({"encoder.idf": np.nan}, "encoder.idf"),
+    "a negative idf": ({"encoder.idf": -1.0}, "encoder.idf"),
 }
 
 

@@ -6,6 +6,7 @@ Nothing is imported, executed or opened but the file itself.
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import struct
 import zipfile
@@ -16,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io.arff
 import scipy.sparse
-import sklearn.datasets  # noqa: F401 - the reader of svmlight files imports it; here, because no load may import
+import sklearn.datasets  # noqa: F401 - the readers of ARFF and svmlight import these; here, because no load may import
 
 from gpusoftmax import load_model
+from gpusoftmax.cpu import text_kernels  # noqa: F401 - for the same reason
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.files.csv_file import read_csv
-from gpusoftmax.files.load import load_data
+from gpusoftmax.files.load import load_data, read_parts
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.sparse import read_svmlight
 from gpusoftmax.files.table import Columns
@@ -250,7 +253,38 @@ CSV: dict[str, Callable[[], bytes]] = {
     ),
     "zero bytes": lambda: bytes(16 << 20),
     "a gzip bomb": lambda: zlib.compress(bytes(64 << 20), wbits=31),
-    "UTF-16": lambda: "a,label\n1,x\n".encode("utf-16"),
+    "UTF-16 without a mark": lambda: "a,label\n1,x\n".encode("utf-16-le"),
+    "a gzip bomb of rows": lambda: zlib.compress(b"a,label\n" + b"1,x\n" * (32 << 20), wbits=31),
+    "an xz bomb of rows": lambda: lzma.compress(b"a,label\n" + b"1,x\n" * (16 << 20), preset=1),
+    "an xz bomb in UTF-16": lambda: lzma.compress(("a,label\n" + "1,x\n" * (8 << 20)).encode("utf-16"), preset=1),
+    "an xz with a large dictionary": lambda: lzma.compress(
+        b"a,label\n1,x\n", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 256 << 20}]
+    ),
+    "many gzip files of nothing": lambda: zlib.compress(b"", wbits=31) * (512 << 10),
+    "a gzip in a gzip": lambda: zlib.compress(zlib.compress(b"a,label\n1,x\n", wbits=31), wbits=31),
+    "bzip2": lambda: b"BZh91AY&SY",
+    "blank lines": lambda: b"\n" * (16 << 20),
+    "lines of blanks": lambda: b" \t \r\n" * (4 << 20),
+    "comments": lambda: b"# a\n" * (4 << 20),
+    "carriage returns": lambda: b"\r" * (8 << 20),
+    "ends of lines of every kind": lambda: b"a,label\n1,x\r" + b"\r\n\r\n\n" * (1 << 20) + b"1\n",
+    "blanks": lambda: b"1 " * (4 << 20),
+    "two long lines of blanks": lambda: (b"1 " * 99_999 + b"1\n" + b"2 " * 99_998 + b"1\n") * 2,
+    "a title above many columns": lambda: b"a title\n" + (b"1," * 99_999 + b"1\n") * 3,
+    "commas, semicolons, tabs and pipes": lambda: b"1,2;3\t4|5" * 20_000 + b"\n" + b"6|7\t8;9,0" * 20_000 + b"\n",
+    "quotes and nothing else": lambda: b'"' * (4 << 20) + b"\n",
+    "quotes in quotes": lambda: b'"' + b'""' * (1 << 20) + b'"\n' + b'"",' * 50_000 + b"\n",
+    "digits and commas": lambda: b"a;label\n" + b"1,234," * 200_000 + b";x\n",
+    "groups of three digits": lambda: b"a;label\n1" + b",234" * 500_000 + b".5.5;x\n",
+    "numbers with blanks": lambda: b"a,label\n" + b"1 2 " * 500_000 + b"x,x\n",
+    "Latin-1 and control characters": lambda: b"a,label\n" + b"\xe9,x\n" * 100_000 + b"\x01\n",
+    "ARFF with endless declarations": lambda: b"@relation r\n" + b"@attribute a real\n" * (1 << 20),
+    "ARFF with an endless name": lambda: b"@relation r\n@attribute '" + b"x" * (900 << 10) + b"\n@data\n1\n",
+    "ARFF with many words": lambda: b"@relation r\n@attribute a {" + b"x," * (400 << 10) + b"\n@data\n1\n",
+    "ARFF with many columns": lambda: b"@relation r\n" + b"@attribute a real\n" * 50_000 + b"@data\n1\n",
+    "ARFF with braces": lambda: b"@relation r\n@attribute a " + b"{" * (900 << 10) + b"\n@data\n1\n",
+    "ARFF with blanks": lambda: b"@relation r\n@attribute a " + b" " * (900 << 10) + b"x\n@data\n1\n",
+    "svmlight and a table": lambda: b"1 1:1\n" * 4 + b"a,label\n1,x\n",
     "UTF-32": lambda: "a,label\n1,x\n".encode("utf-32"),
     "a formula": lambda: b"a,label\n\"=cmd|' /C calc'!A0\",x\n",
     "a number of a million digits": lambda: b"a,label\n" + b"9" * (1 << 20) + b",x\n",
@@ -269,7 +303,7 @@ SLOW_TO_REFUSE = {"an unclosed quote", "a quote of many lines", "many columns wi
 def test_a_hostile_csv_is_refused(content: Callable[[], bytes], tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content())
-    assert_refused(lambda path: read_csv(path, Columns()), path)
+    assert_refused(lambda path: read_parts(path, Columns()), path)
 
 
 SVMLIGHT: dict[str, Callable[[], bytes]] = {
@@ -291,7 +325,7 @@ SVMLIGHT: dict[str, Callable[[], bytes]] = {
     "a zero byte in a value": lambda: b"1 1:1\0\n",
     "a zero byte before a comment": lambda: b"1 qid:\0 #1:1\n",
     "lines that end in carriage returns": lambda: b"1 1:1\r0 1:1\r",
-    "UTF-16": lambda: "1 1:1\n".encode("utf-16"),
+    "UTF-16 without a mark": lambda: "1 1:1\n".encode("utf-16-le"),
     "a gzip bomb": lambda: zlib.compress(bytes(64 << 20), wbits=31),
     "a pickle": lambda: b"\x80\x04cos\nsystem\n.",
     "no byte": lambda: b"",

@@ -69,7 +69,7 @@ def test_rare_values_share_an_indicator_with_unseen_ones() -> None:
     raw = {"place": ["a"] * 5 + ["b"] * 4 + ["c", "d", "e"]}
     encoder = TableEncoder(min_frequency=2)
     Z = encoder.fit_transform(raw)
-    assert encoder.get_feature_names_out().tolist() == ["place=a", "place=b", "place is another"]
+    assert encoder.get_feature_names_out().tolist() == ["place=a", "place=b", "place is rare or new"]
     np.testing.assert_array_equal(Z[:, 2], [0] * 9 + [1] * 3)
     np.testing.assert_array_equal(encoder.transform({"place": ["z", "a"]}), [[0, 0, 1], [1, 0, 0]])
 
@@ -176,29 +176,33 @@ def test_a_model_of_an_array_takes_arrays_by_position() -> None:
     X = np.array([["a", 1.0], ["b", 2.0], ["a", None], ["b", 4.0]], dtype=object)
     encoder = TableEncoder().fit(X)
     assert encoder.get_feature_names_out().tolist() == ["1", "1 is missing", "0=a", "0=b"]
-    np.testing.assert_array_equal(encoder.transform(X[:, [0, 1]]), encoder.transform(X))
+    with pytest.warns(UserWarning, match="columns count by position"):
+        found = encoder.transform({"first": X[:, 0], "second": X[:, 1]})
+    np.testing.assert_array_equal(found, encoder.transform(X))
+    with pytest.raises(ValueError, match=r"X has 3 columns; pass 2, as in training"):
+        encoder.transform(X[:, [0, 1, 1]])
     assert not hasattr(encoder, "feature_names_in_")
 
 
 def test_fields_are_checked_by_name() -> None:
     encoder = TableEncoder().fit(without_text())
-    with pytest.raises(ValueError, match=r"column 'bill' is 'long' in row 1, and a number in training"):
+    with pytest.raises(ValueError, match=r"column 'bill' is 'long' in row 1; pass a number, as in training"):
         encoder.transform(without_text() | {"bill": [1.0, "long"] + [2.0] * (N - 2)})
-    for infinite in ([np.inf] * N, np.full(N, np.inf)):
-        with pytest.raises(ValueError, match=r"column 'bill' .*is infinite in .*row"):
+    for infinite in ([np.inf] * N, np.full(N, np.inf), ["inf"] * N):
+        with pytest.raises(ValueError, match=r"column 'bill' is '?inf'? in row 0; pass a (finite )?number"):
             encoder.transform(without_text() | {"bill": infinite})
-    with pytest.raises(ValueError, match=r"X has no column 'sex' among"):
+    with pytest.raises(ValueError, match=r"X has no column 'sex'; pass all columns of training"):
         encoder.transform({name: column for name, column in without_text().items() if name != "sex"})
-    with pytest.raises(ValueError, match=r"X is a ndarray of shape \(2, 3\); pass a data frame with the columns"):
+    with pytest.raises(ValueError, match=r"X is a ndarray of shape \(2, 3\), without names; pass a data frame with"):
         encoder.transform(np.zeros((2, 3)))
-    with pytest.raises(TypeError, match=r"column 'sex' of X holds \[1\], a list; pass numbers or text"):
+    with pytest.raises(ValueError, match=r"column 'sex' holds \[1\], a list, in row 0; pass numbers or text"):
         encoder.transform(without_text() | {"sex": [[1]] * N})
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"kinds": {"sx": "category"}}, "kinds has 'sx', but the columns are"),
+        ({"kinds": {"sx": "category"}}, "there is no column 'sx', as kinds says; there are"),
         ({"kinds": {"sex": "words"}}, r"kinds\['sex'\]='words'"),
         ({"min_frequency": 0}, "min_frequency=0"),
         ({"n_hashes": 0}, "n_hashes=0"),
@@ -227,3 +231,99 @@ def test_frames_are_read_without_importing_their_libraries() -> None:
     before = set(sys.modules)
     TableEncoder().fit_transform(without_text())
     assert not {"pandas", "polars", "pyarrow"} & (set(sys.modules) - before)
+
+
+# what a file, a frame and a Parquet table say alike
+
+
+def spellings() -> dict[str, list[Any]]:
+    """Columns of which files and frames have their own spellings."""
+    return {
+        "flag": [True, False, True, False] * 5,
+        "code": [1, 2, 3, 1] * 5,
+        "half": [0.5, 1.0, 0.5, 2.0] * 5,
+        "word": ["True", "false", "x", "1.0"] * 5,
+        "digits": ["01", "02", "10", "01"] * 5,
+    }
+
+
+@pytest.mark.parametrize("kinds", [None, {"flag": "category", "code": "category", "half": "category"}])
+def test_a_table_is_encoded_alike_from_every_library_and_from_text(kinds: Any) -> None:
+    pandas, polars, pyarrow = (pytest.importorskip(name) for name in ("pandas", "polars", "pyarrow"))
+    raw = spellings()
+    frame = pandas.DataFrame(raw)
+    text = {name: [str(value) for value in column] for name, column in raw.items()}
+    encoder = TableEncoder(kinds=kinds).fit(frame)
+    expected = encoder.transform(frame)
+    forms = frame.convert_dtypes(), polars.DataFrame(raw), pyarrow.table(raw), raw, text, pandas.DataFrame(text)
+    for form in forms:
+        np.testing.assert_array_equal(encoder.transform(form), expected)
+        assert TableEncoder(kinds=kinds).fit(form).get_feature_names_out().tolist() == (
+            encoder.get_feature_names_out().tolist()
+        )
+
+
+def test_categories_keep_the_digits_of_their_own_type() -> None:
+    table = {"id": np.array([2**53, 2**53 + 1] * 3), "part": np.array([0.1, 0.2, 0.3] * 2, np.float32)}
+    encoder = TableEncoder(kinds={"id": "category", "part": "category"}).fit(table)
+    names = encoder.get_feature_names_out().tolist()
+    assert names == [f"id={2**53}", f"id={2**53 + 1}", "part=0.1", "part=0.2", "part=0.3"]
+
+
+def test_a_stray_word_among_numbers_is_refused_by_its_place() -> None:
+    column: list[Any] = [str(i / 7) for i in range(50)]
+    column[17] = "missing"
+    with pytest.raises(ValueError, match=r"column 'x' is 'missing' in row 17; 49 of its 50 fields are numbers"):
+        TableEncoder().fit({"x": column})
+    TableEncoder(kinds={"x": "text"}).fit({"x": column})
+
+
+def test_an_array_is_never_guessed_to_be_raw_or_encoded() -> None:
+    table = {"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 2.0]}
+    encoder = TableEncoder().fit(table)
+    with pytest.raises(ValueError, match=r"without names; pass a data frame .*call the classifier alone"):
+        encoder.transform(np.array(list(table.values())).T)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"a": [1, 2, 3], "b": [5]}, "columns of 1 and 3 rows"),
+        ({"a": "123"}, "column 'a' of X is '123'; pass its values"),
+        ({"a": 5}, "column 'a' of X is 5; pass its values"),
+        ({"a": np.ones((2, 2))}, r"column 'a' of X has shape \(2, 2\)"),
+        ({1: [1, 2], "1": [3, 4]}, "two columns '1'"),
+        (np.zeros((2, 2, 2)), "X has shape"),
+    ],
+)
+def test_tables_of_odd_shapes_are_refused(table: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        TableEncoder().fit(table)
+
+
+def test_a_mask_marks_gaps() -> None:
+    masked = np.ma.masked_array([1.0, 2.0, 3.0], mask=[False, True, False])
+    np.testing.assert_array_equal(as_columns({"a": masked}).columns["a"], [1, np.nan, 3])
+
+
+def test_names_that_are_numbers_or_tuples_are_written_as_text() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(np.arange(6.0).reshape(3, 2))
+    assert TableEncoder().fit(frame).get_feature_names_out().tolist() == ["0", "1"]
+    with pytest.raises(ValueError, match="two columns '1'"):
+        TableEncoder().fit(pandas.DataFrame([[1, 2]], columns=[1, "1"]))
+    nested = pandas.DataFrame([[1, 2], [2, 3]], columns=pandas.MultiIndex.from_tuples([("a", "b"), ("a", "c")]))
+    assert TableEncoder().fit(nested).n_features_in_ == 2
+
+
+def test_columns_that_are_not_used_are_not_looked_at() -> None:
+    encoder = TableEncoder().fit(without_text())
+    encoder.transform(without_text() | {"when": [np.datetime64("2020-01-01")] * N, "list": [[1]] * N})
+
+
+def test_a_fit_that_fails_changes_nothing() -> None:
+    encoder = TableEncoder().fit(without_text())
+    before = encoder.left_out_, encoder.columns_
+    with pytest.raises(ValueError, match="dates"):
+        encoder.fit({"id": [f"N{i}" for i in range(N)], "when": ["2020-01-01"] * N})
+    assert (encoder.left_out_, encoder.columns_) == before

@@ -11,8 +11,10 @@ tests/tools/test_fuzzing.py runs a few hundred of them.
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import json
+import lzma
 import sys
 import tempfile
 import time
@@ -30,13 +32,14 @@ from gpusoftmax.checks.sparse import check_sparse
 from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.exceptions import BadFileError
-from gpusoftmax.files.csv_file import read_csv
 from gpusoftmax.files.load import read_parts
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.sparse import read_svmlight
 from gpusoftmax.files.table import Columns
 from gpusoftmax.models.encoders import encode_encoder
+from gpusoftmax.tables.columns import RawColumns
 from tests.support.cifar10 import PYTHON2, PYTHON3, ROWS
+from tests.support.tables import read_both_ways
 
 INTERESTING = [0, 1, 2, 9, 10, 16, 32, 39, 40, 44, 46, 48, 57, 91, 92, 123, 125, 127, 128, 255]
 NUMBERS = [0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**61, 2**63 - 1, 2**64 - 1]
@@ -210,22 +213,59 @@ def npz_target() -> Target:
     return Target(seeds, check, [*HEADER_WORDS, b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b".npy"])
 
 
+def table_is_sound(table: Any) -> None:
+    """A table of text has as many labels and lines as rows, and finite numbers, gaps or words."""
+    n, d = table.values.shape
+    assert n > 0
+    assert d > 0
+    if isinstance(table.values, RawColumns):
+        for column in table.values.columns.values():
+            assert column.shape == (n,)
+            if column.dtype == np.float64:
+                assert not np.isinf(column).any()
+            else:
+                assert column.dtype == object
+                assert all(word is None or (isinstance(word, str) and word.strip()) for word in column.tolist())
+    else:
+        assert (table.values.dtype, np.isfinite(table.values).all()) == (np.float64, True)
+    assert table.y is None or (table.y.shape == (n,) and all(table.y.tolist()))
+    assert table.feature_names is None or len(table.feature_names) == d
+    assert table.lines.shape == (n,)
+    assert (np.diff(table.lines) > 0).all()
+
+
 def csv_target() -> Target:
     def check(path: Path) -> None:
-        table = read_csv(path, Columns(need_label=False))
-        assert (table.values.dtype, table.values.ndim, np.isfinite(table.values).all()) == (np.float64, 2, True)
-        assert table.y is None or (table.y.shape == table.values.shape[:1] and all(table.y.tolist()))
-        assert table.feature_names is None or len(table.feature_names) == table.values.shape[1]
-        assert (np.diff(table.lines) > 0).all()
+        try:
+            table_is_sound(read_both_ways(path, Columns(-1)))
+        except BadFileError:
+            table_is_sound(read_both_ways(path, Columns(-1, raw=True)))
 
     seeds = [b'a,b,label\n1,2.5,ash\n-3e2,4,"birch, old"\n0,.5,x\n', b"1;2;3\n4;5;6\n", b"\xef\xbb\xbfx\ty\r\n1\t7\r\n"]
     seeds += [b"sep=;\n2019;2020;y\n1;True;a\n2;False;b\n3;0;a\n", b'"a,\nb",,label\n1,7,NA\n']
+    seeds += [b"# by hand\na|b|kind\n1|2|x\n# again\n3|4|y\n", b" a  b kind\n1   2\tx\n 3 4  y \n5 6 z\n"]
+    seeds += [
+        b"a;b;kind\n1,5;2;x\n1.234,5;4;y\n7;8;x\n",
+        b'a,b,kind\n1,"1,234.5",x\n2.5,"6,000",y\n',
+        b"a,b,kind\n1,2,x,\n3,4,y,\n",
+    ]
+    seeds += ["größe;kind\n1;süß\n2;ß\n".encode("utf-16"), "a,kind\n1,caf\xe9\n2,x\n".encode("latin-1")]
+    seeds += [
+        b"hue,a,kind\nred,NA,x\n,2,y\nred,3.5,x\nblue,?,y\n",
+        b"red,long,x\nred,round,y\nblue,long,x\n",
+        b"1,x\n2,y\n" * 6,
+    ]
+    seeds += [b"0.5,0.7,0.8,1.2,1.3,kind\n" + b"1,1,2,1,1,a\n1,2,1,1,1,b\n" * 6, b"# a,b,kind\n1,2,x\n3,4,y\n"]
     words = [
         b",",
         b";",
         b"\t",
+        b"|",
+        b" ",
+        b"#",
         b"\n",
         b"\r",
+        b"\r\n",
         b'"',
         b'""',
         b"nan",
@@ -233,6 +273,8 @@ def csv_target() -> Target:
         b"1e999",
         b"\0",
         b"\xff",
+    ]
+    words += [
         b"-",
         b"label",
         b"0x1",
@@ -241,7 +283,68 @@ def csv_target() -> Target:
         b"sep=,\n",
         b"True",
         b"0,1,2,3\n",
+        b"1,234",
+        b"2,5",
+        b"1.234",
+        b"NA",
     ]
+    words += [
+        b"%",
+        b"\xe9",
+        b"\xc3\xa9",
+        b"\xff\xfe",
+        b"a title\n",
+        b"9007199254740993",
+        b"2.2250738585072014e-308",
+        b"1 1:2\n",
+    ]
+    return Target(seeds, check, words)
+
+
+def text_target() -> Target:
+    """Text of every kind, told by its content: compressed, ARFF, svmlight, tables."""
+
+    def check(path: Path) -> None:
+        [table] = read_parts(path.rename(path.with_suffix(".data")), Columns(need_label=False, raw=True)).values()
+        if scipy.sparse.issparse(table.values):
+            matrix_is_sound(table.values)
+        else:
+            table_is_sound(table)
+
+    table = b"a,b,label\n" + b"1,2.5,ash\n-3,4,birch\n" * 3
+    arff = b"% Trees\n@relation r\n@attribute a real\n@attribute 'b c' {x,'y z'}\n@attribute class {p, q}\n@data\n"
+    arff += b"1,x,p\n?,'y z',q\n"
+    seeds = [
+        gzip.compress(table, mtime=0),
+        lzma.compress(table),
+        gzip.compress(table, 0, mtime=0),
+        table.decode().encode("utf-16"),
+    ]
+    seeds += [
+        lzma.compress(table, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0}]),
+        arff,
+        arff.replace(b"?,'y z'", b'?,"y z"'),
+    ]
+    seeds += [
+        arff.replace(b",'y z'}", b"}").replace(b"'y z'", b"x"),
+        b"1 1:2.5 3:1\n-1 2:1\n",
+        gzip.compress(arff, mtime=0),
+    ]
+    words = [
+        b"@data\n",
+        b"@attribute",
+        b"{",
+        b"}",
+        b"'",
+        b'"',
+        b"%",
+        b"real",
+        b"numeric",
+        b"date",
+        b"string",
+        b"relational",
+    ]
+    words += [b",", b"?", b"\n", b"\x1f\x8b", b"\xfd7zXZ\0", b"\xff\xfe", b"1 1:1\n", b"@relation r\n", b"\0", b"\\"]
     return Target(seeds, check, words)
 
 
@@ -312,7 +415,7 @@ def sparse_target() -> Target:
 
 TARGETS = {
     "model": model_target, "cifar": cifar_target, "npy": npy_target, "npz": npz_target, "csv": csv_target,
-    "svmlight": svmlight_target, "sparse": sparse_target,
+    "text": text_target, "svmlight": svmlight_target, "sparse": sparse_target,
 }  # fmt: skip
 
 

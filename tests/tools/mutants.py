@@ -108,7 +108,7 @@ PRODUCTS, CHOSEN = "rows_are_multiplied", "chosen_rows_are_multiplied"
 COLUMNS, FILLED = "columns_are_summed", "chosen_columns_are_filled"
 SPARSE_FAR = "sparse_entries_beyond or sparse_rows_beyond or picked_rows_and or long_rows_and"
 SPARSE_PRODUCTS, SPARSE_SUMS, SPARSE_GRAM = "sparse_products_equal", "sparse_column_sums", "sparse_gram"
-SMALL = "sums_equal_numpys or best_of_scores or label_coefficients"
+SMALL = "sums_equal_numpys or pairs_are_added_and_multiplied or best_of_scores or label_coefficients"
 DENSE_PRODUCTS = "column_products_of_dense"
 
 MUTANTS = [
@@ -376,7 +376,7 @@ MUTANTS = [
     Mutant("a gram matrix without weights", SPARSE_HOST, "x * cupy.asarray(weights[numbers]).reshape(m, 1)", "x", SPARSE_GRAM),
     Mutant("a gram matrix with the weights of other rows", SPARSE_HOST, "cupy.asarray(weights[numbers])", "cupy.asarray(weights[:m])", SPARSE_GRAM),
     # ---- operations of sparse features in ops.py
-    Mutant("inner products swapped", OPS, "cupy.stack([vectors @ t, vectors @ g])", "cupy.stack([vectors @ g, vectors @ t])", SMALL),
+    Mutant("inner products swapped", OPS, "cupy.stack(products), cupy", "cupy.stack(products[::-1]), cupy", SMALL),
     Mutant("a product for sums of no rows", OPS, "        if len(Z):\n", "        if True:\n", SMALL),
     Mutant("best of scores without its columns", OPS, "LOSSES)[1].reshape(Z.shape[:2])", "LOSSES)[1].reshape(-1)", SMALL),
     Mutant("the softmax is not in place", OPS, "    def softmax(self, Z: Any) -> None:\n        self._softmax(Z, None)", "    def softmax(self, Z: Any) -> None:\n        self._softmax(Z.copy(), None)", SMALL),

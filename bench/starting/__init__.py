@@ -1,0 +1,1 @@
+"""How long does a new process take until its first model is fitted?"""

@@ -323,6 +323,7 @@ def train(
     history: list[Record] = []
     functions = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
     totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
+    at_zero = objective.value_at_zero()
     reason = StopReason.RUNNING
 
     def result(reason: StopReason, W: Array, b: Array) -> TrainResult:
@@ -344,7 +345,7 @@ def train(
                     state = solver.step(objective, state)
                 measured = np.array([state.value, state.loss, state.accuracy])
                 totals, rows = totals + state.rows * measured, rows + state.rows
-                limit = DIVERGENCE_FACTOR * np.maximum(state.start, objective.value_at_zero())
+                limit = DIVERGENCE_FACTOR * np.maximum(state.start, at_zero)
                 diverged = ~(np.isfinite(state.value) & (state.value <= limit))
                 if diverged.any():
                     # models that diverged earlier keep their values, and are not ended again

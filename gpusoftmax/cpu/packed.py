@@ -102,11 +102,13 @@ class Tiles:
 
     def pack(self, W: Array) -> Array:
         """Pack W (d, q) into slabs (n_slabs, q, width), with zeros beyond the last feature."""
-        (d, q), n_slabs = W.shape, self.layout.n_slabs
-        padded = np.zeros((n_slabs * self.width, q), W.dtype)
-        padded[:d] = W
-        packed = aligned(padded.nbytes).view(W.dtype).reshape(n_slabs, q, self.width)
-        packed[...] = padded.reshape(n_slabs, self.width, q).transpose(0, 2, 1)
+        (d, q), n_slabs, width = W.shape, self.layout.n_slabs, self.width
+        packed = aligned(n_slabs * q * width * W.itemsize).view(W.dtype).reshape(n_slabs, q, width)
+        full = d // width  # slabs
+        packed[:full] = W[: full * width].reshape(full, width, q).transpose(0, 2, 1)
+        if full < n_slabs:
+            packed[full] = 0
+            packed[full, :, : d - full * width] = W[full * width :].T
         return packed
 
     def unpack(self, packed: Array) -> Array:

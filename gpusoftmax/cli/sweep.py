@@ -131,9 +131,9 @@ def sweep_command(
 ) -> None:
     """Train every combination of C, learning rate and momentum on every fold, and print the best.
 
-    Features are standardised with the training rows of each fold, unless they are sparse. By default the solver is
-    L-BFGS, which finds the exact optimum for each C. With --learning-rate, --momentum or --epochs it is SGD, which
-    trains all configurations together.
+    Features are standardised with the training rows of each fold, unless they are sparse. Tables with text or gaps are
+    encoded once, with all training rows. By default the solver is L-BFGS, which finds the exact optimum for each C.
+    With --learning-rate, --momentum or --epochs it is SGD, which trains all configurations together.
     """
     from dataclasses import replace
 

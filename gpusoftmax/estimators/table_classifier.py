@@ -24,8 +24,9 @@ def make_table_classifier(classifier: Any = None, **encoder: Any) -> Pipeline:
     Returns
     -------
     sklearn.pipeline.Pipeline
-        With the steps "encoder" and "classifier". Its methods take a data frame, a pyarrow table or a dict of columns;
-        once it is fitted, those that predict take the encoded features as well. `save_model` writes it to one file.
+        With the steps "encoder" and "classifier". Its methods take a data frame, a pyarrow table or a dict of columns.
+        Once it is fitted to one of these, those that predict take the encoded features as well, where they cannot be
+        mistaken for raw columns. `save_model` writes it to one file.
 
     Examples
     --------

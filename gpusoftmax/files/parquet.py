@@ -17,7 +17,7 @@ from gpusoftmax.tables.columns import BadColumnError, as_columns
 
 
 def read_parquet(path: Path, columns: Columns) -> Table:
-    """Read a table of numbers, one column of which may hold labels.
+    """Read a table, one column of which may hold labels.
 
     Only read Parquet files that you trust: the format is large, and pyarrow reads it in C++.
 
@@ -25,14 +25,15 @@ def read_parquet(path: Path, columns: Columns) -> Table:
     ----------
     path : pathlib.Path
         A file with columns of numbers or booleans, or of lists of these with equal lengths, such as embeddings. Each
-        element of a list is a feature of its own: NAME[0], NAME[1] and so on.
+        element of a list is a feature of its own: NAME[0], NAME[1] and so on. Columns of text and gaps are read where
+        `columns.raw` is True and no column holds lists.
     columns : Columns
         The columns to read.
 
     Returns
     -------
     Table
-        X in the smallest type that holds all columns; y as integers, floats, booleans or text, or None.
+        X in the smallest type that holds all columns, or RawColumns; y as integers, floats, booleans or text, or None.
 
     Raises
     ------

@@ -573,7 +573,7 @@ FAILURES: dict[str, Any] = {
     "a label that is dropped": (["train", "FLOWERS", *OWN, "--drop", "species"], "column of labels and dropped"),
     "a column nearly right": (["train", "FLOWERS", "--label", "Species"], "did you mean 'species'"),
     "a folder": (["train", "folder.csv"], "is a folder|Is a directory"),
-    "dates": (["train", "dates.csv", "--label", "kind"], "column 'when': holds dates or times, such as '2020-01-02'; ex"),
+    "dates": (["train", "dates.csv", "--label", "kind"], "column 'when': holds dates or times, such as '2020"),
     "two kinds": (["train", "FLOWERS", *OWN, "--text", "id", "--category", "id"], "'id' is given to --category and to"),
     "no such category": (["train", "FLOWERS", *OWN, "--category", "x"], "there is no column 'x', as kinds says; "),
     "a category of digits": (["train", "digits", "--category", "x"], "--category is for files of your own"),

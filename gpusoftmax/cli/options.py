@@ -157,7 +157,8 @@ Decimal = Annotated[
 Category = Annotated[
     list[str] | None,
     typer.Option(
-        "--category", metavar="NAME", help="for a table: a column of categories, also if they are written as numbers",
+        "--category", metavar="NAME",
+        help="for a table: a column of categories, also if they are written as numbers; can be repeated",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -165,7 +166,7 @@ Text = Annotated[
     list[str] | None,
     typer.Option(
         "--text", metavar="NAME", help="for a table: a column of text, whose words become features; can be repeated",
-        show_default="columns of sentences",
+        show_default="columns of three words or more",
     ),
 ]  # fmt: skip
 Validation = Annotated[

@@ -189,7 +189,7 @@ def _column(name: str, values: Any, as_strings: bool) -> Array:
         raise TypeError(f"column {shown(name)} of X has shape {array.shape}; pass one value for each row")
     array = np.asarray(array)
     if array.dtype.kind in "Mm":
-        raise dates_are_refused(name, array)
+        raise dates_are_refused([name], array)
     column = _from_numbers(array, as_strings) if array.dtype.kind in "fiub" else _from_objects(name, array, as_strings)
     if gaps is not None and gaps.any():
         column[gaps] = None if column.dtype == object else np.nan
@@ -210,7 +210,7 @@ def _from_series(name: str, series: Any, as_strings: bool) -> Array:
 
     dtype = series.dtype
     if dtype.is_temporal():
-        raise dates_are_refused(name, series.drop_nulls().to_list())
+        raise dates_are_refused([name], series.drop_nulls().to_list())
     if dtype.is_decimal():
         series, dtype = series.cast(nw.Float64), nw.Float64
     if not dtype.is_numeric() and dtype != nw.Boolean:
@@ -245,21 +245,23 @@ def _from_objects(name: str, array: Array, keep_strings: bool) -> Array:
         elif isinstance(value, SINGLE) or type(value).__name__ == "Decimal":
             strings[row] = string_of(str(value))
         elif hasattr(value, "isoformat"):
-            raise dates_are_refused(name, [value])
+            raise dates_are_refused([name], [value])
         else:
             raise BadColumnError(name, f"holds {shown(value)}, a {type(value).__name__},", "numbers or text", row)
     return strings if keep_strings else numbers_or_strings(strings)
 
 
-def dates_are_refused(name: str, examples: Iterable[Any]) -> BadColumnError:
-    """Return the error about a column of dates."""
+def dates_are_refused(names: list[str], examples: Iterable[Any]) -> BadColumnError:
+    """Return the error about columns of dates."""
     example = next(iter(examples), None)
-    such = "" if example is None else f", such as {shown(example if isinstance(example, str) else str(example))}"
+    such = "" if example is None else f", such as {shown(str(example))}"
+    others = f", and so do {', '.join(map(shown, names[1:8]))}" if len(names) > 1 else ""
+    options = " ".join(f"--drop {shlex.quote(name)}" for name in names[:8])
     return BadColumnError(
-        name,
-        f"holds dates or times{such}",
-        "numbers made of them (year, month, weekday, days since a start), or that the column is left out (drop, on the "
-        f"command line --drop {shlex.quote(name)})",
+        names[0],
+        f"holds dates or times{such}{others}",
+        "numbers made of them (year, month, weekday, days since a start), or that they are left out (drop, on the "
+        f"command line {options})",
     )
 
 

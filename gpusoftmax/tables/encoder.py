@@ -13,7 +13,6 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import counted, shown, warn_user
 from gpusoftmax.checks.scalars import check_choice, check_count
@@ -30,7 +29,7 @@ from gpusoftmax.tables.columns import (
 from gpusoftmax.tables.groups import Categories, Numbers, TextColumn, count_words
 
 KINDS = ("number", "category", "text")
-WORDS_OF_A_SENTENCE = 5  # a column whose fields have as many words on average, and rarely repeat, is text
+WORDS_OF_TEXT = 3  # a column whose fields have as many words on average, and rarely repeat, is text
 MOST_DENSE = 256  # features up to which the result is dense, unless a column is text
 MOST_VALUES = 100_000  # of all categories: a model file has room for their names
 MOST_HASHES = 1 << 24
@@ -60,7 +59,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
     ----------
     kinds : dict of str to {"number", "category", "text"}, optional
         The kinds of some columns. By default a column is of numbers if all its fields are numbers; of text if its
-        fields have five words or more on average, and more than half of them differ; and else of categories.
+        fields have three words or more on average, and more than half of them differ; and else of categories.
     min_frequency : int
         Values of a category in fewer rows are rare.
     n_hashes : int
@@ -75,8 +74,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
     columns_ : tuple of str
         The names of all columns; "0", "1" and so on where the table has none.
     left_out_ : dict of str to str
-        Columns that are not used, and why: those without values, categories with one value in all rows, and those of
-        which no value occurs min_frequency times, as with identifiers.
+        Columns that are not used, and why: those without values, categories with one value in all rows, and those whose
+        values are rare in more than half of the rows, as identifiers are. `fit` warns of them.
     report_ : str
         What became of the columns, in words. It does not exist after loading.
     n_features_in_ : int
@@ -270,10 +269,11 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             raise ValueError(
                 f"there is no column {shown(unknown[0])}, as kinds says; there are {shown(list(table.names))}"
             )
+        _refuse_dates({name: column for name, column in table.columns.items() if name not in given})
         kinds, counts, left_out = {}, {}, {}
         for name, column in table.columns.items():
             kind = given.get(name) or _kind(name, column)
-            reason = _why_left_out(column, kind, self.min_frequency)
+            reason = _why_left_out(name, column, kind, self.min_frequency)
             if kind == "text" and reason is None:
                 counts[name] = count_words(table, name, self.n_hashes)
                 reason = None if counts[name].nnz else "it has no words of two letters or more"
@@ -303,7 +303,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         set_learned(self, Numbers.learn(table, by_kind["number"]), categories, texts, table.names, table.named)
         self.left_out_ = left_out
         for name, reason in left_out.items():
-            log.warning("column %s is left out: %s", shown(name), reason)
+            warn_user(f"column {shown(name)} is left out: {reason}", UserWarning)
         self.report_ = _report(self, table)
 
     def _encode(self, table: RawColumns, counts: dict[str, Any]) -> Any:
@@ -334,13 +334,24 @@ def set_learned(
     return encoder
 
 
+def _refuse_dates(columns: dict[str, Array]) -> None:
+    """Raise if columns hold dates or times, in one error about all of them."""
+    dates = {}
+    for name, column in columns.items():
+        known = [field for field in column.tolist() if field is not None] if column.dtype == object else []
+        if known and all(map(DATE.fullmatch, known[:DATE_SAMPLE])):
+            dates[name] = known[0]
+    if dates:
+        raise dates_are_refused(list(dates), list(dates.values()))
+
+
 def _kind(name: str, column: Array) -> str:
     """Return the kind of a column by its fields.
 
     Raises
     ------
     BadColumnError
-        It holds dates, or numbers with a stray word.
+        It holds numbers with a stray word.
     """
     if column.dtype != object:
         return "number"
@@ -348,9 +359,6 @@ def _kind(name: str, column: Array) -> str:
     if not known:
         return "category"
     fields = [field for _, field in known]
-    sample = fields[:DATE_SAMPLE]
-    if all(map(DATE.fullmatch, sample)):
-        raise dates_are_refused(name, fields)
     strays = [(row, field) for row, field in known if number_of(field) is None]
     if strays and len(known) > FEW_ROWS and len(strays) <= (1 - MOSTLY) * len(known):
         row, field = strays[0]
@@ -361,12 +369,12 @@ def _kind(name: str, column: Array) -> str:
             f"column is said to have categories (kinds, on the command line --category {shlex.quote(name)})",
             row,
         )
-    words = sum(len(field.split()) for field in sample)
-    is_text = words >= WORDS_OF_A_SENTENCE * len(sample) and 2 * len(set(fields)) > len(fields)
+    words = sum(len(field.split()) for field in fields)
+    is_text = words >= WORDS_OF_TEXT * len(fields) and 2 * len(set(fields)) > len(fields)
     return "text" if is_text else "category"
 
 
-def _why_left_out(column: Array, kind: str, min_frequency: int) -> str | None:
+def _why_left_out(name: str, column: Array, kind: str, min_frequency: int) -> str | None:
     """Say why a column cannot be used; None if it can."""
     fields = [field for field in column.tolist() if field is not None and field == field]  # NaN is not equal to itself
     if not fields:
@@ -376,11 +384,13 @@ def _why_left_out(column: Array, kind: str, min_frequency: int) -> str | None:
     counts = Counter(fields)
     if len(counts) == 1 and len(fields) == len(column):
         return f"all rows have {shown(fields[0])}"
-    if max(counts.values()) >= min_frequency:
+    frequent = sum(count for count in counts.values() if count >= min_frequency)
+    if 2 * frequent >= len(fields):
         return None
+    option = f"kinds, on the command line --text {shlex.quote(name)}"
     if len(counts) == len(fields):
-        return "it has as many values as rows, so it is likely an identifier"
-    return f"none of its {len(counts)} values occurs in {min_frequency} rows"
+        return f"it has as many values as rows, so it is likely an identifier (if it is text: {option})"
+    return f"most of its {len(counts)} values occur in fewer than {min_frequency} rows (if it is text: {option})"
 
 
 def _report(encoder: TableEncoder, table: RawColumns) -> str:

@@ -6,6 +6,7 @@ just learned.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +76,9 @@ def _side_by_side(table: RawColumns, names: list[str], why: str) -> Array:
         if column.dtype == object:
             strays = (row for row, text in enumerate(column) if text is not None and number_of(text) is None)
             row = next(strays)
-            raise BadColumnError(name, f"is {shown(column[row])}", f"a number, {why}, or a gap", row)
+            option = f"kinds, on the command line --category {shlex.quote(name)}"
+            expected = f"a number, {why}, or a gap (if it has categories, say so in training: {option})"
+            raise BadColumnError(name, f"is {shown(column[row])}", expected, row)
         if np.isinf(column).any():
             row = int(np.isinf(column).argmax())
             raise BadColumnError(name, f"is {column[row]}", "a finite number, or a gap", row)

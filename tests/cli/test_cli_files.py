@@ -50,6 +50,8 @@ def trained(flowers: Path, run: Any) -> Path:
 
 # tables with text and gaps
 
+prints_left_out = pytest.mark.filterwarnings("default:column .* is left out")
+
 
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
@@ -68,6 +70,7 @@ def birds(tmp_path: Path) -> Path:
     return path
 
 
+@prints_left_out
 def test_a_table_with_text_and_gaps_needs_no_flag_but_the_label(birds: Path, run: Any) -> None:
     path = birds.parent / "m.safetensors"
     result = run("train", birds, "--label", "species", "--save", path, "--json")
@@ -84,6 +87,7 @@ def test_a_table_with_text_and_gaps_needs_no_flag_but_the_label(birds: Path, run
     assert len(predicted) == 120
 
 
+@prints_left_out
 def test_columns_of_new_rows_are_found_by_name_and_read_as_in_training(birds: Path, run: Any) -> None:
     path = birds.parent / "m.safetensors"
     run("train", birds, "--label", "species", "--category", "code", "--drop", "remark", "--save", path, "--C", 1)
@@ -96,6 +100,7 @@ def test_columns_of_new_rows_are_found_by_name_and_read_as_in_training(birds: Pa
     assert "code=10" in model["encoder"].get_feature_names_out()
 
 
+@prints_left_out
 def test_texts_are_named_or_found(birds: Path, run: Any) -> None:
     found = run("train", birds, "--label", "species", "--C", 1).out
     assert re.search(r"remark: text, \d+ words and pairs of words", " ".join(found.split()))
@@ -103,12 +108,14 @@ def test_texts_are_named_or_found(birds: Path, run: Any) -> None:
     assert "island: text, 3 words and pairs of words" in " ".join(named.split())
 
 
+@prints_left_out
 def test_sweep_saves_the_encoder_with_its_best_model(birds: Path, run: Any) -> None:
     folder = birds.parent / "swept"
     assert run("sweep", birds, "--label", "species", "--cv", 3, "--C", "0.1,1", "--out", folder, "--quiet").code == 0
     assert run("predict", folder / "model.safetensors", birds, "--json").json["rows"] == 120
 
 
+@prints_left_out
 def test_a_table_without_a_header_is_encoded_by_position(birds: Path, run: Any) -> None:
     path, rows = birds.parent / "m.safetensors", birds.parent / "rows.csv"
     rows.write_text("\n".join(birds.read_text().splitlines()[1:]))

@@ -74,6 +74,12 @@ def test_rare_values_share_an_indicator_with_unseen_ones() -> None:
     np.testing.assert_array_equal(encoder.transform({"place": ["z", "a"]}), [[0, 0, 1], [1, 0, 0]])
 
 
+def test_columns_of_mostly_rare_values_are_left_out() -> None:
+    raw = {"price": [f"{i}.50 EUR" for i in range(28)] + ["1.00 EUR"] * 12, "kind": ["a", "b"] * 20}
+    with pytest.warns(UserWarning, match=r"'price' is left out: most of its 29 values occur in fewer than 2 rows"):
+        assert TableEncoder().fit(raw).left_out_.keys() == {"price"}
+
+
 def test_without_rare_values_an_unseen_one_has_zeros_alone() -> None:
     encoder = TableEncoder().fit({"place": ["a", "a", "b", "b"]})
     np.testing.assert_array_equal(encoder.transform({"place": ["z", "b"]}), [[0, 0], [0, 1]])
@@ -102,7 +108,7 @@ def test_kinds_are_found_and_can_be_given() -> None:
     assert [one.name for one in given.texts_] == ["island", "note"]
 
 
-def test_identifiers_and_empty_columns_are_left_out_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_identifiers_and_empty_columns_are_left_out_with_a_warning() -> None:
     raw = without_text() | {
         "id": [f"N{i}" for i in range(N)],
         "nothing": [None] * N,
@@ -110,8 +116,12 @@ def test_identifiers_and_empty_columns_are_left_out_with_a_word(caplog: pytest.L
         "dots": ["..."] * N,
     }
     raw["dots"][0] = ", . ; : !"
-    encoder = TableEncoder(kinds={"dots": "text"}).fit(raw)
-    assert "'id' is left out: it has as many values as rows, so it is likely an identifier" in caplog.text
+    with pytest.warns(UserWarning, match="left out") as warned:
+        encoder = TableEncoder(kinds={"dots": "text"}).fit(raw)
+    said = " ".join(str(one.message) for one in warned)
+    assert (
+        "'id' is left out: it has as many values as rows, so it is likely an identifier (if it is text: kinds" in said
+    )
     assert encoder.left_out_.keys() == {"id", "nothing", "same", "dots"}
     assert not any(name.startswith(("id", "nothing", "same", "dots")) for name in encoder.get_feature_names_out())
     encoder.transform(without_text())  # they are not needed
@@ -119,9 +129,11 @@ def test_identifiers_and_empty_columns_are_left_out_with_a_word(caplog: pytest.L
 
 @pytest.mark.parametrize("date", ["2020-01-02", "2020-01-02 10:30:00", "1/2/2020", "02.01.2020", "10:30", "2020/01/02"])
 def test_dates_are_refused_by_name(date: str) -> None:
-    with pytest.raises(ValueError, match=r"column 'when' holds dates or times, such as .*--drop when"):
-        TableEncoder().fit(without_text() | {"when": [date] * N})
-    TableEncoder(kinds={"when": "category"}).fit(without_text() | {"when": [date] * N})
+    with pytest.raises(
+        ValueError, match=r"column 'when' holds dates or times, such as .*, and so do 'then'; .*--drop then"
+    ):
+        TableEncoder().fit(without_text() | {"when": [date] * N, "then": [date] * N})
+    TableEncoder(kinds={"when": "category"}).fit(without_text() | {"when": [date, None] * (N // 2)})
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])

@@ -13,6 +13,7 @@ from gpusoftmax.files.table import MOST_COLUMNS, Columns, Table
 from gpusoftmax.files.text import Lines
 
 COMMENT = "%"
+KINDS = ("numeric", "nominal", "date")  # dates are words
 MOST_DECLARATIONS = 1 << 20  # characters
 
 
@@ -43,7 +44,7 @@ def read_arff(lines: Lines, file: BinaryIO, columns: Columns) -> Table:
     ------
     BadFileError
         A declaration or a row is malformed, or of a kind that is not supported: rows of sparse ARFF, and columns of
-        strings, of dates and of relations.
+        strings and of relations. Dates are words.
     OSError
         It cannot be read.
     """
@@ -69,6 +70,9 @@ def read_arff(lines: Lines, file: BinaryIO, columns: Columns) -> Table:
     names, kinds = declared.names(), declared.types()
     if not 0 < len(names) <= MOST_COLUMNS:
         raise BadFileError(lines.path, reason=f"declares {len(names)} columns", expected=f"1 to {MOST_COLUMNS}")
+    if other := next((name for name, kind in zip(names, kinds, strict=True) if kind not in KINDS), None):
+        expected = f"columns of type {', '.join(KINDS)}"
+        raise BadFileError(lines.path, place=f"column {other[:80]!r}", reason="is of another type", expected=expected)
     words = frozenset(i for i, kind in enumerate(kinds) if kind != "numeric")
     dialect = _dialect(lines, tuple(names), words)
     return read_table(lines, file, columns, dialect)

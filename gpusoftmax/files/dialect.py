@@ -178,7 +178,7 @@ def _choose(lines: Lines, rows: list[str]) -> _Reading:
         most = ";" if text.count(";") == text.count(most) > 0 else most
         return _read(rows, most if text.count(most) else ",")
     best = fitting[0]
-    if best.dialect.delimiter != "\t" and (other := next((r for r in fitting[1:] if r.width >= best.width), None)):
+    if other := next((reading for reading in fitting[1:] if reading.width >= best.width), None):
         found = [f"{NAMES[r.dialect.delimiter]} ({r.width} columns)" for r in (best, other)]
         expected = f"delimiter={best.dialect.delimiter!r} or {other.dialect.delimiter!r} (--delimiter)"
         raise lines.bad(f"fields may be separated by {found[0]} or by {found[1]}", expected, lines.number + 1)

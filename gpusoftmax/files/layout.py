@@ -200,9 +200,10 @@ def _named_by_rows(first: list[str], below: list[list[str]], columns: Columns) -
     numbers = [i for i, field in enumerate(first) if NUMBER.fullmatch(field)]
     steps = {b - a for a, b in pairwise(float(first[i]) for i in numbers)}
     counting = len(numbers) > 2 and steps == {1.0} and all(float(first[i]).is_integer() for i in numbers)
-    if counting and words and all(new[i] for i in words):  # such as Letter,1,2,3 or age,2019,2020,2021
+    fresh = all(new[i] for i in words)
+    if counting and words and fresh:  # such as Letter,1,2,3 or age,2019,2020,2021
         return True
-    if _alone_rises(first, below, numbers):
+    if fresh and _alone_rises(first, below, numbers):
         return True
     if counting and len(numbers) == len(first) and float(first[0]) in (0, 1):
         if len(first) >= 10 or any("." in value for own in values for value in own):  # columns numbered by pandas

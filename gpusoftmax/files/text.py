@@ -188,23 +188,27 @@ class Decoder:
                 if self.encoding == "utf-8" or not before.isascii():
                     raise self._bad(before, f"{byte} is not UTF-8", "text in UTF-8 (Excel: CSV UTF-8)") from None
                 self.encoding = "latin-1"
-                place = self.lines + _lines_in(before) + 1
+                block = self._from_latin_1(block)
                 log.warning(
                     "%s: %s in line %d is not UTF-8, so the text is read as Latin-1 (code page 1252); if names or "
-                    "labels come out wrong, save it as UTF-8", self.path, byte, place,
+                    "labels come out wrong, save it as UTF-8", self.path, byte, self.lines + _lines_in(before) + 1,
                 )  # fmt: skip
-        if self.encoding == "latin-1":
-            if odd := CONTROL.search(block):
-                raise self._bad(block[: odd.start()], f"byte {block[odd.start()]:#04x}", "text")
-            try:
-                block = block.decode("cp1252").encode()
-            except UnicodeDecodeError as error:
-                reason = f"byte {block[error.start]:#04x} is neither UTF-8 nor Latin-1"
-                raise self._bad(block[: error.start], reason, "text in UTF-8") from None
-        elif (zero := block.find(b"\0")) >= 0:
+        elif self.encoding == "latin-1":
+            block = self._from_latin_1(block)
+        if (zero := block.find(b"\0")) >= 0:
             raise self._bad(block[:zero], "a zero byte", "text, in UTF-8 or with a byte order mark")
         self.lines += _lines_in(block)
         return block
+
+    def _from_latin_1(self, block: bytes) -> bytes:
+        """Return a block of Latin-1 in UTF-8."""
+        if odd := CONTROL.search(block):
+            raise self._bad(block[: odd.start()], f"byte {block[odd.start()]:#04x}", "text")
+        try:
+            return block.decode("cp1252").encode()
+        except UnicodeDecodeError as error:
+            reason = f"byte {block[error.start]:#04x} is neither UTF-8 nor Latin-1"
+            raise self._bad(block[: error.start], reason, "text in UTF-8") from None
 
     def _bad(self, before: bytes, reason: str, expected: str) -> BadFileError:
         """Make an error about what follows `before` in a block."""

@@ -74,7 +74,7 @@ BAD = {
     "no rows": (DECLARED, "declarations without rows"),
     "comments alone": (DECLARED + "% none\n", "without rows"),
     "strings": (DECLARED.replace("real", "string") + ROWS, "a declaration is not read: String attributes"),
-    "relations": (DECLARED.replace("real", "relational") + ROWS, "a declaration is not read"),
+    "relations": (DECLARED.replace("real", "relational") + ROWS, "declaration is not read|of another type"),
     "an unknown type": (DECLARED.replace("real", "other") + ROWS, "a declaration is not read"),
     "no data": ("@relation r\n@attribute a real\n", "without rows|not read"),
     "no columns": ("@relation r\n@data\n1\n", "declares 0 columns"),

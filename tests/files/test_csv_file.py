@@ -89,6 +89,7 @@ def test_a_blank_first_line_does_not_decide_what_parts_fields(read: Any) -> None
 ROWS = "".join(f"{i % 7},{i % 3}.5,{i % 5},k{i % 3}\n" for i in range(30))  # three columns, and labels in words
 DIGITS = "".join(f"{i % 7},{i % 3},{i % 5},{i % 4}\n" for i in range(30))
 NEVER_RISING = "".join(f"{9 + i % 7},{i % 3},{i % 5},{i % 4}\n" for i in range(30))
+WORDS = NEVER_RISING.replace("\n", ",k0\n") + "1,0,0,0,k1\n"
 HEADERS: dict[str, Any] = {
     "years over a usual name": ("2019,2020,2021,label\n" + ROWS, Columns(), True),
     "years over a usual name by position": ("2019,2020,2030,label\n" + ROWS, Columns(-1), True),
@@ -114,6 +115,7 @@ HEADERS: dict[str, Any] = {
     "a row with a value like a negative position": ("-1,0,2,3\n" + DIGITS, Columns("-1"), False),
     "a row whose label is a usual name": ("1,7,3,y\n1,2,3,n\n5,2,3,y\n", Columns(-1), False),
     "four numbers that rise, over a few rows": ("3,7,12,40\n" + NEVER_RISING, Columns(-1), False),
+    "numbers that rise, and a word that occurs again": ("3,7,12,40,k0\n" + WORDS * 4, Columns(-1), False),
     "numbers that rise as those of another row": ("3,7,12,40\n" + NEVER_RISING * 4 + "1,2,9,40\n", Columns(-1), False),
     "a row of few numbers that count": ("1,2,3\n4,5,6\n", Columns(-1), False),
     "a row of booleans": ("True,False,x\nTrue,True,y\n", Columns(-1), False),

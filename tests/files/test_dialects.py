@@ -85,6 +85,7 @@ def test_a_table_without_a_header_may_be_written_with_blanks(read: Any) -> None:
     [
         ("red;ash,blue\ngreen;oak,black\n", r"by semicolons \(2 columns\) or by commas \(2 columns\); .*--delimiter"),
         ("1,k1;k2,ash\n2,k3;k4,oak\n", r"line 1: .*semicolons \(2 columns\) or by commas \(3 columns\)"),
+        ("\t1,2,x\n\t3,4,y\n", r"line 1: .*tabs \(2 columns\) or by commas \(3 columns\); expected delimiter='\\t' or"),
         ("\nx|p,y\nz|q,w\n", r"line 2: .*pipes \(2 columns\) or by commas \(2 columns\)"),
     ],
 )  # fmt: skip

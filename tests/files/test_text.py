@@ -168,3 +168,9 @@ def test_a_line_without_an_end_is_refused(content: bytes, monkeypatch: pytest.Mo
 def test_text_can_be_read_as_a_file_in_utf_8() -> None:
     file = io.BufferedReader(TextReader(PATH, io.BytesIO("ä\nb\n".encode("utf-16"))))
     assert file.readlines() == ["ä\n".encode(), b"b\n"]
+
+
+def test_what_is_no_text_is_not_said_to_be_latin_1(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(BadFileError, match="line 1: byte 0x01; expected text"):
+        decoded(b"\xe9\x01\n")
+    assert caplog.text == ""

@@ -25,6 +25,7 @@ from bench.common.pages import Figures, Link, Results, rows, seconds, versions, 
 
 ROUNDS = 5
 STEPS = ("import", "first fit", "second fit")
+TIMES = tuple(f"{step}{clock}" for step in STEPS for clock in ("", " cpu"))
 PROGRAM = Path(__file__).with_name("program.py")
 
 
@@ -142,9 +143,9 @@ class Starting(Benchmark):
 
     def table(self, case: Case, facts: Result, results: list[Result]) -> str:
         """A line per contender."""
-        lines = [f"{case.name}: {case.words}", f"  {'seconds':14s}" + "".join(f"{step:>12s}" for step in STEPS)]
+        lines = [f"{case.name}: {case.words}", f"  {'seconds':14s}" + "".join(f"{step:>16s}" for step in STEPS)]
         for result in results:
-            cells = "".join(f"{number(result.get(step)):>12s}" for step in STEPS)
+            cells = "".join(f"{both(result, step):>16s}" for step in STEPS)
             lines.append(f"  {result['contender']:14s}{cells}  {result.get('fault', '')}")
         return "\n".join(lines)
 
@@ -154,7 +155,7 @@ def summary(rounds: list[Result], differ: bool) -> Result:
     faults = [one["fault"] for one in rounds if "fault" in one]
     if faults or differ:
         return {"fault": faults[0] if faults else "compiled kernels and those from the cache give other bits"}
-    return {step: median(one[step] for one in rounds) for step in STEPS} | {"rounds": rounds}
+    return {time: median(one[time] for one in rounds) for time in TIMES} | {"rounds": rounds}
 
 
 # ---- the table
@@ -167,24 +168,26 @@ def section(results: Results, link: Link) -> str:
     found = next(iter(results.values()))
     results_of = {(result["case"], result["contender"]): result for result in found["results"]}
     lines = [["", "first fit, nothing compiled", "another type compiled", "from the cache", "second fit", "import",
-              "scikit-learn: import, first fit"]]  # fmt: skip
+              "scikit-learn: import", "first fit"]]  # fmt: skip
     for case, facts in found["cases"].items():
         of = {contender.name: results_of.get((case, contender.name), {}) for contender in CONTENDERS}
-        ours = [of[name].get("first fit") for name in ("empty", "another", "filled")]
-        ours += [of["filled"].get("second fit"), of["filled"].get("import")]
-        theirs = ", ".join(number(of["sklearn"].get(step)) for step in ("import", "first fit"))
-        lines.append([facts["words"], *map(number, ours), theirs])
+        ours = [both(of[name], "first fit") for name in ("empty", "another", "filled")]
+        ours += [both(of["filled"], "second fit"), both(of["filled"], "import")]
+        lines.append([facts["words"], *ours, both(of["sklearn"], "import"), both(of["sklearn"], "first fit")])
     about = (
         "Seconds of a new process that imports a library and fits a small model, 2000 rows of 64 features\n"
-        f"in 10 classes; medians of {found['settings']['rounds']}."
+        f"in 10 classes, medians of {found['settings']['rounds']}; in brackets those of processor time."
     )
+    load, cores = found["machine"]["load_at_start"], found["machine"]["cores"]
+    if load and load > 0.3 * cores:
+        about += f" Others used the machine: a load of {load:.0f} on {cores} cores."
     end = f"{where(found)}, {versions(found, 'numpy', 'numba', 'scikit-learn')}. {link.how}."
     return "\n".join(["## The first fit of a process", "", about, "", *rows(*lines), "", end, ""])
 
 
-def number(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "-" if value is None else seconds(value)
+def both(result: Result, step: str) -> str:
+    """Seconds, and in brackets those of processor time; a dash without a result."""
+    return f"{seconds(result[step])} ({seconds(result[f'{step} cpu'])})" if step in result else "-"
 
 
 FIGURES = Figures({"starting": section})

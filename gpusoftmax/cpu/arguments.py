@@ -18,7 +18,7 @@ class Functions(NamedTuple):
     Attributes
     ----------
     groups : ndarray of int64, (groups, 6)
-        Groups of columns and the functions for them; see `tiles.groups`.
+        Groups of columns and the functions for them; see `tiles.column_groups`.
     add_doubles, add_numbers : int
         `add_vectors` for float64, and for the type of computation.
     """

@@ -1,11 +1,12 @@
-"""Serial Numba kernels that release the GIL: passes over rows by register tiles.
+"""Serial kernels that release the GIL: passes over rows by register tiles.
 
-`write_scores`, `sum_leaves` and `sgd_steps` are Python functions, each over a compiled function for its job. Their
+`write_scores`, `sum_leaves` and `sgd_steps` are Python functions over one compiled function, `pass_over_rows`. Their
 arguments are the NamedTuples of arguments.py, which the compiled functions pass on. Three things shaped this:
 
-* Compiling takes seconds, nearly all of it Numba's, which grows with the lines of code, with the depth of calls and
-  with the number of types. So what depends on the type of features or on the number of columns is in tiles.py, and
-  called by address: the functions here are compiled for float32 and float64 only, and tiles for the widths that occur.
+* Compiling takes time, nearly all of it Numba's: with the loops over numbers in these functions, and for each type of
+  features again, five times as long as now. So the functions here only decide what comes next. They have integers
+  alone, and are compiled once for all types. Whatever handles numbers is in tiles.py, blocks.py and dense_sgd.py. It is
+  compiled for the types and the widths that occur, in 10 to 100 ms each, and called by its address.
 * A call has to be cheap: 64 rows take 0.1 ms in all. Numba recognises NamedTuples slowly: such a call took 10 us,
   against 2 us with 41 positional arguments and 3 us with plain tuples. So plain tuples are passed, and named inside.
 * Numba specialises by type. Features are read through an address and two strides in bytes, so that read-only,
@@ -57,7 +58,7 @@ from gpusoftmax.cpu.tiles import (
     FIRST,
     GRADIENT,
     SCORES,
-    groups,
+    column_groups,
     loss_rows,
     row_sums,
 )
@@ -90,7 +91,7 @@ def functions_for(
     """
     marker, number = from_dtype(dtype), from_dtype(computed)
     found = {
-        "groups": groups(q, marker, number, direct, copied, gradient),
+        "groups": column_groups(q, marker, number, direct, copied, gradient),
         "look_up": look_up.address(),
         "row_sums": row_sums.address(computed=number),
     }

@@ -60,7 +60,7 @@ STORED = {**FLOATS, types.uint8: I8, types.float16: I16, BFLOAT16: I16}  # featu
 LINE = 64  # bytes of a cache line
 BLOCK = 16  # rows that are worked on while they are in the second-level cache
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
-# what a row of `groups` says: the first column, the number of columns, and the addresses of functions for that many
+# what a row of `column_groups` has: the first column, the number of columns, and addresses of functions for as many
 FIRST, COUNT, SCORES, COPIED_SCORES, GRADIENT, COPIED_GRADIENT = range(6)
 
 
@@ -336,7 +336,7 @@ def loss_rows(b, z, labels, s, c, losses, correct, db, *, computed, loss):
 
 
 @cache
-def groups(q: int, marker: Any, computed: Any, direct: bool, copied: bool, gradient: bool) -> Array:
+def column_groups(q: int, marker: Any, computed: Any, direct: bool, copied: bool, gradient: bool) -> Array:
     """The groups into which q columns are divided, with the functions for them, which are compiled if necessary.
 
     Groups differ by one column at most. direct, copied: whether there are slabs that are read where they are, and that

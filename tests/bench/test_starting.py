@@ -20,18 +20,18 @@ def test_new_processes_are_timed_with_and_without_a_cache(tmp_path: Path, capsys
     assert main(["starting", *options, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "starting.json").read_text())
     assert [result["contender"] for result in found["results"]] == ["filled", "sklearn"]
-    assert all(result[step] > 0 for result in found["results"] for step in run.STEPS)
+    assert all(result[step] > 0 for result in found["results"] for step in run.TIMES)
     assert "sparse features, SGD" in capsys.readouterr().out
     assert "| sparse features, SGD | - | - |" in run.section({"run": found}, Link(tmp_path / "page.md"))
 
 
 def test_medians_of_the_rounds_count() -> None:
-    rounds = [dict.fromkeys(run.STEPS, seconds) for seconds in (1.0, 5.0, 2.0)]
-    assert run.summary(rounds, differ=False) == dict.fromkeys(run.STEPS, 2.0) | {"rounds": rounds}
+    rounds = [dict.fromkeys(run.TIMES, seconds) for seconds in (1.0, 5.0, 2.0)]
+    assert run.summary(rounds, differ=False) == dict.fromkeys(run.TIMES, 2.0) | {"rounds": rounds}
 
 
 def test_models_of_other_bits_are_not_timed() -> None:
-    assert set(run.summary([dict.fromkeys(run.STEPS, 1.0)], differ=True)) == {"fault"}
+    assert set(run.summary([dict.fromkeys(run.TIMES, 1.0)], differ=True)) == {"fault"}
 
 
 def test_a_process_that_fails_is_a_fault(tmp_path: Path) -> None:

@@ -59,11 +59,11 @@ from gpusoftmax.cli.options import (
     model.safetensors (the best one, fitted to all training rows) and, if one or two parameters vary, scores.png. Ctrl-C
     ends the sweep and keeps the results so far.
 
-    JSON keys: dataset, label (where the labels in a file come from, or null), estimator, candidates (a list with the
-    parameters, score, accuracy, loss, objective, passes and status of each), scoring, rule, splits, best (parameters of
-    the best candidate), score, ties (a list of indices), edges (parameter: smallest or largest), train_accuracy,
-    validation_accuracy, test_accuracy, seconds, interrupted, backend, reason, threads, seed, files (a list of
-    paths).""",
+    JSON keys: dataset, label (where the labels in a file come from, or null), encoded (what became of the columns of a
+    table with text or gaps, or null), estimator, candidates (a list with the parameters, score, accuracy, loss,
+    objective, passes and status of each), scoring, rule, splits, best (parameters of the best candidate), score, ties
+    (a list of indices), edges (parameter: smallest or largest), train_accuracy, validation_accuracy, test_accuracy,
+    seconds, interrupted, backend, reason, threads, seed, files (a list of paths).""",
 )
 def sweep_command(
     dataset: DatasetName,
@@ -205,7 +205,9 @@ def sweep_command(
     if as_json:
         print_json(
             {
-                "dataset": loaded.name, "label": loaded.label_name, "estimator": type(result.estimators_[0]).__name__,
+                "dataset": loaded.name, "label": loaded.label_name,
+                "encoded": None if loaded.encoder is None else loaded.encoder.report_,
+                "estimator": type(result.estimators_[0]).__name__,
                 "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
                 "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
                 "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,

@@ -103,6 +103,13 @@ def is_table(X: Any) -> bool:
     return isinstance(X, RawColumns | Mapping) or column_names(X) is not None
 
 
+def names_of(X: Any) -> list[str]:
+    """Return the names of the columns of a table; "0", "1" and so on for an array."""
+    names = X.columns if isinstance(X, RawColumns) else X if isinstance(X, Mapping) else column_names(X)
+    positions = range(np.shape(X)[1] if np.ndim(X) == 2 else 0)
+    return list(map(str, positions if names is None else names))
+
+
 def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str] | None = None) -> RawColumns:
     """Return the columns of a table.
 

@@ -23,6 +23,7 @@ from gpusoftmax.tables.columns import (
     as_columns,
     dates_are_refused,
     is_table,
+    names_of,
     number_of,
     to_strings,
 )
@@ -248,11 +249,12 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             warn_user(
                 "X has names, but the encoder was fitted to a table without: columns count by position", UserWarning
             )
-        table = as_columns(X)
-        if len(table.columns) != self.n_features_in_:
-            raise ValueError(f"X has {len(table.columns)} columns; pass {self.n_features_in_}, as in training")
-        columns = dict(zip(self.columns_, table.columns.values(), strict=True))
-        return as_columns(RawColumns(columns, False), self.string_columns)
+        names = names_of(X)
+        if len(names) != self.n_features_in_:
+            raise ValueError(f"X has {len(names)} columns; pass {self.n_features_in_}, as in training")
+        strings = {name for name, known in zip(names, self.columns_, strict=True) if known in self.string_columns}
+        columns = as_columns(X, strings).columns.values()
+        return RawColumns(dict(zip(self.columns_, columns, strict=True)), False)
 
     def _learn(self, X: Any) -> tuple[RawColumns, dict[str, Any]]:
         """Learn the columns of a table, and return it with the counts of the words in its columns of text."""

@@ -188,6 +188,11 @@ def test_a_model_of_an_array_takes_arrays_by_position() -> None:
     X = np.array([["a", 1.0], ["b", 2.0], ["a", None], ["b", 4.0]], dtype=object)
     encoder = TableEncoder().fit(X)
     assert encoder.get_feature_names_out().tolist() == ["1", "1 is missing", "0=a", "0=b"]
+    codes = np.array([["01", 1.0], ["02", 2.0], ["1", 0.0], ["01", 1.0]] * 2, dtype=object)
+    coded = TableEncoder(kinds={"0": "category"}).fit(codes)
+    np.testing.assert_array_equal(
+        coded.transform(codes)[:, 1:], np.tile([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], (2, 1))
+    )
     with pytest.warns(UserWarning, match="columns count by position"):
         found = encoder.transform({"first": X[:, 0], "second": X[:, 1]})
     np.testing.assert_array_equal(found, encoder.transform(X))

@@ -169,11 +169,13 @@ def section(results: Results, link: Link) -> str:
     results_of = {(result["case"], result["contender"]): result for result in found["results"]}
     lines = [["", "first fit, nothing compiled", "another type compiled", "from the cache", "second fit", "import",
               "scikit-learn: import", "first fit"]]  # fmt: skip
-    for case, facts in found["cases"].items():
+    for case in [one.name for one in CASES if one.name in found["cases"]]:
         of = {contender.name: results_of.get((case, contender.name), {}) for contender in CONTENDERS}
         ours = [both(of[name], "first fit") for name in ("empty", "another", "filled")]
         ours += [both(of["filled"], "second fit"), both(of["filled"], "import")]
-        lines.append([facts["words"], *ours, both(of["sklearn"], "import"), both(of["sklearn"], "first fit")])
+        lines.append(
+            [found["cases"][case]["words"], *ours, both(of["sklearn"], "import"), both(of["sklearn"], "first fit")]
+        )
     about = (
         "Seconds of a new process that imports a library and fits a small model, 2000 rows of 64 features\n"
         f"in 10 classes, medians of {found['settings']['rounds']}; in brackets those of processor time."

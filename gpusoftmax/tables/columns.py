@@ -106,8 +106,9 @@ def is_table(X: Any) -> bool:
 def names_of(X: Any) -> list[str]:
     """Return the names of the columns of a table; "0", "1" and so on for an array."""
     names = X.columns if isinstance(X, RawColumns) else X if isinstance(X, Mapping) else column_names(X)
-    positions = range(np.shape(X)[1] if np.ndim(X) == 2 else 0)
-    return list(map(str, positions if names is None else names))
+    if names is None:
+        names = range(np.shape(X)[1] if np.ndim(X) == 2 else 0)
+    return list(map(str, names))
 
 
 def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str] | None = None) -> RawColumns:

@@ -105,7 +105,7 @@ def is_table(X: Any) -> bool:
 
 def names_of(X: Any) -> list[str]:
     """Return the names of the columns of a table; "0", "1" and so on for an array."""
-    names = X.columns if isinstance(X, RawColumns) else X if isinstance(X, Mapping) else column_names(X)
+    names: Any = X.columns if isinstance(X, RawColumns) else X if isinstance(X, Mapping) else column_names(X)
     if names is None:
         names = range(np.shape(X)[1] if np.ndim(X) == 2 else 0)
     return list(map(str, names))

@@ -118,7 +118,7 @@ def test_sweep_saves_the_encoder_with_its_best_model(birds: Path, run: Any) -> N
 @prints_left_out
 def test_a_table_without_a_header_is_encoded_by_position(birds: Path, run: Any) -> None:
     path, rows = birds.parent / "m.safetensors", birds.parent / "rows.csv"
-    rows.write_text("\n".join(birds.read_text().splitlines()[1:]))
+    rows.write_text("\n".join(birds.read_text(encoding="utf-8").splitlines()[1:]))
     trained = run("train", rows, "--label", 1, "--no-header", "--save", path, "--C", 1)
     assert trained.code == 0, trained.err
     found = run("evaluate", path, rows, "--label", 1, "--no-header", "--json").json

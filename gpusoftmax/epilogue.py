@@ -60,11 +60,12 @@ def pair_products(
 
 def solve_diagonals(diagonals: Diagonals, v: Array, own: Array, out: Array) -> Array:
     """See `operations.Operations.solve_diagonals`."""
-    mean = v.mean(axis=1, keepdims=True)
+    c = v.shape[1]
+    mean = v.sum(axis=1)[:, None] / c
     z = v - mean
     if diagonals.centre is not None:
         z -= diagonals.centre * own
     z *= diagonals.inverse
-    out[:] = z - z.mean(axis=1, keepdims=True) + mean * diagonals.mean_inverse
+    out[:] = z - z.sum(axis=1)[:, None] / c + mean * diagonals.mean_inverse
     sums: Array = 0 * own if diagonals.centre is None else (diagonals.centre * z).sum(axis=0)
     return sums

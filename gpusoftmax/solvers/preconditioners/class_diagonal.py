@@ -89,14 +89,17 @@ class ClassDiagonal:
     def _solve_block(self, j: int, block: DenseBlock, v: Any, own: Any, solution: Any, sums: Any) -> None:
         """Put the dense block of class j in place of its part of the diagonal, in the solution and in the sums."""
         chosen, centre = block.features, self.diagonals.centre
-        w = v[chosen, j] - v[chosen].mean(axis=1)
+        rows, inverse, part = v[chosen], self.diagonals.inverse[chosen][:, j], solution[chosen]
+        w = rows[:, j] - rows.sum(axis=1) / len(own)
         if centre is not None:
-            w -= centre[chosen, j] * own[j]
-        change = block.R.T @ (block.R @ w) - self.diagonals.inverse[chosen, j] * w
-        solution[chosen] -= change[:, None] / len(own)
-        solution[chosen, j] += change
+            middle = centre[chosen][:, j]
+            w -= middle * own[j]
+        change = block.R.T @ (block.R @ w) - inverse * w
+        part -= change[:, None] / len(own)
+        part[:, j] += change
+        solution[chosen] = part
         if centre is not None:
-            sums[j] += centre[chosen, j] @ change
+            sums[j] += middle @ change
 
 
 @dataclass(frozen=True)

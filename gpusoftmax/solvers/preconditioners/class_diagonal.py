@@ -205,7 +205,8 @@ def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagona
         intercepts[:] = 1 / (total + (0.0 if free else penalty[-1]))
     mean_curvature = penalty if objective.penalty.on_intercept else np.append(penalty, 0.0)
     mean_inverse = np.divide(1.0, mean_curvature, out=np.zeros(d + 1), where=mean_curvature > 0)
-    inverse, centre = _diagonals(objective, sums, total, penalty)
+    shift, scale = _shift_and_scale(objective)
+    inverse, centre = _diagonals(objective, sums, total, penalty, shift, scale)
     return ClassDiagonal(
         diagonals=Diagonals(
             inverse=backend.asarray(inverse),
@@ -214,14 +215,18 @@ def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagona
         ),
         intercepts=backend.asarray(intercepts.astype(dtype)),
         mean_intercept=float(mean_inverse[-1]),
-        dense_blocks=[_dense_block(objective, j, sums, total, penalty) for j in range(len(sums.dense_blocks))],
+        dense_blocks=[
+            _dense_block(objective, j, sums, total, penalty, shift, scale) for j in range(len(sums.dense_blocks))
+        ],
         backend=backend,
     )
 
 
-def _diagonals(objective: Objective, sums: CurvatureSums, total: Array, penalty: Array) -> tuple[Array, Array]:
+def _diagonals(
+    objective: Objective, sums: CurvatureSums, total: Array, penalty: Array, shift: Array, scale: Array
+) -> tuple[Array, Array]:
     """Compute one over the diagonal, and the centre, each (d, c) or (d, 1); `total` is without zeros."""
-    free, dtype, (shift, scale) = objective.has_free_intercept, objective.features.dtype, _shift_and_scale(objective)
+    free, dtype = objective.has_free_intercept, objective.features.dtype
     inverse, eps = np.empty(sums.squares.shape, dtype), float(np.finfo(dtype).eps)
     centre = np.empty_like(inverse)
 
@@ -241,9 +246,11 @@ def _diagonals(objective: Objective, sums: CurvatureSums, total: Array, penalty:
     return inverse, centre
 
 
-def _dense_block(objective: Objective, j: int, sums: CurvatureSums, total: Array, penalty: Array) -> DenseBlock:
+def _dense_block(
+    objective: Objective, j: int, sums: CurvatureSums, total: Array, penalty: Array, shift: Array, scale: Array
+) -> DenseBlock:
     """Invert the dense block of class j; it is empty if rounding errors prevent that."""
-    backend, (shift, scale), block = objective.backend, _shift_and_scale(objective), sums.dense_blocks[j]
+    backend, block = objective.backend, sums.dense_blocks[j]
     chosen, a, s = block.features, shift[block.features], scale[block.features]
     s1 = sums.linear[chosen, j].astype(np.float64)
     if objective.has_free_intercept:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.checks.arrays import column_names
+from gpusoftmax.checks.arrays import by_rows, column_names
 from gpusoftmax.checks.messages import shown
 
 GAPS = ("na", "n/a", "nan", "?", "-", "null", "none")  # in lower case: ways to write that a value is missing
@@ -142,11 +142,14 @@ def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str]
         found = {name: column for name, column in X.columns.items() if only is None or name in only}
         strings = {name: to_strings(column) for name, column in found.items() if name in as_strings}
         return RawColumns(found | strings, X.named)
-    columns: dict[str, Array] = {}
-    for name, values in _columns_of(X, only):
-        if name in columns:
-            raise ValueError(f"X has two columns {shown(name)}; rename one")
-        columns[name] = _column(name, values, name in as_strings)
+    names = names_of(X)
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise ValueError(f"X has two columns {shown(twice)}; rename one")
+    columns = {
+        name: _column(name, values, name in as_strings)
+        for name, values in _columns_of(X, names)
+        if only is None or name in only
+    }
     table = RawColumns(columns, is_table(X))
     if 0 in table.shape and (only is None or columns):
         raise ValueError(f"X is empty, of shape {table.shape}; pass at least one row and one column")
@@ -157,32 +160,24 @@ def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str]
     return table
 
 
-def _columns_of(X: Any, only: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    """Yield names and values of the columns: of data frames as series of narwhals."""
+def _columns_of(X: Any, names: list[str]) -> Iterable[tuple[str, Any]]:
+    """Return names and values of the columns: of data frames as series of narwhals."""
     if isinstance(X, Mapping):
-        yield from ((str(name), values) for name, values in X.items() if only is None or str(name) in only)
-        return
-    names = column_names(X)
-    if names is None:
+        return zip(names, X.values(), strict=True)
+    if not is_table(X):
         array = np.ma.asanyarray(X) if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
         if array.ndim != 2:
             raise TypeError(f"X has shape {array.shape}; pass a data frame, or rows and columns")
-        yield from ((str(j), array[:, j]) for j in range(array.shape[1]))
-        return
+        return zip(names, array.T, strict=True)
     import narwhals as nw  # imported here because it takes a while
 
-    known = list(map(str, names))
-    if twice := [name for i, name in enumerate(known) if name in known[:i]][:1]:
-        raise ValueError(f"X has two columns {shown(twice[0])}; rename one")
     if hasattr(X, "set_axis"):  # pandas, whose names may be numbers or tuples, which narwhals refuses
-        X = X.set_axis(known, axis=1)
-    if "pyarrow" in sys.modules and isinstance(X, sys.modules["pyarrow"].RecordBatch):
-        X = sys.modules["pyarrow"].Table.from_batches([X])
+        X = X.set_axis(names, axis=1)
     try:
-        frame = nw.from_native(X, eager_only=True)
+        frame = nw.from_native(by_rows(X), eager_only=True)
     except TypeError:
         raise TypeError(f"X is a {type(X).__name__}; pass a data frame (of a lazy frame X.collect())") from None
-    yield from ((name, frame[name]) for name in known if only is None or name in only)
+    return ((name, frame[name]) for name in names)
 
 
 def _column(name: str, values: Any, as_strings: bool) -> Array:
@@ -206,7 +201,7 @@ def _column(name: str, values: Any, as_strings: bool) -> Array:
 
 def _as_array(values: Any) -> Array:
     """Return a sequence as an array: of numbers if all are, else of objects, so that none is converted to text."""
-    if all(isinstance(value, int | float | np.integer | np.floating | np.bool_) for value in values):
+    if all(isinstance(value, SINGLE) for value in values):
         return np.asarray(values)
     array = np.empty(len(values), object)
     array[:] = list(values)

@@ -25,7 +25,6 @@ from gpusoftmax.tables.columns import (
     is_table,
     names_of,
     number_of,
-    to_strings,
 )
 from gpusoftmax.tables.groups import Categories, Numbers, TextColumn, count_words
 
@@ -404,7 +403,7 @@ def _report(encoder: TableEncoder, table: RawColumns) -> str:
         if has_gaps:
             phrases.append(f"{name}: {_gaps(table.columns[name])} as the mean")
     for name, values, has_rare in zip(categories.names, categories.values, categories.has_rare, strict=True):
-        column = to_strings(table.columns[name])
+        column = table.columns[name]
         rare = len(set(column.tolist())) - len(values)
         phrase = f"{name}: {counted(len(values) - (None in values), 'value')} as indicators"
         phrase += f" and one for {counted(rare, 'rare value')}" if has_rare else ""

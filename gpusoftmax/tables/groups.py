@@ -1,7 +1,7 @@
 """The columns of a table by kind: what is learned from them, and the features that are made of them.
 
-The features of a group depend on nothing but what it holds, so a group from a model file is the same as one that was
-just learned.
+Columns of categories and of text are strings here, see `columns.as_columns`. The features of a group depend on nothing
+but what it holds, so a group from a model file is the same as one that was just learned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import shown
-from gpusoftmax.tables.columns import BadColumnError, RawColumns, number_of, numbers_or_strings, to_strings
+from gpusoftmax.tables.columns import BadColumnError, RawColumns, number_of, numbers_or_strings
 
 MIN_ROWS = 2  # rows in which a word or a pair of words has to occur to become a feature; all count if none does
 
@@ -109,7 +109,7 @@ class Categories:
         values: list[tuple[str | None, ...]] = []
         has_rare = []
         for name in names:
-            counts = Counter(to_strings(table.columns[name]).tolist())
+            counts = Counter(table.columns[name].tolist())
             gap = (None,) if counts.pop(None, 0) else ()
             frequent = sorted(value for value, count in counts.items() if count >= min_frequency)
             values.append((*frequent, *gap))
@@ -139,7 +139,7 @@ class Categories:
         places = np.empty((n, len(self.names)), np.int32)
         for j, (known, has_rare) in enumerate(zip(self._known, self.has_rare, strict=True)):
             other = start + len(known) if has_rare else -1
-            column = to_strings(table.columns[self.names[j]]).tolist()
+            column = table.columns[self.names[j]].tolist()
             places[:, j] = [start + known[value] if value in known else other for value in column]
             start += len(known) + has_rare
         used = places >= 0
@@ -199,7 +199,7 @@ class TextColumn:
 
 def count_words(table: RawColumns, name: str, n_hashes: int) -> Any:
     """Count the words and pairs of words of each row of a column by their hashes, in a csr_array (n, n_hashes)."""
-    texts = ["" if text is None else text for text in to_strings(table.columns[name]).tolist()]
+    texts = ["" if text is None else text for text in table.columns[name].tolist()]
     vectorizer = HashingVectorizer(
         n_features=n_hashes, ngram_range=(1, 2), strip_accents="unicode", alternate_sign=False, norm=None,
         dtype=np.float32,

@@ -92,7 +92,7 @@ def letters(rng: np.random.Generator) -> tuple[str, str, Rows]:
 
 
 def letters_with_a_header(rng: np.random.Generator) -> tuple[str, str, Rows]:
-    """The same with a header of numbers."""
+    """Letters with a header of numbers."""
     _, _, rows = letters(rng)
     return "letters.csv", "Letter", [["Letter", *range(1, 17)], *rows]
 

@@ -259,12 +259,11 @@ def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any
 
 def _strings(encoder: Any, columns: Columns) -> frozenset[str]:
     """Return the names of the columns to read as strings; without names, their positions in the file."""
+    of_strings: frozenset[str] = encoder.string_columns
     if hasattr(encoder, "feature_names_in_"):
-        return frozenset(encoder.string_columns)
+        return of_strings
     label = int(columns.label) if columns.label is not None and columns.is_position else None
     features = [
         i for i in range(len(encoder.columns_) + (label is not None)) if i != label
     ]  # the last one, if negative
-    return frozenset(
-        str(i) for i, name in zip(features, encoder.columns_, strict=False) if name in encoder.string_columns
-    )
+    return frozenset(str(i) for i, name in zip(features, encoder.columns_, strict=False) if name in of_strings)

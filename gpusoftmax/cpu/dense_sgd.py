@@ -55,7 +55,7 @@ class _Numbers:
         return V(self.b, load(self.b, address, self.vector, PIECE))
 
     def doubles(self, address: Any) -> V:
-        """As many numbers as a piece has, stored as float64."""
+        """The numbers of a piece, which are stored as float64."""
         return V(self.b, load(self.b, address, self.wide, PIECE))
 
 

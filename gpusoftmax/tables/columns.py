@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ def names_of(X: Any) -> list[str]:
     return list(map(str, names))
 
 
-def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str] | None = None) -> RawColumns:
+def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Set[str] | None = None) -> RawColumns:
     """Return the columns of a table.
 
     Parameters
@@ -120,7 +120,7 @@ def as_columns(X: Any, as_strings: Set[str] = frozenset(), only: Collection[str]
         The columns of an array are named "0", "1" and so on.
     as_strings : set of str
         Names of columns that become strings, also if they hold numbers.
-    only : collection of str, optional
+    only : set of str, optional
         Names of the columns to return, where they exist; others are not looked at.
 
     Returns

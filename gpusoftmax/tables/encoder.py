@@ -184,11 +184,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             return self._encode(self._by_position(X), {})
         if not is_table(X):
             return self._already_encoded(X)
-        table = as_columns(X, self.string_columns, self.used_columns)
-        if missing := [name for name in self.used_columns if name not in table.columns]:
-            raise ValueError(
-                f"X has no column {shown(missing[0])}; pass all columns of training, {shown(self.used_columns)}"
-            )
+        used = self.used_columns
+        table = as_columns(X, self.string_columns, frozenset(used))
+        if missing := [name for name in used if name not in table.columns]:
+            raise ValueError(f"X has no column {shown(missing[0])}; pass all columns of training, {shown(used)}")
         return self._encode(table, {})
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
@@ -248,10 +247,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             warn_user(
                 "X has names, but the encoder was fitted to a table without: columns count by position", UserWarning
             )
-        names = names_of(X)
+        names, of_strings = names_of(X), self.string_columns
         if len(names) != self.n_features_in_:
             raise ValueError(f"X has {len(names)} columns; pass {self.n_features_in_}, as in training")
-        strings = {name for name, known in zip(names, self.columns_, strict=True) if known in self.string_columns}
+        strings = {name for name, known in zip(names, self.columns_, strict=True) if known in of_strings}
         columns = as_columns(X, strings).columns.values()
         return RawColumns(dict(zip(self.columns_, columns, strict=True)), False)
 

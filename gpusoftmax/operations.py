@@ -5,6 +5,7 @@ This module holds types only. Backends and their callers import it; it imports n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -69,16 +70,41 @@ class Diagonals:
         )
 
 
+class RowBlocks(Protocol):
+    """A matrix X (n, d) that is not in memory as a whole: its rows are read in blocks, in their order."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the features in a block, one that is read in place."""
+
+    def __len__(self) -> int:
+        """Return n."""
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Read one row, by its number, or some rows, by a slice or by row numbers (m,), in the order given."""
+
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks; yields the number of the first row, and the block (m, d) on the host.
+
+        Each block but the last has a multiple of `step` rows, and none goes across a multiple of `within`. A block is
+        overwritten when the next one is asked for.
+        """
+
+
 class Operations(Protocol):
     """The fused operations that every backend has.
 
     Arrays are on the backend's device. X (n, d) is float64, float32, float16, bfloat16 (as bits in uint16) or uint8,
-    with any strides; W (d, K, c) and b (K, c) are float64 for float64 X, else float32; labels (n,) are int32 in [0, c);
-    weights (n, K) have the type of W, or are None for all ones; loss is the code of one of `losses.LOSSES`. `rows` (m,)
-    are int64 indices of the rows of X to use, in that order; None means all rows, and then m is n. Labels and weights
-    always cover all n rows. Losses, correct counts and gradients are sums over the rows used, not means; losses and
-    correct counts are float64, other results have the type of W unless something else is said. Arguments are not
-    checked, except that the `row_loss` of CUDA checks the labels.
+    with any strides, or `RowBlocks`, for which there are no `rows`; W (d, K, c) and b (K, c) are float64 for float64 X,
+    else float32; labels (n,) are int32 in [0, c); weights (n, K) have the type of W, or are None for all ones; loss is
+    the code of one of `losses.LOSSES`. `rows` (m,) are int64 indices of the rows of X to use, in that order; None means
+    all rows, and then m is n. Labels and weights always cover all n rows. Losses, correct counts and gradients are sums
+    over the rows used, not means; losses and correct counts are float64, other results have the type of W unless
+    something else is said. Arguments are not checked, except that the `row_loss` of CUDA checks the labels.
     """
 
     def linear_gradient(

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpusoftmax import reference
 from gpusoftmax.array import Backend, get_backend
-from gpusoftmax.cpu import fallback, ops, threads
+from gpusoftmax.cpu import fallback, gradients, ops, threads
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
 from gpusoftmax.cuda import ops as cuda_ops
@@ -109,9 +109,10 @@ def test_rows_that_start_anywhere_are_read_right(cpu_backend: Backend, dtype: st
 def test_threads_that_share_the_columns_of_a_gradient_give_the_same(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, columns: int, picked: bool
 ) -> None:
-    monkeypatch.setattr(ops, "LARGE_GRADIENT", 0)
-    monkeypatch.setattr(ops, "TILE_COLUMNS", columns)
-    monkeypatch.setattr(ops, "SCORE_BYTES", 1)  # 64 rows at a time
+    monkeypatch.setattr(gradients, "LARGE_GRADIENT", 0)
+    monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
+    monkeypatch.setattr(gradients, "TILE_COLUMNS", columns)
+    monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
     problem = random_problem(1, n=150, d=7, c=57, K=2, weighted=True, n_rows=170 if picked else None)
     operations = [get_backend(cpu_backend.name, n_threads).ops for n_threads in (1, 2, 7)]
     for operation in operations:

@@ -27,7 +27,7 @@ from gpusoftmax.cpu.arguments import (
     Steps,
     Sums,
 )
-from gpusoftmax.cpu.threads import TreeSum, for_each, leaf_rows, sum_of_trees
+from gpusoftmax.cpu.threads import Nodes, Partial, TreeSum, for_each, leaf_rows
 from gpusoftmax.operations import SgdSteps
 
 ALIGNMENT = 64  # bytes of a cache line, and of the longest vector
@@ -79,13 +79,24 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for a lock th
     os.register_at_fork(after_in_child=buffers.forget)
 
 
+def vector_pair(kernels: ModuleType, dtype: Any) -> int:
+    """Numbers of a type that two vectors hold, which are the features of a slab."""
+    return int(2 * kernels.VECTOR // np.dtype(dtype).itemsize)
+
+
+def unpack(packed: Array, d: int) -> Array:
+    """Undo `Tiles.pack`; returns a copy (d, q)."""
+    n_slabs, q, width = packed.shape
+    return packed.transpose(0, 2, 1).reshape(n_slabs * width, q)[:d].copy()
+
+
 class Tiles:
     """X, W and b laid out for passes by register tiles. `kernels` is the module of that name."""
 
     def __init__(self, kernels: ModuleType, X: Array, W: Array, b: Array) -> None:
         self.kernels, self.dtype = kernels, W.dtype
         d, K, c = W.shape
-        self.width = 2 * kernels.VECTOR // W.itemsize
+        self.width = vector_pair(kernels, W.dtype)
         row_stride, column_stride = X.strides
         self.kept = X  # the matrix has only its address
         self.matrix = Matrix(X.ctypes.data, row_stride, X.itemsize if d == 1 else column_stride, X.itemsize)
@@ -110,11 +121,6 @@ class Tiles:
             packed[full] = 0
             packed[full, :, : d - full * width] = W[full * width :].T
         return packed
-
-    def unpack(self, packed: Array) -> Array:
-        """Undo `pack`; returns a copy (d, q)."""
-        n_slabs, q, width = packed.shape
-        return packed.transpose(0, 2, 1).reshape(n_slabs * width, q)[: self.layout.d].copy()
 
     def pack_vector(self, x: Array | None, neutral: float, dtype: Any) -> Array:
         """Pack x (d,) into (n_slabs, width); if x is None, every number is `neutral`."""
@@ -147,56 +153,82 @@ def rows_of(
     return Rows(*addresses), arrays
 
 
-def sums_over_rows(
-    kernels: ModuleType,
-    X: Array,
-    labels: Array,
-    W: Array,
-    b: Array,
-    weights: Array | None,
-    loss: int,
-    rows: Array | None,
-    with_gradient: bool,
-    n_threads: int,
-) -> tuple[Array, Array, Array, Array]:
-    """Sum losses (K,), correct (K,), dW (d, K c), which is empty without a gradient, and db (K c,) over rows."""
-    tiles = Tiles(kernels, X, W, b)
-    layout, sums, dtype, functions = tiles.layout, tiles.sums, W.dtype, tiles.functions(loss, with_gradient)
-    passed, _kept = rows_of(rows, labels, weights)
-    n = len(X) if rows is None else len(rows)
-    step = leaf_rows(layout.d)
-    n_leaves = -(-n // step)
-    bounds = np.minimum(step * np.arange(n_leaves + 1), n)
-    taken: list[Array] = []
+class PackedSums:
+    """Sums over rows by register tiles, at one point W, b; rows are added block by block, along the tree.
 
-    def run(leaves: range) -> TreeSum:
-        (scratch, places), out = tiles.scratch(), buffers.take((2 * len(leaves).bit_length() + 1) * sums.end)
-        taken.extend((scratch, out))
-        nodes = np.empty((64, 2), np.int64)
-        count = kernels.sum_leaves(
-            functions, tiles.matrix, layout, passed, Parts(bounds, leaves.start, leaves.stop), tiles.model,
-            Output(places, out.ctypes.data, nodes), with_gradient,
-        )  # fmt: skip
-        tree = TreeSum()
-        for i, (level, index) in enumerate(nodes[:count].tolist()):
-            node = out[i * sums.end : (i + 1) * sums.end]
-            tree.nodes[level, index] = (
-                node[sums.losses : sums.losses + 8 * layout.K].view(np.float64),
-                node[sums.correct : sums.correct + 8 * layout.K].view(np.float64),
-                node[sums.db : sums.db + layout.q * layout.size].view(dtype),
-                node[sums.dW : sums.end if with_gradient else sums.dW].view(dtype),
-            )
-        return tree
+    The nodes of the tree are kept in the layout of the tiles. Those of a block lie in buffers, out of which they are
+    only copied when another block follows.
+    """
 
-    try:
-        losses, correct, db, dW = sum_of_trees(for_each(run, n_leaves, n_threads), n_leaves)
-        gradient = (
-            tiles.unpack(dW.reshape(-1, layout.q, tiles.width)) if with_gradient else np.empty((0, layout.q), dtype)
+    def __init__(self, kernels: ModuleType, W: Array, b: Array, loss: int, with_gradient: bool, n_threads: int) -> None:
+        self.kernels, self.W, self.b, self.loss, self.n_threads = kernels, W, b, loss, n_threads
+        self.with_gradient = with_gradient
+        self.tree, self.taken, self.tiles = (
+            TreeSum(),
+            list[Array](),
+            Tiles(kernels, np.empty((0, len(W)), W.dtype), W, b),
         )
+
+    def add(self, X: Array, labels: Array, weights: Array | None, rows: Array | None, first_leaf: int) -> None:
+        """Add all rows of X, or `rows`, of which the first begins the leaf `first_leaf`."""
+        self._let_go_of_buffers()
+        tiles = Tiles(self.kernels, X, self.W, self.b)
+        layout, sums, dtype = tiles.layout, tiles.sums, self.W.dtype
+        functions = tiles.functions(self.loss, self.with_gradient)
+        passed, _kept = rows_of(rows, labels, weights)
+        n, step = len(X) if rows is None else len(rows), leaf_rows(layout.d)
+        bounds = np.minimum(step * np.arange(-(-n // step) + 1), n)
+        bounds = np.concatenate([np.zeros(first_leaf, np.int64), bounds])  # leaves are counted from that of row 0
+
+        def run(own: range) -> TreeSum:
+            (scratch, places), out = tiles.scratch(), buffers.take((2 * len(own).bit_length() + 1) * sums.end)
+            self.taken.extend((scratch, out))
+            nodes = np.empty((64, 2), np.int64)
+            count = self.kernels.sum_leaves(
+                functions, tiles.matrix, layout, passed, Parts(bounds, first_leaf + own.start, first_leaf + own.stop),
+                tiles.model, Output(places, out.ctypes.data, nodes), self.with_gradient,
+            )  # fmt: skip
+            tree = TreeSum()
+            for i, (level, index) in enumerate(nodes[:count].tolist()):
+                node = out[i * sums.end : (i + 1) * sums.end]
+                tree.nodes[level, index] = (
+                    node[sums.losses : sums.losses + 8 * layout.K].view(np.float64),
+                    node[sums.correct : sums.correct + 8 * layout.K].view(np.float64),
+                    node[sums.dW : sums.end if self.with_gradient else sums.dW].view(dtype),
+                    node[sums.db : sums.db + layout.q * layout.size].view(dtype),
+                )
+            return tree
+
+        self.tree.merge(for_each(run, -(-n // step), self.n_threads))
+
+    def total(self, n_leaves: int) -> Partial:
+        """Return the sums over all leaves: losses (K,), correct (K,), dW (d, K c), or empty, and db (K c,)."""
+        try:
+            return self._unpacked(self.tree.total(n_leaves))
+        finally:
+            self._give_buffers()
+
+    def parts(self) -> Nodes:
+        """Return the sums so far, each as in `total`; see `TreeSum.parts`."""
+        try:
+            return {place: self._unpacked(node) for place, node in self.tree.nodes.items()}
+        finally:
+            self._give_buffers()
+
+    def _unpacked(self, node: Partial) -> Partial:
+        losses, correct, dW, db = node
+        q, width = len(db), vector_pair(self.kernels, self.W.dtype)
+        gradient = unpack(dW.reshape(-1, q, width), len(self.W)) if self.with_gradient else dW.reshape(0, q)
         return losses.copy(), correct.copy(), gradient, db.copy()
-    finally:
-        for buffer in taken:
-            buffers.give(buffer)
+
+    def _let_go_of_buffers(self) -> None:
+        if self.taken:
+            self.tree.nodes = {place: tuple(map(np.copy, node)) for place, node in self.tree.nodes.items()}
+            self._give_buffers()
+
+    def _give_buffers(self) -> None:
+        while self.taken:
+            buffers.give(self.taken.pop())
 
 
 def scorer(kernels: ModuleType, X: Array, W: Array, b: Array, rows: Array | None) -> Callable[[slice, Array], None]:
@@ -273,9 +305,9 @@ def sgd_steps(
     )  # fmt: skip
     buffers.give(scratch)
     buffers.give(sums)
-    W[...], b[...] = tiles.unpack(model.W).reshape(W.shape), model.b.reshape(b.shape)
+    W[...], b[...] = unpack(model.W, d).reshape(W.shape), model.b.reshape(b.shape)
     if velocity is not None:
-        velocity[0][...] = tiles.unpack(arrays["velocity_W"]).reshape(W.shape)
+        velocity[0][...] = unpack(arrays["velocity_W"], d).reshape(W.shape)
         velocity[1][...] = arrays["velocity_b"].reshape(b.shape)
     totals = arrays["totals"]
     return totals[:, :K], totals[0, K:] / (n if batches[0] is None else len(batches[0]))

@@ -15,7 +15,7 @@ import functools
 import os
 import threading
 from _thread import start_new_thread
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +26,7 @@ from threadpoolctl import ThreadpoolController
 from gpusoftmax._typing import Array
 
 Partial = tuple[Array, ...]  # sums over some rows, in arrays that whoever has them may overwrite
+Nodes = dict[tuple[int, int], Partial]  # sums by their level and index in the tree
 
 MOST_THREADS = 1024  # in the pool
 
@@ -116,7 +117,7 @@ class TreeSum:
     """
 
     def __init__(self) -> None:
-        self.nodes: dict[tuple[int, int], Partial] = {}
+        self.nodes: Nodes = {}
 
     def add(self, level: int, index: int, partial: Partial) -> None:
         """Add the node `index` of `level` (leaves are level 0), and merge upwards as long as there is a sibling."""
@@ -126,6 +127,17 @@ class TreeSum:
                 total += part
             partial, level, index = left, level + 1, index // 2
         self.nodes[level, index] = partial
+
+    def merge(self, trees: Iterable[TreeSum]) -> TreeSum:
+        """Add the nodes of other trees, which have other leaves of the same sum; returns this tree."""
+        for tree in trees:
+            for (level, index), partial in tree.nodes.items():
+                self.add(level, index, partial)
+        return self
+
+    def parts(self) -> Nodes:
+        """Return the sums so far by (level, index); together they cover the leaves that have been added."""
+        return self.nodes
 
     def total(self, n_leaves: int) -> Partial:
         """Return the sum of all leaves, each of which must have been added."""
@@ -193,13 +205,19 @@ def for_each(work: Callable[[range], Any], n_items: int, n_threads: int) -> Sequ
 def sum_over_leaves(leaf: Callable[[int], Partial], n_leaves: int, n_threads: int) -> Partial:
     """Sum `leaf(0), ..., leaf(n_leaves - 1)` along the tree, with the same bits for any `n_threads`."""
 
+    return tree_over_leaves(leaf, range(n_leaves), n_threads).total(n_leaves)
+
+
+def tree_over_leaves(leaf: Callable[[int], Partial], leaves: range, n_threads: int, before: int = 0) -> TreeSum:
+    """Add `leaf(index)` for some leaves along the tree, as the leaf `before + index` of all."""
+
     def add_leaves(run: range) -> TreeSum:
         tree = TreeSum()
-        for index in run:
-            tree.add(0, index, leaf(index))
+        for index in leaves[run.start : run.stop]:
+            tree.add(0, before + index, leaf(index))
         return tree
 
-    return sum_of_trees(for_each(add_leaves, n_leaves, n_threads), n_leaves)
+    return TreeSum().merge(for_each(add_leaves, len(leaves), n_threads))
 
 
 def sum_over_blocks(part: Callable[[slice], Partial], d: int, columns: int, n_threads: int) -> Partial:
@@ -212,16 +230,6 @@ def sum_over_blocks(part: Callable[[slice], Partial], d: int, columns: int, n_th
         return part(slice(index * step, min((index + 1) * step, d)))
 
     return sum_over_leaves(block, -(-d // step), n_threads)
-
-
-def sum_of_trees(trees: Sequence[TreeSum], n_leaves: int) -> Partial:
-    """Sum over all leaves, which are distributed over some trees."""
-    total, *others = trees
-    for tree in others:
-        for (level, index), partial in tree.nodes.items():
-            total.add(level, index, partial)
-    result: Partial = total.total(n_leaves)
-    return result
 
 
 class _SingleThreadedBlas:

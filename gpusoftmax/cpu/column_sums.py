@@ -1,0 +1,68 @@
+"""Sums over the rows of X along the tree: moments of its columns, and products with other columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax._typing import Array
+from gpusoftmax.cpu.blas import product
+from gpusoftmax.cpu.gradients import BLAS_BLOCK
+from gpusoftmax.cpu.row_blocks import Block, picked, tree_over_rows
+from gpusoftmax.cpu.threads import Partial, TreeSum, leaf_rows, single_threaded_blas
+from gpusoftmax.dtypes import widen
+
+CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
+
+
+def moment_sums(
+    X: Any, weights: Array | None, centre: Array, rows: Array | None, n_threads: int, first_row: int = 0
+) -> TreeSum:
+    """Sum weights s (1,), s (x - centre) and s (x - centre)^2, (d,), over rows; see `GradientSums.over`."""
+    d = X.shape[1]
+    step, block_rows = leaf_rows(d), max(8, min(256, CACHE_FLOATS // d))
+
+    def leaf(block: Block, part: slice) -> Partial:
+        total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
+        for first in range(part.start, part.stop, block_rows):
+            here = slice(first, min(first + block_rows, part.stop))
+            x = widen(block.take(here.start, here.stop)) - centre
+            s = np.ones(len(x)) if weights is None else weights[picked(rows, here)].astype(np.float64)
+            total += s.sum()
+            first_moment += s @ x
+            second_moment += s @ (x * x)
+        return total, first_moment, second_moment
+
+    with single_threaded_blas():
+        return tree_over_rows(leaf, X, rows, step, n_threads, first_row // step)
+
+
+def moments_from(sums: Partial, centre: Array) -> tuple[Array, Array]:
+    """Compute mean and variance (d,) of the columns from the sums of `moment_sums`."""
+    total, first_moment, second_moment = sums
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for infinite features
+        mean = first_moment / total
+        return centre + mean, np.maximum(second_moment / total - mean * mean, 0.0)
+
+
+def product_sums(
+    X: Any, coefficients: Callable[[slice], Array], columns: slice, dtype: Any, squared: bool, rows: Array | None,
+    n_threads: int, first_row: int = 0,
+) -> TreeSum:  # fmt: skip
+    """Sum x_i^T q_i and q_i for some columns of q, over rows; see `GradientSums.over`."""
+    d, step = X.shape[1], leaf_rows(X.shape[1])
+
+    def leaf(block: Block, part: slice) -> Partial:
+        totals = np.zeros(columns.stop - columns.start, dtype)
+        sums = np.zeros((d, len(totals)), dtype)
+        for first in range(part.start, part.stop, BLAS_BLOCK):
+            here = slice(first, min(first + BLAS_BLOCK, part.stop))
+            q, x = coefficients(here)[:, columns], widen(block.take(here.start, here.stop), dtype)
+            product(x * x if squared else x, np.ascontiguousarray(q), sums, transpose_a=True, beta=1.0)
+            totals += q.sum(axis=0)
+        return sums, totals
+
+    with single_threaded_blas():
+        return tree_over_rows(leaf, X, rows, step, n_threads, first_row // step)

@@ -28,6 +28,7 @@ LAYERS = [
     {"checks", "cpu", "cuda"},
     {"tables"},
     {"array", "files"},
+    {"cluster"},
     {"features", "datasets"},
     {"objective"},
     {"solvers"},

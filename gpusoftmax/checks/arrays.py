@@ -228,14 +228,21 @@ def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the m
 
 def check_finite_features(X: Array, name: str = "X") -> None:
     """Raise an error that names the first NaN or infinity of X; called when a loss or score is not finite."""
+    if (found := first_not_finite(X)) is not None:
+        raise not_finite(name, *found)
+
+
+def first_not_finite(X: Array) -> tuple[int, int, float] | None:
+    """Return row, column and value of the first NaN or infinity of X, or None."""
     if X.dtype.kind != "f" and X.dtype != BFLOAT16:
-        return
+        return None
     for start in range(0, len(X), 1024):
         x = widen(X[start : start + 1024])
         finite = np.isfinite(x)
         if not finite.all():
             row, column = np.argwhere(~finite)[0].tolist()
-            raise not_finite(name, start + row, column, x[row, column])
+            return start + row, column, float(x[row, column])
+    return None
 
 
 def not_finite(name: str, row: int, column: int, value: float) -> ValueError:

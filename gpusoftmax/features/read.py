@@ -11,8 +11,10 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.checks.arrays import by_rows, check_features
 from gpusoftmax.checks.sparse import check_sparse, is_sparse
+from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.cpu import facts
 from gpusoftmax.features.base import Features
+from gpusoftmax.features.cluster import ClusterFeatures
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 
@@ -22,6 +24,8 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
     Here, and nowhere else, the kind of features is chosen.
     """
+    if isinstance(X, ClusterRows):
+        return ClusterFeatures(X, backend)
     if is_sparse(X):
         return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)

@@ -1,0 +1,144 @@
+"""Where the rows of a fit on a cluster come from: Dask's collections, futures, and files that all workers can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax._typing import Array
+from gpusoftmax.checks.messages import shown
+from gpusoftmax.cluster.dask_executor import DaskExecutor
+from gpusoftmax.cluster.executor import Worker
+
+BLOCK_BYTES = 32 << 20  # that are read at a time
+
+
+@dataclass(frozen=True)
+class DaskArray:
+    """Rows of a dask array, with one chunk of columns."""
+
+    array: Any
+    executor: DaskExecutor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, d = self.array.shape
+        return int(n), int(d)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.array.dtype
+        return dtype
+
+    @property
+    def chunks(self) -> list[int]:
+        return [int(rows) for rows in self.array.chunks[0]]
+
+    def load(self, worker: Worker, cuts: list[int]) -> list[Any]:
+        edges = np.cumsum([0, *self.chunks]).tolist()
+        if set(cuts) <= set(edges) and edges.index(cuts[-1]) - edges.index(cuts[0]) == len(cuts) - 1:
+            first = edges.index(cuts[0])  # whole chunks: if they are in memory, they are not copied
+            blocks = self.array.to_delayed()[first : first + len(cuts) - 1, 0]
+        else:
+            part = self.array[cuts[0] : cuts[-1]].rechunk((tuple(np.diff(cuts).tolist()), (self.shape[1],)))
+            blocks = part.to_delayed()[:, 0]
+        return self.executor.compute(worker, list(blocks))
+
+    def name(self, first: int, stop: int) -> str:
+        edges = np.cumsum([0, *self.chunks])
+        a, b = np.searchsorted(edges, first, "right") - 1, np.searchsorted(edges, stop, "left") - 1
+        return f"chunk {a} of the dask array" if a == b else f"chunks {a} to {b} of the dask array"
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """Rows in files that every worker reads for itself: `rows` is a picklable `operations.RowBlocks`.
+
+    Nothing is kept on the workers but the object for a range of rows; each pass reads the files.
+    """
+
+    rows: Any
+    executor: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, d = self.rows.shape
+        return int(n), int(d)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.rows.dtype
+        return dtype
+
+    @property
+    def chunks(self) -> list[int]:
+        n, pieces = len(self.rows), 4 * len(self.executor.workers())
+        return [n * (i + 1) // pieces - n * i // pieces for i in range(pieces)]
+
+    def load(self, worker: Worker, cuts: list[int]) -> list[Any]:
+        return [
+            self.executor.load(worker, RowRange, self.rows, first, stop) for first, stop in pairwise(cuts)
+        ]
+
+    def name(self, first: int, stop: int) -> str:
+        return shown(self.rows)
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """The rows first <= i < stop of `rows`, as `operations.RowBlocks`; `first` is a multiple of every leaf."""
+
+    rows: Any
+    first: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), int(self.rows.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.rows.dtype
+        return dtype
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def __getitem__(self, rows: Any) -> Array:
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
+        return self.rows[np.asarray(numbers) + self.first]
+
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """See `operations.RowBlocks`."""
+        length = -(-max(step, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize)) // step) * step
+        first = self.first
+        while first < self.stop:
+            stop = min(first + length, self.stop)
+            if within is not None:
+                stop = min(stop, (first // within + 1) * within)
+            yield first - self.first, self.rows[first:stop]
+            first = stop
+
+
+def array_of_futures(futures: Any, name: str, executor: DaskExecutor) -> Any:
+    """Make a dask array of futures of arrays (rows, d), one below the other."""
+    import dask.array
+    from dask.delayed import delayed
+
+    shapes = executor.client.gather(executor.client.map(_shape_and_dtype, list(futures), pure=False))
+    blocks = [
+        dask.array.from_delayed(delayed(future), shape, dtype)
+        for future, (shape, dtype) in zip(futures, shapes, strict=True)
+    ]
+    for i, (shape, _) in enumerate(shapes):
+        if len(shape) != 2 or shape[1] != shapes[0][0][1]:
+            raise ValueError(f"{name}[{i}] has shape {shape}; pass futures of arrays (rows, d), all with the same d")
+    return dask.array.concatenate(blocks)
+
+
+def _shape_and_dtype(x: Any) -> tuple[tuple[int, ...], Any]:
+    return tuple(x.shape), x.dtype

@@ -23,8 +23,8 @@ class DaskExecutor:
     of a task, so that Dask can repeat the task.
     """
 
-    def __init__(self, client: Any, timeout: float = TIMEOUT) -> None:
-        self.client, self.timeout = client, timeout
+    def __init__(self, client: Any) -> None:
+        self.client, self.timeout = client, TIMEOUT
         self.seen: dict[str, int] = {}  # names of workers, in the order in which they came
 
     def workers(self) -> list[Worker]:
@@ -47,7 +47,7 @@ class DaskExecutor:
 
     def _no_workers(self) -> ClusterError:
         return ClusterError(
-            f"the Dask cluster has had no worker for {self.timeout:g} s: start workers (cluster.scale(2), or `dask "
+            f"the Dask cluster has had no running worker for {self.timeout:g} s: start workers (cluster.scale(2), or `dask "
             "worker SCHEDULER`), look into their logs for why they ended, often a lack of memory, and fit again"
         )
 
@@ -77,14 +77,14 @@ class DaskExecutor:
         ]
         self._wait(futures)
         for i, future in enumerate(futures):
-            if future.status != "finished":
+            if future.status == "error":
                 raise self._failure(i, future, tasks[i])
         results: list[Any] = self.client.gather(futures)
         return results
 
     def _wait(self, futures: list[Any]) -> None:
         """Wait until all are done. Raises if there is no worker for some time."""
-        from distributed import wait
+        from distributed import CancelledError, wait
 
         alone_since = None
         while True:
@@ -95,14 +95,16 @@ class DaskExecutor:
                 if alone_since is not None and time.monotonic() - alone_since > self.timeout:
                     self.client.cancel(futures, force=True)
                     raise self._no_workers() from None
+            except CancelledError as error:
+                raise ClusterError(
+                    f"Dask has cancelled a task ({error}), as it does when the scheduler is restarted or the client is "
+                    "closed; fit again"
+                ) from error
             else:
                 return
 
-    def _failure(self, i: int, future: Any, task: Task) -> Exception:
-        if future.status != "error":
-            return ClusterError(
-                f"the Dask scheduler has dropped a task ({future.status}), as it does when it is restarted; fit again"
-            )
+    @staticmethod
+    def _failure(i: int, future: Any, task: Task) -> Exception:
         handles = [one for argument in task.arguments if isinstance(argument, list) for one in argument]
         lost = [one for one in handles if getattr(one, "status", "") == "error"]
         error = TaskError(i, lost[0] if lost else None)

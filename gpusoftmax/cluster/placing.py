@@ -44,6 +44,11 @@ def _is_future(x: Any) -> bool:
     return type(x).__module__.startswith("distributed.") and type(x).__name__ == "Future"
 
 
+def computed(y: Any) -> Any:
+    """Compute a collection of Dask; anything else is returned as it is."""
+    return y.compute() if is_dask(y) else y
+
+
 def frame_or_array(X: Any) -> Any:
     """Return an empty data frame with the columns of a dask data frame; anything else as it is."""
     return X._meta if is_dask(X) and hasattr(X, "columns") else X
@@ -52,18 +57,24 @@ def frame_or_array(X: Any) -> Any:
 def place(X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, backend: Backend) -> Placed:
     """Prepare a fit: on a cluster if X is there, or if a client was passed; else return everything as it is.
 
-    Nothing is computed with X yet; y, weights and the labels for validation are collected on the client.
+    X may be `ClusterRows`, with any executor; then the other arguments are not Dask's.
+
+    Nothing is computed with X yet, unless it is a data frame, whose rows are counted. y, weights and the labels for
+    validation are collected on the client.
 
     Raises
     ------
     ValueError, TypeError
-        There is no client; X is nothing that a cluster has; or the backend is a GPU's.
+        There is no client, or X is nothing that a cluster has.
+    ClusterError
+        The cluster has no workers.
     """
+    if isinstance(X, ClusterRows):
+        return Placed(X, y, sample_weight, validation, cluster_backend(backend, X.executor))
     if client is None and not (is_dask(X) or are_futures(X)):
         return Placed(X, y, sample_weight, validation, backend)
-    if backend.gpu is not None:
-        backend = get_backend("cpu", backend.n_threads)
     executor = DaskExecutor(client_for(client))
+    backend = cluster_backend(backend, executor)
     rows = ClusterRows(executor, source_of(X, "X", executor), backend.name)
     if validation is not None:
         check_pair("validation", validation)
@@ -72,11 +83,13 @@ def place(X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, back
             Xv = ClusterRows(executor, source_of(Xv, "validation[0]", executor), backend.name)
         validation = Xv, collected(yv, executor)
     y, sample_weight = collected(y, executor), collected(sample_weight, executor)
-    return Placed(rows, y, sample_weight, validation, cluster_backend(backend, executor))
+    return Placed(rows, y, sample_weight, validation, backend)
 
 
 def cluster_backend(backend: Backend, executor: Executor) -> Backend:
     """The backend of a client, with operations that leave X on the cluster."""
+    if backend.gpu is not None:  # workers compute on their CPUs, and so does the client
+        backend = get_backend("cpu", backend.n_threads)
     workers = executor.workers()
     operations = ClusterOperations(backend.n_threads, backend.ops.kernels, backend.name)  # type: ignore[attr-defined]
     threads = sum(worker.threads for worker in workers)

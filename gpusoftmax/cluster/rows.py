@@ -170,7 +170,7 @@ class ClusterRows:
         """Send an array with an entry for each row to where these are; returns a handle for each partition."""
         cuts = [*(one.first for one in self._partitions), len(self)]
         return [
-            self.executor.load(worker, identity, np.ascontiguousarray(column[cuts[i] : cuts[i + 1]]))
+            self.executor.load(worker, identity, np.array(column[cuts[i] : cuts[i + 1]], order="C"))
             for worker, own in shares(cuts, self.executor.workers())
             for i in own
         ]

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
-from gpusoftmax.cluster.executor import Task, TaskError, Worker
+from gpusoftmax.cluster.executor import AllWorkersReplacedError, Task, TaskError, Worker
 from gpusoftmax.cluster.tasks import identity
 from gpusoftmax.exceptions import ClusterError
 
@@ -25,6 +26,7 @@ class DaskExecutor:
 
     def __init__(self, client: Any) -> None:
         self.client, self.timeout = client, TIMEOUT
+        self.loaded: WeakSet[Any] = WeakSet()  # futures that are tied to workers
         self.seen: dict[str, int] = {}  # names of workers, in the order in which they came
 
     def workers(self) -> list[Worker]:
@@ -54,18 +56,21 @@ class DaskExecutor:
     def load(self, worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
         """See `Executor`."""
         with _of_any_size():
-            return self._submit(worker, function, *arguments)
+            future = self._submit(worker, function, *arguments)
+        self.loaded.add(future)
+        return future
 
     def _submit(self, worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
         return self.client.submit(
             function, *arguments, workers=[worker.name], allow_other_workers=True, retries=RETRIES, pure=False
         )
 
-    def compute(self, worker: Worker, delayed: list[Any]) -> list[Any]:
-        """Have a worker compute objects of `dask.delayed`, and keep the results; returns handles."""
-        futures: list[Any] = self.client.compute(
-            delayed, workers=[worker.name], allow_other_workers=True, retries=RETRIES
-        )
+    def compute(self, worker: Worker | None, delayed: list[Any]) -> list[Any]:
+        """Have a worker, or any, compute objects of `dask.delayed`, and keep the results; returns handles."""
+        where = {} if worker is None else {"workers": [worker.name], "allow_other_workers": True}
+        futures: list[Any] = self.client.compute(delayed, retries=RETRIES, **where)
+        if worker is not None:
+            self.loaded.update(futures)
         return futures
 
     def run(self, function: Callable[..., Any], common: Any, tasks: Sequence[Task]) -> list[Any]:
@@ -75,41 +80,60 @@ class DaskExecutor:
         futures = [
             self._submit(worker, function, sent, worker.threads, *arguments) for worker, arguments in tasks
         ]
-        self._wait(futures)
-        for i, future in enumerate(futures):
-            if future.status == "error":
-                raise self._failure(i, future, tasks[i])
-        results: list[Any] = self.client.gather(futures)
+        from distributed import CancelledError
+
+        try:
+            self._wait(futures, {worker.name for worker, _ in tasks})
+            if any(future.status == "error" for future in futures):
+                raise self._failure(futures, tasks, sent)
+            results: list[Any] = self.client.gather(futures)
+        except CancelledError as error:
+            raise ClusterError(
+                f"Dask has cancelled a task ({error}), as it does when the scheduler is restarted or the client is "
+                "closed; fit again"
+            ) from error
         return results
 
-    def _wait(self, futures: list[Any]) -> None:
-        """Wait until all are done. Raises if there is no worker for some time."""
-        from distributed import CancelledError, wait
+    def _wait(self, futures: list[Any], names: set[str]) -> None:
+        """Wait until all tasks for workers of these names are done, or will never be."""
+        from distributed import wait
 
         alone_since = None
         while True:
             try:
                 wait(futures, timeout=LOOK_AGAIN)
             except TimeoutError:
-                alone_since = None if self._workers() else alone_since or time.monotonic()
-                if alone_since is not None and time.monotonic() - alone_since > self.timeout:
-                    self.client.cancel(futures, force=True)
-                    raise self._no_workers() from None
-            except CancelledError as error:
-                raise ClusterError(
-                    f"Dask has cancelled a task ({error}), as it does when the scheduler is restarted or the client is "
-                    "closed; fit again"
-                ) from error
+                if there := {worker.name for worker in self._workers()}:
+                    # Tasks for which there was no worker at all are never given to others than those they were meant
+                    # for, although we allow others. Under the same name they could not be meant for others.
+                    if alone_since is not None and there.isdisjoint(names):
+                        self.client.cancel([*futures, *self.loaded], force=True)
+                        raise AllWorkersReplacedError from None
+                    alone_since = None if there & names else time.monotonic()
+                else:
+                    alone_since = alone_since or time.monotonic()
+                    if time.monotonic() - alone_since > self.timeout:
+                        self.client.cancel(futures, force=True)
+                        raise self._no_workers() from None
             else:
                 return
 
     @staticmethod
-    def _failure(i: int, future: Any, task: Task) -> Exception:
-        handles = [one for argument in task.arguments if isinstance(argument, list) for one in argument]
-        lost = [one for one in handles if getattr(one, "status", "") == "error"]
-        error = TaskError(i, lost[0] if lost else None)
-        error.__cause__ = future.exception()
-        return error
+    def _failure(futures: list[Any], tasks: Sequence[Task], sent: Any) -> TaskError:
+        """The error for the first object that could not be loaded, or else for the first task that failed."""
+        failed = [i for i, future in enumerate(futures) if future.status == "error"]
+        found = TaskError(failed[0])
+        found.__cause__ = futures[failed[0]].exception()
+        for i in failed:
+            handles = [one for argument in tasks[i].arguments if isinstance(argument, list) for one in argument]
+            errors = {one: one.exception() for one in handles if getattr(one, "status", "") == "error"}
+            # what was sent to all is not to blame for the end of a worker, although it was lost with it
+            errors = {one: error for one, error in errors.items() if getattr(error, "task", None) != sent.key}
+            if errors:
+                found = TaskError(i, list(errors))
+                found.__cause__ = next(iter(errors.values()))
+                break
+        return found
 
 
 @contextmanager

@@ -27,13 +27,17 @@ class TaskError(Exception):
     ----------
     task : int
         The index of the task.
-    handle : object or None
-        The handle of the object that could not be loaded, if that is why the task failed.
+    handles : sequence
+        The handles of the objects that could not be loaded, if that is why the task failed.
     """
 
-    def __init__(self, task: int, handle: Any = None) -> None:
+    def __init__(self, task: int, handles: Sequence[Any] = ()) -> None:
         super().__init__(task)
-        self.task, self.handle = task, handle
+        self.task, self.handles = task, handles
+
+
+class AllWorkersReplacedError(Exception):
+    """All workers are others than those that loaded objects: what was loaded is lost."""
 
 
 class Executor(Protocol):
@@ -64,6 +68,8 @@ class Executor(Protocol):
         ------
         TaskError
             A task has failed, or was lost several times.
+        AllWorkersReplacedError
+            All workers were lost and others have come, and the executor cannot load objects again by itself.
         ClusterError
             There has been no worker for some time.
         """

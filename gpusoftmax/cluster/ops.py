@@ -7,7 +7,6 @@ workers once. Whatever has no X is computed on the client, and so are passes ove
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import warn_user
-from gpusoftmax.cluster.rows import ClusterRows, Partition
+from gpusoftmax.cluster.rows import ClusterRows, Kept
 from gpusoftmax.cluster.tasks import (
     FirstNotFinite,
     Gradient,
@@ -38,23 +37,6 @@ from gpusoftmax.cpu.threads import Partial, TreeSum, leaf_rows
 from gpusoftmax.dtypes import widen
 
 
-class _Kept:
-    """Results of a function of arrays, kept as long as the arrays live: the arrays themselves are the keys."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[int, ...], Any] = {}
-
-    def get(self, arrays: tuple[Array | None, ...], make: Callable[[], Any]) -> Any:
-        """Return the result for these arrays; computed by `make` if they were not seen before."""
-        key = tuple(id(one) for one in arrays)
-        if key not in self.found:
-            self.found[key] = make()
-            for one in arrays:
-                if one is not None:
-                    weakref.finalize(one, self.found.pop, key, None)
-        return self.found[key]
-
-
 @dataclass(frozen=True, eq=False)
 class ClusterOperations(CpuOperations):
     """The operations of a client: on X that are `ClusterRows` by its cluster, on other arrays by itself.
@@ -69,8 +51,7 @@ class ClusterOperations(CpuOperations):
 
     backend: str
     differences: set[str] = field(default_factory=set)
-    _columns: _Kept = field(default_factory=_Kept)
-    _masked: _Kept = field(default_factory=_Kept)
+    _masked: Kept = field(default_factory=Kept)
 
     def note(self) -> str:
         """What may make bits differ from those of a fit in memory; empty if nothing was found."""
@@ -130,23 +111,11 @@ class ClusterOperations(CpuOperations):
 
     def _run(self, X: ClusterRows, leaf: int, function: Any, work: Any, columns: tuple[Array | None, ...]) -> list[Any]:
         step = math.lcm(leaf, SCORE_BLOCK)  # scores are computed in blocks of their own
-        partitions = X.partitions(step)
-        found = X.run(function, work, step, *(self._sent(X, column, partitions) for column in columns))
+        found = X.run(function, work, step, *columns)
         here = fingerprint(self.backend)
         for result in found:
             self._compare(here, result.computed_by)
         return [result.values for result in found]
-
-    def _sent(self, X: ClusterRows, column: Array | None, partitions: list[Partition]) -> list[Any]:
-        """Send an array with an entry for each row to the workers, unless it has been sent; returns its handles."""
-        if column is None:
-            return [None] * len(partitions)
-        found = self._columns.get((column,), dict)
-        if found.get("partitions") is not partitions:
-            found["partitions"] = partitions
-            found["handles"] = X.send(column)
-        handles: list[Any] = found["handles"]
-        return handles
 
     def _compare(self, here: dict[str, str], there: dict[str, str]) -> None:
         new = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.cluster.executor import Executor, Task, TaskError, Worker
+from gpusoftmax.cluster.executor import AllWorkersReplacedError, Executor, Task, TaskError, Worker
 from gpusoftmax.cluster.tasks import Take, each, identity
 from gpusoftmax.exceptions import ClusterError
+
+MOST_LOSSES = 3  # of all workers in one pass: what they compute may be what ends them
 
 
 class Partition(NamedTuple):
@@ -85,6 +89,23 @@ def shares(cuts: Sequence[int], workers: Sequence[Worker]) -> list[tuple[Worker,
     return found
 
 
+class Kept:
+    """Results of a function of arrays, kept as long as all the arrays live."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[int, ...], Any] = {}
+
+    def get(self, arrays: tuple[Array | None, ...], make: Callable[[], Any]) -> Any:
+        """Return the result for these arrays, made by `make` if they were not seen before."""
+        key = tuple(id(one) for one in arrays)
+        if key not in self.found:
+            self.found[key] = make()
+            for one in arrays:
+                if one is not None:
+                    weakref.finalize(one, self.found.pop, key, None)
+        return self.found[key]
+
+
 @dataclass(eq=False)
 class ClusterRows:
     """X (n, d) on a cluster: its rows are loaded by the workers when they are first needed, and stay there.
@@ -102,6 +123,7 @@ class ClusterRows:
     backend: str
     _step: int = 0
     _partitions: list[Partition] = field(default_factory=list)
+    _columns: Kept = field(default_factory=Kept)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -133,41 +155,62 @@ class ClusterRows:
             self._step, self._partitions = step, found
         return self._partitions
 
-    def run(self, function: Any, work: Any, step: int, *columns: Sequence[Any]) -> list[Any]:
+    def run(self, function: Any, work: Any, step: int, *columns: Array | None) -> list[Any]:
         """Call `function(work, threads, backend, firsts, X, *columns)` on workers, for all partitions, in their order.
 
-        Each call has some consecutive partitions: the numbers of their first rows, their rows, and their handles in
-        each of the `columns`, in which there is one for each partition.
+        Each call has some consecutive partitions, which begin at multiples of `step`: the numbers of their first rows,
+        their rows, and their parts of the `columns`. These have an entry for each row, and are sent once.
 
         Raises
         ------
         ClusterError
             The rows of a partition cannot be loaded, or a task has failed; the message names the rows.
         """
+        for _ in range(MOST_LOSSES):
+            try:
+                return self._run(function, work, step, columns)
+            except AllWorkersReplacedError:
+                log.warning("all workers of the cluster were lost; the rows are loaded again on others")
+                self._partitions = []
+        raise ClusterError(
+            f"all workers of the cluster were lost {MOST_LOSSES} times in one pass; look into their logs for why they "
+            "ended, often a lack of memory: take more workers or smaller chunks, and fit again"
+        )
+
+    def _run(self, function: Any, work: Any, step: int, columns: Sequence[Array | None]) -> list[Any]:
         partitions = self.partitions(step)
+        sent = [self._sent(column) for column in columns]
         cuts = [*(one.first for one in partitions), len(self)]
         work_shares = shares(cuts, self.executor.workers())
         handles = [one.handle for one in partitions]
         tasks = [
-            Task(worker, [self.backend, cuts[own.start : own.stop], *([*c[own.start : own.stop]] for c in (handles, *columns))])
+            Task(worker, [self.backend, cuts[own.start : own.stop], *(column[own.start : own.stop] for column in (handles, *sent))])
             for worker, own in work_shares
         ]  # fmt: skip
         try:
             return self.executor.run(function, work, tasks)
         except TaskError as error:
             own = work_shares[error.task][1]
-            failed = [one for one in partitions[own.start : own.stop] if one.handle is error.handle]
-            if failed:
-                rows, what = self._name(failed[0].first, failed[0].stop), "cannot be loaded"
-            else:
-                rows, what = self._name(cuts[own.start], cuts[own.stop]), "cannot be computed with"
+            failed = [partitions[i] for i in own if any(one is partitions[i].handle for one in error.handles)]
+            what = "cannot be loaded" if failed else "cannot be computed with"
+            failed = failed or [partitions[i] for i in own]
+            rows = self._name(failed[0].first, failed[-1].stop)
             raise ClusterError(
                 f"{rows} {what} on the cluster: {_words(error.__cause__)}; mend or leave out these rows, or see the "
                 "workers' logs"
             ) from error.__cause__
 
-    def send(self, column: Array) -> list[Any]:
-        """Send an array with an entry for each row to where these are; returns a handle for each partition."""
+    def _sent(self, column: Array | None) -> list[Any]:
+        """Return handles of a column's parts, one for each partition; they are sent unless they have been already."""
+        if column is None:
+            return [None] * len(self._partitions)
+        found = self._columns.get((column,), dict)
+        if found.get("partitions") is not self._partitions:
+            found.update(partitions=self._partitions, handles=self._send(column))
+        handles: list[Any] = found["handles"]
+        return handles
+
+    def _send(self, column: Array) -> list[Any]:
         cuts = [*(one.first for one in self._partitions), len(self)]
         return [
             self.executor.load(worker, identity, np.array(column[cuts[i] : cuts[i + 1]], order="C"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -46,7 +47,15 @@ class DaskArray:
         else:
             part = self.array[cuts[0] : cuts[-1]].rechunk((tuple(np.diff(cuts).tolist()), (self.shape[1],)))
             blocks = part.to_delayed()[:, 0]
-        return self.executor.compute(worker, list(blocks))
+        # the user's own tasks in memory are not tied to a worker
+        return self.executor.compute(None if self.is_persisted else worker, list(blocks))
+
+    @cached_property
+    def is_persisted(self) -> bool:
+        """Whether the chunks are results that the cluster has, or is computing, already."""
+        from distributed import futures_of
+
+        return bool(futures_of(self.array))
 
     def name(self, first: int, stop: int) -> str:
         edges = np.cumsum([0, *self.chunks])

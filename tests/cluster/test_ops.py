@@ -130,7 +130,7 @@ def test_what_was_sent_is_forgotten_with_the_array() -> None:
     ops: Any = cluster_backend(backend, X.executor).ops
     for _ in range(3):
         ops.linear_losses(X, problem.labels.copy(), problem.W, problem.b, None, problem.loss)
-    assert ops._columns.found == {}
+    assert X._columns.found == {}
 
 
 def test_a_pass_has_a_task_for_each_worker_at_most() -> None:

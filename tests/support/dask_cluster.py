@@ -79,7 +79,7 @@ def inputs() -> dict[str, Any]:
     frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(D)]).assign(label=words)
     table = dd.from_pandas(frame, npartitions=5)
     found["no client"] = message(SoftmaxClassifier(**MODEL).fit, x, words)
-    with cluster_of(2) as (_, client):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), cluster_of(2) as (_, client):
         futures = client.scatter([X[:9_000], X[9_000:9_000], X[9_000:]])
         empty = da.concatenate([x[:5_000], x[:0], x[5_000:]])
         features = table.drop(columns="label")
@@ -116,6 +116,8 @@ def inputs() -> dict[str, Any]:
         found["in-memory X"] = message(SoftmaxClassifier(**MODEL).fit, X, words, client=client)
         poisoned = da.concatenate([x[:14_000], x[14_000:21_000].map_blocks(_poison, dtype=np.float32, meta=x._meta), x[21_000:]])
         found["poisoned"] = message(SoftmaxClassifier(**MODEL).fit, poisoned, words)
+        last = x[28_000:].map_blocks(_kill, dtype=np.float32, meta=x._meta)
+        found["deadly"] = message(SoftmaxClassifier(**MODEL).fit, da.concatenate([x[:28_000], last]), words)
         found["large arguments"] = _warnings_of(SoftmaxClassifier(**MODEL), da.zeros((200_000, 4)), np.arange(200_000) % 40)
     return found
 
@@ -158,6 +160,13 @@ def _kill_in_a_moment(client: Any) -> None:
     Timer(0.01, os.kill, (pids[0], signal.SIGKILL)).start()
 
 
+def _end() -> None:
+    """End this worker a moment later, when it has answered."""
+    from threading import Timer
+
+    Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
 def workers() -> dict[str, Any]:
     """1, 2 and 3 workers; a kill, a join and a retirement during a fit; tasks a pass."""
     import dask.array as da
@@ -193,36 +202,13 @@ def workers() -> dict[str, Any]:
             )
             found["moved"] = bits(SoftmaxClassifier(**MODEL, callbacks=[moves]).fit(x, y))
             found["at the end"] = len(client.scheduler_info(n_workers=-1)["workers"])
+            all_killed = At(pass3=lambda: client.run(_end, on_error="ignore"))
+            found["all killed"] = bits(SoftmaxClassifier(**MODEL, callbacks=[all_killed]).fit(x, y))
             dask_executor.TIMEOUT = 2.0
             lost = At(pass2=lambda: cluster.scale(0))
             found["all lost"] = message(SoftmaxClassifier(**MODEL, callbacks=[lost]).fit, x, y)
     with cluster_of(1) as (_, client):
         found["1"] = bits(SoftmaxClassifier(**MODEL).fit(da.from_array(X, chunks=(7_000, D)), y))
-    return found
-
-
-def killers() -> dict[str, Any]:
-    """A partition that kills each worker that loads it; workers that compile for AVX2, where the client does not."""
-    import dask
-    import dask.array as da
-
-    X, y = data()
-    found: dict[str, Any] = {}
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), cluster_of(2) as (_, client):
-        x = da.from_array(X, chunks=(7_000, D))
-        deadly = da.concatenate([x[:14_000], x[14_000:21_000].map_blocks(_kill, dtype=np.float32, meta=x._meta), x[21_000:]])
-        found["killed"] = message(SoftmaxClassifier(**MODEL).fit, deadly, y)
-        assert isinstance(client.submit(int, 1).result(), int)  # the cluster is still there
-    other = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"}
-    from gpusoftmax.cpu.vectors import MACHINE
-
-    found["same"] = MACHINE.name == "AVX2"
-    os.environ.update(other)  # for workers; this process has imported Numba
-    with cluster_of(2) as (_, client), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = SoftmaxClassifier(**MODEL).fit(da.from_array(X, chunks=(7_000, D)), y)
-    found["warnings"] = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    found["note"] = model.fit_report_.note
     return found
 
 
@@ -234,6 +220,6 @@ def _kill(block: Any) -> Any:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    functions = {"inputs": inputs, "workers": workers, "killers": killers}
+    functions = {"inputs": inputs, "workers": workers}
     names = sys.argv[1:] or list(functions)
     print(json.dumps({name: functions[name]() for name in names}, indent=1))

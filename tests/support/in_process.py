@@ -61,7 +61,7 @@ class InProcess:
             arguments = [self._got(argument) for argument in task.arguments]
             return function(sent(common), task.worker.threads, *arguments)
         except LoadError as error:
-            raise TaskError(i, error.handle) from error.__cause__
+            raise TaskError(i, [error.handle]) from error.__cause__
         except Exception as error:
             raise TaskError(i) from error
 

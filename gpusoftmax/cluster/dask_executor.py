@@ -28,6 +28,7 @@ class DaskExecutor:
         self.client, self.timeout = client, TIMEOUT
         self.loaded: WeakSet[Any] = WeakSet()  # futures that are tied to workers
         self.seen: dict[str, int] = {}  # names of workers, in the order in which they came
+        self.last: set[str] = set()  # names of those that were there last
 
     def workers(self) -> list[Worker]:
         """See `Executor`."""
@@ -36,6 +37,7 @@ class DaskExecutor:
             if time.monotonic() > deadline:
                 raise self._no_workers()
             time.sleep(0.1)
+        self.last = {worker.name for worker in found}
         for worker in sorted(found):
             self.seen.setdefault(worker.name, len(self.seen))
         return sorted(found, key=lambda worker: self.seen[worker.name])
@@ -44,13 +46,15 @@ class DaskExecutor:
         try:
             known = self.client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError, ValueError) as error:
-            raise ClusterError(f"the Dask scheduler does not answer ({error}); start a cluster and fit again") from error
+            raise ClusterError(
+                f"the Dask scheduler does not answer ({error}); start a cluster and fit again"
+            ) from error
         return [Worker(name, one["nthreads"]) for name, one in known.items() if one["status"] == "running"]
 
     def _no_workers(self) -> ClusterError:
         return ClusterError(
-            f"the Dask cluster has had no running worker for {self.timeout:g} s: start workers (cluster.scale(2), or `dask "
-            "worker SCHEDULER`), look into their logs for why they ended, often a lack of memory, and fit again"
+            f"the Dask cluster has had no running worker for {self.timeout:g} s: start workers (cluster.scale(2), or "
+            "`dask worker SCHEDULER`), look into their logs for why they ended, often a lack of memory, and fit again"
         )
 
     def load(self, worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -75,15 +79,13 @@ class DaskExecutor:
 
     def run(self, function: Callable[..., Any], common: Any, tasks: Sequence[Task]) -> list[Any]:
         """See `Executor`."""
-        with _of_any_size():
-            sent = self.client.submit(identity, common, pure=False, retries=RETRIES)
-        futures = [
-            self._submit(worker, function, sent, worker.threads, *arguments) for worker, arguments in tasks
-        ]
         from distributed import CancelledError
 
+        with _of_any_size():
+            sent = self.client.submit(identity, common, pure=False, retries=RETRIES)
+        futures = [self._submit(worker, function, sent, worker.threads, *arguments) for worker, arguments in tasks]
         try:
-            self._wait(futures, {worker.name for worker, _ in tasks})
+            self._wait(futures)
             if any(future.status == "error" for future in futures):
                 raise self._failure(futures, tasks, sent)
             results: list[Any] = self.client.gather(futures)
@@ -94,8 +96,8 @@ class DaskExecutor:
             ) from error
         return results
 
-    def _wait(self, futures: list[Any], names: set[str]) -> None:
-        """Wait until all tasks for workers of these names are done, or will never be."""
+    def _wait(self, futures: list[Any]) -> None:
+        """Wait until all tasks are done, or will never be."""
         from distributed import wait
 
         alone_since = None
@@ -106,10 +108,10 @@ class DaskExecutor:
                 if there := {worker.name for worker in self._workers()}:
                     # Tasks for which there was no worker at all are never given to others than those they were meant
                     # for, although we allow others. Under the same name they could not be meant for others.
-                    if alone_since is not None and there.isdisjoint(names):
+                    if alone_since is not None and there.isdisjoint(self.last):
                         self.client.cancel([*futures, *self.loaded], force=True)
                         raise AllWorkersReplacedError from None
-                    alone_since = None if there & names else time.monotonic()
+                    alone_since = None if there & self.last else time.monotonic()
                 else:
                     alone_since = alone_since or time.monotonic()
                     if time.monotonic() - alone_since > self.timeout:

@@ -102,7 +102,7 @@ class ClusterOperations(CpuOperations):
         tree = TreeSum()
         for nodes in self._run(X, leaf, add_up, work, columns):
             for (level, index), node in nodes.items():
-                tree.add(level, index, tuple(np.require(part, requirements="AW") for part in node))
+                tree.add(level, index, tuple(np.require(part, requirements=("A", "W")) for part in node))
         return tree.total(-(-len(X) // leaf))
 
     def _look_up(self, X: ClusterRows, work: Lookup) -> list[Any]:

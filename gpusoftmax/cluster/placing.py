@@ -23,7 +23,7 @@ ACCEPTED = "a dask array or data frame, a list of futures of arrays, or the rows
 class Placed(NamedTuple):
     """What `place` returns: X on the cluster, and the other arguments of `fit` on the client."""
 
-    X: Any
+    rows: Any
     y: Any
     sample_weight: Any
     validation: Any

@@ -182,11 +182,10 @@ class ClusterRows:
         sent = [self._sent(column) for column in columns]
         cuts = [*(one.first for one in partitions), len(self)]
         work_shares = shares(cuts, self.executor.workers())
-        handles = [one.handle for one in partitions]
+        lists = [cuts[:-1], [one.handle for one in partitions], *sent]
         tasks = [
-            Task(worker, [self.backend, cuts[own.start : own.stop], *(column[own.start : own.stop] for column in (handles, *sent))])
-            for worker, own in work_shares
-        ]  # fmt: skip
+            Task(worker, [self.backend, *(one[own.start : own.stop] for one in lists)]) for worker, own in work_shares
+        ]
         try:
             return self.executor.run(function, work, tasks)
         except TaskError as error:

@@ -89,9 +89,7 @@ class RowFiles:
         return [n * (i + 1) // pieces - n * i // pieces for i in range(pieces)]
 
     def load(self, worker: Worker, cuts: list[int]) -> list[Any]:
-        return [
-            self.executor.load(worker, RowRange, self.rows, first, stop) for first, stop in pairwise(cuts)
-        ]
+        return [self.executor.load(worker, RowRange, self.rows, first, stop) for first, stop in pairwise(cuts)]
 
     def name(self, first: int, stop: int) -> str:
         return shown(self.rows)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ class Result(NamedTuple):
 class Part(NamedTuple):
     """The rows of a partition, the number of the first, and the columns that go with them, such as labels."""
 
-    X: Any
+    rows: Any
     first: int
     columns: list[Any]
 
@@ -84,7 +85,7 @@ def _parts(firsts: list[int], X: list[Any], columns: Sequence[list[Any]]) -> lis
     return [
         Part(
             np.require(x, requirements="A") if isinstance(x, np.ndarray) else x, first,
-            [None if column[i] is None else np.require(column[i], requirements="AW") for column in columns],
+            [None if column[i] is None else np.require(column[i], requirements=("A", "W")) for column in columns],
         )
         for i, (first, x) in enumerate(zip(firsts, X, strict=True))
     ]  # fmt: skip
@@ -95,11 +96,9 @@ def fingerprint(backend: str) -> dict[str, str]:
     """Describe what decides about the bits of results in this process, by name."""
     found = {"machine": platform.machine(), "numpy": np.__version__, "backend": get_backend(backend).name}
     if found["backend"] == "cpu":
-        import numba
-
         from gpusoftmax.cpu.vectors import MACHINE
 
-        found |= {"vectors": f"{MACHINE.name}, {8 * MACHINE.vector} bits", "numba": numba.__version__}
+        found |= {"vectors": f"{MACHINE.name}, {8 * MACHINE.vector} bits", "numba": version("numba")}
     libraries = [one for one in threadpool_info() if one["user_api"] == "blas"]
     words = {" ".join(str(one.get(key)) for key in ("internal_api", "version", "architecture")) for one in libraries}
     return found | {"BLAS": ", ".join(sorted(words))}
@@ -117,11 +116,11 @@ class Gradient:
     def over(self, ops: CpuOperations, part: Part) -> Nodes:
         """See `Sums`."""
         labels, weights = part.columns
-        W, b = (np.require(x, requirements="AW") for x in (self.W, self.b))
+        W, b = (np.require(x, requirements=("A", "W")) for x in (self.W, self.b))
         if weights is not None and weights.shape[1] != b.shape[0]:
             weights = np.repeat(weights, b.shape[0], axis=1)
         sums = GradientSums(ops.kernels, ops.n_threads, W, b, self.loss, self.with_gradient)
-        return sums.over(part.X, labels, weights, first_row=part.first).parts()
+        return sums.over(part.rows, labels, weights, first_row=part.first).parts()
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Moments:
 
     def over(self, ops: CpuOperations, part: Part) -> Nodes:
         """See `Sums`."""
-        return moment_sums(part.X, part.columns[0], self.centre, None, ops.n_threads, part.first).parts()
+        return moment_sums(part.rows, part.columns[0], self.centre, None, ops.n_threads, part.first).parts()
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class LabelSums:
             soft = None if proportions is None else proportions[here]
             return ops.label_coefficients(labels[here], weights[here], self.class_weight, soft)
 
-        sums = product_sums(part.X, coefficients, self.columns, np.float64, False, None, ops.n_threads, part.first)
+        sums = product_sums(part.rows, coefficients, self.columns, np.float64, False, None, ops.n_threads, part.first)
         return sums.parts()
 
 
@@ -165,7 +164,7 @@ class Products:
         """See `Sums`."""
         (Q,) = part.columns
         sums = product_sums(
-            part.X, lambda here: Q[here], self.columns, Q.dtype, self.squared, None, ops.n_threads, part.first
+            part.rows, lambda here: Q[here], self.columns, Q.dtype, self.squared, None, ops.n_threads, part.first
         )
         return sums.parts()
 
@@ -180,8 +179,8 @@ class Scores:
 
     def within(self, ops: CpuOperations, part: Part) -> Array:
         """See `Lookup`."""
-        W, b = (np.require(x, requirements="AW") for x in (self.W, self.b))
-        return getattr(ops, self.operation)(part.X, W, b)
+        W, b = (np.require(x, requirements=("A", "W")) for x in (self.W, self.b))
+        return getattr(ops, self.operation)(part.rows, W, b)
 
 
 @dataclass(frozen=True)
@@ -192,8 +191,8 @@ class Take:
 
     def within(self, ops: CpuOperations, part: Part) -> Array:
         """See `Lookup`."""
-        start, stop = np.searchsorted(self.numbers, [part.first, part.first + len(part.X)])
-        return part.X[self.numbers[start:stop] - part.first]
+        start, stop = np.searchsorted(self.numbers, [part.first, part.first + len(part.rows)])
+        return part.rows[self.numbers[start:stop] - part.first]
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ class FirstNotFinite:
 
     def within(self, ops: CpuOperations, part: Part) -> tuple[int, int, float] | None:
         """See `Lookup`."""
-        for block in blocks(part.X, None, BLOCK):
+        for block in blocks(part.rows, None, BLOCK):
             if (found := first_not_finite(block.array)) is not None:
                 row, column, value = found
                 return part.first + block.first + row, column, value
@@ -218,7 +217,7 @@ class Largest:
     def within(self, ops: CpuOperations, part: Part) -> tuple[int, float]:
         """See `Lookup`."""
         best = (part.first, 0.0)
-        for block in blocks(part.X, None, BLOCK):
+        for block in blocks(part.rows, None, BLOCK):
             x = widen(block.array[:, self.column])
             row = int(abs(x).argmax())
             if not abs(x[row]) <= abs(best[1]):

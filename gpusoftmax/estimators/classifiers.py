@@ -154,7 +154,7 @@ class _LinearClassifier(LinearPredictor):
         backend = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), backend.active():
             placed = place(X, y, sample_weight, validation, client, backend)
-            features = read_features(placed.X, placed.backend)
+            features = read_features(placed.rows, placed.backend)
             record_columns(self, frame_or_array(X), features)
             problem = prepare(self, features, placed.y, placed.sample_weight, placed.validation)
             if validation is not None:

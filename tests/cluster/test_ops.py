@@ -9,14 +9,14 @@ import pytest
 
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cluster import tasks
-from gpusoftmax.cluster.placing import cluster_backend
-from gpusoftmax.cluster.rows import ClusterRows, partition_cuts, shares
 from gpusoftmax.cluster.executor import Worker
+from gpusoftmax.cluster.placing import cluster_backend
+from gpusoftmax.cluster.rows import partition_cuts, shares
 from gpusoftmax.cpu import gradients, threads
 from gpusoftmax.exceptions import ClusterError
 from tests.support.blocks import InBlocks
 from tests.support.cases import DTYPES, Problem, random_problem, sha256
-from tests.support.in_process import InProcess, on_cluster
+from tests.support.in_process import on_cluster
 
 N, D = 900, 7
 WAYS = {"tiles": 5, "products": 130, "columns": 131}  # to compute a gradient, each with another number of classes
@@ -109,7 +109,8 @@ def test_rows_that_are_left_out_have_no_part_in_the_sums() -> None:
     ):
         np.testing.assert_allclose(one, other, rtol=1e-12)
     np.testing.assert_array_equal(
-        ops.linear_scores(X, problem.W, problem.b, rows), backend.ops.linear_scores(problem.X, problem.W, problem.b, rows)
+        ops.linear_scores(X, problem.W, problem.b, rows),
+        backend.ops.linear_scores(problem.X, problem.W, problem.b, rows),
     )
 
 
@@ -180,7 +181,7 @@ def test_partitions_are_divided_by_the_threads_of_the_workers() -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_every_partition_is_given_to_one_worker(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    chunks = rng.integers(0, 500, rng.integers(1, 20)).tolist() + [1]
+    chunks = [*rng.integers(0, 500, rng.integers(1, 20)).tolist(), 1]
     workers = [Worker(str(i), int(rng.integers(1, 5))) for i in range(rng.integers(1, 9))]
     cuts = partition_cuts(chunks, 64, workers)
     assert cuts == sorted(set(cuts))

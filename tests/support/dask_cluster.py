@@ -1,7 +1,7 @@
 """A program that fits on Dask clusters of this machine, and prints what it found as JSON.
 
-`tests/cluster/test_dask.py` runs it as a process of its own: there our warnings are no errors, and pytest's hooks do not
-meet those of Dask. Run it by hand with `python -m tests.support.dask_cluster NAME ...`, where the names are those of the
+`tests/cluster/test_dask.py` runs it as a process of its own: there warnings are no errors, and pytest's hooks do not
+meet those of Dask. Run it by hand with `python -m tests.support.dask_cluster NAME ...`, where the names are those of
 functions below, or without a name for all.
 """
 
@@ -22,7 +22,6 @@ import numpy as np
 
 from gpusoftmax import SoftmaxClassifier
 from gpusoftmax.cluster import dask_executor
-from gpusoftmax.exceptions import ClusterError
 from tests.support.cases import sha256
 
 N, D, CLASSES = 30_000, 32, 10
@@ -108,17 +107,25 @@ def inputs() -> dict[str, Any]:
             chunks = lazy.compute()
             assert lazy.shape == whole.shape, method
             assert lazy.dtype == whole.dtype == chunks.dtype, method
-            found["lazy"][method] = bool(np.allclose(chunks, whole) if whole.dtype.kind == "f" else (chunks == whole).all())
-        found["frame predicts"] = bool((model.predict(features).compute() == model.predict(frame[frame.columns[:-1]])).all())
+            found["lazy"][method] = bool(
+                np.allclose(chunks, whole) if whole.dtype.kind == "f" else (chunks == whole).all()
+            )
+        found["frame predicts"] = bool(
+            (model.predict(features).compute() == model.predict(frame[frame.columns[:-1]])).all()
+        )
         found["score"] = [expected.score(x, da.from_array(words, chunks=999)), expected.score(X, words)]
         found["sparse"] = message(SoftmaxClassifier(**MODEL).fit, x.map_blocks(_sparse, dtype=np.float32), words)
         found["unknown"] = message(SoftmaxClassifier(**MODEL).fit, x[x[:, 0] > 0], words)
         found["in-memory X"] = message(SoftmaxClassifier(**MODEL).fit, X, words, client=client)
-        poisoned = da.concatenate([x[:14_000], x[14_000:21_000].map_blocks(_poison, dtype=np.float32, meta=x._meta), x[21_000:]])
+        poisoned = da.concatenate(
+            [x[:14_000], x[14_000:21_000].map_blocks(_poison, dtype=np.float32, meta=x._meta), x[21_000:]]
+        )
         found["poisoned"] = message(SoftmaxClassifier(**MODEL).fit, poisoned, words)
         last = x[28_000:].map_blocks(_kill, dtype=np.float32, meta=x._meta)
         found["deadly"] = message(SoftmaxClassifier(**MODEL).fit, da.concatenate([x[:28_000], last]), words)
-        found["large arguments"] = _warnings_of(SoftmaxClassifier(**MODEL), da.zeros((200_000, 4)), np.arange(200_000) % 40)
+        found["large arguments"] = _warnings_of(
+            SoftmaxClassifier(**MODEL), da.zeros((200_000, 4)), np.arange(200_000) % 40
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -52,10 +53,12 @@ def column_names(X: Any) -> list[Any] | None:
 def by_rows(X: Any, name: str = "X") -> Any:
     """Return X in a form whose rows can be indexed by number.
 
-    Data frames, arrays and tensors are returned as they are, and sparse matrices as canonical CSR. Lists and data sets
-    in files (h5py, zarr) are read into an array, once. A single value is returned as it is, since `check_features`
-    raises a better error for it.
+    Data frames, arrays, tensors, and rows that stay in files are returned as they are, and sparse matrices as canonical
+    CSR. Lists and data sets in files (h5py, zarr) are read into an array, once. A single value is returned as it is,
+    since `check_features` raises a better error for it.
     """
+    if isinstance(X, os.PathLike) or _is_of(X, "gpusoftmax.rows.file_rows", "FileRows", "SelectedRows"):
+        return X
     if is_sparse(X) and not hasattr(X, "columns"):
         return check_sparse(X, name)
     if _is_of(X, "pyarrow", "RecordBatch"):
@@ -162,7 +165,7 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
                 f"Found array with 0 {entry}(s) (shape={array.shape}) while a minimum of 1 is required: {name} is "
                 f"empty; pass at least one {fix}"
             )
-    return array if half else _readable(array)
+    return array if half else readable(array)
 
 
 def _as_matrix(X: Any, name: str, asarray: Callable[[Any], Any]) -> tuple[Any, bool]:
@@ -177,7 +180,7 @@ def _as_matrix(X: Any, name: str, asarray: Callable[[Any], Any]) -> tuple[Any, b
     return as_array(name, readable, "pass rows of numbers, all of equal length", asarray), half
 
 
-def _readable(array: Array) -> Array:
+def readable(array: Array) -> Array:
     """Convert an array of numbers to a type, byte order and alignment that the kernels read."""
     if array.dtype == np.bool_:
         return array.view(np.uint8)
@@ -226,8 +229,11 @@ def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the m
         )
 
 
-def check_finite_features(X: Array, name: str = "X") -> None:
-    """Raise an error that names the first NaN or infinity of X; called when a loss or score is not finite."""
+def check_finite_features(X: Array, name: str = "X", first_row: int = 0) -> None:
+    """Raise an error that names the first NaN or infinity of X; called when a loss or score is not finite.
+
+    `first_row` is the number of the first row of X, if X is part of a longer matrix.
+    """
     if X.dtype.kind != "f" and X.dtype != BFLOAT16:
         return
     for start in range(0, len(X), 1024):
@@ -235,7 +241,7 @@ def check_finite_features(X: Array, name: str = "X") -> None:
         finite = np.isfinite(x)
         if not finite.all():
             row, column = np.argwhere(~finite)[0].tolist()
-            raise not_finite(name, start + row, column, x[row, column])
+            raise not_finite(name, first_row + start + row, column, x[row, column])
 
 
 def not_finite(name: str, row: int, column: int, value: float) -> ValueError:

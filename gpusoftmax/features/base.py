@@ -155,6 +155,14 @@ class Features(ABC):
         `operations.SgdStretch`.
         """
 
+    @property
+    def shuffled_blocks(self) -> tuple[int, int] | None:
+        """How SGD shuffles rows that it cannot take from anywhere: the rows of a block, and the blocks taken together.
+
+        None if it can take any row at any time; see `batches.BatchPlan`.
+        """
+        return None
+
     @abstractmethod
     def check_finite(self, name: str = "X") -> None:
         """Look for NaN and infinity in all stored rows.

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,7 +25,10 @@ NO_LOCK = {errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, *UNSUPPORTED}
 NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, *UNSUPPORTED}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+Content = bytes | Callable[[], Iterable[bytes | memoryview]]  # or what returns its parts; it may be called twice
+
+
+def write_atomically(path: Path, content: Content) -> None:
     """Replace `path`, or the file that it links to, by a file with this content.
 
     The new file is written next to the old one, flushed to disk and renamed over it. A crash at any point leaves the
@@ -82,7 +85,7 @@ def _remove_if_abandoned(stray: Path) -> None:
             os.unlink(stray)
 
 
-def _replaced_by_unnamed(path: Path, content: bytes, mode: int | None) -> bool:
+def _replaced_by_unnamed(path: Path, content: Content, mode: int | None) -> bool:
     """Replace `path` by a file that has no name until it is complete; return False where that is not possible.
 
     Linux drops such a file if the process is killed.
@@ -101,7 +104,7 @@ def _replaced_by_unnamed(path: Path, content: bytes, mode: int | None) -> bool:
     return True
 
 
-def _replace_by_named(path: Path, content: bytes, mode: int | None) -> None:
+def _replace_by_named(path: Path, content: Content, mode: int | None) -> None:
     """Write a temporary file and rename it to `path`.
 
     Start again if another process has removed the file as abandoned. That can happen just before it is locked, and
@@ -135,13 +138,14 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _written(where: Path, flags: int, content: bytes, mode: int | None) -> Iterator[int]:
+def _written(where: Path, flags: int, content: Content, mode: int | None) -> Iterator[int]:
     """Create a file, lock it, and write its content to disk; nobody else can read it before it has its mode."""
     with _opened(where, os.O_RDWR | flags, 0o666 if mode is None else 0o600) as fd:
         _lock(fd)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        for part in content() if callable(content) else [content]:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
         if mode is not None and os.name == "posix":  # Windows only has read-only, and would not replace such a file
             os.fchmod(fd, mode)
         os.fsync(fd)

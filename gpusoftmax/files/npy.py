@@ -163,7 +163,7 @@ def _zip_errors(path: Path) -> Iterator[None]:
 
 def _read_array(file: IO[bytes], size: int, path: Path, place: str, kinds: str = KINDS) -> Array:
     """Read the array of an open .npy file of `size` bytes; its type must be of one of `kinds`."""
-    dtype, fortran, shape, start = _read_header(file, path, place, kinds)
+    dtype, fortran, shape, start = read_header(file, path, place, kinds)
     count = math.prod(shape)  # a Python integer, which cannot overflow
     if count * dtype.itemsize != size - start:
         raise BadFileError(
@@ -187,7 +187,7 @@ def _read_array(file: IO[bytes], size: int, path: Path, place: str, kinds: str =
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
-def _read_header(
+def read_header(
     file: IO[bytes], path: Path, place: str, kinds: str
 ) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
     """Return the type, whether the array is in Fortran order, its shape, and where the data begin."""

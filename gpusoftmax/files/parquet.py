@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -44,6 +46,21 @@ def read_parquet(path: Path, columns: Columns) -> Table:
     OSError
         It cannot be read.
     """
+    with open_regular(path) as opened, parquet_file(path, opened) as file:
+        return _read(path, file, columns)
+
+
+@contextmanager
+def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
+    """Open a pyarrow ParquetFile of an open file, and turn pyarrow's errors in the block into BadFileError.
+
+    Raises
+    ------
+    BadFileError
+        It is not a Parquet file, or is damaged.
+    ImportError
+        pyarrow is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -52,9 +69,8 @@ def read_parquet(path: Path, columns: Columns) -> Table:
             f"{path}: parquet needs pyarrow; pip install 'gpusoftmax[parquet]', or save the table as .csv or .npz"
         ) from error
     try:
-        with open_regular(path) as file:
-            # no threads: some outlive an error, and abort the process if they release a Python file while it exits
-            return _read(path, pyarrow.parquet.ParquetFile(file, pre_buffer=False), columns)
+        # no threads: some outlive an error, and abort the process if they release a Python file while it exits
+        yield pyarrow.parquet.ParquetFile(opened, pre_buffer=False)
     except BadFileError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -79,7 +95,6 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     wanted = features if label is None else [*features, names[label]]
     table = file.read(columns=wanted, use_threads=False)  # other columns are not read
     y = None if label is None else _column(path, table, names[label], labels=True)
-    parts, found = [], []
     raw = columns.raw and any(name in columns.as_strings or _is_raw(table.column(name)) for name in features)
     if raw and not any(_is_list(table.schema.field(name).type) for name in features):
         try:
@@ -87,11 +102,7 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
         except (BadColumnError, TypeError) as error:
             raise bad_column(path, error) from error
         return Table(values, y, tuple(features), label if label is None else names[label])
-    for name in features:
-        is_list = _is_list(table.schema.field(name).type)
-        parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
-        found += [f"{name}[{i}]" for i in range(parts[-1].shape[1])] if is_list else [name]
-    X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    X, found = as_matrix(path, table, features)
     if asked is not None and tuple(found) != asked:
         place = {name: i for i, name in enumerate(found)}
         if lacking := [name for name in asked if name not in place]:
@@ -99,6 +110,22 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
         X, found = X[:, [place[name] for name in asked]], list(asked)
     # lists may give more names than a table may have columns, too many for a model file
     return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label if label is None else names[label])
+
+
+def as_matrix(path: Path, table: Any, names: Sequence[str]) -> tuple[Array, list[str]]:
+    """Return columns of numbers, and of lists of numbers, as a matrix, and the names of its columns.
+
+    Raises
+    ------
+    BadFileError
+        A column holds anything else, or has missing values; or lists have different lengths.
+    """
+    parts, found = [], []
+    for name in names:
+        is_list = _is_list(table.schema.field(name).type)
+        parts.append(_lists(path, table, name) if is_list else _column(path, table, name)[:, None])
+        found += [f"{name}[{i}]" for i in range(parts[-1].shape[1])] if is_list else [name]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), found
 
 
 def _is_list(kind: Any) -> bool:

@@ -29,7 +29,7 @@ from gpusoftmax import (
     train_cs231n,
 )
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu import ops, threads
+from gpusoftmax.cpu import row_blocks, threads
 from gpusoftmax.cpu.threads import for_each, single_threaded_blas
 from gpusoftmax.protocols.cs231n import sweep_cs231n
 from tests.support.cases import noisy_classes, sweep_with
@@ -274,13 +274,13 @@ def test_a_call_that_fails_leaves_blas_as_it_was(cpu_backend: Backend, name: str
 @blas
 @pytest.mark.usefixtures("three_blas_threads", "small_leaves")
 def test_blas_is_held_during_passes_alone(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, between, sum_over_leaves = list[set[int]](), list[set[int]](), ops.sum_over_leaves
+    passes, between, tree_over_leaves = list[set[int]](), list[set[int]](), row_blocks.tree_over_leaves
 
     def in_a_pass(*arguments: Any) -> Any:
         passes.append(blas_threads())
-        return sum_over_leaves(*arguments)
+        return tree_over_leaves(*arguments)
 
-    monkeypatch.setattr(ops, "sum_over_leaves", in_a_pass)
+    monkeypatch.setattr(row_blocks, "tree_over_leaves", in_a_pass)
     model = SoftmaxClassifier(
         backend=cpu_backend.name, n_threads=2, callbacks=[lambda record: between.append(blas_threads())]
     )

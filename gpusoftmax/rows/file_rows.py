@@ -1,0 +1,294 @@
+"""`FileRows`: a matrix in files, as the rest of the library reads it: rows by number, or all of them block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.dataset import aligned_empty
+from gpusoftmax.rows.flat_file import FlatFile
+from gpusoftmax.rows.mapping import MappedFile, why_not_mapped
+from gpusoftmax.rows.memory import available_memory
+from gpusoftmax.rows.ring import BUFFER_BYTES, DEPTH, read_ahead
+
+MAPPED_BYTES = 128 << 20  # of a block of a mapped file, after which it is checked whether the file is still the same
+FRACTION_MAPPED = 0.8  # of the available memory: larger files are read through a ring
+FRACTION_BUFFERS = 1 / 4  # of the memory limit: the rest is for the solver
+GAP_BYTES = 256 << 10  # between two rows: reading on takes less time than another call
+FRACTION_CACHED = 0.7  # of the available memory: what has been read of larger files is dropped from the system's cache
+
+
+@dataclass(frozen=True, eq=False)
+class FileRows:
+    """A matrix X (n, d) in files, which `open_rows` opened; pass it as X.
+
+    Attributes
+    ----------
+    files : sequence of FlatFile
+        Each has some of the rows, one after the other.
+    memory_limit : int, optional
+        Bytes that reading and the solver may take.
+    shape : tuple of int
+        (n, d).
+    dtype : numpy.dtype
+        The type of the features as they are computed with: float64, float32, float16, uint8, or uint16 for the bits of
+        bfloat16.
+    nbytes : int
+        Bytes of all rows in this type.
+    is_mapped : bool
+        Whether the files are mapped to memory, or else read block by block.
+    """
+
+    files: Sequence[FlatFile]
+    memory_limit: int | None = None
+    _maps: list[MappedFile] = field(default_factory=list, repr=False)
+
+    def __reduce__(self) -> Any:
+        return FileRows, (list(self.files), self.memory_limit)
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return sum(one.n for one in self.files), self.files[0].d
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        return self.files[0].dtype
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.shape[1] * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        names = ", ".join(str(one.path) for one in self.files[:3]) + ", ..." * (len(self.files) > 3)
+        return f"<FileRows {self.shape[0]} x {self.shape[1]} {self.dtype}: {names}>"
+
+    @cached_property
+    def _starts(self) -> Array:
+        """The number of the first row of each file, and n."""
+        return np.cumsum([0, *(one.n for one in self.files)])
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        available = available_memory()
+        limit = int(FRACTION_MAPPED * available) if self.memory_limit is None else self.memory_limit
+        size = sum(one.n * one.row_stride if one.row_stride else 0 for one in self.files)
+        why = why_not_mapped() or (f"{size} bytes are more than {limit}" if max(size, self.nbytes) > limit else "")
+        how = f"read through {DEPTH} buffers of {self.buffer_bytes} bytes: {why}" if why else "mapped to memory"
+        log.info("rows: %d files with %d bytes are %s", len(self.files), size, how)
+        return not why
+
+    @property
+    def in_one_array(self) -> bool:
+        """Whether the rows can be used as `array`, like a matrix in memory."""
+        return self.is_mapped and len(self.files) == 1 and self.files[0].is_in_place
+
+    @property
+    def array(self) -> Array:
+        """The mapped rows, if they are `in_one_array`; call `check` after each use."""
+        return self.files[0].numbers(self._mapped[0])
+
+    @cached_property
+    def buffer_bytes(self) -> int:
+        """Bytes of a buffer of the ring."""
+        memory = available_memory() if self.memory_limit is None else self.memory_limit
+        return int(min(BUFFER_BYTES, FRACTION_BUFFERS * memory / DEPTH))
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of all buffers of the ring."""
+        return DEPTH * self.buffer_bytes
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Read one row by its number, or rows by a slice or by numbers (m,), in `dtype`."""
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
+        if isinstance(rows, slice):
+            first, stop, step = rows.indices(len(self))
+            rows = np.arange(first, stop, step)
+        rows = np.asarray(rows)
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}")
+        rows = rows % len(self)
+        if self.in_one_array:
+            picked = self.files[0].numbers(self._mapped[0][rows])
+            self.check(int(rows[0]) if len(rows) else 0)
+            return picked
+        if (np.diff(rows) > 0).all():
+            found: Array = np.empty((len(rows), self.shape[1]), self.dtype)
+            self._read_numbers(rows, found)
+            return found
+        numbers, places = np.unique(rows, return_inverse=True)
+        return self[numbers][places]
+
+    def _read_numbers(self, numbers: Array, out: Array) -> None:
+        """Read rows by their numbers, which increase, into `out`; those with small gaps between them at once."""
+        gap, longest = max(1, GAP_BYTES // self._row_bytes), max(1, self.buffer_bytes // self._row_bytes)
+        a = 0
+        while a < len(numbers):
+            stop = a + int(np.searchsorted(numbers[a:], numbers[a] + longest))
+            breaks = np.flatnonzero(np.diff(numbers[a:stop]) > gap)
+            b = stop if not len(breaks) else a + int(breaks[0]) + 1
+            first, m = int(numbers[a]), int(numbers[b - 1] - numbers[a]) + 1
+            if m == b - a:
+                self.read(first, out[a:b])
+            else:
+                covering = aligned_empty((m, self.shape[1]), self.dtype)
+                self.read(first, covering)
+                np.take(covering, numbers[a:b] - first, axis=0, out=out[a:b])
+            a = b
+
+    def read(self, first: int, out: Array) -> None:
+        """Read the rows from `first` on into `out` (m, d), in `dtype`.
+
+        Raises
+        ------
+        BadFileError
+            A file was changed, truncated, replaced or removed since it was opened.
+        OSError
+            It cannot be read.
+        """
+        place, stop = first, first + len(out)
+        while place < stop:
+            i = int(np.searchsorted(self._starts, place, side="right")) - 1
+            file, start = self.files[i], int(self._starts[i])
+            part = out[place - first : min(stop, start + file.n) - first]
+            file.check(place - start)
+            if file.is_in_place:
+                file.read(place - start, part.view(file.stored))
+            else:
+                raw: Array = aligned_empty((len(part), file.d), file.stored)
+                file.read(place - start, raw)
+                part[...] = file.numbers(raw)
+            place += len(part)
+
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks; see `operations.RowBlocks`."""
+        if self.is_mapped:
+            borders = self._starts[1:-1].tolist()
+            return self._mapped_blocks(block_ranges(len(self), step, within, self.rows_at_once(step), borders))
+        ranges = block_ranges(len(self), step, within, self.rows_at_once(step))
+        return read_ahead(ranges, self._read_range, self._bytes_at_once(step))
+
+    def rows_at_once(self, step: int) -> int:
+        """How many rows a block has at most: a multiple of `step`."""
+        size = MAPPED_BYTES if self.is_mapped else self.buffer_bytes
+        return max(1, size // max(1, self._row_bytes * step)) * step
+
+    def _bytes_at_once(self, step: int) -> int:
+        needed = self.rows_at_once(step) * self._row_bytes
+        limit = self.memory_limit
+        if limit is not None and DEPTH * needed > limit:
+            raise ValueError(
+                f"memory_limit={limit} is too small: {DEPTH} buffers of {step} rows of {self.shape[1]} features take "
+                f"{DEPTH * needed} bytes; pass a larger limit"
+            )
+        return needed
+
+    def _read_range(self, first: int, stop: int, buffer: Array) -> Array:
+        rows = buffer[: (stop - first) * self._row_bytes].view(self.dtype).reshape(stop - first, self.shape[1])
+        self.read(first, rows)
+        return rows
+
+    def _mapped_blocks(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Array]]:
+        for first, stop in ranges:
+            i = int(np.searchsorted(self._starts, first, side="right")) - 1
+            start = int(self._starts[i])
+            if stop <= start + self.files[i].n:
+                yield first, self.files[i].numbers(self._mapped[i][first - start : stop - start])
+            else:  # across two files
+                yield first, self._read_range(first, stop, aligned_empty(((stop - first) * self._row_bytes,), np.uint8))
+            self.check(first)
+
+    @property
+    def _mapped(self) -> list[Array]:
+        if not self._maps:
+            self._maps.extend(map(MappedFile, self.files))
+        return [one.rows for one in self._maps]
+
+    def check(self, row: int) -> None:
+        """Raise if a file has changed since it was opened; `row` is what was read when this was found."""
+        for i, file in enumerate(self.files):
+            if self._maps and (bad := self._maps[i].first_bad_row()) is not None:
+                file.check(bad)
+                raise BadFileError(file.path, place=f"row {bad}", reason="cannot be read", expected="a readable disk")
+            file.check(max(row - int(self._starts[i]), 0))
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedRows:
+    """Some rows of a matrix in files, as a matrix (m, d) of its own; see `operations.RowBlocks`.
+
+    Attributes
+    ----------
+    stored : FileRows
+    numbers : ndarray of int64, (m,)
+        The row numbers. Reading is slow unless they increase.
+    """
+
+    stored: FileRows
+    numbers: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return len(self.numbers), self.stored.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """See `FileRows`."""
+        return self.stored.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Read one row by its position, or rows by a slice or by positions."""
+        return self.stored[self.numbers[rows]]
+
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks; see `operations.RowBlocks`."""
+        ranges = block_ranges(len(self), step, within, self.stored.rows_at_once(step))
+        return read_ahead(ranges, lambda first, stop, _: self[first:stop], 0)
+
+
+def block_ranges(
+    n: int, step: int, within: int | None, most: int, borders: Sequence[int] = ()
+) -> Iterator[tuple[int, int]]:
+    """Yield ranges (first, stop) of n rows that begin at multiples of `step` and have at most `most` rows.
+
+    None goes across a multiple of `within`, and one that goes across a border has only `step` rows.
+    """
+    first = 0
+    while first < n:
+        stop = min(first + most, n, n if within is None else (first // within + 1) * within)
+        border = next((one for one in borders if first < one < stop), None)
+        if border is not None:
+            stop = min(max(border // step * step, first + step), stop)
+        yield first, stop
+        first = stop

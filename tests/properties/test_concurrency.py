@@ -360,7 +360,7 @@ FORK = """
 import os, signal, threading
 import numpy as np
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.cpu import ops, threads
+from gpusoftmax.cpu import column_sums, threads
 
 threads.LEAF_ELEMENTS = 1  # leaves of 64 rows
 rng = np.random.default_rng(0)
@@ -384,18 +384,18 @@ FORKS = {
     "before the pool has threads": "assert right_in_a_child(True)",
     "after it has": "bits(); assert right_in_a_child(True)",
     "in the middle of another thread's fit": """
-reached, go, widen, found = threading.Event(), threading.Event(), ops.widen, []
+reached, go, widen, found = threading.Event(), threading.Event(), column_sums.widen, []
 
 def wait(*arguments):
     reached.set()
     go.wait(50)
     return widen(*arguments)
 
-ops.widen = wait  # in the pass for the moments, in its threads
+column_sums.widen = wait  # in the pass for the moments, in its threads
 fit = threading.Thread(target=lambda: found.append(bits()))
 fit.start()
 reached.wait(50)
-ops.widen = widen
+column_sums.widen = widen
 right = right_in_a_child(True)
 go.set()
 fit.join()

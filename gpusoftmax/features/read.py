@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -18,7 +17,6 @@ from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 from gpusoftmax.features.streamed import StreamedFeatures
 from gpusoftmax.rows.file_rows import FileRows, SelectedRows
-from gpusoftmax.rows.open_rows import open_rows
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
@@ -26,18 +24,13 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
     Here, and nowhere else, the kind of features is chosen.
     """
-    if isinstance(X, FileRows | SelectedRows | os.PathLike):
-        return _from_files(X, backend)
+    if isinstance(X, FileRows):
+        return StreamedFeatures(X, backend)
+    if isinstance(X, SelectedRows):
+        return StreamedFeatures(X.stored, backend).select(X.numbers)
     if is_sparse(X):
         return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)
-
-
-def _from_files(X: Any, backend: Backend) -> Features:
-    """Make features of rows that stay in files; of a path, of the rows in that file."""
-    if isinstance(X, SelectedRows):
-        return StreamedFeatures(X.stored, backend).select(X.numbers)
-    return StreamedFeatures(X if isinstance(X, FileRows) else open_rows(X), backend)
 
 
 def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -46,13 +46,13 @@ def read_parquet(path: Path, columns: Columns) -> Table:
     OSError
         It cannot be read.
     """
-    with open_regular(path) as opened, parquet_file(path, opened) as file:
+    with parquet_file(path) as file:
         return _read(path, file, columns)
 
 
 @contextmanager
-def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
-    """Open a pyarrow ParquetFile of an open file, and turn pyarrow's errors in the block into BadFileError.
+def parquet_file(path: Path) -> Iterator[Any]:
+    """Open a file as a pyarrow ParquetFile, and turn pyarrow's errors in the block into BadFileError.
 
     Raises
     ------
@@ -60,6 +60,8 @@ def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
         It is not a Parquet file, or is damaged.
     ImportError
         pyarrow is not installed.
+    OSError
+        It cannot be read.
     """
     try:
         import pyarrow
@@ -69,8 +71,9 @@ def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
             f"{path}: parquet needs pyarrow; pip install 'gpusoftmax[parquet]', or save the table as .csv or .npz"
         ) from error
     try:
-        # no threads: some outlive an error, and abort the process if they release a Python file while it exits
-        yield pyarrow.parquet.ParquetFile(opened, pre_buffer=False)
+        with open_regular(path) as file:
+            # no threads: some outlive an error, and abort the process if they release a Python file while it exits
+            yield pyarrow.parquet.ParquetFile(file, pre_buffer=False)
     except BadFileError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

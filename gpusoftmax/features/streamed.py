@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +14,11 @@ from gpusoftmax.array import Backend
 from gpusoftmax.checks.arrays import check_finite_features
 from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.features.base import Features
+from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.operations import SgdSteps
 from gpusoftmax.rows.file_rows import FileRows, SelectedRows
 
+PART_MULTIPLE = 64  # rows; see Features.in_parts
 READ_ROWS = 1 << 12  # rows at a time where blocks may begin anywhere
 SHUFFLED_BYTES = 1 << 20  # of the blocks whose order SGD shuffles
 BLOCKS_AT_ONCE = 64  # the fewest blocks whose rows are shuffled together
@@ -135,6 +138,12 @@ class StreamedFeatures(Features):
 
     def best(self, W: Array, b: Array) -> Array:
         return self.backend.ops.linear_best(self._used, W, b)
+
+    def in_parts(self, most: int) -> Iterator[Features]:
+        for _, block in self._used.blocks(PART_MULTIPLE):
+            for first in range(0, len(block), most):
+                part = self.backend.asarray(block[first : first + most])
+                yield DenseFeatures(part, self.backend, self.shift, self.scale)
 
     def sgd_steps(
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any, batches: list[Any],

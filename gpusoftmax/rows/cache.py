@@ -21,12 +21,12 @@ from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.atomic import write_atomically
+from gpusoftmax.files.npy import header_of
 from gpusoftmax.files.parquet import as_matrix, parquet_file
 from gpusoftmax.rows.flat_file import FlatFile
 from gpusoftmax.rows.formats import open_npy
 
 DECODED_BYTES = 32 << 20  # decoded at a time
-HEADER = 128  # bytes of the .npy file before the first number
 VERSION = "1"  # of how files are decoded
 
 
@@ -64,8 +64,7 @@ class Decoded:
 
     def content(self) -> Iterator[bytes | memoryview]:
         """Yield the parts of a .npy file."""
-        text = f"{{'descr': {self.dtype.str!r}, 'fortran_order': False, 'shape': ({self.n}, {self.d}), }}"
-        yield b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11).encode() + b"\n"
+        yield header_of(self.dtype, (self.n, self.d))
         rows = 0
         for part in self.parts():
             rows += len(part)

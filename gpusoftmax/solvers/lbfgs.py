@@ -207,7 +207,9 @@ class LBFGS:
         norm = np.where(accepted, size, state.gradient_norm[models.indices])
         of_all = bool(accepted.all()) and len(accepted) == len(state.reasons)
         if of_all:
-            state.W, state.b = trial[:-1], trial[-1]  # nothing writes to them later
+            state.W, state.b = trial[:-1], trial[-1]
+        elif accepted.any():  # they may be views of the last trial, which is the point that the next pairs start from
+            state.W, state.b = state.W.copy(), state.b.copy()
         for k in np.flatnonzero(accepted).tolist():
             index = models.indices[k]
             if not of_all:

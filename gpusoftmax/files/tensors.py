@@ -182,7 +182,10 @@ def pieces(metadata: dict[str, str], tensors: dict[str, Array]) -> list[Any]:
         place += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little") + text, *(tensors[name].reshape(-1).data for name in names)]
+    return [
+        len(text).to_bytes(8, "little") + text,
+        *(tensors[name].reshape(-1).data for name in names if tensors[name].size),
+    ]
 
 
 def _read_tensors(file: Any, table: Table) -> dict[str, Array]:

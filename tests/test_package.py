@@ -30,6 +30,7 @@ LAYERS = [
     {"array", "files"},
     {"features", "datasets"},
     {"objective"},
+    {"checkpoints"},
     {"solvers"},
     {"trainer"},
     {"progress"},

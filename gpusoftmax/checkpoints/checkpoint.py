@@ -86,9 +86,14 @@ class Checkpoint:
         words = "a training under way" if self._running else "none under way"
         log.info("continuing from %s: %d trainings finished, %s", self._source, len(self._results), words)
 
-    def reading(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def reading(self) -> Iterator[None]:
         """Turn errors in the block, which uses what was read, into a BadFileError about the file."""
-        return CHECKPOINT.damage(self._source, "content")
+        with CHECKPOINT.damage(self._source, "content"):
+            try:
+                yield
+            except (LookupError, AttributeError) as error:
+                raise ValueError(f"parts are missing or of another kind: {error!r}") from error
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -182,10 +182,8 @@ def pieces(metadata: dict[str, str], tensors: dict[str, Array]) -> list[Any]:
         place += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return [
-        len(text).to_bytes(8, "little") + text,
-        *(tensors[name].reshape(-1).data for name in names if tensors[name].size),
-    ]
+    buffers = [tensors[name].reshape(-1).data for name in names if tensors[name].size]
+    return [len(text).to_bytes(8, "little") + text, *buffers]
 
 
 def _read_tensors(file: Any, table: Table) -> dict[str, Array]:

@@ -117,10 +117,10 @@ def checked_array(name: str, kept: Any, dtype: Any, shape: tuple[int, ...]) -> A
     ValueError
         It is of another type or shape.
     """
-    in_file = np.dtype(np.uint8) if dtype == bool else np.dtype(dtype)
+    in_file = np.dtype(np.uint8) if np.dtype(dtype).kind == "b" else np.dtype(dtype)
     if not isinstance(kept, np.ndarray) or (kept.dtype, kept.shape) != (in_file, shape):
         raise ValueError(f"{name} is not an array of {np.dtype(dtype).name} of shape {shape}")
-    return kept.astype(bool) if dtype == bool else kept
+    return kept.astype(bool) if np.dtype(dtype).kind == "b" else kept
 
 
 class PerModel(Kept):

@@ -70,9 +70,8 @@ class _Models(ActiveModels):
     refreshes: Array = per_model()  # how many times the preconditioner was replaced
     costs: Array = per_model()  # cost of the next preconditioner, in passes
     pairs: Pairs = per_model()
-    sample: GramSample | None = not_kept(
-        default=None
-    )  # makes the second preconditioner, where the first was only the diagonal
+    # makes the second preconditioner, where the first was only the diagonal
+    sample: GramSample | None = not_kept(default=None)
 
 
 @dataclass

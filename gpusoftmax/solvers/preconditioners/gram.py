@@ -135,9 +135,11 @@ class GramSample:
         if self._sums is None or self._sums[0] not in (None, key):
             log.info("preconditioner: variances of %d features", objective.features.d)
             self._sums = key, sums_at_zero(objective, k) if self._common is None else sums_at_zero(self._common, 0)
-        if callable(self._sums[1]):
-            self._sums = self._sums[0], self._sums[1]()
-        return from_sums(objective, k, self._sums[1])
+        made_for, sums = self._sums
+        if callable(sums):
+            sums = sums()
+            self._sums = made_for, sums
+        return from_sums(objective, k, sums)
 
     def remember(self, sums: CurvatureSums, k: int, point: Any) -> None:
         """Make later preconditioners from these sums, of model k at its point (d + 1, c), if `kind` is "variances"."""

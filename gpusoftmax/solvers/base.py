@@ -269,6 +269,12 @@ class Solver(Protocol):
     def to_arrays(self, state: Any) -> dict[str, Any]:
         """Return what a checkpoint keeps of a state: nested dictionaries of arrays on the host and plain values."""
 
+    def to_share(self, backend: Backend) -> dict[str, Any]:
+        """Return what the last solve has left in objects that later solves use, in the form of `to_arrays`."""
+
+    def share(self, objective: Objective, kept: dict[str, Any]) -> None:
+        """Leave there what a solve of this objective did, by what `to_share` returned after it."""
+
     def from_arrays(self, state: Any, kept: dict[str, Any]) -> Any:
         """Return the state that `to_arrays` was given, from what it returned and the state at the start, `init`'s.
 

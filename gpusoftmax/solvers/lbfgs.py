@@ -25,6 +25,8 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
+from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, checked_array, not_kept, per_model
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
@@ -182,32 +184,37 @@ class LBFGS:
         backend, points = state.models.objective.backend, state.models.preconditioner.points
         kept = state.to_arrays(backend)
         kept["points"] = {str(k): backend.to_numpy(point) for k, point in enumerate(points) if point is not None}
-        if self.sample is not None and self.sample.remembered is not None:
-            k, point = self.sample.remembered
-            kept["remembered"] = {"model": k, "point": backend.to_numpy(point)}
+        kept["shared"] = self.to_share(backend)
         return kept
 
     def from_arrays(self, state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
         """See `Solver.from_arrays`; makes preconditioners again at the points where they were made."""
-        of_all, points, remembered = state.models.objective, kept.pop("points", {}), kept.pop("remembered", None)
+        of_all, points, shared = state.models.objective, kept.pop("points", {}), kept.pop("shared", {})
         state = state.from_arrays(kept, of_all.backend)
-        models, shape = state.models, state.models.point.x[:, 0].shape
-
-        def on_device(point: Any) -> Any:
-            return of_all.backend.asarray(checked_array("points", point, of_all.features.dtype, shape))
-
+        models = state.models
         if points.keys() != {str(k) for k in np.flatnonzero(models.refreshes)}:
             raise ValueError("not one point for each preconditioner that was renewed")
         with of_all.backend.single_threaded_blas():
             for name, point in points.items():
-                self._renew(models, int(name), on_device(point), int(models.refreshes[int(name)]) - 1)
-        if remembered is not None and self.sample is not None:
-            k, point = remembered["model"], on_device(remembered["point"])
-            if type(k) is not int or not 0 <= k < of_all.n_models:
-                raise ValueError(f"remembered model {k}")
-            self.sample.remember_point(of_all, k, point)
-            self.sample.remembered = k, point
+                self._renew(models, int(name), _checked_point(of_all, point), int(models.refreshes[int(name)]) - 1)
+        self.share(of_all, shared)
         return state
+
+    def to_share(self, backend: Backend) -> dict[str, Any]:
+        """See `Solver.to_share`: the point whose sums a shared sample makes later preconditioners from."""
+        if self.sample is None or self.sample.remembered is None:
+            return {}
+        k, point = self.sample.remembered
+        return {"model": k, "point": backend.to_numpy(point)}
+
+    def share(self, objective: Objective, kept: dict[str, Any]) -> None:
+        """See `Solver.share`."""
+        if self.sample is None or not kept:
+            return
+        k = check_count("model", kept["model"], least=0)
+        if k >= objective.n_models:
+            raise ValueError(f"model {k} of {objective.n_models}")
+        self.sample.remember_point(objective, k, _checked_point(objective, kept["point"]))
 
     def why_it_diverged(self, state: LBFGSState) -> str:
         """Explain that the start is the cause: no accepted step makes the objective infinite."""
@@ -338,6 +345,12 @@ class LBFGS:
             to_go = np.log(models.smallest_norm / tolerances) / pace
         far = STEPS_TO_GO_FULL if is_full(models.objective) or diagonals else STEPS_TO_GO
         return old_enough & ((to_go > far) | (pace <= 0))
+
+
+def _checked_point(objective: Objective, point: Any) -> Any:
+    """Return a point (d + 1, c) from a checkpoint, on the device."""
+    shape = (objective.features.d + 1, objective.n_classes)
+    return objective.backend.asarray(checked_array("point", point, objective.features.dtype, shape))
 
 
 def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:

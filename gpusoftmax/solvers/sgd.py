@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import hstack
 
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
 from gpusoftmax.losses import Loss
 from gpusoftmax.objective.objective import Objective
@@ -209,6 +210,13 @@ class SGD:
         if shared:  # until the first model ends, the arrays of all models are those of the active ones
             state.W, state.b = state.models.W, state.models.b
         return state
+
+    def to_share(self, backend: Backend) -> dict[str, Any]:
+        """See `Solver.to_share`: nothing."""
+        return {}
+
+    def share(self, objective: Objective, kept: dict[str, Any]) -> None:
+        """See `Solver.share`."""
 
     def why_it_diverged(self, state: SGDState) -> str:
         """Explain that the learning rate is too large, and what to use instead."""

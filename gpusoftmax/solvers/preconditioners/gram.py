@@ -147,7 +147,7 @@ class GramSample:
 
     def remember_point(self, objective: Objective, k: int, point: Any) -> None:
         """Do what `remember` does, with sums that are computed once they are needed."""
-        self._sums = None, lambda: sums_at_point(objective, k, point)
+        self._sums, self.remembered = (None, lambda: sums_at_point(objective, k, point)), (k, point)
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions

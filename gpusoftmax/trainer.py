@@ -104,7 +104,7 @@ class Record:
 def _history_to_arrays(history: list[Record]) -> Tree:
     """Return a history as an array for each field of its records, (records,), or (records, K) for K models."""
     columns = {field.name: [getattr(record, field.name) for record in history] for field in fields(Record)}
-    return {name: np.array([] if values[:1] == [None] else values) for name, values in columns.items()}
+    return {name: np.array([one for one in values if one is not None]) for name, values in columns.items()}
 
 
 def _history_from_arrays(kept: Tree, K: int, validated: bool) -> list[Record]:

@@ -12,6 +12,7 @@ of these but arrays. In the file a path such as "running/solver/W" names a leaf.
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,24 @@ def read(path: Path) -> tuple[Path, dict[str, Any], Tree] | None:
         found = previous, *_read(previous)
         log.warning("%s is missing; continuing from %s, the checkpoint before it", path, previous)
         return found
-    except BadFileError as error:
+    except (BadFileError, OSError) as error:
+        bad = error if isinstance(error, BadFileError) else _unreadable(path, error)
         try:
             found = previous, *_read(previous)
-        except (BadFileError, FileNotFoundError):
+        except (BadFileError, OSError):
             raise BadFileError(
-                path, place=error.place, reason=error.reason,
-                expected=f"{error.expected}; delete it to start anew, or pass another path",
+                path, place=bad.place, reason=bad.reason,
+                expected=f"{bad.expected}; delete it and {previous.name} to start anew, or pass another path",
             ) from error  # fmt: skip
-        log.warning("%s; continuing from %s, the checkpoint before it", error, previous)
+        log.warning("%s; continuing from %s, the checkpoint before it", bad, previous)
         return found
+
+
+def _unreadable(path: Path, error: OSError) -> BadFileError:
+    """Return the error about a file that the disk fails to read; any other OSError is raised again."""
+    if error.errno != errno.EIO:
+        raise error
+    return BadFileError(path, reason=str(error), expected="a file that can be read")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Tree]:

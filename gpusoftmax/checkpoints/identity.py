@@ -20,6 +20,7 @@ from gpusoftmax.objective.objective import Objective
 
 SAMPLED = 64  # rows of X in the digest
 LIBRARIES = ("gpusoftmax", "numpy", "scipy", "numba", "cupy-cuda13x", "cupy-cuda12x")  # which may change bits
+MOST_NAMES = 6  # in a message
 SHOWN = 60  # characters of a value in a message
 
 
@@ -46,10 +47,10 @@ def identity_of_features(features: Features) -> dict[str, Any]:
     return {
         "kind": type(features).__name__,
         "shape": list(features.shape),
-        "rows": features.n,
+        "number of rows": features.n,
         "dtype": np.dtype(features.dtype).name,
         "bytes": features.nbytes,
-        "sample": digest_of(*arrays, *scaling),
+        "rows": digest_of(*arrays, *scaling),
     }
 
 
@@ -99,18 +100,17 @@ def _blas() -> list[str]:
 
 
 def differences(kept: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say in words in what two identities differ."""
+    """Say in words in what two identities differ: in the kind of run, or by name in up to MOST_NAMES things."""
+    if kept.get("run") != now.get("run"):
+        return [f"its kind ({kept.get('run')} there, {now.get('run')} here)"]
 
     def words(value: Any) -> str:
         text = repr(value)
         return f"{text[: SHOWN - 3]}..." if len(text) > SHOWN else text
 
-    names = [*now, *(name for name in kept if name not in now)]
-    return [
-        _difference(name, words(kept.get(name)), words(now.get(name)))
-        for name in names
-        if kept.get(name) != now.get(name)
-    ]
+    names = [name for name in now | kept if kept.get(name) != now.get(name)]
+    found = [_difference(name, words(kept.get(name)), words(now.get(name))) for name in names[:MOST_NAMES]]
+    return found + [f"{len(names) - MOST_NAMES} more"] * (len(names) > MOST_NAMES)
 
 
 def _difference(name: str, before: str, now: str) -> str:

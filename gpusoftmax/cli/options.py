@@ -44,8 +44,8 @@ app = typer.Typer(
     rows.
 
     Exit codes: 0 success, 1 failure (the reason is on standard error), 2 an unknown or invalid option, 130
-    interrupted. NO_COLOR=1 turns colours off. `--install-completion` lets the shell complete commands and
-    options.""",
+    interrupted, 143 terminated. NO_COLOR=1 turns colours off. `--install-completion` lets the shell complete commands
+    and options.""",
 )
 
 
@@ -187,6 +187,19 @@ Threads = Annotated[
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else, on standard output")]
 Version = Annotated[bool, typer.Option("--version", help="print the version and exit")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the state of the training in this file; if it is there, continue from it, with the same result",
+        show_default=False,
+    ),
+]
+CheckpointEvery = Annotated[
+    float | None,
+    typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="how often to write it", show_default="60"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a model file, written by train --save")]
 
@@ -289,6 +302,22 @@ def load(
             test=_fraction_or_source(test),
             seed=seed,
         )
+
+
+def checkpoint_arguments(
+    checkpoint: Path | None, every: float | None, *files: str | Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Check --checkpoint and --checkpoint-every; return the arguments for `fit` or `sweep`. `files` are in use."""
+    if checkpoint is None:
+        if every is not None:
+            raise ValueError(f"--checkpoint-every {every:g} needs --checkpoint FILE, the file to write")
+        return {}
+    check_output("--checkpoint", checkpoint, *files)
+    if checkpoint in files:
+        raise ValueError(f"--checkpoint {checkpoint} is another output file, too; write to another")
+    if checkpoint.exists():
+        show(f"resume  {checkpoint}", as_json)
+    return {"checkpoint": checkpoint} | ({} if every is None else {"checkpoint_every": every})
 
 
 def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.lbfgs import LBFGS
@@ -63,6 +64,8 @@ class Path:
         As for an estimator, except that tol is relative to the objective where that is below 1. Otherwise, with weak
         penalties and all rows classified correctly, the predicted starts already have small gradients, and would be
         accepted as solutions with twice the held-out loss.
+    checkpoint : Checkpoint, optional
+        That of the sweep.
     nodes : list of (log l2, W (d, c), b (c,))
         The last solutions; l2 > 0.
     """
@@ -72,6 +75,7 @@ class Path:
     max_iter: int
     tol: float
     seed: int
+    checkpoint: Checkpoint | None = None
     nodes: list[tuple[float, Any, Any]] = field(default_factory=list)
 
     def solve(self, l2: Array, progress: Progress | None = None) -> TrainResult:
@@ -87,6 +91,7 @@ class Path:
             W,
             b,
             progress=progress,
+            checkpoint=self.checkpoint,
         )
         for k in range(K):
             if l2[k] > 0 and result.reasons[k] != StopReason.INTERRUPTED:

@@ -15,6 +15,7 @@ from sklearn.utils import _safe_indexing
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
 from gpusoftmax.estimators.fitting import set_history, set_weights
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.prediction import on_host, record_columns
@@ -64,6 +65,8 @@ class SweepRun:
         Called after each candidate with its parameters and its means over the splits.
     recipe : Recipe or None
         The recipe that SGD follows.
+    checkpoint : Checkpoint or None
+        Keeps the trainings; those that it has are not made again, but measured.
     """
 
     given_X: Any
@@ -79,6 +82,7 @@ class SweepRun:
     tally: Tally | None
     on_candidate: Callable[[dict[str, Any]], Any] | None
     recipe: minibatch.Recipe | None = None
+    checkpoint: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
@@ -98,7 +102,8 @@ class SweepRun:
             sample = GramSample(objective, self.seed, len(order), share_gram=True)
             self.samples |= dict.fromkeys(group, sample)
             paths = [
-                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in problems
+                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed, self.checkpoint)
+                for one in problems
             ]
             weighted = 0 if objective.weights is None else features.n_stored
             width = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
@@ -153,7 +158,7 @@ class SweepRun:
                 l2, before = self._l2(chunk, problem.total), self.done
                 try:
                     result = minibatch.train_group(
-                        estimators, problem.objective, l2, RunProgress(self, i, chunk), self.recipe
+                        estimators, problem.objective, l2, RunProgress(self, i, chunk), self.recipe, self.checkpoint
                     )
                 except DivergenceError:
                     self._forget(i, chunk, "diverged")

@@ -165,6 +165,15 @@ class Features(ABC):
             yield self.select(self.row_numbers(np.arange(first, min(first + most, self.n))))
 
     @property
+    def shared_weight_bytes(self) -> int:
+        """Bytes that the row weights of models may take so that they share passes; 0 if passes need not be shared.
+
+        Models of different folds share a pass if each has its own weights for all rows, which are 0 outside its fold.
+        That pays where most of the time of a pass goes into reading X.
+        """
+        return 0
+
+    @property
     def shuffled_blocks(self) -> tuple[int, int] | None:
         """How SGD shuffles rows that it cannot take from anywhere: the rows of a block, and the blocks taken together.
 

@@ -178,6 +178,10 @@ class StreamedFeatures(Features):
         return max(1, SHUFFLED_BYTES * self.n_stored // max(self.nbytes, 1))
 
     @property
+    def shared_weight_bytes(self) -> int:
+        return 0 if self.stored.is_mapped else self.stored.memory // 4
+
+    @property
     def shuffled_blocks(self) -> tuple[int, int] | None:
         if self.stored.in_one_array:
             return None

@@ -88,8 +88,7 @@ class FileRows:
 
     @cached_property
     def is_mapped(self) -> bool:
-        available = available_memory()
-        limit = int(FRACTION_MAPPED * available) if self.memory_limit is None else self.memory_limit
+        limit = int(FRACTION_MAPPED * self.memory) if self.memory_limit is None else self.memory_limit
         size = sum(one.n * one.row_stride if one.row_stride else 0 for one in self.files)
         why = why_not_mapped() or (f"{size} bytes are more than {limit}" if max(size, self.nbytes) > limit else "")
         how = f"read through {DEPTH} buffers of {self.buffer_bytes} bytes: {why}" if why else "mapped to memory"
@@ -109,8 +108,12 @@ class FileRows:
     @cached_property
     def buffer_bytes(self) -> int:
         """Bytes of a buffer of the ring."""
-        memory = available_memory() if self.memory_limit is None else self.memory_limit
-        return int(min(BUFFER_BYTES, FRACTION_BUFFERS * memory / DEPTH))
+        return int(min(BUFFER_BYTES, FRACTION_BUFFERS * self.memory / DEPTH))
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes that reading and the solver may take: the limit, or what is available."""
+        return available_memory() if self.memory_limit is None else self.memory_limit
 
     @property
     def ring_bytes(self) -> int:

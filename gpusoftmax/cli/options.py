@@ -185,6 +185,15 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; results are the same for any number", show_default="all")
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="leave features in their files, which may be larger than memory, and take this much, such as 2GB "
+        "(.npy, .safetensors, .parquet)",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else, on standard output")]
 Version = Annotated[bool, typer.Option("--version", help="print the version and exit")]
 Checkpoint = Annotated[
@@ -270,6 +279,12 @@ class FileOptions:
         if wrong := [name for name, is_given in given.items() if is_given]:
             raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
 
+    def refuse_for_rows(self) -> None:
+        """Raise if an option is given that says how to read a text, because the features stay in their files."""
+        for_text = ("header", "delimiter", "decimal", "category", "text")
+        if wrong := [f"--{name}" for name in for_text if getattr(self, name) not in (None, [])]:
+            raise ValueError(f"{', '.join(wrong)} is not for --memory-limit, which reads no text; leave one out")
+
 
 def load(
     dataset: str,
@@ -280,16 +295,28 @@ def load(
     test: str,
     seed: int,
     quiet: bool,
+    memory_limit: str | None = None,
 ) -> Dataset:
     """Load the data that a command's arguments name."""
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.files.load import load_data
+    from gpusoftmax.rows.load import load_rows
 
     with reading(dataset, quiet):
         if not is_file(dataset):
-            options.refuse(dataset, **{"--validation": validation != FRACTION, "--test": test != FRACTION})
+            others = {
+                "--validation": validation != FRACTION, "--test": test != FRACTION,
+                "--memory-limit": memory_limit is not None,
+            }  # fmt: skip
+            options.refuse(dataset, **others)
             return load_dataset(dataset, data, download=download)
         check_no_folder(dataset, data, download)
+        if memory_limit is not None:
+            options.refuse_for_rows()
+            return load_rows(
+                source(dataset), memory_limit, label=options.label, drop=options.drop or (),
+                validation=_fraction_or_source(validation), test=_fraction_or_source(test), seed=seed,
+            )  # fmt: skip
         return load_data(
             source(dataset),
             label=options.label,

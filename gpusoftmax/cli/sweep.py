@@ -24,6 +24,7 @@ from gpusoftmax.cli.options import (
     Header,
     Label,
     Loss,
+    MemoryLimit,
     Quiet,
     Rule,
     Scoring,
@@ -131,6 +132,7 @@ def sweep_command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="write the table, model and plot to this folder")
     ] = None,
+    memory_limit: MemoryLimit = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
     as_json: AsJson = False,
@@ -186,9 +188,11 @@ def sweep_command(
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
     options = FileOptions(label, drop, header, delimiter, decimal, category, text)
-    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet, memory_limit)
     estimator.set_params(scaling=scaling_for(loaded))
-    X, y = loaded.X_train[:rows], loaded.y_train[:rows]
+    X, y = loaded.X_train, loaded.y_train
+    if rows is not None:
+        X, y = X[:rows], y[:rows]
     if (found := len(set(y.tolist()))) < len(loaded.class_names):
         raise ValueError(f"--rows {rows}: these rows hold {found} of {len(loaded.class_names)} classes; take more")
     loaded = replace(loaded, X_train=X, y_train=y)

@@ -25,6 +25,7 @@ from gpusoftmax.cli.options import (
     Header,
     Label,
     Loss,
+    MemoryLimit,
     Quiet,
     Recipe,
     Seed,
@@ -128,6 +129,7 @@ def train(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="write the model to this file (safetensors)")
     ] = None,
+    memory_limit: MemoryLimit = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
     as_json: AsJson = False,
@@ -187,7 +189,7 @@ def train(
     kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, save, as_json=as_json)
     resolved_backend = get_backend(backend, threads)
     options = FileOptions(label, drop, header, delimiter, decimal, category, text)
-    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet, memory_limit)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(
         f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "

@@ -16,7 +16,7 @@ from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 from gpusoftmax.features.streamed import StreamedFeatures
-from gpusoftmax.rows.file_rows import FileRows, SelectedRows
+from gpusoftmax.rows.file_rows import Rows
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
@@ -24,10 +24,8 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
     Here, and nowhere else, the kind of features is chosen.
     """
-    if isinstance(X, FileRows):
+    if isinstance(X, Rows):
         return StreamedFeatures(X, backend)
-    if isinstance(X, SelectedRows):
-        return StreamedFeatures(X.stored, backend).select(X.numbers)
     if is_sparse(X):
         return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)

@@ -16,7 +16,7 @@ from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.operations import SgdSteps
-from gpusoftmax.rows.file_rows import FileRows, SelectedRows
+from gpusoftmax.rows.file_rows import Rows
 
 PART_MULTIPLE = 64  # rows; see Features.in_parts
 READ_ROWS = 1 << 12  # rows at a time where blocks may begin anywhere
@@ -30,7 +30,7 @@ class _Window:
     def __init__(self) -> None:
         self.numbers, self.rows = np.empty(0, np.int64), np.empty((0, 0))
 
-    def holding(self, stored: FileRows, blocks: Array, size: int) -> tuple[Array, Array]:
+    def holding(self, stored: Rows, blocks: Array, size: int) -> tuple[Array, Array]:
         """Return the row numbers of these blocks of `size` rows, increasing, and the rows; reads those that lack."""
         wanted = (blocks[:, None] * size + np.arange(size)).reshape(-1)
         wanted = wanted[wanted < len(stored)]
@@ -49,7 +49,7 @@ class _Window:
 class StreamedFeatures(Features):
     """X (n_stored, d) in files; see `Features`. The results have the bits of those for the same X in memory."""
 
-    stored: FileRows
+    stored: Rows
     backend: Backend
     shift: Array | None = None
     scale: Array | None = None
@@ -83,15 +83,15 @@ class StreamedFeatures(Features):
         if self.dtype != other.dtype:
             names = np.dtype(self.dtype).name, np.dtype(other.dtype).name
             raise TypeError(
-                f"the validation rows in {self.stored.files[0].path} are computed in {names[0]}, the training rows in "
+                f"the validation rows in {self.stored.path} are computed in {names[0]}, the training rows in "
                 f"{names[1]}; write both in the same type"
             )
         return self
 
     @cached_property
-    def _used(self) -> FileRows | SelectedRows:
+    def _used(self) -> Rows:
         """The selected rows."""
-        return self.stored if self.rows is None else SelectedRows(self.stored, self.backend.to_numpy(self.rows))
+        return self.stored if self.rows is None else self.stored.select(self.backend.to_numpy(self.rows))
 
     def _own(self, array: Array | None) -> Any:
         """The entries of the selected rows, from an array with an entry for each stored row."""

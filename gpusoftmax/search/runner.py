@@ -26,7 +26,7 @@ from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.read import rows_with_weight
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.progress import Tally
-from gpusoftmax.rows.file_rows import FileRows, SelectedRows
+from gpusoftmax.rows.file_rows import Rows
 from gpusoftmax.search import exact, minibatch
 from gpusoftmax.search.result import DONE, MEASURES, Trials
 from gpusoftmax.search.scoring import Scoring
@@ -321,7 +321,7 @@ class SweepRun:
             s, unit = self.data.weights[rows], self.data.unit
             weights = {"sample_weight": s if unit == 1 else s.astype(np.float64) * unit}
         X = self.host_X
-        held_out_X = SelectedRows(X, rows) if isinstance(X, FileRows) else _safe_indexing(X, rows)
+        held_out_X = X.select(rows) if isinstance(X, Rows) else _safe_indexing(X, rows)
         return float(self.scoring.function(model, held_out_X, self.y[rows], **weights))
 
     @cached_property

@@ -52,10 +52,12 @@ def column_names(X: Any) -> list[Any] | None:
 def by_rows(X: Any, name: str = "X") -> Any:
     """Return X in a form whose rows can be indexed by number.
 
-    Data frames, arrays and tensors are returned as they are, and sparse matrices as canonical CSR. Lists and data sets
-    in files (h5py, zarr) are read into an array, once. A single value is returned as it is, since `check_features`
-    raises a better error for it.
+    Data frames, arrays, tensors, and rows that stay in files are returned as they are, and sparse matrices as canonical
+    CSR. Lists and data sets in files (h5py, zarr) are read into an array, once. A single value is returned as it is,
+    since `check_features` raises a better error for it.
     """
+    if _is_of(X, "gpusoftmax.rows.file_rows", "FileRows", "SelectedRows"):
+        return X
     if is_sparse(X) and not hasattr(X, "columns"):
         return check_sparse(X, name)
     if _is_of(X, "pyarrow", "RecordBatch"):
@@ -136,7 +138,7 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
     if array.ndim == 0:
         raise TypeError(
             f"{name} is a {type(X).__name__}. Expected 2D array, got scalar array instead: {shown(X)}; pass an array "
-            f"or a data frame (read a file first; of a lazy frame pass {name}.collect())"
+            f"or a data frame (read a file first, or pass open_rows(path); of a lazy frame pass {name}.collect())"
         )
     if array.dtype.kind == "O":
         array = _numbers_from_objects(array, name, column_names(X))
@@ -162,7 +164,7 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
                 f"Found array with 0 {entry}(s) (shape={array.shape}) while a minimum of 1 is required: {name} is "
                 f"empty; pass at least one {fix}"
             )
-    return array if half else _readable(array)
+    return array if half else readable(array)
 
 
 def _as_matrix(X: Any, name: str, asarray: Callable[[Any], Any]) -> tuple[Any, bool]:
@@ -177,7 +179,7 @@ def _as_matrix(X: Any, name: str, asarray: Callable[[Any], Any]) -> tuple[Any, b
     return as_array(name, readable, "pass rows of numbers, all of equal length", asarray), half
 
 
-def _readable(array: Array) -> Array:
+def readable(array: Array) -> Array:
     """Convert an array of numbers to a type, byte order and alignment that the kernels read."""
     if array.dtype == np.bool_:
         return array.view(np.uint8)
@@ -226,10 +228,14 @@ def check_n_features(X: Any, expected: int, name: str = "X", owner: str = "the m
         )
 
 
-def check_finite_features(X: Array, name: str = "X") -> None:
-    """Raise an error that names the first NaN or infinity of X; called when a loss or score is not finite."""
+def check_finite_features(X: Array, name: str = "X", first_row: int = 0) -> None:
+    """Raise an error that names the first NaN or infinity of X; called when a loss or score is not finite.
+
+    `first_row` is the number of the first row of X, if X is part of a longer matrix.
+    """
     if (found := first_not_finite(X)) is not None:
-        raise not_finite(name, *found)
+        row, column, value = found
+        raise not_finite(name, first_row + row, column, value)
 
 
 def first_not_finite(X: Array) -> tuple[int, int, float] | None:

@@ -16,6 +16,7 @@ from gpusoftmax.cluster.executor import Executor
 from gpusoftmax.cluster.ops import ClusterOperations
 from gpusoftmax.cluster.rows import ClusterRows, Source
 from gpusoftmax.cluster.sources import DaskArray, RowFiles, array_of_futures
+from gpusoftmax.rows.file_rows import Rows
 
 ACCEPTED = "a dask array or data frame, a list of futures of arrays, or the rows of open_rows"
 
@@ -79,7 +80,7 @@ def place(X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, back
     if validation is not None:
         check_pair("validation", validation)
         Xv, yv = validation
-        if is_dask(Xv) or are_futures(Xv):
+        if is_dask(Xv) or are_futures(Xv) or isinstance(Xv, Rows):
             Xv = ClusterRows(executor, source_of(Xv, "validation[0]", executor), backend.name)
         validation = Xv, collected(yv, executor)
     y, sample_weight = collected(y, executor), collected(sample_weight, executor)
@@ -119,7 +120,7 @@ def source_of(X: Any, name: str, executor: DaskExecutor) -> Source:
     if are_futures(X):
         X = array_of_futures(X, name, executor)
     elif not is_dask(X):
-        if callable(getattr(X, "blocks", None)) and hasattr(X, "dtype") and not isinstance(X, np.ndarray):
+        if isinstance(X, Rows):
             return RowFiles(X, executor)
         raise TypeError(f"{name} is a {type(X).__name__}, and client=... needs {ACCEPTED}; leave client out")
     elif hasattr(X, "to_dask_array"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -10,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import shown
 from gpusoftmax.cluster.dask_executor import DaskExecutor
-from gpusoftmax.cluster.executor import Worker
-
-BLOCK_BYTES = 32 << 20  # that are read at a time
+from gpusoftmax.cluster.executor import Executor, Worker
+from gpusoftmax.rows.file_rows import Rows
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,10 @@ class DaskArray:
 
 @dataclass(frozen=True)
 class RowFiles:
-    """Rows in files that every worker reads for itself: `rows` is a picklable `operations.RowBlocks`.
+    """Rows in files that every worker reads for itself, in each pass."""
 
-    Nothing is kept on the workers but the object for a range of rows; each pass reads the files.
-    """
-
-    rows: Any
-    executor: Any
+    rows: Rows
+    executor: Executor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,46 +83,15 @@ class RowFiles:
         return [n * (i + 1) // pieces - n * i // pieces for i in range(pieces)]
 
     def load(self, worker: Worker, cuts: list[int]) -> list[Any]:
-        return [self.executor.load(worker, RowRange, self.rows, first, stop) for first, stop in pairwise(cuts)]
+        return [self.executor.load(worker, _range, self.rows, first, stop) for first, stop in pairwise(cuts)]
 
     def name(self, first: int, stop: int) -> str:
         return shown(self.rows)
 
 
-@dataclass(frozen=True)
-class RowRange:
-    """The rows first <= i < stop of `rows`, as `operations.RowBlocks`; `first` is a multiple of every leaf."""
-
-    rows: Any
-    first: int
-    stop: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self), int(self.rows.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = self.rows.dtype
-        return dtype
-
-    def __len__(self) -> int:
-        return self.stop - self.first
-
-    def __getitem__(self, rows: Any) -> Array:
-        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
-        return self.rows[np.asarray(numbers) + self.first]
-
-    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
-        """See `operations.RowBlocks`."""
-        length = -(-max(step, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize)) // step) * step
-        first = self.first
-        while first < self.stop:
-            stop = min(first + length, self.stop)
-            if within is not None:
-                stop = min(stop, (first // within + 1) * within)
-            yield first - self.first, self.rows[first:stop]
-            first = stop
+def _range(rows: Any, first: int, stop: int) -> Any:
+    """Return a range of rows as a matrix of its own."""
+    return rows.select(np.arange(first, stop))
 
 
 def array_of_futures(futures: Any, name: str, executor: DaskExecutor) -> Any:

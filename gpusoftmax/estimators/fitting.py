@@ -56,7 +56,7 @@ def _plan(settings: SgdSettings, objective: Objective, seed: int) -> BatchPlan:
     n = objective.features.n
     sizes = {"auto": SPARSE_BATCH if objective.features.is_sparse else AUTOMATIC_BATCH, "full": n}
     size = sizes[settings.batch_size] if isinstance(settings.batch_size, str) else int(settings.batch_size)
-    return BatchPlan(n, size, seed=seed)
+    return BatchPlan(n, size, seed=seed, blocks=objective.features.shuffled_blocks)
 
 
 def start_stream(estimator: Any, classes: Any) -> Stream:

@@ -34,12 +34,17 @@ class BatchPlan:
         goes through all rows in a new random order; a given loss is then reached in fewer steps.
     seed : int
         Seed of all random draws.
+    blocks : pair of int, optional
+        Shuffle in two levels, for rows that are read from files: the rows of a block, and the number of blocks that are
+        in memory together. The order of the blocks is random, and so is the order of the rows of each such group of
+        blocks. Source: Xu et al., "In-database machine learning with CorgiPile", SIGMOD 2022.
     """
 
     n: int
     batch_size: int
     replacement: bool = False
     seed: int = 0
+    blocks: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -64,5 +69,14 @@ class BatchPlan:
             return list(rng.integers(0, self.n, (steps, size)))
         if size == self.n:
             return [None]
-        order = rng.permutation(self.n)
+        order = rng.permutation(self.n) if self.blocks is None else self._by_blocks(rng, *self.blocks)
         return [order[i * size : (i + 1) * size] for i in range(steps)]
+
+    def _by_blocks(self, rng: np.random.Generator, rows: int, together: int) -> Array:
+        """A random order of all positions, in which those of `together` blocks of `rows` each stay together."""
+        firsts = rng.permutation(-(-self.n // rows)) * rows
+        groups = []
+        for place in range(0, len(firsts), together):
+            positions = (firsts[place : place + together, None] + np.arange(rows)).reshape(-1)
+            groups.append(rng.permutation(positions[positions < self.n]))
+        return np.concatenate(groups)

@@ -17,6 +17,8 @@ from gpusoftmax.features.base import Features
 from gpusoftmax.features.cluster import ClusterFeatures
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
+from gpusoftmax.features.streamed import StreamedFeatures
+from gpusoftmax.rows.file_rows import Rows
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
@@ -26,6 +28,8 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
     """
     if isinstance(X, ClusterRows):
         return ClusterFeatures(X, backend)
+    if isinstance(X, Rows):
+        return StreamedFeatures(X, backend)
     if is_sparse(X):
         return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)

@@ -29,7 +29,7 @@ from gpusoftmax import (
     train_cs231n,
 )
 from gpusoftmax.array import Backend
-from gpusoftmax.cpu import ops, threads
+from gpusoftmax.cpu import row_blocks, threads
 from gpusoftmax.cpu.threads import for_each, single_threaded_blas
 from gpusoftmax.protocols.cs231n import sweep_cs231n
 from tests.support.cases import noisy_classes, sweep_with
@@ -274,13 +274,13 @@ def test_a_call_that_fails_leaves_blas_as_it_was(cpu_backend: Backend, name: str
 @blas
 @pytest.mark.usefixtures("three_blas_threads", "small_leaves")
 def test_blas_is_held_during_passes_alone(cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, between, sum_over_leaves = list[set[int]](), list[set[int]](), ops.sum_over_leaves
+    passes, between, tree_over_leaves = list[set[int]](), list[set[int]](), row_blocks.tree_over_leaves
 
     def in_a_pass(*arguments: Any) -> Any:
         passes.append(blas_threads())
-        return sum_over_leaves(*arguments)
+        return tree_over_leaves(*arguments)
 
-    monkeypatch.setattr(ops, "sum_over_leaves", in_a_pass)
+    monkeypatch.setattr(row_blocks, "tree_over_leaves", in_a_pass)
     model = SoftmaxClassifier(
         backend=cpu_backend.name, n_threads=2, callbacks=[lambda record: between.append(blas_threads())]
     )
@@ -360,7 +360,7 @@ FORK = """
 import os, signal, threading
 import numpy as np
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.cpu import ops, threads
+from gpusoftmax.cpu import column_sums, threads
 
 threads.LEAF_ELEMENTS = 1  # leaves of 64 rows
 rng = np.random.default_rng(0)
@@ -384,18 +384,18 @@ FORKS = {
     "before the pool has threads": "assert right_in_a_child(True)",
     "after it has": "bits(); assert right_in_a_child(True)",
     "in the middle of another thread's fit": """
-reached, go, widen, found = threading.Event(), threading.Event(), ops.widen, []
+reached, go, widen, found = threading.Event(), threading.Event(), column_sums.widen, []
 
 def wait(*arguments):
     reached.set()
     go.wait(50)
     return widen(*arguments)
 
-ops.widen = wait  # in the pass for the moments, in its threads
+column_sums.widen = wait  # in the pass for the moments, in its threads
 fit = threading.Thread(target=lambda: found.append(bits()))
 fit.start()
 reached.wait(50)
-ops.widen = widen
+column_sums.widen = widen
 right = right_in_a_child(True)
 go.set()
 fit.join()

@@ -1,0 +1,400 @@
+"""`FileRows`: a matrix in files, as the rest of the library reads it: rows by number, or all of them block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpusoftmax._log import log
+from gpusoftmax._typing import Array
+from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.dataset import aligned_empty
+from gpusoftmax.rows.flat_file import FlatFile
+from gpusoftmax.rows.mapping import MappedFile, why_not_mapped
+from gpusoftmax.rows.memory import available_memory
+from gpusoftmax.rows.ring import BUFFER_BYTES, DEPTH, read_ahead
+
+MAPPED_BYTES = 128 << 20  # of a block of a mapped file, after which it is checked whether the file is still the same
+FRACTION_MAPPED = 0.8  # of the available memory: larger files are read through a ring
+FRACTION_BUFFERS = 1 / 4  # of the memory limit: the rest is for the solver
+GAP_BYTES = 256 << 10  # between two rows: reading on takes less time than another call
+FRACTION_CACHED = 0.7  # of the available memory: what has been read of larger files is dropped from the system's cache
+
+
+@dataclass(frozen=True, eq=False)
+class FileRows:
+    """A matrix X (n, d) in files, which `open_rows` opened; pass it as X.
+
+    Attributes
+    ----------
+    files : sequence of FlatFile
+        Each has some of the rows, one after the other.
+    memory_limit : int, optional
+        Bytes that reading and the solver may take.
+    ndim : int
+        2.
+    """
+
+    files: Sequence[FlatFile]
+    memory_limit: int | None = None
+    ndim: ClassVar[int] = 2
+    _maps: list[MappedFile] = field(default_factory=list, repr=False)
+
+    def __reduce__(self) -> Any:
+        return FileRows, (list(self.files), self.memory_limit)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix, (n, d)."""
+        return int(self._starts[-1]), self.files[0].d
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the features as they are computed with; uint16 stands for the bits of bfloat16."""
+        return self._dtype
+
+    @cached_property
+    def _dtype(self) -> np.dtype[Any]:
+        return self.files[0].dtype
+
+    @property
+    def path(self) -> Path:
+        """The first of the files."""
+        return self.files[0].path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in memory."""
+        return len(self) * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory."""
+        return self.shape[1] * self.dtype.itemsize
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of all buffers that rows are read into."""
+        return DEPTH * self.buffer_bytes
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        names = ", ".join(str(one.path) for one in self.files[:3]) + ", ..." * (len(self.files) > 3)
+        return f"<FileRows {self.shape[0]} x {self.shape[1]} {self.dtype}: {names}>"
+
+    @cached_property
+    def _starts(self) -> Array:
+        """The number of the first row of each file, and n."""
+        return np.cumsum([0, *(one.n for one in self.files)])
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the files are mapped to memory; otherwise they are read block by block."""
+        return self._is_mapped
+
+    @cached_property
+    def _is_mapped(self) -> bool:
+        limit = int(FRACTION_MAPPED * self.memory) if self.memory_limit is None else self.memory_limit
+        size = sum(one.identity.size for one in self.files)
+        why = why_not_mapped() or (f"{size} bytes are more than {limit}" if max(size, self.nbytes) > limit else "")
+        how = f"read through {DEPTH} buffers of {self.buffer_bytes} bytes: {why}" if why else "mapped to memory"
+        log.info("rows: %d files with %d bytes are %s", len(self.files), size, how)
+        return not why
+
+    @property
+    def in_one_array(self) -> bool:
+        """Whether the rows can be used as `array`, like a matrix in memory."""
+        return self.is_mapped and len(self.files) == 1 and self.files[0].is_in_place
+
+    @property
+    def array(self) -> Array:
+        """The mapped rows, if they are `in_one_array`; call `check` after each use."""
+        return self.files[0].numbers(self._mapped[0])
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of a buffer that rows are read into."""
+        return int(min(BUFFER_BYTES, FRACTION_BUFFERS * self.memory / DEPTH))
+
+    @property
+    def memory(self) -> int:
+        """Bytes that reading and the solver may take: the limit, or what is available."""
+        return self._available if self.memory_limit is None else self.memory_limit
+
+    @cached_property
+    def _available(self) -> int:
+        return available_memory()
+
+    def __getitem__(self, rows: Any) -> Array:
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
+        if isinstance(rows, slice):
+            first, stop, step = rows.indices(len(self))
+            rows = np.arange(first, stop, step)
+        rows = np.asarray(rows)
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}")
+        rows = rows % len(self)
+        if self.in_one_array:
+            picked = self.files[0].numbers(self._mapped[0][rows])
+            self.check(int(rows[0]) if len(rows) else 0)
+            return picked
+        if (np.diff(rows) > 0).all():
+            found: Array = np.empty((len(rows), self.shape[1]), self.dtype)
+            self._read_numbers(rows, found)
+            return found
+        numbers, places = np.unique(rows, return_inverse=True)
+        return self[numbers][places]
+
+    def _read_numbers(self, numbers: Array, out: Array) -> None:
+        """Read rows by their numbers, which increase, into `out`; those with small gaps between them at once."""
+        gap, longest = max(1, GAP_BYTES // self.row_bytes), max(1, self.buffer_bytes // self.row_bytes)
+        a = 0
+        while a < len(numbers):
+            stop = a + int(np.searchsorted(numbers[a:], numbers[a] + longest))
+            breaks = np.flatnonzero(np.diff(numbers[a:stop]) > gap)
+            b = stop if not len(breaks) else a + int(breaks[0]) + 1
+            first, m = int(numbers[a]), int(numbers[b - 1] - numbers[a]) + 1
+            if m == b - a:
+                self._read(first, out[a:b])
+            else:
+                covering = aligned_empty((m, self.shape[1]), self.dtype)
+                self._read(first, covering)
+                np.take(covering, numbers[a:b] - first, axis=0, out=out[a:b])
+            a = b
+
+    def _read(self, first: int, out: Array) -> None:
+        """Read the rows from `first` on into `out` (m, d), in `dtype`.
+
+        Raises
+        ------
+        BadFileError
+            A file was changed, truncated, replaced or removed since it was opened.
+        OSError
+            It cannot be read.
+        """
+        place, stop = first, first + len(out)
+        while place < stop:
+            i = int(np.searchsorted(self._starts, place, side="right")) - 1
+            file, start = self.files[i], int(self._starts[i])
+            part = out[place - first : min(stop, start + file.n) - first]
+            file.check(place - start)
+            if file.is_in_place:
+                file.read(place - start, part.view(file.stored))
+            else:
+                raw: Array = aligned_empty((len(part), file.d), file.stored)
+                file.read(place - start, raw)
+                part[...] = file.numbers(raw)
+            place += len(part)
+
+    def select(self, numbers: Array) -> SelectedRows:
+        """Return some rows as a matrix of its own; none is read.
+
+        Parameters
+        ----------
+        numbers : ndarray of int, (m,)
+            Their row numbers. Reading is slow unless they increase.
+
+        Returns
+        -------
+        SelectedRows
+            Shape (m, d).
+        """
+        return SelectedRows(self, np.asarray(numbers, np.int64))
+
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks, ahead of the caller.
+
+        Parameters
+        ----------
+        step : int
+            Each block but the last has a multiple of so many rows.
+        within : int, optional
+            No block goes across a multiple of this.
+
+        Yields
+        ------
+        first : int
+            The number of the block's first row.
+        block : ndarray, (m, d)
+            In the type `dtype`; it is overwritten when the next one is asked for.
+
+        Raises
+        ------
+        BadFileError
+            A file was changed, truncated, replaced or removed since it was opened.
+        OSError
+            It cannot be read.
+        ValueError
+            The memory limit is too small for three blocks of `step` rows.
+        """
+        if self.is_mapped:
+            borders = self._starts[1:-1].tolist()
+            return self._mapped_blocks(block_ranges(len(self), step, within, self._rows_at_once(step), borders))
+        ranges = block_ranges(len(self), step, within, self._rows_at_once(step))
+        return read_ahead(ranges, self._read_range, self._bytes_at_once(step))
+
+    def _rows_at_once(self, step: int) -> int:
+        """How many rows a block has at most: a multiple of `step`."""
+        size = MAPPED_BYTES if self.is_mapped else self.buffer_bytes
+        return max(1, size // max(1, self.row_bytes * step)) * step
+
+    def _bytes_at_once(self, step: int) -> int:
+        needed = self._rows_at_once(step) * self.row_bytes
+        limit = self.memory_limit
+        if limit is not None and DEPTH * needed > limit:
+            raise ValueError(
+                f"memory_limit={limit} is too small: {DEPTH} buffers of {step} rows of {self.shape[1]} features take "
+                f"{DEPTH * needed} bytes; pass a larger limit"
+            )
+        return needed
+
+    def _read_range(self, first: int, stop: int, buffer: Array) -> Array:
+        rows = buffer[: (stop - first) * self.row_bytes].view(self.dtype).reshape(stop - first, self.shape[1])
+        self._read(first, rows)
+        return rows
+
+    def _mapped_blocks(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Array]]:
+        for first, stop in ranges:
+            i = int(np.searchsorted(self._starts, first, side="right")) - 1
+            start = int(self._starts[i])
+            if stop <= start + self.files[i].n:
+                yield first, self.files[i].numbers(self._mapped[i][first - start : stop - start])
+            else:  # across two files
+                yield first, self._read_range(first, stop, aligned_empty(((stop - first) * self.row_bytes,), np.uint8))
+            self.check(first)
+
+    @property
+    def _mapped(self) -> list[Array]:
+        if not self._maps:
+            self._maps.extend(map(MappedFile, self.files))
+        return [one.rows for one in self._maps]
+
+    def check(self, row: int) -> None:
+        """Check that no file has changed since it was opened.
+
+        Parameters
+        ----------
+        row : int
+            The number of a row that was read last, for the message.
+
+        Raises
+        ------
+        BadFileError
+            A file was changed, truncated, replaced or removed.
+        """
+        for i, file in enumerate(self.files):
+            if self._maps and (bad := self._maps[i].first_bad_row()) is not None:
+                file.check(bad)
+                raise BadFileError(file.path, place=f"row {bad}", reason="cannot be read", expected="a readable disk")
+            file.check(max(row - int(self._starts[i]), 0))
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedRows:
+    """Some rows of a matrix in files, as a matrix of its own.
+
+    Attributes
+    ----------
+    stored : FileRows
+    numbers : ndarray of int64, (n,)
+        The row numbers. Reading is slow unless they increase.
+    """
+
+    stored: FileRows
+    numbers: Array
+    ndim: ClassVar[int] = 2
+    in_one_array: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return len(self.numbers), self.stored.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """See `FileRows`."""
+        return self.stored.dtype
+
+    @property
+    def path(self) -> Path:
+        """See `FileRows`."""
+        return self.stored.path
+
+    @property
+    def memory(self) -> int:
+        """See `FileRows`."""
+        return self.stored.memory
+
+    @property
+    def buffer_bytes(self) -> int:
+        """See `FileRows`."""
+        return self.stored.buffer_bytes
+
+    @property
+    def is_mapped(self) -> bool:
+        """See `FileRows`."""
+        return self.stored.is_mapped
+
+    @property
+    def array(self) -> Array:
+        """There is none."""
+        raise TypeError("selected rows are not in one array")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these rows in memory."""
+        return len(self) * self.stored.row_bytes
+
+    @property
+    def ring_bytes(self) -> int:
+        """See `FileRows`."""
+        return self.stored.ring_bytes
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: Any) -> Array:
+        return self.stored[self.numbers[rows]]
+
+    def select(self, numbers: Array) -> SelectedRows:
+        """Return some of these rows, by their positions."""
+        return SelectedRows(self.stored, self.numbers[numbers])
+
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks; see `operations.RowBlocks`."""
+        ranges = block_ranges(len(self), step, within, self.stored._rows_at_once(step))
+        return read_ahead(ranges, lambda first, stop, _: self[first:stop], 0)
+
+    def check(self, row: int) -> None:
+        """See `FileRows`."""
+        self.stored.check(int(self.numbers[row]))
+
+
+Rows = FileRows | SelectedRows  # a matrix whose rows stay in files until they are read; see `operations.RowBlocks`
+
+
+def block_ranges(
+    n: int, step: int, within: int | None, most: int, borders: Sequence[int] = ()
+) -> Iterator[tuple[int, int]]:
+    """Yield ranges (first, stop) of n rows that begin at multiples of `step` and have at most `most` rows.
+
+    None goes across a multiple of `within`, and one that goes across a border has only `step` rows.
+    """
+    first = 0
+    while first < n:
+        stop = min(first + most, n, n if within is None else (first // within + 1) * within)
+        border = next((one for one in borders if first < one < stop), None)
+        if border is not None:
+            stop = min(max(border // step * step, first + step), stop)
+        yield first, stop
+        first = stop

@@ -9,6 +9,8 @@ from gpusoftmax.cluster.ops import ClusterOperations
 from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.features.dense import DenseFeatures
 
+SHARED_WEIGHT_BYTES = 1 << 30  # of the weights of rows that a sweep sends to the workers
+
 
 @dataclass(frozen=True)
 class ClusterFeatures(DenseFeatures):
@@ -22,6 +24,10 @@ class ClusterFeatures(DenseFeatures):
         """The operations of the backend."""
         assert isinstance(self.backend.ops, ClusterOperations)
         return self.backend.ops
+
+    @property
+    def shared_weight_bytes(self) -> int:
+        return SHARED_WEIGHT_BYTES
 
     @property
     def note(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, sweep
 from gpusoftmax.cpu import threads
 from tests.support.blocks import InBlocks
 from tests.support.cases import blobs, sha256
@@ -174,3 +174,40 @@ def test_a_model_is_as_it_was_after_a_failure(data: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.predict(X)
+
+
+# sweeps
+
+
+def test_a_sweep_finds_what_it_finds_in_memory(data: Any) -> None:
+    X, y = data
+    X, grid = X.astype(np.float64), {"C": [0.01, 0.1, 1.0]}
+    estimator = SoftmaxClassifier(backend="cpu", tol=1e-9)
+    expected = sweep(estimator, grid, X, y, cv=3, keep_models=True, out_of_fold=True)
+    rows = on_cluster(X, 2)
+    found = sweep(estimator, grid, rows, y, cv=3, keep_models=True, out_of_fold=True)
+    np.testing.assert_allclose(found.trials.loss, expected.trials.loss, rtol=1e-6)
+    np.testing.assert_array_equal(found.trials.accuracy, expected.trials.accuracy)
+    assert found.best_params_ == expected.best_params_
+    np.testing.assert_allclose(found.best_estimator_.coef_, expected.best_estimator_.coef_, atol=1e-5)
+    np.testing.assert_array_equal(found.out_of_fold_predictions_, expected.out_of_fold_predictions_)
+
+
+def test_the_models_of_all_folds_and_penalties_share_passes(data: Any) -> None:
+    X, y = data
+    rows, grid = on_cluster(X), {"C": [0.01, 0.1, 1.0]}
+    found = sweep(SoftmaxClassifier(backend="cpu"), grid, rows, y, cv=3, refit=False)
+    assert len(rows.executor.runs) < found.trials.passes.sum() / 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("scoring", ["f1_macro", lambda model, X, y: 0.0])
+def test_a_score_that_is_no_sum_over_rows_is_refused(scoring: Any, data: Any) -> None:
+    X, y = data
+    with pytest.raises(ValueError, match="pass 'accuracy', 'log_loss' or 'loss', which are sums over rows"):
+        sweep(SoftmaxClassifier(), {"C": [0.1, 1.0]}, on_cluster(X), y, scoring=scoring)
+
+
+def test_a_sweep_of_minibatches_is_refused(data: Any) -> None:
+    X, y = data
+    with pytest.raises(ValueError, match="there are no minibatches"):
+        sweep(SoftmaxClassifier(solver="sgd"), {"learning_rate": [0.1, 1.0]}, on_cluster(X), y)

@@ -24,6 +24,7 @@ from gpusoftmax import (
     fit_path,
     sweep,
 )
+from gpusoftmax.array import Backend
 from gpusoftmax.checkpoints import checkpoint as checkpoints
 from gpusoftmax.checkpoints.file import read, write
 from gpusoftmax.solvers import LBFGS, SGD, lbfgs, sgd
@@ -156,6 +157,20 @@ SWEEPS = {
     "SoftmaxClassifierCV": lambda **kept: bits_of_sweep(SoftmaxClassifierCV(Cs=4, cv=3).fit(X, Y, **kept).sweep_),
     "fit_path": lambda **kept: bits_of_sweep(fit_path(SoftmaxClassifier(), X, Y, validation=VALIDATION, **kept)),
 }
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_every_backend_continues_with_the_same_bits(
+    solver: str, backend: Backend, steps: Steps, tmp_path: Path
+) -> None:
+    model = SoftmaxClassifier(solver=solver, max_iter=6, tol=1e-3, backend=backend.name)
+    runs = fit(model, X, Y, validation=VALIDATION), swept(model, {"C": [0.1, 1.0, 10.0]}, X, Y, cv=2)
+    for number, run in enumerate(runs):
+        alone, total = steps.of(run)
+        for last in (total // 3, 2 * total // 3):
+            kept = {"checkpoint": tmp_path / f"{number} {last}.ckpt", "checkpoint_every": 0.0}
+            assert steps.of(lambda run=run, kept=kept: run(**kept), last) == (None, last)
+            assert steps.of(lambda run=run, kept=kept: run(**kept)) == (alone, total - last)
 
 
 RENEWING = (

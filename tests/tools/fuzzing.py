@@ -421,7 +421,7 @@ def checkpoint_target() -> Target:
     X, y = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32), np.arange(40) % 3
     models = [
         SoftmaxClassifier(C=1e3, tol=0.0, max_iter=12),
-        SoftmaxClassifier(solver="sgd", batch_size=8, max_iter=6),
+        SoftmaxClassifier(solver="sgd", batch_size=8, max_iter=6, tol=0.0),
     ]
     kept: list[tuple[Any, dict[str, str], dict[str, Any]]] = []
     for model in models:

@@ -19,6 +19,8 @@ from gpusoftmax.protocols.cs231n import sweep_cs231n as sweep_cs231n
 from gpusoftmax.protocols.cs231n import train_cs231n as train_cs231n
 from gpusoftmax.protocols.linear_probe import ProbeResult as ProbeResult
 from gpusoftmax.protocols.linear_probe import linear_probe as linear_probe
+from gpusoftmax.rows.file_rows import FileRows as FileRows
+from gpusoftmax.rows.open_rows import open_rows as open_rows
 from gpusoftmax.search.classifier_cv import SoftmaxClassifierCV as SoftmaxClassifierCV
 from gpusoftmax.search.fit_path import fit_path as fit_path
 from gpusoftmax.search.result import SweepResult as SweepResult

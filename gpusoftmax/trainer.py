@@ -1,4 +1,4 @@
-"""The training loop: runs any solver and handles history, progress, early stopping, Ctrl-C and divergence."""
+"""The training loop: runs any solver; history, progress, early stopping, Ctrl-C, divergence and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
+from gpusoftmax.checkpoints.file import Tree
 from gpusoftmax.checks.scalars import check_count, check_number
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.base import Solver, StopReason
+from gpusoftmax.solvers.base import Solver, StopReason, checked_array
 
 # A model has diverged if its objective is not finite, or more than this many times the larger of two others: its
 # objective at the start, and that of zero weights.
 DIVERGENCE_FACTOR = 10.0
+
+
+# the fields of a Record that have a number for each model
+MEASURES = ("objective", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,32 @@ class Record:
         Record
             The record, with numbers in place of arrays.
         """
-        names = ("objective", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
-        measured = {name: getattr(self, name) for name in names}
+        measured = {name: getattr(self, name) for name in MEASURES}
         own: dict[str, Any] = {
             n: None if value is None else float(np.atleast_1d(value)[k]) for n, value in measured.items()
         }
         return replace(self, **own)
+
+
+def _history_to_arrays(history: list[Record]) -> Tree:
+    """Return a history as an array for each field of its records, (records,), or (records, K) for K models."""
+    columns = {field.name: [getattr(record, field.name) for record in history] for field in fields(Record)}
+    return {name: np.array([one for one in values if one is not None]) for name, values in columns.items()}
+
+
+def _history_from_arrays(kept: Tree, K: int, validated: bool) -> list[Record]:
+    """Return the history of K models; `validated` tells whether there is a validation set."""
+    n, columns = len(kept["passes"]), {}
+    for field in fields(Record):
+        name = field.name
+        if name.startswith("validation") and not validated:
+            columns[name] = [None] * n
+            continue
+        dtype = np.int64 if name == "step" and n else np.float64
+        shape = (n, K) if name in MEASURES and K > 1 and n else (n,)
+        column = checked_array(name, kept[name], dtype, shape)
+        columns[name] = list(column) if column.ndim == 2 else column.tolist()
+    return [Record(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -164,6 +191,71 @@ class TrainResult:
             measured=None if self.measured is None else (self.measured[0][k : k + 1], self.measured[1][k : k + 1]),
         )
 
+    def to_arrays(self, backend: Backend) -> Tree:
+        """Return what a checkpoint keeps of the result.
+
+        Parameters
+        ----------
+        backend : Backend
+            The one that has computed it.
+
+        Returns
+        -------
+        dict
+            Arrays on the host and plain values, by name.
+        """
+        measured = None if self.measured is None else dict(zip(("value", "loss"), self.measured, strict=True))
+        arrays = {"W": backend.to_numpy(self.W), "b": backend.to_numpy(self.b)}
+        return {**vars(self), **arrays, "history": _history_to_arrays(self.history), "measured": measured}
+
+    @classmethod
+    def from_arrays(cls, kept: Tree, W: Array, validated: bool, backend: Backend) -> TrainResult:
+        """Return the result that a checkpoint keeps.
+
+        Parameters
+        ----------
+        kept : dict
+            What `to_arrays` returned.
+        W : ndarray, (d, K, c)
+            The weights at the start of the training.
+        validated : bool
+            Whether there was a validation set.
+        backend : Backend
+            The one that is to have W and b.
+
+        Returns
+        -------
+        TrainResult
+            The result.
+
+        Raises
+        ------
+        ValueError, TypeError, LookupError
+            `kept` comes from a damaged or forged file.
+        """
+        _, K, c = W.shape
+        per_model = {
+            name: None if kept[name] is None else checked_array(name, kept[name], dtype, (K,))
+            for name, dtype in (("gradient_norm", np.float64), ("iterations", np.int64))
+        }
+        measured = kept["measured"]
+        if measured is not None:
+            measured = tuple(checked_array(name, measured[name], np.float64, (K,)) for name in ("value", "loss"))
+        if len(kept["reasons"]) != K:
+            raise ValueError(f"{len(kept['reasons'])} reasons for {K} models")
+        return cls(
+            W=backend.asarray(checked_array("W", kept["W"], W.dtype, W.shape)),
+            b=backend.asarray(checked_array("b", kept["b"], W.dtype, (K, c))),
+            history=_history_from_arrays(kept["history"], K, validated),
+            reason=StopReason(kept["reason"]),
+            passes=check_number("passes", kept["passes"], least=0),
+            step=check_count("step", kept["step"], least=0),
+            reasons=[StopReason(reason) for reason in kept["reasons"]],
+            **per_model,
+            seconds=check_number("seconds", kept["seconds"], least=0),
+            measured=measured,
+        )
+
 
 class Progress(Protocol):
     """A display of the progress of training."""
@@ -211,27 +303,26 @@ class EarlyStopping:
             Takes the `Record` of each pass and returns whether to stop. It raises ValueError if the record has no
             validation loss.
         """
-        has_stalled = _Plateau(self.patience, self.tol)
-
-        def stop(record: Record) -> bool:
-            if record.validation_loss is None:
-                raise ValueError("EarlyStopping needs a validation set; pass validation=(X, y) to fit")
-            return has_stalled(record.validation_loss)
-
-        return stop
+        return _Plateau(self.patience, self.tol)
 
 
 Callback = Callable[[Record], Any] | EarlyStopping
 
 
 class _Plateau:
-    """A function of each pass's values, () or (K,): True once none has fallen by more than tol in `patience` passes."""
+    """A callback that stops once no model's validation loss has fallen by more than tol in `patience` passes.
+
+    `best` (K,) is the loss that the next has to be below, and `since` the number of passes without progress.
+    """
 
     def __init__(self, patience: int, tol: float) -> None:
         self.patience, self.tol, self.since = patience, tol, 0
-        self.best: Any = np.inf
+        self.best: Any = np.array(np.inf)
 
-    def __call__(self, value: Any) -> bool:
+    def __call__(self, record: Record) -> bool:
+        value = record.validation_loss
+        if value is None:
+            raise ValueError("EarlyStopping needs a validation set; pass validation=(X, y) to fit")
         progress = np.asarray(value) < np.asarray(self.best) - self.tol
         self.best = np.where(progress, value, self.best)  # kept without progress, so that small decreases add up
         self.since = 0 if progress.any() else self.since + 1
@@ -248,6 +339,95 @@ class _Best:
         """Copy the weights of the models whose value (K,) is smaller than all before; NaN is not."""
         for k in np.flatnonzero(value < self.value).tolist():
             self.W[:, k], self.b[k], self.value[k] = W[:, k], b[k], value[k]
+
+
+class _Account:
+    """What `train` keeps of a training besides the solver's state: a checkpoint has both.
+
+    Attributes
+    ----------
+    history : list of Record
+    totals : ndarray, (3, K)
+        Sums of objective, loss and accuracy over the rows of the pass under way.
+    rows : int
+        The number of these rows.
+    best : _Best
+    functions : list of callable
+        The callbacks. A checkpoint has the memory of those that come from an EarlyStopping; users' functions keep
+        their own.
+    started, pass_started : float
+        When the training began, and the pass under way, as `time.perf_counter` has it.
+    """
+
+    def __init__(self, W: Array, b: Array, callbacks: Sequence[Callback]) -> None:
+        self.started = self.pass_started = time.perf_counter()
+        self.history: list[Record] = []
+        self.totals, self.rows, self.best = np.zeros((3, W.shape[1])), 0, _Best(W, b)
+        self.functions = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
+
+    @property
+    def seconds(self) -> float:
+        """Time since the training began; the time between a checkpoint and the start that continues it is left out."""
+        return time.perf_counter() - self.started
+
+    def add(self, state: Any) -> None:
+        """Add what a step has measured."""
+        self.totals = self.totals + state.rows * np.array([state.value, state.loss, state.accuracy])
+        self.rows += state.rows
+
+    def end_pass(self, state: Any, validation: Objective | None) -> Record:
+        """Write the record of a pass that has ended, and keep the best weights."""
+        now = time.perf_counter()
+        speed = self.rows / (now - self.pass_started)
+        record = _record(state, self.totals / self.rows, speed, now - self.started, validation)
+        self.history.append(record)
+        self.totals, self.rows, self.pass_started = np.zeros_like(self.totals), 0, now
+        monitored = record.objective if validation is None else record.validation_loss
+        self.best.offer(np.atleast_1d(monitored), state.W, state.b)
+        log.debug("%s", record)
+        return record
+
+    def _plateaus(self) -> list[_Plateau]:
+        return [function for function in self.functions if isinstance(function, _Plateau)]
+
+    def to_arrays(self, backend: Backend) -> Tree:
+        """Return what a checkpoint keeps: arrays on the host and plain values."""
+        best, now = self.best, time.perf_counter()
+        return {
+            "history": _history_to_arrays(self.history),
+            "totals": self.totals,
+            "rows": self.rows,
+            "best": {"W": backend.to_numpy(best.W), "b": backend.to_numpy(best.b), "value": best.value},
+            "plateaus": {
+                str(i): {"best": np.broadcast_to(one.best, best.value.shape), "since": one.since}
+                for i, one in enumerate(self._plateaus())
+            },
+            "seconds": now - self.started,
+            "seconds_of_pass": now - self.pass_started,
+        }
+
+    def from_arrays(self, kept: Tree, validated: bool, backend: Backend) -> None:
+        """Continue from what `to_arrays` returned.
+
+        Raises
+        ------
+        ValueError, TypeError, LookupError
+            `kept` comes from a damaged or forged file.
+        """
+        best, W, b = self.best, kept["best"]["W"], kept["best"]["b"]
+        self.history = _history_from_arrays(kept["history"], len(best.value), validated)
+        self.totals = checked_array("totals", kept["totals"], np.float64, self.totals.shape)
+        self.rows = check_count("rows", kept["rows"], least=0)
+        best.W = backend.asarray(checked_array("best/W", W, best.W.dtype, best.W.shape))
+        best.b = backend.asarray(checked_array("best/b", b, best.b.dtype, best.b.shape))
+        best.value = checked_array("best/value", kept["best"]["value"], np.float64, best.value.shape)
+        for i, plateau in enumerate(self._plateaus()):
+            own = kept["plateaus"][str(i)]
+            plateau.best = checked_array("plateaus/best", own["best"], np.float64, best.value.shape)
+            plateau.since = check_count("plateaus/since", own["since"], least=0)
+        now = time.perf_counter()
+        self.started = now - check_number("seconds", kept["seconds"], least=0)
+        self.pass_started = now - check_number("seconds_of_pass", kept["seconds_of_pass"], least=0)
 
 
 @contextmanager
@@ -285,6 +465,7 @@ def train(
     validation: Objective | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainResult:
     """Run a solver to its end, or until a callback or Ctrl-C stops it.
 
@@ -304,6 +485,9 @@ def train(
         Functions that are called with the Record of each pass and end training by returning True; or EarlyStopping.
     progress : Progress, optional
         Updated after each step of the solver, and closed at the end.
+    checkpoint : Checkpoint, optional
+        Keeps the training, and continues it: its result, if it has one, is returned at once. Callbacks are not called
+        again for passes that were made before.
 
     Returns
     -------
@@ -318,33 +502,44 @@ def train(
         The objective of every model became non-finite or far too large, and X holds NaN or infinity; or a validation
         loss is not finite, and the validation X holds them. The message names the first row and column. Or there is an
         EarlyStopping, but no validation set.
+    SystemExit
+        SIGTERM was received during a training with a checkpoint.
     """
-    started = time.perf_counter()
-    history: list[Record] = []
-    functions = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
-    totals, rows, pass_started = np.zeros((3, objective.n_models)), 0, started
-    at_zero = objective.value_at_zero()
-    reason = StopReason.RUNNING
+    if checkpoint is not None and not checkpoint.is_open:
+        checkpoint = None
+    account = _Account(W, b, callbacks)
+    backend, at_zero = objective.backend, objective.value_at_zero()
 
     def result(reason: StopReason, W: Array, b: Array) -> TrainResult:
         """The result with these weights; models that are still being trained end for `reason`."""
-        seconds = time.perf_counter() - started
         reasons = [each or reason for each in state.reasons]
         # without a gradient norm, value and loss are means over minibatches, not those at W and b
         measured = (state.value, state.loss) if W is state.W and state.gradient_norm is not None else None
         return TrainResult(
-            W, b, history, reason, state.passes, state.step, reasons, state.gradient_norm, state.iterations, seconds,
-            measured,
+            W, b, account.history, reason, state.passes, state.step, reasons, state.gradient_norm, state.iterations,
+            account.seconds, measured,
         )  # fmt: skip
 
+    def chosen(reason: StopReason) -> TrainResult:
+        """The result with the best or with the last weights, whichever a training that ends for `reason` gets."""
+        if account.history and (validation is not None or reason == StopReason.INTERRUPTED):
+            return result(reason, account.best.W, account.best.b)
+        return result(reason, state.W, state.b)
+
     try:
-        state, best = solver.init(objective, W, b), _Best(W, b)
+        if checkpoint is not None and (kept := checkpoint.recall()) is not None:
+            return _recalled(checkpoint, kept, objective, solver, W, validation is not None)
+        state = solver.init(objective, W, b)
+        if checkpoint is not None and (kept := checkpoint.resume()) is not None:
+            with checkpoint.reading():
+                state = solver.from_arrays(state, kept["solver"])
+                account.from_arrays(kept["account"], validation is not None, backend)
+        reason = StopReason(state.reason)
         with _interruptible() as interrupted:
             while not reason:
                 with np.errstate(over="ignore", invalid="ignore"):  # a non-finite loss is reported below
                     state = solver.step(objective, state)
-                measured = np.array([state.value, state.loss, state.accuracy])
-                totals, rows = totals + state.rows * measured, rows + state.rows
+                account.add(state)
                 limit = DIVERGENCE_FACTOR * np.maximum(state.start, at_zero)
                 diverged = ~(np.isfinite(state.value) & (state.value <= limit))
                 if diverged.any():
@@ -354,33 +549,58 @@ def train(
                     solver.end_diverged(state, diverged)
                     if all(each == StopReason.DIVERGED for each in state.reasons):
                         objective.features.check_finite("X")
-                        raise DivergenceError(
-                            solver.why_it_diverged(state), result(StopReason.DIVERGED, best.W, best.b)
-                        )
-                if state.reason or state.passes >= len(history) + 1:
-                    now = time.perf_counter()
-                    record = _record(state, totals / rows, rows / (now - pass_started), now - started, validation)
-                    history.append(record)
-                    totals, rows, pass_started = np.zeros_like(totals), 0, now
-                    monitored = record.objective if validation is None else record.validation_loss
-                    best.offer(np.atleast_1d(monitored), state.W, state.b)
-                    log.debug("%s", record)
-                    stops = [function(record) for function in functions]  # all are called, even if an earlier one stops
+                        why = solver.why_it_diverged(state)
+                        best = result(StopReason.DIVERGED, account.best.W, account.best.b)
+                        if checkpoint is not None:
+                            checkpoint.finish(_finished(best, solver, backend, why))
+                        raise DivergenceError(why, best)
+                if state.reason or state.passes >= len(account.history) + 1:
+                    record = account.end_pass(state, validation)
+                    stops = [function(record) for function in account.functions]  # all, even if an earlier one stops
                     if any(stops):
                         first = callbacks[[bool(stop) for stop in stops].index(True)]
                         early = isinstance(first, EarlyStopping)
                         reason = StopReason.EARLY_STOPPING if early else StopReason.CALLBACK
                 if progress is not None:
-                    progress.update(state.passes, solver.passes, history[-1] if history else None)
-                reason = reason or (StopReason.INTERRUPTED if interrupted() else state.reason)
-        if interrupted():  # Ctrl-C came after the last check
+                    progress.update(state.passes, solver.passes, account.history[-1] if account.history else None)
+                reason = reason or StopReason(state.reason)
+                if not reason and interrupted():
+                    reason = StopReason.INTERRUPTED
+                if checkpoint is not None and reason in (StopReason.RUNNING, StopReason.INTERRUPTED):
+                    if reason or checkpoint.terminated or checkpoint.due():
+                        kept = {"solver": solver.to_arrays(state), "account": account.to_arrays(backend)}
+                        checkpoint.save(kept)
+                    if checkpoint.terminated:
+                        checkpoint.exit()
+        if checkpoint is not None and reason != StopReason.INTERRUPTED:
+            checkpoint.finish(_finished(chosen(reason), solver, backend))
+        if interrupted():  # Ctrl-C may have come after the last check
             reason = StopReason.INTERRUPTED
+        if checkpoint is not None and reason == StopReason.INTERRUPTED:
+            checkpoint.close()
     finally:
         if progress is not None:
             progress.close()
-    log.info("%s after %.2f passes, %.2f s", reason, state.passes, time.perf_counter() - started)
-    keep_best = validation is not None or reason == StopReason.INTERRUPTED
-    return result(reason, best.W, best.b) if keep_best and history else result(reason, state.W, state.b)
+    log.info("%s after %.2f passes, %.2f s", reason, state.passes, account.seconds)
+    return chosen(reason)
+
+
+def _finished(result: TrainResult, solver: Solver, backend: Backend, why: str | None = None) -> Tree:
+    """Return what a checkpoint keeps of a training that has ended; `why` says why it diverged."""
+    return {"result": result.to_arrays(backend), "shared": solver.to_share(backend), "why": why}
+
+
+def _recalled(
+    checkpoint: Checkpoint, kept: Tree, objective: Objective, solver: Solver, W: Array, validated: bool
+) -> TrainResult:
+    """Return the result of a training that a checkpoint keeps, or raise the DivergenceError that it ended with."""
+    with checkpoint.reading():
+        result = TrainResult.from_arrays(kept["result"], W, validated, objective.backend)
+        solver.share(objective, kept.get("shared", {}))
+        why = kept["why"]
+    if why is not None:
+        raise DivergenceError(str(why), result)
+    return result
 
 
 def _record(state: Any, means: Array, speed: float, seconds: float, validation: Objective | None) -> Record:

@@ -32,6 +32,7 @@ LAYERS = [
     {"rows"},
     {"features"},
     {"objective"},
+    {"checkpoints"},
     {"solvers"},
     {"trainer"},
     {"progress"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +56,7 @@ def by_rows(X: Any, name: str = "X") -> Any:
     CSR. Lists and data sets in files (h5py, zarr) are read into an array, once. A single value is returned as it is,
     since `check_features` raises a better error for it.
     """
-    if isinstance(X, os.PathLike) or _is_of(X, "gpusoftmax.rows.file_rows", "FileRows", "SelectedRows"):
+    if _is_of(X, "gpusoftmax.rows.file_rows", "Rows"):
         return X
     if is_sparse(X) and not hasattr(X, "columns"):
         return check_sparse(X, name)
@@ -139,7 +138,7 @@ def check_features(X: Any, name: str = "X", asarray: Callable[[Any], Any] = np.a
     if array.ndim == 0:
         raise TypeError(
             f"{name} is a {type(X).__name__}. Expected 2D array, got scalar array instead: {shown(X)}; pass an array "
-            f"or a data frame (read a file first; of a lazy frame pass {name}.collect())"
+            f"or a data frame (read a file first, or pass open_rows(path); of a lazy frame pass {name}.collect())"
         )
     if array.dtype.kind == "O":
         array = _numbers_from_objects(array, name, column_names(X))

@@ -20,6 +20,7 @@ from gpusoftmax.cli.options import (
     FileOptions,
     Header,
     Label,
+    MemoryLimit,
     ModelFile,
     Quiet,
     Threads,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
     gpusoftmax evaluate model.safetensors reviews-test.svm
 
+    gpusoftmax evaluate model.safetensors embeddings.npy,labels.npy --memory-limit 2GB
+
     JSON keys: dataset, label (where the labels in a file come from, or null), estimator, model, train_accuracy,
     validation_accuracy, test_accuracy (null for parts that do not exist), part (what all other keys describe: test, or
     rows for a file without parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null for an SVM),
@@ -73,6 +76,7 @@ def evaluate(
             "--top", min=1, help="k of top-k accuracy: a row is right if its label is among the k largest scores"
         ),
     ] = 5,
+    memory_limit: MemoryLimit = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     as_json: AsJson = False,
@@ -94,9 +98,11 @@ def evaluate(
     encoder, estimator = without_encoder(load_model(model))
     estimator.set_params(backend=get_backend(backend, threads))
     options = FileOptions(label, drop, header, delimiter, decimal)
+    if memory_limit is not None:
+        options.refuse_for_rows()
     if is_file(dataset):
         check_no_folder(dataset, data, download)
-        tables = _read(dataset, _columns(options), quiet, estimator, encoder)
+        tables = _read(dataset, _columns(options), quiet, estimator, encoder, memory_limit)
         path = path_of_labels(source(dataset))
         label_name = next(iter(tables.values())).label_name
         parts: dict[str, Any] = {
@@ -104,7 +110,7 @@ def evaluate(
             for name, table in tables.items()
         }
     else:
-        options.refuse(dataset)
+        options.refuse(dataset, **{"--memory-limit": memory_limit is not None})
         label_name = None
         with reading(dataset, quiet):
             parts = dict(load_dataset(dataset, data, download=download).parts)
@@ -133,6 +139,8 @@ def evaluate(
     gpusoftmax predict model.safetensors X.npy --out labels.npy
 
     gpusoftmax predict model.safetensors reviews.svm
+
+    gpusoftmax predict model.safetensors embeddings.parquet --memory-limit 2GB --out labels.npy
 
     If the model was trained on columns with names, they are found by name, in any order; other columns are ignored.
     In an .svm file each row begins with a label, which is ignored, too: write 0 where it is not known.
@@ -167,6 +175,7 @@ def predict(
     header: Header = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
+    memory_limit: MemoryLimit = None,
     threads: Threads = None,
     backend: BackendName = "auto",
     as_json: AsJson = False,
@@ -188,8 +197,11 @@ def predict(
     estimator.set_params(backend=get_backend(backend, threads))
     if probabilities and not hasattr(estimator, "predict_proba"):
         raise ValueError(f"--probabilities: an SVM ({model}) has none; leave it out, or train with --loss softmax")
-    columns = replace(_columns(FileOptions(label, drop, header, delimiter, decimal)), need_label=False)
-    tables = _read(str(file), columns, quiet, estimator, encoder)
+    options = FileOptions(label, drop, header, delimiter, decimal)
+    if memory_limit is not None:
+        options.refuse_for_rows()
+    columns = replace(_columns(options), need_label=False)
+    tables = _read(str(file), columns, quiet, estimator, encoder, memory_limit)
     if len(tables) > 1:
         raise ValueError(
             f"{file} holds the parts {', '.join(tables)}; save the rows to classify as a file of their own"
@@ -233,9 +245,12 @@ def _columns(options: FileOptions) -> Columns:
     )  # fmt: skip
 
 
-def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any) -> dict[str, Table]:
+def _read(
+    file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any, memory_limit: str | None
+) -> dict[str, Table]:
     """The parts of a file, encoded, with the columns that the model needs, found by name if the model has names."""
     from gpusoftmax.files.load import as_raw, check_label, naming, path_of_labels, read_parts
+    from gpusoftmax.rows.load import read_rows
 
     check_label(columns.label, source(file))
     if encoder is None:
@@ -244,8 +259,14 @@ def _read(file: str, columns: Columns, quiet: bool, estimator: Any, encoder: Any
         names = encoder.used_columns if hasattr(encoder, "feature_names_in_") else None
         columns = replace(columns, raw=True, as_strings=_strings(encoder, columns))
     features = None if names is None else tuple(names)
+    if memory_limit is not None and encoder is not None:
+        raise ValueError("--memory-limit is not for a model of a table with text or gaps; leave it out")
     with reading(file, quiet):
-        tables = read_parts(source(file), replace(columns, features=features, n_features=estimator.coef_.shape[1]))
+        columns = replace(columns, features=features, n_features=estimator.coef_.shape[1])
+        if memory_limit is None:
+            tables = read_parts(source(file), columns)
+        else:
+            tables = read_rows(source(file), columns, memory_limit)
     if names is None and not quiet and any(table.feature_names is not None for table in tables.values()):
         show("note    the model has no column names: columns are used in the file's order", as_json=True)
     if encoder is None:

@@ -44,8 +44,8 @@ app = typer.Typer(
     rows.
 
     Exit codes: 0 success, 1 failure (the reason is on standard error), 2 an unknown or invalid option, 130
-    interrupted. NO_COLOR=1 turns colours off. `--install-completion` lets the shell complete commands and
-    options.""",
+    interrupted, 143 terminated. NO_COLOR=1 turns colours off. `--install-completion` lets the shell complete commands
+    and options.""",
 )
 
 
@@ -185,8 +185,30 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; results are the same for any number", show_default="all")
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, cpu, numpy, cuda or cuda:N")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="leave features in their files, which may be larger than memory, and take this much, such as 2GB "
+        "(.npy, .safetensors, .parquet)",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else, on standard output")]
 Version = Annotated[bool, typer.Option("--version", help="print the version and exit")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the state of the training in this file; if it is there, continue from it, with the same result",
+        show_default=False,
+    ),
+]
+CheckpointEvery = Annotated[
+    float | None,
+    typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="how often to write it", show_default="60"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a model file, written by train --save")]
 
@@ -257,6 +279,12 @@ class FileOptions:
         if wrong := [name for name, is_given in given.items() if is_given]:
             raise ValueError(f"{', '.join(wrong)} is for files of your own; {dataset} has its own: leave it out")
 
+    def refuse_for_rows(self) -> None:
+        """Raise if an option is given that says how to read a text, because the features stay in their files."""
+        for_text = ("header", "delimiter", "decimal", "category", "text")
+        if wrong := [f"--{name}" for name in for_text if getattr(self, name) not in (None, [])]:
+            raise ValueError(f"{', '.join(wrong)} is not for --memory-limit, which reads no text; leave one out")
+
 
 def load(
     dataset: str,
@@ -267,16 +295,28 @@ def load(
     test: str,
     seed: int,
     quiet: bool,
+    memory_limit: str | None = None,
 ) -> Dataset:
     """Load the data that a command's arguments name."""
     from gpusoftmax.datasets import load_dataset
     from gpusoftmax.files.load import load_data
+    from gpusoftmax.rows.load import load_rows
 
     with reading(dataset, quiet):
         if not is_file(dataset):
-            options.refuse(dataset, **{"--validation": validation != FRACTION, "--test": test != FRACTION})
+            others = {
+                "--validation": validation != FRACTION, "--test": test != FRACTION,
+                "--memory-limit": memory_limit is not None,
+            }  # fmt: skip
+            options.refuse(dataset, **others)
             return load_dataset(dataset, data, download=download)
         check_no_folder(dataset, data, download)
+        if memory_limit is not None:
+            options.refuse_for_rows()
+            return load_rows(
+                source(dataset), memory_limit, label=options.label, drop=options.drop or (),
+                validation=_fraction_or_source(validation), test=_fraction_or_source(test), seed=seed,
+            )  # fmt: skip
         return load_data(
             source(dataset),
             label=options.label,
@@ -289,6 +329,22 @@ def load(
             test=_fraction_or_source(test),
             seed=seed,
         )
+
+
+def checkpoint_arguments(
+    checkpoint: Path | None, every: float | None, *files: str | Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Check --checkpoint and --checkpoint-every; return the arguments for `fit` or `sweep`. `files` are in use."""
+    if checkpoint is None:
+        if every is not None:
+            raise ValueError(f"--checkpoint-every {every:g} needs --checkpoint FILE, the file to write")
+        return {}
+    check_output("--checkpoint", checkpoint, *files)
+    if checkpoint in files:
+        raise ValueError(f"--checkpoint {checkpoint} is another output file, too; write to another")
+    if checkpoint.exists():
+        show(f"resume  {checkpoint}", as_json)
+    return {"checkpoint": checkpoint} | ({} if every is None else {"checkpoint_every": every})
 
 
 def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> None:

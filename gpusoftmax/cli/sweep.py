@@ -12,6 +12,8 @@ from gpusoftmax.cli.options import (
     AsJson,
     BackendName,
     Category,
+    Checkpoint,
+    CheckpointEvery,
     Data,
     DatasetName,
     Decimal,
@@ -22,6 +24,7 @@ from gpusoftmax.cli.options import (
     Header,
     Label,
     Loss,
+    MemoryLimit,
     Quiet,
     Rule,
     Scoring,
@@ -32,6 +35,7 @@ from gpusoftmax.cli.options import (
     Validation,
     app,
     check_output,
+    checkpoint_arguments,
     compile_first,
     is_file,
     load,
@@ -54,6 +58,8 @@ from gpusoftmax.cli.options import (
     gpusoftmax sweep cifar10 --data ~/data --C 1e-5:1e-1:20 --scoring log_loss --rule 1se --cv 5
 
     gpusoftmax sweep digits --learning-rate 1e-3:1:8 --C 0.01,0.1,1 --epochs 30 --halving 2
+
+    gpusoftmax sweep cifar10 --data ~/data --cv 5 --checkpoint sweep.ckpt --out results
 
     A range START:STOP:COUNT has equal ratios. --out writes table.csv (all configurations), report.txt,
     model.safetensors (the best one, fitted to all training rows) and, if one or two parameters vary, scores.png. Ctrl-C
@@ -126,6 +132,9 @@ def sweep_command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="write the table, model and plot to this folder")
     ] = None,
+    memory_limit: MemoryLimit = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -134,6 +143,9 @@ def sweep_command(
     Features are standardised with the training rows of each fold, unless they are sparse. Tables with text or gaps are
     encoded once, with all training rows. By default the solver is L-BFGS, which finds the exact optimum for each C.
     With --learning-rate, --momentum or --epochs it is SGD, which trains all configurations together.
+
+    With --checkpoint FILE, a sweep that was interrupted, terminated or killed continues where it stopped when the same
+    command is run again, and gives the same result. Models that were trained before are only measured again.
     """
     from dataclasses import replace
 
@@ -172,12 +184,15 @@ def sweep_command(
         out.mkdir(parents=True, exist_ok=True)
         for name in SWEEP_FILES:
             check_output("--out", out / name, dataset, validation, test)
+    kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, as_json=as_json)
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
     options = FileOptions(label, drop, header, delimiter, decimal, category, text)
-    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet, memory_limit)
     estimator.set_params(scaling=scaling_for(loaded))
-    X, y = loaded.X_train[:rows], loaded.y_train[:rows]
+    X, y = loaded.X_train, loaded.y_train
+    if rows is not None:
+        X, y = X[:rows], y[:rows]
     if (found := len(set(y.tolist()))) < len(loaded.class_names):
         raise ValueError(f"--rows {rows}: these rows hold {found} of {len(loaded.class_names)} classes; take more")
     loaded = replace(loaded, X_train=X, y_train=y)
@@ -193,7 +208,7 @@ def sweep_command(
     compile_first(resolved_backend, X, len(loaded.class_names), as_json, quiet)
     result = sweep(
         estimator, grid or {"C": [1.0] if sgd else PENALTIES}, X, y, cv=cv, validation=None if cv else held_out,
-        scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1,
+        scoring=str(scoring), rule=str(rule), halving=halving, verbose=0 if quiet else 1, **kept,
     )  # fmt: skip
     show(result.report, as_json)
     measured: dict[str, Any] = dict.fromkeys(f"{split}_accuracy" for split in SPLITS)

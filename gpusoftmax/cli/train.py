@@ -13,6 +13,8 @@ from gpusoftmax.cli.options import (
     AsJson,
     BackendName,
     Category,
+    Checkpoint,
+    CheckpointEvery,
     Data,
     DatasetName,
     Decimal,
@@ -23,6 +25,7 @@ from gpusoftmax.cli.options import (
     Header,
     Label,
     Loss,
+    MemoryLimit,
     Quiet,
     Recipe,
     Seed,
@@ -33,6 +36,7 @@ from gpusoftmax.cli.options import (
     Validation,
     app,
     check_output,
+    checkpoint_arguments,
     compile_first,
     indented,
     load,
@@ -67,6 +71,8 @@ if TYPE_CHECKING:
     gpusoftmax train cifar10 --data ~/data --recipe cs231n --loss hinge --seed 1
 
     gpusoftmax train digits --epochs 20 --batch-size 64
+
+    gpusoftmax train cifar10 --data ~/data --checkpoint run.ckpt --save model.safetensors
 
     JSON keys: dataset, label (where the labels in a file come from, or null), encoded (what became of the columns of a
     table with text or gaps, or null), estimator, recipe, C, l2 (both null with a recipe), path (how C was chosen: a
@@ -123,6 +129,9 @@ def train(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="write the model to this file (safetensors)")
     ] = None,
+    memory_limit: MemoryLimit = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Annotated[
@@ -140,6 +149,9 @@ def train(
 
     If the data come from a file, a fifth of each class is held out as validation rows and another fifth as test rows,
     unless --validation and --test say otherwise.
+
+    With --checkpoint FILE, a run that was interrupted, terminated or killed continues where it stopped when the same
+    command is run again, and gives the same model. A run that is finished gives its result at once.
     """
     from gpusoftmax.array import get_backend
     from gpusoftmax.estimators.classifiers import LinearSVMClassifier, SoftmaxClassifier
@@ -171,10 +183,13 @@ def train(
         raise ValueError(f"--recipe {recipe} is for --loss softmax or hinge, not {loss}")
     if solver is SolverName.lbfgs and given:
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
+    if recipe is not None and checkpoint is not None:
+        raise ValueError(f"--checkpoint is not for --recipe {recipe}, which takes a minute at most; leave one out")
     check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
+    kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, save, as_json=as_json)
     resolved_backend = get_backend(backend, threads)
     options = FileOptions(label, drop, header, delimiter, decimal, category, text)
-    loaded = load(dataset, data, download, options, validation, test, seed, quiet)
+    loaded = load(dataset, data, download, options, validation, test, seed, quiet, memory_limit)
     show(f"data    {dataset_in_words(loaded)}", as_json)
     show(
         f"device  {resolved_backend.device}, {resolved_backend.n_threads} threads "
@@ -204,14 +219,18 @@ def train(
         model = train_cs231n(*training, loss=str(loss), seed=seed, backend=resolved_backend, progress=progress)
     elif choosing:
         choice = fit_path(
-            model, *training, validation=held_out, on_candidate=lambda step: show(step_in_words(step), as_json)
+            model,
+            *training,
+            validation=held_out,
+            on_candidate=lambda step: show(step_in_words(step), as_json),
+            **kept,
         )
         model = choice.best_estimator_
     elif sgd:
         model.set_params(schedule="cosine", max_iter=10 if epochs is None else epochs)
-        model.fit(*training, validation=held_out)
+        model.fit(*training, validation=held_out, **kept)
     else:
-        model.fit(*training)
+        model.fit(*training, **kept)
     seconds = time.perf_counter() - started
     fitted = getattr(model, "fit_report_", None)  # None if Ctrl-C came before the last fit
     in_training = seconds if choice is None else fitted.seconds if fitted is not None else 0.0

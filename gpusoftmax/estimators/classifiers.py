@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax.array import Backend, get_backend_for
+from gpusoftmax.checkpoints.checkpoint import EVERY, check_checkpoint, keeping
 from gpusoftmax.checks.parameters import explained, named_in_errors
 from gpusoftmax.estimators.fitting import (
     AllOrNothing,
@@ -25,6 +27,7 @@ from gpusoftmax.estimators.fitting import (
 from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, check_columns, record_columns, weights_of
 from gpusoftmax.estimators.problem import C_from_l2, prepare
+from gpusoftmax.estimators.resuming import checkpoint_of_fit
 from gpusoftmax.estimators.solver_choice import SolverChoice, without_old_defaults
 from gpusoftmax.estimators.solving import solve
 from gpusoftmax.features.read import read_features
@@ -98,6 +101,8 @@ class _LinearClassifier(LinearPredictor):
         *,
         validation: tuple[Any, Any] | None = None,
         start_from: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = EVERY,
     ) -> Self:
         """Fit the model to data.
 
@@ -128,6 +133,12 @@ class _LinearClassifier(LinearPredictor):
             Training starts from its coef_ and intercept_; a model fitted with a similar C saves passes. This can be any
             linear classifier with scikit-learn's attributes and one row of weights per class (a single row for two
             classes), for the same classes and features. Default: zeros, or with warm_start=True the current model.
+        checkpoint : str or os.PathLike, optional
+            A file for the state of the training. If it is there, training continues from it, and gives the same bits
+            as without the interruption; a finished one gives its result at once. The last two are kept:
+            "run.ckpt" and "run.ckpt.previous". Callbacks are not called again for passes that were made before.
+        checkpoint_every : float
+            Seconds between two checkpoints. There is also one at the end, after Ctrl-C, and on SIGTERM.
 
         Returns
         -------
@@ -136,11 +147,20 @@ class _LinearClassifier(LinearPredictor):
         Raises
         ------
         ValueError, TypeError
-            A parameter or the data cannot be used; the message names it and the fix. The model is left unchanged.
+            A parameter or the data cannot be used; the message names it and the fix. The model is left unchanged. Or
+            the checkpoint belongs to another run: the message says what differs.
         DivergenceError
             The learning rate is too large; the message says what to change. The model is left unchanged.
+        BadFileError
+            The checkpoint is damaged, and so is the one before.
+        OSError
+            The checkpoint cannot be written or read. One that was there is intact.
+        SystemExit
+            SIGTERM was received during a fit with a checkpoint, which is written first. The exit status is 143. This
+            happens in the main thread, and if SIGTERM has no handler of the program's own.
         """
         check_parameters(self)
+        path, seconds = check_checkpoint(checkpoint, checkpoint_every)
         backend = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), backend.active():
             features = read_features(X, backend)
@@ -150,7 +170,10 @@ class _LinearClassifier(LinearPredictor):
                 check_columns(self, validation[0], names_expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
-            warning = solve(self, problem, start_from)
+            start = start_weights(start_from, problem)
+            kept = checkpoint_of_fit(self, problem, start, path, seconds)
+            with keeping(kept):
+                warning = solve(self, problem, start, checkpoint=kept)
         if warning:
             # stacklevel 3 is the user's line, because named_in_errors is in between
             warnings.warn(warning, ConvergenceWarning, stacklevel=3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -15,9 +17,12 @@ from gpusoftmax.checks.arrays import by_rows, check_n_features, check_sample_wei
 from gpusoftmax.checks.labels import check_labels
 from gpusoftmax.checks.messages import shown, warn_user
 from gpusoftmax.checks.parameters import check_names
+from gpusoftmax.checks.scalars import check_path
 from gpusoftmax.checks.sparse import is_sparse_on_gpu
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.read import read_features
+from gpusoftmax.files.atomic import write_atomically
+from gpusoftmax.files.npy import header_of
 
 if TYPE_CHECKING:
     # scikit-learn has no types. With a base that is Any, mypy would accept any keyword in a dataclass's constructor.
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     class ClassifierMixin: ...
 else:
     from sklearn.base import BaseEstimator, ClassifierMixin
+
+WRITTEN_BYTES = 32 << 20  # of outputs that are computed before they are written
 
 Output = Literal["scores", "probabilities", "best"]
 
@@ -103,7 +110,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         self.coef_ = weights_of(self)[1]
         return self
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
         """Compute the scores X coef_' + intercept_.
 
         Like all predictions, they are stored where X is: in a CuPy array if X is one, otherwise in a NumPy array.
@@ -112,11 +119,14 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         ----------
         X : array-like or sparse matrix, (n, d)
             As for `fit`; a data frame must have the columns of the training data.
+        out : path, optional
+            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`.
 
         Returns
         -------
         ndarray, (n, c), or (n,) for two classes, where positive means classes_[1]
             float64 if X is float64, otherwise float32.
+            With `out`, the file's array, mapped to memory and read-only.
 
         Raises
         ------
@@ -124,9 +134,10 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
             `fit` was not called.
         ValueError, TypeError
             X cannot be used, or has another number of features than the training data.
+        OSError
+            `out` cannot be written.
         """
-        scores = outputs_for(self, X, "scores")
-        return _to_gpu_of(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+        return _made(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
 
     def predict(self, X: Any) -> Array:
         """Predict for each row the label with the largest score; if several are equal, the first in classes_.
@@ -194,18 +205,21 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
 class Probabilities(LinearPredictor):
     """Methods of a classifier whose scores are log-probabilities, up to a shift of each row."""
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
         """Compute the logarithms of predict_proba, which are exact even where the probability underflows.
 
         Parameters
         ----------
         X : array-like or sparse matrix, (n, d)
             As for `fit`; a data frame must have the columns of the training data.
+        out : path, optional
+            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`.
 
         Returns
         -------
         ndarray of shape (n, c)
             In nats; columns in the order of classes_.
+            With `out`, the file's array, mapped to memory and read-only.
 
         Raises
         ------
@@ -213,21 +227,26 @@ class Probabilities(LinearPredictor):
             `fit` was not called.
         ValueError, TypeError
             X cannot be used, or has another number of features than the training data.
+        OSError
+            `out` cannot be written.
         """
-        return _to_gpu_of(X, _log_softmax(outputs_for(self, X, "scores")))
+        return _made(self, X, "scores", _log_softmax, out)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
         """Compute the probabilities p_ij = exp(z_ij) / sum_k exp(z_ik) from the scores z.
 
         Parameters
         ----------
         X : array-like or sparse matrix, (n, d)
             As for `fit`; a data frame must have the columns of the training data.
+        out : path, optional
+            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`.
 
         Returns
         -------
         ndarray of shape (n, c)
             In [0, 1]; columns in the order of classes_.
+            With `out`, the file's array, mapped to memory and read-only.
 
         Raises
         ------
@@ -235,8 +254,10 @@ class Probabilities(LinearPredictor):
             `fit` was not called.
         ValueError, TypeError
             X cannot be used, or has another number of features than the training data.
+        OSError
+            `out` cannot be written.
         """
-        return _to_gpu_of(X, outputs_for(self, X, "probabilities"))
+        return _made(self, X, "probabilities", lambda p: p, out)
 
 
 def record_columns(estimator: Any, X: Any, features: Features, first: bool = True) -> None:
@@ -293,6 +314,13 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
 
 def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True) -> Array:
     """Check X as a user passes it, and compute `outputs` for it."""
+    with _features_for(model, X, names_expected) as features:
+        return outputs(model, features, output)
+
+
+@contextmanager
+def _features_for(model: Any, X: Any, names_expected: bool = True) -> Iterator[Features]:
+    """Check a model, and X as a user passes it, and make features for the time of the block."""
     if not hasattr(model, "coef_"):
         check_is_fitted(model)
     weights = weights_of(model)
@@ -305,21 +333,38 @@ def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True)
     with backend.active():
         features = read_features(X, backend)
         check_n_features(features, d, owner=kind)
-        return _outputs(weights, features, output, kind)
+        yield features
 
 
-def outputs(model: Any, features: Features, output: Output) -> Array:
+def _made(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], out: Any) -> Any:
+    """Return `finish` of the outputs for X, where X is, or write them to the file `out`."""
+    if out is None:
+        return _to_gpu_of(X, finish(outputs_for(model, X, output)))
+    path = check_path("out", out)
+    if path.suffix != ".npy":
+        raise ValueError(f"out={str(path)!r} is not a .npy file; pass a name that ends with .npy")
+    with _features_for(model, X) as features:
+        most = max(64, WRITTEN_BYTES // (8 * len(model.classes_)) // 64 * 64)
+
+        def parts() -> Iterator[bytes | memoryview]:
+            for i, part in enumerate(features.in_parts(most)):
+                found = np.ascontiguousarray(finish(outputs(model, part, output, features)))
+                if i == 0:
+                    yield header_of(found.dtype, (features.n, *found.shape[1:]))
+                yield memoryview(found.reshape(-1).view(np.uint8).data)
+
+        write_atomically(path, parts)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def outputs(model: Any, features: Features, output: Output, whole: Features | None = None) -> Array:
     """Compute a model's scores, probabilities or best classes for features, see `Features`, and copy them to the host.
 
-    Two classes have two columns here, too; the weights of the first are zero.
+    Two classes have two columns here, too; the weights of the first are zero. If the rows are part of a `whole`, errors
+    give their numbers in that.
     """
-    return _outputs(weights_of(model), features, output, type(model).__name__)
-
-
-def _outputs(weights: tuple[Array, Array, Array], features: Features, output: Output, kind: str) -> Array:
-    """Do what `outputs` describes for the `weights_of` a model of the class `kind`."""
-    backend = features.backend
-    classes, coef, intercept = weights
+    backend, kind = features.backend, type(model).__name__
+    classes, coef, intercept = weights_of(model)
     single = len(classes) == 2 and output == "best"  # the sign of one column is enough: half the work
     if len(classes) == 2 and not single:
         coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
@@ -330,7 +375,7 @@ def _outputs(weights: tuple[Array, Array, Array], features: Features, output: Ou
     if single:
         found = np.where(np.isfinite(found[:, 0]), found[:, 0] > 0, -1)
     if not np.isfinite(found).all() or (output == "best" and (found < 0).any()):
-        features.check_finite()
+        (whole or features).check_finite()
         for name, array in (("coef_", coef), ("intercept_", intercept)):
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} of this {kind} holds NaN or infinity; fit it again")

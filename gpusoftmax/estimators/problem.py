@@ -159,7 +159,8 @@ def objective_for(
 ) -> tuple[Objective, float, Moments | None]:
     """The objective that the estimator minimises over all rows, or over `rows` (row numbers, on the host), and its S.
 
-    Also returns the moments of these rows: those passed in, or those computed now; None if none were needed.
+    Also returns the moments that the coordinates follow: those passed in, which may be those of more rows, or those of
+    these rows, computed now; None if none were needed.
     """
     objective, stream = _objective_and_stream(estimator, data, rows, None, moments)
     return objective, stream.weight, stream.moments
@@ -189,6 +190,8 @@ def _objective_and_stream(
     sums = None
     if moments is None and (stream is not None or _needs_moments(estimator, sgd)):
         moments = _moments(features, s, total)
+    elif moments is not None:  # mean and variance may be those of more rows, as for folds that share coordinates
+        moments = replace(moments, rows=features.n, weight=total)
     if stream is None:
         stream = Stream(data.classes, 0.0 if moments else total, moments=moments)
     else:

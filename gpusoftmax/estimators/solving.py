@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax.estimators.fitting import make_solver, set_fitted, start_weights
+from gpusoftmax._typing import Array
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
+from gpusoftmax.estimators.fitting import make_solver, set_fitted
 from gpusoftmax.estimators.problem import Problem, far_from_zero
 from gpusoftmax.progress import progress_display
 from gpusoftmax.solvers.base import Solver, StopReason
@@ -15,8 +17,17 @@ from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import Callback, EarlyStopping, TrainResult, train
 
 
-def solve(estimator: Any, problem: Problem, start_from: Any, sample: GramSample | None = None) -> str:
-    """Train and write the fitted attributes; returns the warning for the user, see `shortfall`."""
+def solve(
+    estimator: Any,
+    problem: Problem,
+    start: tuple[Array, Array],
+    sample: GramSample | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> str:
+    """Train from W (d, 1, c) and b (1, c), on the device, and write the fitted attributes.
+
+    Returns the warning for the user, see `shortfall`.
+    """
     solver = make_solver(estimator, problem.objective, sample)
     callbacks: list[Callback] = list(estimator.callbacks)
     stops = any(isinstance(c, EarlyStopping) for c in callbacks)
@@ -25,10 +36,11 @@ def solve(estimator: Any, problem: Problem, start_from: Any, sample: GramSample 
     result = train(
         problem.objective,
         solver,
-        *start_weights(start_from, problem),
+        *start,
         validation=problem.validation,
         callbacks=callbacks,
         progress=progress_display() if estimator.verbose else None,
+        checkpoint=checkpoint,
     )
     set_fitted(estimator, problem, result)
     return shortfall(estimator, result, solver, problem)

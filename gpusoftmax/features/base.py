@@ -17,6 +17,7 @@ Shapes: X (n, d), W (d, K, c), b (K, c), labels (n,), weights (n, K).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -154,6 +155,23 @@ class Features(ABC):
         It is None if the backend has no such call, or if steps are so long that it would not help; see
         `operations.SgdStretch`.
         """
+
+    def in_parts(self, most: int) -> Iterator[Features]:
+        """Go through the selected rows in order, as features of at most `most` rows each, a multiple of 64.
+
+        What is computed for the rows of a part has the bits of what is computed for all rows.
+        """
+        for first in range(0, self.n, most):
+            yield self.select(self.row_numbers(np.arange(first, min(first + most, self.n))))
+
+    @property
+    def shared_weight_bytes(self) -> int:
+        """Bytes that the row weights of models may take so that they share passes; 0 if passes need not be shared.
+
+        Models of different folds share a pass if each has its own weights for all rows, which are 0 outside its fold.
+        That pays where most of the time of a pass goes into reading X.
+        """
+        return 0
 
     @property
     def shuffled_blocks(self) -> tuple[int, int] | None:

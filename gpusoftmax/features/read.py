@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -20,8 +19,7 @@ from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 from gpusoftmax.features.streamed import StreamedFeatures
-from gpusoftmax.rows.file_rows import FileRows, SelectedRows
-from gpusoftmax.rows.open_rows import open_rows
+from gpusoftmax.rows.file_rows import Rows
 
 FRACTION_ON_GPU = 0.8  # of its free memory, for rows and a pass: the rest is for the solver and for labels
 EXPECTED_CLASSES = 1000
@@ -32,34 +30,31 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
     Here, and nowhere else, the kind of features is chosen.
     """
-    if isinstance(X, FileRows | SelectedRows | os.PathLike):
+    if isinstance(X, Rows):
         return _from_files(X, backend)
     if is_sparse(X):
         return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)
 
 
-def _from_files(X: Any, backend: Backend) -> Features:
-    """Make features of rows in files, or of a path; on a GPU, they are copied there once if they fit.
+def _from_files(X: Rows, backend: Backend) -> Features:
+    """Make features of rows in files; on a GPU, they are copied there once if they fit.
 
     The results have the same bits either way.
     """
-    if isinstance(X, SelectedRows):
-        return StreamedFeatures(X.stored, backend).select(X.numbers)
-    rows = X if isinstance(X, FileRows) else open_rows(X)
-    if backend.gpu is not None and _fits_on_gpu(rows, backend):
-        return DenseFeatures(upload_rows(rows), backend)
-    return StreamedFeatures(rows, backend)
+    if backend.gpu is not None and _fits_on_gpu(X, backend):
+        return DenseFeatures(upload_rows(X), backend)
+    return StreamedFeatures(X, backend)
 
 
-def _fits_on_gpu(rows: FileRows, backend: Backend) -> bool:
+def _fits_on_gpu(X: Rows, backend: Backend) -> bool:
     """Whether the GPU has room for rows and for the passes over them; how many classes there are is not known yet."""
     free = free_bytes()
-    needed = rows.nbytes + backend.ops.pass_bytes(rows.dtype, len(rows), rows.shape[1], 1, EXPECTED_CLASSES)
+    needed = X.nbytes + backend.ops.pass_bytes(X.dtype, len(X), X.shape[1], 1, EXPECTED_CLASSES)
     fits = needed <= FRACTION_ON_GPU * free
     log.info(
         "rows: %d bytes, with a pass %d, of %d free ones of the GPU; they are %s",
-        rows.nbytes, needed, free, "copied there once" if fits else "copied to it in each pass, chunk by chunk",
+        X.nbytes, needed, free, "copied there once" if fits else "copied to it in each pass, chunk by chunk",
     )  # fmt: skip
     return fits
 

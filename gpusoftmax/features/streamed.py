@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,9 +16,11 @@ from gpusoftmax.cuda import copying
 from gpusoftmax.cuda.chunks import chunk_rows
 from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.features.base import Features
+from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.operations import SgdSteps
-from gpusoftmax.rows.file_rows import FileRows, SelectedRows
+from gpusoftmax.rows.file_rows import Rows
 
+PART_MULTIPLE = 64  # rows; see Features.in_parts
 READ_ROWS = 1 << 12  # rows at a time where blocks may begin anywhere
 SHUFFLED_BYTES = 1 << 20  # of the blocks whose order SGD shuffles
 BLOCKS_AT_ONCE = 64  # the fewest blocks whose rows are shuffled together
@@ -29,7 +32,7 @@ class _Window:
     def __init__(self) -> None:
         self.numbers, self.rows = np.empty(0, np.int64), np.empty((0, 0))
 
-    def holding(self, stored: FileRows, blocks: Array, size: int) -> tuple[Array, Array]:
+    def holding(self, stored: Rows, blocks: Array, size: int) -> tuple[Array, Array]:
         """Return the row numbers of these blocks of `size` rows, increasing, and the rows; reads those that lack."""
         wanted = (blocks[:, None] * size + np.arange(size)).reshape(-1)
         wanted = wanted[wanted < len(stored)]
@@ -48,7 +51,7 @@ class _Window:
 class StreamedFeatures(Features):
     """X (n_stored, d) in files; see `Features`. The results have the bits of those for the same X in memory."""
 
-    stored: FileRows
+    stored: Rows
     backend: Backend
     shift: Array | None = None
     scale: Array | None = None
@@ -82,15 +85,15 @@ class StreamedFeatures(Features):
         if self.dtype != other.dtype:
             names = np.dtype(self.dtype).name, np.dtype(other.dtype).name
             raise TypeError(
-                f"the validation rows in {self.stored.files[0].path} are computed in {names[0]}, the training rows in "
+                f"the validation rows in {self.stored.path} are computed in {names[0]}, the training rows in "
                 f"{names[1]}; write both in the same type"
             )
         return self
 
     @cached_property
-    def _used(self) -> FileRows | SelectedRows:
+    def _used(self) -> Rows:
         """The selected rows."""
-        return self.stored if self.rows is None else SelectedRows(self.stored, self.backend.to_numpy(self.rows))
+        return self.stored if self.rows is None else self.stored.select(self.backend.to_numpy(self.rows))
 
     def _own(self, array: Array | None) -> Any:
         """The entries of the selected rows, from an array with an entry for each stored row."""
@@ -138,6 +141,12 @@ class StreamedFeatures(Features):
     def best(self, W: Array, b: Array) -> Array:
         return self.backend.ops.linear_best(self._used, W, b)
 
+    def in_parts(self, most: int) -> Iterator[Features]:
+        for _, block in self._used.blocks(PART_MULTIPLE):
+            for first in range(0, len(block), most):
+                part = self.backend.asarray(block[first : first + most])
+                yield DenseFeatures(part, self.backend, self.shift, self.scale)
+
     def sgd_steps(
         self, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, velocity: Any, batches: list[Any],
         steps: SgdSteps,
@@ -169,6 +178,10 @@ class StreamedFeatures(Features):
     @property
     def _block_rows(self) -> int:
         return max(1, SHUFFLED_BYTES * self.n_stored // max(self.nbytes, 1))
+
+    @property
+    def shared_weight_bytes(self) -> int:
+        return 0 if self.stored.is_mapped else self.stored.memory // 4
 
     @property
     def shuffled_blocks(self) -> tuple[int, int] | None:

@@ -7,9 +7,10 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 if os.name == "posix":  # Windows has no such locks and needs none: it does not remove a file that is open
     import fcntl
@@ -23,12 +24,22 @@ NO_UNNAMED_FILES = {
 NO_LOCK = {errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, *UNSUPPORTED}  # locked by another, or unsupported
 # Windows cannot open folders, some cannot be read, and SMB and the like do not flush them: PostgreSQL goes on, too
 NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, *UNSUPPORTED}
+PREVIOUS = ".previous"  # what the name of the file that was replaced gets at its end, if it is kept
 
 
-Content = bytes | Callable[[], Iterable[bytes | memoryview]]  # or what returns its parts; it may be called twice
+# bytes, a list of buffers, or a function that returns its buffers one after the other, and may be called twice
+Pieces = Sequence[Any] | Callable[[], Iterable[Any]]
+Content = bytes | Pieces
 
 
-def write_atomically(path: Path, content: Content) -> None:
+def previous_of(path: Path) -> Path:
+    """Return where `write_atomically` keeps the file that it replaced."""
+    if os.path.islink(path):
+        path = Path(os.path.realpath(path))
+    return path.with_name(path.name + PREVIOUS)
+
+
+def write_atomically(path: Path, content: Content, *, keep_previous: bool = False) -> None:
     """Replace `path`, or the file that it links to, by a file with this content.
 
     The new file is written next to the old one, flushed to disk and renamed over it. A crash at any point leaves the
@@ -36,6 +47,9 @@ def write_atomically(path: Path, content: Content) -> None:
     next call for the same file removes it. The mode is that of the replaced file, or else follows the umask (a
     temporary file's own mode, 0600, would lock colleagues out). If several processes write the same file, all succeed,
     and the last one wins.
+
+    With `keep_previous`, the replaced file is first renamed to `previous_of(path)`, in place of the one there. A crash
+    between the two renames leaves no file at `path`, but this one.
 
     Raises
     ------
@@ -49,8 +63,10 @@ def write_atomically(path: Path, content: Content) -> None:
         path = Path(os.path.realpath(path))  # a rename would replace the link itself
     mode = _mode(path)
     _remove_strays(path)
-    if not _replaced_by_unnamed(path, content, mode):
-        _replace_by_named(path, content, mode)
+    pieces = [content] if isinstance(content, bytes) else content
+    kept = previous_of(path) if keep_previous and mode is not None else None
+    if not _replaced_by_unnamed(path, pieces, mode, kept):
+        _replace_by_named(path, pieces, mode, kept)
     _sync_folder(path.parent)
 
 
@@ -85,7 +101,7 @@ def _remove_if_abandoned(stray: Path) -> None:
             os.unlink(stray)
 
 
-def _replaced_by_unnamed(path: Path, content: Content, mode: int | None) -> bool:
+def _replaced_by_unnamed(path: Path, content: Pieces, mode: int | None, kept: Path | None) -> bool:
     """Replace `path` by a file that has no name until it is complete; return False where that is not possible.
 
     Linux drops such a file if the process is killed.
@@ -96,7 +112,7 @@ def _replaced_by_unnamed(path: Path, content: Content, mode: int | None) -> bool
         with _temporary(path) as temporary, _written(path.parent, os.O_TMPFILE, content, mode) as fd:
             # with these two arguments Python calls linkat, which follows the link in /proc; link would not
             os.link(f"/proc/self/fd/{fd}", temporary, src_dir_fd=fd, follow_symlinks=True)
-            os.replace(temporary, path)
+            _put_in_place(temporary, path, kept)
     except OSError as error:
         if error.errno in NO_UNNAMED_FILES:
             return False
@@ -104,7 +120,7 @@ def _replaced_by_unnamed(path: Path, content: Content, mode: int | None) -> bool
     return True
 
 
-def _replace_by_named(path: Path, content: Content, mode: int | None) -> None:
+def _replace_by_named(path: Path, content: Pieces, mode: int | None, kept: Path | None) -> None:
     """Write a temporary file and rename it to `path`.
 
     Start again if another process has removed the file as abandoned. That can happen just before it is locked, and
@@ -116,8 +132,23 @@ def _replace_by_named(path: Path, content: Content, mode: int | None) -> None:
             with _written(temporary, new, content, mode):
                 pass
             with suppress(FileNotFoundError):
-                os.replace(temporary, path)
+                _put_in_place(temporary, path, kept)
                 return
+
+
+def _put_in_place(temporary: Path, path: Path, kept: Path | None) -> None:
+    """Rename the temporary file to `path`, after `path` to `kept`; if that fails, `path` gets its file back."""
+    if kept is None:
+        os.replace(temporary, path)
+        return
+    with suppress(FileNotFoundError):  # it was removed meanwhile
+        os.replace(path, kept)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.replace(kept, path)
+        raise
 
 
 def _label(path: Path) -> str:
@@ -138,12 +169,12 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _written(where: Path, flags: int, content: Content, mode: int | None) -> Iterator[int]:
+def _written(where: Path, flags: int, content: Pieces, mode: int | None) -> Iterator[int]:
     """Create a file, lock it, and write its content to disk; nobody else can read it before it has its mode."""
     with _opened(where, os.O_RDWR | flags, 0o666 if mode is None else 0o600) as fd:
         _lock(fd)
-        for part in content() if callable(content) else [content]:
-            rest = memoryview(part)
+        for piece in content() if callable(content) else content:
+            rest = memoryview(piece).cast("B")
             while rest:
                 rest = rest[os.write(fd, rest) :]
         if mode is not None and os.name == "posix":  # Windows only has read-only, and would not replace such a file

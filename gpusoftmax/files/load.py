@@ -131,6 +131,18 @@ def load_data(
     are read with the number of columns and the base of the training file. A comment above the rows, "# Column indices
     are zero-based" (or one-based), says how a file counts, whatever occurs in it.
     """
+    return load_with(
+        read_parts, train, label=label, drop=drop, header=header, delimiter=delimiter, decimal=decimal, kinds=kinds,
+        validation=validation, test=test, seed=seed,
+    )  # fmt: skip
+
+
+def load_with(
+    read: Callable[[Source, Columns], dict[str, Table]], train: Source, *, label: str | int | None,
+    drop: Sequence[str], header: bool | None, delimiter: str | None, decimal: str | None,
+    kinds: Mapping[str, str] | None, validation: Source | float, test: Source | float, seed: int,
+) -> Dataset:  # fmt: skip
+    """Do what `load_data` does, with another function to read files than `read_parts`."""
     check_count("seed", seed, least=0)
     if isinstance(label, bool) or not isinstance(label, str | numbers.Integral | None):
         raise TypeError(f"label={shown(label)} is a {type(label).__name__}; pass a column's name or position")
@@ -146,7 +158,7 @@ def load_data(
         decimal=decimal, raw=True, as_strings=frozenset(name for name, kind in kinds.items() if kind != "number"),
     )  # fmt: skip
     check_label(columns.label, train)
-    parts = read_parts(train, columns)
+    parts = read(train, columns)
     if WHOLE in parts:
         parts["train"] = parts.pop(WHOLE)
     if "train" not in parts:
@@ -173,12 +185,12 @@ def load_data(
                 raw=isinstance(parts["train"].values, RawColumns),
                 as_strings=string_columns(parts["train"].values),
             )
-            read = read_parts(given, own)
-            if len(read) > 1:
+            found_parts = read(given, own)
+            if len(found_parts) > 1:
                 raise ValueError(
-                    f"{name}={str(given)!r} holds the parts {', '.join(read)}; pass a file with a single part"
+                    f"{name}={str(given)!r} holds the parts {', '.join(found_parts)}; pass a file with a single part"
                 )
-            [parts[name]], paths[name] = read.values(), path_of_labels(given)
+            [parts[name]], paths[name] = found_parts.values(), path_of_labels(given)
             if (d := parts["train"].values.shape[1]) != (found := parts[name].values.shape[1]):
                 raise BadFileError(_path(given), reason=f"{found} features", expected=f"{d}, as for training")
     if sum(shares.values()) >= 1:
@@ -200,7 +212,7 @@ def load_data(
                 "of a class"
             )
         ends = None if whole.lines is None else whole.lines[rows]
-        parts[name] = replace(whole, values=whole.values[rows], y=labels[rows], lines=ends)
+        parts[name] = replace(whole, values=_some(whole.values, rows), y=labels[rows], lines=ends)
     encoder, X = _encoded(parts, paths, kinds)
     none = Table(X["train"][:0], labels[:0])
     parts = {name: replace(part, values=X[name]) for name, part in parts.items()}
@@ -487,6 +499,8 @@ def _check_finite(table: Table, path: Path) -> None:
     if is_sparse(table.values):
         check_sparse_finite(table, path)
         return
+    if _in_files(table.values):
+        return  # the fit says which row and column it is, after a pass over them that it makes anyway
     if isinstance(table.values, RawColumns) or table.values.dtype.kind != "f":
         return  # the columns of a table were checked while they were read
     for start in range(0, len(table.values), ROWS_AT_ONCE):
@@ -504,7 +518,7 @@ def _tell_of_oddities(table: Table, labels: Array, path: Path) -> None:
     names, counts = np.unique(labels, return_counts=True)
     if (counts == 1).any():
         log.warning("%s: %r is the class of a single row", path, str(names[counts.argmin()]))
-    if table.feature_names is None or is_sparse(table.values):
+    if table.feature_names is None or is_sparse(table.values) or _in_files(table.values):
         return
     for name, column in as_raw(table.values, table.feature_names).columns.items():
         if column.dtype != object and _counts_rows(column):
@@ -593,6 +607,16 @@ def _table(X: Array, y: Array | None, path: Path, labels: Path | None = None) ->
             expected = f"one label for each of {X.shape[0]} rows"
             raise BadFileError(labels or path, reason=f"labels of shape {y.shape}", expected=expected)
     return Table(X if is_sparse(X) else X.reshape(len(X), -1), y)
+
+
+def _some(values: Any, rows: Array) -> Any:
+    """Return some rows of the features of a table; of features that stay in files, without reading them."""
+    return values.select(rows) if _in_files(values) else values[rows]
+
+
+def _in_files(values: Any) -> bool:
+    """Whether features stay in files, from where they are read when they are used."""
+    return hasattr(values, "select")
 
 
 def _labels(table: Table) -> Array:

@@ -33,6 +33,7 @@ from gpusoftmax.files.open import open_regular, size_of
 
 KINDS = "biufU"  # booleans, numbers, and text, for labels
 SPARSE_FORMAT = "format"  # the array in which scipy.sparse.save_npz names the kind of a matrix, as bytes
+HEADER = 128  # bytes of the headers that are written here
 MOST_HEADER = 10_000  # bytes, as in NumPy
 MOST_DIRECTORY = 1 << 20  # bytes of a zip archive's list of members: some 20,000 of them
 # zeros shrink to a thousandth of their size, real data to no less than a hundredth; a small archive does no harm
@@ -42,6 +43,12 @@ ZIP_ERRORS = (  # RuntimeError: an encrypted member
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError,
     OverflowError, OSError,
 )  # fmt: skip
+
+
+def header_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return the beginning of a .npy file with an array in C order, up to the first number."""
+    text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11).encode() + b"\n"
 
 
 def read_npy(path: Path) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -46,13 +46,13 @@ def read_parquet(path: Path, columns: Columns) -> Table:
     OSError
         It cannot be read.
     """
-    with open_regular(path) as opened, parquet_file(path, opened) as file:
+    with parquet_file(path) as file:
         return _read(path, file, columns)
 
 
 @contextmanager
-def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
-    """Open a pyarrow ParquetFile of an open file, and turn pyarrow's errors in the block into BadFileError.
+def parquet_file(path: Path) -> Iterator[Any]:
+    """Open a file as a pyarrow ParquetFile, and turn pyarrow's errors in the block into BadFileError.
 
     Raises
     ------
@@ -60,6 +60,8 @@ def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
         It is not a Parquet file, or is damaged.
     ImportError
         pyarrow is not installed.
+    OSError
+        It cannot be read.
     """
     try:
         import pyarrow
@@ -69,8 +71,9 @@ def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
             f"{path}: parquet needs pyarrow; pip install 'gpusoftmax[parquet]', or save the table as .csv or .npz"
         ) from error
     try:
-        # no threads: some outlive an error, and abort the process if they release a Python file while it exits
-        yield pyarrow.parquet.ParquetFile(opened, pre_buffer=False)
+        with open_regular(path) as file:
+            # no threads: some outlive an error, and abort the process if they release a Python file while it exits
+            yield pyarrow.parquet.ParquetFile(file, pre_buffer=False)
     except BadFileError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -79,29 +82,60 @@ def parquet_file(path: Path, opened: BinaryIO) -> Iterator[Any]:
         raise BadFileError(path, reason=str(error).splitlines()[0][:200], expected="a parquet file") from error
 
 
-def _read(path: Path, file: Any, columns: Columns) -> Table:
+def read_labels(path: Path, columns: Columns) -> tuple[list[str], Array | None, str | None]:
+    """Read the labels of a table alone.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    columns : Columns
+        See `read_parquet`.
+
+    Returns
+    -------
+    tuple
+        The names of the columns of features, the labels, and the name of their column; None for both if it has none.
+
+    Raises
+    ------
+    BadFileError, ImportError, OSError
+        See `read_parquet`.
+    """
+    with parquet_file(path) as file:
+        features, label = _chosen(path, file, columns)
+        if label is None:
+            return features, None, None
+        return features, _column(path, file.read(columns=[label], use_threads=False), label, labels=True), label
+
+
+def _chosen(path: Path, file: Any, columns: Columns) -> tuple[list[str], str | None]:
+    """Return the names of the columns of features, and of the column of labels or None."""
     schema = file.schema_arrow
     # pandas stores the index of a data frame as a column
     index = {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
     names = list(schema.names)
     if not file.metadata.num_rows:
         raise BadFileError(path, reason="no rows", expected="a table with rows")
-    asked = columns.features
-    if asked is not None:  # request elements of lists by the names of the lists
+    if columns.features is not None:  # request elements of lists by the names of the lists
         known = set(names)
-        columns = replace(columns, features=tuple(dict.fromkeys(_column_of(name, known) for name in asked)))
+        columns = replace(columns, features=tuple(dict.fromkeys(_column_of(name, known) for name in columns.features)))
     label, positions = columns.choose(path, names, index=index)
-    features = [names[i] for i in positions]
-    wanted = features if label is None else [*features, names[label]]
+    return [names[i] for i in positions], None if label is None else names[label]
+
+
+def _read(path: Path, file: Any, columns: Columns) -> Table:
+    asked = columns.features
+    features, label = _chosen(path, file, columns)
+    wanted = features if label is None else [*features, label]
     table = file.read(columns=wanted, use_threads=False)  # other columns are not read
-    y = None if label is None else _column(path, table, names[label], labels=True)
+    y = None if label is None else _column(path, table, label, labels=True)
     raw = columns.raw and any(name in columns.as_strings or _is_raw(table.column(name)) for name in features)
     if raw and not any(_is_list(table.schema.field(name).type) for name in features):
         try:
             values = as_columns(table.select(features), columns.as_strings)
         except (BadColumnError, TypeError) as error:
             raise bad_column(path, error) from error
-        return Table(values, y, tuple(features), label if label is None else names[label])
+        return Table(values, y, tuple(features), label)
     X, found = as_matrix(path, table, features)
     if asked is not None and tuple(found) != asked:
         place = {name: i for i, name in enumerate(found)}
@@ -109,7 +143,7 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
             raise BadFileError(path, reason=f"has no {lacking[0][:80]!r}", expected=f"all {len(asked)} features")
         X, found = X[:, [place[name] for name in asked]], list(asked)
     # lists may give more names than a table may have columns, too many for a model file
-    return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label if label is None else names[label])
+    return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label)
 
 
 def as_matrix(path: Path, table: Any, names: Sequence[str]) -> tuple[Array, list[str]]:

@@ -23,7 +23,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import shown
 from gpusoftmax.checks.scalars import check_count
-from gpusoftmax.models.format import expect
+from gpusoftmax.files.tensors import expect
 
 if TYPE_CHECKING:
     from gpusoftmax.tables.encoder import TableEncoder

@@ -41,17 +41,9 @@ from gpusoftmax.estimators.parameters import check_parameters
 from gpusoftmax.estimators.prediction import weights_of
 from gpusoftmax.estimators.solver_choice import without_old_defaults
 from gpusoftmax.files.atomic import write_atomically
+from gpusoftmax.files.tensors import Types, digest, expect
 from gpusoftmax.models.encoders import decode_encoder, encode_encoder
-from gpusoftmax.models.format import (
-    FORMAT,
-    Types,
-    damage,
-    digest,
-    expect,
-    parse,
-    read_header,
-    read_model_file,
-)
+from gpusoftmax.models.format import FORMAT, MODEL
 from gpusoftmax.solvers.certificate import FitReport
 from gpusoftmax.trainer import Record
 
@@ -162,7 +154,7 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier | Pipeline, pa
     metadata["sha256"] = digest(metadata, tensors)
     content = safetensors.numpy.save(tensors, metadata)
     try:
-        read_header(io.BytesIO(content), len(content))
+        MODEL.read_header(io.BytesIO(content), len(content))
         again = without_encoder(_restore(metadata, tensors))[1]
         if not np.array_equal(again.classes_, labels):  # NumPy and JSON change some strings
             raise ValueError(f"labels {shown(labels)} would come back as {shown(again.classes_)}")
@@ -195,8 +187,8 @@ def load_model(path: str | Path) -> SoftmaxClassifier | LinearSVMClassifier | Pi
         `path` is not a path.
     """
     path = check_path("path", path)
-    metadata, tensors = read_model_file(path)
-    with damage(path, "metadata"):
+    metadata, tensors = MODEL.read(path)
+    with MODEL.damage(path, "metadata"):
         return _restore(metadata, tensors)
 
 
@@ -219,7 +211,7 @@ def _restore(metadata: dict[str, str], tensors: dict[str, Array]) -> SoftmaxClas
         return estimator
     from gpusoftmax.estimators.table_classifier import table_pipeline  # imported here because it takes a while
 
-    encoder = decode_encoder(parse("encoder", metadata["encoder"]), tensors)
+    encoder = decode_encoder(MODEL.parse("encoder", metadata["encoder"]), tensors)
     if (found := encoder.n_features) != estimator.n_features_in_:
         raise ValueError(f"an encoder of {found} features for {estimator.n_features_in_}")
     return table_pipeline(encoder, estimator)
@@ -229,7 +221,7 @@ def _restore_classifier(metadata: dict[str, str], tensors: dict[str, Array]) -> 
     name = metadata["estimator"]
     if name not in ESTIMATORS:
         raise ValueError(f"estimator {shown(name)} is none of {', '.join(ESTIMATORS)}")
-    parameters, classes, fitted = (parse(key, metadata[key]) for key in ("parameters", "classes", "fitted"))
+    parameters, classes, fitted = (MODEL.parse(key, metadata[key]) for key in ("parameters", "classes", "fitted"))
     estimator = ESTIMATORS[name](**_decode_parameters(ESTIMATORS[name], parameters, tensors))
     _check_parameters(estimator)
     coef, intercept = tensors["coef"], tensors["intercept"]

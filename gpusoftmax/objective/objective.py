@@ -128,13 +128,20 @@ class Objective:
         return self.fit_intercept and not self.penalty.on_intercept
 
     def for_penalties(self, strengths: Array) -> Objective:
-        """Repeat the objective of one model for several strengths of the penalty, (K,) on the host."""
-        repeat, K, weights, term = self.backend.xp.repeat, len(strengths), self.weights, self.linear_term
+        """Repeat the objectives of all models, in their order, for other strengths of the penalties, on the host.
+
+        There is a strength for each model of the result, so their number is a multiple of the number of models.
+        """
+        times, weights, term = len(strengths) // self.n_models, self.weights, self.linear_term
+
+        def repeated(array: Array, axis: int) -> Array:
+            return array if times == 1 else self.backend.xp.concatenate([array] * times, axis=axis)
+
         return replace(
             self,
             penalty=self.penalty.with_strengths(self.backend.asarray(strengths)),
-            weights=None if weights is None else repeat(weights, K, axis=1),
-            linear_term=term and LinearTerm(repeat(term.T, K, axis=1), repeat(term.t, K, axis=0)),
+            weights=None if weights is None else repeated(weights, 1),
+            linear_term=term and LinearTerm(repeated(term.T, 1), repeated(term.t, 0)),
         )
 
     def select(self, models: Array) -> Objective:

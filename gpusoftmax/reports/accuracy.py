@@ -15,6 +15,7 @@ from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.estimators.classifiers import Estimator
 from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
+from gpusoftmax.rows.file_rows import Rows
 
 AT_ONCE = 1 << 22  # scores, or features, of the rows that are evaluated at a time
 
@@ -106,9 +107,9 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
     loss = 0.0
     for first in range(0, n, step):
-        part = _safe_indexing(X, slice(first, first + step))
+        rows = slice(first, min(first + step, n))
+        part = X[rows] if isinstance(X, Rows) else _safe_indexing(X, rows)
         scores = outputs_for(estimator, part, "scores", names_expected=False)
-        rows = slice(first, first + len(scores))
         before[rows] = places(scores, labels[rows])
         predicted[rows] = scores.argmax(axis=1)
         if certain:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.atomic import write_atomically
-from gpusoftmax.files.open import open_regular
+from gpusoftmax.files.npy import header_of
 from gpusoftmax.files.parquet import as_matrix, parquet_file
 from gpusoftmax.rows.flat_file import FlatFile
 from gpusoftmax.rows.formats import open_npy
 
 DECODED_BYTES = 32 << 20  # decoded at a time
-HEADER = 128  # bytes of the .npy file before the first number
 VERSION = "1"  # of how files are decoded
 
 
@@ -66,8 +64,7 @@ class Decoded:
 
     def content(self) -> Iterator[bytes | memoryview]:
         """Yield the parts of a .npy file."""
-        text = f"{{'descr': {self.dtype.str!r}, 'fortran_order': False, 'shape': ({self.n}, {self.d}), }}"
-        yield b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11).encode() + b"\n"
+        yield header_of(self.dtype, (self.n, self.d))
         rows = 0
         for part in self.parts():
             rows += len(part)
@@ -84,7 +81,7 @@ def open_parquet(path: Path, columns: Sequence[str] | None, cache: Path | None) 
     BadFileError, ImportError, OSError
         See `files.parquet.read_parquet`, and `decoded`.
     """
-    with _parquet(path) as file:
+    with parquet_file(path) as file:
         names = list(file.schema_arrow.names) if columns is None else list(columns)
         if lacking := [name for name in names if name not in file.schema_arrow.names]:
             expected = f"one of {shown(list(file.schema_arrow.names))}"
@@ -92,7 +89,7 @@ def open_parquet(path: Path, columns: Sequence[str] | None, cache: Path | None) 
         key = f"{file.schema_arrow.to_string()}\n{names}"
 
     def decode() -> Decoded:
-        with _parquet(path) as file:
+        with parquet_file(path) as file:
             n = file.metadata.num_rows
             if not n:
                 raise BadFileError(path, reason="no rows", expected="a table with rows")
@@ -100,7 +97,7 @@ def open_parquet(path: Path, columns: Sequence[str] | None, cache: Path | None) 
         rows = max(1, DECODED_BYTES // max(1, first.shape[1] * first.dtype.itemsize))
 
         def parts() -> Iterator[Array]:
-            with _parquet(path) as file:
+            with parquet_file(path) as file:
                 for part in _batches(path, file, names, rows):
                     if part.shape[1] != first.shape[1]:
                         reason, expected = "lists of different lengths", "lists of the same length in all rows"
@@ -117,12 +114,6 @@ def _batches(path: Path, file: Any, names: list[str], rows: int) -> Iterator[Arr
 
     for batch in file.iter_batches(rows, columns=names, use_threads=False):
         yield readable(as_matrix(path, pyarrow.Table.from_batches([batch]), names)[0])
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    with open_regular(path) as opened, parquet_file(path, opened) as file:
-        yield file
 
 
 def open_pickled_batch(path: Path, cache: Path | None) -> FlatFile:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,94 @@ GAP_BYTES = 256 << 10  # between two rows: reading on takes less time than anoth
 FRACTION_CACHED = 0.7  # of the available memory: what has been read of larger files is dropped from the system's cache
 
 
+class Rows(ABC):
+    """A matrix X (n, d) whose rows stay in files until they are read; see `operations.RowBlocks`."""
+
+    ndim = 2
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the features as they are computed with; uint16 stands for the bits of bfloat16."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The first of the files."""
+
+    @property
+    @abstractmethod
+    def memory(self) -> int:
+        """Bytes that reading and the solver may take: the limit, or what is available."""
+
+    @property
+    @abstractmethod
+    def buffer_bytes(self) -> int:
+        """Bytes of a buffer that rows are read into."""
+
+    @property
+    @abstractmethod
+    def is_mapped(self) -> bool:
+        """Whether the files are mapped to memory, or else read block by block."""
+
+    @property
+    def in_one_array(self) -> bool:
+        """Whether the rows can be used as `array`, like a matrix in memory."""
+        return False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in memory."""
+        return self.shape[0] * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory."""
+        return self.shape[1] * self.dtype.itemsize
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of all buffers that rows are read into."""
+        return DEPTH * self.buffer_bytes
+
+    @property
+    def array(self) -> Array:
+        """The rows as an array, if they are `in_one_array`; call `check` after each use."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: Any) -> Array:
+        """Read one row by its number, or rows by a slice or by numbers (m,), in `dtype`."""
+
+    @abstractmethod
+    def select(self, numbers: Array) -> SelectedRows:
+        """Return some rows, by their numbers, as a matrix of its own; none is read."""
+
+    @abstractmethod
+    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks; see `operations.RowBlocks`."""
+
+    @abstractmethod
+    def check(self, row: int) -> None:
+        """Raise if a file has changed since it was opened; `row` is what was read when this was found.
+
+        Raises
+        ------
+        BadFileError
+            It was changed, truncated, replaced or removed.
+        """
+
+
 @dataclass(frozen=True, eq=False)
-class FileRows:
+class FileRows(Rows):
     """A matrix X (n, d) in files, which `open_rows` opened; pass it as X.
 
     Attributes
@@ -35,15 +123,8 @@ class FileRows:
         Each has some of the rows, one after the other.
     memory_limit : int, optional
         Bytes that reading and the solver may take.
-    shape : tuple of int
-        (n, d).
-    dtype : numpy.dtype
-        The type of the features as they are computed with: float64, float32, float16, uint8, or uint16 for the bits of
-        bfloat16.
-    nbytes : int
-        Bytes of all rows in this type.
-    is_mapped : bool
-        Whether the files are mapped to memory, or else read block by block.
+    shape, dtype, nbytes, is_mapped
+        See `Rows`.
     """
 
     files: Sequence[FlatFile]
@@ -53,29 +134,21 @@ class FileRows:
     def __reduce__(self) -> Any:
         return FileRows, (list(self.files), self.memory_limit)
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, int]:
-        return sum(one.n for one in self.files), self.files[0].d
+        return int(self._starts[-1]), self.files[0].d
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
 
     @cached_property
-    def dtype(self) -> np.dtype[Any]:
+    def _dtype(self) -> np.dtype[Any]:
         return self.files[0].dtype
 
     @property
-    def ndim(self) -> int:
-        """Always 2."""
-        return 2
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self._row_bytes
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.shape[1] * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
+    def path(self) -> Path:
+        return self.files[0].path
 
     def __repr__(self) -> str:
         names = ", ".join(str(one.path) for one in self.files[:3]) + ", ..." * (len(self.files) > 3)
@@ -86,11 +159,14 @@ class FileRows:
         """The number of the first row of each file, and n."""
         return np.cumsum([0, *(one.n for one in self.files)])
 
-    @cached_property
+    @property
     def is_mapped(self) -> bool:
-        available = available_memory()
-        limit = int(FRACTION_MAPPED * available) if self.memory_limit is None else self.memory_limit
-        size = sum(one.n * one.row_stride if one.row_stride else 0 for one in self.files)
+        return self._is_mapped
+
+    @cached_property
+    def _is_mapped(self) -> bool:
+        limit = int(FRACTION_MAPPED * self.memory) if self.memory_limit is None else self.memory_limit
+        size = sum(one.identity.size for one in self.files)
         why = why_not_mapped() or (f"{size} bytes are more than {limit}" if max(size, self.nbytes) > limit else "")
         how = f"read through {DEPTH} buffers of {self.buffer_bytes} bytes: {why}" if why else "mapped to memory"
         log.info("rows: %d files with %d bytes are %s", len(self.files), size, how)
@@ -98,27 +174,25 @@ class FileRows:
 
     @property
     def in_one_array(self) -> bool:
-        """Whether the rows can be used as `array`, like a matrix in memory."""
         return self.is_mapped and len(self.files) == 1 and self.files[0].is_in_place
 
     @property
     def array(self) -> Array:
-        """The mapped rows, if they are `in_one_array`; call `check` after each use."""
         return self.files[0].numbers(self._mapped[0])
 
-    @cached_property
+    @property
     def buffer_bytes(self) -> int:
-        """Bytes of a buffer of the ring."""
-        memory = available_memory() if self.memory_limit is None else self.memory_limit
-        return int(min(BUFFER_BYTES, FRACTION_BUFFERS * memory / DEPTH))
+        return int(min(BUFFER_BYTES, FRACTION_BUFFERS * self.memory / DEPTH))
 
     @property
-    def ring_bytes(self) -> int:
-        """Bytes of all buffers of the ring."""
-        return DEPTH * self.buffer_bytes
+    def memory(self) -> int:
+        return self._available if self.memory_limit is None else self.memory_limit
+
+    @cached_property
+    def _available(self) -> int:
+        return available_memory()
 
     def __getitem__(self, rows: Any) -> Array:
-        """Read one row by its number, or rows by a slice or by numbers (m,), in `dtype`."""
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
         if isinstance(rows, slice):
@@ -143,7 +217,7 @@ class FileRows:
 
     def _read_numbers(self, numbers: Array, out: Array) -> None:
         """Read rows by their numbers, which increase, into `out`; those with small gaps between them at once."""
-        gap, longest = max(1, GAP_BYTES // self._row_bytes), max(1, self.buffer_bytes // self._row_bytes)
+        gap, longest = max(1, GAP_BYTES // self.row_bytes), max(1, self.buffer_bytes // self.row_bytes)
         a = 0
         while a < len(numbers):
             stop = a + int(np.searchsorted(numbers[a:], numbers[a] + longest))
@@ -182,8 +256,10 @@ class FileRows:
                 part[...] = file.numbers(raw)
             place += len(part)
 
+    def select(self, numbers: Array) -> SelectedRows:
+        return SelectedRows(self, np.asarray(numbers, np.int64))
+
     def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
-        """Read all rows in blocks; see `operations.RowBlocks`."""
         if self.is_mapped:
             borders = self._starts[1:-1].tolist()
             return self._mapped_blocks(block_ranges(len(self), step, within, self.rows_at_once(step), borders))
@@ -193,10 +269,10 @@ class FileRows:
     def rows_at_once(self, step: int) -> int:
         """How many rows a block has at most: a multiple of `step`."""
         size = MAPPED_BYTES if self.is_mapped else self.buffer_bytes
-        return max(1, size // max(1, self._row_bytes * step)) * step
+        return max(1, size // max(1, self.row_bytes * step)) * step
 
     def _bytes_at_once(self, step: int) -> int:
-        needed = self.rows_at_once(step) * self._row_bytes
+        needed = self.rows_at_once(step) * self.row_bytes
         limit = self.memory_limit
         if limit is not None and DEPTH * needed > limit:
             raise ValueError(
@@ -206,7 +282,7 @@ class FileRows:
         return needed
 
     def _read_range(self, first: int, stop: int, buffer: Array) -> Array:
-        rows = buffer[: (stop - first) * self._row_bytes].view(self.dtype).reshape(stop - first, self.shape[1])
+        rows = buffer[: (stop - first) * self.row_bytes].view(self.dtype).reshape(stop - first, self.shape[1])
         self.read(first, rows)
         return rows
 
@@ -217,7 +293,7 @@ class FileRows:
             if stop <= start + self.files[i].n:
                 yield first, self.files[i].numbers(self._mapped[i][first - start : stop - start])
             else:  # across two files
-                yield first, self._read_range(first, stop, aligned_empty(((stop - first) * self._row_bytes,), np.uint8))
+                yield first, self._read_range(first, stop, aligned_empty(((stop - first) * self.row_bytes,), np.uint8))
             self.check(first)
 
     @property
@@ -227,7 +303,6 @@ class FileRows:
         return [one.rows for one in self._maps]
 
     def check(self, row: int) -> None:
-        """Raise if a file has changed since it was opened; `row` is what was read when this was found."""
         for i, file in enumerate(self.files):
             if self._maps and (bad := self._maps[i].first_bad_row()) is not None:
                 file.check(bad)
@@ -236,13 +311,13 @@ class FileRows:
 
 
 @dataclass(frozen=True, eq=False)
-class SelectedRows:
-    """Some rows of a matrix in files, as a matrix (m, d) of its own; see `operations.RowBlocks`.
+class SelectedRows(Rows):
+    """Some rows of a matrix in files, as a matrix of its own.
 
     Attributes
     ----------
     stored : FileRows
-    numbers : ndarray of int64, (m,)
+    numbers : ndarray of int64, (n,)
         The row numbers. Reading is slow unless they increase.
     """
 
@@ -251,30 +326,40 @@ class SelectedRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, d)."""
         return len(self.numbers), self.stored.shape[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """See `FileRows`."""
         return self.stored.dtype
 
     @property
-    def ndim(self) -> int:
-        """Always 2."""
-        return 2
+    def path(self) -> Path:
+        return self.stored.path
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    @property
+    def memory(self) -> int:
+        return self.stored.memory
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self.stored.buffer_bytes
+
+    @property
+    def is_mapped(self) -> bool:
+        return self.stored.is_mapped
 
     def __getitem__(self, rows: Any) -> Array:
-        """Read one row by its position, or rows by a slice or by positions."""
         return self.stored[self.numbers[rows]]
 
+    def select(self, numbers: Array) -> SelectedRows:
+        return SelectedRows(self.stored, self.numbers[numbers])
+
     def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
-        """Read all rows in blocks; see `operations.RowBlocks`."""
         ranges = block_ranges(len(self), step, within, self.stored.rows_at_once(step))
         return read_ahead(ranges, lambda first, stop, _: self[first:stop], 0)
+
+    def check(self, row: int) -> None:
+        self.stored.check(int(self.numbers[row]))
 
 
 def block_ranges(

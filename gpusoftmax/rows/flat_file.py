@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,6 +102,7 @@ class FlatFile:
             if Identity.of(os.fstat(file.fileno())) != self.identity:
                 file.close()
                 raise self._changed(0)
+            weakref.finalize(self, file.close)
             self._opened.append(file)
         descriptor: int = self._opened[0].fileno()
         return descriptor

@@ -26,7 +26,7 @@ def check_memory_limit(value: Any) -> int | None:
     """
     if value is None:
         return None
-    fix = f"memory_limit={shown(value)} is not a size; pass bytes, or text such as '512MB' or '2GiB'"
+    given, fix = value, f"memory_limit={shown(value)} is not a size; pass bytes, or text such as '512MB' or '2GiB'"
     if isinstance(value, str):
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?|)b?\s*", value.lower())
         if found is None:
@@ -35,7 +35,7 @@ def check_memory_limit(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(fix)
     if not (math.isfinite(value) and value >= SMALLEST_LIMIT):
-        raise ValueError(f"memory_limit={shown(value)} is too small; pass at least {SMALLEST_LIMIT >> 20} MiB")
+        raise ValueError(f"memory_limit={shown(given)} is too small; pass at least {SMALLEST_LIMIT >> 20} MiB")
     return int(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.checkpoints.checkpoint import EVERY
 from gpusoftmax.checks.labels import check_labels
 from gpusoftmax.checks.parameters import explained
 from gpusoftmax.checks.scalars import check_count, check_flag
@@ -116,7 +118,16 @@ class SoftmaxClassifierCV(Probabilities):
     n_threads: int | None = None
     verbose: int = 0
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = EVERY,
+    ) -> Self:
         """Fit all models, choose C, and fit to all rows with it.
 
         Parameters
@@ -128,6 +139,10 @@ class SoftmaxClassifierCV(Probabilities):
             Not negative; weight k is equivalent to k copies of the row, also among held-out rows.
         groups : array-like of shape (n,), optional
             Passed on to the splitter, if it uses groups.
+        checkpoint : str or os.PathLike, optional
+            A file from which an interrupted run continues; see `sweep`.
+        checkpoint_every : float
+            Seconds between two checkpoints.
 
         Returns
         -------
@@ -137,6 +152,8 @@ class SoftmaxClassifierCV(Probabilities):
         ------
         ValueError, TypeError
             A parameter or the data cannot be used; the message names it and the fix.
+        BadFileError, OSError, SystemExit
+            See `sweep`; with a checkpoint only.
         """
         if not check_flag("refit", self.refit) and self.rule == "1se":
             raise ValueError("rule='1se' needs refit=True: with refit=False each fold has its own best C")
@@ -145,6 +162,7 @@ class SoftmaxClassifierCV(Probabilities):
         result = sweep(
             estimator, {"C": Cs}, X, y, cv=self.cv, scoring=self._scoring(), refit=self.refit, rule=self.rule,
             sample_weight=sample_weight, groups=groups, verbose=self.verbose,
+            checkpoint=checkpoint, checkpoint_every=checkpoint_every,
         )  # fmt: skip
         done = np.flatnonzero(~np.isnan(result.mean_scores_)).tolist()
         if result.interrupted_:

@@ -23,6 +23,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.lbfgs import LBFGS
@@ -37,7 +38,14 @@ APART = 0.4
 FARTHEST = 1.5  # how far to extrapolate, as a multiple of the smallest distance between the nodes
 LONGEST = float(np.log(10.0))  # and how far at most, in log l2
 REMEMBERED = 8  # solutions that are kept
+# Columns of scores of models that share a pass over rows from files: with more, computing takes longer than reading.
+SHARED_COLUMNS = 100
 MOST_BYTES = 1 << 30  # memory of the models that are solved at the same time on a GPU
+
+
+def shared_width(folds: int, c: int, n: int, itemsize: int, weight_bytes: int) -> int:
+    """How many penalties to solve at the same time where the folds share passes over rows that are read from files."""
+    return max(1, min(SHARED_COLUMNS // (folds * c), weight_bytes // (folds * n * itemsize)))
 
 
 def width(backend: Backend, d: int, c: int, weighted: int, itemsize: int) -> int:
@@ -56,15 +64,17 @@ class Path:
     Attributes
     ----------
     objective : Objective
-        For one model; its l2 is not used.
+        For one model, or for F models that are solved side by side, such as those of F folds; its l2 is not used.
     sample : GramSample
         A sample of the same X, of these rows or of all.
     max_iter, tol, seed
         As for an estimator, except that tol is relative to the objective where that is below 1. Otherwise, with weak
         penalties and all rows classified correctly, the predicted starts already have small gradients, and would be
         accepted as solutions with twice the held-out loss.
-    nodes : list of (log l2, W (d, c), b (c,))
-        The last solutions; l2 > 0.
+    checkpoint : Checkpoint, optional
+        That of the sweep.
+    nodes : list of (log l2, W (d, F, c), b (F, c))
+        The last solutions; l2 > 0 is that of the first model.
     """
 
     objective: Objective
@@ -72,34 +82,46 @@ class Path:
     max_iter: int
     tol: float
     seed: int
+    checkpoint: Checkpoint | None = None
     nodes: list[tuple[float, Any, Any]] = field(default_factory=list)
 
     def solve(self, l2: Array, progress: Progress | None = None) -> TrainResult:
-        """Solve for these penalties (K,) at the same time. Call with strong penalties first."""
-        K, backend = len(l2), self.objective.backend
-        starts = [self.start(float(penalty)) for penalty in l2]
+        """Solve for these penalties (K, F), or (K,) for one model, at the same time. Call with strong penalties first.
+
+        The models of the result are those of the first row of `l2`, then those of the second, and so on.
+        """
+        F, backend = self.objective.n_models, self.objective.backend
+        l2 = l2.reshape(-1, F)
+        starts = [self.start(float(penalties[0])) for penalties in l2]
         W, b = (
-            backend.xp.stack(parts, axis=axis) for parts, axis in zip(zip(*starts, strict=True), (1, 0), strict=True)
+            backend.xp.concatenate(parts, axis=axis)
+            for parts, axis in zip(zip(*starts, strict=True), (1, 0), strict=True)
         )
         result = train(
-            self.objective.for_penalties(l2),
+            self.objective.for_penalties(l2.reshape(-1)),
             LBFGS(self.max_iter, self.tol, self.seed, self.sample, relative=True),
             W,
             b,
             progress=progress,
+            checkpoint=self.checkpoint,
         )
-        for k in range(K):
-            if l2[k] > 0 and result.reasons[k] != StopReason.INTERRUPTED:
-                log = float(np.log(l2[k]))
+        for k, penalties in enumerate(l2):
+            models = slice(k * F, (k + 1) * F)
+            if penalties[0] > 0 and not {StopReason.INTERRUPTED, StopReason.DIVERGED} & set(result.reasons[models]):
+                log = float(np.log(penalties[0]))
                 others = [node for node in self.nodes if node[0] != log]
-                self.nodes = [*others, (log, result.W[:, k].copy(), result.b[k].copy())][-REMEMBERED:]
+                self.nodes = [*others, (log, result.W[:, models].copy(), result.b[models].copy())][-REMEMBERED:]
         return result
 
     def start(self, l2: float) -> tuple[Any, Any]:
-        """Predict the solution: the polynomial's value if l2 is near enough, else the last solution, or zero."""
+        """Predict the solutions (d, F, c) and (F, c) for a penalty of the first model.
+
+        They are the polynomial's values if l2 is near enough, else the last solutions, or zero.
+        """
         features, c, xp = self.objective.features, self.objective.n_classes, self.objective.backend.xp
         if not self.nodes:
-            return xp.zeros((features.d, c), features.dtype), xp.zeros(c, features.dtype)
+            F = self.objective.n_models
+            return xp.zeros((features.d, F, c), features.dtype), xp.zeros((F, c), features.dtype)
         nodes = _spread(self.nodes)
         logs = np.array([node[0] for node in nodes])
         weights = _lagrange(logs, float(np.log(l2))) if l2 > 0 else np.append(np.zeros(len(logs) - 1), 1.0)

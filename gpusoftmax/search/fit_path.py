@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpusoftmax.checkpoints.checkpoint import EVERY
 from gpusoftmax.search.result import SweepResult
 from gpusoftmax.search.sweep import sweep
 
@@ -22,6 +24,8 @@ def fit_path(
     sample_weight: Any = None,
     verbose: int = 0,
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = EVERY,
 ) -> SweepResult:
     """Fit a classifier with the C that has the smallest loss on validation rows; `gpusoftmax train` calls this.
 
@@ -48,6 +52,10 @@ def fit_path(
         1 shows progress on standard error.
     on_candidate : callable, optional
         Called after each C, with its row of the result's table.
+    checkpoint : str or os.PathLike, optional
+        A file from which an interrupted run continues; see `sweep`.
+    checkpoint_every : float
+        Seconds between two checkpoints.
 
     Returns
     -------
@@ -58,6 +66,8 @@ def fit_path(
     ------
     ValueError, TypeError
         An argument cannot be used; the message names it and the fix.
+    BadFileError, OSError, SystemExit
+        See `sweep`; with a checkpoint only.
 
     Examples
     --------
@@ -79,4 +89,6 @@ def fit_path(
         sample_weight=sample_weight,
         verbose=verbose,
         on_candidate=on_candidate,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
     )

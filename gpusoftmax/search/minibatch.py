@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
 from gpusoftmax.estimators.fitting import make_solver
 from gpusoftmax.estimators.solver_choice import sgd_settings
 from gpusoftmax.objective.objective import Objective
@@ -48,6 +49,7 @@ def train_group(
     l2: Array,
     progress: Progress | None = None,
     recipe: Recipe | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainResult:
     """Train the models of several estimators together; each model is the same as if it were trained alone.
 
@@ -69,4 +71,4 @@ def train_group(
             objective.backend.asarray(np.repeat(part.astype(features.dtype), K, axis))
             for part, axis in zip(recipe.start(features.d, c), (1, 0), strict=True)
         )
-    return train(objective.for_penalties(l2), solver, W, b, progress=progress)
+    return train(objective.for_penalties(l2), solver, W, b, progress=progress, checkpoint=checkpoint)

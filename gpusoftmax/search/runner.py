@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from sklearn.utils import _safe_indexing
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
+from gpusoftmax.checkpoints.checkpoint import Checkpoint
 from gpusoftmax.estimators.fitting import set_history, set_weights
 from gpusoftmax.estimators.partial_fit import Moments, Stream
 from gpusoftmax.estimators.prediction import on_host, record_columns
@@ -24,22 +26,39 @@ from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.read import rows_with_weight
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.progress import Tally
+from gpusoftmax.rows.file_rows import Rows
 from gpusoftmax.search import exact, minibatch
 from gpusoftmax.search.result import DONE, MEASURES, Trials
 from gpusoftmax.search.scoring import Scoring
+from gpusoftmax.search.side_by_side import side_by_side
 from gpusoftmax.search.splits import Split
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.trainer import Record, TrainResult
 
+EVERY_SPLIT = -1  # in place of a split's number
+
 
 @dataclass(frozen=True)
-class _SplitProblem:
-    """The objective over a split's training rows, that over its held-out rows, and S of the training rows."""
+class _Problem:
+    """What is trained at the same time: the model of one split, or those of several splits side by side.
 
+    Attributes
+    ----------
+    splits : list of int
+    objective, held_out : Objective
+        Over the training rows and over the held-out rows, with a model for each of the splits.
+    totals : list of float
+        S, the sum of the weights of the training rows, for each of the splits.
+    sampled : Objective
+        Of one model, over the rows from which preconditioners are made.
+    """
+
+    splits: list[int]
     objective: Objective
     held_out: Objective
-    total: float
+    totals: list[float]
+    sampled: Objective
 
 
 @dataclass
@@ -64,6 +83,8 @@ class SweepRun:
         Called after each candidate with its parameters and its means over the splits.
     recipe : Recipe or None
         The recipe that SGD follows.
+    checkpoint : Checkpoint or None
+        Keeps the trainings; those that it has are not made again, but measured.
     """
 
     given_X: Any
@@ -79,6 +100,7 @@ class SweepRun:
     tally: Tally | None
     on_candidate: Callable[[dict[str, Any]], Any] | None
     recipe: minibatch.Recipe | None = None
+    checkpoint: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         self.trials = Trials.empty(len(self.splits), len(self.candidates))
@@ -93,27 +115,33 @@ class SweepRun:
         for group in self._groups():
             order = [group[i] for i in np.argsort(-self.strengths()[group], kind="stable")]
             first = self.estimators[order[0]]
-            problems = [self._split_problem(i, order[0]) for i in range(len(self.splits))]
+            problems = self._problems(order[0])
             objective, features, c = problems[0].objective, problems[0].objective.features, len(self.data.classes)
-            sample = GramSample(objective, self.seed, len(order), share_gram=True)
+            sample = GramSample(problems[0].sampled, self.seed, len(order), share_gram=True)
             self.samples |= dict.fromkeys(group, sample)
             paths = [
-                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed) for one in problems
+                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed, self.checkpoint)
+                for one in problems
             ]
-            weighted = 0 if objective.weights is None else features.n_stored
-            width = exact.width(self.data.backend, features.d, c, weighted, np.dtype(features.dtype).itemsize)
+            itemsize = np.dtype(features.dtype).itemsize
+            if len(problems) < len(self.splits):
+                budget = features.shared_weight_bytes
+                width = exact.shared_width(len(self.splits), c, features.n_stored, itemsize, budget)
+            else:
+                weighted = 0 if objective.weights is None else features.n_stored
+                width = exact.width(self.data.backend, features.d, c, weighted, itemsize)
             log.info("sweep: %d penalties, %d at the same time, on %d splits", len(order), width, len(self.splits))
             for start in range(0, len(order), width):
                 chunk = order[start : start + width]
-                for i, path in enumerate(paths):
-                    l2 = self._l2(chunk, problems[i].total)
+                for problem, path in zip(problems, paths, strict=True):
+                    l2 = self._l2(chunk, problem)
                     try:
-                        result = path.solve(l2, RunProgress(self, i, chunk))
+                        result = path.solve(l2, RunProgress(self, problem.splits, chunk))
                     except DivergenceError:  # the penalty is too strong for the type of computation
-                        self._forget(i, chunk, "diverged")
-                        self.done += len(chunk)
+                        self._forget(problem.splits, chunk, "diverged")
+                        self.done += l2.size
                     else:
-                        self._measure(i, chunk, problems[i], l2, result)
+                        self._measure(chunk, problem, l2, result)
                 self._report(chunk)
                 if patience is not None and self._worse(order[: start + width]) >= patience:
                     self.done += len(self.splits) * len(order[start + width :])
@@ -150,15 +178,16 @@ class SweepRun:
             estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in chunk]
             for i in range(len(self.splits)):
                 problem = self._split_problem(i, chunk[0])
-                l2, before = self._l2(chunk, problem.total), self.done
+                l2, before = self._l2(chunk, problem), self.done
                 try:
                     result = minibatch.train_group(
-                        estimators, problem.objective, l2, RunProgress(self, i, chunk), self.recipe
-                    )
+                        estimators, problem.objective, l2[:, 0], RunProgress(self, [i], chunk), self.recipe,
+                        self.checkpoint,
+                    )  # fmt: skip
                 except DivergenceError:
-                    self._forget(i, chunk, "diverged")
+                    self._forget([i], chunk, "diverged")
                 else:
-                    self._measure(i, chunk, problem, l2, result)
+                    self._measure(chunk, problem, l2, result)
                 self.done = before + len(chunk) * last
             if last:
                 self._report(chunk)
@@ -179,67 +208,95 @@ class SweepRun:
             groups.setdefault(key(k), []).append(k)
         return list(groups.values())
 
-    def _split_problem(self, i: int, k: int) -> _SplitProblem:
+    def _split_problem(self, i: int, k: int) -> _Problem:
         """The problem that candidate k solves on split i."""
         split, estimator = self.splits[i], self.estimators[k]
         key = i, repr(estimator.class_weight)
         objective, total, self.moments[key] = objective_for(estimator, self.data, split.train, self.moments.get(key))
-        return _SplitProblem(objective, held_out(objective, self.data, split.held_out), total)
+        return _Problem([i], objective, held_out(objective, self.data, split.held_out), [total], objective)
 
-    def _l2(self, candidates: Iterable[int], total: float) -> Array:
-        """Penalties of candidates for rows whose weights sum to `total`."""
-        return np.array([l2_of(self.estimators[k], total, len(self.data.classes)) for k in candidates])
+    def _problems(self, k: int) -> list[_Problem]:
+        """The problems that candidate k solves: one for each split, or one for all if they share passes over X."""
+        features, splits = self.data.features, self.splits
+        weights = (
+            2 * len(splits) * features.n_stored * np.dtype(features.dtype).itemsize
+        )  # of training and held-out rows
+        shared = weights <= features.shared_weight_bytes and not any(split.train is None for split in splits)
+        if not shared or isinstance(self.estimators[k].scaling, str):  # then each split has a scale of its own
+            return [self._split_problem(i, k) for i in range(len(splits))]
+        estimator, key = self.estimators[k], (EVERY_SPLIT, repr(self.estimators[k].class_weight))
+        sampled, _, moments = objective_for(estimator, self.data, None, self.moments.get(key))
+        self.moments[key] = moments
+        found = [objective_for(estimator, self.data, split.train, moments) for split in splits]
+        trained = [objective for objective, _, _ in found]
+        left_out = [held_out(one, self.data, split.held_out) for one, split in zip(trained, splits, strict=True)]
+        totals = [total for _, total, _ in found]
+        return [_Problem(list(range(len(splits))), side_by_side(trained), side_by_side(left_out), totals, sampled)]
+
+    def _l2(self, candidates: Iterable[int], problem: _Problem) -> Array:
+        """Penalties (candidates, splits) for the training rows of the problem's splits."""
+        estimators, c = [self.estimators[k] for k in candidates], len(self.data.classes)
+        return np.array([[l2_of(one, total, c) for total in problem.totals] for one in estimators])
 
     def strengths(self) -> Array:
         """(candidates,): the penalties l2 for all rows of X."""
         data = self.data
         total = float(len(data.labels) if data.weights is None else data.weights.sum(dtype=np.float64) * data.unit)
-        return self._l2(range(len(self.candidates)), total)
+        return np.array([l2_of(one, total, len(data.classes)) for one in self.estimators])
 
-    def _forget(self, i: Any, candidates: list[int], status: str) -> None:
-        """Erase the measurements of candidates on split i."""
-        trials = self.trials
+    def _forget(self, splits: Any, candidates: list[int], status: str) -> None:
+        """Erase the measurements of candidates on some splits."""
+        trials, place = self.trials, splits if isinstance(splits, slice) else np.array(splits)[:, None]
         for name in MEASURES:  # the score first: after Ctrl-C within this loop, it alone could still be chosen
-            getattr(trials, name)[i, candidates] = np.nan
-        trials.status[i, candidates] = status
+            getattr(trials, name)[place, candidates] = np.nan
+        trials.status[place, candidates] = status
 
-    def _measure(self, i: int, candidates: list[int], problem: _SplitProblem, l2: Array, result: TrainResult) -> None:
-        """Measure models that were trained on split i, and record the results."""
+    def _measure(self, candidates: list[int], problem: _Problem, l2: Array, result: TrainResult) -> None:
+        """Measure trained models, which are those of the first candidate on all splits of the problem, and so on."""
         interrupted = result.reason == StopReason.INTERRUPTED
         if interrupted and self.estimators[candidates[0]].solver == "lbfgs":  # it has not reached its optimum
             raise KeyboardInterrupt
-        trials, held_out_objective, to_numpy = self.trials, problem.held_out, self.data.backend.to_numpy
-        losses, accuracies = map(to_numpy, held_out_objective.for_penalties(l2).losses(result.W, result.b))
+        to_numpy, strengths = self.data.backend.to_numpy, l2.reshape(-1)
+        losses, accuracies = map(to_numpy, problem.held_out.for_penalties(strengths).losses(result.W, result.b))
         # there is no history if Ctrl-C came within the first pass
-        values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(candidates), np.nan)
-        for place, k in enumerate(candidates):
+        values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(strengths), np.nan)
+        for place, (k, i) in enumerate(itertools.product(candidates, problem.splits)):
             if result.reasons[place] not in (*DONE, StopReason.INTERRUPTED):
-                self._forget(i, [k], result.reasons[place])
+                self._forget([i], [k], result.reasons[place])
                 continue
             if not np.isfinite(losses[place]):
-                held_out_objective.features.check_finite("validation[0]" if self.splits[i].held_out is None else "X")
-            score = self.scoring.from_measures(losses[place], accuracies[place])
-            if self.scoring.function is not None or self.keep_models:
-                model = self._model(k, problem, float(l2[place]), result.for_model(place))
-                if self.scoring.function is not None:
-                    score = self._score(i, model)
-                if self.keep_models:
-                    self.models[i, k] = model
-            # written together, so that Ctrl-C leaves either all measurements of a model or none
-            trials.status[i, k], trials.passes[i, k] = result.reasons[place], result.passes
-            trials.objective[i, k], trials.loss[i, k] = values[place], losses[place]
-            trials.accuracy[i, k], trials.score[i, k] = accuracies[place], score
-        self.done += len(candidates)
+                problem.held_out.features.check_finite("validation[0]" if self.splits[i].held_out is None else "X")
+            self._record(i, k, problem, float(strengths[place]), result.for_model(place), (
+                values[place], losses[place], accuracies[place],
+            ))  # fmt: skip
+        self.done += len(strengths)
         if interrupted:
             raise KeyboardInterrupt
 
-    def _model(self, k: int, split_problem: _SplitProblem, l2: float, result: TrainResult) -> Any:
+    def _record(
+        self, i: int, k: int, problem: _Problem, l2: float, result: TrainResult, measured: tuple[float, float, float]
+    ) -> None:
+        """Record candidate k's model of split i, with its objective, and its loss and accuracy on the held-out rows."""
+        trials, (value, loss, accuracy) = self.trials, measured
+        score = self.scoring.from_measures(loss, accuracy)
+        if self.scoring.function is not None or self.keep_models:
+            model = self._model(k, problem, problem.totals[problem.splits.index(i)], l2, result)
+            if self.scoring.function is not None:
+                score = self._score(i, model)
+            if self.keep_models:
+                self.models[i, k] = model
+        # written together, so that Ctrl-C leaves either all measurements of a model or none
+        trials.status[i, k], trials.passes[i, k] = result.reasons[0], result.passes
+        trials.objective[i, k], trials.loss[i, k] = value, loss
+        trials.accuracy[i, k], trials.score[i, k] = accuracy, score
+
+    def _model(self, k: int, trained: _Problem, total: float, l2: float, result: TrainResult) -> Any:
         """The candidate's fitted estimator; without a fit report, because its bound would take more passes."""
         model, data = self.estimator(k), self.data
         strengths = data.backend.asarray(np.array([l2]))
-        objective = split_problem.objective
+        objective = trained.objective
         objective = replace(objective, penalty=objective.penalty.with_strengths(strengths))
-        problem = Problem(objective, None, data.classes, data.backend, Stream(data.classes, split_problem.total))
+        problem = Problem(objective, None, data.classes, data.backend, Stream(data.classes, total))
         set_weights(model, objective, data.classes, result.W, result.b)
         set_history(model, problem, result)
         return model
@@ -253,17 +310,19 @@ class SweepRun:
     def _score(self, i: int, model: Any) -> float:
         """The score of a model by the user's scorer."""
         assert self.scoring.function is not None
-        rows = self.splits[i].held_out
+        rows: Any = self.splits[i].held_out
         if rows is None:
             assert self.data.validation is not None
             labels = self.data.classes[self.data.validation[1]]
             return float(self.scoring.function(model, on_host(self.validation[0]), labels))
-        weights = {}
+        weights: dict[str, Any] = {}
         if self.data.weights is not None and self.scoring.uses_weights:
             rows = rows_with_weight(self.data.weights, rows)
             s, unit = self.data.weights[rows], self.data.unit
             weights = {"sample_weight": s if unit == 1 else s.astype(np.float64) * unit}
-        return float(self.scoring.function(model, _safe_indexing(self.host_X, rows), self.y[rows], **weights))
+        X = self.host_X
+        held_out_X = X.select(rows) if isinstance(X, Rows) else _safe_indexing(X, rows)
+        return float(self.scoring.function(model, held_out_X, self.y[rows], **weights))
 
     @cached_property
     def host_X(self) -> Any:
@@ -298,12 +357,13 @@ class SweepRun:
             for k in done:
                 self.on_candidate(self.candidates[k] | self.trials.means(k))
 
-    def progress_text(self, i: int, running: list[int]) -> str:
+    def progress_text(self, splits: list[int], running: list[int]) -> str:
         """What is running, and the best score so far."""
         first = ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
                           for name, value in self.candidates[running[0]].items())  # fmt: skip
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""
-        text = f"{first}{more}, split {i + 1} of {len(self.splits)}"
+        where = f"split {splits[0] + 1} of {len(self.splits)}" if len(splits) == 1 else f"all {len(splits)} splits"
+        text = f"{first}{more}, {where}"
         means = self.trials.score.mean(axis=0)
         if not np.isnan(means).all():
             best = np.nanmax(means)
@@ -315,18 +375,18 @@ class SweepRun:
 
 @dataclass
 class RunProgress:
-    """Shows the progress of training some candidates on split i as part of the whole sweep."""
+    """Shows the progress of training some candidates on some splits as part of the whole sweep."""
 
     run: SweepRun
-    i: int
+    splits: list[int]
     candidates: list[int]
 
     def update(self, passes: float, total: float, record: Record | None) -> None:
         """See trainer.Progress."""
         if self.run.tally is not None:
             fraction = min(passes / total, 1.0) if self.run.estimators[0].solver == "sgd" else 0.0
-            done = self.run.done + fraction * len(self.candidates)
-            self.run.tally.update(done, f"{self.run.progress_text(self.i, self.candidates)}; pass {passes:.0f}")
+            done = self.run.done + fraction * len(self.candidates) * len(self.splits)
+            self.run.tally.update(done, f"{self.run.progress_text(self.splits, self.candidates)}; pass {passes:.0f}")
 
     def close(self) -> None:
         """See trainer.Progress; does nothing, because the tally shows the whole sweep."""

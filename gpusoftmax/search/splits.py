@@ -17,7 +17,10 @@ FOLDS = 5  # if neither cv nor validation is passed, as in scikit-learn
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers (int64). train=None means all rows; held_out=None means the validation data that the user passed."""
+    """Row numbers (int64), which do not decrease.
+
+    train=None means all rows; held_out=None means the validation data that the user passed.
+    """
 
     train: Array | None
     held_out: Array | None
@@ -95,7 +98,9 @@ def _rows(part: Any, n: int, name: str) -> Array:
     rows = rows.astype(np.int64)
     if rows.min() < -n or rows.max() >= n:
         raise ValueError(f"{name} names row {rows.max() if rows.max() >= n else rows.min()}, but X has {n} rows")
-    return rows % n
+    rows = rows % n
+    # in increasing order, X is read in its order; otherwise rows from files would be read again for each block
+    return rows if (np.diff(rows) >= 0).all() else np.sort(rows)
 
 
 def is_partition(splits: list[Split], n: int) -> bool:

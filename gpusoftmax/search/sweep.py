@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,13 @@ from sklearn.exceptions import ConvergenceWarning
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import get_backend_for
+from gpusoftmax.checkpoints.checkpoint import EVERY, check_checkpoint, keeping
 from gpusoftmax.checks.arrays import by_rows
 from gpusoftmax.checks.messages import warn_user
 from gpusoftmax.checks.parameters import explain_unknown, in_place_of
 from gpusoftmax.checks.scalars import check_choice, check_count, check_flag, check_random_seed, check_verbose
 from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
+from gpusoftmax.estimators.fitting import start_weights
 from gpusoftmax.estimators.prediction import best_classes, check_columns, outputs
 from gpusoftmax.estimators.problem import load, problem_of
 from gpusoftmax.estimators.solver_choice import sgd_settings
@@ -31,6 +34,7 @@ from gpusoftmax.progress import Tally
 from gpusoftmax.search.grid import combinations, configured
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import DONE, SweepResult, choose, edges
+from gpusoftmax.search.resuming import checkpoint_of_sweep
 from gpusoftmax.search.runner import SweepRun
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
@@ -65,6 +69,8 @@ def sweep(
     verbose: int = 0,
     on_candidate: Callable[[dict[str, Any]], Any] | None = None,
     recipe: Recipe | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = EVERY,
 ) -> SweepResult:
     """Fit an estimator with every combination of a grid, on every fold, and choose the best.
 
@@ -130,6 +136,13 @@ def sweep(
     recipe : Recipe, optional
         For SGD with refit=False: where models start, the number of batches instead of max_iter epochs, and how batches
         are drawn.
+    checkpoint : str or os.PathLike, optional
+        A file for the models that are trained, and for the state of the one under way. If it is there, the sweep
+        continues from it, and gives the same bits as without the interruption. Models that it has are not trained
+        again, but are scored again, and on_candidate is called for them. The last two files are kept: "run.ckpt" and
+        "run.ckpt.previous".
+    checkpoint_every : float
+        Seconds between two checkpoints. There is also one at the end, after Ctrl-C, and on SIGTERM.
 
     Returns
     -------
@@ -138,13 +151,20 @@ def sweep(
     Raises
     ------
     ValueError, TypeError
-        An argument cannot be used; the message names it and the fix.
+        An argument cannot be used; the message names it and the fix. Or the checkpoint belongs to another run: the
+        message says what differs.
     DivergenceError
         Every configuration diverged.
+    BadFileError
+        The checkpoint is damaged, and so is the one before.
+    OSError
+        The checkpoint cannot be written or read. One that was there is intact.
+    SystemExit
+        SIGTERM was received during a sweep with a checkpoint, which is written first; see `SoftmaxClassifier.fit`.
     KeyboardInterrupt
         Ctrl-C came before any configuration was done on all splits. Later, Ctrl-C ends the sweep with the results so
         far, and `interrupted_` is True: models that SGD was training, and the last fit, are used in their current
-        state.
+        state. What a checkpoint has is not changed by that: the same sweep continues from there.
 
     Examples
     --------
@@ -187,6 +207,7 @@ def sweep(
             f"recipe={recipe!r} says where SGD starts and how many batches it takes; pass refit=False, no halving, and "
             "learning_rate in the grid, or an estimator with solver='sgd'"
         )
+    path, seconds = check_checkpoint(checkpoint, checkpoint_every)
     backend = get_backend_for(estimator.backend, estimator.n_threads, X=X)
     validation_data: Any = validation if isinstance(validation, tuple | list) else None
     X = by_rows(X)
@@ -207,31 +228,59 @@ def sweep(
             X, labels, validation_data, data, splits, candidates, estimators, scorer.with_classes(data.classes),
             keep_models, seed, None, on_candidate, recipe,
         )  # fmt: skip
+        options = {
+            "scoring": run.scoring.name, "refit": refit, "rule": rule, "halving": halving, "patience": patience,
+            "keep_models": keep_models, "recipe": None if recipe is None else [recipe.steps, recipe.replacement],
+        }  # fmt: skip
+        run.checkpoint = checkpoint_of_sweep(estimator, candidates, data, splits, options, path, seconds)
         if validation_data is not None:
             check_columns(run.estimator(0), validation_data[0], names_expected=False)
-        run.tally = tally = Tally(models) if verbose else None
-        interrupted = False
-        try:
-            run.by_sgd(halving) if sgd else run.along_paths(patience)
-        except KeyboardInterrupt:
-            interrupted = True
-            run.fall_back()
-            if not run.has_any():
-                raise
-        finally:
-            if tally is not None:
-                tally.close()
+        run.tally = Tally(models) if verbose else None
+        with keeping(run.checkpoint):
+            interrupted = _train(run, sgd, halving, patience)
+            result = _finish(run, rule, interrupted, out_of_fold, refit, verbose)
+    result.seconds_ = time.perf_counter() - started
+    return result
+
+
+def _train(run: SweepRun, sgd: bool, halving: int | None, patience: int | None) -> bool:
+    """Train all candidates; returns whether Ctrl-C ended that.
+
+    Raises
+    ------
+    DivergenceError, ValueError
+        No candidate has a score.
+    KeyboardInterrupt
+        Ctrl-C came before any candidate was done on all splits.
+    """
+    interrupted = False
+    try:
+        run.by_sgd(halving) if sgd else run.along_paths(patience)
+    except KeyboardInterrupt:
+        interrupted = True
+        if run.checkpoint is not None:
+            run.checkpoint.close()  # the last fit is now of another candidate, maybe
+        run.fall_back()
+        if not run.has_any():
+            raise
+    finally:
+        if run.tally is not None:
+            run.tally.close()
     if not run.has_any():
         _raise_no_score(run)
+    return interrupted
+
+
+def _finish(run: SweepRun, rule: str, interrupted: bool, out_of_fold: bool, refit: bool, verbose: int) -> SweepResult:
+    """Choose the best candidate, and fit it to all rows; Ctrl-C leaves out what is not done."""
     result = None
     try:
         result = _make_result(run, rule, interrupted)
-        with backend.active():
-            if out_of_fold:
-                _predict_out_of_fold(result, run)
-            if refit:
-                result.best_estimator_ = _refit(result, run, verbose)
-                result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
+        if out_of_fold:
+            _predict_out_of_fold(result, run)
+        if refit:
+            result.best_estimator_ = _refit(result, run, verbose)
+            result.interrupted_ |= result.best_estimator_.stop_reason_ == "interrupted"
     except KeyboardInterrupt:
         result = result or _make_result(run, rule, interrupted)
         result.interrupted_ = True
@@ -239,7 +288,6 @@ def sweep(
             result.why_no_out_of_fold = "Ctrl-C came before they were made"
         if refit and result.best_estimator_ is None:
             _do_without_last_fit(result, run)
-    result.seconds_ = time.perf_counter() - started
     return result
 
 
@@ -345,7 +393,7 @@ def _refit(result: SweepResult, run: SweepRun, verbose: int) -> Any:
         start.coef_ = np.mean([model.coef_ for model in models], axis=0)
         start.intercept_ = np.mean([model.intercept_ for model in models], axis=0)
     problem = problem_of(estimator, replace(run.data, validation=None))
-    warning = solve(estimator, problem, start, run.samples.get(best))
+    warning = solve(estimator, problem, start_weights(start, problem), run.samples.get(best), run.checkpoint)
     if warning:
         warn_user(warning, ConvergenceWarning)
     return estimator.set_params(verbose=0)

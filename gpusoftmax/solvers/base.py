@@ -2,6 +2,9 @@
 
 A solver trains K models side by side, and its `SolverState` covers all of them. A model is active until its training
 ends. A solver keeps what it needs only for the active models in a subclass of `ActiveModels`, in a field of its state.
+
+For a checkpoint, `Solver.to_arrays` turns a state into arrays and plain values, and `Solver.from_arrays` puts these
+into the state that `Solver.init` returns for the same objective. What follows from the objective is not kept.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.checks.messages import shown
 from gpusoftmax.objective.objective import Objective
 
 
@@ -30,12 +34,96 @@ class StopReason(StrEnum):
     DIVERGED = "diverged"  # the objective became infinite or NaN, or far larger than at the start
 
 
-def per_model(axis: Any = 0, **options: Any) -> Any:
-    """Mark a dataclass field that has one entry per model along `axis`; for a tuple of arrays, give a tuple of axes."""
-    return field(metadata={"axis": axis}, **options)
+def per_model(axis: Any = 0, *, kept: bool = True, **options: Any) -> Any:
+    """Mark a dataclass field that has one entry per model along `axis`; for a tuple of arrays, give a tuple of axes.
+
+    A checkpoint has it unless it is not `kept`.
+    """
+    return field(metadata={"axis": axis, "kept": kept}, **options)
 
 
-class PerModel:
+def not_kept(**options: Any) -> Any:
+    """Mark a dataclass field that a checkpoint does not have."""
+    return field(metadata={"kept": False}, **options)
+
+
+class Kept:
+    """Base of dataclasses whose fields a checkpoint keeps, except those that are marked.
+
+    A field may hold None, a number, a reason to stop, an array on the host or the device, another such record, a tuple
+    of these, or a list of reasons.
+    """
+
+    def to_arrays(self, backend: Backend) -> dict[str, Any]:
+        """Return the fields by name: arrays on the host, records as dictionaries, anything else as it is."""
+        return {name: _to_arrays(getattr(self, name), backend) for name in self._kept_fields()}
+
+    def from_arrays(self, kept: dict[str, Any], backend: Backend) -> Self:
+        """Return this record with what `to_arrays` returned for another one, which must have the same shapes and types.
+
+        Raises
+        ------
+        ValueError, TypeError
+            `kept` comes from a damaged or forged file; the message names the field.
+        """
+        names = self._kept_fields()
+        if type(kept) is not dict or kept.keys() != set(names):
+            raise ValueError(f"a {type(self).__name__} with {shown(sorted(kept))}")
+        return replace(self, **{name: _from_arrays(name, getattr(self, name), kept[name], backend) for name in names})  # type: ignore[type-var]
+
+    def _kept_fields(self) -> list[str]:
+        return [one.name for one in fields(self) if one.metadata.get("kept", True)]  # type: ignore[arg-type]
+
+
+def _to_arrays(value: Any, backend: Backend) -> Any:
+    if isinstance(value, Kept):
+        return value.to_arrays(backend)
+    if isinstance(value, tuple):
+        return {str(i): _to_arrays(one, backend) for i, one in enumerate(value)}
+    if isinstance(value, list):
+        return [_to_arrays(one, backend) for one in value]
+    if value is None or isinstance(value, str | int | float | np.ndarray):
+        return value
+    return backend.to_numpy(value)
+
+
+def _from_arrays(name: str, like: Any, kept: Any, backend: Backend) -> Any:
+    """Return what was kept in the form of `like`, after checks of types and shapes."""
+    if isinstance(like, Kept):
+        return like.from_arrays(kept, backend)
+    if isinstance(like, tuple):
+        if type(kept) is not dict or kept.keys() != {str(i) for i in range(len(like))}:
+            raise ValueError(f"{name} is not a tuple of {len(like)}")
+        return tuple(_from_arrays(name, one, kept[str(i)], backend) for i, one in enumerate(like))
+    if isinstance(like, list):
+        if type(kept) is not list or len(kept) != len(like):
+            raise ValueError(f"{name} is not a list of {len(like)}")
+        return [_from_arrays(name, one, each, backend) for one, each in zip(like, kept, strict=True)]
+    if isinstance(like, StopReason):
+        return StopReason(kept)
+    if like is None or isinstance(like, str | int | float):
+        if type(kept) is not type(like):
+            raise TypeError(f"{name} is a {type(kept).__name__}, not a {type(like).__name__}")
+        return kept
+    found = checked_array(name, kept, like.dtype, like.shape)
+    return found if isinstance(like, np.ndarray) else backend.asarray(found)
+
+
+def checked_array(name: str, kept: Any, dtype: Any, shape: tuple[int, ...]) -> Array:
+    """Return an array from a checkpoint if it has this type and shape; kernels do not check either.
+
+    Raises
+    ------
+    ValueError
+        It is of another type or shape.
+    """
+    in_file = np.dtype(np.uint8) if np.dtype(dtype).kind == "b" else np.dtype(dtype)
+    if not isinstance(kept, np.ndarray) or (kept.dtype, kept.shape) != (in_file, shape):
+        raise ValueError(f"{name} is not an array of {np.dtype(dtype).name} of shape {shape}")
+    return kept.astype(bool) if np.dtype(dtype).kind == "b" else kept
+
+
+class PerModel(Kept):
     """Base of dataclasses with `per_model` fields: `select` takes the entries of some models from each of them.
 
     Such a field may hold None, an array on the host or the device, another such record, a tuple or a list of these, or
@@ -79,14 +167,14 @@ class ActiveModels(PerModel):
     """
 
     indices: Array = per_model()
-    objective: Objective = per_model()
+    objective: Objective = per_model(kept=False)
 
 
 Active = TypeVar("Active", bound=ActiveModels)
 
 
 @dataclass
-class SolverState:
+class SolverState(Kept):
     """State of a solver between two steps. `Solver.step` updates its arrays in place: copy those that you keep.
 
     Attributes
@@ -115,6 +203,8 @@ class SolverState:
         Number of rows that the last call of `Solver.step` used.
     reason : StopReason
         Why the training of all models ended, or RUNNING.
+    models : ActiveModels
+        The active models.
     """
 
     W: Array
@@ -131,6 +221,21 @@ class SolverState:
     step: int = 0
     rows: int = 0
     reason: StopReason = StopReason.RUNNING
+    models: ActiveModels = field(kw_only=True)
+
+    def from_arrays(self, kept: dict[str, Any], backend: Backend) -> Self:
+        """See `Kept.from_arrays`; this state is that of the start, from which the models that have ended are removed.
+
+        Arrays that the active models share with the state at the start, they share no more.
+        """
+        indices = kept.get("models", {}).get("indices")
+        if not isinstance(indices, np.ndarray) or indices.dtype != np.int64 or indices.ndim != 1:
+            raise ValueError("models have no indices")
+        K = len(self.reasons)
+        if not len(indices) or indices[0] < 0 or indices[-1] >= K or (np.diff(indices) <= 0).any():
+            raise ValueError(f"active models {shown(indices.tolist())} of {K}")
+        active = self if len(indices) == K else replace(self, models=self.models.select(indices, backend))
+        return super(SolverState, active).from_arrays(kept, backend)
 
     def end(self, active: Active, ended: Array, reasons: list[StopReason]) -> Active:
         """End the training of the active models with True in `ended`, for `reasons`; returns those that remain active.
@@ -160,6 +265,21 @@ class Solver(Protocol):
 
     def step(self, objective: Objective, state: Any) -> Any:
         """Train for a while and return the new state: L-BFGS tries one point, SGD goes through some minibatches."""
+
+    def to_arrays(self, state: Any) -> dict[str, Any]:
+        """Return what a checkpoint keeps of a state: nested dictionaries of arrays on the host and plain values."""
+
+    def to_share(self, backend: Backend) -> dict[str, Any]:
+        """Return what the last solve has left in objects that later solves use, in the form of `to_arrays`."""
+
+    def share(self, objective: Objective, kept: dict[str, Any]) -> None:
+        """Leave there what a solve of this objective did, by what `to_share` returned after it."""
+
+    def from_arrays(self, state: Any, kept: dict[str, Any]) -> Any:
+        """Return the state that `to_arrays` was given, from what it returned and the state at the start, `init`'s.
+
+        Training continues with the same bits. It raises ValueError or TypeError if `kept` does not fit the objective.
+        """
 
     def why_it_diverged(self, state: Any) -> str:
         """Explain to the user why the objective became infinite or far too large, and how to prevent it."""

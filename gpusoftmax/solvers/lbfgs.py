@@ -25,8 +25,10 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
+from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.objective.objective import Evaluation, Objective
-from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
+from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, checked_array, not_kept, per_model
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
@@ -55,8 +57,8 @@ class _Models(ActiveModels):
     the gradient.
     """
 
-    weight_sums: Array = per_model()  # what the objective divides its sums over rows by
-    preconditioner: Preconditioners = per_model()
+    weight_sums: Array = per_model(kept=False)  # what the objective divides its sums over rows by
+    preconditioner: Preconditioners = per_model(kept=False)
     point: Point = per_model()  # the last accepted points
     direction: Any = per_model(1)  # H g
     length: Array = per_model()
@@ -70,7 +72,8 @@ class _Models(ActiveModels):
     refreshes: Array = per_model()  # how many times the preconditioner was replaced
     costs: Array = per_model()  # cost of the next preconditioner, in passes
     pairs: Pairs = per_model()
-    sample: GramSample | None = None  # makes the second preconditioner, where the first was only the diagonal
+    # makes the second preconditioner, where the first was only the diagonal
+    sample: GramSample | None = not_kept(default=None)
 
 
 @dataclass
@@ -125,6 +128,7 @@ class LBFGS:
         """Return the state at W (d, K, c) and b (K, c), which are copied, with the first preconditioner."""
         K, unknown = objective.n_models, np.full(objective.n_models, np.nan)
         sample = self.sample or GramSample(objective, self.seed)
+        sample.remembered = None
         preconditioner = sample.preconditioners(objective)
         x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
         # The first trial is the start itself, since the direction is zero; the huge value makes sure that it is
@@ -175,6 +179,43 @@ class LBFGS:
             state.reason = next(worst, StopReason.CONVERGED)
         return state
 
+    def to_arrays(self, state: LBFGSState) -> dict[str, Any]:
+        """See `Solver.to_arrays`; of the preconditioners, the points are kept at which they were made."""
+        backend, points = state.models.objective.backend, state.models.preconditioner.points
+        kept = state.to_arrays(backend)
+        kept["points"] = {str(k): backend.to_numpy(point) for k, point in enumerate(points) if point is not None}
+        kept["shared"] = self.to_share(backend)
+        return kept
+
+    def from_arrays(self, state: LBFGSState, kept: dict[str, Any]) -> LBFGSState:
+        """See `Solver.from_arrays`; makes preconditioners again at the points where they were made."""
+        of_all, points, shared = state.models.objective, kept.pop("points", {}), kept.pop("shared", {})
+        state = state.from_arrays(kept, of_all.backend)
+        models = state.models
+        if points.keys() != {str(k) for k in np.flatnonzero(models.refreshes)}:
+            raise ValueError("not one point for each preconditioner that was renewed")
+        with of_all.backend.single_threaded_blas():
+            for name, point in points.items():
+                self._renew(models, int(name), _checked_point(of_all, point), int(models.refreshes[int(name)]) - 1)
+        self.share(of_all, shared)
+        return state
+
+    def to_share(self, backend: Backend) -> dict[str, Any]:
+        """See `Solver.to_share`: the point whose sums a shared sample makes later preconditioners from."""
+        if self.sample is None or self.sample.remembered is None:
+            return {}
+        k, point = self.sample.remembered
+        return {"model": k, "point": backend.to_numpy(point)}
+
+    def share(self, objective: Objective, kept: dict[str, Any]) -> None:
+        """See `Solver.share`."""
+        if self.sample is None or not kept:
+            return
+        k = check_count("model", kept["model"], least=0)
+        if k >= objective.n_models:
+            raise ValueError(f"model {k} of {objective.n_models}")
+        self.sample.remember_point(objective, k, _checked_point(objective, kept["point"]))
+
     def why_it_diverged(self, state: LBFGSState) -> str:
         """Explain that the start is the cause: no accepted step makes the objective infinite."""
         dtype = np.dtype(state.models.objective.features.dtype)
@@ -207,7 +248,9 @@ class LBFGS:
         norm = np.where(accepted, size, state.gradient_norm[models.indices])
         of_all = bool(accepted.all()) and len(accepted) == len(state.reasons)
         if of_all:
-            state.W, state.b = trial[:-1], trial[-1]  # nothing writes to them later
+            state.W, state.b = trial[:-1], trial[-1]
+        elif accepted.any():  # they may be views of the last trial, which is the point that the next pairs start from
+            state.W, state.b = state.W.copy(), state.b.copy()
         for k in np.flatnonzero(accepted).tolist():
             index = models.indices[k]
             if not of_all:
@@ -242,29 +285,38 @@ class LBFGS:
 
         Returns the number of rows that were read.
         """
-        rows, sampled = 0.0, 0.0
+        rows = 0.0
         for k in np.flatnonzero(due).tolist():
-            preconditioner: Preconditioner
             if models.sample is not None and models.refreshes[k] == 0:
-                preconditioner, sampled = models.sample.preconditioner(models.objective, k), 0
                 models.costs[k] = refresh_cost(models.objective)
-            elif by_diagonals(models.objective):
-                sums = sums_at_point(models.objective, k, trial[:, k])
-                log.info(
-                    "preconditioner: diagonals, with dense blocks of %d features",
-                    sum(len(one.features) for one in sums.dense_blocks),
-                )
-                preconditioner = from_sums(models.objective, k, sums)
-                sampled = CLASS_DIAGONAL_COST * models.objective.features.n
-                if self.sample is not None:
-                    self.sample.remember(sums)
-            else:
-                preconditioner, sampled = refresh(models.objective, k, trial[:, k], self.seed, int(models.refreshes[k]))
-            models.preconditioner = models.preconditioner.replaced(k, preconditioner)
-            models.point.preconditioned_g[:, k] = preconditioner.solve(models.point.g[:, k])
+            rows += self._renew(models, k, trial[:, k].copy(), int(models.refreshes[k]))
+            models.point.preconditioned_g[:, k] = models.preconditioner.by_model[k].solve(models.point.g[:, k])
             models.pairs.forget(k)
             models.refresh_age[k], models.refreshes[k] = -1, models.refreshes[k] + 1
-            rows += sampled
+        return rows
+
+    def _renew(self, models: _Models, k: int, point: Any, n_refreshes: int) -> float:
+        """Replace the preconditioner of model k by one made at a point (d + 1, c), after `n_refreshes` earlier ones.
+
+        Returns the number of rows that were read. The result depends on nothing else, so that it is the same when it is
+        made again for a checkpoint.
+        """
+        preconditioner: Preconditioner
+        if models.sample is not None and n_refreshes == 0:
+            preconditioner, rows = models.sample.preconditioner(models.objective, k), 0.0
+        elif by_diagonals(models.objective):
+            sums = sums_at_point(models.objective, k, point)
+            log.info(
+                "preconditioner: diagonals, with dense blocks of %d features",
+                sum(len(one.features) for one in sums.dense_blocks),
+            )
+            preconditioner = from_sums(models.objective, k, sums)
+            rows = CLASS_DIAGONAL_COST * models.objective.features.n
+            if self.sample is not None:
+                self.sample.remember(sums, int(models.indices[k]), point)
+        else:
+            preconditioner, rows = refresh(models.objective, k, point, self.seed, n_refreshes)
+        models.preconditioner = models.preconditioner.replaced(k, preconditioner, point)
         return rows
 
     def _tolerances(self, models: _Models) -> Array:
@@ -293,6 +345,12 @@ class LBFGS:
             to_go = np.log(models.smallest_norm / tolerances) / pace
         far = STEPS_TO_GO_FULL if is_full(models.objective) or diagonals else STEPS_TO_GO
         return old_enough & ((to_go > far) | (pace <= 0))
+
+
+def _checked_point(objective: Objective, point: Any) -> Any:
+    """Return a point (d + 1, c) from a checkpoint, on the device."""
+    shape = (objective.features.d + 1, objective.n_classes)
+    return objective.backend.asarray(checked_array("point", point, objective.features.dtype, shape))
 
 
 def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> tuple[Array, Array]:

@@ -21,8 +21,8 @@ not stored, since only their inner products are needed later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from scipy.linalg.lapack import dtrtrs
@@ -94,6 +94,24 @@ class Pairs(PerModel):
     def memory(self) -> int:
         """How many pairs are kept."""
         return self.valid.shape[1] - 1
+
+    def to_arrays(self, backend: Backend) -> dict[str, Any]:
+        """See `Kept.to_arrays`. Slots that were never written, and which hold anything, are left out."""
+        written = replace(self, vectors=self.vectors[:, : max(self.slots, default=-1) + 1])
+        return super(Pairs, written).to_arrays(backend)
+
+    def from_arrays(self, kept: dict[str, Any], backend: Backend) -> Self:
+        """See `Kept.from_arrays`."""
+        slots = kept.get("slots")
+        if type(slots) is not list or any(type(slot) is not int for slot in slots):
+            raise TypeError("slots of pairs are not whole numbers")
+        if len(set(slots)) != len(slots) or len(slots) > self.memory or not set(slots) <= set(range(self.memory + 1)):
+            raise ValueError(f"slots {slots} of {self.memory} pairs")
+        used = max(slots, default=-1) + 1
+        like = replace(self, slots=slots, vectors=self.vectors[:, :used])
+        found = super(Pairs, like).from_arrays(kept, backend)
+        self.vectors[:, :used] = found.vectors
+        return replace(found, vectors=self.vectors)
 
     def forget(self, k: int) -> None:
         """Discard the pairs of one model."""

@@ -15,10 +15,11 @@ import numpy as np
 from scipy.sparse import hstack
 
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import NO_EPOCH, BatchPlan, generator
 from gpusoftmax.losses import Loss
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, per_model
+from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, not_kept, per_model
 
 SCHEDULES = ("adaptive", "constant", "step", "cosine", "inverse")
 STRETCH_ROWS = 1 << 16  # rows in one call of `SGD.step`; between two calls, the trainer checks for Ctrl-C
@@ -38,7 +39,7 @@ class _Models(ActiveModels):
     velocity: tuple[Any, Any] | None = per_model((1, 0))
     base_rate: Array = per_model()  # learning rate, before the factor of the schedule
     momentum: Array = per_model()
-    weight_sums: Any = per_model()
+    weight_sums: Any = per_model(kept=False)
     epoch_value: Array = per_model()  # sum of the objective over the rows of the current epoch so far
     best_value: Array = per_model()  # mean objective of the last epoch that made progress
     last_value: Array = per_model()  # mean objective of the last epoch
@@ -58,7 +59,7 @@ class SGDState(SolverState):
     """
 
     models: _Models = field(kw_only=True)
-    batches: tuple[int, list[Array | None]] = (-1, [])
+    batches: tuple[int, list[Array | None]] = not_kept(default=(-1, []))
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,25 @@ class SGD:
         if state.step >= self.steps and not state.reason:
             state.reason = StopReason.FINISHED
         return state
+
+    def to_arrays(self, state: SGDState) -> dict[str, Any]:
+        """See `Solver.to_arrays`; the minibatches follow from the plan and the number of steps."""
+        return state.to_arrays(state.models.objective.backend)
+
+    def from_arrays(self, state: SGDState, kept: dict[str, Any]) -> SGDState:
+        """See `Solver.from_arrays`."""
+        shared = len(kept.get("models", {}).get("indices", ())) == len(state.reasons)
+        state = state.from_arrays(kept, state.models.objective.backend)
+        if shared:  # until the first model ends, the arrays of all models are those of the active ones
+            state.W, state.b = state.models.W, state.models.b
+        return state
+
+    def to_share(self, backend: Backend) -> dict[str, Any]:
+        """See `Solver.to_share`: nothing."""
+        return {}
+
+    def share(self, objective: Objective, kept: dict[str, Any]) -> None:
+        """See `Solver.share`."""
 
     def why_it_diverged(self, state: SGDState) -> str:
         """Explain that the learning rate is too large, and what to use instead."""

@@ -85,3 +85,15 @@ def test_with_replacement_rows_are_drawn_uniformly_and_independently() -> None:
 def test_a_permutation_puts_every_row_everywhere() -> None:
     firsts = [rows_of(BatchPlan(10, 9), epoch)[0][0] for epoch in range(1000)]
     assert np.abs(np.bincount(firsts, minlength=10) - 100).max() < 5 * 10
+
+
+def test_blocks_are_shuffled_and_so_are_the_rows_of_blocks_that_are_together() -> None:
+    plan = BatchPlan(1003, 10, seed=3, blocks=(20, 4))
+    first, second = np.concatenate(plan.epoch(0)), np.concatenate(plan.epoch(1))
+    assert sorted(first) == list(range(1003))
+    assert sorted(second) == list(range(1003))
+    assert (first != second).any()
+    for order in (first, second):
+        for start in range(0, 960, 80):  # the last block, which is shorter, may be in any group
+            assert len(set(order[start : start + 60] // 20)) <= 5
+        assert (np.diff(order[:80]) != 1).any()

@@ -17,96 +17,14 @@ import pytest
 
 from gpusoftmax.files import atomic
 from gpusoftmax.files.atomic import write_atomically
+from tests.support.system import SYSTEMS, System, failing, files, once, silent
 
 OLD, NEW, NEWER = b"old", b"new" * 1000, b"newer" * 1000
-SHORT_WRITE = 1100  # bytes: NEW takes three writes
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, locks and fork are POSIX's")
-
-SYSTEMS: dict[str, dict[str, Any]] = {
-    "this one": {},
-    "without O_TMPFILE": {"O_TMPFILE": None},
-    "without /proc": {"link": FileNotFoundError(errno.ENOENT, "No such file or directory")},
-    "Windows": {"name": "nt", "O_TMPFILE": None, "fchmod": None},
-}
 
 ON_POSIX = [kind for kind in SYSTEMS if kind != "Windows"]
 BY_NAME = [kind for kind in SYSTEMS if kind != "this one"]
 UNNAMED = hasattr(os, "O_TMPFILE")  # so that "this one" drops what a killed process has begun
-
-
-class System:
-    """The module `os` as a system has it; `hear` is told of each call before it is made."""
-
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.changes = SYSTEMS[kind]
-        self.hear: Callable[..., None] = silent
-        self.in_use: dict[int, str] = {}
-        monkeypatch.setattr(atomic, "os", self)
-        if os.name == "posix":
-            monkeypatch.setattr(atomic.fcntl, "flock", partial(self.call, "flock", atomic.fcntl.flock))
-
-    def __getattr__(self, name: str) -> Any:
-        value = self.changes.get(name, getattr(os, name))
-        if value is None:
-            raise AttributeError(name)
-        if isinstance(value, OSError):
-            value = partial(fail, value)
-        return partial(self.call, name, value) if callable(value) else value
-
-    def call(self, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        if name == "close":
-            del self.in_use[arguments[0]]
-        try:
-            self.hear(name, *arguments)
-        except OSError:
-            if name == "close":
-                function(*arguments)  # as Linux does, whatever it reports
-            raise
-        if self.name == "nt":
-            self.refuse_as_windows(name, *arguments)
-        if name == "write":
-            arguments = arguments[0], arguments[1][:SHORT_WRITE]
-        if name == "fsync":
-            return None  # no test could tell, and it takes its time
-        result = function(*arguments, **options)
-        if name == "open":
-            self.in_use[result] = str(arguments[0])
-        return result
-
-    def refuse_as_windows(self, name: str, *arguments: Any) -> None:
-        """Neither rename nor remove what is open, nor open a folder."""
-        taken = name in ("unlink", "replace") and str(arguments[0]) in self.in_use.values()
-        if taken or (name == "open" and os.path.isdir(arguments[0])):
-            raise PermissionError(errno.EACCES, "Permission denied", str(arguments[0]))
-
-
-def silent(name: str, *arguments: Any) -> None:
-    pass
-
-
-def fail(error: OSError, *arguments: Any, **options: Any) -> None:
-    raise error
-
-
-def failing(*names: str, number: int) -> Callable[..., None]:
-    """Hears calls and lets those of these names fail."""
-
-    def hear(name: str, *arguments: Any) -> None:
-        if name in names:
-            raise OSError(number, os.strerror(number), *map(str, arguments[:1] if name == "open" else ()))
-
-    return hear
-
-
-def once(name: str, action: Callable[..., None]) -> Callable[..., None]:
-    """Hears calls and takes action before the first of this name."""
-    pending = [action]
-
-    def hear(heard: str, *arguments: Any) -> None:
-        if heard == name and pending:
-            pending.pop()(*arguments)
-
-    return hear
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -119,11 +37,6 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S
 def path(tmp_path: Path) -> Path:
     """Where to write."""
     return tmp_path / "model"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder."""
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
 
 
 def folder_with(content: dict[str, bytes], folder: Path) -> Path:

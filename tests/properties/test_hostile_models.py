@@ -23,8 +23,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gpusoftmax import BadFileError, load_model, save_model
-from gpusoftmax.models import format as model_format
-from gpusoftmax.models.format import KEYS, MOST_HEADER, MOST_ITEMS
+from gpusoftmax.files import tensors as tensor_files
+from gpusoftmax.files.tensors import MOST_HEADER, MOST_ITEMS
+from gpusoftmax.models.format import KEYS
 from tests.support.hostile import assert_refused
 from tests.support.model_files import differences, equal, fitted, header, signed
 
@@ -173,7 +174,7 @@ def test_a_flipped_bit_never_goes_unnoticed(saved: Saved, path: Path) -> None:
 def test_a_file_that_shrinks_while_it_is_read_is_refused(
     saved: Saved, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_tensors = model_format._read_tensors
+    read_tensors = tensor_files._read_tensors
 
     def shrink_and_read(file: Any, table: Any) -> Any:
         os.truncate(path, len(saved.content) - 1)
@@ -181,7 +182,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
 
     large = np.zeros((3, 10_000))  # more than is read ahead
     path.write_bytes(saved.with_tensors(coef=large))
-    monkeypatch.setattr(model_format, "_read_tensors", shrink_and_read)
+    monkeypatch.setattr(tensor_files, "_read_tensors", shrink_and_read)
     with pytest.raises(BadFileError, match="was the file changed while it was read"):
         load_model(path)
 

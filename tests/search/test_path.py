@@ -70,14 +70,14 @@ def test_without_a_penalty_it_starts_from_the_last_solution() -> None:
     path = path_over(problem(NUMPY))
     last = path.solve(np.array([1e-3]))
     W, b = path.start(0.0)
-    np.testing.assert_array_equal(W, last.W[:, 0])
-    np.testing.assert_array_equal(b, last.b[0])
+    np.testing.assert_array_equal(W, last.W)
+    np.testing.assert_array_equal(b, last.b)
 
 
 def test_the_first_starts_from_zero() -> None:
     objective = problem(NUMPY)
     W, b = path_over(objective).start(1.0)
-    assert (W.shape, b.shape, W.any(), b.any()) == ((6, 4), (4,), False, False)
+    assert (W.shape, b.shape, W.any(), b.any()) == ((6, 1, 4), (1, 4), False, False)
     assert W.dtype == zeros_for(objective)[0].dtype
 
 

@@ -228,6 +228,22 @@ def test_models_side_by_side_take_their_own_steps() -> None:
     assert state.iterations.tolist() == [int(one.iterations[0]) for one in alone]
 
 
+def test_a_model_whose_neighbour_is_refused_keeps_the_pair_of_its_step() -> None:
+    X, y = blobs(4, n=90, d=4, apart=1.0)
+    objective = objective_of(X.astype(np.float64), y, NUMPY, K=3, l2=[1e-8, 1e-2, 1e-6])
+    W, b = zeros_for(objective)
+    solver, uneven = LBFGS(60, tol=0.0), 0
+    state = solver.init(objective, W + 3 * np.random.default_rng(0).standard_normal(W.shape), b)
+    while len(state.models.indices) == 3 and not state.models.refreshes.any():
+        before, pairs = state.iterations.copy(), state.models.pairs.valid.sum(axis=1)
+        state = solver.step(objective, state)
+        if len(state.models.indices) == 3 and not state.models.refreshes.any() and pairs.max() < 10:
+            taken = state.iterations - before
+            uneven += 0 < taken.sum() < 3
+            np.testing.assert_array_equal(state.models.pairs.valid.sum(axis=1), pairs + taken)
+    assert uneven
+
+
 def test_what_it_reports_is_of_the_weights_it_holds(backend: Backend) -> None:
     X, y = blobs(11)
     objective = objective_of(X, y, backend, K=2, l2=[0.1, 0.01])

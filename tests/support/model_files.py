@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from gpusoftmax import SoftmaxClassifier
-from gpusoftmax.models.format import digest
+from gpusoftmax.files.tensors import digest
 
 X = np.random.default_rng(0).standard_normal((40, 3))
 CODES = np.arange(40) % 4

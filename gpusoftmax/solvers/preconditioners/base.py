@@ -108,10 +108,14 @@ class Preconditioners:
         One for each model.
     rows : int
         Number of rows that were read to make them.
+    points : list of ndarray or None
+        The point (d + 1, c) at which each was made, on the device; None for those of the start. A checkpoint keeps the
+        points, from which the preconditioners are made again.
     """
 
     by_model: list[Preconditioner]
     rows: int
+    points: list[Any]
 
     def apply(self, g: Any, xp: ModuleType) -> Any:
         """Compute M^-1 g for g (d + 1, K, c), with the intercepts in the last row."""
@@ -120,8 +124,10 @@ class Preconditioners:
 
     def select(self, models: list[int]) -> Preconditioners:
         """Return the preconditioners of some of the models."""
-        return replace(self, by_model=[self.by_model[k] for k in models])
+        return replace(self, by_model=[self.by_model[k] for k in models], points=[self.points[k] for k in models])
 
-    def replaced(self, k: int, preconditioner: Preconditioner) -> Preconditioners:
-        """Return preconditioners with this one in place of model k's."""
-        return replace(self, by_model=[*self.by_model[:k], preconditioner, *self.by_model[k + 1 :]])
+    def replaced(self, k: int, preconditioner: Preconditioner, point: Any) -> Preconditioners:
+        """Return preconditioners with this one, made at `point`, in place of model k's."""
+        by_model, points = self.by_model.copy(), self.points.copy()
+        by_model[k], points[k] = preconditioner, point
+        return replace(self, by_model=by_model, points=points)

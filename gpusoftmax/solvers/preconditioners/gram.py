@@ -23,6 +23,7 @@ penalties.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
-from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_zero
+from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point, sums_at_zero
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
@@ -71,7 +72,8 @@ class GramSample:
         How many penalties to expect.
     share_gram : bool
         Whether later objectives differ so little in their rows and weights, as cross-validation folds do, that they can
-        share the Gram matrix of this one. Penalties that agree in two digits then share an inverse.
+        share the Gram matrix of this one. Penalties that agree in two digits then share an inverse. The inverses do not
+        depend on which objective asks first, so a sweep that continues from a checkpoint gets the same.
 
     Attributes
     ----------
@@ -81,6 +83,8 @@ class GramSample:
         Cost of one preconditioner from the Gram matrix of the sample, in passes over the data.
     at_once : bool
         Whether to make it at the start. If not, the diagonal is used until the solver turns out to converge slowly.
+    remembered : pair of int and ndarray, or None
+        The model and its point (d + 1, c) whose sums `remember` got since the last solve began.
     """
 
     def __init__(self, objective: Objective, seed: int, penalties: int = 1, share_gram: bool = False) -> None:
@@ -97,25 +101,28 @@ class GramSample:
         self.at_once = self.kind in ("cholesky", "spectrum") and self.cost <= AFFORDABLE_PASSES * penalties
         if objective.features.is_sparse and not self.at_once:
             self.kind, self.at_once = "variances", True
+        self._common = objective if share_gram else None
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
+        self.remembered: tuple[int, Any] | None = None
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
-        # the sums that `variances` come from, and the bytes of the weight fractions they were made for, unless these
-        # are later sums, which serve all
-        self._sums: tuple[bytes | None, CurvatureSums] | None = None
+        # the sums that `variances` come from, or what computes them; and the bytes of the weight fractions they were
+        # made for, unless these are later sums, which serve all
+        self._sums: tuple[bytes | None, CurvatureSums | Callable[[], CurvatureSums]] | None = None
 
     def preconditioners(self, objective: Objective) -> Preconditioners:
         """Make the first preconditioner of each model: from M_k if `at_once`, else from its diagonal; logs which."""
         if self.kind == "variances":
-            return Preconditioners([self._from_variances(objective, k) for k in range(objective.n_models)], 0)
+            K = objective.n_models
+            return Preconditioners([self._from_variances(objective, k) for k in range(K)], 0, [None] * K)
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
         with objective.backend.single_threaded_blas():
             preconditioners = [
                 self._make(objective, kind, self._fractions(objective, k), l2) for k, l2 in enumerate(penalties)
             ]
-        return Preconditioners(preconditioners, len(self.chosen))
+        return Preconditioners(preconditioners, len(self.chosen), [None] * len(preconditioners))
 
     def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
         """Make the preconditioner of model k from M_k, whether or not `at_once`."""
@@ -127,12 +134,20 @@ class GramSample:
         key = self._fractions(objective, k).tobytes()
         if self._sums is None or self._sums[0] not in (None, key):
             log.info("preconditioner: variances of %d features", objective.features.d)
-            self._sums = key, sums_at_zero(objective, k)
-        return from_sums(objective, k, self._sums[1])
+            self._sums = key, sums_at_zero(objective, k) if self._common is None else sums_at_zero(self._common, 0)
+        made_for, sums = self._sums
+        if callable(sums):
+            sums = sums()
+            self._sums = made_for, sums
+        return from_sums(objective, k, sums)
 
-    def remember(self, sums: CurvatureSums) -> None:
-        """Make later preconditioners from these sums at a solution, if `kind` is "variances"."""
-        self._sums = None, sums
+    def remember(self, sums: CurvatureSums, k: int, point: Any) -> None:
+        """Make later preconditioners from these sums, of model k at its point (d + 1, c), if `kind` is "variances"."""
+        self._sums, self.remembered = (None, sums), (k, point)
+
+    def remember_point(self, objective: Objective, k: int, point: Any) -> None:
+        """Do what `remember` does, with sums that are computed once they are needed."""
+        self._sums, self.remembered = (None, lambda: sums_at_point(objective, k, point)), (k, point)
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions
@@ -143,7 +158,8 @@ class GramSample:
         backend, key = objective.backend, fractions.tobytes()
         kappa, penalty = objective.loss.curvature_at_zero(objective.n_classes), penalty_diagonal(objective)
         if kind not in self._products or self._products[kind][0] != key:
-            a, mean, raw = _centred(objective, self.chosen, fractions, kappa)
+            common = objective if self._common is None else self._common
+            a, mean, raw = _centred(common, self.chosen, fractions, kappa)
             centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
             made = "cholesky" if kind == "spectrum" and not _has_similar_scales(a) else kind
             log.info("preconditioner: %s, from %d of %d rows", made, len(self.chosen), objective.features.n)

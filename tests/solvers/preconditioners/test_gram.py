@@ -57,7 +57,7 @@ def test_it_inverts_the_curvature_at_equal_probabilities(
     )  # fmt: skip
     sample = GramSample(objective, seed=0)
     with caplog.at_level(logging.INFO, "gpusoftmax"):
-        preconditioner = Preconditioners([sample.preconditioner(objective, k) for k in range(2)], n)
+        preconditioner = Preconditioners([sample.preconditioner(objective, k) for k in range(2)], n, [None] * 2)
     assert f"preconditioner: {kind}, from {n} of {n} rows" in caplog.text
     g = rng.standard_normal((d + 1, 2, c))
     found = preconditioner.apply(g, np)

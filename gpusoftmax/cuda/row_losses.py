@@ -8,6 +8,7 @@ import numpy as np
 
 from gpusoftmax.cuda import buckets
 from gpusoftmax.cuda.compile import KINDS, NOTHING, kernel, or_nothing
+from gpusoftmax.dtypes import computation_dtype
 
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK
 SUM_THREADS = 256
@@ -35,9 +36,9 @@ def row_loss(
 
     m, K, c = Z.shape
     rows = m * K
-    kind = KINDS[Z.dtype]
+    kind, computed = KINDS[Z.dtype], computation_dtype(Z.dtype)
     bucket = buckets.choose(kind, c, c, Z.data.ptr)
-    losses = cupy.empty(rows, dtype=Z.dtype)
+    losses = cupy.empty(rows, dtype=computed)
     columns = cupy.empty(rows, dtype=np.int32) if best else NOTHING
     launch = kernel("row_loss.cu", "row_loss", SCORE=kind, LOSS=loss, MODE=mode, BEST=int(best), **bucket.macros())
     launch(

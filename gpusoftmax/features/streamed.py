@@ -181,7 +181,8 @@ class StreamedFeatures(Features):
 
     @property
     def shared_weight_bytes(self) -> int:
-        return 0 if self.stored.is_mapped else self.stored.memory // 4
+        on_gpu = self.backend.gpu is not None  # there it is the penalties that share passes
+        return 0 if on_gpu or self.stored.is_mapped else self.stored.memory // 4
 
     @property
     def shuffled_blocks(self) -> tuple[int, int] | None:

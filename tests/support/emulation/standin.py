@@ -637,7 +637,7 @@ def _names() -> dict[str, Any]:
         "from_dlpack": from_dlpack,
         "zeros_like": lambda x: _filled(0)(x.shape, x.dtype),
         "empty_like": lambda x: ndarray._new(x.shape, x.dtype),
-        "concatenate": lambda arrays: ndarray._from(np.concatenate([_plain(x) for x in arrays])),
+        "concatenate": lambda arrays, axis=0: ndarray._from(np.concatenate([_plain(x) for x in arrays], axis=axis)),
         "where": lambda chosen, x, y: ndarray._from(np.where(chosen._host, _plain(x), _plain(y))),
         "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
         "repeat": lambda x, repeats, axis: ndarray._from(np.repeat(_plain(x), repeats, axis=axis)),

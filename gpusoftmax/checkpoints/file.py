@@ -80,17 +80,17 @@ def read(path: Path) -> tuple[Path, dict[str, Any], Tree] | None:
     """
     previous = previous_of(path)
     try:
-        return path, *_read(path)
+        return path, *read_one(path)
     except FileNotFoundError:
         if not previous.exists():
             return None
-        found = previous, *_read(previous)
+        found = previous, *read_one(previous)
         log.warning("%s is missing; continuing from %s, the checkpoint before it", path, previous)
         return found
     except (BadFileError, OSError) as error:
         bad = error if isinstance(error, BadFileError) else _unreadable(path, error)
         try:
-            found = previous, *_read(previous)
+            found = previous, *read_one(previous)
         except (BadFileError, OSError):
             raise BadFileError(
                 path, place=bad.place, reason=bad.reason,
@@ -107,7 +107,8 @@ def _unreadable(path: Path, error: OSError) -> BadFileError:
     return BadFileError(path, reason=str(error), expected="a file that can be read")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tree]:
+def read_one(path: Path) -> tuple[dict[str, Any], Tree]:
+    """Read this file alone; returns what identifies its run, and the tree. See `read` for the errors."""
     texts, tensors = CHECKPOINT.read(path)
     with CHECKPOINT.damage(path, "metadata"):
         run, values = (CHECKPOINT.parse(name, texts[name]) for name in ("run", "values"))

@@ -56,7 +56,7 @@ def by_rows(X: Any, name: str = "X") -> Any:
     CSR. Lists and data sets in files (h5py, zarr) are read into an array, once. A single value is returned as it is,
     since `check_features` raises a better error for it.
     """
-    if _is_of(X, "gpusoftmax.rows.file_rows", "Rows"):
+    if _is_of(X, "gpusoftmax.rows.file_rows", "FileRows", "SelectedRows"):
         return X
     if is_sparse(X) and not hasattr(X, "columns"):
         return check_sparse(X, name)

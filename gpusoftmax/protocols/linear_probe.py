@@ -25,6 +25,7 @@ from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.prediction import has_columns
 from gpusoftmax.features.read import read_matrix
 from gpusoftmax.reports.accuracy import measure
+from gpusoftmax.rows.file_rows import FileRows, Rows
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import SweepResult
 from gpusoftmax.search.splits import make_splits
@@ -227,7 +228,7 @@ def linear_probe(
 
     Parameters
     ----------
-    X_train, X_test : array-like of shape (n, d)
+    X_train, X_test : array-like of shape (n, d), or what `open_rows` returns
         Features: float64, float32, float16, bfloat16 and uint8 are read in place. Computations are in float64 for
         float64 features, otherwise in float32.
     y_train, y_test : array-like of shape (n,)
@@ -293,7 +294,7 @@ def linear_probe(
     drawn = None if given else HELD_OUT if validation is None else float(validation)
     resolved_backend = get_backend_for(backend, n_threads, X_train=X_train, X_test=X_test)
     with resolved_backend.active():
-        train, test = (read_matrix(X, resolved_backend, name) for X, name in ((X_train, "X_train"), (X_test, "X_test")))
+        train, test = (_matrix(X, resolved_backend, name) for X, name in ((X_train, "X_train"), (X_test, "X_test")))
         check_n_features(test, train.shape[1], "X_test", "X_train")
         y_train, y_test = map(resolved_backend.on_host, (y_train, y_test))
         classes, labels = encode_labels(y_train, len(train), name="y_train")
@@ -404,9 +405,14 @@ def _normal(seed: int) -> Callable[[int, int], tuple[Array, Array]]:
     return start
 
 
+def _matrix(X: Any, backend: Backend, name: str) -> Any:
+    """The rows of X, whose shape is checked; those in files stay there."""
+    return X if isinstance(X, Rows) else read_matrix(X, backend, name)
+
+
 def _same(backend: Backend, validation: Any, test: Array, test_labels: Array, classes: Array) -> bool:
     """Whether the validation rows are the test rows; usually the first rows already differ."""
-    X, y = read_matrix(validation[0], backend, "validation[0]"), backend.on_host(validation[1])
+    X, y = _matrix(validation[0], backend, "validation[0]"), backend.on_host(validation[1])
     if X.shape != test.shape or X.dtype != test.dtype:
         return False
     if not np.array_equal(encode_known_labels(y, classes, "validation[1]", " of y_train"), test_labels):
@@ -417,6 +423,8 @@ def _same(backend: Backend, validation: Any, test: Array, test_labels: Array, cl
 
 def _joined(backend: Backend, first: Any, second: Any) -> Any:
     """The rows of both, in the same kind of container: an array, a tensor or a data frame."""
+    if isinstance(first, FileRows):
+        return FileRows([*first.files, *second.files], first.memory_limit)
     library: Any = sys.modules[type(first).__module__.partition(".")[0]]
     if has_columns(first):
         join = library.concat_tables if library.__name__ == "pyarrow" else library.concat
@@ -433,6 +441,14 @@ def _is_tensor(X: Any) -> bool:
 
 def _check_can_be_joined(first: Any, second: Any) -> None:
     """Check that the rows of both can be joined."""
+    if any(isinstance(X, Rows) for X in (first, second)):
+        types = {type(first), type(second)}
+        if types != {FileRows} or (first.dtype, first.shape[1]) != (second.dtype, second.shape[1]):
+            raise TypeError(
+                f"X_train is a {type(first).__name__} and validation[0] a {type(second).__name__}; pass both from "
+                "open_rows, with the same features and the same type"
+            )
+        return
     if (has_columns(first) or _is_tensor(first)) and type(second) is not type(first):
         raise TypeError(
             f"X_train is a {type(first).__name__} and validation[0] a {type(second).__name__}; pass both in the same "

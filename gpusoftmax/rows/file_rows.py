@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,50 +26,51 @@ GAP_BYTES = 256 << 10  # between two rows: reading on takes less time than anoth
 FRACTION_CACHED = 0.7  # of the available memory: what has been read of larger files is dropped from the system's cache
 
 
-class Rows(ABC):
-    """A matrix X (n, d) whose rows stay in files until they are read; see `operations.RowBlocks`."""
+@dataclass(frozen=True, eq=False)
+class FileRows:
+    """A matrix X (n, d) in files, which `open_rows` opened; pass it as X.
 
-    ndim = 2
+    Attributes
+    ----------
+    files : sequence of FlatFile
+        Each has some of the rows, one after the other.
+    memory_limit : int, optional
+        Bytes that reading and the solver may take.
+    ndim : int
+        2.
+    """
+
+    files: Sequence[FlatFile]
+    memory_limit: int | None = None
+    ndim: ClassVar[int] = 2
+    _maps: list[MappedFile] = field(default_factory=list, repr=False)
+
+    def __reduce__(self) -> Any:
+        return FileRows, (list(self.files), self.memory_limit)
 
     @property
-    @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(n, d)."""
+        """Shape of the matrix, (n, d)."""
+        return int(self._starts[-1]), self.files[0].d
 
     @property
-    @abstractmethod
     def dtype(self) -> np.dtype[Any]:
-        """The type of the features as they are computed with; uint16 stands for the bits of bfloat16."""
+        """Type of the features as they are computed with; uint16 stands for the bits of bfloat16."""
+        return self._dtype
+
+    @cached_property
+    def _dtype(self) -> np.dtype[Any]:
+        return self.files[0].dtype
 
     @property
-    @abstractmethod
     def path(self) -> Path:
         """The first of the files."""
-
-    @property
-    @abstractmethod
-    def memory(self) -> int:
-        """Bytes that reading and the solver may take: the limit, or what is available."""
-
-    @property
-    @abstractmethod
-    def buffer_bytes(self) -> int:
-        """Bytes of a buffer that rows are read into."""
-
-    @property
-    @abstractmethod
-    def is_mapped(self) -> bool:
-        """Whether the files are mapped to memory, or else read block by block."""
-
-    @property
-    def in_one_array(self) -> bool:
-        """Whether the rows can be used as `array`, like a matrix in memory."""
-        return False
+        return self.files[0].path
 
     @property
     def nbytes(self) -> int:
         """Bytes of all rows in memory."""
-        return self.shape[0] * self.row_bytes
+        return len(self) * self.row_bytes
 
     @property
     def row_bytes(self) -> int:
@@ -82,73 +82,8 @@ class Rows(ABC):
         """Bytes of all buffers that rows are read into."""
         return DEPTH * self.buffer_bytes
 
-    @property
-    def array(self) -> Array:
-        """The rows as an array, if they are `in_one_array`; call `check` after each use."""
-        raise NotImplementedError
-
     def __len__(self) -> int:
         return self.shape[0]
-
-    @abstractmethod
-    def __getitem__(self, rows: Any) -> Array:
-        """Read one row by its number, or rows by a slice or by numbers (m,), in `dtype`."""
-
-    @abstractmethod
-    def select(self, numbers: Array) -> SelectedRows:
-        """Return some rows, by their numbers, as a matrix of its own; none is read."""
-
-    @abstractmethod
-    def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
-        """Read all rows in blocks; see `operations.RowBlocks`."""
-
-    @abstractmethod
-    def check(self, row: int) -> None:
-        """Raise if a file has changed since it was opened; `row` is what was read when this was found.
-
-        Raises
-        ------
-        BadFileError
-            It was changed, truncated, replaced or removed.
-        """
-
-
-@dataclass(frozen=True, eq=False)
-class FileRows(Rows):
-    """A matrix X (n, d) in files, which `open_rows` opened; pass it as X.
-
-    Attributes
-    ----------
-    files : sequence of FlatFile
-        Each has some of the rows, one after the other.
-    memory_limit : int, optional
-        Bytes that reading and the solver may take.
-    shape, dtype, nbytes, is_mapped
-        See `Rows`.
-    """
-
-    files: Sequence[FlatFile]
-    memory_limit: int | None = None
-    _maps: list[MappedFile] = field(default_factory=list, repr=False)
-
-    def __reduce__(self) -> Any:
-        return FileRows, (list(self.files), self.memory_limit)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return int(self._starts[-1]), self.files[0].d
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._dtype
-
-    @cached_property
-    def _dtype(self) -> np.dtype[Any]:
-        return self.files[0].dtype
-
-    @property
-    def path(self) -> Path:
-        return self.files[0].path
 
     def __repr__(self) -> str:
         names = ", ".join(str(one.path) for one in self.files[:3]) + ", ..." * (len(self.files) > 3)
@@ -161,6 +96,7 @@ class FileRows(Rows):
 
     @property
     def is_mapped(self) -> bool:
+        """Whether the files are mapped to memory; otherwise they are read block by block."""
         return self._is_mapped
 
     @cached_property
@@ -174,18 +110,22 @@ class FileRows(Rows):
 
     @property
     def in_one_array(self) -> bool:
+        """Whether the rows can be used as `array`, like a matrix in memory."""
         return self.is_mapped and len(self.files) == 1 and self.files[0].is_in_place
 
     @property
     def array(self) -> Array:
+        """The mapped rows, if they are `in_one_array`; call `check` after each use."""
         return self.files[0].numbers(self._mapped[0])
 
     @property
     def buffer_bytes(self) -> int:
+        """Bytes of a buffer that rows are read into."""
         return int(min(BUFFER_BYTES, FRACTION_BUFFERS * self.memory / DEPTH))
 
     @property
     def memory(self) -> int:
+        """Bytes that reading and the solver may take: the limit, or what is available."""
         return self._available if self.memory_limit is None else self.memory_limit
 
     @cached_property
@@ -225,14 +165,14 @@ class FileRows(Rows):
             b = stop if not len(breaks) else a + int(breaks[0]) + 1
             first, m = int(numbers[a]), int(numbers[b - 1] - numbers[a]) + 1
             if m == b - a:
-                self.read(first, out[a:b])
+                self._read(first, out[a:b])
             else:
                 covering = aligned_empty((m, self.shape[1]), self.dtype)
-                self.read(first, covering)
+                self._read(first, covering)
                 np.take(covering, numbers[a:b] - first, axis=0, out=out[a:b])
             a = b
 
-    def read(self, first: int, out: Array) -> None:
+    def _read(self, first: int, out: Array) -> None:
         """Read the rows from `first` on into `out` (m, d), in `dtype`.
 
         Raises
@@ -257,22 +197,59 @@ class FileRows(Rows):
             place += len(part)
 
     def select(self, numbers: Array) -> SelectedRows:
+        """Return some rows as a matrix of its own; none is read.
+
+        Parameters
+        ----------
+        numbers : ndarray of int, (m,)
+            Their row numbers. Reading is slow unless they increase.
+
+        Returns
+        -------
+        SelectedRows
+            Shape (m, d).
+        """
         return SelectedRows(self, np.asarray(numbers, np.int64))
 
     def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
+        """Read all rows in blocks, ahead of the caller.
+
+        Parameters
+        ----------
+        step : int
+            Each block but the last has a multiple of so many rows.
+        within : int, optional
+            No block goes across a multiple of this.
+
+        Yields
+        ------
+        first : int
+            The number of the block's first row.
+        block : ndarray, (m, d)
+            In the type `dtype`; it is overwritten when the next one is asked for.
+
+        Raises
+        ------
+        BadFileError
+            A file was changed, truncated, replaced or removed since it was opened.
+        OSError
+            It cannot be read.
+        ValueError
+            The memory limit is too small for three blocks of `step` rows.
+        """
         if self.is_mapped:
             borders = self._starts[1:-1].tolist()
-            return self._mapped_blocks(block_ranges(len(self), step, within, self.rows_at_once(step), borders))
-        ranges = block_ranges(len(self), step, within, self.rows_at_once(step))
+            return self._mapped_blocks(block_ranges(len(self), step, within, self._rows_at_once(step), borders))
+        ranges = block_ranges(len(self), step, within, self._rows_at_once(step))
         return read_ahead(ranges, self._read_range, self._bytes_at_once(step))
 
-    def rows_at_once(self, step: int) -> int:
+    def _rows_at_once(self, step: int) -> int:
         """How many rows a block has at most: a multiple of `step`."""
         size = MAPPED_BYTES if self.is_mapped else self.buffer_bytes
         return max(1, size // max(1, self.row_bytes * step)) * step
 
     def _bytes_at_once(self, step: int) -> int:
-        needed = self.rows_at_once(step) * self.row_bytes
+        needed = self._rows_at_once(step) * self.row_bytes
         limit = self.memory_limit
         if limit is not None and DEPTH * needed > limit:
             raise ValueError(
@@ -283,7 +260,7 @@ class FileRows(Rows):
 
     def _read_range(self, first: int, stop: int, buffer: Array) -> Array:
         rows = buffer[: (stop - first) * self.row_bytes].view(self.dtype).reshape(stop - first, self.shape[1])
-        self.read(first, rows)
+        self._read(first, rows)
         return rows
 
     def _mapped_blocks(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Array]]:
@@ -303,6 +280,18 @@ class FileRows(Rows):
         return [one.rows for one in self._maps]
 
     def check(self, row: int) -> None:
+        """Check that no file has changed since it was opened.
+
+        Parameters
+        ----------
+        row : int
+            The number of a row that was read last, for the message.
+
+        Raises
+        ------
+        BadFileError
+            A file was changed, truncated, replaced or removed.
+        """
         for i, file in enumerate(self.files):
             if self._maps and (bad := self._maps[i].first_bad_row()) is not None:
                 file.check(bad)
@@ -311,7 +300,7 @@ class FileRows(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class SelectedRows(Rows):
+class SelectedRows:
     """Some rows of a matrix in files, as a matrix of its own.
 
     Attributes
@@ -323,43 +312,75 @@ class SelectedRows(Rows):
 
     stored: FileRows
     numbers: Array
+    ndim: ClassVar[int] = 2
+    in_one_array: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(n, d)."""
         return len(self.numbers), self.stored.shape[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """See `FileRows`."""
         return self.stored.dtype
 
     @property
     def path(self) -> Path:
+        """See `FileRows`."""
         return self.stored.path
 
     @property
     def memory(self) -> int:
+        """See `FileRows`."""
         return self.stored.memory
 
     @property
     def buffer_bytes(self) -> int:
+        """See `FileRows`."""
         return self.stored.buffer_bytes
 
     @property
     def is_mapped(self) -> bool:
+        """See `FileRows`."""
         return self.stored.is_mapped
+
+    @property
+    def array(self) -> Array:
+        """There is none."""
+        raise TypeError("selected rows are not in one array")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these rows in memory."""
+        return len(self) * self.stored.row_bytes
+
+    @property
+    def ring_bytes(self) -> int:
+        """See `FileRows`."""
+        return self.stored.ring_bytes
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
     def __getitem__(self, rows: Any) -> Array:
         return self.stored[self.numbers[rows]]
 
     def select(self, numbers: Array) -> SelectedRows:
+        """Return some of these rows, by their positions."""
         return SelectedRows(self.stored, self.numbers[numbers])
 
     def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
-        ranges = block_ranges(len(self), step, within, self.stored.rows_at_once(step))
+        """Read all rows in blocks; see `operations.RowBlocks`."""
+        ranges = block_ranges(len(self), step, within, self.stored._rows_at_once(step))
         return read_ahead(ranges, lambda first, stop, _: self[first:stop], 0)
 
     def check(self, row: int) -> None:
+        """See `FileRows`."""
         self.stored.check(int(self.numbers[row]))
+
+
+Rows = FileRows | SelectedRows  # a matrix whose rows stay in files until they are read; see `operations.RowBlocks`
 
 
 def block_ranges(

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gpusoftmax import EarlyStopping, LinearSVMClassifier, SoftmaxClassifier, load_model, save_model
 from tests.support.model_files import CODES, SHORT, X, differences, fitted, header, signed
-from tests.tools import killed_saves
+from tests.tools import kills
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_a_save_that_fails_leaves_the_old_model(path: Path, monkeypatch: pytest.
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="fork is POSIX's")
 def test_a_process_that_is_killed_leaves_a_whole_model() -> None:
-    assert killed_saves.run(kills=8, seed=0).endswith("after one more save 0")
+    assert kills.kill_saves(kills=8, seed=0).endswith("after one more save 0")
 
 
 # files of earlier versions

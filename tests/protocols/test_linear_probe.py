@@ -11,7 +11,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, save_model
+from gpusoftmax import DivergenceError, linear_probe, load_digits, load_model, open_rows, save_model
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.protocols.linear_probe import ARBITRARY, GRIDS, SAME
 from gpusoftmax.search.minibatch import Recipe
@@ -205,6 +205,24 @@ def test_solutions_that_are_short_of_tol_are_counted(rows: Any, monkeypatch: pyt
     with pytest.warns(ConvergenceWarning, match="rounding in float32"):  # of the refit
         found = probe(rows, "dinov2-logreg", tol=1e-12)  # DINOv2's
     assert "3 of 3 stopped above tol, because rounding allows no further progress" in found.report
+
+
+@pytest.mark.parametrize("protocol", ["clip", "dinov2-linear"])
+def test_features_may_stay_in_files(protocol: str, rows: Any, tmp_path: Path) -> None:
+    def on_disk(name: str, X: Any) -> Any:
+        np.save(tmp_path / name, X)
+        return open_rows(tmp_path / name)
+
+    (X, y), tol = rows["validation"], {} if protocol == "dinov2-linear" else {"tol": 1e-6}
+    in_files = {
+        "X_train": on_disk("train.npy", rows["X_train"]), "X_test": on_disk("test.npy", rows["X_test"]),
+        "validation": (on_disk("validation.npy", X), y),
+    }  # fmt: skip
+    found, expected = probe(rows | in_files, protocol, **tol), probe(rows, protocol, **tol)
+    assert (found.chosen, found.sizes) == (expected.chosen, expected.sizes)
+    np.testing.assert_allclose(found.test.top_1, expected.test.top_1)
+    with pytest.raises(TypeError, match=r"X_train is .*open_rows"):
+        probe(rows | {"validation": in_files["validation"]}, protocol)
 
 
 @pytest.mark.parametrize("changes", [{"refit": True}, {"halving": 2}, {"grid": {"C": [0.1, 1.0]}}], ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from functools import partial
@@ -23,15 +24,15 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 
 
 class System:
-    """The module `os` as a system has it; `hear` is told of each call before it is made."""
+    """The module `os` as a system has it, in `files.atomic` or a copy of it; `hear` is told of each call beforehand."""
 
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch, module: Any = atomic) -> None:
         self.changes = SYSTEMS[kind]
         self.hear: Callable[..., None] = silent
         self.in_use: dict[int, str] = {}
-        monkeypatch.setattr(atomic, "os", self)
+        monkeypatch.setattr(module, "os", self)
         if os.name == "posix":
-            monkeypatch.setattr(atomic.fcntl, "flock", partial(self.call, "flock", atomic.fcntl.flock))
+            monkeypatch.setattr(module.fcntl, "flock", partial(self.call, "flock", module.fcntl.flock))
 
     def __getattr__(self, name: str) -> Any:
         value = self.changes.get(name, getattr(os, name))

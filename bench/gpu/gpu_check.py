@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.common.harness import command_line
 from bench.common.machine import ROOT
-from bench.common.ours import backend_for, sweep_over_C
+from bench.common.ours import sweep_over_C
 
 EXAMPLES = (
     "--data DIR --out results/           DIR holds cifar-10-batches-bin or -py",

@@ -88,12 +88,17 @@ class Chunk:
     @property
     def picked(self) -> Any:
         """The index of the chunk's rows in arrays with an entry for each row of X."""
-        return self.here if self.rows is None else self.rows[self.here]
+        return picked(self.rows, self.here)
 
     def converted(self, target: np.dtype[Any]) -> Any:
         """Return the rows (m, d), contiguous and in type `target`."""
         at = self.start if self.rows is None else self.first
         return converted(self.array, self.rows, at, self.stop - self.first, target)
+
+
+def picked(rows: Any, part: slice) -> Any:
+    """Return the index of some positions of a pass in arrays with an entry for each row of X."""
+    return part if rows is None else rows[part]
 
 
 def count(X: Any, rows: Any) -> int:

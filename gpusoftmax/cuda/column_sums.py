@@ -49,25 +49,25 @@ def moments_from(sums: Partial, centre: Any) -> tuple[Any, Any]:
 
 
 def product_sums(
-    X: Any, coefficients: Callable[[Chunk], Any], columns: int, dtype: Any, squared: bool, rows: Any = None,
+    X: Any, coefficients: Callable[[slice], Any], columns: slice, dtype: Any, squared: bool, rows: Any = None,
     first_row: int = 0,
 ) -> TreeSum:  # fmt: skip
-    """Sum x_i^T q_i (d, columns) and q_i (columns,) over rows, in `dtype`; see `GradientSums.over`.
+    """Sum x_i^T q_i and q_i for some columns of q, over rows, in `dtype`; see `GradientSums.over`.
 
-    `coefficients(chunk)` returns q (m, columns), C-contiguous, for the rows of a chunk. `first_row` is a multiple of
-    `leaf_rows(float64_rows(d, columns))`.
+    `coefficients(part)` returns all columns of q (m, c) at some positions. `first_row` is a multiple of
+    `leaf_rows(float64_rows(d, width))` for `width` columns.
     """
     import cupy
 
-    d = X.shape[1]
+    d, width = X.shape[1], columns.stop - columns.start
 
     def new_leaf() -> Partial:
-        return cupy.empty((d, columns), dtype=dtype), cupy.empty(columns, dtype=dtype)
+        return cupy.empty((d, width), dtype=dtype), cupy.empty(width, dtype=dtype)
 
     def add(chunk: Chunk, leaf: Partial, beta: float) -> None:
         sums, totals = leaf
-        q, x = coefficients(chunk), chunk.converted(dtype)
+        q, x = cupy.ascontiguousarray(coefficients(chunk.here)[:, columns]), chunk.converted(dtype)
         product(x * x if squared else x, q, sums, transpose_a=True, beta=beta)
-        product(cupy.ones((len(chunk), 1), dtype=dtype), q, totals.reshape(1, columns), transpose_a=True, beta=beta)
+        product(cupy.ones((len(chunk), 1), dtype=dtype), q, totals.reshape(1, width), transpose_a=True, beta=beta)
 
-    return tree_over_chunks(new_leaf, add, X, rows, float64_rows(d, columns), first_row)
+    return tree_over_chunks(new_leaf, add, X, rows, float64_rows(d, width), first_row)

@@ -35,6 +35,7 @@ from gpusoftmax.cuda.chunks import (
     is_on_device,
     leaf_rows,
     live_leaves,
+    picked,
 )
 from gpusoftmax.cuda.column_sums import DOUBLE, moment_sums, moments_from, product_sums
 from gpusoftmax.cuda.gradients import GradientSums, gradient_leaf, operand, operand_type
@@ -212,10 +213,10 @@ class CudaOperations:
     def label_sums(
         self, X: Any, labels: Any, weights: Any, class_weight: Any, proportions: Any, rows: Any = None
     ) -> tuple[Any, Any]:
-        def coefficients(chunk: Chunk) -> Any:
-            picked = chunk.picked
-            soft = None if proportions is None else proportions[picked]
-            return self.label_coefficients(labels[picked], weights[picked], class_weight, soft)
+        def coefficients(part: slice) -> Any:
+            here = picked(rows, part)
+            soft = None if proportions is None else proportions[here]
+            return self.label_coefficients(labels[here], weights[here], class_weight, soft)
 
         return self._column_products(X, coefficients, len(class_weight), DOUBLE, False, rows)
 
@@ -233,24 +234,20 @@ class CudaOperations:
         return z
 
     def column_products(self, X: Any, Q: Any, squared: bool = False, rows: Any = None) -> Any:
-        import cupy
-
-        def coefficients(chunk: Chunk) -> Any:
-            return cupy.ascontiguousarray(Q[chunk.here])
-
-        return self._column_products(X, coefficients, Q.shape[1], Q.dtype, squared, rows)[0]
+        return self._column_products(X, lambda part: Q[part], Q.shape[1], Q.dtype, squared, rows)[0]
 
     def _column_products(
-        self, X: Any, coefficients: Callable[[Chunk], Any], columns: int, dtype: Any, squared: bool, rows: Any
+        self, X: Any, coefficients: Callable[[slice], Any], c: int, dtype: Any, squared: bool, rows: Any
     ) -> tuple[Any, Any]:
-        """Sum x_i^T q_i (d, columns) and q_i (columns,) over the rows used; see `column_sums.product_sums`."""
-        n, d = count(X, rows), X.shape[1]
-        step = float64_rows(d, columns)
-        item = np.dtype(dtype).itemsize
-        needed = live_leaves(-(-n // leaf_rows(step))) * (d + 1) * columns * item
-        needed += min(step, n) * ((1 + squared) * d + 3 * columns) * item + copy_bytes(X, step)
-        with explained(needed, f"{n} rows of {d} features for products with {columns} columns", X):
-            sums, totals = product_sums(X, coefficients, columns, dtype, squared, rows).total(-(-n // leaf_rows(step)))
+        """Sum x_i^T q_i (d, c) and q_i (c,) over the rows used; `coefficients(part)` returns q for some positions."""
+        n, d, item = count(X, rows), X.shape[1], np.dtype(dtype).itemsize
+        step = float64_rows(d, c)
+        n_leaves = -(-n // leaf_rows(step))
+        needed = live_leaves(n_leaves) * (d + 1) * c * item + copy_bytes(X, step)
+        needed += min(step, n) * ((1 + squared) * d + 3 * c) * item
+        with explained(needed, f"{n} rows of {d} features for products with {c} columns", X):
+            tree = product_sums(X, coefficients, slice(0, c), dtype, squared, rows)
+            sums, totals = tree.total(n_leaves)
             return sums, totals
 
 

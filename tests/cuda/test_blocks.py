@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,8 @@ def test_moments_and_products_over_parts_of_the_rows_add_up_to_the_same_bits() -
     for first in range(0, n, 2 * LEAF):
         own = slice(first, first + 2 * LEAF)
         moments.append(moment_sums(X[own], None, centre, None, first).parts())
-
-        def coefficients(chunk: Any, Q: Any = Q[own]) -> Any:
-            return Q[chunk.here]
-
-        products.append(product_sums(X[own], coefficients, 3, Q.dtype, False, None, first).parts())
+        coefficients = partial(type(Q).__getitem__, Q[own])
+        products.append(product_sums(X[own], coefficients, slice(0, 3), Q.dtype, False, None, first).parts())
     assert bits(moments_from(added(moments, -(-n // LEAF)), centre)) == bits(backend.ops.column_moments(X, None))
     assert bits((added(products, -(-n // LEAF))[0],)) == bits((backend.ops.column_products(X, Q),))
 
@@ -375,6 +373,7 @@ def test_streamed_features_have_the_bits_of_dense_ones(digits_file: Path, some: 
             np.testing.assert_allclose(found(streamed)[0], found(dense)[0], rtol=1e-12)
         else:
             assert bits(found(streamed)) == bits(found(dense)), name
+    assert streamed.shared_weight_bytes == 0
     assert streamed.pass_bytes(1, c) == dense.pass_bytes(1, c) + copying.buffer_bytes(np.uint8, m, d, CHUNK)
 
 

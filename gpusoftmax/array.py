@@ -25,7 +25,6 @@ from gpusoftmax.cpu.facts import CompiledFor
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.threads import (
     MOST_THREADS,
-    Partial,
     available_threads,
     for_each,
     leaf_rows,
@@ -37,6 +36,7 @@ from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
 from gpusoftmax.operations import Operations, SgdStretch
+from gpusoftmax.tree import Partial
 
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
 # variables of other libraries, in order of precedence; joblib and dask set them in their workers, which share the CPU

@@ -69,6 +69,14 @@ def gpu() -> Iterator[None]:
 
 
 @pytest.fixture
+def machine(gpu: None) -> Any:
+    """The stand-in's machine, where the GPU is one."""
+    if get_backend("cuda").xp.ndarray is not standin.ndarray:
+        pytest.skip("needs a machine that can be made to fail")
+    return standin.state
+
+
+@pytest.fixture
 def real_gpu() -> None:
     """A GPU of this machine; the test is skipped where none works."""
     if not (found := probe()).works:

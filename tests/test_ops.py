@@ -19,7 +19,7 @@ from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import fallback, gradients, ops, threads
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
-from gpusoftmax.cuda import ops as cuda_ops
+from gpusoftmax.cuda import chunks as cuda_chunks
 from gpusoftmax.losses import LOSSES
 from tests.support.cases import (
     DETERMINISTIC,
@@ -49,7 +49,7 @@ def backend(backend: Backend) -> Backend:
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of 64 rows, or of four times the columns; on a GPU, chunks of 128 (column_moments: 32)."""
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)
-    monkeypatch.setattr(cuda_ops, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(cuda_chunks, "CHUNK_BYTES", 1)
 
 
 def assert_gradient_is_right(backend: Backend, problem: Problem) -> None:
@@ -128,7 +128,7 @@ def test_linear_gradient_is_right_next_to_every_boundary(
 ) -> None:
     if leaf_elements is not None:
         monkeypatch.setattr(threads, "LEAF_ELEMENTS", leaf_elements)
-        monkeypatch.setattr(cuda_ops, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(cuda_chunks, "CHUNK_BYTES", 1)
     rows = n if picked else None
     assert_gradient_is_right(backend, random_problem(n, n=n, d=d, c=c, K=K, weighted=True, n_rows=rows))
 

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 # a module imports from its own folder and from earlier lines; a name stands for a folder, or for a module beside them
 LAYERS = [
     {"_log", "_typing", "exceptions"},
-    {"dtypes", "reference", "losses", "penalties", "_moved"},
+    {"dtypes", "reference", "losses", "penalties", "tree", "_moved"},
     {"operations"},
     {"epilogue"},
     {"checks", "cpu", "cuda"},

@@ -11,8 +11,9 @@ from gpusoftmax._typing import Array
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.gradients import BLAS_BLOCK
 from gpusoftmax.cpu.row_blocks import Block, picked, tree_over_rows
-from gpusoftmax.cpu.threads import Partial, TreeSum, leaf_rows, single_threaded_blas
+from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
 from gpusoftmax.dtypes import widen
+from gpusoftmax.tree import Partial, TreeSum
 
 CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
 

@@ -17,8 +17,9 @@ from gpusoftmax._typing import Array
 from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import PackedSums
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked, tree_over_rows
-from gpusoftmax.cpu.threads import Partial, TreeSum, for_each, leaf_rows, single_threaded_blas
+from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas
 from gpusoftmax.dtypes import widen
+from gpusoftmax.tree import Partial, TreeSum
 
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000

@@ -240,7 +240,7 @@ def _block_gradient(functions, layout, scratch, m, dW, fresh):
 def _add_leaf(functions, layout, output, count, leaf, with_gradient):
     """Take the sums of a leaf, behind `count` nodes in output.out, into the tree; return how many nodes there are then.
 
-    While the last node is the right sibling of the one before, the two are added; see `threads.TreeSum`.
+    While the last node is the right sibling of the one before, the two are added; see `tree.TreeSum`.
     """
     nodes, parts = output.nodes, sums_at(0, layout)
     stop = parts.end if with_gradient else parts.dW
@@ -311,7 +311,7 @@ def sum_leaves(
     functions: Functions, X: Matrix, layout: Layout, rows: Rows, parts: Parts, model: Model, output: Output,
     with_gradient: bool,
 ) -> int:  # fmt: skip
-    """Sum over parts, which are leaves, along the tree of `threads.TreeSum` as far as it lies within them.
+    """Sum over parts, which are leaves, along the tree of `tree.TreeSum` as far as it lies within them.
 
     Writes the sums of each remaining node to output.out, its level and index to output.nodes, and returns the number of
     these nodes. Without a gradient, dW is not written.

@@ -31,17 +31,11 @@ from gpusoftmax.cpu.gradients import (
 )
 from gpusoftmax.cpu.packed import scorer, sgd_steps
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked
-from gpusoftmax.cpu.threads import (
-    Partial,
-    for_each,
-    leaf_rows,
-    single_threaded_blas,
-    sum_over_blocks,
-    sum_over_leaves,
-)
+from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas, sum_over_blocks, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.operations import Diagonals, SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
+from gpusoftmax.tree import Partial
 
 GROUP_COLUMNS = 32  # columns of the models that a thread trains together by SGD: their weights stay in its cache
 SCORE_BLOCK = 64  # rows of a product in prediction; shorter blocks are padded

@@ -27,8 +27,9 @@ from gpusoftmax.cpu.arguments import (
     Steps,
     Sums,
 )
-from gpusoftmax.cpu.threads import Nodes, Partial, TreeSum, for_each, leaf_rows
+from gpusoftmax.cpu.threads import for_each, leaf_rows
 from gpusoftmax.operations import SgdSteps
+from gpusoftmax.tree import Nodes, Partial, TreeSum
 
 ALIGNMENT = 64  # bytes of a cache line, and of the longest vector
 KEPT_BYTES = 64 << 20  # kept for the next pass, because a new page of memory costs more than writing to it

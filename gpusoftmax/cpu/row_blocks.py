@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.cpu.threads import Partial, TreeSum, tree_over_leaves
+from gpusoftmax.cpu.threads import tree_over_leaves
+from gpusoftmax.tree import Partial, TreeSum
 
 
 class Block(NamedTuple):

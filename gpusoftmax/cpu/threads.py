@@ -1,9 +1,8 @@
 """The thread pool, the order of summation, and BLAS limited to one thread.
 
 A pass over the data is divided into *leaves*, runs of rows whose length depends only on the shape of the problem. Their
-results are summed along a fixed binary tree: leaf 2i with leaf 2i + 1, and so on upwards; a node without a right
-sibling moves up unchanged. It does not matter which thread computes a leaf, or when, so any number of threads gives the
-same bits.
+results are summed along a fixed binary tree, see `gpusoftmax.tree`. It does not matter which thread computes a leaf, or
+when, so any number of threads gives the same bits.
 
 The threads are our own, and run kernels that release the GIL. Numba's `parallel=True` is not used: the threading layer
 that pip installs on macOS aborts the process if two Python threads enter it, and libgomp kills forked children.
@@ -15,7 +14,7 @@ import functools
 import os
 import threading
 from _thread import start_new_thread
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
@@ -23,10 +22,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gpusoftmax._typing import Array
-
-Partial = tuple[Array, ...]  # sums over some rows, in arrays that whoever has them may overwrite
-Nodes = dict[tuple[int, int], Partial]  # sums by their level and index in the tree
+from gpusoftmax.tree import Partial, TreeSum
 
 MOST_THREADS = 1024  # in the pool
 
@@ -104,49 +100,6 @@ def leaf_rows(d: int) -> int:
     """
     rows = min(max(LEAF_ELEMENTS // max(d, 1), 64), LEAF_ROWS)
     return -(-rows // LEAF_MULTIPLE) * LEAF_MULTIPLE
-
-
-class TreeSum:
-    """Adds partial results along the fixed tree, and keeps only those whose sibling is missing.
-
-    >>> tree = TreeSum()
-    >>> for leaf in range(5):
-    ...     tree.add(0, leaf, (np.array([float(leaf)]),))
-    >>> tree.total(5)[0].item()
-    10.0
-    """
-
-    def __init__(self) -> None:
-        self.nodes: Nodes = {}
-
-    def add(self, level: int, index: int, partial: Partial) -> None:
-        """Add the node `index` of `level` (leaves are level 0), and merge upwards as long as there is a sibling."""
-        while (sibling := self.nodes.pop((level, index ^ 1), None)) is not None:
-            left, right = (partial, sibling) if index % 2 == 0 else (sibling, partial)
-            for total, part in zip(left, right, strict=True):
-                total += part
-            partial, level, index = left, level + 1, index // 2
-        self.nodes[level, index] = partial
-
-    def merge(self, trees: Iterable[TreeSum]) -> TreeSum:
-        """Add the nodes of other trees, which have other leaves of the same sum; returns this tree."""
-        for tree in trees:
-            for (level, index), partial in tree.nodes.items():
-                self.add(level, index, partial)
-        return self
-
-    def parts(self) -> Nodes:
-        """Return the sums so far by (level, index); together they cover the leaves that have been added."""
-        return self.nodes
-
-    def total(self, n_leaves: int) -> Partial:
-        """Return the sum of all leaves, each of which must have been added."""
-        level, width = 0, n_leaves
-        while width > 1:
-            if width % 2 == 1 and (last := self.nodes.pop((level, width - 1), None)) is not None:
-                self.add(level + 1, width // 2, last)  # no right sibling
-            level, width = level + 1, (width + 1) // 2
-        return self.nodes.pop((level, 0))
 
 
 def _runs(n_items: int, n_threads: int) -> list[range]:

@@ -46,7 +46,8 @@ def upload(x: Any) -> Any:
         except cupy.cuda.memory.OutOfMemoryError as error:
             cupy.get_default_memory_pool().free_all_blocks()
             what = f"an array of {x.shape[0]} x {x.size // max(x.shape[0], 1)} {x.dtype} takes"
-            raise shortage(x.nbytes, what, "pass float16 or uint8 features, fewer rows, or backend='cpu'") from error
+            remedy = "pass float16 or uint8 features, X in a file (open_rows), or backend='cpu'"
+            raise shortage(x.nbytes, what, remedy) from error
     return cupy.from_dlpack(
         x.detach() if hasattr(x, "detach") else x
     )  # PyTorch does not export tensors that require a gradient

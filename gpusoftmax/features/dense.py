@@ -14,6 +14,8 @@ from gpusoftmax.dtypes import computation_dtype, from_bits, widen
 from gpusoftmax.features.base import Features
 from gpusoftmax.operations import SgdSteps
 
+CHECKED_ROWS = 4096  # copied from a GPU at a time: the host may not have room for all of X
+
 
 @dataclass(frozen=True)
 class DenseFeatures(Features):
@@ -97,7 +99,9 @@ class DenseFeatures(Features):
         return stretch.sgd_steps(self.X, labels, W, b, weights, loss, velocity, batches, steps)
 
     def check_finite(self, name: str = "X") -> None:
-        check_finite_features(self.backend.to_numpy(self.X), name)
+        step = self.n_stored if self.backend.gpu is None else CHECKED_ROWS
+        for first in range(0, self.n_stored, max(step, 1)):
+            check_finite_features(self.backend.to_numpy(self.X[first : first + step]), name, first)
 
     def largest(self, column: int) -> tuple[int, float]:
         x = widen(self.backend.to_numpy(self.X[:, column]))

@@ -7,18 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.checks.arrays import by_rows, check_features
 from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.cpu import facts
+from gpusoftmax.cuda.copying import upload_rows
+from gpusoftmax.cuda.memory import free_bytes
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.cluster import ClusterFeatures
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 from gpusoftmax.features.streamed import StreamedFeatures
 from gpusoftmax.rows.file_rows import Rows
+
+FRACTION_ON_GPU = 0.8  # of its free memory, for rows and a pass: the rest is for the solver and for labels
+EXPECTED_CLASSES = 1000
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
@@ -29,10 +35,32 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
     if isinstance(X, ClusterRows):
         return ClusterFeatures(X, backend)
     if isinstance(X, Rows):
-        return StreamedFeatures(X, backend)
+        return _from_files(X, backend)
     if is_sparse(X):
         return SparseFeatures(SparseMatrix(check_sparse(X, name), backend), backend)
     return DenseFeatures(read_matrix(X, backend, name), backend)
+
+
+def _from_files(X: Rows, backend: Backend) -> Features:
+    """Make features of rows in files; on a GPU, they are copied there once if they fit.
+
+    The results have the same bits either way.
+    """
+    if backend.gpu is not None and _fits_on_gpu(X, backend):
+        return DenseFeatures(upload_rows(X), backend)
+    return StreamedFeatures(X, backend)
+
+
+def _fits_on_gpu(X: Rows, backend: Backend) -> bool:
+    """Whether the GPU has room for rows and for the passes over them; how many classes there are is not known yet."""
+    free = free_bytes()
+    needed = X.nbytes + backend.ops.pass_bytes(X.dtype, len(X), X.shape[1], 1, EXPECTED_CLASSES)
+    fits = needed <= FRACTION_ON_GPU * free
+    log.info(
+        "rows: %d bytes, with a pass %d, of %d free ones of the GPU; they are %s",
+        X.nbytes, needed, free, "copied there once" if fits else "copied to it in each pass, chunk by chunk",
+    )  # fmt: skip
+    return fits
 
 
 def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:

@@ -20,10 +20,11 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.arrays import not_finite
 from gpusoftmax.checks.sparse import row_of
-from gpusoftmax.cpu.threads import Partial, sum_over_leaves
+from gpusoftmax.cpu.threads import sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.features.base import Features
 from gpusoftmax.operations import SgdSteps, SparseRows
+from gpusoftmax.tree import Partial
 
 SMALLEST_PANEL = 4096  # rows
 # Entries of a panel for each feature, so that adding up the panels' gradients takes a small part of a pass.

@@ -12,6 +12,8 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.arrays import check_finite_features
+from gpusoftmax.cuda import copying
+from gpusoftmax.cuda.chunks import chunk_rows
 from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.dense import DenseFeatures
@@ -179,7 +181,8 @@ class StreamedFeatures(Features):
 
     @property
     def shared_weight_bytes(self) -> int:
-        return 0 if self.stored.is_mapped else self.stored.memory // 4
+        on_gpu = self.backend.gpu is not None  # there it is the penalties that share passes
+        return 0 if on_gpu or self.stored.is_mapped else self.stored.memory // 4
 
     @property
     def shuffled_blocks(self) -> tuple[int, int] | None:
@@ -217,5 +220,8 @@ class StreamedFeatures(Features):
         return 4.0 * self.n * self.d * c
 
     def pass_bytes(self, K: int, c: int) -> int:
-        buffers = 0 if self.stored.is_mapped else self.stored.ring_bytes
+        if self.backend.gpu is not None:  # of its memory
+            buffers = copying.buffer_bytes(self.stored.dtype, self.n, self.d, chunk_rows(self.d, K * c))
+        else:
+            buffers = 0 if self.stored.is_mapped else self.stored.ring_bytes
         return buffers + self.backend.ops.pass_bytes(self.stored.dtype, self.n, self.d, K, c)

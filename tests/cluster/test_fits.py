@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, sweep
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, open_rows, sweep
+from gpusoftmax.cluster.rows import ClusterRows
+from gpusoftmax.cluster.sources import RowFiles
 from gpusoftmax.cpu import threads
 from tests.support.blocks import InBlocks
 from tests.support.cases import blobs, sha256
@@ -79,6 +82,35 @@ def test_rows_that_workers_read_in_every_pass_have_the_bits_of_a_fit_in_memory(d
     X, y = data
     expected = bits(SoftmaxClassifier(backend="cpu").fit(X, y))
     assert bits(SoftmaxClassifier(backend="cpu").fit(on_cluster(X, wrap=InBlocks), y)) == expected
+
+
+def test_files_that_workers_read_have_the_bits_of_a_fit_in_memory(data: Any, tmp_path: Path) -> None:
+    X, y = data
+    np.save(tmp_path / "a.npy", X[:300])
+    np.save(tmp_path / "b.npy", X[300:])
+    executor = InProcess(["a", "b", "c"])
+    stored = open_rows([tmp_path / "a.npy", tmp_path / "b.npy"])
+    rows = ClusterRows(executor, RowFiles(stored, executor), "cpu")
+    expected = bits(SoftmaxClassifier(backend="cpu").fit(X, y))
+    assert bits(SoftmaxClassifier(backend="cpu").fit(rows, y)) == expected
+    assert {len(run) for run in executor.runs} == {3}
+
+
+def test_a_fit_continues_from_a_checkpoint(data: Any, tmp_path: Path) -> None:
+    X, y = data
+    expected = bits(SoftmaxClassifier(backend="cpu", tol=1e-6).fit(X, y))
+    path = tmp_path / "run.ckpt"
+
+    def stop(record: Any) -> None:
+        if record.step == 3:
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        SoftmaxClassifier(backend="cpu", tol=1e-6, callbacks=[stop]).fit(
+            on_cluster(X), y, checkpoint=path, checkpoint_every=0
+        )
+    rows = on_cluster(X, 3)
+    assert bits(SoftmaxClassifier(backend="cpu", tol=1e-6).fit(rows, y, checkpoint=path)) == expected
 
 
 def test_a_start_and_validation_work_as_in_memory(data: Any) -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpusoftmax.cpu.threads import Partial, TreeSum, for_each, single_threaded_blas, sum_over_leaves
+from gpusoftmax.cpu.threads import for_each, single_threaded_blas, sum_over_leaves
+from gpusoftmax.tree import Partial, TreeSum
 from tests.support.cases import DETERMINISTIC
 from tests.support.processes import HANGS, blas, blas_threads, forks, run_script
 

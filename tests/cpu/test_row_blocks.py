@@ -12,8 +12,9 @@ from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import gradients, threads
 from gpusoftmax.cpu.column_sums import moment_sums, moments_from, product_sums
 from gpusoftmax.cpu.gradients import GradientSums, gradient_leaf
-from gpusoftmax.cpu.threads import TreeSum, leaf_rows
+from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
+from gpusoftmax.tree import TreeSum
 from tests.support.blocks import InBlocks
 from tests.support.cases import DTYPES, Problem, random_problem, sha256
 

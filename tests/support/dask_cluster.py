@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax import SoftmaxClassifier
+from gpusoftmax import SoftmaxClassifier, open_rows
 from gpusoftmax.cluster import dask_executor
 from tests.support.cases import sha256
 
@@ -91,6 +92,11 @@ def inputs() -> dict[str, Any]:
             "data frame": (features, table["label"]),
             "sorted labels": None,
         }
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder) / "a.npy", X[:10_000])
+            np.save(Path(folder) / "b.npy", X[10_000:])
+            files = open_rows([Path(folder) / "a.npy", Path(folder) / "b.npy"])
+            found["files"] = bits(SoftmaxClassifier(**MODEL).fit(files, words, client=client))
         order = np.argsort(y, kind="stable")  # each label is on one worker only
         cases["sorted labels"] = da.from_array(X[order], chunks=(7_000, D)), words[order]
         found["sorted in memory"] = bits(SoftmaxClassifier(**MODEL).fit(X[order], words[order]))
@@ -121,11 +127,12 @@ def inputs() -> dict[str, Any]:
             [x[:14_000], x[14_000:21_000].map_blocks(_poison, dtype=np.float32, meta=x._meta), x[21_000:]]
         )
         found["poisoned"] = message(SoftmaxClassifier(**MODEL).fit, poisoned, words)
-        last = x[28_000:].map_blocks(_kill, dtype=np.float32, meta=x._meta)
-        found["deadly"] = message(SoftmaxClassifier(**MODEL).fit, da.concatenate([x[:28_000], last]), words)
         found["large arguments"] = _warnings_of(
             SoftmaxClassifier(**MODEL), da.zeros((200_000, 4)), np.arange(200_000) % 40
         )
+        dask_executor.TIMEOUT = 10.0  # if no worker starts again
+        last = x[28_000:].map_blocks(_kill, dtype=np.float32, meta=x._meta)
+        found["deadly"] = message(SoftmaxClassifier(**MODEL).fit, da.concatenate([x[:28_000], last]), words)
     return found
 
 

@@ -25,7 +25,7 @@ from tests.support.emulation import build
 ROOT = Path(__file__).resolve().parents[2]
 
 COPIED = ("gpusoftmax", "kernels", "tests", "pyproject.toml")
-KERNEL_TESTS, HOST_TESTS = "tests/cuda/test_kernels.py", "tests/cuda/test_host.py"
+KERNEL_TESTS, HOST_TESTS = ("tests/cuda/test_kernels.py",), ("tests/cuda/test_host.py", "tests/cuda/test_blocks.py")
 # The test that repeats others under the sanitizers takes 90 s: it is left to the few mutants that need it, and then
 # repeats only SANITIZED.
 ALL, SANITIZED = "not sanitizers", "(ladder and float32-20000) or part_of_indptr"
@@ -87,6 +87,9 @@ COMMON, GATHER, REDUCE, ROW_LOSS, SPARSE = (
 BLAS, BUCKETS, COMPILE, MEMORY, OPS, PROBE, SPARSE_HOST = (
     f"gpusoftmax/cuda/{name}.py" for name in ("blas", "buckets", "compile", "memory", "ops", "probe", "sparse")
 )
+CHUNKING, COLUMN_SUMS, COPYING, GRADIENTS, ROW_LOSSES = (
+    f"gpusoftmax/cuda/{name}.py" for name in ("chunks", "column_sums", "copying", "gradients", "row_losses")
+)
 
 # pytest's -k, so that most mutants cost a second of building and testing
 SUMS = "row_losses_are_summed"
@@ -104,6 +107,8 @@ PRECISION = "precision_asked_for"
 MOMENTS = "moments_far"
 LABELS = "label_sums"
 FIT = "does_not_fit"
+KNOWN = "known_beforehand"
+TREE, STREAMED = "along_the_tree", "every_operation_gives_the_same_bits"
 PRODUCTS, CHOSEN = "rows_are_multiplied", "chosen_rows_are_multiplied"
 COLUMNS, FILLED = "columns_are_summed", "chosen_columns_are_filled"
 SPARSE_FAR = "sparse_entries_beyond or sparse_rows_beyond or picked_rows_and or long_rows_and"
@@ -235,70 +240,93 @@ MUTANTS = [
     Mutant("a tensor that wants a gradient is exported", MEMORY, 'x.detach() if hasattr(x, "detach") else x', "x", "torch_tensors"),
     Mutant("an array that does not fit is not explained", MEMORY, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", "features_that_do_not_fit"),
     Mutant("what is missing counts what is free", MEMORY, "max(needed - free, 0)", "needed", FIT),
-    # ---- ops.py
-    Mutant("row_loss' grid a block short", OPS, "(-(-rows // bucket.rows),)", "(max(1, rows // bucket.rows),)", REFERENCE),
-    Mutant("gather's grid a block short", OPS, "(-(-m * d // (256 * width)),)", "(max(1, m * d // (256 * width)),)", REFERENCE),
-    Mutant("sum_rows' grid a block short", OPS, "-(-m // ROWS_A_SUM)\n        partials", "max(1, m // ROWS_A_SUM)\n        partials", BLOCKS),
-    Mutant("a block of sum_rows thought longer than it is", OPS, "ROWS_A_SUM = 4096", "ROWS_A_SUM = 8192", BLOCKS),
-    Mutant("c and K swapped", OPS, "np.int32(c), np.int32(K)", "np.int32(K), np.int32(c)", REFERENCE),
-    Mutant("rows and stride swapped", OPS, "Z, np.int64(c), or_nothing(b), or_nothing(labels), or_nothing(weights),\n                np.int64(rows),", "Z, np.int64(rows), or_nothing(b), or_nothing(labels), or_nothing(weights),\n                np.int64(c),", REFERENCE),
-    Mutant("stride and first swapped", OPS, "np.int64(stride), indices, np.int64(first)", "np.int64(first), indices, np.int64(stride)", REFERENCE),
-    Mutant("m and d swapped", OPS, "np.uint32(m), np.uint32(d)", "np.uint32(d), np.uint32(m)", REFERENCE),
-    Mutant("losses and best swapped", OPS, "losses, columns, bad_row,\n", "columns, losses, bad_row,\n", REFERENCE),
-    Mutant("best and labels swapped", OPS, "(losses, best, labels, or_", "(losses, labels, best, or_", BLOCKS),
-    Mutant("blocks and K swapped", OPS, "(blocks, K),", "(K, blocks),", REFERENCE),
-    Mutant("a scalar too wide", OPS, "np.int32(c)", "np.int64(c)", REFERENCE),
-    Mutant("a scalar of Python", OPS, "np.int64(rows)", "rows", REFERENCE),
-    Mutant("best of 64 bits", OPS, "cupy.empty(rows, dtype=np.int32) if best", "cupy.empty(rows, dtype=np.int64) if best", REFERENCE),
-    Mutant("losses of float64 always", OPS, "cupy.empty(rows, dtype=Z.dtype)", "cupy.empty(rows, dtype=np.float64)", REFERENCE),
-    Mutant("losses a row too short", OPS, "cupy.empty(rows, dtype=Z.dtype)", "cupy.empty(rows - 1, dtype=Z.dtype)", REFERENCE),
-    Mutant("partials of one block", OPS, "cupy.empty((blocks, K, 2)", "cupy.empty((1, K, 2)", BLOCKS),
-    Mutant("bias left out", OPS, "or_nothing(b),", "NOTHING,", REFERENCE),
-    Mutant("weights left out of the gradient", OPS, "or_nothing(labels), or_nothing(weights),\n", "or_nothing(labels), NOTHING,\n", REFERENCE),
-    Mutant("weights left out of the sums", OPS, "(losses, best, labels, or_nothing(weights),", "(losses, best, labels, NOTHING,", REFERENCE),
-    Mutant("labels not sliced by chunk", OPS, "t, s = labels[picked]", "t, s = labels", CHUNKS),
-    Mutant("weights not sliced by chunk", OPS, "None if weights is None else weights[picked]", "weights", CHUNKS),
-    Mutant("labels of a batch in the data's order", OPS, "return slice(first, first + m) if rows is None else rows[first : first + m]", "return slice(first, first + m)", "sums_per_model and picked"),
-    Mutant("the same features for every chunk", OPS, "            x = self._operand(X, rows, first, m)\n", "            x = self._operand(X, rows, 0, m)\n", CHUNKS),
-    Mutant("a view taken for contiguous", OPS, "target == X.dtype and X.flags.c_contiguous:", "target == X.dtype:", VIEWS),
-    Mutant("ascontiguousarray dropped", OPS, "X = cupy.ascontiguousarray(X[first", "(X[first", VIEWS),
-    Mutant("the stride is d", OPS, "stride = X.strides[0] // size", "stride = d", VIEWS),
-    Mutant("rows of an odd stride in packs of 4", OPS, "d % 4 == 0 and stride % 4 == 0 and", "d % 4 == 0 and", VIEWS),
-    Mutant("rows from a misaligned address in packs of 4", OPS, " and X.data.ptr % (4 * size) == 0", "", VIEWS),
-    Mutant("odd rows in packs of 4", OPS, "wide = d % 4 == 0 and", "wide =", VIEWS),
-    Mutant("indices not sliced by chunk", OPS, "indices = NOTHING if rows is None else rows[first : first + m]", "indices = NOTHING if rows is None else rows[:m]", CHUNKS),
-    Mutant("features stay float32 at precision medium", OPS, 'return BFLOAT16 if self.precision == "medium" else np.dtype(np.float32)', "return np.dtype(np.float32)", PRECISION),
-    Mutant("precision of the scores ignored", OPS, "product(x, weight_operand, Z, precision=self.precision)", "product(x, weight_operand, Z)", PRECISION),
-    Mutant("precision of the gradient ignored", OPS, "transpose_a=True, beta=1.0, precision=self.precision)", "transpose_a=True, beta=1.0)", PRECISION),
-    Mutant("gradient of the last chunk alone", OPS, "dW, transpose_a=True, beta=1.0,", "dW, transpose_a=True, beta=0.0,", CHUNKS),
-    Mutant("bias' gradient of the last chunk alone", OPS, "db, transpose_a=True, beta=1.0)", "db, transpose_a=True, beta=0.0)", CHUNKS),
-    Mutant("losses of the last chunk alone", OPS, "self._add_up(losses, best, t, s, totals)\n            if", "totals[:] = 0.0\n            self._add_up(losses, best, t, s, totals)\n            if", CHUNKS),
-    Mutant("every loss is the softmax", OPS, "LOSS=loss,", "LOSS=0,", REFERENCE),
-    Mutant("scores of the first chunk for all", OPS, "self._operand(X, rows, first, m), weight_operand, Z.re", "self._operand(X, rows, 0, m), weight_operand, Z.re", SCORES),
+    # ---- ops.py, and what it calls: row_losses.py, gradients.py, column_sums.py
+    Mutant("row_loss' grid a block short", ROW_LOSSES, "(-(-rows // bucket.rows),)", "(max(1, rows // bucket.rows),)", REFERENCE),
+    Mutant("gather's grid a block short", CHUNKING, "(-(-m * d // (256 * width)),)", "(max(1, m * d // (256 * width)),)", REFERENCE),
+    Mutant("sum_rows' grid a block short", ROW_LOSSES, "blocks = KINDS[losses.dtype], -(-m // ROWS_A_SUM)", "blocks = KINDS[losses.dtype], max(1, m // ROWS_A_SUM)", BLOCKS),
+    Mutant("a block of sum_rows thought longer than it is", ROW_LOSSES, "ROWS_A_SUM = 4096", "ROWS_A_SUM = 8192", BLOCKS),
+    Mutant("c and K swapped", ROW_LOSSES, "np.int32(c), np.int32(K)", "np.int32(K), np.int32(c)", REFERENCE),
+    Mutant("rows and stride swapped", ROW_LOSSES, "Z, np.int64(c), or_nothing(b), or_nothing(labels), or_nothing(weights),\n            np.int64(rows),", "Z, np.int64(rows), or_nothing(b), or_nothing(labels), or_nothing(weights),\n            np.int64(c),", REFERENCE),
+    Mutant("stride and first swapped", CHUNKING, "np.int64(stride), indices, np.int64(first)", "np.int64(first), indices, np.int64(stride)", REFERENCE),
+    Mutant("m and d swapped", CHUNKING, "np.uint32(m), np.uint32(d)", "np.uint32(d), np.uint32(m)", REFERENCE),
+    Mutant("losses and best swapped", ROW_LOSSES, "losses, columns, bad_row,\n", "columns, losses, bad_row,\n", REFERENCE),
+    Mutant("best and labels swapped", ROW_LOSSES, "(losses, best, labels, or_", "(losses, labels, best, or_", BLOCKS),
+    Mutant("blocks and K swapped", ROW_LOSSES, "(blocks, K),", "(K, blocks),", REFERENCE),
+    Mutant("a scalar too wide", ROW_LOSSES, "np.int32(c)", "np.int64(c)", REFERENCE),
+    Mutant("a scalar of Python", ROW_LOSSES, "np.int64(rows)", "rows", REFERENCE),
+    Mutant("best of 64 bits", ROW_LOSSES, "cupy.empty(rows, dtype=np.int32) if best", "cupy.empty(rows, dtype=np.int64) if best", REFERENCE),
+    Mutant("losses of float64 always", ROW_LOSSES, "cupy.empty(rows, dtype=computed)", "cupy.empty(rows, dtype=np.float64)", REFERENCE),
+    Mutant("losses a row too short", ROW_LOSSES, "cupy.empty(rows, dtype=computed)", "cupy.empty(rows - 1, dtype=computed)", REFERENCE),
+    Mutant("partials of one block", ROW_LOSSES, "cupy.empty((blocks, K, 2)", "cupy.empty((1, K, 2)", BLOCKS),
+    Mutant("bias left out", ROW_LOSSES, "or_nothing(b),", "NOTHING,", REFERENCE),
+    Mutant("weights left out of the gradient", ROW_LOSSES, "or_nothing(labels), or_nothing(weights),\n", "or_nothing(labels), NOTHING,\n", REFERENCE),
+    Mutant("weights left out of the sums", ROW_LOSSES, "(losses, best, labels, or_nothing(weights),", "(losses, best, labels, NOTHING,", REFERENCE),
+    Mutant("labels not sliced by chunk", GRADIENTS, "t, s = labels[picked]", "t, s = labels", CHUNKS),
+    Mutant("weights not sliced by chunk", GRADIENTS, "None if weights is None else weights[picked]", "weights", CHUNKS),
+    Mutant("labels of a batch in the data's order", CHUNKING, "return part if rows is None else rows[part]", "return part", "sums_per_model and picked"),
+    Mutant("the same features for every chunk", CHUNKING, "at = self.start if self.rows is None else self.first", "at = 0", CHUNKS),
+    Mutant("a view taken for contiguous", CHUNKING, "target == X.dtype and X.flags.c_contiguous and", "target == X.dtype and", VIEWS),
+    Mutant("ascontiguousarray dropped", CHUNKING, "X = cupy.ascontiguousarray(X[first", "(X[first", VIEWS),
+    Mutant("the stride is d", CHUNKING, "stride = X.strides[0] // size", "stride = d", VIEWS),
+    Mutant("rows of an odd stride in packs of 4", CHUNKING, "d % 4 == 0 and stride % 4 == 0 and", "d % 4 == 0 and", VIEWS),
+    Mutant("rows from a misaligned address in packs of 4", CHUNKING, " and X.data.ptr % (4 * size) == 0", "", VIEWS),
+    Mutant("odd rows in packs of 4", CHUNKING, "wide = d % 4 == 0 and", "wide =", VIEWS),
+    Mutant("indices not sliced by chunk", CHUNKING, "indices = NOTHING if rows is None else rows[first : first + m]", "indices = NOTHING if rows is None else rows[:m]", CHUNKS),
+    Mutant("features stay float32 at precision medium", GRADIENTS, 'return BFLOAT16 if precision == "medium" else np.dtype(np.float32)', "return np.dtype(np.float32)", PRECISION),
+    Mutant("precision of the scores ignored", GRADIENTS, "product(x, W, Z, precision=precision)", "product(x, W, Z)", PRECISION),
+    Mutant("precision of the gradient ignored", GRADIENTS, "transpose_a=True, beta=beta, precision=precision)", "transpose_a=True, beta=beta)", PRECISION),
+    Mutant("gradient of the last chunk alone", GRADIENTS, "sums[:d], transpose_a=True, beta=beta,", "sums[:d], transpose_a=True, beta=0.0,", CHUNKS),
+    Mutant("bias' gradient of the last chunk alone", GRADIENTS, "sums[d:], transpose_a=True, beta=beta)", "sums[d:], transpose_a=True, beta=0.0)", CHUNKS),
+    Mutant("losses of the last chunk alone", GRADIENTS, "            add_up(losses, best, t, s, own_totals)\n", "            own_totals[:] = 0.0\n            add_up(losses, best, t, s, own_totals)\n", CHUNKS),
+    Mutant("every loss is the softmax", ROW_LOSSES, "LOSS=loss,", "LOSS=0,", REFERENCE),
+    Mutant("scores of the first chunk for all", OPS, "x = chunk.converted(operand_type(X.dtype, self.precision))", "x = converted(X, None, 0, len(chunk), operand_type(X.dtype, self.precision))", SCORES),
     Mutant("scores without the bias", OPS, "            Z += b\n", "            pass\n", SCORES),
-    Mutant("best columns of the first chunk for all", OPS, "part = out[first : first + m]\n                Z", "part = out[:m]\n                Z", SCORES),
+    Mutant("best columns of the first chunk for all", OPS, "part = out[chunk.here]", "part = out[: len(chunk)]", SCORES),
     Mutant("best columns without the bias", OPS, "out[...] = self._best(Z, b)", "out[...] = self._best(Z, None)", "without_a_largest"),
     Mutant("probabilities without the bias", OPS, "            self._softmax(Z, b)", "            self._softmax(Z, None)", SCORES),
-    Mutant("precision of predictions ignored", OPS, "Z.reshape(m, q), precision=self.precision)", "Z.reshape(m, q))", PRECISION),
+    Mutant("precision of predictions ignored", OPS, "Z.reshape(len(chunk), q), precision=self.precision)", "Z.reshape(len(chunk), q))", PRECISION),
     Mutant("a bad label is not reported to the user", OPS, "if bad_row < Z.shape[0] * Z.shape[1]:", "if False:", "bad_label"),
     Mutant("a bad label is reported by the kernel's row", OPS, "row, c = bad_row // Z.shape[1],", "row, c = bad_row,", "number_of_models"),
-    Mutant("chunks are halved without end", OPS, "if step <= SMALLEST_CHUNK:", "if step <= 0:", FIT),
-    Mutant("a gradient is made where losses are asked for", OPS, "        if mode == GRADIENT:\n            dW, db", "        if True:\n            dW, db", "losses_alone_take"),
-    Mutant("the memory of conversions is not counted", OPS, "return scores + rows + converted + ROUNDING_BYTES", "return scores + rows + ROUNDING_BYTES", "known_beforehand"),
-    Mutant("a chunk outlives its visit", OPS, "            x = self._operand(X, rows, first, m)\n", "            x = self._operand(X, rows, first, m)\n            visit.__dict__.setdefault('kept', []).append(x)\n", "known_beforehand and uint8"),
-    Mutant("chunks are cut to 128 rows at once", OPS, "step = max(SMALLEST_CHUNK, step // 2 // SMALLEST_CHUNK * SMALLEST_CHUNK)", "step = SMALLEST_CHUNK", "halved"),
-    Mutant("out of memory is not expected", OPS, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", FIT),
-    Mutant("out of memory is swallowed", OPS, "                if step <= SMALLEST_CHUNK:\n", "                if step <= SMALLEST_CHUNK:\n                    return cupy.zeros((K, 2)), cupy.zeros((d, K * c), dtype=W.dtype), cupy.zeros((1, K * c), dtype=W.dtype)\n", FIT),
-    Mutant("moments without weights", OPS, "s *= weights[_picked(rows, first, m)].reshape(-1, 1)", "pass", MOMENTS),
-    Mutant("moments' weights not sliced by chunk", OPS, "s *= weights[_picked(rows, first, m)].reshape", "s *= weights[: len(x)].reshape", MOMENTS),
-    Mutant("moments of the last chunk alone", OPS, "product(s, x, second_moment, transpose_a=True, beta=1.0)", "product(s, x, second_moment, transpose_a=True)", MOMENTS),
-    Mutant("moments far from the data", OPS, "total = cupy.zeros((1, 1), dtype=np.float64)", "total, centre = cupy.zeros((1, 1)), 0 * centre", MOMENTS),
-    Mutant("label sums of the last chunk alone", OPS, "d, c), transpose_a=True, beta=1.0)", "d, c), transpose_a=True, beta=0.0)", LABELS),
-    Mutant("label totals of the last chunk alone", OPS, "totals, transpose_a=True, beta=1.0)", "totals, transpose_a=True, beta=0.0)", LABELS),
-    Mutant("weights of label sums not sliced by chunk", OPS, "labels[picked], weights[picked], class_weight", "labels[picked], weights[:m], class_weight", LABELS),
-    Mutant("labels of label sums not sliced by chunk", OPS, "labels[picked], weights[picked], class_weight", "labels[:m], weights[picked], class_weight", LABELS),
-    Mutant("proportions not sliced by chunk", OPS, "proportions[picked]", "proportions[:m]", LABELS),
-    Mutant("label sums go on from a chunk that did not fit", OPS, "            sums[...], totals[...] = 0, 0\n", "", LABELS),
+    Mutant("a gradient is made where losses are asked for", GRADIENTS, "(d + 1 if self.with_gradient else 0, q)", "(d + 1, q)", "losses_alone_take"),
+    Mutant("the memory of conversions is not counted", GRADIENTS, " + converted + ROUNDING_BYTES", " + ROUNDING_BYTES", KNOWN),
+    Mutant("a chunk outlives its visit", CHUNKING, "            work(chunk)\n", "            kept = chunk.converted(np.dtype(np.float32))\n            work(chunk)\n", KNOWN),
+    Mutant("out of memory is not expected", CHUNKING, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", "runs_short"),
+    Mutant("moments without weights", COLUMN_SUMS, "s *= weights[chunk.picked].reshape(-1, 1)", "pass", MOMENTS),
+    Mutant("moments' weights not sliced by chunk", COLUMN_SUMS, "s *= weights[chunk.picked].reshape", "s *= weights[: len(x)].reshape", MOMENTS),
+    Mutant("moments of the last chunk alone", COLUMN_SUMS, "second_moment.reshape(1, d), transpose_a=True, beta=beta)", "second_moment.reshape(1, d), transpose_a=True)", MOMENTS),
+    Mutant("moments far from the data", COLUMN_SUMS, "x, s = chunk.converted(DOUBLE) - centre,", "x, s = chunk.converted(DOUBLE) - 0.0,", MOMENTS),
+    Mutant("label sums of the last chunk alone", COLUMN_SUMS, "q, sums, transpose_a=True, beta=beta)", "q, sums, transpose_a=True, beta=0.0)", LABELS),
+    Mutant("label totals of the last chunk alone", COLUMN_SUMS, "totals.reshape(1, width), transpose_a=True, beta=beta)", "totals.reshape(1, width), transpose_a=True, beta=0.0)", LABELS),
+    Mutant("weights of label sums not sliced by chunk", OPS, "labels[here], weights[here], class_weight", "labels[here], weights[: part.stop - part.start], class_weight", LABELS),
+    Mutant("labels of label sums not sliced by chunk", OPS, "labels[here], weights[here], class_weight", "labels[: part.stop - part.start], weights[here], class_weight", LABELS),
+    Mutant("proportions not sliced by chunk", OPS, "proportions[here]", "proportions[: part.stop - part.start]", LABELS),
+    # ---- chunks.py, copying.py
+    Mutant("an unaligned operand", CHUNKING, " and X.data.ptr % ALIGNMENT == 0:", ":", "odd_address"),
+    Mutant("the memory of live leaves is not counted", CHUNKING, "return n_leaves.bit_length()", "return 1", KNOWN),
+    Mutant("the memory for rows is not expected to run short", COPYING, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", "rows_that_do_not_fit"),
+    Mutant("pinned memory is not expected to run short", COPYING, "except cupy.cuda.runtime.CUDARuntimeError as error:", "except ZeroDivisionError as error:", "pinned_memory"),
+    Mutant("best of scores without its columns", OPS, "no_bad_row())[1].reshape(Z.shape[:2])", "no_bad_row())[0].reshape(Z.shape[:2])", SMALL),
+    Mutant("coefficients of the first chunk for all", OPS, "lambda part: Q[part]", "lambda part: Q[: part.stop - part.start]", DENSE_PRODUCTS),
+    Mutant("leaves go on from the one before", CHUNKING, "0.0 if is_first else 1.0)", "1.0)", TREE),
+    Mutant("a leaf is its last chunk", CHUNKING, "0.0 if is_first else 1.0)", "0.0)", TREE),
+    Mutant("leaves of a part have the numbers of the first", CHUNKING, "before + chunk.first // length, leaf.pop()", "chunk.first // length, leaf.pop()", "over_parts"),
+    Mutant("the last leaf is left out if it is short", CHUNKING, "if chunk.stop % length == 0 or chunk.stop == n:", "if chunk.stop % length == 0:", TREE),
+    Mutant("out of memory is swallowed", CHUNKING, "        raise shortage(needed", "        return\n        raise shortage(needed", "runs_short"),
+    Mutant("kernels do not wait for the copies of their chunk", COPYING, "                computing.wait_event(_recorded(copies.stream))\n", "", STREAMED),
+    Mutant("copies do not wait for the kernels that used the buffer", COPYING, "                copies.stream.wait_event(released[turn])\n", "                pass\n", STREAMED),
+    Mutant("copies wait for the kernels of the chunk before", COPYING, "copies.stream.wait_event(released[turn])", "copies.stream.wait_event(_recorded(computing))", "no_later_ones"),
+    Mutant("a buffer is released before its kernels are queued", COPYING, "                yield first - at, buffers[turn][:filled]\n                released[turn] = _recorded(computing)\n", "                released[turn] = _recorded(computing)\n                yield first - at, buffers[turn][:filled]\n", STREAMED),
+    Mutant("copies to fresh memory wait for nothing", COPYING, "released = [_recorded(computing) for _ in buffers]", "released = [cupy.cuda.Event(disable_timing=True) for _ in buffers]", STREAMED),
+    Mutant("an upload does not wait for what used its memory", COPYING, "        copies.stream.wait_event(_recorded(cupy.cuda.get_current_stream()))\n", "", "was_freed"),
+    Mutant("a pinned buffer is overwritten before it is copied", COPYING, "            copied.synchronize()\n", "", STREAMED),
+    Mutant("it is not noted when a pinned buffer was copied", COPYING, "            copied.record(self.stream)\n", "", STREAMED),
+    Mutant("copies are left behind", COPYING, "        self.stream.synchronize()  #", "        pass  #", "left_early"),
+    Mutant("copies wait for the default stream", COPYING, "cupy.cuda.Stream(non_blocking=True)", "cupy.cuda.Stream()", STREAMED),
+    Mutant("rows at their place in the block", COPYING, "copies.copy(block, buffers[turn][at:filled])", "copies.copy(block, buffers[turn][: len(block)])", STREAMED),
+    Mutant("blocks go across chunks", COPYING, "in X.blocks(READ_ROWS, step):", "in X.blocks(READ_ROWS):", STREAMED),
+    Mutant("the last chunk is not handed out", COPYING, "if filled == step or first + len(block) == n:", "if filled == step:", STREAMED),
+    Mutant("uploaded rows at the top", COPYING, "found[first : first + len(block)]", "found[: len(block)]", "was_freed"),
+    Mutant("the buffers of rows that are not there are not counted", COPYING, "return 1 if n <= step else 2", "return 2", KNOWN),
     # ---- sparse.cu
     Mutant("a segment's last entry is left out", SPARSE, "const long long stop = smaller(task.stop, first + SEGMENT);", "const long long stop = smaller(task.stop, first + SEGMENT - 1);", PRODUCTS),
     Mutant("a segment goes on into the next", SPARSE, "stop = n_extra > 0 ? smaller(end, first + SEGMENT) : end;", "stop = n_extra > 0 ? smaller(end, first + SEGMENT + 1) : end;", PRODUCTS),
@@ -378,13 +406,11 @@ MUTANTS = [
     # ---- operations of sparse features in ops.py
     Mutant("inner products swapped", OPS, "cupy.stack(products), cupy", "cupy.stack(products[::-1]), cupy", SMALL),
     Mutant("a product for sums of no rows", OPS, "        if len(Z):\n", "        if True:\n", SMALL),
-    Mutant("best of scores without its columns", OPS, "LOSSES)[1].reshape(Z.shape[:2])", "LOSSES)[1].reshape(-1)", SMALL),
     Mutant("the softmax is not in place", OPS, "    def softmax(self, Z: Any) -> None:\n        self._softmax(Z, None)", "    def softmax(self, Z: Any) -> None:\n        self._softmax(Z.copy(), None)", SMALL),
     Mutant("label coefficients without class weights", OPS, "proportions * class_weight)", "1.0 * proportions)", SMALL),
     Mutant("label coefficients without weights", OPS, "        z *= weights.reshape(m, 1)\n", "", SMALL),
-    Mutant("squares of dense rows ignored", OPS, "x * x if squared else x, q", "x, q", DENSE_PRODUCTS),
-    Mutant("squares overwrite the features", OPS, "product(x * x if squared else x, q", "x *= x if squared else 1\n                product(x, q", DENSE_PRODUCTS),
-    Mutant("coefficients of the first chunk for all", OPS, "cupy.ascontiguousarray(Q[first : first + m])", "cupy.ascontiguousarray(Q[:m])", DENSE_PRODUCTS),
+    Mutant("squares of dense rows ignored", COLUMN_SUMS, "x * x if squared else x, q", "x, q", DENSE_PRODUCTS),
+    Mutant("squares overwrite the features", COLUMN_SUMS, "product(x * x if squared else x, q", "x *= x if squared else 1\n                product(x, q", DENSE_PRODUCTS),
     Mutant("row losses of no rows", OPS, "        if len(Z) == 0:  # a grid has at least one block\n            return totals[:, 0], totals[:, 1]\n", "", "every_sum"),
     # ---- probe.py
     Mutant("a wrong result passes the probe", PROBE, "!= list(range(32)):", "== []:", "reason and wrong"),
@@ -428,7 +454,8 @@ def attempt(mutant: Mutant) -> Outcome:
 
 
 def _attempt(mutant: Mutant) -> tuple[bool, str]:
-    files = [KERNEL_TESTS, HOST_TESTS] if mutant.file.startswith("kernels/") else [HOST_TESTS, KERNEL_TESTS]
+    kernels_first = mutant.file.startswith("kernels/")
+    files = [*KERNEL_TESTS, *HOST_TESTS] if kernels_first else [*HOST_TESTS, *KERNEL_TESTS]
     with tempfile.TemporaryDirectory(prefix="gpusoftmax-mutant-") as name:
         copy(Path(name))
         try:
@@ -455,7 +482,7 @@ def unmutated(sanitized: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="gpusoftmax-mutant-") as name:
         copy(Path(name))
         for expression in ["sanitizers", ALL] if sanitized else [ALL]:
-            status, output = run_tests(Path(name), [KERNEL_TESTS, HOST_TESTS], expression, expression != ALL)
+            status, output = run_tests(Path(name), [*KERNEL_TESTS, *HOST_TESTS], expression, expression != ALL)
             if status != 0:
                 return f"pytest ended with {status}:\n{output[-3000:]}"
     return ""

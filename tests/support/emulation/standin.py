@@ -4,6 +4,12 @@ It is stricter than CuPy, so that a mistake of the host code shows on a machine 
 with NumPy's, fresh memory is poisoned, every array lies between guard zones that are looked at after each launch and
 product, and a kernel's arguments are checked in number, pointer type, scalar width, contiguity and device. A name that
 is not here does not exist; tests/cuda/test_host.py asserts that each one exists in the real CuPy.
+
+Work on several streams is run in the order in which it is queued, but for copies from the host, which are run as late
+as they may be: when something waits for them. So whoever reads too early finds poison, and what is written to a pinned
+buffer too early is what is copied. Beyond that, clocks tell which work is known to have ended when other work begins;
+memory that two streams use, of which neither has waited for the other, is an error, and so is memory that is freed
+while another stream than that of its allocation may use it.
 """
 
 from __future__ import annotations
@@ -13,7 +19,8 @@ import importlib.machinery
 import re
 import sys
 import weakref
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -49,6 +56,9 @@ class CompileException(Exception):  # noqa: N818
     """cupy.cuda.compiler.CompileException."""
 
 
+_Clock = Counter[int]  # for each stream, how much of its work is known to have ended
+
+
 class _State:
     """The state of the emulated machine."""
 
@@ -56,6 +66,8 @@ class _State:
         self.device, self.devices = 0, 2
         self.limit: int | None = None  # bytes of device memory
         self.stream = 7  # the current one's address
+        self.streams = {None: _Clock()}  # by address, what each has waited for; the host's is None
+        self.races: list[str] = []
         self.seed = 0  # the order in which threads run
         self.optimise = "-O2"
         self.alive: weakref.WeakSet[_Memory] = weakref.WeakSet()
@@ -81,18 +93,52 @@ class _Memory:
         if state.limit is not None and used + size > state.limit:
             raise OutOfMemoryError(f"Out of memory allocating {size} bytes (allocated so far: {used} bytes)")
         self.size, self.device = size, state.device
+        self.owner = state.stream
+        # fresh memory comes from a pool: what was queued before on this stream may still use it
+        self.uses: _Clock = Counter({state.stream: _clock(state.stream)[state.stream]})
+        self.machine = state.streams
         self.raw = np.full(size + 2 * GUARD + 512, GUARD_BYTE, np.uint8)
         self.start = -(self.raw.ctypes.data + GUARD) % 512 + GUARD
         self.raw[self.start : self.start + size] = POISON_BYTE
         state.alive.add(self)
+
+    def use(self, stream: int) -> None:
+        """Note that work which is queued on a stream uses this memory."""
+        clock = _clock(stream)
+        clock[stream] += 1
+        for other, last in self.uses.items():
+            if other != stream and clock[other] < last:
+                state.races.append(f"stream {stream} uses memory that stream {other} may still use")
+        self.uses[stream] = clock[stream]
+
+    def __del__(self) -> None:
+        if getattr(self, "machine", None) is state.streams:  # else it is of another test
+            for other, last in self.uses.items():
+                if other != self.owner and _clock(self.owner)[other] < last:
+                    state.races.append(f"memory of stream {self.owner} is freed, but stream {other} may still use it")
 
     def intact(self) -> bool:
         before, after = self.raw[: self.start], self.raw[self.start + self.size :]
         return bool((before == GUARD_BYTE).all() and (after == GUARD_BYTE).all())
 
 
+def _clock(stream: int | None) -> _Clock:
+    """What a stream has waited for; work that is queued now begins after what the host has waited for."""
+    clock = state.streams.setdefault(stream, Counter())
+    clock |= state.streams[None]
+    return clock
+
+
+def _wait() -> None:
+    """Let the host wait for the current stream."""
+    state.synchronisations += 1
+    state.streams[None] |= _clock(state.stream)
+
+
 def check_guards() -> None:
-    """Raise if anything was written outside an array."""
+    """Raise if anything was written outside an array, or used by two streams at the same time."""
+    if state.races:
+        raise StandinError("; ".join(state.races))
     if not all(memory.intact() for memory in state.alive):
         raise StandinError("something was written outside an array")
 
@@ -103,7 +149,13 @@ class ndarray:  # noqa: N801
     __array_priority__ = 100
 
     def __init__(self, host: Any, memory: _Memory) -> None:
-        self._host, self._memory = host, memory
+        self._array, self._memory = host, memory
+
+    @property
+    def _host(self) -> Any:
+        """The numbers, for work on the current stream; what is known without them is asked of `_array`."""
+        self._memory.use(state.stream)
+        return self._array
 
     @classmethod
     def _new(cls, shape: Any, dtype: Any, order: Any = "C") -> ndarray:
@@ -130,16 +182,16 @@ class ndarray:  # noqa: N801
             raise TypeError(f"{ufunc.__name__} of a device array and a NumPy array")
         return ndarray._from(ufunc(*[_plain(x) for x in inputs]))
 
-    T = property(lambda self: ndarray(self._host.T, self._memory))
-    shape = property(lambda self: self._host.shape)
-    dtype = property(lambda self: self._host.dtype)
-    strides = property(lambda self: self._host.strides)
-    ndim = property(lambda self: self._host.ndim)
-    size = property(lambda self: self._host.size)
-    itemsize = property(lambda self: self._host.itemsize)
-    nbytes = property(lambda self: self._host.nbytes)
-    flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous))
-    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
+    T = property(lambda self: ndarray(self._array.T, self._memory))
+    shape = property(lambda self: self._array.shape)
+    dtype = property(lambda self: self._array.dtype)
+    strides = property(lambda self: self._array.strides)
+    ndim = property(lambda self: self._array.ndim)
+    size = property(lambda self: self._array.size)
+    itemsize = property(lambda self: self._array.itemsize)
+    nbytes = property(lambda self: self._array.nbytes)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._array.flags.c_contiguous))
+    data = property(lambda self: SimpleNamespace(ptr=self._array.ctypes.data))
     device = property(lambda self: SimpleNamespace(id=self._memory.device))
 
     @property
@@ -147,7 +199,7 @@ class ndarray:  # noqa: N801
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
 
     def __len__(self) -> int:
-        return len(self._host)
+        return len(self._array)
 
     def __iter__(self) -> Iterator[ndarray]:
         return (self[i] for i in range(len(self)))
@@ -157,8 +209,8 @@ class ndarray:  # noqa: N801
             return ndarray._from(self._host[key._host])  # a gathered copy
         if _has_arrays(key):
             raise TypeError("a device array is indexed by device arrays, integers and slices")
-        view = self._host[key]
-        return ndarray(view if isinstance(view, np.ndarray) else self._host[key, ...], self._memory)
+        view = self._array[key]
+        return ndarray(view if isinstance(view, np.ndarray) else self._array[key, ...], self._memory)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         parts = list(key) if isinstance(key, tuple) else [key]
@@ -172,21 +224,34 @@ class ndarray:  # noqa: N801
         self._host[tuple(parts)] = _plain(value)
 
     def __float__(self) -> float:
-        state.synchronisations += 1
+        _wait()
         return float(self._host)
 
     def __int__(self) -> int:
-        state.synchronisations += 1
+        _wait()
         return int(self._host)
 
     def __bool__(self) -> bool:
-        state.synchronisations += 1
+        _wait()
         return bool(self._host)
 
     def get(self) -> Any:
         """A host copy; waits for the device."""
-        state.synchronisations += 1
+        _wait()
         return self._host.copy()
+
+    def set(self, host: Any, stream: Stream | None = None) -> None:
+        """Copy from the host: with a stream, when something waits for it, and only from pinned memory."""
+        if host.shape != self.shape or host.dtype != self.dtype or not self.flags.c_contiguous:
+            raise StandinError(f"{host.dtype} {host.shape} is copied to {self.dtype} {self.shape}")
+        if stream is None:
+            self._host[...] = host
+            return
+        if not isinstance(host, _Pinned) or not host.flags.c_contiguous:
+            raise StandinError("a copy from memory that is not pinned is not asynchronous")
+        self._memory.use(stream.ptr)
+        host.uses[stream.ptr] = _clock(stream.ptr)[stream.ptr]
+        stream._copies.append(lambda: np.copyto(self._array, host))
 
     def astype(self, dtype: Any) -> ndarray:
         """NumPy's astype; always a copy."""
@@ -198,14 +263,14 @@ class ndarray:  # noqa: N801
 
     def reshape(self, *shape: Any) -> ndarray:
         """NumPy's method of this name, without a copy."""
-        reshaped = self._host.reshape(*shape)
-        if self.size and not np.shares_memory(reshaped, self._host):
+        reshaped = self._array.reshape(*shape)
+        if self.size and not np.shares_memory(reshaped, self._array):
             raise StandinError("this reshape copies")
         return ndarray(reshaped, self._memory)
 
     def view(self, dtype: Any) -> ndarray:
         """The same bytes as another type of the same size."""
-        return ndarray(self._host.view(dtype), self._memory)
+        return ndarray(self._array.view(dtype), self._memory)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self._memory.device
@@ -345,6 +410,7 @@ def _operand(pointer: int, type_: int, rows: int, leading: int) -> Any:
         if low <= pointer and pointer + size <= low + memory.size:
             if memory.device != state.device:
                 raise StandinError("a product reads another device's memory")
+            memory.use(state.stream)
             at = pointer - memory.raw.ctypes.data
             return memory.raw[at : at + size].view(dtype).reshape(rows, leading)
     raise StandinError(f"a product touches {size} bytes at {pointer:#x}, which are not one array's")
@@ -405,6 +471,80 @@ class Device:
 
     def __exit__(self, *args: Any) -> None:
         state.device = self._before.pop()
+
+
+class _Pinned(np.ndarray):
+    """Pinned memory on the host."""
+
+    uses: _Clock  # by copies
+
+    def __array_finalize__(self, of: Any) -> None:
+        self.uses = getattr(of, "uses", Counter())
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        _check_unused(self.uses, "written to")
+        super().__setitem__(key, value)
+
+
+def _check_unused(uses: _Clock, what: str) -> None:
+    for stream, last in uses.items():
+        if state.streams[None][stream] < last:
+            state.races.append(f"pinned memory is {what}, but a copy on stream {stream} may still read it")
+
+
+def empty_pinned(shape: Any, dtype: Any = np.float64) -> Any:
+    """NumPy's empty, in pinned memory; poisoned."""
+    pinned = np.empty(shape, dtype).view(_Pinned)
+    pinned.view(np.uint8)[...] = POISON_BYTE
+    weakref.finalize(pinned, _check_unused, pinned.uses, "freed")
+    return pinned
+
+
+class Stream:
+    """A stream; what is copied on it from the host is run when something waits for it."""
+
+    def __init__(self, *, non_blocking: bool = False, ptr: int | None = None) -> None:
+        if ptr is None and not non_blocking:
+            raise StandinError("a blocking stream waits for the default one, which may be the one to run beside")
+        self.ptr = max(state.stream, *filter(None, state.streams), 0) + 1 if ptr is None else ptr
+        self._copies: deque[Callable[[], None]] = deque()
+        self._ran = 0
+        _clock(self.ptr)
+
+    def _run(self, until: int) -> None:
+        """Run the copies before the number `until`."""
+        while self._ran < until:
+            self._copies.popleft()()
+            self._ran += 1
+
+    def wait_event(self, event: Event) -> None:
+        """Begin what is queued from now on only after the event."""
+        event._run()
+        clock = _clock(self.ptr)
+        clock |= event._clock
+
+    def synchronize(self) -> None:
+        """Let the host wait for all that is queued."""
+        self._run(self._ran + len(self._copies))
+        state.streams[None] |= _clock(self.ptr)
+
+
+class Event:
+    """What has been queued on a stream when it was recorded; nothing before that."""
+
+    def __init__(self, *, disable_timing: bool = False) -> None:
+        self._clock: _Clock = Counter()
+        self._run: Callable[[], None] = lambda: None
+
+    def record(self, stream: Stream) -> None:
+        """Take what is queued on the stream now."""
+        until = stream._ran + len(stream._copies)
+        self._clock, self._run = _clock(stream.ptr).copy(), lambda: stream._run(until)
+
+    def synchronize(self) -> None:
+        """Let the host wait for it."""
+        self._run()
+        state.streams[None] |= self._clock
 
 
 def asarray(x: Any, dtype: Any = None) -> ndarray:
@@ -471,7 +611,7 @@ def _names() -> dict[str, Any]:
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
     )
-    stream = SimpleNamespace(synchronize=lambda: None, ptr=state.stream)
+    stream = Stream(ptr=state.stream)
     cuda = SimpleNamespace(
         Device=Device,
         runtime=runtime,
@@ -479,6 +619,8 @@ def _names() -> dict[str, Any]:
         compiler=SimpleNamespace(CompileException=CompileException),
         device=SimpleNamespace(get_cublas_handle=lambda: 1000 + state.device),
         get_current_stream=lambda: stream,
+        Stream=Stream,
+        Event=Event,
     )
     return {
         "ndarray": ndarray,
@@ -495,7 +637,7 @@ def _names() -> dict[str, Any]:
         "from_dlpack": from_dlpack,
         "zeros_like": lambda x: _filled(0)(x.shape, x.dtype),
         "empty_like": lambda x: ndarray._new(x.shape, x.dtype),
-        "concatenate": lambda arrays: ndarray._from(np.concatenate([_plain(x) for x in arrays])),
+        "concatenate": lambda arrays, axis=0: ndarray._from(np.concatenate([_plain(x) for x in arrays], axis=axis)),
         "where": lambda chosen, x, y: ndarray._from(np.where(chosen._host, _plain(x), _plain(y))),
         "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
         "repeat": lambda x, repeats, axis: ndarray._from(np.repeat(_plain(x), repeats, axis=axis)),
@@ -516,18 +658,20 @@ def installed() -> Iterator[_State]:
         probe._probe.cache_clear()
 
     modules = {}
-    for name in ("cupy", "cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs"):
+    for name in ("cupy", "cupyx", "cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs"):
         module = ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
         modules[name] = module
+    state.__init__()  # type: ignore[misc]
     vars(modules["cupy"]).update(_names())
+    modules["cupyx"].empty_pinned = empty_pinned  # type: ignore[attr-defined]
     modules["cupy_backends.cuda.libs"].cublas = cublas  # type: ignore[attr-defined]
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
-    state.__init__()  # type: ignore[misc]
     forget()
     try:
         yield state
+        check_guards()
     finally:
         forget()
         for name, module in before.items():  # type: ignore[assignment]

@@ -30,3 +30,98 @@ def test_an_array_has_the_order_that_cupy_gives_it(make: Any, order: str) -> Non
 @pytest.mark.parametrize("make", [make for make, _ in RESULTS.values()], ids=RESULTS)
 def test_the_order_does_not_change_the_values(make: Any) -> None:
     np.testing.assert_array_equal(make(COLUMNS_FIRST).get(), COLUMNS_FIRST)
+
+
+# work on two streams: what waits for what
+
+ROWS = np.arange(6.0).reshape(2, 3)
+
+
+class Pipeline:
+    """A pinned buffer that is copied to the device on a stream of its own."""
+
+    def __init__(self) -> None:
+        self.pinned, self.device = standin.empty_pinned((2, 3)), standin.ndarray._new((2, 3), np.float64)
+        self.copies, self.computing = standin.Stream(non_blocking=True), standin.Stream(ptr=standin.state.stream)
+
+    def after(self, stream: Any) -> Any:
+        """An event after what is queued on a stream."""
+        event = standin.Event(disable_timing=True)
+        event.record(stream)
+        return event
+
+    def copy(self) -> None:
+        self.pinned[...] = ROWS
+        self.device.set(self.pinned, stream=self.copies)
+
+
+@pytest.fixture
+def pipeline() -> Any:
+    with standin.installed():
+        one = Pipeline()
+        one.copies.wait_event(one.after(one.computing))
+        yield one
+        one.copies.synchronize()
+        standin.state.races.clear()
+
+
+def test_work_that_waits_for_a_copy_finds_it(pipeline: Any) -> None:
+    pipeline.copy()
+    pipeline.computing.wait_event(pipeline.after(pipeline.copies))
+    np.testing.assert_array_equal((pipeline.device + 0.0).get(), ROWS)
+    standin.check_guards()
+
+
+def test_work_that_does_not_wait_for_a_copy_is_found(pipeline: Any) -> None:
+    pipeline.copy()
+    assert np.isnan((pipeline.device + 0.0).get()).all()
+    with pytest.raises(standin.StandinError, match="may still use"):
+        standin.check_guards()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_copy_waits_for_work_that_uses_the_memory(pipeline: Any, waits: bool) -> None:
+    pipeline.copy()
+    pipeline.copies.synchronize()
+    pipeline.device += 1.0
+    if waits:
+        pipeline.copies.wait_event(pipeline.after(pipeline.computing))
+    pipeline.copy()
+    assert bool(standin.state.races) is not waits
+
+
+def test_a_copy_to_fresh_memory_waits_for_what_was_queued_before() -> None:
+    with standin.installed() as machine:
+        _ = standin.ndarray._new(3, np.float64) + 1.0
+        one = Pipeline()
+        one.copy()
+        one.copies.synchronize()
+        assert "may still use" in machine.races.pop()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_pinned_buffer_is_written_to_after_the_copy_from_it(pipeline: Any, waits: bool) -> None:
+    pipeline.copy()
+    copied = pipeline.after(pipeline.copies)
+    pipeline.computing.wait_event(copied)  # which tells the host nothing
+    if waits:
+        copied.synchronize()
+    pipeline.pinned[:1] = 0.0
+    assert bool(standin.state.races) is not waits
+
+
+@pytest.mark.parametrize("what", ["pinned", "device"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_memory_is_freed_after_the_copy(pipeline: Any, what: str, waits: bool) -> None:
+    pipeline.copy()
+    copied = pipeline.after(pipeline.copies)
+    if waits:
+        copied.synchronize()
+    copied._run()  # what is queued holds the memory here, but not on a GPU
+    setattr(pipeline, what, None)
+    assert bool(standin.state.races) is not waits
+
+
+def test_a_copy_from_ordinary_memory_is_refused(pipeline: Any) -> None:
+    with pytest.raises(standin.StandinError, match="not pinned"):
+        pipeline.device.set(ROWS, stream=pipeline.copies)

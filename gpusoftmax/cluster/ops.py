@@ -33,8 +33,9 @@ from gpusoftmax.cluster.tasks import (
 from gpusoftmax.cpu.column_sums import moments_from
 from gpusoftmax.cpu.gradients import LARGE_GRADIENT, gradient_leaf
 from gpusoftmax.cpu.ops import SCORE_BLOCK, CpuOperations
-from gpusoftmax.cpu.threads import Partial, TreeSum, leaf_rows
+from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
+from gpusoftmax.tree import Partial, TreeSum
 
 
 @dataclass(frozen=True, eq=False)

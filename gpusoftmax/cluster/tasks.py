@@ -19,8 +19,8 @@ from gpusoftmax.cpu.column_sums import moment_sums, product_sums
 from gpusoftmax.cpu.gradients import GradientSums
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.row_blocks import blocks
-from gpusoftmax.cpu.threads import Nodes, TreeSum
 from gpusoftmax.dtypes import widen
+from gpusoftmax.tree import Nodes, TreeSum
 
 BLOCK = 1024  # rows that are looked at together
 

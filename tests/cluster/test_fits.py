@@ -13,6 +13,7 @@ from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, open_rows, sweep
 from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.cluster.sources import RowFiles
 from gpusoftmax.cpu import threads
+from gpusoftmax.exceptions import ClusterError
 from tests.support.blocks import InBlocks
 from tests.support.cases import blobs, sha256
 from tests.support.in_process import InProcess, on_cluster
@@ -96,21 +97,22 @@ def test_files_that_workers_read_have_the_bits_of_a_fit_in_memory(data: Any, tmp
     assert {len(run) for run in executor.runs} == {3}
 
 
-def test_a_fit_continues_from_a_checkpoint(data: Any, tmp_path: Path) -> None:
+def test_a_fit_whose_cluster_was_lost_continues_from_its_checkpoint(data: Any, tmp_path: Path) -> None:
     X, y = data
-    expected = bits(SoftmaxClassifier(backend="cpu", tol=1e-6).fit(X, y))
-    path = tmp_path / "run.ckpt"
+    model, path = SoftmaxClassifier(backend="cpu", tol=1e-6), tmp_path / "run.ckpt"
+    whole = on_cluster(X)
+    expected = bits(model.fit(whole, y))
 
-    def stop(record: Any) -> None:
-        if record.step == 3:
-            raise KeyError("stop")
+    def lose(executor: InProcess) -> None:
+        if len(executor.runs) == 12:
+            raise ClusterError("lost")
 
-    with pytest.raises(KeyError):
-        SoftmaxClassifier(backend="cpu", tol=1e-6, callbacks=[stop]).fit(
-            on_cluster(X), y, checkpoint=path, checkpoint_every=0
-        )
+    lost = InProcess(["a", "b"], before_run=lose)
+    with pytest.raises(ClusterError):
+        model.fit(on_cluster(X, executor=lost), y, checkpoint=path, checkpoint_every=0)
     rows = on_cluster(X, 3)
-    assert bits(SoftmaxClassifier(backend="cpu", tol=1e-6).fit(rows, y, checkpoint=path)) == expected
+    assert bits(model.fit(rows, y, checkpoint=path)) == expected
+    assert len(rows.executor.runs) < len(whole.executor.runs)  # type: ignore[attr-defined]
 
 
 def test_a_start_and_validation_work_as_in_memory(data: Any) -> None:

@@ -89,8 +89,8 @@ def place(X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, back
 
 def cluster_backend(backend: Backend, executor: Executor) -> Backend:
     """The backend of a client, with operations that leave X on the cluster."""
-    if backend.gpu is not None:  # workers compute on their CPUs, and so does the client
-        backend = get_backend("cpu", backend.n_threads)
+    # workers compute on their CPUs, and so does the client
+    backend = get_backend("cpu" if backend.gpu is not None else backend.name, backend.n_threads)
     workers = executor.workers()
     operations = ClusterOperations(backend.n_threads, backend.ops.kernels, backend.name)  # type: ignore[attr-defined]
     threads = sum(worker.threads for worker in workers)

@@ -16,6 +16,7 @@ COMMANDS = {
         "seconds of whole searches: folds, paths of C, cs231n's grid of SGD",
     ),
     "starting": ("bench.starting.run", "seconds until the first fit of a new process, with and without a cache"),
+    "streaming": ("bench.streaming.run", "a pass over features in a file, mapped or read ahead, beside one in memory"),
     "classes": ("bench.classes", "seconds and memory by the number of classes, from fit to model file"),
     "gpu": ("bench.gpu.gpu_check", "tests, sanitizers and timings on a machine with an NVIDIA GPU"),
     "kernels": ("bench.gpu.kernel_table", "registers, spills and loads of every CUDA kernel; needs no GPU"),

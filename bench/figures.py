@@ -10,6 +10,7 @@ from bench.common.harness import command_line
 from bench.common.pages import FIGURES, PAGES, RESULTS, Link, between, digest, tracked
 from bench.solving import figures as solving
 from bench.starting import run as starting
+from bench.streaming import run as streaming
 from bench.sweeping import figures as sweeping
 from bench.throughput import figures as throughput
 
@@ -18,6 +19,7 @@ PUBLISHED = {
     "solving": solving.FIGURES,
     "sweeping": sweeping.FIGURES,
     "starting": starting.FIGURES,
+    "streaming": streaming.FIGURES,
     "classes": classes.FIGURES,
 }
 

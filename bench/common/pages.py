@@ -25,6 +25,7 @@ PAGES = {  # of each section; if a page moves, this is what changes
     "solving-details": ROOT / "docs" / "which-solver.md",
     "sweeping": ROOT / "docs" / "benchmarks.md",
     "starting": ROOT / "docs" / "benchmarks.md",
+    "streaming": ROOT / "docs" / "benchmarks.md",
     "classes": ROOT / "bench" / "README.md",
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.labels import check_classes
-from gpusoftmax.checks.messages import brief
+from gpusoftmax.checks.messages import brief, warn_user
 from gpusoftmax.checks.scalars import check_random_seed
 from gpusoftmax.estimators.partial_fit import Stream
 from gpusoftmax.estimators.prediction import weights_of
@@ -31,6 +31,7 @@ from gpusoftmax.solvers.sgd import SGD, automatic_learning_rate
 from gpusoftmax.trainer import TrainResult
 
 AUTOMATIC_BATCH = 256  # rows: enough that the overhead of a step does not matter, few enough for many steps per epoch
+FEWEST_CLASSES = 0.5  # of those that a block of rows would have in random order: below it, a warning says so
 SPARSE_BATCH = 32  # the same for sparse features, where a step takes time in proportion to the entries of its rows
 
 
@@ -41,6 +42,8 @@ def make_solver(estimator: Any, objective: Objective, sample: GramSample | None 
         return LBFGS(int(estimator.max_iter), float(estimator.tol), seed, sample, relative=sample is not None)
     settings = sgd_settings(estimator, objective.features.is_sparse)
     plan = _plan(settings, objective, seed)
+    if plan.blocks is not None and plan.size < plan.n:
+        _warn_of_sorted_rows(objective, plan.blocks)
     return SGD(
         plan,
         steps=plan.steps_per_epoch * int(estimator.max_iter),
@@ -50,6 +53,26 @@ def make_solver(estimator: Any, objective: Objective, sample: GramSample | None 
         schedule="adaptive" if settings.schedule == "auto" else settings.schedule,
         tol=float(estimator.tol),
     )
+
+
+def _warn_of_sorted_rows(objective: Objective, blocks: tuple[int, int]) -> None:
+    """Warn if blocks of rows that are shuffled together miss most of the classes: the rows are sorted by label."""
+    labels = objective.backend.to_numpy(objective.labels)[
+        objective.features.row_numbers(np.arange(objective.features.n))
+    ]
+    rows, c = blocks[0], objective.n_classes
+    firsts = range(0, len(labels) - rows + 1, rows)
+    if len(firsts) < 2:
+        return
+    expected = float((1 - (1 - np.bincount(labels, minlength=c) / len(labels)) ** rows).sum())  # classes in a block
+    found = float(np.mean([len(np.unique(labels[first : first + rows])) for first in firsts]))
+    if found < FEWEST_CLASSES * expected:
+        warn_user(
+            f"the rows in the files are sorted: a block of {rows} rows has {found:.1f} classes, where in random order "
+            f"it would have {expected:.1f}, and SGD shuffles the rows of some blocks at a time. Write the rows in "
+            "random order once, or use solver='lbfgs', which does not depend on their order",
+            UserWarning,
+        )
 
 
 def _plan(settings: SgdSettings, objective: Objective, seed: int) -> BatchPlan:

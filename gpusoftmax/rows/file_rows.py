@@ -19,6 +19,7 @@ from gpusoftmax.rows.mapping import MappedFile, why_not_mapped
 from gpusoftmax.rows.memory import available_memory
 from gpusoftmax.rows.ring import BUFFER_BYTES, DEPTH, read_ahead
 
+MOST_OPEN = 64  # files that are kept open; of more, each is opened when it is read, since processes may open few
 MAPPED_BYTES = 128 << 20  # of a block of a mapped file, after which it is checked whether the file is still the same
 FRACTION_MAPPED = 0.8  # of the available memory: larger files are read through a ring
 FRACTION_BUFFERS = 1 / 4  # of the memory limit: the rest is for the solver
@@ -104,6 +105,8 @@ class FileRows:
         limit = int(FRACTION_MAPPED * self.memory) if self.memory_limit is None else self.memory_limit
         size = sum(one.identity.size for one in self.files)
         why = why_not_mapped() or (f"{size} bytes are more than {limit}" if max(size, self.nbytes) > limit else "")
+        if not why and len(self.files) > MOST_OPEN:
+            why = f"a process should not keep {len(self.files)} files open"
         how = f"read through {DEPTH} buffers of {self.buffer_bytes} bytes: {why}" if why else "mapped to memory"
         log.info("rows: %d files with %d bytes are %s", len(self.files), size, how)
         return not why
@@ -182,19 +185,17 @@ class FileRows:
         OSError
             It cannot be read.
         """
-        place, stop = first, first + len(out)
-        while place < stop:
-            i = int(np.searchsorted(self._starts, place, side="right")) - 1
-            file, start = self.files[i], int(self._starts[i])
-            part = out[place - first : min(stop, start + file.n) - first]
-            file.check(place - start)
+        place = 0
+        for i, part in self._parts(first, first + len(out)):
+            file, rows = self.files[i], out[place : place + part.stop - part.start]
+            file.check(part.start)
             if file.is_in_place:
-                file.read(place - start, part.view(file.stored))
+                file.read(part.start, rows.view(file.stored))
             else:
-                raw: Array = aligned_empty((len(part), file.d), file.stored)
-                file.read(place - start, raw)
-                part[...] = file.numbers(raw)
-            place += len(part)
+                raw: Array = aligned_empty((len(rows), file.d), file.stored)
+                file.read(part.start, raw)
+                rows[...] = file.numbers(raw)
+            place += len(rows)
 
     def select(self, numbers: Array) -> SelectedRows:
         """Return some rows as a matrix of its own; none is read.
@@ -261,17 +262,36 @@ class FileRows:
     def _read_range(self, first: int, stop: int, buffer: Array) -> Array:
         rows = buffer[: (stop - first) * self.row_bytes].view(self.dtype).reshape(stop - first, self.shape[1])
         self._read(first, rows)
+        if self._passes_by:
+            for i, part in self._parts(first, stop):
+                self.files[i].drop_from_cache(part.start, part.stop)
         return rows
+
+    @cached_property
+    def _passes_by(self) -> bool:
+        """Whether the files are so large that the system's cache would hold nothing of them for the next pass."""
+        return not self.is_mapped and self.nbytes > FRACTION_CACHED * available_memory()
+
+    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """The files that rows are in, each with the numbers of these rows in it."""
+        i = int(np.searchsorted(self._starts, first, side="right")) - 1
+        while first < stop:
+            start = int(self._starts[i])
+            last = min(stop, start + self.files[i].n)
+            if last > first:
+                yield i, slice(first - start, last - start)
+            first, i = last, i + 1
 
     def _mapped_blocks(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Array]]:
         for first, stop in ranges:
-            i = int(np.searchsorted(self._starts, first, side="right")) - 1
-            start = int(self._starts[i])
-            if stop <= start + self.files[i].n:
-                yield first, self.files[i].numbers(self._mapped[i][first - start : stop - start])
+            parts = list(self._parts(first, stop))
+            if len(parts) == 1:
+                (i, rows), *_ = parts
+                yield first, self.files[i].numbers(self._mapped[i][rows])
             else:  # across two files
                 yield first, self._read_range(first, stop, aligned_empty(((stop - first) * self.row_bytes,), np.uint8))
-            self.check(first)
+            for i, rows in parts:
+                self._check_file(i, rows.start)
 
     @property
     def _mapped(self) -> list[Array]:
@@ -292,11 +312,15 @@ class FileRows:
         BadFileError
             A file was changed, truncated, replaced or removed.
         """
-        for i, file in enumerate(self.files):
-            if self._maps and (bad := self._maps[i].first_bad_row()) is not None:
-                file.check(bad)
-                raise BadFileError(file.path, place=f"row {bad}", reason="cannot be read", expected="a readable disk")
-            file.check(max(row - int(self._starts[i]), 0))
+        for i in range(len(self.files)):
+            self._check_file(i, max(row - int(self._starts[i]), 0))
+
+    def _check_file(self, i: int, row: int) -> None:
+        file = self.files[i]
+        if self._maps and (bad := self._maps[i].first_bad_row()) is not None:
+            file.check(bad)
+            raise BadFileError(file.path, place=f"row {bad}", reason="cannot be read", expected="a readable disk")
+        file.check(row)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -59,7 +61,8 @@ class FlatFile:
     column_stride: int
     identity: Identity
     bfloat16: bool = False
-    _opened: list[Any] = field(default_factory=list, repr=False)  # the open file; of pickles, empty
+    _kept: list[Any] = field(default_factory=list, repr=False)  # the open file, if it is kept open
+    _places: set[tuple[int, int]] = field(default_factory=set, repr=False)  # device and inode, once they are known
 
     def __reduce__(self) -> Any:
         fields = (
@@ -89,23 +92,32 @@ class FlatFile:
         """Convert numbers from the file to `dtype`, or return them as they are."""
         return stored.view(BFLOAT16) if self.bfloat16 else readable(stored)
 
-    def opened(self) -> int:
-        """Return the descriptor of the file, which is opened once.
+    def keep_open(self) -> None:
+        """Open the file once, for all reads to come; otherwise each read opens it."""
+        file = self._open()
+        weakref.finalize(self, file.close)
+        self._kept.append(file)
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the file for the time of the block, unless it is kept open; yields its descriptor.
 
         Raises
         ------
         BadFileError
             The file is no longer the one that was looked at first.
+        OSError
+            It cannot be opened.
         """
-        if not self._opened:
-            file = open_regular(self.path)
-            if Identity.of(os.fstat(file.fileno())) != self.identity:
-                file.close()
-                raise self._changed(0)
-            weakref.finalize(self, file.close)
-            self._opened.append(file)
-        descriptor: int = self._opened[0].fileno()
-        return descriptor
+        if self._kept:
+            yield self._kept[0].fileno()
+            return
+        with self._open() as file:
+            yield file.fileno()
+
+    def _open(self) -> BinaryIO:
+        self.check(0)
+        return open_regular(self.path)
 
     def check(self, row: int) -> None:
         """Raise unless the file is as it was when it was opened; `row` is what was read when this was found.
@@ -115,23 +127,23 @@ class FlatFile:
         BadFileError
             It was changed, truncated, replaced or removed.
         """
-        now = Identity.of(os.fstat(self.opened()))
         try:
-            same = os.path.samestat(os.stat(self.path), os.fstat(self.opened()))
+            status = os.stat(self.path)
         except FileNotFoundError:
-            same = False
-        if now != self.identity or not same:
-            raise self._changed(row, now, same)
+            raise self._changed(row, "was removed while it was used") from None
+        if status.st_size < self.identity.size:
+            words = f"was truncated from {self.identity.size} to {status.st_size} bytes while it was used"
+            raise self._changed(row, words)
+        place = status.st_dev, status.st_ino
+        if self._places and place not in self._places:
+            raise self._changed(row, "was replaced while it was used")
+        if Identity.of(status) != self.identity:
+            raise self._changed(row, "was changed after it was opened")
+        self._places.add(place)
 
-    def _changed(self, row: int, now: Identity | None = None, same: bool = True) -> BadFileError:
-        if not same:
-            reason = "the file was replaced or removed while it was used"
-        elif now is not None and now.size < self.identity.size:
-            reason = f"the file was truncated from {self.identity.size} to {now.size} bytes while it was used"
-        else:
-            reason = "the file was changed after it was opened"
+    def _changed(self, row: int, words: str) -> BadFileError:
         expected = "a file that stays as it is until the fit has ended; open it again with open_rows"
-        return BadFileError(self.path, place=f"row {row}", reason=reason, expected=expected)
+        return BadFileError(self.path, place=f"row {row}", reason=f"the file {words}", expected=expected)
 
     def read(self, first: int, out: Array) -> None:
         """Read the rows from `first` on into `out` (m, d), in the stored type; its rows or columns are contiguous.
@@ -168,18 +180,26 @@ class FlatFile:
     def _fill(self, offset: int, out: Array, row: int) -> None:
         """Read bytes from `offset` on into an array, whose first number is in `row`."""
         view, filled = memoryview(out.reshape(-1).view(np.uint8).data), 0
-        while filled < len(view):
-            try:
-                n = _read_at(self.opened(), view[filled:], offset + filled)
-            except OSError as error:
-                words = f"row {row + filled // max(self.row_bytes, 1)} of the features cannot be read: {error.strerror}"
-                raise OSError(error.errno, words, str(self.path)) from error
-            if n == 0:
-                self.check(row + filled // max(self.row_bytes, 1))
-                raise BadFileError(
-                    self.path, place=f"row {row}", reason="the file ends", expected=f"{self.n} rows of {self.d}"
-                )
-            filled += n
+        with self.opened() as descriptor:
+            while filled < len(view):
+                at = row + filled // max(self.row_bytes, 1)
+                try:
+                    n = _read_at(descriptor, view[filled:], offset + filled)
+                except OSError as error:
+                    words = f"row {at} of the features cannot be read: {error.strerror}"
+                    raise OSError(error.errno, words, str(self.path)) from error
+                if n == 0:
+                    self.check(at)
+                    expected = f"{self.n} rows of {self.d} features"
+                    raise BadFileError(self.path, place=f"row {at}", reason="the file ends", expected=expected)
+                filled += n
+
+    def drop_from_cache(self, first: int, stop: int) -> None:
+        """Let the system drop rows that have been read from its cache, where they would displace other things."""
+        if hasattr(os, "posix_fadvise") and self.column_stride == self.stored.itemsize:
+            start = self.offset + first * self.row_stride
+            with self.opened() as descriptor:
+                os.posix_fadvise(descriptor, start, (stop - first) * self.row_stride, os.POSIX_FADV_DONTNEED)
 
 
 def _read_at(descriptor: int, view: memoryview, offset: int) -> int:

@@ -42,8 +42,8 @@ class MappedFile:
         from gpusoftmax.cpu.bus_errors import Watched
 
         self.file = file
-        file.check(0)
-        mapped = np.frombuffer(mmap.mmap(file.opened(), 0, access=mmap.ACCESS_READ), np.uint8)
+        with file.opened() as descriptor:
+            mapped = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
         self.start = mapped.ctypes.data
         self.watched = Watched(self.start, self.start + len(mapped))
         weakref.finalize(mapped, self.watched.forget)  # views of the rows keep it

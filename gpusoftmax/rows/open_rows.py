@@ -10,6 +10,7 @@ from typing import Any
 from gpusoftmax.checks.messages import shown
 from gpusoftmax.checks.scalars import check_path
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.rows import file_rows
 from gpusoftmax.rows.cache import open_parquet, open_pickled_batch
 from gpusoftmax.rows.file_rows import FileRows
 from gpusoftmax.rows.flat_file import FlatFile
@@ -87,6 +88,9 @@ def open_rows(
         if (file.d, file.dtype, file.bfloat16) != (files[0].d, files[0].dtype, files[0].bfloat16):
             expected = f"{files[0].d} features of {files[0].dtype}, as in {files[0].path}"
             raise BadFileError(file.path, reason=f"{file.d} features of {file.dtype}", expected=expected)
+    if len(files) <= file_rows.MOST_OPEN:
+        for file in files:
+            file.keep_open()
     return FileRows(files, limit)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
 from gpusoftmax.checks.messages import shown
+from gpusoftmax.checks.scalars import check_count, check_number
 from gpusoftmax.objective.objective import Objective
 
 
@@ -235,7 +236,11 @@ class SolverState(Kept):
         if not len(indices) or indices[0] < 0 or indices[-1] >= K or (np.diff(indices) <= 0).any():
             raise ValueError(f"active models {shown(indices.tolist())} of {K}")
         active = self if len(indices) == K else replace(self, models=self.models.select(indices, backend))
-        return super(SolverState, active).from_arrays(kept, backend)
+        state = super(SolverState, active).from_arrays(kept, backend)
+        check_number("passes", state.passes, least=0)
+        check_count("step", state.step, least=0)
+        check_count("rows", state.rows, least=0)
+        return state
 
     def end(self, active: Active, ended: Array, reasons: list[StopReason]) -> Active:
         """End the training of the active models with True in `ended`, for `reasons`; returns those that remain active.

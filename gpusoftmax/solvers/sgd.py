@@ -207,6 +207,8 @@ class SGD:
         """See `Solver.from_arrays`."""
         shared = len(kept.get("models", {}).get("indices", ())) == len(state.reasons)
         state = state.from_arrays(kept, state.models.objective.backend)
+        if not (state.step < self.steps or state.reason):
+            raise ValueError(f"{state.step} of {self.steps} steps, and no reason to stop")
         if shared:  # until the first model ends, the arrays of all models are those of the active ones
             state.W, state.b = state.models.W, state.models.b
         return state

@@ -489,6 +489,89 @@ main()
     assert (process.returncode, "Traceback" in err, load_model(path).stop_reason_) == (130, False, "interrupted")
 
 
+# checkpoints
+
+
+def results(result: Result) -> dict[str, Any]:
+    """What a command put into JSON, but for the time that it took."""
+    found = {name: value for name, value in result.json.items() if "seconds" not in name}
+    if "fit_report" in found:
+        del found["fit_report"]["seconds"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "digits", "--C", "1"],
+        pytest.param(["train", "digits"], marks=pytest.mark.slow),
+        pytest.param(["train", "digits", "--epochs", "3"], marks=pytest.mark.slow),
+        ["sweep", "digits", "--C", "0.1,1", "--rows", "200"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_with_a_checkpoint_gives_the_same_result_again(
+    command: list[str], run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = results(run(*command, "--json", "--quiet"))
+    path = tmp_path / "run.ckpt"
+    first = run(*command, "--json", "--quiet", "--checkpoint", path, "--checkpoint-every", "0")
+    assert "resume" not in first.err
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.LBFGS.step", None)  # nothing is left to train
+    monkeypatch.setattr("gpusoftmax.solvers.sgd.SGD.step", None)
+    again = run(*command, "--json", "--quiet", "--checkpoint", path)
+    assert f"resume  {path}\n" in again.err
+    assert results(first) == results(again) == alone
+
+
+def test_sigterm_while_training_writes_a_checkpoint_and_exits_with_143(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = "train", "digits", "--epochs", "4", "--json"
+    alone, path, shown = results(run(*command)), tmp_path / "run.ckpt", list[float]()
+    update = Lines.update
+
+    def terminate(self: Lines, passes: float, *arguments: Any) -> None:
+        shown.append(passes)
+        update(self, passes, *arguments)
+        if len(shown) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Lines, "update", terminate)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        ended = run(*command, "--checkpoint", path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.code, ended.out) == (143, "")
+    assert f"terminated: {path} holds what was done; the same command continues from there\n" in ended.err
+    assert results(run(*command, "--checkpoint", path)) == alone
+    assert len(shown) == 4
+
+
+def test_a_checkpoint_of_another_command_is_refused(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    run("train", "digits", "--C", "1", "--checkpoint", path, "--quiet")
+    done = run("train", "digits", "--C", "2", "--checkpoint", path, "--quiet")
+    assert done.code == 1
+    assert "belongs to another run: it differs in C (1.0 there, 2.0 here), penalty. To start anew, delete" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint-every", "3"], "--checkpoint-every 3 needs --checkpoint FILE"),
+        (["--checkpoint", "x", "--recipe", "cs231n"], "--checkpoint is not for --recipe cs231n"),
+        (["--checkpoint", "nowhere/x"], "--checkpoint nowhere/x: the folder"),
+        (["--checkpoint", "x", "--save", "x"], "--checkpoint x is another output file, too"),
+    ],
+)
+def test_options_of_checkpoints_that_cannot_be_used_are_named(arguments: list[str], message: str, run: Any) -> None:
+    done = run("train", "digits", *arguments)
+    assert done.code == 1
+    assert message in done.err
+
+
 # on a GPU
 
 
@@ -741,7 +824,9 @@ def test_help_names_every_command(run: Any) -> None:
     assert [command for command in COMMANDS if f" {command} " not in shown] == []
 
 
-@pytest.mark.parametrize("code", ["0 success", "1 failure", "2 an unknown or invalid option", "130 interrupted"])
+@pytest.mark.parametrize(
+    "code", ["0 success", "1 failure", "2 an unknown or invalid option", "130 interrupted", "143 terminated"]
+)
 def test_help_explains_the_exit_codes(code: str, run: Any) -> None:
     assert code in " ".join(run("--help").out.split())
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.datasets import dump_svmlight_file, load_iris
@@ -131,6 +132,8 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
     for name in ("reviews.svm", "reviews-test.svm"):
         dump_svmlight_file(sparse, y, str(tmp_path / name), zero_based=False)
     scipy.sparse.save_npz(tmp_path / "X.npz", sparse)
+    np.save(tmp_path / "embeddings.npy", X.astype(np.float16))
+    np.save(tmp_path / "labels.npy", y)
     birds = [f"{('Adelie', 'Gentoo')[i % 2]},{('Dream', 'Biscoe')[i % 2]},{30 + i},male" for i in range(60)]
     birds[3], birds[5] = "Gentoo,Biscoe,NA,NA", "Gentoo,,44,female"
     news = [

@@ -11,6 +11,7 @@ import pytest
 from gpusoftmax import SoftmaxClassifier, open_rows
 from gpusoftmax.array import Backend
 from gpusoftmax.cpu import threads
+from gpusoftmax.features import streamed as streamed_module
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.read import read_features
@@ -153,3 +154,16 @@ def test_predictions_are_written_to_a_file_with_the_same_bits(tmp_path: Path, cp
         assert sha256(np.load(tmp_path / "out.npy")) == sha256(method(X))
     with pytest.raises(ValueError, match="out="):
         model.predict_proba(rows, out=tmp_path / "out.csv")
+
+
+def test_sgd_warns_of_files_that_are_sorted_by_label(
+    tmp_path: Path, cpu_backend: Backend, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_module, "SHUFFLED_BYTES", 4 * D * 20)  # blocks of 20 rows
+    X, y = blobs(0, n=N, d=D, c=3)
+    rows, order = on_disk(X, tmp_path, how), np.argsort(y, kind="stable")
+    model = SoftmaxClassifier(backend=cpu_backend.name, solver="sgd", max_iter=1, tol=0)
+    model.fit(rows, y)  # no warning: warnings are errors
+    if how != "mapped":
+        with pytest.warns(UserWarning, match="the rows in the files are sorted"):
+            model.fit(rows, y[order])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -276,3 +277,56 @@ def test_a_file_that_changed_between_opening_and_reading_is_an_error(tmp_path: P
     np.save(tmp_path / "X.npy", matrix("float32", 51))
     with pytest.raises(BadFileError, match="row 0"):
         read(rows)
+
+
+@pytest.mark.usefixtures("how")
+def test_more_files_than_a_process_may_keep_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_rows, "MOST_OPEN", 2)
+    X, paths = matrix("float32", 90), [tmp_path / f"{i}.npy" for i in range(9)]
+    for i, path in enumerate(paths):
+        np.save(path, X[10 * i : 10 * (i + 1)])
+    before = len(os.listdir("/proc/self/fd"))
+    rows = open_rows(paths)
+    assert (read(rows) == X).all()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_that_the_cache_cannot_hold_are_dropped_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = list[Any]()
+    monkeypatch.setattr(file_rows, "why_not_mapped", lambda: "a test")
+    monkeypatch.setattr(file_rows, "BUFFER_BYTES", 800)
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *place: dropped.append(place), raising=False)
+    X = matrix("float32")
+    np.save(tmp_path / "X.npy", X)
+    read(open_rows(tmp_path / "X.npy"))
+    assert dropped == []
+    monkeypatch.setattr(file_rows, "available_memory", lambda: X.nbytes)
+    assert (read(open_rows(tmp_path / "X.npy", memory_limit=1 << 30)) == X).all()
+    assert sum(size for _, size, _ in dropped) == X.nbytes
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_with_the_file_and_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_rows, "why_not_mapped", lambda: "a test")
+    monkeypatch.setattr(file_rows, "BUFFER_BYTES", 800)
+    np.save(tmp_path / "X.npy", matrix("float32"))
+    rows, preadv, calls = open_rows(tmp_path / "X.npy"), os.preadv, list[int]()
+
+    def failing(*arguments: Any) -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(OSError, match=r"row \d+ of the features cannot be read: Input/output error: '.*X\.npy'"):
+        read(rows)
+
+
+def test_reads_that_are_cut_short_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_rows, "why_not_mapped", lambda: "a test")
+    X, preadv = matrix("float32"), os.preadv
+    np.save(tmp_path / "X.npy", X)
+    monkeypatch.setattr(os, "preadv", lambda fd, views, offset: preadv(fd, [views[0][:7]], offset))
+    assert (read(open_rows(tmp_path / "X.npy")) == X).all()

@@ -28,14 +28,17 @@ import scipy.sparse
 from sklearn.pipeline import Pipeline
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, load_model, make_table_classifier, save_model
+from gpusoftmax.checkpoints.file import CHECKPOINT
 from gpusoftmax.checks.sparse import check_sparse
 from gpusoftmax.datasets import pickled
 from gpusoftmax.datasets.cifar10 import read_file
 from gpusoftmax.exceptions import BadFileError
+from gpusoftmax.files.atomic import previous_of
 from gpusoftmax.files.load import read_parts
 from gpusoftmax.files.npy import read_npy, read_npz
 from gpusoftmax.files.sparse import read_svmlight
 from gpusoftmax.files.table import Columns
+from gpusoftmax.files.tensors import pieces
 from gpusoftmax.models.encoders import encode_encoder
 from gpusoftmax.tables.columns import RawColumns
 from tests.support.cifar10 import PYTHON2, PYTHON3, ROWS
@@ -413,9 +416,40 @@ def sparse_target() -> Target:
     return Target([*seeds, packed(2, (3, 4), [0, 2, 0], [3, 0, 3])], check, words)
 
 
+def checkpoint_target() -> Target:
+    """The values of checkpoints, signed anew after each change, as an attacker would; the fit continues from them."""
+    X, y = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32), np.arange(40) % 3
+    models = [
+        SoftmaxClassifier(C=1e3, tol=0.0, max_iter=12),
+        SoftmaxClassifier(solver="sgd", batch_size=8, max_iter=6, tol=0.0),
+    ]
+    kept: list[tuple[Any, dict[str, str], dict[str, Any]]] = []
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "run.ckpt"
+            model.fit(X, y, checkpoint=path, checkpoint_every=0.0)  # the one before the last is of a fit under way
+            kept += [(model, *CHECKPOINT.read(path)), (model, *CHECKPOINT.read(previous_of(path)))]
+
+    def check(path: Path) -> None:
+        which, values = path.read_bytes()[:1], path.read_bytes()[1:]
+        if which not in (b"0", b"1", b"2", b"3") or not values.isascii():
+            raise BadFileError(path, reason="no values", expected="some")
+        model, texts, tensors = kept[int(which)]
+        forged = path.with_name("run.ckpt")
+        content = pieces(texts | {"values": values.decode()}, tensors)
+        forged.write_bytes(b"".join(bytes(piece) for piece in content))
+        model.fit(X, y, checkpoint=forged, checkpoint_every=1e9)
+        for one in (forged, previous_of(forged)):
+            one.unlink(missing_ok=True)
+
+    seeds = [f"{i}{texts['values']}".encode() for i, (_, texts, _) in enumerate(kept)]
+    words = [b"running/", b"finished/0/", b"solver/", b"null", b"true", b"[]", b"{}", b"-1", b"1e999", b"NaN", b'""']
+    return Target(seeds, check, words)
+
+
 TARGETS = {
-    "model": model_target, "cifar": cifar_target, "npy": npy_target, "npz": npz_target, "csv": csv_target,
-    "text": text_target, "svmlight": svmlight_target, "sparse": sparse_target,
+    "model": model_target, "checkpoint": checkpoint_target, "cifar": cifar_target, "npy": npy_target,
+    "npz": npz_target, "csv": csv_target, "text": text_target, "svmlight": svmlight_target, "sparse": sparse_target,
 }  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def fit_and_write(model: Any, rows: tuple[Any, Any], path: Path, result: Path, c
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it does not converge with tol=0
         model.fit(*rows, checkpoint=path, checkpoint_every=0.0)
-    result.write_text(sha256(model.coef_, model.intercept_))
+    result.write_text(sha256(model.coef_, model.intercept_), encoding="utf-8")
 
 
 def kill_fits(kills: int, seed: int) -> str:
@@ -171,7 +171,7 @@ def kill_fits(kills: int, seed: int) -> str:
                     killed, within = killed + 1, within + int(count[0] > count[1])
                 wrote += int(count[1])
                 if result.exists():
-                    digests.append(result.read_text())
+                    digests.append(result.read_text(encoding="utf-8"))
                     for one in Path(folder).iterdir():
                         one.unlink()
         assert set(digests) == {alone}, (alone, digests)

@@ -13,6 +13,7 @@ _RENAMED = {"resolve": "get_backend"}
 _EXPORTS = {
     "BackendUnavailableError": "exceptions",
     "BadFileError": "exceptions",
+    "ClusterError": "exceptions",
     "CourseSweep": "protocols.cs231n",
     "DivergenceError": "exceptions",
     "EarlyStopping": "trainer",

@@ -6,6 +6,7 @@ from gpusoftmax.estimators.classifiers import SoftmaxClassifier as SoftmaxClassi
 from gpusoftmax.estimators.table_classifier import make_table_classifier as make_table_classifier
 from gpusoftmax.exceptions import BackendUnavailableError as BackendUnavailableError
 from gpusoftmax.exceptions import BadFileError as BadFileError
+from gpusoftmax.exceptions import ClusterError as ClusterError
 from gpusoftmax.exceptions import DivergenceError as DivergenceError
 from gpusoftmax.files.load import load_data as load_data
 from gpusoftmax.models import load_model as load_model

@@ -43,3 +43,7 @@ class BadFileError(ValueError):
         self.path, self.place, self.reason, self.expected = Path(path), place, reason, expected
         where = f"{path}, {place}" if place else f"{path}"
         super().__init__(f"{where}: {reason}; expected {expected}")
+
+
+class ClusterError(RuntimeError):
+    """A cluster cannot do the work: it has no workers, or a task fails again and again; the message says what to do."""

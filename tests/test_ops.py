@@ -111,6 +111,7 @@ def test_threads_that_share_the_columns_of_a_gradient_give_the_same(
 ) -> None:
     monkeypatch.setattr(gradients, "LARGE_GRADIENT", 0)
     monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
+    monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # a leaf of 64 rows, which is doubled once
     monkeypatch.setattr(gradients, "TILE_COLUMNS", columns)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
     problem = random_problem(1, n=150, d=7, c=57, K=2, weighted=True, n_rows=170 if picked else None)

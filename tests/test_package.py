@@ -30,6 +30,7 @@ LAYERS = [
     {"array", "files"},
     {"datasets"},
     {"rows"},
+    {"cluster"},
     {"features"},
     {"objective"},
     {"checkpoints"},
@@ -137,7 +138,9 @@ def test_every_folder_has_one_place() -> None:
     assert sorted(folders) == sorted({name.partition(".")[0] for name in FILES})
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("cpu", "cuda", "array", "features"))])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if not name.startswith(("cpu", "cuda", "array", "cluster", "features"))]
+)
 def test_the_backends_are_behind_the_array_module_and_the_features(name: str) -> None:
     backends = {
         other for other in own_imports(FILES[name].read_text(encoding="utf-8")) if other[:4] in ("cpu.", "cuda")

@@ -81,6 +81,8 @@ except g.BackendUnavailableError as unavailable:
     assert_type(unavailable, g.BackendUnavailableError)
 except g.BadFileError as bad:
     assert_type(bad.reason, str)
+except g.ClusterError as lost:
+    assert_type(lost, g.ClusterError)
 
 g.SoftmaxClassifier(learning_rates=0.1)  # type: ignore[call-arg]
 g.SoftmaxClassifier(C="strong")  # type: ignore[arg-type]

@@ -233,14 +233,22 @@ def check_finite_features(X: Array, name: str = "X", first_row: int = 0) -> None
 
     `first_row` is the number of the first row of X, if X is part of a longer matrix.
     """
+    if (found := first_not_finite(X)) is not None:
+        row, column, value = found
+        raise not_finite(name, first_row + row, column, value)
+
+
+def first_not_finite(X: Array) -> tuple[int, int, float] | None:
+    """Return row, column and value of the first NaN or infinity of X, or None."""
     if X.dtype.kind != "f" and X.dtype != BFLOAT16:
-        return
+        return None
     for start in range(0, len(X), 1024):
         x = widen(X[start : start + 1024])
         finite = np.isfinite(x)
         if not finite.all():
             row, column = np.argwhere(~finite)[0].tolist()
-            raise not_finite(name, first_row + start + row, column, x[row, column])
+            return start + row, column, float(x[row, column])
+    return None
 
 
 def not_finite(name: str, row: int, column: int, value: float) -> ValueError:

@@ -24,7 +24,7 @@ from gpusoftmax.tree import Partial, TreeSum
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000
 LARGE_GRADIENT = 32 << 20  # bytes above which threads divide a gradient's columns, instead of having a copy each
-LARGE_LEAF = 1 << 17  # rows of a leaf then: so many that adding its gradient to others takes no noticeable time
+LARGE_LEAF = 1 << 17  # fewest rows of a leaf then: so many that adding its gradient to others takes no noticeable time
 TILE_COLUMNS = 512  # columns that a thread then multiplies at a time
 SCORE_BYTES = 32 << 20  # bytes of the scores of a block then
 SCORE_BLOCK = 64  # rows of scores for which a thread then computes the loss
@@ -48,7 +48,18 @@ def is_tiled(kernels: ModuleType, columns: int) -> bool:
 def gradient_leaf(kernels: ModuleType, W: Array) -> int:
     """Rows of a leaf of the sums for W (d, K, c): a function of the shape and the type alone."""
     d, K, c = W.shape
-    return leaf_rows(d) if is_tiled(kernels, K * c) or W.nbytes <= LARGE_GRADIENT else LARGE_LEAF
+    return leaf_rows(d) if is_tiled(kernels, K * c) or W.nbytes <= LARGE_GRADIENT else large_leaf(d)
+
+
+def large_leaf(d: int) -> int:
+    """Rows of a leaf of gradients over LARGE_GRADIENT: `leaf_rows(d)`, doubled until there are LARGE_LEAF.
+
+    So the leaves of every sum begin where one of these does, and X can be divided there among processes.
+    """
+    rows = leaf_rows(d)
+    while rows < LARGE_LEAF:
+        rows *= 2
+    return rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class GradientSums:
             return self._by_tiles(X, labels, weights, rows, first_row // leaf_rows(d))
         if self.W.nbytes <= LARGE_GRADIENT:
             return self._by_leaves(X, labels, weights, rows, first_row // leaf_rows(d))
-        return self._by_columns(X, labels, weights, rows, first_row // LARGE_LEAF)
+        return self._by_columns(X, labels, weights, rows, first_row // large_leaf(d))
 
     def _by_tiles(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> PackedSums:
         sums = PackedSums(self.kernels, self.W, self.b, self.loss, self.with_gradient, self.n_threads)
@@ -115,7 +126,7 @@ class GradientSums:
 
     def _by_columns(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype, tree = self.W.shape, self.W.dtype, TreeSum()
-        q = K * c
+        q, leaf_length = K * c, large_leaf(d)
         W, b = self.W.reshape(d, q), self.b.reshape(q)
         step = 1 << (max(SCORE_BLOCK, min(BLAS_BLOCK, SCORE_BYTES // (q * self.W.itemsize))).bit_length() - 1)
         scores = np.empty((step, q), dtype)
@@ -156,16 +167,16 @@ class GradientSums:
 
         leaf: Partial | None = None
         with single_threaded_blas():
-            for block in blocks(X, rows, step, LARGE_LEAF):
+            for block in blocks(X, rows, step, leaf_length):
                 for first in range(block.first, block.stop, step):
-                    if first % LARGE_LEAF == 0:
+                    if first % leaf_length == 0:
                         if leaf is not None:
-                            tree.add(0, before + first // LARGE_LEAF - 1, leaf)
+                            tree.add(0, before + first // leaf_length - 1, leaf)
                         leaf = nothing()
                     here = slice(first, min(first + step, block.stop))
                     assert leaf is not None
                     add(widen(block.take(here.start, here.stop), dtype), picked(rows, here), leaf)
-                    last = first // LARGE_LEAF
+                    last = first // leaf_length
         if leaf is not None:
             tree.add(0, before + last, leaf)
         return tree

@@ -22,11 +22,11 @@ from gpusoftmax.cpu.column_sums import moment_sums, moments_from, product_sums
 from gpusoftmax.cpu.gradients import (
     BLAS_BLOCK,
     LARGE_GRADIENT,
-    LARGE_LEAF,
     SCORE_BYTES,
     GradientSums,
     gradient_leaf,
     is_tiled,
+    large_leaf,
     row_loss,
 )
 from gpusoftmax.cpu.packed import scorer, sgd_steps
@@ -197,7 +197,7 @@ class CpuOperations:
         gradient = (d + 1) * q * size
         tiled = is_tiled(self.kernels, q)
         if not tiled and d * q * size > LARGE_GRADIENT:  # as GradientSums decides
-            return gradient * (1 + math.ceil(math.log2(-(-n // LARGE_LEAF) + 1))) + SCORE_BYTES
+            return gradient * (1 + math.ceil(math.log2(-(-n // large_leaf(d)) + 1))) + SCORE_BYTES
         n_leaves = -(-n // leaf_rows(d))
         threads = min(self.n_threads, n_leaves)
         partials = threads * (1 + math.ceil(math.log2(n_leaves // threads + 1)))  # one for each level of the tree

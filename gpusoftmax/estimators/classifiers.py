@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from gpusoftmax.array import Backend, get_backend_for
 from gpusoftmax.checkpoints.checkpoint import EVERY, check_checkpoint, keeping
 from gpusoftmax.checks.parameters import explained, named_in_errors
+from gpusoftmax.cluster.placing import frame_or_array, place
 from gpusoftmax.estimators.fitting import (
     AllOrNothing,
     make_stream_solver,
@@ -101,6 +102,7 @@ class _LinearClassifier(LinearPredictor):
         *,
         validation: tuple[Any, Any] | None = None,
         start_from: Any = None,
+        client: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: float = EVERY,
     ) -> Self:
@@ -133,6 +135,11 @@ class _LinearClassifier(LinearPredictor):
             Training starts from its coef_ and intercept_; a model fitted with a similar C saves passes. This can be any
             linear classifier with scikit-learn's attributes and one row of weights per class (a single row for two
             classes), for the same classes and features. Default: zeros, or with warm_start=True the current model.
+        client : distributed.Client, optional
+            The Dask cluster that computes, if X is on one: a dask array or data frame, a list of futures of arrays, or
+            files that all workers can read. Default: the current client for Dask's collections and futures. y and
+            sample_weight may be Dask's, too; they are collected here. The result has the bits of a fit in memory.
+            Only L-BFGS runs on a cluster.
         checkpoint : str or os.PathLike, optional
             A file for the state of the training. If it is there, training continues from it, and gives the same bits
             as without the interruption; a finished one gives its result at once. The last two are kept:
@@ -151,6 +158,9 @@ class _LinearClassifier(LinearPredictor):
             the checkpoint belongs to another run: the message says what differs.
         DivergenceError
             The learning rate is too large; the message says what to change. The model is left unchanged.
+        ClusterError
+            The cluster has no workers, or rows cannot be loaded or computed with; the message names them. The model is
+            left unchanged.
         BadFileError
             The checkpoint is damaged, and so is the one before.
         OSError
@@ -163,11 +173,12 @@ class _LinearClassifier(LinearPredictor):
         path, seconds = check_checkpoint(checkpoint, checkpoint_every)
         backend = get_backend_for(self.backend, self.n_threads, X=X)
         with AllOrNothing(self), backend.active():
-            features = read_features(X, backend)
-            record_columns(self, X, features)
-            problem = prepare(self, features, y, sample_weight, validation)
+            placed = place(X, y, sample_weight, validation, client, backend)
+            features = read_features(placed.rows, placed.backend)
+            record_columns(self, frame_or_array(X), features)
+            problem = prepare(self, features, placed.y, placed.sample_weight, placed.validation)
             if validation is not None:
-                check_columns(self, validation[0], names_expected=False)
+                check_columns(self, frame_or_array(validation[0]), names_expected=False)
             if start_from is None and self.warm_start and hasattr(self, "coef_"):
                 start_from = self
             start = start_weights(start_from, problem)

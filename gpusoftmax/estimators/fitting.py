@@ -296,5 +296,6 @@ def _report(problem: Problem, result: TrainResult, tol: float, choice: SolverCho
         tol=tol,
         kept=kept,
         why_solver=choice.why,
+        note=problem.objective.features.note,
         **asdict(found),
     )

@@ -18,6 +18,8 @@ from gpusoftmax.checks.messages import shown, warn_user
 from gpusoftmax.checks.parameters import check_names
 from gpusoftmax.checks.scalars import check_path
 from gpusoftmax.checks.sparse import is_sparse_on_gpu
+from gpusoftmax.cluster.placing import computed, frame_or_array, is_dask
+from gpusoftmax.cluster.predicting import by_chunks
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.read import read_features
 from gpusoftmax.files.atomic import write_atomically
@@ -112,7 +114,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
         """Compute the scores X coef_' + intercept_.
 
-        Like all predictions, they are stored where X is: in a CuPy array if X is one, otherwise in a NumPy array.
+        Like all predictions, they are stored where X is: in a CuPy array if X is one, otherwise in a NumPy array. For
+        a dask array or data frame they are a dask array, whose chunks are computed by the workers when it is.
 
         Parameters
         ----------
@@ -136,6 +139,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         OSError
             `out` cannot be written.
         """
+        if is_dask(X):
+            return lazily(self, "decision_function", X)
         return _made(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
 
     def predict(self, X: Any) -> Array:
@@ -158,6 +163,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         ValueError, TypeError
             X cannot be used, or has another number of features than the training data.
         """
+        if is_dask(X):
+            return lazily(self, "predict", X)
         labels = self._labels(X)
         return labels if labels.dtype.kind in "OU" else _to_gpu_of(X, labels)  # strings cannot be on a GPU
 
@@ -184,7 +191,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         """
         from sklearn.metrics import accuracy_score
 
-        predicted = self._labels(X)
+        predicted = lazily(self, "predict", X).compute() if is_dask(X) else self._labels(X)
+        y, sample_weight = computed(y), computed(sample_weight)
         labels = check_labels(on_host(y), "y", len(predicted))
         weights = check_sample_weight(on_host(sample_weight), len(labels), 1, np.float64)
         try:
@@ -229,6 +237,8 @@ class Probabilities(LinearPredictor):
         OSError
             `out` cannot be written.
         """
+        if is_dask(X):
+            return lazily(self, "predict_log_proba", X)
         return _made(self, X, "scores", _log_softmax, out)
 
     def predict_proba(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
@@ -256,6 +266,8 @@ class Probabilities(LinearPredictor):
         OSError
             `out` cannot be written.
         """
+        if is_dask(X):
+            return lazily(self, "predict_proba", X)
         return _made(self, X, "probabilities", lambda p: p, out)
 
 
@@ -309,6 +321,15 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
         if array.dtype.kind not in "fiu":
             raise TypeError(f"{name} of this {kind} has dtype {array.dtype}; set real numbers")
     return classes, coef, intercept
+
+
+def lazily(model: Any, method: str, X: Any) -> Any:
+    """Predict for a dask array or data frame: a dask array with the same chunks, which is computed when needed."""
+    classes, coef, _ = weights_of(model)
+    check_columns(model, frame_or_array(X))
+    check_n_features(X, coef.shape[1], owner=type(model).__name__)
+    single = method == "predict" or (method == "decision_function" and len(classes) == 2)
+    return by_chunks(model, method, X, None if single else len(classes))
 
 
 def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True) -> Array:

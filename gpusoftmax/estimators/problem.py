@@ -172,6 +172,13 @@ def _objective_and_stream(
     asarray, (n, d), c = data.backend.asarray, data.features.shape, len(data.classes)
     s, class_weights = data.weights, None
     sgd = stream is not None or choose_solver(estimator).name == "sgd"
+    if sgd and not data.features.has_minibatches:
+        raise ValueError(
+            "X is on a cluster, where there are no minibatches: "
+            + (choose_solver(estimator).why or f"solver={estimator.solver!r}")
+            + ", which means SGD; use solver='lbfgs' (and loss='squared_hinge' instead of 'hinge') without parameters "
+            "of SGD, or fit to a sample of the rows in memory"
+        )
     if data.backend.gpu is None:
         _check_memory(data.features, c, sgd)
     if estimator.class_weight is not None:

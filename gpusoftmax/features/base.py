@@ -38,6 +38,8 @@ class Features(ABC):
     ----------
     is_sparse : bool
         Whether X is stored as a sparse matrix. A sample of rows then misses most of the features.
+    has_minibatches : bool
+        Whether minibatches can be taken of the rows, as SGD does.
     backend : Backend
         The backend that does the computing; all arrays are on its device.
     shift, scale : ndarray of float64, (d,), or None
@@ -48,6 +50,7 @@ class Features(ABC):
     """
 
     is_sparse: ClassVar[bool] = False
+    has_minibatches: ClassVar[bool] = True
     backend: Backend
     shift: Array | None
     scale: Array | None
@@ -72,6 +75,11 @@ class Features(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes that the stored features take."""
+
+    @property
+    def note(self) -> str:
+        """What a user should know about how results were computed; empty if nothing is unusual."""
+        return ""
 
     @abstractmethod
     def select(self, rows: Array | None) -> Self:

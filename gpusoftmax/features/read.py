@@ -12,10 +12,12 @@ from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.checks.arrays import by_rows, check_features
 from gpusoftmax.checks.sparse import check_sparse, is_sparse
+from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.cpu import facts
 from gpusoftmax.cuda.copying import upload_rows
 from gpusoftmax.cuda.memory import free_bytes
 from gpusoftmax.features.base import Features
+from gpusoftmax.features.cluster import ClusterFeatures
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 from gpusoftmax.features.streamed import StreamedFeatures
@@ -30,6 +32,8 @@ def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
 
     Here, and nowhere else, the kind of features is chosen.
     """
+    if isinstance(X, ClusterRows):
+        return ClusterFeatures(X, backend)
     if isinstance(X, Rows):
         return _from_files(X, backend)
     if is_sparse(X):

@@ -22,6 +22,8 @@ from gpusoftmax.checks.arrays import by_rows
 from gpusoftmax.checks.messages import warn_user
 from gpusoftmax.checks.parameters import explain_unknown, in_place_of
 from gpusoftmax.checks.scalars import check_choice, check_count, check_flag, check_random_seed, check_verbose
+from gpusoftmax.cluster.placing import frame_or_array, place
+from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.estimators.classifiers import Estimator, SoftmaxClassifier
 from gpusoftmax.estimators.fitting import start_weights
 from gpusoftmax.estimators.prediction import best_classes, check_columns, outputs
@@ -71,6 +73,7 @@ def sweep(
     recipe: Recipe | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = EVERY,
+    client: Any = None,
 ) -> SweepResult:
     """Fit an estimator with every combination of a grid, on every fold, and choose the best.
 
@@ -143,6 +146,10 @@ def sweep(
         "run.ckpt.previous".
     checkpoint_every : float
         Seconds between two checkpoints. There is also one at the end, after Ctrl-C, and on SIGTERM.
+    client : distributed.Client, optional
+        The Dask cluster that computes, if X is on one; see `SoftmaxClassifier.fit`. The models of all folds, and of as
+        many penalties as the row weights of 1 GB allow, share each pass. Only L-BFGS runs on a cluster, and scoring is
+        "accuracy", "log_loss" or "loss".
 
     Returns
     -------
@@ -210,12 +217,19 @@ def sweep(
     path, seconds = check_checkpoint(checkpoint, checkpoint_every)
     backend = get_backend_for(estimator.backend, estimator.n_threads, X=X)
     validation_data: Any = validation if isinstance(validation, tuple | list) else None
-    X = by_rows(X)
+    placed = place(X, y, sample_weight, validation_data, client, backend)
+    backend, on_cluster = placed.backend, isinstance(placed.rows, ClusterRows)
+    if on_cluster and scorer.function is not None:
+        raise ValueError(
+            f"scoring={scorer.name!r} is computed from all held-out rows in one place, and X is on a cluster; pass "
+            "'accuracy', 'log_loss' or 'loss', which are sums over rows"
+        )
+    X = frame_or_array(X) if on_cluster else by_rows(X)
     with backend.active():
-        features = read_features(X, backend)
-        data = load(estimator, features, y, sample_weight, validation_data)
+        features = read_features(placed.rows if on_cluster else X, backend)
+        data = load(estimator, features, placed.y, placed.sample_weight, placed.validation)
         seed, labels = check_random_seed(estimator.random_state), data.classes[data.labels]
-        splits = make_splits(cv, validation, labels, seed, X if backend.gpu is None else None, groups)
+        splits = make_splits(cv, validation, labels, seed, None if on_cluster or backend.gpu is not None else X, groups)
         if rule == "1se" and len(splits) < 2:
             raise ValueError("rule='1se' needs the scatter between folds; pass cv=5, or rule='best'")
         models, c = len(candidates) * len(splits), len(data.classes)
@@ -234,7 +248,7 @@ def sweep(
         }  # fmt: skip
         run.checkpoint = checkpoint_of_sweep(estimator, candidates, data, splits, options, path, seconds)
         if validation_data is not None:
-            check_columns(run.estimator(0), validation_data[0], names_expected=False)
+            check_columns(run.estimator(0), frame_or_array(validation_data[0]), names_expected=False)
         run.tally = Tally(models) if verbose else None
         with keeping(run.checkpoint):
             interrupted = _train(run, sgd, halving, patience)

@@ -65,6 +65,8 @@ class FitReport:
         bound are those of these weights. The other attributes, and SGD's objective, are those of the whole fit.
     why_solver : str
         Why solver="auto" chose this solver; empty if the user named the solver.
+    note : str
+        What is unusual about how it was computed, such as workers of a cluster that differ from each other.
     """
 
     solver: str
@@ -80,6 +82,7 @@ class FitReport:
     why_no_bound: str
     kept: float | None = None
     why_solver: str = ""
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Convert the report to a plain dictionary, ready for JSON.
@@ -105,6 +108,8 @@ class FitReport:
             lines.append(f"objective {self.objective:.8g}; no bound on its distance: {self.why_no_bound}")
         if self.why_solver:
             lines.append(f"solver='auto' chose {self.solver}: {self.why_solver}")
+        if self.note:
+            lines.append(f"note: {self.note}")
         return "\n".join(lines)
 
 

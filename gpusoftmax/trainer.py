@@ -531,9 +531,7 @@ def train(
             return _recalled(checkpoint, kept, objective, solver, W, validation is not None)
         state = solver.init(objective, W, b)
         if checkpoint is not None and (kept := checkpoint.resume()) is not None:
-            with checkpoint.reading():
-                state = solver.from_arrays(state, kept["solver"])
-                account.from_arrays(kept["account"], validation is not None, backend)
+            state = _continued(checkpoint, kept, solver, state, account, validation is not None, backend)
         reason = StopReason(state.reason)
         with _interruptible() as interrupted:
             while not reason:
@@ -566,23 +564,30 @@ def train(
                 reason = reason or StopReason(state.reason)
                 if not reason and interrupted():
                     reason = StopReason.INTERRUPTED
-                if checkpoint is not None and reason in (StopReason.RUNNING, StopReason.INTERRUPTED):
-                    if reason or checkpoint.terminated or checkpoint.due():
-                        kept = {"solver": solver.to_arrays(state), "account": account.to_arrays(backend)}
-                        checkpoint.save(kept)
-                    if checkpoint.terminated:
-                        checkpoint.exit()
+                under_way = reason in (StopReason.RUNNING, StopReason.INTERRUPTED)
+                if checkpoint is not None and under_way and (reason or checkpoint.terminated or checkpoint.due()):
+                    checkpoint.save({"solver": solver.to_arrays(state), "account": account.to_arrays(backend)})
+                    checkpoint.exit_if_terminated()
         if checkpoint is not None and reason != StopReason.INTERRUPTED:
             checkpoint.finish(_finished(chosen(reason), solver, backend))
         if interrupted():  # Ctrl-C may have come after the last check
             reason = StopReason.INTERRUPTED
-        if checkpoint is not None and reason == StopReason.INTERRUPTED:
-            checkpoint.close()
+            if checkpoint is not None:
+                checkpoint.close()
     finally:
         if progress is not None:
             progress.close()
     log.info("%s after %.2f passes, %.2f s", reason, state.passes, account.seconds)
     return chosen(reason)
+
+
+def _continued(
+    checkpoint: Checkpoint, kept: Tree, solver: Solver, start: Any, account: _Account, validated: bool, backend: Backend
+) -> Any:
+    """Return the state that a checkpoint keeps, given that at the start, and put what it has into the account."""
+    with checkpoint.reading():
+        account.from_arrays(kept["account"], validated, backend)
+        return solver.from_arrays(start, kept["solver"])
 
 
 def _finished(result: TrainResult, solver: Solver, backend: Backend, why: str | None = None) -> Tree:

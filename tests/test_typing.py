@@ -41,6 +41,8 @@ assert_type(g.SoftmaxClassifierCV([0.1, 1.0]).fit(X, y), g.SoftmaxClassifierCV)
 assert_type(g.load_digits(), Dataset)
 assert_type(g.load_cifar10("folder"), Dataset)
 assert_type(g.load_data("table.csv"), Dataset)
+assert_type(g.open_rows(["a.npy", "b.npy"], memory_limit="2GB"), g.FileRows)
+assert_type(learned.predict_proba(g.open_rows("X.npy"), out="p.npy"), Array)
 # scikit-learn's Pipeline has no type
 assert_type(g.load_model("model"), g.SoftmaxClassifier | g.LinearSVMClassifier | Any)
 g.save_model(learned, "model")

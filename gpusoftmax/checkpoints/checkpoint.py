@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gpusoftmax._log import log
 from gpusoftmax.checkpoints.file import CHECKPOINT, Tree, read, write
@@ -45,7 +45,7 @@ class Checkpoint:
     is_open : bool
         Whether trainings are still kept; not after Ctrl-C, where a run ends otherwise than it would by itself.
     terminated : bool
-        Whether SIGTERM was received: the run has to save a checkpoint and to call `exit`.
+        Whether SIGTERM was received: the run has to save a checkpoint and to call `exit_if_terminated`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Checkpoint:
         self._has_news = False  # a result that the file does not have
         if not path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint={str(path)!r}: the folder {path.parent} does not exist; make it first")
-        self._source = path
+        self._source = path  # the file that was read: the one before, if that at `path` is damaged
         if (found := read(path)) is not None:
             self._source, kept, tree = found
             if differs := differences(kept, run):
@@ -114,8 +114,7 @@ class Checkpoint:
                 self._save_news()
                 raise
             self._save_news()
-        if self.terminated:
-            self.exit()
+        self.exit_if_terminated()
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:
@@ -133,8 +132,10 @@ class Checkpoint:
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def exit(self) -> NoReturn:
-        """End the program after SIGTERM; what it has trained is in the file."""
+    def exit_if_terminated(self) -> None:
+        """End the program if SIGTERM was received; call it when the file has all that was trained."""
+        if not self.terminated:
+            return
         log.warning("terminated: %s holds what was done; the same command continues from there", self.path)
         raise SystemExit(TERMINATED)
 
@@ -142,7 +143,7 @@ class Checkpoint:
         """Begin the next training: return its result if it is finished, or None."""
         if self.terminated:
             self._save_news()
-            self.exit()
+            self.exit_if_terminated()
         self._next += 1
         return self._results[self._next - 1] if self._next <= len(self._results) else None
 
@@ -165,7 +166,9 @@ class Checkpoint:
     def save(self, running: Tree | None = None) -> None:
         """Write the results so far, and the state of the training under way."""
         tree: Tree = {"finished": {str(i): result for i, result in enumerate(self._results)}}
-        write(self.path, self.run, tree if running is None else tree | {"running": running})
+        tree = tree if running is None else tree | {"running": running}
+        write(self.path, self.run, tree, keep_previous=self._source == self.path)
+        self._source = self.path
         self._has_news, self._saved_at = False, time.monotonic()
 
     def close(self) -> None:

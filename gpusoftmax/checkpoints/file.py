@@ -37,8 +37,10 @@ CHECKPOINT = Layout(
 RETRIES = 10  # of a write that a signal interrupted
 
 
-def write(path: Path, run: dict[str, Any], tree: Tree) -> None:
+def write(path: Path, run: dict[str, Any], tree: Tree, *, keep_previous: bool = True) -> None:
     """Replace the checkpoint at `path` atomically, and keep the one before at `previous_of(path)`.
+
+    Without `keep_previous`, the file there stays as it is: it is better than a damaged one at `path`.
 
     Raises
     ------
@@ -53,10 +55,10 @@ def write(path: Path, run: dict[str, Any], tree: Tree) -> None:
     try:
         for _ in range(RETRIES - 1):
             try:
-                return write_atomically(path, content, keep_previous=True)
+                return write_atomically(path, content, keep_previous=keep_previous)
             except InterruptedError:
                 continue
-        write_atomically(path, content, keep_previous=True)
+        write_atomically(path, content, keep_previous=keep_previous)
     except OSError as error:
         raise OSError(
             error.errno,

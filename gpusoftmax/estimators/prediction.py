@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -335,13 +334,13 @@ def lazily(model: Any, method: str, X: Any) -> Any:
 
 def outputs_for(model: Any, X: Any, output: Output, names_expected: bool = True) -> Array:
     """Check X as a user passes it, and compute `outputs` for it."""
-    with _features_for(model, X, names_expected) as features:
+    features = _features_for(model, X, names_expected)
+    with features.backend.active():
         return outputs(model, features, output)
 
 
-@contextmanager
-def _features_for(model: Any, X: Any, names_expected: bool = True) -> Iterator[Features]:
-    """Check a model, and X as a user passes it, and make features for the time of the block."""
+def _features_for(model: Any, X: Any, names_expected: bool = True) -> Features:
+    """Check a model, and X as a user passes it, and make features of X."""
     if not hasattr(model, "coef_"):
         check_is_fitted(model)
     weights = weights_of(model)
@@ -354,7 +353,7 @@ def _features_for(model: Any, X: Any, names_expected: bool = True) -> Iterator[F
     with backend.active():
         features = read_features(X, backend)
         check_n_features(features, d, owner=kind)
-        yield features
+    return features
 
 
 def _made(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], out: Any) -> Any:
@@ -364,7 +363,8 @@ def _made(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], 
     path = check_path("out", out)
     if path.suffix != ".npy":
         raise ValueError(f"out={str(path)!r} is not a .npy file; pass a name that ends with .npy")
-    with _features_for(model, X) as features:
+    features = _features_for(model, X)
+    with features.backend.active():
         most = max(64, WRITTEN_BYTES // (8 * len(model.classes_)) // 64 * 64)
 
         def parts() -> Iterator[bytes | memoryview]:

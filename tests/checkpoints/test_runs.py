@@ -27,6 +27,7 @@ from gpusoftmax import (
 from gpusoftmax.array import Backend
 from gpusoftmax.checkpoints import checkpoint as checkpoints
 from gpusoftmax.checkpoints.file import read, write
+from gpusoftmax.files.atomic import previous_of
 from gpusoftmax.solvers import LBFGS, SGD, lbfgs, sgd
 from tests.support.cases import sha256
 from tests.tools import kills
@@ -223,7 +224,7 @@ def test_fits_that_are_killed_end_as_if_left_alone(monkeypatch: pytest.MonkeyPat
 def test_a_checkpoint_is_written_when_it_is_due_and_at_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = [0.0], []
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(checkpoints, "write", lambda *arguments: written.append(now[0]))
+    monkeypatch.setattr(checkpoints, "write", lambda *arguments, **options: written.append(now[0]))
 
     def tick(record: Any) -> None:
         now[0] += 1.0
@@ -460,8 +461,11 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(steps: Steps, path: 
     alone = bits_of_fit(model.fit(X, Y))
     steps.of(lambda: model.fit(X, Y, checkpoint=path, checkpoint_every=0.0), 4)
     path.write_bytes(path.read_bytes()[:-1])
+    before = previous_of(path).read_bytes()
+    steps.of(lambda: model.fit(X, Y, checkpoint=path, checkpoint_every=0.0), 1)
+    assert previous_of(path).read_bytes() == before  # a damaged file does not take its place
     found, made = steps.of(lambda: bits_of_fit(model.fit(X, Y, checkpoint=path)))
-    assert (found, made) == (alone, 6)
+    assert (found, made) == (alone, 5)
 
 
 FORGED = {

@@ -133,9 +133,9 @@ def fit_and_write(model: Any, rows: tuple[Any, Any], path: Path, result: Path, c
     """Fit with a checkpoint after each step, write the digest of the coefficients, and count the checkpoints."""
     write = checkpoints.write
 
-    def counted(*arguments: Any) -> None:
+    def counted(*arguments: Any, **options: Any) -> None:
         count[0] += 1
-        write(*arguments)
+        write(*arguments, **options)
         count[1] += 1
 
     checkpoints.write = counted

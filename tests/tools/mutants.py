@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant("blocks go across chunks", COPYING, "in X.blocks(READ_ROWS, step):", "in X.blocks(READ_ROWS):", STREAMED),
     Mutant("the last chunk is not handed out", COPYING, "if filled == step or first + len(block) == n:", "if filled == step:", STREAMED),
     Mutant("uploaded rows at the top", COPYING, "found[first : first + len(block)]", "found[: len(block)]", "was_freed"),
-    Mutant("the buffers of rows that are not there are not counted", COPYING, "return 1 if n <= step else 2", "return 2", KNOWN),
+    Mutant("one of two buffers for rows is not counted", COPYING, "return n_buffers(n, step) * min(n, step)", "return min(n, step)", KNOWN),
     # ---- sparse.cu
     Mutant("a segment's last entry is left out", SPARSE, "const long long stop = smaller(task.stop, first + SEGMENT);", "const long long stop = smaller(task.stop, first + SEGMENT - 1);", PRODUCTS),
     Mutant("a segment goes on into the next", SPARSE, "stop = n_extra > 0 ? smaller(end, first + SEGMENT) : end;", "stop = n_extra > 0 ? smaller(end, first + SEGMENT + 1) : end;", PRODUCTS),

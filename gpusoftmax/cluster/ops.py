@@ -6,7 +6,6 @@ workers once. Whatever has no X is computed on the client, and so are passes ove
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +31,7 @@ from gpusoftmax.cluster.tasks import (
 )
 from gpusoftmax.cpu.column_sums import moments_from
 from gpusoftmax.cpu.gradients import LARGE_GRADIENT, gradient_leaf
-from gpusoftmax.cpu.ops import SCORE_BLOCK, CpuOperations
+from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import Partial, TreeSum
@@ -111,8 +110,7 @@ class ClusterOperations(CpuOperations):
         return [value for values in self._run(X, leaf_rows(X.shape[1]), each, work, ()) for value in values]
 
     def _run(self, X: ClusterRows, leaf: int, function: Any, work: Any, columns: tuple[Array | None, ...]) -> list[Any]:
-        step = math.lcm(leaf, SCORE_BLOCK)  # scores are computed in blocks of their own
-        found = X.run(function, work, step, *columns)
+        found = X.run(function, work, leaf, *columns)
         here = fingerprint(self.backend)
         for result in found:
             self._compare(here, result.computed_by)
@@ -156,7 +154,6 @@ class ClusterOperations(CpuOperations):
         weights = self._weights_of(weights, rows, len(X), np.float64)
         if weights is not None:
             weights = weights.reshape(-1)
-        X.partitions(math.lcm(leaf, SCORE_BLOCK))
         centre = widen(X[origin if origin is not None else 0 if rows is None else int(rows[0])])
         return moments_from(self._sum(X, leaf, Moments(centre), weights), centre)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.cluster.executor import AllWorkersReplacedError, Executor, Task, TaskError, Worker
 from gpusoftmax.cluster.tasks import Take, each, identity
+from gpusoftmax.cpu.ops import SCORE_BLOCK
+from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.exceptions import ClusterError
 
 MOST_LOSSES = 3  # of all workers in one pass: what they compute may be what ends them
@@ -143,8 +146,9 @@ class ClusterRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def partitions(self, step: int) -> list[Partition]:
-        """Return partitions that begin at multiples of `step`; the same ones as before if they do so already."""
+    def partitions(self, leaf: int) -> list[Partition]:
+        """Return partitions that begin at leaves of so many rows; the same ones as before if they do so already."""
+        step = math.lcm(leaf, SCORE_BLOCK)  # scores are computed in blocks of their own
         if not self._partitions or self._step % step:
             workers = self.executor.workers()
             self._partitions = []  # before others are loaded
@@ -155,11 +159,11 @@ class ClusterRows:
             self._step, self._partitions = step, found
         return self._partitions
 
-    def run(self, function: Any, work: Any, step: int, *columns: Array | None) -> list[Any]:
+    def run(self, function: Any, work: Any, leaf: int, *columns: Array | None) -> list[Any]:
         """Call `function(work, threads, backend, firsts, X, *columns)` on workers, for all partitions, in their order.
 
-        Each call has some consecutive partitions, which begin at multiples of `step`: the numbers of their first rows,
-        their rows, and their parts of the `columns`. These have an entry for each row, and are sent once.
+        Each call has some consecutive partitions, which begin at leaves of so many rows: the numbers of their first
+        rows, their rows, and their parts of the `columns`. These have an entry for each row, and are sent once.
 
         Raises
         ------
@@ -168,7 +172,7 @@ class ClusterRows:
         """
         for _ in range(MOST_LOSSES):
             try:
-                return self._run(function, work, step, columns)
+                return self._run(function, work, leaf, columns)
             except AllWorkersReplacedError:
                 log.warning("all workers of the cluster were lost; the rows are loaded again on others")
                 self._partitions = []
@@ -177,8 +181,8 @@ class ClusterRows:
             "ended, often a lack of memory: take more workers or smaller chunks, and fit again"
         )
 
-    def _run(self, function: Any, work: Any, step: int, columns: Sequence[Array | None]) -> list[Any]:
-        partitions = self.partitions(step)
+    def _run(self, function: Any, work: Any, leaf: int, columns: Sequence[Array | None]) -> list[Any]:
+        partitions = self.partitions(leaf)
         sent = [self._sent(column) for column in columns]
         cuts = [*(one.first for one in partitions), len(self)]
         work_shares = shares(cuts, self.executor.workers())
@@ -225,8 +229,8 @@ class ClusterRows:
         numbers = np.atleast_1d(rows)
         order = np.argsort(numbers, kind="stable")
         found = np.empty((len(numbers), self.shape[1]), self.dtype)
-        step = self._step or 1
-        parts = [part for result in self.run(each, Take(numbers[order]), step) for part in result.values]
+        results = self.run(each, Take(numbers[order]), leaf_rows(self.shape[1]))
+        parts = [part for result in results for part in result.values]
         found[order] = np.concatenate(parts)
         return found[0] if np.ndim(rows) == 0 else found
 

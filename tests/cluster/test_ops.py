@@ -142,6 +142,17 @@ def test_a_pass_has_a_task_for_each_worker_at_most() -> None:
     assert [len(run) for run in X.executor.runs] == [3]  # type: ignore[attr-defined]
 
 
+def test_rows_are_loaded_once_whatever_is_asked_for_first() -> None:
+    problem, backend = problem_with("tiles"), get_backend("cpu", 1)
+    X = on_cluster(problem.X)
+    ops = cluster_backend(backend, X.executor).ops
+    X[[3]]
+    loads = X.executor.loads  # type: ignore[attr-defined]
+    ops.linear_scores(X, problem.W, problem.b)
+    ops.column_moments(X, None)
+    assert X.executor.loads == loads  # type: ignore[attr-defined]
+
+
 def test_rows_are_copied_by_number_in_the_order_given() -> None:
     problem = problem_with("tiles")
     X = on_cluster(problem.X)

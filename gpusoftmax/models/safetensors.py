@@ -77,7 +77,7 @@ FITTED: dict[str, Types] = {
     "weight_sum": NUMBER,
     "history": (list,),
 }
-LATER = {"fit_report", "weight_sum", "kept", "why_solver"}  # keys that files of earlier versions do not have
+LATER = {"fit_report", "weight_sum", "kept", "why_solver", "note"}  # keys that files of earlier versions do not have
 
 
 def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier | Pipeline, path: str | Path) -> None:

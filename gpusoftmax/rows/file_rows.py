@@ -147,19 +147,22 @@ class FileRows:
         if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}")
         rows = rows % len(self)
-        if self.in_one_array:
-            picked = self.files[0].numbers(self._mapped[0][rows])
-            self.check(int(rows[0]) if len(rows) else 0)
-            return picked
-        if (np.diff(rows) > 0).all():
+        if self.in_one_array or (np.diff(rows) > 0).all():
             found: Array = np.empty((len(rows), self.shape[1]), self.dtype)
             self._read_numbers(rows, found)
             return found
         numbers, places = np.unique(rows, return_inverse=True)
         return self[numbers][places]
 
-    def _read_numbers(self, numbers: Array, out: Array) -> None:
-        """Read rows by their numbers, which increase, into `out`; those with small gaps between them at once."""
+    def _read_numbers(self, numbers: Array, out: Array, scratch: Array | None = None) -> None:
+        """Read rows by their numbers, which do not decrease, into `out`; those with small gaps between them at once.
+
+        With the rows in the gaps they are read into `scratch`, an array of bytes, which is made if it is too small.
+        """
+        if self.in_one_array:
+            np.take(self.array, numbers, axis=0, out=out, mode="clip")  # "raise" would make a copy
+            self.check(int(numbers[0]) if len(numbers) else 0)
+            return
         gap, longest = max(1, GAP_BYTES // self.row_bytes), max(1, self.buffer_bytes // self.row_bytes)
         a = 0
         while a < len(numbers):
@@ -170,9 +173,12 @@ class FileRows:
             if m == b - a:
                 self._read(first, out[a:b])
             else:
-                covering = aligned_empty((m, self.shape[1]), self.dtype)
+                size = m * self.row_bytes
+                if scratch is None or len(scratch) < size:
+                    scratch = aligned_empty((size,), np.uint8)
+                covering = scratch[:size].view(self.dtype).reshape(m, self.shape[1])
                 self._read(first, covering)
-                np.take(covering, numbers[a:b] - first, axis=0, out=out[a:b])
+                np.take(covering, numbers[a:b] - first, axis=0, out=out[a:b], mode="clip")
             a = b
 
     def _read(self, first: int, out: Array) -> None:
@@ -396,8 +402,19 @@ class SelectedRows:
 
     def blocks(self, step: int, within: int | None = None) -> Iterator[tuple[int, Array]]:
         """Read all rows in blocks; see `operations.RowBlocks`."""
-        ranges = block_ranges(len(self), step, within, self.stored._rows_at_once(step))
-        return read_ahead(ranges, lambda first, stop, _: self[first:stop], 0)
+        # one half of a buffer is for the rows, the other for what is read between them
+        most = max(step, self.buffer_bytes // 2 // max(1, self.stored.row_bytes) // step * step)
+        half = most * self.stored.row_bytes
+
+        def read(first: int, stop: int, buffer: Array) -> Array:
+            numbers = self.numbers[first:stop]
+            if (np.diff(numbers) < 0).any():
+                return self.stored[numbers]
+            rows = buffer[: len(numbers) * self.stored.row_bytes].view(self.dtype).reshape(len(numbers), self.shape[1])
+            self.stored._read_numbers(numbers, rows, buffer[half:])
+            return rows
+
+        return read_ahead(block_ranges(len(self), step, within, most), read, 2 * half)
 
     def check(self, row: int) -> None:
         """See `FileRows`."""

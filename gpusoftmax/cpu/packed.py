@@ -164,11 +164,7 @@ class PackedSums:
     def __init__(self, kernels: ModuleType, W: Array, b: Array, loss: int, with_gradient: bool, n_threads: int) -> None:
         self.kernels, self.W, self.b, self.loss, self.n_threads = kernels, W, b, loss, n_threads
         self.with_gradient = with_gradient
-        self.tree, self.taken, self.tiles = (
-            TreeSum(),
-            list[Array](),
-            Tiles(kernels, np.empty((0, len(W)), W.dtype), W, b),
-        )
+        self.tree, self.taken = TreeSum(), list[Array]()
 
     def add(self, X: Array, labels: Array, weights: Array | None, rows: Array | None, first_leaf: int) -> None:
         """Add all rows of X, or `rows`, of which the first begins the leaf `first_leaf`."""
@@ -178,8 +174,8 @@ class PackedSums:
         functions = tiles.functions(self.loss, self.with_gradient)
         passed, _kept = rows_of(rows, labels, weights)
         n, step = len(X) if rows is None else len(rows), leaf_rows(layout.d)
-        bounds = np.minimum(step * np.arange(-(-n // step) + 1), n)
-        bounds = np.concatenate([np.zeros(first_leaf, np.int64), bounds])  # leaves are counted from that of row 0
+        leaves = np.arange(-first_leaf, -(-n // step) + 1)  # those before the first have no rows here
+        bounds = np.minimum(step * np.maximum(leaves, 0), n)
 
         def run(own: range) -> TreeSum:
             (scratch, places), out = tiles.scratch(), buffers.take((2 * len(own).bit_length() + 1) * sums.end)

@@ -44,8 +44,11 @@ MOST_BYTES = 1 << 30  # memory of the models that are solved at the same time on
 
 
 def shared_width(folds: int, c: int, n: int, itemsize: int, weight_bytes: int) -> int:
-    """How many penalties to solve at the same time where the folds share passes over rows that are read from files."""
-    return max(1, min(SHARED_COLUMNS // (folds * c), weight_bytes // (folds * n * itemsize)))
+    """How many penalties to solve at the same time where the folds share passes over rows that are read from files.
+
+    The weights of the training rows and of the held-out rows are kept, and copied for each penalty.
+    """
+    return max(1, min(SHARED_COLUMNS // (folds * c), weight_bytes // (folds * n * itemsize) - 2))
 
 
 def width(backend: Backend, d: int, c: int, weighted: int, itemsize: int) -> int:

@@ -205,7 +205,8 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
     if kinds.is_decimal(kind):
         column, kind = column.cast(pyarrow.float64()), pyarrow.float64()
     if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or (labels and text)):
-        expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
+        numbers = "numbers; leave out columns of text (drop or --drop; with open_rows, name the others: name=[...])"
+        expected = "labels: numbers or text" if labels else numbers
         raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
     if column.null_count:
         row = column.is_null().to_numpy().argmax()

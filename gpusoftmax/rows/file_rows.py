@@ -141,6 +141,8 @@ class FileRows:
         if isinstance(rows, slice):
             first, stop, step = rows.indices(len(self))
             rows = np.arange(first, stop, step)
+        if isinstance(rows, tuple):
+            raise IndexError(f"rows are picked by one index, such as rows[:5]; got {len(rows)}")
         rows = np.asarray(rows)
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)

@@ -221,6 +221,24 @@ def test_files_that_differ_in_features_or_type_are_refused(tmp_path: Path) -> No
             open_rows([tmp_path / "a.npy", tmp_path / other])
 
 
+def test_paths_without_an_order_of_their_own_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", matrix("float32"))
+    with pytest.raises(TypeError, match=r"which has no order of its own; pass sorted\(\.\.\.\)"):
+        open_rows(tmp_path.glob("*.npy"))  # type: ignore[arg-type]
+
+
+def test_a_folder_is_refused_with_how_to_pass_its_files(tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match=r"is a folder; expected its files, as in open_rows\(sorted\("):
+        open_rows(tmp_path)
+
+
+def test_an_index_of_rows_and_columns_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", matrix("float32"))
+    rows = open_rows(tmp_path / "X.npy")
+    with pytest.raises(IndexError, match="one index"):
+        rows[0, 1]
+
+
 @pytest.mark.parametrize("limit", ["12 parrots", "-1GB", "1kB", 0, float("nan"), True, [1]])
 def test_a_memory_limit_that_is_none_is_refused(tmp_path: Path, limit: Any) -> None:
     np.save(tmp_path / "X.npy", matrix("float32"))

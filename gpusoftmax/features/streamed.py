@@ -33,7 +33,7 @@ class _Window:
         self.numbers, self.rows = np.empty(0, np.int64), np.empty((0, 0))
 
     def holding(self, stored: Rows, blocks: Array, size: int) -> tuple[Array, Array]:
-        """Return the row numbers of these blocks of `size` rows, increasing, and the rows; reads those that are missing."""
+        """Return the row numbers of these blocks of `size` rows, increasing, and the rows; reads what is missing."""
         wanted = (blocks[:, None] * size + np.arange(size)).reshape(-1)
         wanted = wanted[wanted < len(stored)]
         if not np.array_equal(wanted, self.numbers):

@@ -45,8 +45,8 @@ def open_rows(
         - batches of CIFAR-10, binary or pickled, or the folder that holds them.
     memory_limit : int or str, optional
         Bytes that reading and the solver may take, such as "2GB". Files that are larger are not mapped, but read
-        through three buffers, which take a quarter of the limit at most. At least 16 MiB. Default: what is available, by the
-        system or the container (cgroup).
+        through three buffers, which take a quarter of the limit at most. It is at least 16 MiB. Default: what is
+        available, by the system or the container (cgroup).
     cache : path, optional
         The folder for decoded copies of Parquet files and pickled batches, which are made once and take as much room as
         the features in memory. A copy belongs to the size and time of its file. Default: beside each file, under a name

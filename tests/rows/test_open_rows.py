@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -303,6 +304,7 @@ def test_more_files_than_a_process_may_keep_open_are_read(tmp_path: Path, monkey
     X, paths = matrix("float32", 90), [tmp_path / f"{i}.npy" for i in range(9)]
     for i, path in enumerate(paths):
         np.save(path, X[10 * i : 10 * (i + 1)])
+    gc.collect()  # of other tests, whose files would be closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     rows = open_rows(paths)
     assert (read(rows) == X).all()

@@ -140,7 +140,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
             `out` cannot be written.
         """
         if is_dask(X):
-            return lazily(self, "decision_function", X)
+            return lazily(self, "decision_function", X, out)
         return _made(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
 
     def predict(self, X: Any) -> Array:
@@ -238,7 +238,7 @@ class Probabilities(LinearPredictor):
             `out` cannot be written.
         """
         if is_dask(X):
-            return lazily(self, "predict_log_proba", X)
+            return lazily(self, "predict_log_proba", X, out)
         return _made(self, X, "scores", _log_softmax, out)
 
     def predict_proba(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
@@ -267,7 +267,7 @@ class Probabilities(LinearPredictor):
             `out` cannot be written.
         """
         if is_dask(X):
-            return lazily(self, "predict_proba", X)
+            return lazily(self, "predict_proba", X, out)
         return _made(self, X, "probabilities", lambda p: p, out)
 
 
@@ -323,8 +323,13 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
     return classes, coef, intercept
 
 
-def lazily(model: Any, method: str, X: Any) -> Any:
+def lazily(model: Any, method: str, X: Any, out: Any = None) -> Any:
     """Predict for a dask array or data frame: a dask array with the same chunks, which is computed when needed."""
+    if out is not None:
+        raise ValueError(
+            f"out={shown(out)} is not for X of Dask, whose predictions are a dask array; leave it out, and write that "
+            "array chunk by chunk, as dask.array.to_npy_stack does"
+        )
     classes, coef, _ = weights_of(model)
     check_columns(model, frame_or_array(X))
     check_n_features(X, coef.shape[1], owner=type(model).__name__)

@@ -517,6 +517,11 @@ def test_a_folder_that_does_not_exist_is_named_before_any_work(steps: Steps, tmp
         steps.of(lambda: SoftmaxClassifier().fit(X, Y, checkpoint=tmp_path / "nowhere" / "run.ckpt"), 0)
 
 
+def test_a_folder_in_place_of_a_file_is_named_before_any_work(steps: Steps, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=r"is a folder; pass the name of a file in it"):
+        steps.of(lambda: SoftmaxClassifier().fit(X, Y, checkpoint=tmp_path), 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -164,11 +164,7 @@ class PackedSums:
     def __init__(self, kernels: ModuleType, W: Array, b: Array, loss: int, with_gradient: bool, n_threads: int) -> None:
         self.kernels, self.W, self.b, self.loss, self.n_threads = kernels, W, b, loss, n_threads
         self.with_gradient = with_gradient
-        self.tree, self.taken, self.tiles = (
-            TreeSum(),
-            list[Array](),
-            Tiles(kernels, np.empty((0, len(W)), W.dtype), W, b),
-        )
+        self.tree, self.taken = TreeSum(), list[Array]()
 
     def add(self, X: Array, labels: Array, weights: Array | None, rows: Array | None, first_leaf: int) -> None:
         """Add all rows of X, or `rows`, of which the first begins the leaf `first_leaf`."""

@@ -89,7 +89,7 @@ def ranges_of_workers(cuts: Sequence[int], workers: Sequence[Worker]) -> list[tu
     return found
 
 
-class Kept:
+class Memo:
     """Results of a function of arrays, kept as long as all the arrays live."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class ClusterRows:
     backend: str
     _step: int = 0
     _partitions: list[Partition] = field(default_factory=list)
-    _columns: Kept = field(default_factory=Kept)
+    _columns: Memo = field(default_factory=Memo)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -141,7 +141,7 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         """
         if is_dask(X):
             return lazily(self, "decision_function", X, out)
-        return _made(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
+        return _returned_or_written(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
 
     def predict(self, X: Any) -> Array:
         """Predict for each row the label with the largest score; if several are equal, the first in classes_.
@@ -239,7 +239,7 @@ class Probabilities(LinearPredictor):
         """
         if is_dask(X):
             return lazily(self, "predict_log_proba", X, out)
-        return _made(self, X, "scores", _log_softmax, out)
+        return _returned_or_written(self, X, "scores", _log_softmax, out)
 
     def predict_proba(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
         """Compute the probabilities p_ij = exp(z_ij) / sum_k exp(z_ik) from the scores z.
@@ -268,7 +268,7 @@ class Probabilities(LinearPredictor):
         """
         if is_dask(X):
             return lazily(self, "predict_proba", X, out)
-        return _made(self, X, "probabilities", lambda p: p, out)
+        return _returned_or_written(self, X, "probabilities", lambda p: p, out)
 
 
 def record_columns(estimator: Any, X: Any, features: Features, first: bool = True) -> None:
@@ -361,7 +361,7 @@ def _features_for(model: Any, X: Any, names_expected: bool = True) -> Features:
     return features
 
 
-def _made(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], out: Any) -> Any:
+def _returned_or_written(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], out: Any) -> Any:
     """Return `finish` of the outputs for X, where X is, or write them to the file `out`."""
     if out is None:
         return _to_gpu_of(X, finish(outputs_for(model, X, output)))

@@ -139,8 +139,8 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     X, found = as_matrix(path, table, features)
     if asked is not None and tuple(found) != asked:
         place = {name: i for i, name in enumerate(found)}
-        if lacking := [name for name in asked if name not in place]:
-            raise BadFileError(path, reason=f"has no {lacking[0][:80]!r}", expected=f"all {len(asked)} features")
+        if missing := [name for name in asked if name not in place]:
+            raise BadFileError(path, reason=f"has no {missing[0][:80]!r}", expected=f"all {len(asked)} features")
         X, found = X[:, [place[name] for name in asked]], list(asked)
     # lists may give more names than a table may have columns, too many for a model file
     return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label)

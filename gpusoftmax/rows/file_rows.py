@@ -373,7 +373,7 @@ class SelectedRows:
 
     @property
     def array(self) -> Array:
-        """There is none."""
+        """Not to be had: the rows are not in one array."""
         raise TypeError("selected rows are not in one array")
 
     @property

@@ -142,7 +142,10 @@ class FileRows:
             first, stop, step = rows.indices(len(self))
             rows = np.arange(first, stop, step)
         if isinstance(rows, tuple):
-            raise IndexError(f"rows are picked by one index, such as rows[:5]; got {len(rows)}")
+            raise IndexError(
+                f"{len(rows)} indices for rows in files; pass one, such as rows[:5], which reads these rows, or leave "
+                "them in their files by rows.select(numbers), as in place of scikit-learn's train_test_split"
+            )
         rows = np.asarray(rows)
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)

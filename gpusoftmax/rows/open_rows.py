@@ -57,7 +57,7 @@ def open_rows(
     Returns
     -------
     FileRows
-        With shape, dtype, nbytes, len, and rows by number, such as rows[:5].
+        With shape, dtype, nbytes and len. rows[:5] and rows[numbers] read rows; `select` leaves them in their files.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class Checkpoint:
     BadFileError
         There is a file, but neither it nor the one before can be read.
     OSError
-        The folder does not exist, or the file cannot be opened.
+        The folder does not exist, the path is that of a folder, or the file cannot be opened.
     """
 
     def __init__(self, path: Path, every: float, run: dict[str, Any]) -> None:
@@ -66,6 +66,8 @@ class Checkpoint:
         self._has_news = False  # a result that the file does not have
         if not path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint={str(path)!r}: the folder {path.parent} does not exist; make it first")
+        if path.is_dir():
+            raise IsADirectoryError(f"checkpoint={str(path)!r} is a folder; pass the name of a file in it")
         self._source = path  # the file that was read: the one before, if that at `path` is damaged
         if (found := read(path)) is not None:
             self._source, kept, tree = found

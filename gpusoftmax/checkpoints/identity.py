@@ -1,7 +1,7 @@
 """What identifies a run: a checkpoint is continued only by the same run, on the same kind of machine.
 
-An identity is a dictionary of short texts, numbers and digests by name, which JSON can hold. Of X it has a digest of a
-few rows, which the `Features` interface gives for any kind of features.
+An identity is a dictionary of short texts, numbers and digests by name, which JSON can hold. Of X it has digests of a
+few rows and of the moments of all columns, which the `Features` interface gives for any kind of features.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, compiled_for
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.batches import NO_EPOCH, generator
@@ -37,8 +38,12 @@ def digest_of(*values: Any) -> str:
     return found.hexdigest()
 
 
-def identity_of_features(features: Features) -> dict[str, Any]:
-    """Identify features by their kind, shape, type and size, and by some of the selected rows."""
+def identity_of_features(features: Features, moments: tuple[Array, Array] | None = None) -> dict[str, Any]:
+    """Identify features by their kind, shape, type and size, by some of the selected rows, and by moments of all.
+
+    `moments` are the mean and the variance (d,) of the columns; unless they are known, this takes a pass over X.
+    """
+    moments = moments or features.moments(None, None)
     to_numpy = features.backend.to_numpy
     positions = generator(0, NO_EPOCH).choice(features.n, min(SAMPLED, features.n), replace=False)
     rows = features.sample_matrix(features.row_numbers(np.sort(positions)))
@@ -50,12 +55,12 @@ def identity_of_features(features: Features) -> dict[str, Any]:
         "number of rows": features.n,
         "dtype": np.dtype(features.dtype).name,
         "bytes": features.nbytes,
-        "rows": digest_of(*arrays, *scaling),
+        "rows": digest_of(*arrays, *scaling, *map(to_numpy, moments)),
     }
 
 
-def identity_of_objective(objective: Objective) -> dict[str, Any]:
-    """Identify the data of an objective, by the names under which users pass them."""
+def identity_of_objective(objective: Objective, moments: tuple[Array, Array] | None = None) -> dict[str, Any]:
+    """Identify the data of an objective, by the names under which users pass them; see `identity_of_features`."""
     to_numpy, term = objective.backend.to_numpy, objective.linear_term
 
     def digest(*arrays: Any) -> str:
@@ -63,7 +68,7 @@ def identity_of_objective(objective: Objective) -> dict[str, Any]:
 
     rows = objective.features.rows
     return {
-        **{f"X {name}": value for name, value in identity_of_features(objective.features).items()},
+        **{f"X {name}": value for name, value in identity_of_features(objective.features, moments).items()},
         "y": digest(objective.labels, *(() if term is None else (term.T, term.t))),
         "sample_weight": digest(objective.weights, rows),
         "penalty": digest(objective.penalty.strengths, objective.penalty.factors),

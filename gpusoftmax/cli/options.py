@@ -191,7 +191,7 @@ MemoryLimit = Annotated[
         "--memory-limit",
         metavar="SIZE",
         help="leave features in their files, which may be larger than memory, and take this much, such as 2GB "
-        "(.npy, .safetensors, .parquet)",
+        "(X.npy,y.npy, X.safetensors,y.npy, or .parquet, of which a decoded copy is kept beside it)",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object, and nothing else, on standard output")]

@@ -59,7 +59,7 @@ class DaskExecutor:
 
     def load(self, worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
         """See `Executor`."""
-        with _of_any_size():
+        with _without_size_warning():
             future = self._submit(worker, function, *arguments)
         self.loaded.add(future)
         return future
@@ -81,7 +81,7 @@ class DaskExecutor:
         """See `Executor`."""
         from distributed import CancelledError
 
-        with _of_any_size():
+        with _without_size_warning():
             sent = self.client.submit(identity, common, pure=False, retries=RETRIES)
         futures = [self._submit(worker, function, sent, worker.threads, *arguments) for worker, arguments in tasks]
         try:
@@ -139,7 +139,7 @@ class DaskExecutor:
 
 
 @contextmanager
-def _of_any_size() -> Iterator[None]:
+def _without_size_warning() -> Iterator[None]:
     """Silence Dask's warning about large arguments, which says to scatter them."""
     import dask
 

@@ -1,4 +1,4 @@
-"""What a cluster has to do for a fit, as three methods; `dask.py` has them for Dask, and others can be added."""
+"""What a cluster has to do for a fit, as three methods; `dask_executor.py` has them for Dask, others can be added."""
 
 from __future__ import annotations
 

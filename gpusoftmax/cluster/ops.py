@@ -14,7 +14,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import warn_user
-from gpusoftmax.cluster.rows import ClusterRows, Kept
+from gpusoftmax.cluster.rows import ClusterRows, Memo
 from gpusoftmax.cluster.tasks import (
     FirstNotFinite,
     Gradient,
@@ -51,7 +51,7 @@ class ClusterOperations(CpuOperations):
 
     backend: str
     differences: set[str] = field(default_factory=set)
-    _masked: Kept = field(default_factory=Kept)
+    _masked: Memo = field(default_factory=Memo)
 
     def note(self) -> str:
         """What may make bits differ from those of a fit in memory; empty if nothing was found."""

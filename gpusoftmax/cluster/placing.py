@@ -9,7 +9,7 @@ import numpy as np
 
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.checks.arrays import check_features
-from gpusoftmax.checks.messages import shown
+from gpusoftmax.checks.messages import counted, shown
 from gpusoftmax.checks.scalars import check_pair
 from gpusoftmax.cluster.dask_executor import DaskExecutor
 from gpusoftmax.cluster.executor import Executor
@@ -94,12 +94,12 @@ def cluster_backend(backend: Backend, executor: Executor) -> Backend:
     workers = executor.workers()
     operations = ClusterOperations(backend.n_threads, backend.ops.kernels, backend.name)  # type: ignore[attr-defined]
     threads = sum(worker.threads for worker in workers)
-    reason = f"{backend.reason}, on {len(workers)} workers with {threads} threads"
+    reason = f"{backend.reason}, on {counted(len(workers), 'worker')} with {counted(threads, 'thread')}"
     return replace(backend, reason=reason, ops=operations, sgd_stretch=None)
 
 
 def client_for(client: Any) -> Any:
-    """Return the client, or the current one of this process; raise if there is none."""
+    """Return the client, or the current one of this process; raise if there is none, or if it is closed."""
     import distributed
 
     if client is None:
@@ -112,6 +112,8 @@ def client_for(client: Any) -> Any:
             ) from None
     if not isinstance(client, distributed.Client) or client.asynchronous:
         raise TypeError(f"client={shown(client)} is not a distributed.Client (not an asynchronous one); pass one")
+    if client.status != "running":
+        raise ValueError(f"client={shown(client)} is {client.status}; pass one that is connected to a scheduler")
     return client
 
 

@@ -42,12 +42,12 @@ def by_chunks(model: Any, method: str, X: Any, columns: int | None) -> Any:
     dtype = sent.classes_.dtype if method == "predict" else computation_dtype(example.dtype)
     meta = np.empty((0,) if columns is None else (0, columns), dtype)
     if columns is None:
-        return array.map_blocks(_of_chunk, model=sent, method=method, meta=meta, drop_axis=1)
+        return array.map_blocks(_predict_chunk, model=sent, method=method, meta=meta, drop_axis=1)
     chunks = array.chunks[0], (columns,)
-    return array.map_blocks(_of_chunk, model=sent, method=method, meta=meta, chunks=chunks)
+    return array.map_blocks(_predict_chunk, model=sent, method=method, meta=meta, chunks=chunks)
 
 
-def _of_chunk(chunk: Any, model: Any, method: str) -> Any:
+def _predict_chunk(chunk: Any, model: Any, method: str) -> Any:
     """Predict for one chunk, which may have no rows."""
     if len(chunk):
         return getattr(model, method)(chunk)

@@ -76,7 +76,7 @@ def partition_cuts(chunks: Sequence[int], step: int, workers: Sequence[Worker]) 
     return [*sorted(cut for cut in cuts if cut < n), n]
 
 
-def shares(cuts: Sequence[int], workers: Sequence[Worker]) -> list[tuple[Worker, range]]:
+def ranges_of_workers(cuts: Sequence[int], workers: Sequence[Worker]) -> list[tuple[Worker, range]]:
     """Divide partitions among workers by their threads: to each worker consecutive ones, of about as many rows."""
     n, threads = cuts[-1], sum(worker.threads for worker in workers)
     found, start, before = [], 0, 0
@@ -92,7 +92,7 @@ def shares(cuts: Sequence[int], workers: Sequence[Worker]) -> list[tuple[Worker,
     return found
 
 
-class Kept:
+class Memo:
     """Results of a function of arrays, kept as long as all the arrays live."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class ClusterRows:
     backend: str
     _step: int = 0
     _partitions: list[Partition] = field(default_factory=list)
-    _columns: Kept = field(default_factory=Kept)
+    _columns: Memo = field(default_factory=Memo)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -153,9 +153,9 @@ class ClusterRows:
             workers = self.executor.workers()
             self._partitions = []  # before others are loaded
             cuts, found = partition_cuts(self.source.chunks, step, workers), list[Partition]()
-            for worker, share in shares(cuts, workers):
-                own = cuts[share.start : share.stop + 1]
-                found += map(Partition, self.source.load(worker, own), own[:-1], own[1:])
+            for worker, own in ranges_of_workers(cuts, workers):
+                edges = cuts[own.start : own.stop + 1]
+                found += map(Partition, self.source.load(worker, edges), edges[:-1], edges[1:])
             self._step, self._partitions = step, found
         return self._partitions
 
@@ -185,15 +185,13 @@ class ClusterRows:
         partitions = self.partitions(leaf)
         sent = [self._sent(column) for column in columns]
         cuts = [*(one.first for one in partitions), len(self)]
-        work_shares = shares(cuts, self.executor.workers())
+        given = ranges_of_workers(cuts, self.executor.workers())
         lists = [cuts[:-1], [one.handle for one in partitions], *sent]
-        tasks = [
-            Task(worker, [self.backend, *(one[own.start : own.stop] for one in lists)]) for worker, own in work_shares
-        ]
+        tasks = [Task(worker, [self.backend, *(one[own.start : own.stop] for one in lists)]) for worker, own in given]
         try:
             return self.executor.run(function, work, tasks)
         except TaskError as error:
-            own = work_shares[error.task][1]
+            own = given[error.task][1]
             failed = [partitions[i] for i in own if any(one is partitions[i].handle for one in error.handles)]
             what = "cannot be loaded" if failed else "cannot be computed with"
             failed = failed or [partitions[i] for i in own]
@@ -217,7 +215,7 @@ class ClusterRows:
         cuts = [*(one.first for one in self._partitions), len(self)]
         return [
             self.executor.load(worker, identity, np.array(column[cuts[i] : cuts[i + 1]], order="C"))
-            for worker, own in shares(cuts, self.executor.workers())
+            for worker, own in ranges_of_workers(cuts, self.executor.workers())
             for i in own
         ]
 

@@ -27,7 +27,7 @@ LARGE_GRADIENT = 32 << 20  # bytes above which threads divide a gradient's colum
 LARGE_LEAF = 1 << 17  # fewest rows of a leaf then: so many that adding its gradient to others takes no noticeable time
 TILE_COLUMNS = 512  # columns that a thread then multiplies at a time
 SCORE_BYTES = 32 << 20  # bytes of the scores of a block then
-SCORE_BLOCK = 64  # rows of scores for which a thread then computes the loss
+LOSS_ROWS = 64  # rows of scores for which a thread then computes the loss
 
 NO_WEIGHTS: dict[type, Array] = {t: np.empty((0, 0), t) for t in (np.float32, np.float64)}
 
@@ -128,7 +128,7 @@ class GradientSums:
         (d, K, c), dtype, tree = self.W.shape, self.W.dtype, TreeSum()
         q, leaf_length = K * c, large_leaf(d)
         W, b = self.W.reshape(d, q), self.b.reshape(q)
-        step = 1 << (max(SCORE_BLOCK, min(BLAS_BLOCK, SCORE_BYTES // (q * self.W.itemsize))).bit_length() - 1)
+        step = 1 << (max(LOSS_ROWS, min(BLAS_BLOCK, SCORE_BYTES // (q * self.W.itemsize))).bit_length() - 1)
         scores = np.empty((step, q), dtype)
         tiles = [slice(first, min(first + TILE_COLUMNS, q)) for first in range(0, q, TILE_COLUMNS)]
 
@@ -140,7 +140,7 @@ class GradientSums:
             """Add some rows to the sums of a leaf."""
             losses, correct, dW, db = leaf
             Z, t, s = scores[: len(x)], labels[here], None if weights is None else weights[here]
-            runs = [slice(i, min(i + SCORE_BLOCK, len(x))) for i in range(0, len(x), SCORE_BLOCK)]
+            runs = [slice(i, min(i + LOSS_ROWS, len(x))) for i in range(0, len(x), LOSS_ROWS)]
             sums = np.zeros((len(runs), 2, K))
 
             def multiply(run: range) -> None:

@@ -140,8 +140,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
             `out` cannot be written.
         """
         if is_dask(X):
-            return lazily(self, "decision_function", X)
-        return _made(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
+            return lazily(self, "decision_function", X, out)
+        return _returned_or_written(self, X, "scores", lambda z: z[:, 1] - z[:, 0] if z.shape[1] == 2 else z, out)
 
     def predict(self, X: Any) -> Array:
         """Predict for each row the label with the largest score; if several are equal, the first in classes_.
@@ -238,8 +238,8 @@ class Probabilities(LinearPredictor):
             `out` cannot be written.
         """
         if is_dask(X):
-            return lazily(self, "predict_log_proba", X)
-        return _made(self, X, "scores", _log_softmax, out)
+            return lazily(self, "predict_log_proba", X, out)
+        return _returned_or_written(self, X, "scores", _log_softmax, out)
 
     def predict_proba(self, X: Any, out: str | os.PathLike[str] | None = None) -> Array:
         """Compute the probabilities p_ij = exp(z_ij) / sum_k exp(z_ik) from the scores z.
@@ -267,8 +267,8 @@ class Probabilities(LinearPredictor):
             `out` cannot be written.
         """
         if is_dask(X):
-            return lazily(self, "predict_proba", X)
-        return _made(self, X, "probabilities", lambda p: p, out)
+            return lazily(self, "predict_proba", X, out)
+        return _returned_or_written(self, X, "probabilities", lambda p: p, out)
 
 
 def record_columns(estimator: Any, X: Any, features: Features, first: bool = True) -> None:
@@ -323,8 +323,13 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
     return classes, coef, intercept
 
 
-def lazily(model: Any, method: str, X: Any) -> Any:
+def lazily(model: Any, method: str, X: Any, out: Any = None) -> Any:
     """Predict for a dask array or data frame: a dask array with the same chunks, which is computed when needed."""
+    if out is not None:
+        raise ValueError(
+            f"out={shown(out)} is not for X of Dask, whose predictions are a dask array; leave it out, and write that "
+            "array chunk by chunk, as dask.array.to_npy_stack does"
+        )
     classes, coef, _ = weights_of(model)
     check_columns(model, frame_or_array(X))
     check_n_features(X, coef.shape[1], owner=type(model).__name__)
@@ -356,7 +361,7 @@ def _features_for(model: Any, X: Any, names_expected: bool = True) -> Features:
     return features
 
 
-def _made(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], out: Any) -> Any:
+def _returned_or_written(model: Any, X: Any, output: Output, finish: Callable[[Array], Array], out: Any) -> Any:
     """Return `finish` of the outputs for X, where X is, or write them to the file `out`."""
     if out is None:
         return _to_gpu_of(X, finish(outputs_for(model, X, output)))

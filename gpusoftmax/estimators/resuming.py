@@ -30,11 +30,12 @@ def checkpoint_of_fit(
     """
     if path is None:
         return None
+    known = problem.stream.moments
     validation = {} if problem.validation is None else identity_of_objective(problem.validation)
     run = {
         "run": "fit",
         **identity_of_estimator(estimator),
-        **identity_of_objective(problem.objective),
+        **identity_of_objective(problem.objective, None if known is None else (known.mean, known.variance)),
         "classes": digest_of(problem.classes),
         "start": digest_of(*map(problem.backend.to_numpy, start)),
         **{f"validation {name}": value for name, value in validation.items()},

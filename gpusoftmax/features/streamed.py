@@ -33,7 +33,7 @@ class _Window:
         self.numbers, self.rows = np.empty(0, np.int64), np.empty((0, 0))
 
     def holding(self, stored: Rows, blocks: Array, size: int) -> tuple[Array, Array]:
-        """Return the row numbers of these blocks of `size` rows, increasing, and the rows; reads those that lack."""
+        """Return the row numbers of these blocks of `size` rows, increasing, and the rows; reads what is missing."""
         wanted = (blocks[:, None] * size + np.arange(size)).reshape(-1)
         wanted = wanted[wanted < len(stored)]
         if not np.array_equal(wanted, self.numbers):
@@ -41,8 +41,8 @@ class _Window:
             kept, own, theirs = np.intersect1d(self.numbers, wanted, assume_unique=True, return_indices=True)
             if len(kept):
                 rows[theirs] = self.rows[own]
-            lacking = np.setdiff1d(wanted, kept, assume_unique=True)
-            rows[np.searchsorted(wanted, lacking)] = stored[lacking]
+            missing = np.setdiff1d(wanted, kept, assume_unique=True)
+            rows[np.searchsorted(wanted, missing)] = stored[missing]
             self.numbers, self.rows = wanted, rows
         return self.numbers, self.rows
 

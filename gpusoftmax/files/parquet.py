@@ -139,8 +139,8 @@ def _read(path: Path, file: Any, columns: Columns) -> Table:
     X, found = as_matrix(path, table, features)
     if asked is not None and tuple(found) != asked:
         place = {name: i for i, name in enumerate(found)}
-        if lacking := [name for name in asked if name not in place]:
-            raise BadFileError(path, reason=f"has no {lacking[0][:80]!r}", expected=f"all {len(asked)} features")
+        if missing := [name for name in asked if name not in place]:
+            raise BadFileError(path, reason=f"has no {missing[0][:80]!r}", expected=f"all {len(asked)} features")
         X, found = X[:, [place[name] for name in asked]], list(asked)
     # lists may give more names than a table may have columns, too many for a model file
     return Table(X, y, tuple(found) if len(found) <= MOST_COLUMNS else None, label)
@@ -205,7 +205,8 @@ def _column(path: Path, table: Any, name: str, labels: bool = False) -> Array:
     if kinds.is_decimal(kind):
         column, kind = column.cast(pyarrow.float64()), pyarrow.float64()
     if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind) or (labels and text)):
-        expected = "labels: numbers or text" if labels else "numbers; columns of text can be left out (drop, --drop)"
+        numbers = "numbers; leave out columns of text (drop or --drop; with open_rows, name the others: name=[...])"
+        expected = "labels: numbers or text" if labels else numbers
         raise BadFileError(path, place=place, reason=f"is of type {column.type}", expected=expected)
     if column.null_count:
         row = column.is_null().to_numpy().argmax()

@@ -22,9 +22,8 @@ from gpusoftmax.checks.messages import shown
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.open import open_regular, size_of
 
-Table = list[
-    tuple[str, np.dtype[Any], tuple[int, ...]]
-]  # name, type and shape of each tensor, in the order of the file
+# name, type and shape of each tensor, in the order of the file
+Table = list[tuple[str, np.dtype[Any], tuple[int, ...]]]
 Types = tuple[type, ...]
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -36,9 +35,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Within these limits no header takes more than a second and 64 MB. JSON can take fifty times the memory of its text.
 MOST_HEADER = 8 << 20  # bytes; 100,000 names of classes and 100,000 of features take 4 MB
 MOST_ITEMS = 1 << 18  # commas, colons and opening brackets, including those in names
-MOST_DIGITS = (
-    20  # of a whole number, as many as 2^64 has; without its own limit, Python takes minutes for a million digits
-)
+# of a whole number, as many as 2^64 has; without its own limit, Python takes minutes for a million digits
+MOST_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,8 @@ class Layout:
             raise ValueError(f"header length {length} in a file of {size} bytes: it does not begin like a {self.name}")
         if length > MOST_HEADER:
             raise ValueError(f"header of {length} bytes, more than {MOST_HEADER}{self.too_long}")
-        header = self.parse(
-            "header", file.read(length).decode("ascii")
-        )  # it was written in ASCII; decoded, each character takes one byte of memory
+        # it was written in ASCII; decoded, each character takes one byte of memory
+        header = self.parse("header", file.read(length).decode("ascii"))
         metadata = header.pop("__metadata__", None) if type(header) is dict else None
         if type(metadata) is not dict or metadata.get("format") != self.format:
             raise ValueError(f"not a gpusoftmax {self.name}")

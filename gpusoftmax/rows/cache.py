@@ -83,9 +83,9 @@ def open_parquet(path: Path, columns: Sequence[str] | None, cache: Path | None) 
     """
     with parquet_file(path) as file:
         names = list(file.schema_arrow.names) if columns is None else list(columns)
-        if lacking := [name for name in names if name not in file.schema_arrow.names]:
+        if missing := [name for name in names if name not in file.schema_arrow.names]:
             expected = f"one of {shown(list(file.schema_arrow.names))}"
-            raise BadFileError(path, reason=f"has no column {shown(lacking[0])}", expected=expected)
+            raise BadFileError(path, reason=f"has no column {shown(missing[0])}", expected=expected)
         key = f"{file.schema_arrow.to_string()}\n{names}"
 
     def decode() -> Decoded:

@@ -141,6 +141,11 @@ class FileRows:
         if isinstance(rows, slice):
             first, stop, step = rows.indices(len(self))
             rows = np.arange(first, stop, step)
+        if isinstance(rows, tuple):
+            raise IndexError(
+                f"{len(rows)} indices for rows in files; pass one, such as rows[:5], which reads these rows, or leave "
+                "them in their files by rows.select(numbers), as in place of scikit-learn's train_test_split"
+            )
         rows = np.asarray(rows)
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
@@ -377,7 +382,7 @@ class SelectedRows:
 
     @property
     def array(self) -> Array:
-        """There is none."""
+        """Not to be had: the rows are not in one array."""
         raise TypeError("selected rows are not in one array")
 
     @property

@@ -47,7 +47,7 @@ class FlatFile:
     row_stride, column_stride : int
         Bytes from row to row, and from column to column; one of them is contiguous.
     identity : Identity
-        Of the file when it was opened.
+        That of the file when it was opened.
     bfloat16 : bool
         Whether uint16 in the file are the bits of bfloat16.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def open_rows(
     Parameters
     ----------
     paths : path or sequence of paths
-        One file, or several of which each has some of the rows:
+        One file, or several of which each has some of the rows, in this order, with the same number of features and the
+        same type:
 
         - .npy: a matrix of any type that X may have, or images (n, ...), a row each;
         - .safetensors: a tensor;
@@ -44,8 +45,8 @@ def open_rows(
         - batches of CIFAR-10, binary or pickled, or the folder that holds them.
     memory_limit : int or str, optional
         Bytes that reading and the solver may take, such as "2GB". Files that are larger are not mapped, but read
-        through three buffers, which take a quarter of the limit at most. Default: what is available, by the
-        system or the container (cgroup).
+        through three buffers, which take a quarter of the limit at most. It is at least 16 MiB. Default: what is
+        available, by the system or the container (cgroup).
     cache : path, optional
         The folder for decoded copies of Parquet files and pickled batches, which are made once and take as much room as
         the features in memory. A copy belongs to the size and time of its file. Default: beside each file, under a name
@@ -56,7 +57,7 @@ def open_rows(
     Returns
     -------
     FileRows
-        With shape, dtype, nbytes, len, and rows by number, such as rows[:5].
+        With shape, dtype, nbytes and len. rows[:5] and rows[numbers] read rows; `select` leaves them in their files.
 
     Raises
     ------
@@ -80,6 +81,8 @@ def open_rows(
     folder = None if cache is None else check_path("cache", cache)
     if folder is not None and not folder.is_dir():
         raise ValueError(f"cache={str(folder)!r} is not a folder; make it, or pass another one")
+    if isinstance(paths, Iterator):  # such as that of Path.glob, whose order is the file system's
+        raise TypeError(f"paths is a {type(paths).__name__}, which has no order of its own; pass sorted(...) of it")
     listed: list[Any] = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
         raise ValueError("paths is empty; pass at least one file")
@@ -102,7 +105,8 @@ def _batches(path: Path) -> list[Path]:
         found = [path / f"{batch}{suffix}" for batch in CIFAR_BATCHES]
         if all(batch.exists() for batch in found):
             return found
-    raise BadFileError(path, reason="is a folder", expected="files, or the folder of CIFAR-10's batches")
+    expected = 'its files, as in open_rows(sorted(Path(folder).glob("*.npy"))), or the folder of CIFAR-10\'s batches'
+    raise BadFileError(path, reason="is a folder", expected=expected)
 
 
 def _open(path: Path, cache: Path | None, name: str | Sequence[str] | None) -> FlatFile:

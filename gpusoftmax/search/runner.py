@@ -51,7 +51,7 @@ class _Problem:
     totals : list of float
         S, the sum of the weights of the training rows, for each of the splits.
     sampled : Objective
-        Of one model, over the rows from which preconditioners are made.
+        That of one model, over the rows from which preconditioners are made.
     """
 
     splits: list[int]
@@ -218,10 +218,8 @@ class SweepRun:
     def _problems(self, k: int) -> list[_Problem]:
         """The problems that candidate k solves: one for each split, or one for all if they share passes over X."""
         features, splits = self.data.features, self.splits
-        weights = (
-            2 * len(splits) * features.n_stored * np.dtype(features.dtype).itemsize
-        )  # of training and held-out rows
-        shared = weights <= features.shared_weight_bytes and not any(split.train is None for split in splits)
+        weight_bytes = 2 * len(splits) * features.n_stored * np.dtype(features.dtype).itemsize  # also of held-out rows
+        shared = weight_bytes <= features.shared_weight_bytes and not any(split.train is None for split in splits)
         if not shared or isinstance(self.estimators[k].scaling, str):  # then each split has a scale of its own
             return [self._split_problem(i, k) for i in range(len(splits))]
         estimator, key = self.estimators[k], (EVERY_SPLIT, repr(self.estimators[k].class_weight))

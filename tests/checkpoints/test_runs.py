@@ -27,6 +27,8 @@ from gpusoftmax import (
 from gpusoftmax.array import Backend
 from gpusoftmax.checkpoints import checkpoint as checkpoints
 from gpusoftmax.checkpoints.file import read, write
+from gpusoftmax.checkpoints.identity import SAMPLED
+from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.files.atomic import previous_of
 from gpusoftmax.solvers import LBFGS, SGD, lbfgs, sgd
 from tests.support.cases import sha256
@@ -441,6 +443,24 @@ def test_another_sweep_is_refused(change: dict[str, Any], path: Path) -> None:
         sweep(SoftmaxClassifier(), {"C": [0.1, 2.0]}, X, Y, **common)
 
 
+@pytest.mark.parametrize("where", ["training", "validation"])
+@pytest.mark.parametrize("kind", ["fit", "sweep"])
+def test_rows_that_changed_anywhere_are_noticed(kind: str, where: str, path: Path) -> None:
+    def run(train: Any, held_out: Any) -> Any:
+        arguments: dict[str, Any] = {"validation": (held_out, Y), "checkpoint": path}
+        if kind == "fit":
+            return SoftmaxClassifier(scaling=(np.zeros(20), None)).fit(train, Y, **arguments)
+        return sweep(SoftmaxClassifier(), {"C": [0.1, 1.0]}, train, Y, **arguments)
+
+    run(X, X)
+    digest = generator(0, NO_EPOCH).choice(len(X), SAMPLED, replace=False)
+    changed = X.copy()
+    changed[np.setdiff1d(np.arange(len(X)), digest)[0], 3] += 1
+    name = "validation X rows" if where == "validation" else "X rows"
+    with pytest.raises(ValueError, match=f"it differs in {name}"):
+        run(*((X, changed) if where == "validation" else (changed, X)))
+
+
 def test_a_sweep_is_no_fit(path: Path) -> None:
     SoftmaxClassifier().fit(X, Y, checkpoint=path)
     with pytest.raises(ValueError, match=r"differs in its kind \(fit there, sweep here\)\. To start anew"):
@@ -495,6 +515,11 @@ def test_a_forged_checkpoint_is_refused_by_name(forge: Callable[[Any], Any], ste
 def test_a_folder_that_does_not_exist_is_named_before_any_work(steps: Steps, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist; make it first"):
         steps.of(lambda: SoftmaxClassifier().fit(X, Y, checkpoint=tmp_path / "nowhere" / "run.ckpt"), 0)
+
+
+def test_a_folder_in_place_of_a_file_is_named_before_any_work(steps: Steps, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=r"is a folder; pass the name of a file in it"):
+        steps.of(lambda: SoftmaxClassifier().fit(X, Y, checkpoint=tmp_path), 0)
 
 
 @pytest.mark.parametrize(

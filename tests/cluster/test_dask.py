@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 SAME_ROWS = ("dask array", "persisted", "labels in a dask array", "futures", "empty chunk", "data frame", "files")
 MESSAGES = {
     "no client": "there is no client; create one, distributed.Client(LocalCluster())",
+    "output file": "ValueError: out='probabilities.npy' is not for X of Dask",
+    "closed client": " is closed; pass one that is connected to a scheduler",
     "sparse": "X has chunks of scipy.sparse._csr.csr_array, which clusters do not compute with yet",
     "unknown": "call X.compute_chunk_sizes() first",
     "in-memory X": "X is a ndarray, and client=... needs a dask array",

@@ -11,7 +11,7 @@ from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cluster import tasks
 from gpusoftmax.cluster.executor import Worker
 from gpusoftmax.cluster.placing import cluster_backend
-from gpusoftmax.cluster.rows import partition_cuts, shares
+from gpusoftmax.cluster.rows import partition_cuts, ranges_of_workers
 from gpusoftmax.cpu import gradients, threads
 from gpusoftmax.exceptions import ClusterError
 from tests.support.blocks import InBlocks
@@ -185,8 +185,8 @@ def test_partitions_begin_at_leaves_near_the_boundaries_of_chunks() -> None:
 
 def test_partitions_are_divided_by_the_threads_of_the_workers() -> None:
     workers = [Worker("a", 1), Worker("b", 3)]
-    assert shares(list(range(9)), workers) == [(workers[0], range(2)), (workers[1], range(2, 8))]
-    assert shares([0, 5], workers) == [(workers[1], range(1))]
+    assert ranges_of_workers(list(range(9)), workers) == [(workers[0], range(2)), (workers[1], range(2, 8))]
+    assert ranges_of_workers([0, 5], workers) == [(workers[1], range(1))]
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -198,7 +198,7 @@ def test_every_partition_is_given_to_one_worker(seed: int) -> None:
     assert cuts == sorted(set(cuts))
     assert (cuts[0], cuts[-1]) == (0, sum(chunks))
     assert all(cut % 64 == 0 for cut in cuts[:-1])
-    given = shares(cuts, workers)
+    given = ranges_of_workers(cuts, workers)
     assert [i for _, own in given for i in own] == list(range(len(cuts) - 1))
     assert len(given) <= len(workers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -221,6 +222,24 @@ def test_files_that_differ_in_features_or_type_are_refused(tmp_path: Path) -> No
             open_rows([tmp_path / "a.npy", tmp_path / other])
 
 
+def test_paths_without_an_order_of_their_own_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", matrix("float32"))
+    with pytest.raises(TypeError, match=r"which has no order of its own; pass sorted\(\.\.\.\)"):
+        open_rows(tmp_path.glob("*.npy"))  # type: ignore[arg-type]
+
+
+def test_a_folder_is_refused_with_how_to_pass_its_files(tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match=r"is a folder; expected its files, as in open_rows\(sorted\("):
+        open_rows(tmp_path)
+
+
+def test_an_index_of_rows_and_columns_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", matrix("float32"))
+    rows = open_rows(tmp_path / "X.npy")
+    with pytest.raises(IndexError, match=r"2 indices .* by rows\.select\(numbers\)"):
+        rows[0, 1]
+
+
 @pytest.mark.parametrize("limit", ["12 parrots", "-1GB", "1kB", 0, float("nan"), True, [1]])
 def test_a_memory_limit_that_is_none_is_refused(tmp_path: Path, limit: Any) -> None:
     np.save(tmp_path / "X.npy", matrix("float32"))
@@ -285,6 +304,7 @@ def test_more_files_than_a_process_may_keep_open_are_read(tmp_path: Path, monkey
     X, paths = matrix("float32", 90), [tmp_path / f"{i}.npy" for i in range(9)]
     for i, path in enumerate(paths):
         np.save(path, X[10 * i : 10 * (i + 1)])
+    gc.collect()  # of other tests, whose files would be closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     rows = open_rows(paths)
     assert (read(rows) == X).all()

@@ -79,6 +79,7 @@ def inputs() -> dict[str, Any]:
     frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(D)]).assign(label=words)
     table = dd.from_pandas(frame, npartitions=5)
     found["no client"] = message(SoftmaxClassifier(**MODEL).fit, x, words)
+    found["output file"] = message(expected.predict_proba, x, out="probabilities.npy")
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}), cluster_of(2) as (_, client):
         futures = client.scatter([X[:9_000], X[9_000:9_000], X[9_000:]])
         empty = da.concatenate([x[:5_000], x[:0], x[5_000:]])
@@ -133,6 +134,7 @@ def inputs() -> dict[str, Any]:
         dask_executor.TIMEOUT = 10.0  # if no worker starts again
         last = x[28_000:].map_blocks(_kill, dtype=np.float32, meta=x._meta)
         found["deadly"] = message(SoftmaxClassifier(**MODEL).fit, da.concatenate([x[:28_000], last]), words)
+    found["closed client"] = message(SoftmaxClassifier(**MODEL).fit, x, words, client=client)
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from gpusoftmax._log import log
 from gpusoftmax.checkpoints.file import CHECKPOINT, Tree, read, write
 from gpusoftmax.checkpoints.identity import differences
+from gpusoftmax.checks.messages import warn_user
 from gpusoftmax.checks.scalars import check_number, check_path
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.files.atomic import previous_of
@@ -77,6 +78,8 @@ class Checkpoint:
                     f"{', '.join(differs)}. To start anew, delete {path} and {previous_of(path)}, or pass another path"
                 )
             self._restore(tree)
+            if self._source != path:
+                warn_user(f"{path} is damaged or missing; continuing from {self._source}, the one before", UserWarning)
         self._saved_at = time.monotonic()
 
     def _restore(self, tree: Tree) -> None:

@@ -22,8 +22,8 @@ from gpusoftmax.rows.file_rows import Rows
 
 PART_MULTIPLE = 64  # rows; see Features.in_parts
 READ_ROWS = 1 << 12  # rows at a time where blocks may begin anywhere
-SHUFFLED_BYTES = 1 << 20  # of the blocks whose order SGD shuffles
-BLOCKS_AT_ONCE = 64  # the fewest blocks whose rows are shuffled together
+SHUFFLED_BYTES = 1 << 20  # of a block whose place in the order SGD shuffles; less if memory is short
+BLOCKS_AT_ONCE = 64  # blocks whose rows are shuffled together
 
 
 class _Window:
@@ -177,7 +177,8 @@ class StreamedFeatures(Features):
 
     @property
     def _block_rows(self) -> int:
-        return max(1, SHUFFLED_BYTES * self.n_stored // max(self.nbytes, 1))
+        most = self.stored.memory // (8 * BLOCKS_AT_ONCE)  # an eighth of the memory for the blocks that are shuffled
+        return max(1, min(SHUFFLED_BYTES, most) * self.n_stored // max(self.nbytes, 1))
 
     @property
     def shared_weight_bytes(self) -> int:
@@ -186,10 +187,7 @@ class StreamedFeatures(Features):
 
     @property
     def shuffled_blocks(self) -> tuple[int, int] | None:
-        if self.stored.in_one_array:
-            return None
-        most = self.stored.buffer_bytes // SHUFFLED_BYTES
-        return self._block_rows, max(BLOCKS_AT_ONCE, min(-(-self.n_stored // (10 * self._block_rows)), most))
+        return None if self.stored.in_one_array else (self._block_rows, BLOCKS_AT_ONCE)
 
     def check_finite(self, name: str = "X") -> None:
         for first, x in self.stored.blocks(READ_ROWS):

@@ -482,7 +482,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(steps: Steps, path: 
     steps.of(lambda: model.fit(X, Y, checkpoint=path, checkpoint_every=0.0), 4)
     path.write_bytes(path.read_bytes()[:-1])
     before = previous_of(path).read_bytes()
-    steps.of(lambda: model.fit(X, Y, checkpoint=path, checkpoint_every=0.0), 1)
+    with pytest.warns(UserWarning, match=r"is damaged or missing; continuing from .*\.previous"):
+        steps.of(lambda: model.fit(X, Y, checkpoint=path, checkpoint_every=0.0), 1)
     assert previous_of(path).read_bytes() == before  # a damaged file does not take its place
     found, made = steps.of(lambda: bits_of_fit(model.fit(X, Y, checkpoint=path)))
     assert (found, made) == (alone, 5)

@@ -138,15 +138,7 @@ class FileRows:
     def __getitem__(self, rows: Any) -> Array:
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
-        if isinstance(rows, slice):
-            first, stop, step = rows.indices(len(self))
-            rows = np.arange(first, stop, step)
-        rows = np.asarray(rows)
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows)
-        if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}")
-        rows = rows % len(self)
+        rows = self._row_numbers(rows)
         if self.in_one_array:
             picked = self.files[0].numbers(self._mapped[0][rows])
             self.check(int(rows[0]) if len(rows) else 0)
@@ -157,6 +149,34 @@ class FileRows:
             return found
         numbers, places = np.unique(rows, return_inverse=True)
         return self[numbers][places]
+
+    def _row_numbers(self, rows: Any) -> Array:
+        """Return the row numbers (m,) that an index stands for, none negative.
+
+        Raises
+        ------
+        IndexError
+            It is no slice, row numbers or mask of n rows, or there are no such rows.
+        """
+        if isinstance(rows, slice):
+            return np.arange(*rows.indices(len(self)))
+        if isinstance(rows, tuple):  # scikit-learn asks for X[rows, ...], to copy the rows of a fold
+            raise IndexError(
+                "rows in files take one index, row numbers; to cross-validate them, call sweep(..., cv=5) or "
+                "SoftmaxClassifierCV, and for tools that need an array pass rows[:], if it fits into memory"
+            )
+        numbers = np.asarray(rows)
+        if numbers.dtype == np.bool_ and numbers.shape == (len(self),):
+            return np.flatnonzero(numbers)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise IndexError(
+                f"rows in files take a slice, row numbers (m,) or a mask ({len(self)},); got "
+                f"{numbers.dtype} of shape {numbers.shape}"
+            )
+        numbers = numbers.astype(np.int64)  # n may be too large for the type, and differences of uint64 wrap around
+        if len(numbers) and not (-len(self) <= numbers.min() and numbers.max() < len(self)):
+            raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {numbers.min()} to {numbers.max()}")
+        return numbers % len(self)
 
     def _read_numbers(self, numbers: Array, out: Array) -> None:
         """Read rows by their numbers, which increase, into `out`; those with small gaps between them at once."""
@@ -296,7 +316,7 @@ class FileRows:
     @property
     def _mapped(self) -> list[Array]:
         if not self._maps:
-            self._maps.extend(map(MappedFile, self.files))
+            self._maps.extend([MappedFile(file) for file in self.files])  # all at once: there may be other threads
         return [one.rows for one in self._maps]
 
     def check(self, row: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from sklearn.model_selection import train_test_split
 
 from gpusoftmax import BadFileError, FileRows, open_rows
 from gpusoftmax.rows import file_rows
@@ -285,6 +287,7 @@ def test_more_files_than_a_process_may_keep_open_are_read(tmp_path: Path, monkey
     X, paths = matrix("float32", 90), [tmp_path / f"{i}.npy" for i in range(9)]
     for i, path in enumerate(paths):
         np.save(path, X[10 * i : 10 * (i + 1)])
+    gc.collect()  # rows of other tests, which errors refer to, have open files
     before = len(os.listdir("/proc/self/fd"))
     rows = open_rows(paths)
     assert (read(rows) == X).all()
@@ -330,3 +333,29 @@ def test_reads_that_are_cut_short_are_continued(tmp_path: Path, monkeypatch: pyt
     np.save(tmp_path / "X.npy", X)
     monkeypatch.setattr(os, "preadv", lambda fd, views, offset: preadv(fd, [views[0][:7]], offset))
     assert (read(open_rows(tmp_path / "X.npy")) == X).all()
+
+
+@pytest.mark.parametrize("kind", ["mapped", "buffers"])
+def test_row_numbers_may_be_of_any_type_of_integers(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.arange(900.0).reshape(300, 3)
+    np.save(tmp_path / "X.npy", X)
+    if kind == "buffers":
+        monkeypatch.setattr(file_rows, "why_not_mapped", lambda: "a test")
+    rows = open_rows(tmp_path / "X.npy")
+    for numbers in (np.array([7, 3, 5], np.uint8), np.array([-1, 0], np.int8), np.array([2, 1], np.uint64), []):
+        assert np.array_equal(rows[numbers], X[np.asarray(numbers, np.int64)])
+
+
+@pytest.mark.parametrize(
+    "index", [1.5, np.array([1.0]), np.array([True, False]), np.array([[1, 2]]), None, "a", (slice(2), 1)]
+)
+def test_what_is_no_row_number_is_refused(tmp_path: Path, index: Any) -> None:
+    np.save(tmp_path / "X.npy", np.zeros((3, 2)))
+    with pytest.raises(IndexError, match="rows in files take"):
+        open_rows(tmp_path / "X.npy")[index]
+
+
+def test_scikit_learns_cross_validation_is_refused_with_what_to_call_instead(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", np.zeros((30, 2)))
+    with pytest.raises(IndexError, match=r"call sweep\(..., cv=5\) or SoftmaxClassifierCV"):
+        train_test_split(open_rows(tmp_path / "X.npy"))

@@ -319,6 +319,10 @@ class FileRows:
             self._maps.extend([MappedFile(file) for file in self.files])  # all at once: there may be other threads
         return [one.rows for one in self._maps]
 
+    def are_in(self, path: Path) -> bool:
+        """Whether this is one of the files, by this or another name."""
+        return path.exists() and any(path.samefile(file.path) for file in self.files if file.path.exists())
+
     def check(self, row: int) -> None:
         """Check that no file has changed since it was opened.
 
@@ -418,6 +422,10 @@ class SelectedRows:
         """Read all rows in blocks; see `operations.RowBlocks`."""
         ranges = block_ranges(len(self), step, within, self.stored._rows_at_once(step))
         return read_ahead(ranges, lambda first, stop, _: self[first:stop], 0)
+
+    def are_in(self, path: Path) -> bool:
+        """See `FileRows`."""
+        return self.stored.are_in(path)
 
     def check(self, row: int) -> None:
         """See `FileRows`."""

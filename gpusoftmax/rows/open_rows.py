@@ -80,7 +80,7 @@ def open_rows(
     folder = None if cache is None else check_path("cache", cache)
     if folder is not None and not folder.is_dir():
         raise ValueError(f"cache={str(folder)!r} is not a folder; make it, or pass another one")
-    listed: list[Any] = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    listed: list[Any] = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
     if not listed:
         raise ValueError("paths is empty; pass at least one file")
     files = [_open(path, folder, name) for one in listed for path in _batches(check_path("paths", one))]
@@ -92,6 +92,13 @@ def open_rows(
         for file in files:
             file.keep_open()
     return FileRows(files, limit)
+
+
+def _listed(paths: Any) -> list[Any]:
+    try:
+        return list(paths)
+    except TypeError:
+        raise TypeError(f"paths={shown(paths)} is a {type(paths).__name__}; pass a path, or a list of paths") from None
 
 
 def _batches(path: Path) -> list[Path]:

@@ -231,7 +231,8 @@ def test_a_memory_limit_that_is_none_is_refused(tmp_path: Path, limit: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("limit", "size"), [("2GB", 2 * 10**9), ("1.5 GiB", 3 << 29), (1 << 30, 1 << 30), ("64mb", 64 * 10**6)]
+    ("limit", "size"),
+    [("2GB", 2 * 10**9), ("1.5 GiB", 3 << 29), (1 << 30, 1 << 30), (np.int64(1 << 30), 1 << 30), ("64mb", 64 * 10**6)],
 )
 def test_memory_limits_are_written_as_users_write_them(tmp_path: Path, limit: Any, size: int) -> None:
     np.save(tmp_path / "X.npy", matrix("float32"))
@@ -359,3 +360,9 @@ def test_scikit_learns_cross_validation_is_refused_with_what_to_call_instead(tmp
     np.save(tmp_path / "X.npy", np.zeros((30, 2)))
     with pytest.raises(IndexError, match=r"call sweep\(..., cv=5\) or SoftmaxClassifierCV"):
         train_test_split(open_rows(tmp_path / "X.npy"))
+
+
+@pytest.mark.parametrize("paths", [None, 3])
+def test_what_is_neither_a_path_nor_a_list_is_refused(paths: Any) -> None:
+    with pytest.raises(TypeError, match="paths=.* pass a path, or a list of paths"):
+        open_rows(paths)

@@ -320,7 +320,17 @@ class FileRows:
         return [one.rows for one in self._maps]
 
     def are_in(self, path: Path) -> bool:
-        """Whether this is one of the files, by this or another name."""
+        """Tell whether rows are read from a file, by this or another name.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            It may be missing.
+
+        Returns
+        -------
+        bool
+        """
         return path.exists() and any(path.samefile(file.path) for file in self.files if file.path.exists())
 
     def check(self, row: int) -> None:

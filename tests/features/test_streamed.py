@@ -162,7 +162,7 @@ def test_predictions_do_not_replace_the_features(tmp_path: Path, cpu_backend: Ba
     link = tmp_path / "link.npy"
     link.symlink_to(rows.path)
     for path in (rows.path, link):
-        with pytest.raises(ValueError, match="out=.* is one of the files that X is read from"):
+        with pytest.raises(ValueError, match=r"out=.* is one of the files that X is read from"):
             SoftmaxClassifier(backend=cpu_backend.name).fit(X, y).predict_proba(rows, out=path)
     assert (rows[:] == X).all()
 

@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from safetensors.numpy import save_file
 from sklearn.model_selection import train_test_split
 
 from gpusoftmax import BadFileError, FileRows, open_rows
-from gpusoftmax.rows import file_rows
+from gpusoftmax.files.atomic import write_atomically
+from gpusoftmax.rows import cache, file_rows
 from tests.support.cifar10 import python3_batch
 
 TYPES = ["float64", "float32", "float16", "uint8", "bool", "int8", "uint16", "int32", "int64", ">f4", ">i2"]
@@ -364,5 +367,54 @@ def test_scikit_learns_cross_validation_is_refused_with_what_to_call_instead(tmp
 
 @pytest.mark.parametrize("paths", [None, 3])
 def test_what_is_neither_a_path_nor_a_list_is_refused(paths: Any) -> None:
-    with pytest.raises(TypeError, match="paths=.* pass a path, or a list of paths"):
+    with pytest.raises(TypeError, match=r"paths=.* pass a path, or a list of paths"):
         open_rows(paths)
+
+
+@pytest.mark.parametrize("name", [3, [], [3], ()])
+def test_a_name_that_names_nothing_is_refused(tmp_path: Path, name: Any) -> None:
+    np.save(tmp_path / "X.npy", matrix("float32"))
+    with pytest.raises(TypeError, match=r"name=.* pass a string"):
+        open_rows(tmp_path / "X.npy", name=name)
+
+
+def test_columns_of_several_parquet_files_are_put_together_by_their_names(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for file, names in (("a", "xy"), ("b", "yx"), ("c", "xz")):
+        parquet.write_table(pyarrow.table({name: [float(ord(name))] for name in names}), tmp_path / f"{file}.parquet")
+    rows = open_rows([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert rows[:].tolist() == [[ord("x"), ord("y")]] * 2
+    with pytest.raises(BadFileError, match=r"c\.parquet: has the columns \['x', 'z'\]"):
+        open_rows([tmp_path / "a.parquet", tmp_path / "c.parquet"])
+
+
+def test_a_damaged_copy_of_a_parquet_file_is_made_again(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"x": [1.0, 2.0]}), tmp_path / "a.parquet")
+    copy = open_rows(tmp_path / "a.parquet").path
+    os.truncate(copy, 130)
+    assert open_rows(tmp_path / "a.parquet")[:].tolist() == [[1.0], [2.0]]
+
+
+def test_threads_that_open_the_same_parquet_file_decode_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"x": [1.0, 2.0]}), tmp_path / "a.parquet")
+    written, both = list[Path](), threading.Barrier(2)
+
+    def write(path: Path, content: Any) -> None:
+        written.append(path)
+        write_atomically(path, content)
+
+    def read_it() -> list[list[float]]:
+        both.wait()
+        rows = open_rows(tmp_path / "a.parquet")
+        both.wait()
+        return rows[:].tolist()
+
+    monkeypatch.setattr(cache, "write_atomically", write)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(read_it) for _ in range(2)]
+    assert [one.result() for one in found] == [[[1.0], [2.0]]] * 2
+    assert len(written) == 1

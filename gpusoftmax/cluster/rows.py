@@ -13,7 +13,7 @@ import numpy as np
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.cluster.executor import AllWorkersReplacedError, Executor, Task, TaskError, Worker
-from gpusoftmax.cluster.tasks import Take, each, identity
+from gpusoftmax.cluster.tasks import Place, Take, each, identity
 from gpusoftmax.exceptions import ClusterError
 
 MOST_LOSSES = 3  # of all workers in one pass: what they compute may be what ends them
@@ -156,9 +156,9 @@ class ClusterRows:
         return self._partitions
 
     def run(self, function: Any, work: Any, step: int, *columns: Array | None) -> list[Any]:
-        """Call `function(work, threads, backend, firsts, X, *columns)` on workers, for all partitions, in their order.
+        """Call `function(work, threads, backend, places, X, *columns)` on workers, for all partitions, in their order.
 
-        Each call has some consecutive partitions, which begin at multiples of `step`: the numbers of their first rows,
+        Each call has some consecutive partitions, which begin at multiples of `step`: what they have to be,
         their rows, and their parts of the `columns`. These have an entry for each row, and are sent once.
 
         Raises
@@ -182,7 +182,9 @@ class ClusterRows:
         sent = [self._sent(column) for column in columns]
         cuts = [*(one.first for one in partitions), len(self)]
         work_shares = shares(cuts, self.executor.workers())
-        lists = [cuts[:-1], [one.handle for one in partitions], *sent]
+        d, dtype = self.shape[1], self.dtype
+        places = [Place(one.first, (one.stop - one.first, d), dtype) for one in partitions]
+        lists = [places, [one.handle for one in partitions], *sent]
         tasks = [
             Task(worker, [self.backend, *(one[own.start : own.stop] for one in lists)]) for worker, own in work_shares
         ]

@@ -51,8 +51,8 @@ def open_rows(
         the features in memory. A copy belongs to the size and time of its file. Default: beside each file, under a name
         that begins with a dot.
     name : str or sequence of str, optional
-        The tensor of a safetensors file, by default its only matrix. The columns of Parquet files, by default all: those
-        of the first file, in its order, and the others must have the same.
+        The tensor of a safetensors file, by default its only matrix. The columns of Parquet files, by default all; all
+        files must have the same ones, and the order is that of the first.
 
     Returns
     -------

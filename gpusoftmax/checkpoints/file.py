@@ -96,7 +96,7 @@ def read(path: Path) -> tuple[Path, dict[str, Any], Tree] | None:
         except (BadFileError, OSError):
             raise BadFileError(
                 path, place=bad.place, reason=bad.reason,
-                expected=f"{bad.expected}; delete it and {previous.name} to start anew, or pass another path",
+                expected=f"{bad.expected}; pass another path, or delete it and {previous.name} to start anew",
             ) from error  # fmt: skip
         log.warning("%s; continuing from %s, the checkpoint before it", bad, previous)
         return found

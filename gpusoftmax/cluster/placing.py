@@ -113,7 +113,7 @@ def client_for(client: Any) -> Any:
     if not isinstance(client, distributed.Client) or client.asynchronous:
         raise TypeError(f"client={shown(client)} is not a distributed.Client (not an asynchronous one); pass one")
     if client.status != "running":
-        raise ValueError(f"client={shown(client)} is {client.status}; pass one that is connected to a scheduler")
+        raise ValueError(f"client is {client.status}; create one, distributed.Client(address), and pass client=...")
     return client
 
 
@@ -126,12 +126,16 @@ def source_of(X: Any, name: str, executor: DaskExecutor) -> Source:
             return RowFiles(X, executor)
         raise TypeError(f"{name} is a {type(X).__name__}, and client=... needs {ACCEPTED}; leave client out")
     elif hasattr(X, "to_dask_array"):
+        if hasattr(X, "columns"):
+            check_features(X._meta_nonempty, name)  # names a column of text
         X = X.to_dask_array(lengths=True)
     array = X
     if not hasattr(array, "rechunk"):
         raise TypeError(f"{name} is a {type(X).__name__}; pass {ACCEPTED}")
     if array.ndim != 2:
         raise ValueError(f"{name} has shape {array.shape}. Expected 2D array, got {array.ndim}D array instead")
+    if isinstance(array._meta, np.ma.MaskedArray):
+        raise ValueError(f"{name} has masked chunks, and the numbers under the masks would be used; fill them")
     if not isinstance(array._meta, np.ndarray):
         kind = type(array._meta)
         raise TypeError(

@@ -14,7 +14,7 @@ import numpy as np
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.cluster.executor import AllWorkersReplacedError, Executor, Task, TaskError, Worker
-from gpusoftmax.cluster.tasks import Take, each, identity
+from gpusoftmax.cluster.tasks import Place, Take, each, identity
 from gpusoftmax.cpu.ops import SCORE_BLOCK
 from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.exceptions import ClusterError
@@ -160,10 +160,10 @@ class ClusterRows:
         return self._partitions
 
     def run(self, function: Any, work: Any, leaf: int, *columns: Array | None) -> list[Any]:
-        """Call `function(work, threads, backend, firsts, X, *columns)` on workers, for all partitions, in their order.
+        """Call `function(work, threads, backend, places, X, *columns)` on workers, for all partitions, in their order.
 
-        Each call has some consecutive partitions, which begin at leaves of so many rows: the numbers of their first
-        rows, their rows, and their parts of the `columns`. These have an entry for each row, and are sent once.
+        Each call has some consecutive partitions, which begin at leaves of so many rows: what they have to be,
+        their rows, and their parts of the `columns`. These have an entry for each row, and are sent once.
 
         Raises
         ------
@@ -186,7 +186,8 @@ class ClusterRows:
         sent = [self._sent(column) for column in columns]
         cuts = [*(one.first for one in partitions), len(self)]
         given = ranges_of_workers(cuts, self.executor.workers())
-        lists = [cuts[:-1], [one.handle for one in partitions], *sent]
+        places = [Place(one.first, (one.stop - one.first, self.shape[1]), self.dtype) for one in partitions]
+        lists = [places, [one.handle for one in partitions], *sent]
         tasks = [Task(worker, [self.backend, *(one[own.start : own.stop] for one in lists)]) for worker, own in given]
         try:
             return self.executor.run(function, work, tasks)

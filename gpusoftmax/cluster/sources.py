@@ -100,15 +100,19 @@ def array_of_futures(futures: Any, name: str, executor: DaskExecutor) -> Any:
     from dask.delayed import delayed
 
     shapes = executor.client.gather(executor.client.map(_shape_and_dtype, list(futures), pure=False))
+    for i, (shape, _) in enumerate(shapes):
+        if shape is None:
+            raise TypeError(f"{name}[{i}] is not a future of a NumPy array; pass futures of arrays (rows, d)")
+        if len(shape) != 2 or shape[1] != shapes[0][0][1]:
+            raise ValueError(f"{name}[{i}] has shape {shape}; pass futures of arrays (rows, d), all with the same d")
     blocks = [
         dask.array.from_delayed(delayed(future), shape, dtype)
         for future, (shape, dtype) in zip(futures, shapes, strict=True)
     ]
-    for i, (shape, _) in enumerate(shapes):
-        if len(shape) != 2 or shape[1] != shapes[0][0][1]:
-            raise ValueError(f"{name}[{i}] has shape {shape}; pass futures of arrays (rows, d), all with the same d")
     return dask.array.concatenate(blocks)
 
 
-def _shape_and_dtype(x: Any) -> tuple[tuple[int, ...], Any]:
+def _shape_and_dtype(x: Any) -> tuple[tuple[int, ...] | None, Any]:
+    if not isinstance(x, np.ndarray):
+        return None, None
     return tuple(x.shape), x.dtype

@@ -32,6 +32,14 @@ class Result(NamedTuple):
     computed_by: dict[str, str]
 
 
+class Place(NamedTuple):
+    """What a partition has to be: the number of its first row, its shape, and its type."""
+
+    first: int
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+
 class Part(NamedTuple):
     """The rows of a partition, the number of the first, and the columns that go with them, such as labels."""
 
@@ -54,19 +62,19 @@ class Lookup(Protocol):
         """Look it up in the rows of a partition."""
 
 
-def add_up(work: Sums, threads: int, backend: str, firsts: list[int], X: list[Any], *columns: list[Any]) -> Result:
+def add_up(work: Sums, threads: int, backend: str, places: list[Place], X: list[Any], *columns: list[Any]) -> Result:
     """Sum over partitions; returns the nodes of the tree that their sums make together."""
     ops, tree = _operations(backend, threads), TreeSum()
-    for part in _parts(firsts, X, columns):
+    for part in _parts(places, X, columns):
         for (level, index), node in work.over(ops, part).items():
             tree.add(level, index, node)
     return Result(tree.parts(), fingerprint(backend))
 
 
-def each(work: Lookup, threads: int, backend: str, firsts: list[int], X: list[Any], *columns: list[Any]) -> Result:
+def each(work: Lookup, threads: int, backend: str, places: list[Place], X: list[Any], *columns: list[Any]) -> Result:
     """Look something up in each partition."""
     ops = _operations(backend, threads)
-    return Result([work.within(ops, part) for part in _parts(firsts, X, columns)], fingerprint(backend))
+    return Result([work.within(ops, part) for part in _parts(places, X, columns)], fingerprint(backend))
 
 
 def identity(x: Any) -> Any:
@@ -80,14 +88,19 @@ def _operations(backend: str, threads: int) -> CpuOperations:
     return ops
 
 
-def _parts(firsts: list[int], X: list[Any], columns: Sequence[list[Any]]) -> list[Part]:
+def _parts(places: list[Place], X: list[Any], columns: Sequence[list[Any]]) -> list[Part]:
     """The partitions of a task. Arrays that came from another process may be read-only and not aligned."""
+    for place, x in zip(places, X, strict=True):
+        if (tuple(x.shape), x.dtype) != (place.shape, place.dtype):  # the kernels would read beyond its end
+            raise ValueError(
+                f"a partition has shape {tuple(x.shape)} and type {x.dtype}, but X says {place.shape} and {place.dtype}"
+            )
     return [
         Part(
-            np.require(x, requirements="A") if isinstance(x, np.ndarray) else x, first,
+            np.require(x, requirements="A") if isinstance(x, np.ndarray) else x, place.first,
             [None if column[i] is None else np.require(column[i], requirements=("A", "W")) for column in columns],
         )
-        for i, (first, x) in enumerate(zip(firsts, X, strict=True))
+        for i, (place, x) in enumerate(zip(places, X, strict=True))
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from gpusoftmax.features.base import Features
 from gpusoftmax.features.read import read_features
 from gpusoftmax.files.atomic import write_atomically
 from gpusoftmax.files.npy import header_of
+from gpusoftmax.rows.file_rows import Rows
 
 if TYPE_CHECKING:
     # scikit-learn has no types. With a base that is Any, mypy would accept any keyword in a dataclass's constructor.
@@ -122,7 +123,8 @@ class LinearPredictor(ClassifierMixin, BaseEstimator):
         X : array-like or sparse matrix, (n, d)
             As for `fit`; a data frame must have the columns of the training data.
         out : path, optional
-            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`.
+            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`. It
+            must not be one of the files of X.
 
         Returns
         -------
@@ -220,7 +222,8 @@ class Probabilities(LinearPredictor):
         X : array-like or sparse matrix, (n, d)
             As for `fit`; a data frame must have the columns of the training data.
         out : path, optional
-            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`.
+            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`. It
+            must not be one of the files of X.
 
         Returns
         -------
@@ -249,7 +252,8 @@ class Probabilities(LinearPredictor):
         X : array-like or sparse matrix, (n, d)
             As for `fit`; a data frame must have the columns of the training data.
         out : path, optional
-            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`.
+            A .npy file to write the result to, part by part, for X that is larger than memory; see `open_rows`. It
+            must not be one of the files of X.
 
         Returns
         -------
@@ -368,6 +372,8 @@ def _returned_or_written(model: Any, X: Any, output: Output, finish: Callable[[A
     path = check_path("out", out)
     if path.suffix != ".npy":
         raise ValueError(f"out={str(path)!r} is not a .npy file; pass a name that ends with .npy")
+    if isinstance(X, Rows) and X.are_in(path):
+        raise ValueError(f"out={str(path)!r} is one of the files that X is read from; write to another")
     features = _features_for(model, X)
     with features.backend.active():
         most = max(64, WRITTEN_BYTES // (8 * len(model.classes_)) // 64 * 64)

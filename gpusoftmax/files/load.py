@@ -319,7 +319,7 @@ def read_parts(source: Source, columns: Columns) -> dict[str, Table]:
     if kind in (*ARRAYS, PARQUET, *SVMLIGHT):
         _check_no_text_table(path, columns)
     if kind in (*ARRAYS, *SVMLIGHT):
-        _check_nothing_to_drop(path, columns)
+        check_nothing_to_drop(path, columns)
     if isinstance(source, tuple):
         X = _sparse_matrix(path) if kind == ".npz" else read_npy(path)
         return {WHOLE: _table(X, read_npy(Path(source[1])), path, Path(source[1]))}
@@ -351,7 +351,7 @@ def _read_text(path: Path, kind: str, columns: Columns) -> Table:
             if columns.label is not None:
                 raise ValueError(f"label={columns.label!r}: {path} has no column of labels; leave it out")
             _check_no_text_table(path, columns)
-            _check_nothing_to_drop(path, columns)
+            check_nothing_to_drop(path, columns)
             return read_svmlight_from(path, file, columns)
         return (read_arff if is_arff(sample) else read_table)(lines, file, columns)
 
@@ -363,7 +363,8 @@ def _check_no_text_table(path: Path, columns: Columns) -> None:
             raise ValueError(f"{name}={value!r}: {path} is not a table in a text file; leave it out")
 
 
-def _check_nothing_to_drop(path: Path, columns: Columns) -> None:
+def check_nothing_to_drop(path: Path, columns: Columns) -> None:
+    """Refuse columns to leave out by name, for a file whose columns have no names."""
     if columns.drop:
         raise ValueError(
             f"drop={list(columns.drop)!r}: the columns of {path} have no names; save the file without them"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from gpusoftmax.files.parquet import as_matrix, parquet_file
 from gpusoftmax.rows.flat_file import FlatFile
 from gpusoftmax.rows.formats import open_npy
 
+if os.name == "posix":  # Windows has no such locks
+    import fcntl
+
 DECODED_BYTES = 32 << 20  # decoded at a time
 VERSION = "1"  # of how files are decoded
 
@@ -43,7 +47,9 @@ def decoded(path: Path, key: str, cache: Path | None, decode: Callable[[], Decod
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = path.parent if cache is None else cache
     copy = folder / f".{path.name[:100]}.{digest}.npy"
-    if not copy.exists():
+    with _alone_with(path):
+        if (kept := _kept(copy)) is not None:
+            return kept
         found = decode()
         log.info("rows: %s is decoded into %s, %d x %d %s", path, copy, found.n, found.d, found.dtype)
         try:
@@ -54,6 +60,27 @@ def decoded(path: Path, key: str, cache: Path | None, decode: Callable[[], Decod
                 str(copy),
             ) from error  # fmt: skip
     return open_npy(copy)
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Wait until no other thread or process decodes this file: a copy that is in use must not be replaced."""
+    with path.open("rb") as file:
+        if os.name == "posix":
+            with suppress(OSError):  # not every file system has locks; then whoever comes first has to open it again
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _kept(copy: Path) -> FlatFile | None:
+    """Open a copy that was made before; None if there is none that can be read."""
+    try:
+        return open_npy(copy)
+    except FileNotFoundError:
+        return None
+    except BadFileError as error:
+        log.warning("%s; the copy is made again", error)
+        return None
 
 
 class Decoded:
@@ -73,8 +100,27 @@ class Decoded:
             raise ValueError(f"{rows} rows were decoded, not {self.n}")
 
 
-def open_parquet(path: Path, columns: Sequence[str] | None, cache: Path | None) -> FlatFile:
-    """Open the decoded copy of a Parquet file: all columns, or some; lists of equal lengths give a feature each.
+def columns_of(paths: Sequence[Path]) -> list[str]:
+    """Return the columns of Parquet files, in the order of the first file.
+
+    Raises
+    ------
+    BadFileError, ImportError, OSError
+        A file has other columns than the first, or see `files.parquet.read_parquet`.
+    """
+    found = list[str]()
+    for path in paths:
+        with parquet_file(path) as file:
+            names = list(file.schema_arrow.names)
+        found = found or names
+        if sorted(names) != sorted(found):
+            expected = f"those of {paths[0]}, {shown(found)}, or name=[...] for some that all files have"
+            raise BadFileError(path, reason=f"has the columns {shown(names)}", expected=expected)
+    return found
+
+
+def open_parquet(path: Path, columns: Sequence[str], cache: Path | None) -> FlatFile:
+    """Open the decoded copy of some columns of a Parquet file; lists of equal lengths give a feature each.
 
     Raises
     ------
@@ -82,7 +128,7 @@ def open_parquet(path: Path, columns: Sequence[str] | None, cache: Path | None) 
         See `files.parquet.read_parquet`, and `decoded`.
     """
     with parquet_file(path) as file:
-        names = list(file.schema_arrow.names) if columns is None else list(columns)
+        names = list(columns)
         if missing := [name for name in names if name not in file.schema_arrow.names]:
             expected = f"one of {shown(list(file.schema_arrow.names))}"
             raise BadFileError(path, reason=f"has no column {shown(missing[0])}", expected=expected)

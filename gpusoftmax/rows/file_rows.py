@@ -138,26 +138,42 @@ class FileRows:
     def __getitem__(self, rows: Any) -> Array:
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
-        if isinstance(rows, slice):
-            first, stop, step = rows.indices(len(self))
-            rows = np.arange(first, stop, step)
-        if isinstance(rows, tuple):
-            raise IndexError(
-                f"{len(rows)} indices for rows in files; pass one, such as rows[:5], which reads these rows, or leave "
-                "them in their files by rows.select(numbers), as in place of scikit-learn's train_test_split"
-            )
-        rows = np.asarray(rows)
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows)
-        if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}")
-        rows = rows % len(self)
+        rows = self._row_numbers(rows)
         if self.in_one_array or (np.diff(rows) > 0).all():
             found: Array = np.empty((len(rows), self.shape[1]), self.dtype)
             self._read_numbers(rows, found)
             return found
         numbers, places = np.unique(rows, return_inverse=True)
         return self[numbers][places]
+
+    def _row_numbers(self, rows: Any) -> Array:
+        """Return the row numbers (m,) that an index stands for, none negative.
+
+        Raises
+        ------
+        IndexError
+            It is no slice, row numbers or mask of n rows, or there are no such rows.
+        """
+        if isinstance(rows, slice):
+            return np.arange(*rows.indices(len(self)))
+        if isinstance(rows, tuple):  # scikit-learn asks for X[rows, ...], to copy the rows of a fold
+            raise IndexError(
+                f"{len(rows)} indices for rows in files; pass one, such as rows[:5], which reads these rows, or leave "
+                "them in their files by rows.select(numbers). To cross-validate, call sweep(..., cv=5) or "
+                "SoftmaxClassifierCV; for tools that need an array pass rows[:], if it fits into memory"
+            )
+        numbers = np.asarray(rows)
+        if numbers.dtype == np.bool_ and numbers.shape == (len(self),):
+            return np.flatnonzero(numbers)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise IndexError(
+                f"rows in files take a slice, row numbers (m,) or a mask ({len(self)},); got "
+                f"{numbers.dtype} of shape {numbers.shape}"
+            )
+        numbers = numbers.astype(np.int64)  # n may be too large for the type, and differences of uint64 wrap around
+        if len(numbers) and not (-len(self) <= numbers.min() and numbers.max() < len(self)):
+            raise IndexError(f"row numbers go from 0 to {len(self) - 1}; got {numbers.min()} to {numbers.max()}")
+        return numbers % len(self)
 
     def _read_numbers(self, numbers: Array, out: Array, scratch: Array | None = None) -> None:
         """Read rows by their numbers, which do not decrease, into `out`; those with small gaps between them at once.
@@ -307,8 +323,22 @@ class FileRows:
     @property
     def _mapped(self) -> list[Array]:
         if not self._maps:
-            self._maps.extend(map(MappedFile, self.files))
+            self._maps.extend([MappedFile(file) for file in self.files])  # all at once: there may be other threads
         return [one.rows for one in self._maps]
+
+    def are_in(self, path: Path) -> bool:
+        """Tell whether rows are read from a file, by this or another name.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            It may be missing.
+
+        Returns
+        -------
+        bool
+        """
+        return path.exists() and any(path.samefile(file.path) for file in self.files if file.path.exists())
 
     def check(self, row: int) -> None:
         """Check that no file has changed since it was opened.
@@ -420,6 +450,10 @@ class SelectedRows:
             return rows
 
         return read_ahead(block_ranges(len(self), step, within, most), read, 2 * half)
+
+    def are_in(self, path: Path) -> bool:
+        """See `FileRows`."""
+        return self.stored.are_in(path)
 
     def check(self, row: int) -> None:
         """See `FileRows`."""

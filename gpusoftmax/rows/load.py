@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.files.dataset import Dataset
-from gpusoftmax.files.load import WHOLE, Source, load_with
+from gpusoftmax.files.load import WHOLE, Source, check_nothing_to_drop, load_with
 from gpusoftmax.files.npy import read_npy
 from gpusoftmax.files.parquet import read_labels
 from gpusoftmax.files.table import Columns, Table
@@ -40,6 +40,7 @@ def load_rows(
 def read_rows(source: Source, columns: Columns, memory_limit: str | int) -> dict[str, Table]:
     """Do what `files.load.read_parts` does, without reading the features."""
     if isinstance(source, tuple):
+        check_nothing_to_drop(Path(source[0]), columns)
         rows, y = open_rows(source[0], memory_limit), read_npy(Path(source[1]))
         if y.shape != (len(rows),):
             expected = f"one label for each of {len(rows)} rows"
@@ -53,4 +54,5 @@ def read_rows(source: Source, columns: Columns, memory_limit: str | int) -> dict
         return {WHOLE: Table(rows, labels, names, label)}
     if columns.need_label or path.suffix.lower() not in (".npy", ".safetensors"):
         raise BadFileError(path, reason="has to be read into memory", expected=STAYS_IN_FILES)
+    check_nothing_to_drop(path, columns)
     return {WHOLE: Table(open_rows(path, memory_limit))}

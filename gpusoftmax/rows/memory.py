@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpusoftmax.checks.messages import shown
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -32,7 +34,7 @@ def check_memory_limit(value: Any) -> int | None:
         if found is None:
             raise ValueError(fix)
         value = float(found[1]) * UNITS[found[2]]
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer):
         raise TypeError(fix)
     if not (math.isfinite(value) and value >= SMALLEST_LIMIT):
         raise ValueError(f"memory_limit={shown(given)} is too small; pass at least {SMALLEST_LIMIT >> 20} MiB")

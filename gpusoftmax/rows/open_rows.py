@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from gpusoftmax.checks.messages import shown
 from gpusoftmax.checks.scalars import check_path
 from gpusoftmax.exceptions import BadFileError
 from gpusoftmax.rows import file_rows
-from gpusoftmax.rows.cache import open_parquet, open_pickled_batch
+from gpusoftmax.rows.cache import columns_of, open_parquet, open_pickled_batch
 from gpusoftmax.rows.file_rows import FileRows
 from gpusoftmax.rows.flat_file import FlatFile
 from gpusoftmax.rows.formats import open_cifar_batch, open_npy, open_safetensors
@@ -52,7 +52,8 @@ def open_rows(
         the features in memory. A copy belongs to the size and time of its file. Default: beside each file, under a name
         that begins with a dot.
     name : str or sequence of str, optional
-        The tensor of a safetensors file, by default its only matrix. The columns of a Parquet file, by default all.
+        The tensor of a safetensors file, by default its only matrix. The columns of Parquet files, by default all; all
+        files must have the same ones, and the order is that of the first.
 
     Returns
     -------
@@ -83,10 +84,12 @@ def open_rows(
         raise ValueError(f"cache={str(folder)!r} is not a folder; make it, or pass another one")
     if isinstance(paths, Iterator):  # such as that of Path.glob, whose order is the file system's
         raise TypeError(f"paths is a {type(paths).__name__}, which has no order of its own; pass sorted(...) of it")
-    listed: list[Any] = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    listed: list[Any] = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
     if not listed:
         raise ValueError("paths is empty; pass at least one file")
-    files = [_open(path, folder, name) for one in listed for path in _batches(check_path("paths", one))]
+    found = [path for one in listed for path in _batches(check_path("paths", one))]
+    columns = _columns(name, [path for path in found if path.suffix.lower() == ".parquet"])
+    files = [_open(path, folder, name, columns) for path in found]
     for file in files[1:]:
         if (file.d, file.dtype, file.bfloat16) != (files[0].d, files[0].dtype, files[0].bfloat16):
             expected = f"{files[0].d} features of {files[0].dtype}, as in {files[0].path}"
@@ -95,6 +98,13 @@ def open_rows(
         for file in files:
             file.keep_open()
     return FileRows(files, limit)
+
+
+def _listed(paths: Any) -> list[Any]:
+    try:
+        return list(paths)
+    except TypeError:
+        raise TypeError(f"paths={shown(paths)} is a {type(paths).__name__}; pass a path, or a list of paths") from None
 
 
 def _batches(path: Path) -> list[Path]:
@@ -109,7 +119,17 @@ def _batches(path: Path) -> list[Path]:
     raise BadFileError(path, reason="is a folder", expected=expected)
 
 
-def _open(path: Path, cache: Path | None, name: str | Sequence[str] | None) -> FlatFile:
+def _columns(name: Any, tables: Sequence[Path]) -> list[str]:
+    """The columns to read of Parquet files."""
+    if name is None:
+        return columns_of(tables)
+    columns: list[Any] = [name] if isinstance(name, str) or not isinstance(name, Iterable) else list(name)
+    if not columns or not all(isinstance(one, str) for one in columns):
+        raise TypeError(f"name={shown(name)} does not name a tensor or columns; pass a string, or a list of strings")
+    return columns
+
+
+def _open(path: Path, cache: Path | None, name: str | Sequence[str] | None, columns: Sequence[str]) -> FlatFile:
     suffix = path.suffix.lower()
     if name is not None and suffix not in (".safetensors", ".parquet"):
         raise ValueError(
@@ -122,7 +142,7 @@ def _open(path: Path, cache: Path | None, name: str | Sequence[str] | None) -> F
             raise TypeError(f"name={shown(name)} is not the name of one tensor of {path}; pass a string")
         return open_safetensors(path, name)
     if suffix == ".parquet":
-        return open_parquet(path, [name] if isinstance(name, str) else name, cache)
+        return open_parquet(path, columns, cache)
     if suffix == ".bin":
         return open_cifar_batch(path)
     if not suffix and path.name in (*CIFAR_BATCHES, "test_batch"):

@@ -46,19 +46,20 @@ class _Reading:
     """Work in a thread of its own; not a `threading.Thread`, whose locks Ctrl-C can interrupt while they are held."""
 
     def __init__(self, work: Callable[[], Array]) -> None:
-        self.work, self.ended, self.found = work, SimpleQueue[Array | BaseException](), list[Array | BaseException]()
+        self.work, self.ended, self.found = work, SimpleQueue[None](), list[Array | BaseException]()
         start_new_thread(self._run, ())
 
     def _run(self) -> None:
         try:
-            self.ended.put(self.work())
+            self.found.append(self.work())
         except BaseException as error:  # `result` raises it
-            self.ended.put(error)
+            self.found.append(error)
+        self.ended.put(None)
 
     def wait(self) -> Array | BaseException:
         """Wait for the end of the work; returns its result, or the exception that ended it."""
-        if not self.found:
-            self.found.append(self.ended.get())
+        if not self.found:  # what is in the queue is lost if Ctrl-C comes when it has just been taken
+            self.ended.get()
         return self.found[0]
 
     def result(self) -> Array:

@@ -87,3 +87,9 @@ def test_what_would_have_to_be_read_into_memory_is_refused(files: dict[str, str]
     done = run("train", files["npy"], *LIMIT, "--delimiter", ";")
     assert "--delimiter is not for --memory-limit" in done.err
     assert "--memory-limit is for files of your own" in run("train", "digits", *LIMIT).err
+
+
+def test_columns_without_names_cannot_be_dropped(files: dict[str, str], run: Any) -> None:
+    done = run("train", files["npy"], "--drop", "a", *LIMIT)
+    assert done.code != 0
+    assert "have no names; save the file without them" in done.err

@@ -22,10 +22,14 @@ SAME_ROWS = ("dask array", "persisted", "labels in a dask array", "futures", "em
 MESSAGES = {
     "no client": "there is no client; create one, distributed.Client(LocalCluster())",
     "output file": "ValueError: out='probabilities.npy' is not for X of Dask",
-    "closed client": " is closed; pass one that is connected to a scheduler",
+    "closed client": "client is closed; create one",
     "sparse": "X has chunks of scipy.sparse._csr.csr_array, which clusters do not compute with yet",
     "unknown": "call X.compute_chunk_sizes() first",
     "in-memory X": "X is a ndarray, and client=... needs a dask array",
+    "masked": "X has masked chunks, and the numbers under the masks would be used; fill them",
+    "text": "'label'",
+    "no arrays": "X[0] is not a future of a NumPy array",
+    "other rows": "but X says (",
     "poisoned": "of X (chunks 0 to 2 of the dask array) cannot be loaded on the cluster: OSError: no such bucket",
     "deadly": "ClusterError: ",  # that names rows, or says that all workers were lost: it depends on when they end
 }

@@ -156,6 +156,17 @@ def test_predictions_are_written_to_a_file_with_the_same_bits(tmp_path: Path, cp
         model.predict_proba(rows, out=tmp_path / "out.csv")
 
 
+def test_predictions_do_not_replace_the_features(tmp_path: Path, cpu_backend: Backend, how: str) -> None:
+    X, y = blobs(0, n=N, d=D, c=3)
+    rows = on_disk(X, tmp_path, how)
+    link = tmp_path / "link.npy"
+    link.symlink_to(rows.path)
+    for path in (rows.path, link):
+        with pytest.raises(ValueError, match=r"out=.* is one of the files that X is read from"):
+            SoftmaxClassifier(backend=cpu_backend.name).fit(X, y).predict_proba(rows, out=path)
+    assert (rows[:] == X).all()
+
+
 def test_sgd_warns_of_files_that_are_sorted_by_label(
     tmp_path: Path, cpu_backend: Backend, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from gpusoftmax.rows.mapping import why_not_mapped
+from gpusoftmax import open_rows
+from gpusoftmax.rows import file_rows
+from gpusoftmax.rows.flat_file import FlatFile
+from gpusoftmax.rows.mapping import MappedFile, why_not_mapped
 from tests.support.processes import run_script
 
 pytestmark = pytest.mark.skipif(bool(why_not_mapped()), reason=why_not_mapped())
@@ -85,3 +93,25 @@ for i in range(3):
 def test_a_mapping_that_is_freed_is_no_longer_watched(tmp_path) -> None:
     done = run_script(FREED, str(tmp_path / "X.npy"))
     assert done.stdout.split() == ["0", "0", "0"], done.stderr
+
+
+def test_threads_that_map_the_same_files_at_once_read_the_same_rows(tmp_path: Path) -> None:
+    X = np.arange(12.0).reshape(6, 2)
+    for i in range(6):
+        np.save(tmp_path / f"{i}.npy", X[i : i + 1])
+    rows = open_rows([tmp_path / f"{i}.npy" for i in range(6)])
+    other: list[list[Any]] = []
+
+    def mapped(file: FlatFile) -> MappedFile:
+        if file is rows.files[2] and not other:  # another thread reads while the third file is mapped
+            other.append([])
+            thread = threading.Thread(target=lambda: other[0].extend(rows.blocks(1)))
+            thread.start()
+            thread.join()
+        return MappedFile(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_rows, "MappedFile", mapped)
+        blocks = list(rows.blocks(1))
+    for found in (blocks, other[0]):
+        assert np.array_equal(np.concatenate([block for _, block in found]), X)

@@ -7,15 +7,19 @@ import gc
 import json
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from sklearn.model_selection import train_test_split
 
 from gpusoftmax import BadFileError, FileRows, open_rows
-from gpusoftmax.rows import file_rows
+from gpusoftmax.files.atomic import write_atomically
+from gpusoftmax.rows import cache, file_rows
 from tests.support.cifar10 import python3_batch
 
 TYPES = ["float64", "float32", "float16", "uint8", "bool", "int8", "uint16", "int32", "int64", ">f4", ">i2"]
@@ -248,7 +252,8 @@ def test_a_memory_limit_that_is_none_is_refused(tmp_path: Path, limit: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("limit", "size"), [("2GB", 2 * 10**9), ("1.5 GiB", 3 << 29), (1 << 30, 1 << 30), ("64mb", 64 * 10**6)]
+    ("limit", "size"),
+    [("2GB", 2 * 10**9), ("1.5 GiB", 3 << 29), (1 << 30, 1 << 30), (np.int64(1 << 30), 1 << 30), ("64mb", 64 * 10**6)],
 )
 def test_memory_limits_are_written_as_users_write_them(tmp_path: Path, limit: Any, size: int) -> None:
     np.save(tmp_path / "X.npy", matrix("float32"))
@@ -304,7 +309,7 @@ def test_more_files_than_a_process_may_keep_open_are_read(tmp_path: Path, monkey
     X, paths = matrix("float32", 90), [tmp_path / f"{i}.npy" for i in range(9)]
     for i, path in enumerate(paths):
         np.save(path, X[10 * i : 10 * (i + 1)])
-    gc.collect()  # of other tests, whose files would be closed meanwhile
+    gc.collect()  # rows of other tests, which errors refer to, have open files
     before = len(os.listdir("/proc/self/fd"))
     rows = open_rows(paths)
     assert (read(rows) == X).all()
@@ -350,3 +355,84 @@ def test_reads_that_are_cut_short_are_continued(tmp_path: Path, monkeypatch: pyt
     np.save(tmp_path / "X.npy", X)
     monkeypatch.setattr(os, "preadv", lambda fd, views, offset: preadv(fd, [views[0][:7]], offset))
     assert (read(open_rows(tmp_path / "X.npy")) == X).all()
+
+
+@pytest.mark.parametrize("kind", ["mapped", "buffers"])
+def test_row_numbers_may_be_of_any_type_of_integers(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.arange(900.0).reshape(300, 3)
+    np.save(tmp_path / "X.npy", X)
+    if kind == "buffers":
+        monkeypatch.setattr(file_rows, "why_not_mapped", lambda: "a test")
+    rows = open_rows(tmp_path / "X.npy")
+    for numbers in (np.array([7, 3, 5], np.uint8), np.array([-1, 0], np.int8), np.array([2, 1], np.uint64), []):
+        assert np.array_equal(rows[numbers], X[np.asarray(numbers, np.int64)])
+
+
+@pytest.mark.parametrize(
+    "index", [1.5, np.array([1.0]), np.array([True, False]), np.array([[1, 2]]), None, "a", (slice(2), 1)]
+)
+def test_what_is_no_row_number_is_refused(tmp_path: Path, index: Any) -> None:
+    np.save(tmp_path / "X.npy", np.zeros((3, 2)))
+    with pytest.raises(IndexError, match="rows in files take"):
+        open_rows(tmp_path / "X.npy")[index]
+
+
+def test_scikit_learns_cross_validation_is_refused_with_what_to_call_instead(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", np.zeros((30, 2)))
+    with pytest.raises(IndexError, match=r"call sweep\(..., cv=5\) or SoftmaxClassifierCV"):
+        train_test_split(open_rows(tmp_path / "X.npy"))
+
+
+@pytest.mark.parametrize("paths", [None, 3])
+def test_what_is_neither_a_path_nor_a_list_is_refused(paths: Any) -> None:
+    with pytest.raises(TypeError, match=r"paths=.* pass a path, or a list of paths"):
+        open_rows(paths)
+
+
+@pytest.mark.parametrize("name", [3, [], [3], ()])
+def test_a_name_that_names_nothing_is_refused(tmp_path: Path, name: Any) -> None:
+    np.save(tmp_path / "X.npy", matrix("float32"))
+    with pytest.raises(TypeError, match=r"name=.* pass a string"):
+        open_rows(tmp_path / "X.npy", name=name)
+
+
+def test_columns_of_several_parquet_files_are_put_together_by_their_names(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for file, names in (("a", "xy"), ("b", "yx"), ("c", "xz")):
+        parquet.write_table(pyarrow.table({name: [float(ord(name))] for name in names}), tmp_path / f"{file}.parquet")
+    rows = open_rows([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert rows[:].tolist() == [[ord("x"), ord("y")]] * 2
+    with pytest.raises(BadFileError, match=r"c\.parquet: has the columns \['x', 'z'\]"):
+        open_rows([tmp_path / "a.parquet", tmp_path / "c.parquet"])
+
+
+def test_a_damaged_copy_of_a_parquet_file_is_made_again(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"x": [1.0, 2.0]}), tmp_path / "a.parquet")
+    copy = open_rows(tmp_path / "a.parquet").path
+    os.truncate(copy, 130)
+    assert open_rows(tmp_path / "a.parquet")[:].tolist() == [[1.0], [2.0]]
+
+
+def test_threads_that_open_the_same_parquet_file_decode_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"x": [1.0, 2.0]}), tmp_path / "a.parquet")
+    written, both = list[Path](), threading.Barrier(2)
+
+    def write(path: Path, content: Any) -> None:
+        written.append(path)
+        write_atomically(path, content)
+
+    def read_it() -> list[list[float]]:
+        both.wait()
+        rows = open_rows(tmp_path / "a.parquet")
+        both.wait()
+        return rows[:].tolist()
+
+    monkeypatch.setattr(cache, "write_atomically", write)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(read_it) for _ in range(2)]
+    assert [one.result() for one in found] == [[[1.0], [2.0]]] * 2
+    assert len(written) == 1

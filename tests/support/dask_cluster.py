@@ -124,6 +124,12 @@ def inputs() -> dict[str, Any]:
         found["sparse"] = message(SoftmaxClassifier(**MODEL).fit, x.map_blocks(_sparse, dtype=np.float32), words)
         found["unknown"] = message(SoftmaxClassifier(**MODEL).fit, x[x[:, 0] > 0], words)
         found["in-memory X"] = message(SoftmaxClassifier(**MODEL).fit, X, words, client=client)
+        masked = da.ma.masked_greater(x, 1)
+        found["masked"] = message(SoftmaxClassifier(**MODEL).fit, masked, words)
+        found["text"] = message(SoftmaxClassifier(**MODEL).fit, table, words)
+        found["no arrays"] = message(SoftmaxClassifier(**MODEL).fit, [client.submit(int, 3)], words)
+        shorter = x.map_blocks(_without_last, dtype=np.float32, chunks=x.chunks, meta=x._meta)
+        found["other rows"] = message(SoftmaxClassifier(**MODEL).fit, shorter, words)
         poisoned = da.concatenate(
             [x[:14_000], x[14_000:21_000].map_blocks(_poison, dtype=np.float32, meta=x._meta), x[21_000:]]
         )
@@ -143,6 +149,10 @@ def _warnings_of(model: Any, X: Any, y: Any) -> list[str]:
         warnings.simplefilter("always")
         model.set_params(max_iter=1).fit(X, y, sample_weight=np.ones(len(y)))
     return [str(one.message) for one in caught if "Sending large graph" in str(one.message)]
+
+
+def _without_last(block: Any) -> Any:
+    return block[:-1]
 
 
 def _sparse(block: Any) -> Any:

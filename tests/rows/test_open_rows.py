@@ -373,7 +373,7 @@ def test_row_numbers_may_be_of_any_type_of_integers(tmp_path: Path, kind: str, m
 )
 def test_what_is_no_row_number_is_refused(tmp_path: Path, index: Any) -> None:
     np.save(tmp_path / "X.npy", np.zeros((3, 2)))
-    with pytest.raises(IndexError, match="rows in files take"):
+    with pytest.raises(IndexError, match="rows in files"):
         open_rows(tmp_path / "X.npy")[index]
 
 

@@ -171,9 +171,8 @@ class _LinearClassifier(LinearPredictor):
         """
         check_parameters(self)
         path, seconds = check_checkpoint(checkpoint, checkpoint_every)
-        backend = get_backend_for(self.backend, self.n_threads, X=X)
-        with AllOrNothing(self), backend.active():
-            placed = place(X, y, sample_weight, validation, client, backend)
+        placed = place(X, y, sample_weight, validation, client, self.backend, self.n_threads)
+        with AllOrNothing(self), placed.backend.active():
             features = read_features(placed.rows, placed.backend)
             record_columns(self, frame_or_array(X), features)
             problem = prepare(self, features, placed.y, placed.sample_weight, placed.validation)

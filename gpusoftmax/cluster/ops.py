@@ -117,6 +117,11 @@ class ClusterOperations(CpuOperations):
         return [value for values in self._run(X, 1, each, work, ()) for value in values]
 
     def _run(self, X: ClusterRows, leaf: int, function: Any, work: Any, columns: tuple[Array | None, ...]) -> list[Any]:
+        if X.backend != self.backend and ON_GPUS in (X.backend, self.backend):
+            raise ValueError(
+                f"X is on workers of backend={X.backend!r}, and backend={self.backend!r} was asked for: sums of CPUs and "
+                "GPUs cannot be mixed; pass the same for both"
+            )
         found: list[Result] = X.run(function, work, leaf, *columns)
         self._warn_of_shared_gpus(found)
         if not self._expected:

@@ -79,14 +79,7 @@ def place(
         The cluster has no workers.
     """
     if isinstance(X, ClusterRows):
-        placed = cluster_backend(backend, X.executor, n_threads)
-        on_workers = placed.ops.backend  # type: ignore[attr-defined]
-        if X.backend != on_workers and ON_GPUS in (X.backend, on_workers):
-            raise ValueError(
-                f"X is on workers of backend={X.backend!r}, and backend={on_workers!r} was asked for: sums of CPUs and "
-                "GPUs cannot be mixed; pass the same for both"
-            )
-        return Placed(X, y, sample_weight, validation, placed)
+        return Placed(X, y, sample_weight, validation, cluster_backend(backend, X.executor, n_threads))
     if client is None and not (is_dask(X) or are_futures(X)):
         return Placed(X, y, sample_weight, validation, get_backend_for(backend, n_threads, X=X))
     executor = DaskExecutor(client_for(client))
@@ -115,12 +108,14 @@ def cluster_backend(backend: str | Backend, executor: Executor, n_threads: int |
         on_workers,
         sums_for(on_workers, client.n_threads),
     )
+    device = client.device
     if on_workers == ON_GPUS:
         reason = f"for the solver; sums over rows on the GPUs of {len(workers)} workers"
+        device = f"{device} and GPUs of workers"
     else:
         threads = sum(worker.threads for worker in workers)
         reason = f"{client.reason}, on {len(workers)} workers with {threads} threads"
-    return replace(client, reason=reason, ops=operations, sgd_stretch=None)
+    return replace(client, reason=reason, device=device, ops=operations, sgd_stretch=None)
 
 
 def _workers_backend(backend: str | Backend) -> str:

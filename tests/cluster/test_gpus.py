@@ -196,12 +196,17 @@ def test_auto_means_the_cpus_of_the_workers(data: Any) -> None:
 
 def test_a_worker_without_a_gpu_is_named(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = data
-    monkeypatch.setattr(sums, "probe", lambda: Probe(False, "there is no NVIDIA driver"))
+    monkeypatch.setattr(sums, "probe", lambda: Probe(False, "there is no driver"))
     monkeypatch.setattr(sums, "this_process", lambda: "on node7 (process 12)")
-    with pytest.raises(
-        ClusterError, match=r"^the worker on node7 \(process 12\) has no GPU: there is no NVIDIA driver"
-    ):
+    with pytest.raises(ClusterError, match=r"^the worker on node7 \(process 12\) has no GPU: there is no driver"):
         SoftmaxClassifier(backend="cuda").fit(on_gpus(X), y)
+
+
+def test_a_checkpoint_of_cpus_is_not_continued_on_gpus(data: Any, tmp_path: Path) -> None:
+    X, y = data
+    SoftmaxClassifier(backend="cpu").fit(on_cluster(X), y, checkpoint=tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match="device"):
+        SoftmaxClassifier(backend="cuda").fit(on_gpus(X), y, checkpoint=tmp_path / "run.ckpt")
 
 
 def test_workers_that_share_a_gpu_are_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,8 +119,8 @@ class ClusterOperations(CpuOperations):
     def _run(self, X: ClusterRows, leaf: int, function: Any, work: Any, columns: tuple[Array | None, ...]) -> list[Any]:
         if X.backend != self.backend and ON_GPUS in (X.backend, self.backend):
             raise ValueError(
-                f"X is on workers of backend={X.backend!r}, and backend={self.backend!r} was asked for: sums of CPUs and "
-                "GPUs cannot be mixed; pass the same for both"
+                f"X is on workers of backend={X.backend!r}, and backend={self.backend!r} was asked for: sums of CPUs "
+                "and GPUs cannot be mixed; pass the same for both"
             )
         found: list[Result] = X.run(function, work, leaf, *columns)
         self._warn_of_shared_gpus(found)

@@ -14,7 +14,9 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import warn_user
-from gpusoftmax.cluster.rows import ClusterRows, Memo
+from gpusoftmax.cluster.memo import Memo
+from gpusoftmax.cluster.rows import ClusterRows
+from gpusoftmax.cluster.sums import ON_GPUS, WorkerSums, fingerprint
 from gpusoftmax.cluster.tasks import (
     FirstNotFinite,
     Gradient,
@@ -23,16 +25,14 @@ from gpusoftmax.cluster.tasks import (
     Lookup,
     Moments,
     Products,
+    Result,
     Scores,
     Sums,
     add_up,
     each,
-    fingerprint,
 )
 from gpusoftmax.cpu.column_sums import moments_from
-from gpusoftmax.cpu.gradients import LARGE_GRADIENT, gradient_leaf
 from gpusoftmax.cpu.ops import CpuOperations
-from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import Partial, TreeSum
 
@@ -44,21 +44,28 @@ class ClusterOperations(CpuOperations):
     Attributes
     ----------
     backend : str
-        The name of the client's backend: "cpu" or "numpy".
+        The name of the workers' backend: "cpu", "numpy" or "cuda".
+    sums : CpuSums or GpuSums
+        What the workers add up with, of which the client asks the lengths of leaves.
     differences : set of str
-        In what the workers that have answered differ from the client, as far as bits may depend on it.
+        In what the workers that have answered differ from the client, or GPUs from the first one that has answered, as
+        far as bits may depend on it.
     """
 
     backend: str
+    sums: WorkerSums
     differences: set[str] = field(default_factory=set)
     _masked: Memo = field(default_factory=Memo)
+    _expected: dict[str, str] = field(default_factory=dict)
+    _shared: set[str] = field(default_factory=set)
 
     def note(self) -> str:
         """What may make bits differ from those of a fit in memory; empty if nothing was found."""
         if not self.differences:
             return ""
+        other = "each other" if self.backend == ON_GPUS else "the client"
         return (
-            f"workers differ from the client ({', '.join(sorted(self.differences))}): the last bits of results may "
+            f"workers differ from {other} ({', '.join(sorted(self.differences))}): the last bits of results may "
             "depend on which worker computes what"
         )
 
@@ -81,7 +88,7 @@ class ClusterOperations(CpuOperations):
     def _gradient(
         self, X: ClusterRows, labels: Array, weights: Array | None, rows: Array | None, work: Gradient
     ) -> Partial:
-        leaf = gradient_leaf(self.kernels, work.W)
+        leaf = self.sums.gradient_leaf(work.W)
         weights = self._weights_of(weights, rows, len(X), work.W.dtype)
         return self._sum(X, leaf, work, labels, weights)
 
@@ -107,16 +114,36 @@ class ClusterOperations(CpuOperations):
 
     def _look_up(self, X: ClusterRows, work: Lookup) -> list[Any]:
         """Look something up in all partitions, in their order."""
-        return [value for values in self._run(X, leaf_rows(X.shape[1]), each, work, ()) for value in values]
+        return [value for values in self._run(X, 1, each, work, ()) for value in values]
 
     def _run(self, X: ClusterRows, leaf: int, function: Any, work: Any, columns: tuple[Array | None, ...]) -> list[Any]:
-        found = X.run(function, work, leaf, *columns)
-        here = fingerprint(self.backend)
+        if X.backend != self.backend and ON_GPUS in (X.backend, self.backend):
+            raise ValueError(
+                f"X is on workers of backend={X.backend!r}, and backend={self.backend!r} was asked for: sums of CPUs "
+                "and GPUs cannot be mixed; pass the same for both"
+            )
+        found: list[Result] = X.run(function, work, leaf, *columns)
+        self._warn_of_shared_gpus(found)
+        if not self._expected:
+            self._expected.update(found[0].computed_by if self.backend == ON_GPUS else fingerprint(self.backend))
         for result in found:
-            self._compare(here, result.computed_by)
+            self._compare(result.computed_by)
         return [result.values for result in found]
 
-    def _compare(self, here: dict[str, str], there: dict[str, str]) -> None:
+    def _warn_of_shared_gpus(self, results: list[Result]) -> None:
+        """Warn, once for each GPU, if several of the processes that have computed use it."""
+        for gpu in {one.gpu for one in results} - {"", *self._shared}:
+            processes = sorted({one.process for one in results if one.gpu == gpu})
+            if len(processes) > 1:
+                self._shared.add(gpu)
+                warn_user(
+                    f"the workers {', '.join(processes)} share the GPU {gpu}, where they wait for each other and share "
+                    "its memory; start one worker for each GPU, as dask_cuda.LocalCUDACluster() does",
+                    UserWarning,
+                )
+
+    def _compare(self, there: dict[str, str]) -> None:
+        here = self._expected
         new = {
             f"{name} {there.get(name)} instead of {here.get(name)}"
             for name in sorted({*here, *there})
@@ -150,7 +177,7 @@ class ClusterOperations(CpuOperations):
     ) -> tuple[Array, Array]:
         if not isinstance(X, ClusterRows):
             return super().column_moments(X, weights, rows, origin)
-        leaf = leaf_rows(X.shape[1])
+        leaf = self.sums.moment_leaf(X.shape[1])
         weights = self._weights_of(weights, rows, len(X), np.float64)
         if weights is not None:
             weights = weights.reshape(-1)
@@ -181,9 +208,13 @@ class ClusterOperations(CpuOperations):
         self, X: ClusterRows, c: int, work_for: Callable[[slice], Sums], *columns: Array | None
     ) -> tuple[Array, Array]:
         d = X.shape[1]
-        width = max(1, LARGE_GRADIENT // (8 * d))  # as in memory: columns of a pass
+        width = self.sums.columns_at_once(d, c)
         passes = [slice(first, min(first + width, c)) for first in range(0, c, width)]
-        parts = [self._sum(X, leaf_rows(d), work_for(part), *columns) for part in passes]
+
+        def leaf(part: slice) -> int:
+            return self.sums.product_leaf(d, part.stop - part.start)
+
+        parts = [self._sum(X, leaf(part), work_for(part), *columns) for part in passes]
         sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return sums, totals
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpusoftmax.array import Backend, get_backend
+from gpusoftmax.array import Backend, get_backend, get_backend_for
 from gpusoftmax.checks.arrays import check_features
 from gpusoftmax.checks.messages import counted, shown
 from gpusoftmax.checks.scalars import check_pair
@@ -16,6 +16,7 @@ from gpusoftmax.cluster.executor import Executor
 from gpusoftmax.cluster.ops import ClusterOperations
 from gpusoftmax.cluster.rows import ClusterRows, Source
 from gpusoftmax.cluster.sources import DaskArray, RowFiles, array_of_futures
+from gpusoftmax.cluster.sums import ON_GPUS, sums_for
 from gpusoftmax.rows.file_rows import Rows
 
 ACCEPTED = "a dask array or data frame, a list of futures of arrays, or the rows of open_rows"
@@ -55,8 +56,13 @@ def frame_or_array(X: Any) -> Any:
     return X._meta if is_dask(X) and hasattr(X, "columns") else X
 
 
-def place(X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, backend: Backend) -> Placed:
+def place(
+    X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, backend: str | Backend, n_threads: int | None
+) -> Placed:
     """Prepare a fit: on a cluster if X is there, or if a client was passed; else return everything as it is.
+
+    The backend, as users pass it, is that of this process, or of the workers: "cuda" are then their GPUs, and anything
+    else their CPUs, "auto" included. The client computes on its CPU.
 
     X may be `ClusterRows`, with any executor; then the other arguments are not Dask's.
 
@@ -66,36 +72,65 @@ def place(X: Any, y: Any, sample_weight: Any, validation: Any, client: Any, back
     Raises
     ------
     ValueError, TypeError
-        There is no client, or X is nothing that a cluster has.
+        There is no client, or X is nothing that a cluster has; or the backend is one that clusters do not have.
+    BackendUnavailableError
+        X is not on a cluster, and the GPU that was asked for is not available.
     ClusterError
         The cluster has no workers.
     """
     if isinstance(X, ClusterRows):
-        return Placed(X, y, sample_weight, validation, cluster_backend(backend, X.executor))
+        return Placed(X, y, sample_weight, validation, cluster_backend(backend, X.executor, n_threads))
     if client is None and not (is_dask(X) or are_futures(X)):
-        return Placed(X, y, sample_weight, validation, backend)
+        return Placed(X, y, sample_weight, validation, get_backend_for(backend, n_threads, X=X))
     executor = DaskExecutor(client_for(client))
-    backend = cluster_backend(backend, executor)
-    rows = ClusterRows(executor, source_of(X, "X", executor), backend.name)
+    placed = cluster_backend(backend, executor, n_threads)
+    on_workers = placed.ops.backend  # type: ignore[attr-defined]
+    rows = ClusterRows(executor, source_of(X, "X", executor), on_workers)
     if validation is not None:
         check_pair("validation", validation)
         Xv, yv = validation
         if is_dask(Xv) or are_futures(Xv) or isinstance(Xv, Rows):
-            Xv = ClusterRows(executor, source_of(Xv, "validation[0]", executor), backend.name)
+            Xv = ClusterRows(executor, source_of(Xv, "validation[0]", executor), on_workers)
         validation = Xv, collected(yv, executor)
     y, sample_weight = collected(y, executor), collected(sample_weight, executor)
-    return Placed(rows, y, sample_weight, validation, backend)
+    return Placed(rows, y, sample_weight, validation, placed)
 
 
-def cluster_backend(backend: Backend, executor: Executor) -> Backend:
-    """The backend of a client, with operations that leave X on the cluster."""
-    # workers compute on their CPUs, and so does the client
-    backend = get_backend("cpu" if backend.gpu is not None else backend.name, backend.n_threads)
+def cluster_backend(backend: str | Backend, executor: Executor, n_threads: int | None = None) -> Backend:
+    """The backend of a client, its CPU, with operations that leave X on the cluster, whose backend is `backend`."""
+    on_workers = _workers_backend(backend)
+    client = get_backend("cpu" if on_workers in ("auto", ON_GPUS) else backend, n_threads)
+    on_workers = on_workers if on_workers == ON_GPUS else client.name
     workers = executor.workers()
-    operations = ClusterOperations(backend.n_threads, backend.ops.kernels, backend.name)  # type: ignore[attr-defined]
-    threads = sum(worker.threads for worker in workers)
-    reason = f"{backend.reason}, on {counted(len(workers), 'worker')} with {counted(threads, 'thread')}"
-    return replace(backend, reason=reason, ops=operations, sgd_stretch=None)
+    operations = ClusterOperations(
+        client.n_threads,
+        client.ops.kernels,  # type: ignore[attr-defined]
+        on_workers,
+        sums_for(on_workers, client.n_threads),
+    )
+    device = client.device
+    if on_workers == ON_GPUS:
+        reason = f"for the solver; sums over rows on the GPUs of {counted(len(workers), 'worker')}"
+        device = f"{device} and GPUs of workers"
+    else:
+        threads = sum(worker.threads for worker in workers)
+        reason = f"{client.reason}, on {counted(len(workers), 'worker')} with {counted(threads, 'thread')}"
+    return replace(client, reason=reason, device=device, ops=operations, sgd_stretch=None)
+
+
+def _workers_backend(backend: str | Backend) -> str:
+    """Return the name of the backend that the workers are asked for: "cuda", or that of a CPU, or "auto"."""
+    name, precision = (backend.name, backend.precision) if isinstance(backend, Backend) else (backend, "highest")
+    if not str(name).startswith("cuda"):
+        return name
+    if name not in (ON_GPUS, "cuda:0"):
+        raise ValueError(
+            f"backend={shown(name)} is a GPU of one machine, and each worker of a cluster computes with the first one "
+            "that it sees (CUDA_VISIBLE_DEVICES); pass backend='cuda'"
+        )
+    if precision != "highest":
+        raise ValueError(f"precision={precision!r} is not for clusters yet; pass backend='cuda', or fit on one machine")
+    return ON_GPUS
 
 
 def client_for(client: Any) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -14,10 +13,10 @@ import numpy as np
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.cluster.executor import AllWorkersReplacedError, Executor, Task, TaskError, Worker
+from gpusoftmax.cluster.memo import Memo
+from gpusoftmax.cluster.sums import sums_for
 from gpusoftmax.cluster.tasks import Place, Take, each, identity
-from gpusoftmax.cpu.ops import SCORE_BLOCK
-from gpusoftmax.cpu.threads import leaf_rows
-from gpusoftmax.exceptions import ClusterError
+from gpusoftmax.exceptions import BackendUnavailableError, ClusterError
 
 MOST_LOSSES = 3  # of all workers in one pass: what they compute may be what ends them
 
@@ -92,23 +91,6 @@ def ranges_of_workers(cuts: Sequence[int], workers: Sequence[Worker]) -> list[tu
     return found
 
 
-class Memo:
-    """Results of a function of arrays, kept as long as all the arrays live."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[int, ...], Any] = {}
-
-    def get(self, arrays: tuple[Array | None, ...], make: Callable[[], Any]) -> Any:
-        """Return the result for these arrays, made by `make` if they were not seen before."""
-        key = tuple(id(one) for one in arrays)
-        if key not in self.found:
-            self.found[key] = make()
-            for one in arrays:
-                if one is not None:
-                    weakref.finalize(one, self.found.pop, key, None)
-        return self.found[key]
-
-
 @dataclass(eq=False)
 class ClusterRows:
     """X (n, d) on a cluster: its rows are loaded by the workers when they are first needed, and stay there.
@@ -118,7 +100,7 @@ class ClusterRows:
     executor : Executor
     source : Source
     backend : str
-        The name of the backend that computes on the workers: "cpu" or "numpy".
+        The name of the backend that computes on the workers: "cpu", "numpy" or "cuda".
     """
 
     executor: Executor
@@ -148,7 +130,7 @@ class ClusterRows:
 
     def partitions(self, leaf: int) -> list[Partition]:
         """Return partitions that begin at leaves of so many rows; the same ones as before if they do so already."""
-        step = math.lcm(leaf, SCORE_BLOCK)  # scores are computed in blocks of their own
+        step = math.lcm(leaf, sums_for(self.backend, 1).partition_unit(self.shape[1]))
         if not self._partitions or self._step % step:
             workers = self.executor.workers()
             self._partitions = []  # before others are loaded
@@ -168,7 +150,8 @@ class ClusterRows:
         Raises
         ------
         ClusterError
-            The rows of a partition cannot be loaded, or a task has failed; the message names the rows.
+            The rows of a partition cannot be loaded, or a task has failed; the message names the rows. Or a worker has
+            no GPU; the message names it.
         """
         for _ in range(MOST_LOSSES):
             try:
@@ -192,6 +175,8 @@ class ClusterRows:
         try:
             return self.executor.run(function, work, tasks)
         except TaskError as error:
+            if isinstance(error.__cause__, BackendUnavailableError):
+                raise ClusterError(str(error.__cause__)) from error.__cause__
             own = given[error.task][1]
             failed = [partitions[i] for i in own if any(one is partitions[i].handle for one in error.handles)]
             what = "cannot be loaded" if failed else "cannot be computed with"
@@ -228,7 +213,7 @@ class ClusterRows:
         numbers = np.atleast_1d(rows)
         order = np.argsort(numbers, kind="stable")
         found = np.empty((len(numbers), self.shape[1]), self.dtype)
-        results = self.run(each, Take(numbers[order]), leaf_rows(self.shape[1]))
+        results = self.run(each, Take(numbers[order]), 1)
         parts = [part for result in results for part in result.values]
         found[order] = np.concatenate(parts)
         return found[0] if np.ndim(rows) == 0 else found

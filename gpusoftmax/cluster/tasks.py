@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 from gpusoftmax._typing import Array
-from gpusoftmax.array import get_backend
 from gpusoftmax.checks.arrays import first_not_finite
-from gpusoftmax.cpu.column_sums import moment_sums, product_sums
-from gpusoftmax.cpu.gradients import GradientSums
-from gpusoftmax.cpu.ops import CpuOperations
+from gpusoftmax.cluster.sums import Part, WorkerSums, fingerprint, gpu_in_use, sums_of_worker, this_process
 from gpusoftmax.cpu.row_blocks import blocks
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import Nodes, TreeSum
@@ -26,10 +19,15 @@ BLOCK = 1024  # rows that are looked at together
 
 
 class Result(NamedTuple):
-    """What a task returns: the nodes of a tree of sums, or a value for each partition, and where it was computed."""
+    """What a task returns: the nodes of a tree of sums, or a value for each partition, and where it was computed.
+
+    `computed_by` is its `fingerprint`, `process` names the process, and `gpu` the GPU, or is empty.
+    """
 
     values: Any
     computed_by: dict[str, str]
+    process: str
+    gpu: str
 
 
 class Place(NamedTuple):
@@ -40,41 +38,37 @@ class Place(NamedTuple):
     dtype: np.dtype[Any]
 
 
-class Part(NamedTuple):
-    """The rows of a partition, the number of the first, and the columns that go with them, such as labels."""
-
-    rows: Any
-    first: int
-    columns: list[Any]
-
-
 class Sums(Protocol):
     """Sums over rows, as nodes of the tree of all rows."""
 
-    def over(self, ops: CpuOperations, part: Part) -> Nodes:
+    def over(self, sums: WorkerSums, part: Part) -> Nodes:
         """Sum over the rows of a partition."""
 
 
 class Lookup(Protocol):
     """Something to look up in the rows of a partition."""
 
-    def within(self, ops: CpuOperations, part: Part) -> Any:
+    def within(self, sums: WorkerSums, part: Part) -> Any:
         """Look it up in the rows of a partition."""
 
 
 def add_up(work: Sums, threads: int, backend: str, places: list[Place], X: list[Any], *columns: list[Any]) -> Result:
     """Sum over partitions; returns the nodes of the tree that their sums make together."""
-    ops, tree = _operations(backend, threads), TreeSum()
-    for part in _parts(places, X, columns):
-        for (level, index), node in work.over(ops, part).items():
+    sums, tree = sums_of_worker(backend, threads), TreeSum()
+    for part in _parts(sums, places, X, columns):
+        for (level, index), node in work.over(sums, part).items():
             tree.add(level, index, node)
-    return Result(tree.parts(), fingerprint(backend))
+    return _result(tree.parts(), backend)
 
 
 def each(work: Lookup, threads: int, backend: str, places: list[Place], X: list[Any], *columns: list[Any]) -> Result:
     """Look something up in each partition."""
-    ops = _operations(backend, threads)
-    return Result([work.within(ops, part) for part in _parts(places, X, columns)], fingerprint(backend))
+    sums = sums_of_worker(backend, threads)
+    return _result([work.within(sums, part) for part in _parts(sums, places, X, columns)], backend)
+
+
+def _result(values: Any, backend: str) -> Result:
+    return Result(values, fingerprint(backend), this_process(), gpu_in_use(backend))
 
 
 def identity(x: Any) -> Any:
@@ -82,39 +76,17 @@ def identity(x: Any) -> Any:
     return x
 
 
-def _operations(backend: str, threads: int) -> CpuOperations:
-    ops = get_backend(backend, threads).ops
-    assert isinstance(ops, CpuOperations)
-    return ops
-
-
-def _parts(places: list[Place], X: list[Any], columns: Sequence[list[Any]]) -> list[Part]:
-    """The partitions of a task. Arrays that came from another process may be read-only and not aligned."""
+def _parts(sums: WorkerSums, places: list[Place], X: list[Any], columns: Sequence[list[Any]]) -> list[Part]:
+    """The partitions of a task."""
     for place, x in zip(places, X, strict=True):
         if (tuple(x.shape), x.dtype) != (place.shape, place.dtype):  # the kernels would read beyond its end
             raise ValueError(
                 f"a partition has shape {tuple(x.shape)} and type {x.dtype}, but X says {place.shape} and {place.dtype}"
             )
     return [
-        Part(
-            np.require(x, requirements="A") if isinstance(x, np.ndarray) else x, place.first,
-            [None if column[i] is None else np.require(column[i], requirements=("A", "W")) for column in columns],
-        )
+        Part(sums.rows(x), place.first, [None if column[i] is None else sums.column(column[i]) for column in columns])
         for i, (place, x) in enumerate(zip(places, X, strict=True))
-    ]  # fmt: skip
-
-
-@cache
-def fingerprint(backend: str) -> dict[str, str]:
-    """Describe what decides about the bits of results in this process, by name."""
-    found = {"machine": platform.machine(), "numpy": np.__version__, "backend": get_backend(backend).name}
-    if found["backend"] == "cpu":
-        from gpusoftmax.cpu.vectors import MACHINE
-
-        found |= {"vectors": f"{MACHINE.name}, {8 * MACHINE.vector} bits", "numba": version("numba")}
-    libraries = [one for one in threadpool_info() if one["user_api"] == "blas"]
-    words = {" ".join(str(one.get(key)) for key in ("internal_api", "version", "architecture")) for one in libraries}
-    return found | {"BLAS": ", ".join(sorted(words))}
+    ]
 
 
 @dataclass(frozen=True)
@@ -126,14 +98,9 @@ class Gradient:
     loss: int
     with_gradient: bool
 
-    def over(self, ops: CpuOperations, part: Part) -> Nodes:
+    def over(self, sums: WorkerSums, part: Part) -> Nodes:
         """See `Sums`."""
-        labels, weights = part.columns
-        W, b = (np.require(x, requirements=("A", "W")) for x in (self.W, self.b))
-        if weights is not None and weights.shape[1] != b.shape[0]:
-            weights = np.repeat(weights, b.shape[0], axis=1)
-        sums = GradientSums(ops.kernels, ops.n_threads, W, b, self.loss, self.with_gradient)
-        return sums.over(part.rows, labels, weights, first_row=part.first).parts()
+        return sums.gradient(part, self.W, self.b, self.loss, self.with_gradient)
 
 
 @dataclass(frozen=True)
@@ -142,9 +109,9 @@ class Moments:
 
     centre: Array
 
-    def over(self, ops: CpuOperations, part: Part) -> Nodes:
+    def over(self, sums: WorkerSums, part: Part) -> Nodes:
         """See `Sums`."""
-        return moment_sums(part.rows, part.columns[0], self.centre, None, ops.n_threads, part.first).parts()
+        return sums.moments(part, self.centre)
 
 
 @dataclass(frozen=True)
@@ -154,16 +121,16 @@ class LabelSums:
     class_weight: Array
     columns: slice
 
-    def over(self, ops: CpuOperations, part: Part) -> Nodes:
+    def over(self, sums: WorkerSums, part: Part) -> Nodes:
         """See `Sums`."""
         labels, weights, proportions = part.columns
+        class_weight = sums.array(self.class_weight)
 
         def coefficients(here: slice) -> Array:
             soft = None if proportions is None else proportions[here]
-            return ops.label_coefficients(labels[here], weights[here], self.class_weight, soft)
+            return sums.ops.label_coefficients(labels[here], weights[here], class_weight, soft)
 
-        sums = product_sums(part.rows, coefficients, self.columns, np.float64, False, None, ops.n_threads, part.first)
-        return sums.parts()
+        return sums.products(part, coefficients, self.columns, np.dtype(np.float64), False)
 
 
 @dataclass(frozen=True)
@@ -173,13 +140,10 @@ class Products:
     columns: slice
     squared: bool
 
-    def over(self, ops: CpuOperations, part: Part) -> Nodes:
+    def over(self, sums: WorkerSums, part: Part) -> Nodes:
         """See `Sums`."""
         (Q,) = part.columns
-        sums = product_sums(
-            part.rows, lambda here: Q[here], self.columns, Q.dtype, self.squared, None, ops.n_threads, part.first
-        )
-        return sums.parts()
+        return sums.products(part, lambda here: Q[here], self.columns, Q.dtype, self.squared)
 
 
 @dataclass(frozen=True)
@@ -190,10 +154,9 @@ class Scores:
     W: Array
     b: Array
 
-    def within(self, ops: CpuOperations, part: Part) -> Array:
+    def within(self, sums: WorkerSums, part: Part) -> Array:
         """See `Lookup`."""
-        W, b = (np.require(x, requirements=("A", "W")) for x in (self.W, self.b))
-        return getattr(ops, self.operation)(part.rows, W, b)
+        return sums.scores(self.operation, part, self.W, self.b)
 
 
 @dataclass(frozen=True)
@@ -202,7 +165,7 @@ class Take:
 
     numbers: Array
 
-    def within(self, ops: CpuOperations, part: Part) -> Array:
+    def within(self, sums: WorkerSums, part: Part) -> Array:
         """See `Lookup`."""
         start, stop = np.searchsorted(self.numbers, [part.first, part.first + len(part.rows)])
         return part.rows[self.numbers[start:stop] - part.first]
@@ -212,7 +175,7 @@ class Take:
 class FirstNotFinite:
     """The place and the value of the first NaN or infinity, or None."""
 
-    def within(self, ops: CpuOperations, part: Part) -> tuple[int, int, float] | None:
+    def within(self, sums: WorkerSums, part: Part) -> tuple[int, int, float] | None:
         """See `Lookup`."""
         for block in blocks(part.rows, None, BLOCK):
             if (found := first_not_finite(block.array)) is not None:
@@ -227,7 +190,7 @@ class Largest:
 
     column: int
 
-    def within(self, ops: CpuOperations, part: Part) -> tuple[int, float]:
+    def within(self, sums: WorkerSums, part: Part) -> tuple[int, float]:
         """See `Lookup`."""
         best = (part.first, 0.0)
         for block in blocks(part.rows, None, BLOCK):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpusoftmax._log import log
+from gpusoftmax.operations import Operations
+
 ON_CUDA = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
+FRACTION_ON_GPU = 0.8  # of its free memory, for rows and a pass: the rest is for the solver and for labels
+EXPECTED_CLASSES = 1000
 
 
 def free_bytes() -> int:
@@ -12,6 +17,21 @@ def free_bytes() -> int:
     import cupy
 
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+
+def has_room(X: Any, ops: Operations) -> bool:
+    """Whether the current device has room for rows X, and for the passes over them; X has shape, dtype and nbytes.
+
+    How many classes there are is not known yet.
+    """
+    (n, d), free = X.shape, free_bytes()
+    needed = X.nbytes + ops.pass_bytes(X.dtype, n, d, 1, EXPECTED_CLASSES)
+    fits = needed <= FRACTION_ON_GPU * free
+    log.info(
+        "rows: %d bytes, with a pass %d, of %d free ones of the GPU; they are %s",
+        X.nbytes, needed, free, "copied there once" if fits else "copied to it in each pass, chunk by chunk",
+    )  # fmt: skip
+    return fits
 
 
 def shortage(needed: int, what: str, remedy: str) -> MemoryError:

@@ -92,6 +92,29 @@ def _try_device(cupy: Any, index: int) -> Probe:
     return Probe(True, f"a kernel compiled and ran on {name}", name)
 
 
+def facts(index: int = 0) -> dict[str, str]:
+    """Describe what decides about the bits of GPU `index`, which works, by name."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    properties = runtime.getDeviceProperties(index)
+    name = properties["name"]
+    return {
+        "GPU": name.decode() if isinstance(name, bytes) else str(name),
+        "compute capability": f"{properties['major']}.{properties['minor']}",
+        "CuPy": cupy.__version__,
+        "CUDA of the driver": _version(runtime.driverGetVersion()),
+        "CUDA runtime": _version(runtime.runtimeGetVersion()),
+    }
+
+
+def pci_bus_id(index: int = 0) -> str:
+    """Return where GPU `index` is in this machine."""
+    import cupy
+
+    return str(cupy.cuda.Device(index).pci_bus_id)
+
+
 def _explain(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if getattr(error, "status", None) == NOT_INITIALISED:

@@ -138,8 +138,9 @@ class _LinearClassifier(LinearPredictor):
         client : distributed.Client, optional
             The Dask cluster that computes, if X is on one: a dask array or data frame, a list of futures of arrays, or
             files that all workers can read. Default: the current client for Dask's collections and futures. y and
-            sample_weight may be Dask's, too; they are collected here. The result has the bits of a fit in memory.
-            Only L-BFGS runs on a cluster.
+            sample_weight may be Dask's, too; they are collected here. Only L-BFGS runs on a cluster. With
+            backend="cuda" the workers compute on their GPUs, one process for each, and this process needs none; with
+            "auto" on their CPUs, and then the result has the bits of a fit in memory.
         checkpoint : str or os.PathLike, optional
             A file for the state of the training. If it is there, training continues from it, and gives the same bits
             as without the interruption; a finished one gives its result at once. The last two are kept:
@@ -159,8 +160,8 @@ class _LinearClassifier(LinearPredictor):
         DivergenceError
             The learning rate is too large; the message says what to change. The model is left unchanged.
         ClusterError
-            The cluster has no workers, or rows cannot be loaded or computed with; the message names them. The model is
-            left unchanged.
+            The cluster has no workers, or rows cannot be loaded or computed with, or a worker has no GPU; the message
+            names them. The model is left unchanged.
         BadFileError
             The checkpoint is damaged, and so is the one before.
         OSError
@@ -171,9 +172,8 @@ class _LinearClassifier(LinearPredictor):
         """
         check_parameters(self)
         path, seconds = check_checkpoint(checkpoint, checkpoint_every)
-        backend = get_backend_for(self.backend, self.n_threads, X=X)
-        with AllOrNothing(self), backend.active():
-            placed = place(X, y, sample_weight, validation, client, backend)
+        placed = place(X, y, sample_weight, validation, client, self.backend, self.n_threads)
+        with AllOrNothing(self), placed.backend.active():
             features = read_features(placed.rows, placed.backend)
             record_columns(self, frame_or_array(X), features)
             problem = prepare(self, features, placed.y, placed.sample_weight, placed.validation)
@@ -316,7 +316,7 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
     random_state : int, RandomState, optional
         Seed for the order of the rows, and for samples of rows. None means 0, so that two runs give equal results.
     backend : {"auto", "cpu", "numpy", "cuda", "cuda:<i>"}
-        See `get_backend`.
+        See `get_backend`; on a cluster, `client` in `fit`.
     n_threads : int, optional
         CPU threads; the result is the same to the bit for any number. Default: as for `get_backend`.
     callbacks : sequence

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend, gpu_of
 from gpusoftmax.checks.arrays import by_rows, check_features
@@ -15,16 +14,13 @@ from gpusoftmax.checks.sparse import check_sparse, is_sparse
 from gpusoftmax.cluster.rows import ClusterRows
 from gpusoftmax.cpu import facts
 from gpusoftmax.cuda.copying import upload_rows
-from gpusoftmax.cuda.memory import free_bytes
+from gpusoftmax.cuda.memory import has_room
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.cluster import ClusterFeatures
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.sparse import SparseFeatures, SparseMatrix
 from gpusoftmax.features.streamed import StreamedFeatures
 from gpusoftmax.rows.file_rows import Rows
-
-FRACTION_ON_GPU = 0.8  # of its free memory, for rows and a pass: the rest is for the solver and for labels
-EXPECTED_CLASSES = 1000
 
 
 def read_features(X: Any, backend: Backend, name: str = "X") -> Features:
@@ -46,21 +42,9 @@ def _from_files(X: Rows, backend: Backend) -> Features:
 
     The results have the same bits either way.
     """
-    if backend.gpu is not None and _fits_on_gpu(X, backend):
+    if backend.gpu is not None and has_room(X, backend.ops):
         return DenseFeatures(upload_rows(X), backend)
     return StreamedFeatures(X, backend)
-
-
-def _fits_on_gpu(X: Rows, backend: Backend) -> bool:
-    """Whether the GPU has room for rows and for the passes over them; how many classes there are is not known yet."""
-    free = free_bytes()
-    needed = X.nbytes + backend.ops.pass_bytes(X.dtype, len(X), X.shape[1], 1, EXPECTED_CLASSES)
-    fits = needed <= FRACTION_ON_GPU * free
-    log.info(
-        "rows: %d bytes, with a pass %d, of %d free ones of the GPU; they are %s",
-        X.nbytes, needed, free, "copied there once" if fits else "copied to it in each pass, chunk by chunk",
-    )  # fmt: skip
-    return fits
 
 
 def read_matrix(X: Any, backend: Backend, name: str = "X") -> Array:

@@ -16,7 +16,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
-from gpusoftmax.array import get_backend_for
 from gpusoftmax.checkpoints.checkpoint import EVERY, check_checkpoint, keeping
 from gpusoftmax.checks.arrays import by_rows
 from gpusoftmax.checks.messages import warn_user
@@ -215,9 +214,8 @@ def sweep(
             "learning_rate in the grid, or an estimator with solver='sgd'"
         )
     path, seconds = check_checkpoint(checkpoint, checkpoint_every)
-    backend = get_backend_for(estimator.backend, estimator.n_threads, X=X)
     validation_data: Any = validation if isinstance(validation, tuple | list) else None
-    placed = place(X, y, sample_weight, validation_data, client, backend)
+    placed = place(X, y, sample_weight, validation_data, client, estimator.backend, estimator.n_threads)
     backend, on_cluster = placed.backend, isinstance(placed.rows, ClusterRows)
     if on_cluster and scorer.function is not None:
         raise ValueError(

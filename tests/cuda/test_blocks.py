@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from gpusoftmax import SoftmaxClassifier, get_backend, load_digits
-from gpusoftmax.cuda import chunks, copying, gradients
+from gpusoftmax.cuda import chunks, copying, gradients, memory
 from gpusoftmax.cuda.chunks import chunk_rows, float64_rows, leaf_rows
 from gpusoftmax.cuda.column_sums import moment_sums, moments_from, product_sums
 from gpusoftmax.cuda.gradients import GradientSums, gradient_leaf
 from gpusoftmax.dtypes import computation_dtype
-from gpusoftmax.features import read
 from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.features.read import read_features
 from gpusoftmax.features.streamed import StreamedFeatures
@@ -230,7 +229,7 @@ def test_the_memory_of_a_pass_is_known_beforehand(
     given: Any = InBlocks(X) if in_blocks else backend.asarray(X)
     labels = backend.xp.zeros(n, dtype=np.int32)
     W, b = backend.xp.zeros((d, K, c), dtype=computed), backend.xp.zeros((K, c), dtype=computed)
-    before = sum(memory.size for memory in machine.alive)
+    before = sum(one.size for one in machine.alive)
     machine.peak = 0
     backend.ops.linear_gradient(given, labels, W, b, None, 0)
     predicted = backend.ops.pass_bytes(X.dtype, n, d, K, c) + chunks.copy_bytes(given, CHUNK)
@@ -259,7 +258,7 @@ def test_memory_that_runs_short_anywhere_is_an_error_and_changes_no_bits(
     problem = problem_with(LEAF + 17)
     X: Any = InBlocks(problem.X) if in_blocks else get_backend("cuda").asarray(problem.X)
     for name, operation in operations(problem).items():
-        expected, before = bits(operation(X)), sum(memory.size for memory in machine.alive)
+        expected, before = bits(operation(X)), sum(one.size for one in machine.alive)
         for number in count(1):
             failing(number)
             found = message = None
@@ -272,7 +271,7 @@ def test_memory_that_runs_short_anywhere_is_an_error_and_changes_no_bits(
                 failing(0)
                 break
             assert re.search(r"beside X and the weights, a pass over 273 rows .* missing", message), name
-            assert sum(memory.size for memory in machine.alive) == before, (name, number)
+            assert sum(one.size for one in machine.alive) == before, (name, number)
         assert number > 1
         assert bits(found) == expected, name
         del found
@@ -281,7 +280,7 @@ def test_memory_that_runs_short_anywhere_is_an_error_and_changes_no_bits(
 def test_memory_that_is_just_enough_gives_the_bits_of_ample_memory(machine: Any) -> None:
     problem = problem_with(3 * LEAF)
     operation, X = operations(problem)["gradient"], get_backend("cuda").asarray(problem.X)
-    ample, before = bits(operation(X)), sum(memory.size for memory in machine.alive)
+    ample, before = bits(operation(X)), sum(one.size for one in machine.alive)
     machine.limit = before + get_backend("cuda").ops.pass_bytes(problem.X.dtype, len(X), D, 1, 3)
     assert bits(operation(X)) == ample
 
@@ -315,7 +314,7 @@ def through_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """No rows fit into the GPU's memory."""
-    monkeypatch.setattr(read, "FRACTION_ON_GPU", 0.0)
+    monkeypatch.setattr(memory, "FRACTION_ON_GPU", 0.0)
 
 
 def test_rows_that_fit_are_copied_once(digits_file: Path, caplog: Any) -> None:
@@ -330,10 +329,10 @@ def test_rows_stay_in_their_file_where_a_pass_would_not_fit_beside_them(
     digits_file: Path, machine: Any, caplog: Any
 ) -> None:
     backend, n = get_backend("cuda"), len(np.load(digits_file))
-    needed = n * 64 + backend.ops.pass_bytes(np.dtype(np.uint8), n, 64, 1, read.EXPECTED_CLASSES)
+    needed = n * 64 + backend.ops.pass_bytes(np.dtype(np.uint8), n, 64, 1, memory.EXPECTED_CLASSES)
     found = []
     for room in (1.01, 0.99):
-        machine.limit = sum(memory.size for memory in machine.alive) + int(room * needed / read.FRACTION_ON_GPU)
+        machine.limit = sum(one.size for one in machine.alive) + int(room * needed / memory.FRACTION_ON_GPU)
         with caplog.at_level("INFO", "gpusoftmax"):
             found.append(type(read_features(open_rows(digits_file), backend)))
         machine.limit = None

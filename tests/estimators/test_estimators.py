@@ -1043,7 +1043,7 @@ def test_the_estimator_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
         return get_backend(backend, n_threads)
 
     monkeypatch.setenv("GPUSOFTMAX_NUM_THREADS", "3")
-    for module in ("estimators.classifiers", "estimators.prediction"):
+    for module in ("cluster.placing", "estimators.prediction"):
         monkeypatch.setattr(f"gpusoftmax.{module}.get_backend_for", spy)
     SoftmaxClassifier(**SHORT).fit(*small).predict(small[0])
     assert used == [3, 3]

@@ -21,9 +21,15 @@ class Loaded:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    keeps: bool = False
+    kept: Any = None
 
     def get(self) -> Any:
-        return sent(self.function(*self.arguments))
+        if self.kept is not None:
+            return self.kept
+        found = sent(self.function(*self.arguments))
+        self.kept = found if self.keeps else None
+        return found
 
 
 def sent(x: Any) -> Any:
@@ -36,20 +42,24 @@ def sent(x: Any) -> Any:
 
 @dataclass
 class InProcess:
-    """An executor whose workers are names; `before_run` is called before each run, and may change them."""
+    """An executor whose workers are names; `before_run` is called before each run, and may change them.
+
+    Objects are loaded again for each run, unless it `keeps` them.
+    """
 
     names: list[str]
     threads: int = 1
     before_run: Callable[[InProcess], None] = lambda executor: None
     runs: list[list[Task]] = field(default_factory=list)
     loads: int = 0
+    keeps: bool = False
 
     def workers(self) -> list[Worker]:
         return [Worker(name, self.threads) for name in self.names]
 
     def load(self, worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
         self.loads += 1
-        return Loaded(function, arguments)
+        return Loaded(function, arguments, self.keeps)
 
     def run(self, function: Callable[..., Any], common: Any, tasks: Sequence[Task]) -> list[Any]:
         self.before_run(self)
@@ -119,4 +129,5 @@ def on_cluster(X: Array, workers: int = 2, chunks: list[int] | None = None, **op
     executor = options.pop("executor", None) or InProcess([f"worker {i}" for i in range(workers)])
     step = -(-len(X) // 5)
     chunks = chunks or [min(step, len(X) - i) for i in range(0, len(X), step)]
-    return ClusterRows(executor, Rows(X, executor, chunks, **options), "cpu")
+    backend = options.pop("backend", "cpu")
+    return ClusterRows(executor, Rows(X, executor, chunks, **options), backend)

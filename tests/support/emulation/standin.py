@@ -463,6 +463,7 @@ class Device:
         if not 0 <= index < state.devices:
             raise CUDARuntimeError(101)
         self.id, self._before = index, []  # type: ignore[var-annotated]
+        self.pci_bus_id = f"0000:0{index}:00.0"
 
     def __enter__(self) -> Device:
         self._before.append(state.device)
@@ -623,6 +624,7 @@ def _names() -> dict[str, Any]:
         Event=Event,
     )
     return {
+        "__version__": "0.0",
         "ndarray": ndarray,
         "RawModule": RawModule,
         "cuda": cuda,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,8 @@ from gpusoftmax.rows.memory import available_memory
 from gpusoftmax.rows.ring import BUFFER_BYTES, DEPTH, read_ahead
 
 MOST_OPEN = 64  # files that are kept open; of more, each is opened when it is read, since processes may open few
-MAPPED_BYTES = 128 << 20  # of a block of a mapped file, after which it is checked whether the file is still the same
+MAPPED_BYTES = 64 << 20  # of the first block of a mapped file, after which it is checked whether the file is the same
+CHECK_SECONDS = 0.5  # between two such checks, about
 FRACTION_MAPPED = 0.8  # of the available memory: larger files are read through a ring
 FRACTION_BUFFERS = 1 / 4  # of the memory limit: the rest is for the solver
 GAP_BYTES = 256 << 10  # between two rows: reading on takes less time than another call
@@ -44,6 +46,7 @@ class FileRows:
     files: Sequence[FlatFile]
     memory_limit: int | None = None
     ndim: ClassVar[int] = 2
+    _buffers: list[Array] = field(default_factory=list, repr=False)  # of the ring, between passes
     _maps: list[MappedFile] = field(default_factory=list, repr=False)
 
     def __reduce__(self) -> Any:
@@ -266,10 +269,9 @@ class FileRows:
             The memory limit is too small for three blocks of `step` rows.
         """
         if self.is_mapped:
-            borders = self._starts[1:-1].tolist()
-            return self._mapped_blocks(block_ranges(len(self), step, within, self._rows_at_once(step), borders))
+            return self._mapped_blocks(step, within)
         ranges = block_ranges(len(self), step, within, self._rows_at_once(step))
-        return read_ahead(ranges, self._read_range, self._bytes_at_once(step))
+        return read_ahead(ranges, self._read_range, self._bytes_at_once(step), self._buffers)
 
     def _rows_at_once(self, step: int) -> int:
         """How many rows a block has at most: a multiple of `step`."""
@@ -309,8 +311,10 @@ class FileRows:
                 yield i, slice(first - start, last - start)
             first, i = last, i + 1
 
-    def _mapped_blocks(self, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Array]]:
-        for first, stop in ranges:
+    def _mapped_blocks(self, step: int, within: int | None) -> Iterator[tuple[int, Array]]:
+        first, most, borders = 0, self._rows_at_once(step), self._starts[1:-1].tolist()
+        while first < len(self):
+            stop, started = stop_of_block(first, len(self), step, within, most, borders), time.perf_counter()
             parts = list(self._parts(first, stop))
             if len(parts) == 1:
                 (i, rows), *_ = parts
@@ -319,6 +323,13 @@ class FileRows:
                 yield first, self._read_range(first, stop, aligned_empty(((stop - first) * self.row_bytes,), np.uint8))
             for i, rows in parts:
                 self._check_file(i, rows.start)
+            seconds = time.perf_counter() - started
+            # blocks take time to begin and to end, and a file that has changed should be noticed within a second
+            if seconds < CHECK_SECONDS / 2:
+                most *= 2
+            elif seconds > CHECK_SECONDS:
+                most = max(most // 2 // step, 1) * step
+            first = stop
 
     @property
     def _mapped(self) -> list[Array]:
@@ -449,7 +460,7 @@ class SelectedRows:
             self.stored._read_numbers(numbers, rows, buffer[half:])
             return rows
 
-        return read_ahead(block_ranges(len(self), step, within, most), read, 2 * half)
+        return read_ahead(block_ranges(len(self), step, within, most), read, 2 * half, self.stored._buffers)
 
     def are_in(self, path: Path) -> bool:
         """See `FileRows`."""
@@ -463,18 +474,23 @@ class SelectedRows:
 Rows = FileRows | SelectedRows  # a matrix whose rows stay in files until they are read; see `operations.RowBlocks`
 
 
-def block_ranges(
-    n: int, step: int, within: int | None, most: int, borders: Sequence[int] = ()
-) -> Iterator[tuple[int, int]]:
+def block_ranges(n: int, step: int, within: int | None, most: int) -> Iterator[tuple[int, int]]:
     """Yield ranges (first, stop) of n rows that begin at multiples of `step` and have at most `most` rows.
 
-    None goes across a multiple of `within`, and one that goes across a border has only `step` rows.
+    None goes across a multiple of `within`.
     """
     first = 0
     while first < n:
-        stop = min(first + most, n, n if within is None else (first // within + 1) * within)
-        border = next((one for one in borders if first < one < stop), None)
-        if border is not None:
-            stop = min(max(border // step * step, first + step), stop)
+        stop = stop_of_block(first, n, step, within, most)
         yield first, stop
         first = stop
+
+
+def stop_of_block(first: int, n: int, step: int, within: int | None, most: int, borders: Sequence[int] = ()) -> int:
+    """Return where a block that begins at `first` ends; see `block_ranges`.
+
+    One that goes across a border has only `step` rows.
+    """
+    stop = min(first + most, n, n if within is None else (first // within + 1) * within)
+    border = next((one for one in borders if first < one < stop), None)
+    return stop if border is None else min(max(border // step * step, first + step), stop)

@@ -19,13 +19,18 @@ BUFFER_BYTES = 32 << 20  # of one buffer; smaller ones with more readers were sl
 Read = Callable[[int, int, Array], Array]
 
 
-def read_ahead(ranges: Iterable[tuple[int, int]], read: Read, buffer_bytes: int) -> Iterator[tuple[int, Array]]:
+def read_ahead(
+    ranges: Iterable[tuple[int, int]], read: Read, buffer_bytes: int, kept: list[Array]
+) -> Iterator[tuple[int, Array]]:
     """Yield (first, rows) for each range (first, stop) of rows, while the next ones are being read.
 
     `read(first, stop, buffer)` reads the rows into a buffer of bytes, and returns them as a view of it or as a copy.
     What was yielded is overwritten when the next is asked for.
+
+    The buffers are taken from `kept`, if they have this size, and left there: the system takes time to give out memory.
     """
-    free = [aligned_empty((buffer_bytes,), np.uint8) for _ in range(DEPTH)]
+    buffers = [_buffer(kept, buffer_bytes) for _ in range(DEPTH)]
+    free = list(buffers)
     under_way: deque[tuple[int, Array, _Reading]] = deque()
     try:
         for first, stop in ranges:
@@ -40,6 +45,16 @@ def read_ahead(ranges: Iterable[tuple[int, int]], read: Read, buffer_bytes: int)
     finally:
         for _, _, reading in under_way:  # they write to the buffers, and use the files
             reading.wait()
+        kept[:] = buffers
+
+
+def _buffer(kept: list[Array], n_bytes: int) -> Array:
+    """Take a buffer of this size from `kept`, or make one."""
+    try:
+        buffer = kept.pop()  # another thread may have taken the last one
+    except IndexError:
+        return aligned_empty((n_bytes,), np.uint8)
+    return buffer if len(buffer) == n_bytes else aligned_empty((n_bytes,), np.uint8)
 
 
 class _Reading:

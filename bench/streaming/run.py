@@ -209,6 +209,9 @@ def section(results: Results, link: Link) -> str:
         "Gigabytes of features a second in a pass (loss and gradient) over a file of "
         f"{found['settings']['megabytes']} MB,\nmedians of {found['settings']['rounds']}."
     )
+    load, cores = found["machine"]["load_at_start"], found["machine"]["cores"]
+    if load and load > 0.3 * cores:
+        about += f" There was a load of {load:.1f} on {cores} cores at the start."
     end = f"{where(found)}, {versions(found, 'numpy', 'numba')}. {link.how}."
     return "\n".join(["## Features in files", "", about, "", *rows(*lines), "", end, ""])
 

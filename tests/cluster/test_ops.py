@@ -14,7 +14,7 @@ from gpusoftmax.cluster.placing import cluster_backend
 from gpusoftmax.cluster.rows import partition_cuts, ranges_of_workers
 from gpusoftmax.cpu import gradients, threads
 from gpusoftmax.exceptions import ClusterError
-from tests.support.blocks import InBlocks
+from tests.support.blocks import InBlocks, operations_over_rows
 from tests.support.cases import DTYPES, Problem, random_problem, sha256
 from tests.support.in_process import on_cluster
 
@@ -35,24 +35,6 @@ def problem_with(way: str, dtype: str = "float32", weighted: bool = True) -> Pro
     return random_problem(0, dtype=dtype, n=N, d=D, c=WAYS[way], weighted=weighted)
 
 
-def operations(problem: Problem) -> dict[str, Any]:
-    """Every operation that goes through all rows, as a function of the operations and of X."""
-    s, rng = problem.weights[:, 0], np.random.default_rng(0)
-    Q, P, w = rng.standard_normal((N, 3)), rng.random((N, 4)), np.ones(4)
-    labels, own = problem.labels % 4, (problem.W, problem.b)
-    return {
-        "gradient": lambda ops, X: ops.linear_gradient(X, *problem.arguments[1:]),
-        "losses": lambda ops, X: ops.linear_losses(X, *problem.arguments[1:]),
-        "scores": lambda ops, X: (ops.linear_scores(X, *own),),
-        "probabilities": lambda ops, X: (ops.linear_probabilities(X, *own),),
-        "best": lambda ops, X: (ops.linear_best(X, *own),),
-        "moments": lambda ops, X: ops.column_moments(X, s, None, 3),
-        "label sums": lambda ops, X: ops.label_sums(X, labels, s, w, P),
-        "products": lambda ops, X: (ops.column_products(X, Q),),
-        "squares": lambda ops, X: (ops.column_products(X, Q, squared=True),),
-    }
-
-
 @pytest.mark.parametrize("workers", [1, 2, 3, 20])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_operation_gives_the_bits_that_it_gives_in_memory(cpu_backend: Backend, way: str, workers: int) -> None:
@@ -60,7 +42,7 @@ def test_every_operation_gives_the_bits_that_it_gives_in_memory(cpu_backend: Bac
     X = on_cluster(problem.X, workers)
     X.backend = cpu_backend.name
     ops = cluster_backend(cpu_backend, X.executor).ops
-    for name, operation in operations(problem).items():
+    for name, operation in operations_over_rows(problem).items():
         assert sha256(*operation(ops, X)) == sha256(*operation(cpu_backend.ops, problem.X)), name
 
 

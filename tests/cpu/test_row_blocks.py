@@ -15,7 +15,7 @@ from gpusoftmax.cpu.gradients import GradientSums, gradient_leaf
 from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import TreeSum
-from tests.support.blocks import InBlocks
+from tests.support.blocks import InBlocks, operations_over_rows
 from tests.support.cases import DTYPES, Problem, random_problem, sha256
 
 N, D = 5 * 64 + 17, 7
@@ -34,29 +34,11 @@ def problem_with(way: str, dtype: str = "float32") -> Problem:
     return random_problem(0, dtype=dtype, n=N, d=D, c=WAYS[way], weighted=True)
 
 
-def operations(problem: Problem) -> dict[str, Any]:
-    """Every operation that goes through all rows, as a function of the operations and of X."""
-    s, rng = problem.weights[:, 0], np.random.default_rng(0)
-    Q, P, w = rng.standard_normal((N, 3)), rng.random((N, 4)), np.ones(4)
-    labels, own = problem.labels % 4, (problem.W, problem.b)
-    return {
-        "gradient": lambda ops, X: ops.linear_gradient(X, *problem.arguments[1:]),
-        "losses": lambda ops, X: ops.linear_losses(X, *problem.arguments[1:]),
-        "scores": lambda ops, X: (ops.linear_scores(X, *own),),
-        "probabilities": lambda ops, X: (ops.linear_probabilities(X, *own),),
-        "best": lambda ops, X: (ops.linear_best(X, *own),),
-        "moments": lambda ops, X: ops.column_moments(X, s, None, 3),
-        "label sums": lambda ops, X: ops.label_sums(X, labels, s, w, P),
-        "products": lambda ops, X: (ops.column_products(X, Q),),
-        "squares": lambda ops, X: (ops.column_products(X, Q, squared=True),),
-    }
-
-
 @pytest.mark.parametrize("leaves", [1, 2, 3])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_operation_gives_the_same_bits_for_rows_in_blocks(cpu_backend: Backend, way: str, leaves: int) -> None:
     problem = problem_with(way)
-    for name, operation in operations(problem).items():
+    for name, operation in operations_over_rows(problem).items():
         expected = sha256(*operation(cpu_backend.ops, problem.X))
         for n_threads in (1, 3):
             ops = get_backend(cpu_backend.name, n_threads).ops

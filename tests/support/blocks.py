@@ -1,4 +1,4 @@
-"""A matrix in memory that is handed out in blocks, as matrices are that are read from files."""
+"""A matrix in memory that is handed out in blocks, as matrices are that are read from files, and what to do with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
+from tests.support.cases import Problem
 
 
 @dataclass
@@ -42,3 +43,21 @@ class InBlocks:
             yield first, block
             block[...] = 77  # whoever still refers to it finds nonsense
             first = stop
+
+
+def operations_over_rows(problem: Problem) -> dict[str, Any]:
+    """Every operation that goes through all rows, as a function of the operations and of X."""
+    n, s, rng = len(problem.X), problem.weights[:, 0], np.random.default_rng(0)
+    Q, P, w = rng.standard_normal((n, 3)), rng.random((n, 4)), np.ones(4)
+    labels, own = problem.labels % 4, (problem.W, problem.b)
+    return {
+        "gradient": lambda ops, X: ops.linear_gradient(X, *problem.arguments[1:]),
+        "losses": lambda ops, X: ops.linear_losses(X, *problem.arguments[1:]),
+        "scores": lambda ops, X: (ops.linear_scores(X, *own),),
+        "probabilities": lambda ops, X: (ops.linear_probabilities(X, *own),),
+        "best": lambda ops, X: (ops.linear_best(X, *own),),
+        "moments": lambda ops, X: ops.column_moments(X, s, None, 3),
+        "label sums": lambda ops, X: ops.label_sums(X, labels, s, w, P),
+        "products": lambda ops, X: (ops.column_products(X, Q),),
+        "squares": lambda ops, X: (ops.column_products(X, Q, squared=True),),
+    }

@@ -18,6 +18,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from gpusoftmax import cli
+from gpusoftmax._log import log
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu.threads import single_threaded_blas
 from gpusoftmax.cuda.probe import Probe, probe
@@ -152,6 +153,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def command(*arguments: Any) -> Result:
         monkeypatch.setattr(sys, "argv", ["gpusoftmax", *map(str, arguments)])
+        # each call adds a handler; with hundreds of them, on streams that are closed, a warning takes a second
+        monkeypatch.setattr(log, "handlers", list(log.handlers))
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             cli.main()

@@ -313,6 +313,7 @@ class FileRows:
 
     def _mapped_blocks(self, step: int, within: int | None) -> Iterator[tuple[int, Array]]:
         first, most, borders = 0, self._rows_at_once(step), self._starts[1:-1].tolist()
+        converted = not all(file.is_in_place for file in self.files)  # then a block takes memory of its own
         while first < len(self):
             stop, started = stop_of_block(first, len(self), step, within, most, borders), time.perf_counter()
             parts = list(self._parts(first, stop))
@@ -325,7 +326,7 @@ class FileRows:
                 self._check_file(i, rows.start)
             seconds = time.perf_counter() - started
             # blocks take time to begin and to end, and a file that has changed should be noticed within a second
-            if seconds < CHECK_SECONDS / 2:
+            if seconds < CHECK_SECONDS / 2 and not converted:
                 most *= 2
             elif seconds > CHECK_SECONDS:
                 most = max(most // 2 // step, 1) * step

@@ -18,7 +18,7 @@ LIMIT = ("--memory-limit", "20MB")
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """The same rows in every form that can stay in files."""
+    """Rows in every form that can stay in files, by the name of the form."""
     X, y = blobs(0, n=400, d=6, c=3)
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", y)

@@ -63,7 +63,7 @@ def message(function: Any, *arguments: Any, **options: Any) -> str:
 
 
 def inputs() -> dict[str, Any]:
-    """The same rows as every kind of X; labels of several kinds; predictions; errors. One cluster serves all."""
+    """Fit rows passed as every kind of X, with labels of several kinds; predict; provoke errors. One cluster serves all."""
     import dask
     import dask.array as da
 

@@ -243,6 +243,15 @@ class Features(ABC):
         """Convert positions among the selected rows, in [0, n), to row numbers; on the host."""
         return positions if self.rows is None else self.backend.to_numpy(self.rows)[positions]
 
+    def shifted_and_scaled(self, x: Array) -> Array:
+        """Shift and scale some rows (m, d), float64 on the host, in place; returns them."""
+        to_numpy = self.backend.to_numpy
+        if self.shift is not None:
+            x -= to_numpy(self.shift)
+        if self.scale is not None:
+            x /= to_numpy(self.scale)
+        return x
+
     def fold(self, W: Array, b: Array) -> tuple[Array, Array]:
         """Convert W and b for the scaled features to W' and b' for the stored ones."""
         folded, offset = self.backend.ops.fold(W, self.shift, self.scale)

@@ -54,13 +54,7 @@ class DenseFeatures(Features):
         return self if self.dtype == other.dtype else replace(self, X=from_bits(self.X).astype(other.dtype))
 
     def sample(self, rows: Array) -> Array:
-        to_numpy = self.backend.to_numpy
-        x = widen(to_numpy(self.X[self.backend.asarray(rows)]))
-        if self.shift is not None:
-            x -= to_numpy(self.shift)
-        if self.scale is not None:
-            x /= to_numpy(self.scale)
-        return x
+        return self.shifted_and_scaled(widen(self.backend.to_numpy(self.X[self.backend.asarray(rows)])))
 
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         return self.backend.ops.column_moments(self.X, weights, self.rows, origin)

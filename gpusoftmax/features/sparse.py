@@ -225,18 +225,13 @@ class SparseFeatures(Features):
         return self if self.dtype == other.dtype else replace(self, X=self.X.in_type(other.dtype))
 
     def sample(self, rows: Array) -> Array:
-        A, to_numpy = self.X.on_host, self.backend.to_numpy
-        rows = to_numpy(rows)
+        A, rows = self.X.on_host, self.backend.to_numpy(rows)
         counts = A.indptr[rows + 1] - A.indptr[rows]
         ends = np.cumsum(counts)
         entries = np.arange(int(counts.sum())) + np.repeat(A.indptr[rows] - ends + counts, counts)
         x = np.zeros((len(rows), self.d))
         x[np.repeat(np.arange(len(rows)), counts), A.indices[entries]] = 1.0 if A.values is None else A.values[entries]
-        if self.shift is not None:
-            x -= to_numpy(self.shift)
-        if self.scale is not None:
-            x /= to_numpy(self.scale)
-        return x
+        return self.shifted_and_scaled(x)
 
     def sample_matrix(self, rows: Array) -> Any:
         if self.shift is not None:

@@ -100,12 +100,7 @@ class StreamedFeatures(Features):
         return array if array is None or self.rows is None else array[self.rows]
 
     def sample(self, rows: Array) -> Array:
-        x, to_numpy = widen(self.stored[self.backend.to_numpy(rows)]), self.backend.to_numpy
-        if self.shift is not None:
-            x -= to_numpy(self.shift)
-        if self.scale is not None:
-            x /= to_numpy(self.scale)
-        return x
+        return self.shifted_and_scaled(widen(self.stored[self.backend.to_numpy(rows)]))
 
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         if origin is not None and self.rows is not None:
@@ -156,24 +151,28 @@ class StreamedFeatures(Features):
             return None
         numbers, x = self._in_memory(batches)
         places = [self._places(numbers, rows) for rows in batches]
-        own = slice(None) if len(numbers) == self.n_stored else numbers
+        own = slice(None) if numbers is None else numbers
         s = None if weights is None else weights[own]
         found = stretch.sgd_steps(x, labels[own], W, b, s, loss, velocity, places, steps)
-        self.stored.check(int(numbers[0]))
+        self.stored.check(0 if numbers is None else int(numbers[0]))
         return found
 
-    def _in_memory(self, batches: list[Any]) -> tuple[Array, Array]:
-        """Return row numbers, increasing, that include those of the batches, and these rows, in memory or mapped."""
+    def _in_memory(self, batches: list[Any]) -> tuple[Array | None, Array]:
+        """Return row numbers, increasing, that include those of the batches, and these rows, in memory or mapped.
+
+        None instead of the numbers stands for all rows.
+        """
         if self.stored.in_one_array:
-            return np.arange(self.n_stored), self.stored.array
+            return None, self.stored.array
         rows = np.concatenate([self.backend.to_numpy(one) for one in batches])
         size = self._block_rows
-        return self._window.holding(self.stored, np.unique(rows // size), size)
+        numbers, x = self._window.holding(self.stored, np.unique(rows // size), size)
+        return None if len(numbers) == self.n_stored else numbers, x
 
-    def _places(self, numbers: Array, rows: Any) -> Array:
-        """The places of some rows among `numbers`."""
+    def _places(self, numbers: Array | None, rows: Any) -> Array:
+        """The places of some rows among `numbers`; see `_in_memory`."""
         rows = self.backend.to_numpy(rows)
-        return rows if len(numbers) == self.n_stored else np.searchsorted(numbers, rows)
+        return rows if numbers is None else np.searchsorted(numbers, rows)
 
     @property
     def _block_rows(self) -> int:

@@ -63,7 +63,7 @@ def message(function: Any, *arguments: Any, **options: Any) -> str:
 
 
 def inputs() -> dict[str, Any]:
-    """Fit rows passed as every kind of X, with labels of several kinds; predict; provoke errors. One cluster serves all."""
+    """Fit every kind of X, with labels of several kinds; predict; provoke errors. One cluster serves all."""
     import dask
     import dask.array as da
 

@@ -29,6 +29,8 @@ from gpusoftmax.array import Backend
 from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, checked_array, not_kept, per_model
+from gpusoftmax.solvers.guide_choice import guided_start
+from gpusoftmax.solvers.guides import Guides
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
@@ -60,7 +62,7 @@ class _Models(ActiveModels):
     weight_sums: Array = per_model(kept=False)  # what the objective divides its sums over rows by
     preconditioner: Preconditioners = per_model(kept=False)
     point: Point = per_model()  # the last accepted points
-    direction: Any = per_model(1)  # H g
+    direction: Any = per_model(1)  # of the guide, or H g
     length: Array = per_model()
     slope: Array = per_model()  # g'direction: the rate at which the objective decreases at x
     value: Array = per_model()  # the objective at x
@@ -72,6 +74,10 @@ class _Models(ActiveModels):
     refreshes: Array = per_model()  # how many times the preconditioner was replaced
     costs: Array = per_model()  # cost of the next preconditioner, in passes
     pairs: Pairs = per_model()
+    guides: Guides = per_model()
+    # H g and its slope at x, if a rejected trial ends a guide of some model
+    own_direction: Any = per_model(1)
+    own_slope: Array = per_model()
     # makes the second preconditioner, where the first was only the diagonal
     sample: GramSample | None = not_kept(default=None)
 
@@ -130,7 +136,9 @@ class LBFGS:
         sample = self.sample or GramSample(objective, self.seed)
         sample.remembered = None
         preconditioner = sample.preconditioners(objective)
-        x, zeros_like = objective.backend.xp.concatenate([W, b[None]]), objective.backend.xp.zeros_like
+        zeros_like = objective.backend.xp.zeros_like
+        x, guides = guided_start(objective, objective.backend.xp.concatenate([W, b[None]]))
+        leaves_guides = bool(guides.ended_by_rejection.any())
         # The first trial is the start itself, since the direction is zero; the huge value makes sure that it is
         # accepted.
         models = _Models(
@@ -151,6 +159,9 @@ class LBFGS:
             refreshes=np.zeros(K, int),
             costs=np.full(K, refresh_cost(objective) if sample.at_once else sample.cost),
             pairs=Pairs.none(x, objective.backend, MEMORY_DIAGONALS if by_diagonals(objective) else MEMORY),
+            guides=guides,
+            own_direction=zeros_like(x) if leaves_guides else None,
+            own_slope=np.zeros(K),
             sample=None if sample.at_once else sample,
         )
         return LBFGSState(
@@ -236,12 +247,21 @@ class LBFGS:
         backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
         trial = _trial(models)
         found = objective.value_and_gradient(trial[:-1], trial[-1], weight_sums=models.weight_sums)
+        if state.step == 0 and (worse := _worse_than_zero(models, backend.to_numpy(found.value))).any():
+            trial[:, backend.asarray(worse)] = models.point.x[:, backend.asarray(worse)] = 0
+            models.guides = models.guides.without(worse)
+            found = objective.value_and_gradient(trial[:-1], trial[-1], weight_sums=models.weight_sums)
+            state.passes += 1
         g, slope, size = _gradient(found, models)
         value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
         del found  # a gradient, of which there is a copy now
         if state.step == 0:
             state.start = value.copy()
         accepted, too_short = _accept_trials(models, value, slope, eps)
+        left = ~accepted & models.guides.ended_by_rejection
+        if left.any():
+            _leave_guides(models, left)
+            too_short &= ~left
         if state.step > 0:
             state.iterations[models.indices] += accepted
         out_of_steps = state.iterations[models.indices] >= self.max_iter
@@ -265,7 +285,9 @@ class LBFGS:
         models.value = np.where(accepted, value, models.value)
         if accepted.any():
             due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
+            due &= models.guides.ended_by_rejection | ~models.guides.present
             if due.any():
+                models.guides = models.guides.without(due)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
         converged = norm <= self._tolerances(models)
@@ -382,6 +404,41 @@ def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> 
     models.direction = direction
     models.slope = np.where(accepted, slope, models.slope)
     models.length = np.where(accepted, 1.0, models.length)
+    if models.guides.present.any():
+        _ask_guides(models, accepted)
+
+
+def _ask_guides(models: _Models, accepted: Array) -> None:
+    """Take the directions of the guides at the accepted points; those of L-BFGS are kept for when a guide ends."""
+    backend = models.objective.backend
+    if models.own_direction is not None:
+        new = backend.asarray(accepted)[None, :, None]
+        models.own_direction = backend.xp.where(new, models.direction, models.own_direction)
+        models.own_slope = np.where(accepted, models.slope, models.own_slope)
+    point, ended = models.point, np.zeros(len(accepted), bool)
+    for k, guide in enumerate(models.guides.by_model):
+        if guide is not None and accepted[k]:
+            found = guide.direction(point.x[:, k], point.g[:, k], point.preconditioned_g[:, k])
+            if found is None:
+                ended[k] = True
+            else:
+                models.direction[:, k], models.slope[k] = found
+    if ended.any():
+        models.guides = models.guides.without(ended)
+
+
+def _leave_guides(models: _Models, left: Array) -> None:
+    """Let L-BFGS take over from the guides of the models marked in `left`, whose trial was rejected."""
+    for k in np.flatnonzero(left).tolist():
+        models.direction[:, k] = models.own_direction[:, k]
+        models.slope[k], models.length[k] = models.own_slope[k], 1.0
+    models.guides = models.guides.without(left)
+
+
+def _worse_than_zero(models: _Models, value: Array) -> Array:
+    """Find the models that a guide has moved from zero weights to a point with a higher objective, (K,) bool."""
+    at_zero = models.objective.value_at_zero()
+    return np.array([guide is not None and guide.moved for guide in models.guides.by_model]) & ~(value < at_zero)
 
 
 def _trial(models: _Models) -> Any:

@@ -1,0 +1,83 @@
+"""Guides: what proposes better directions than the pairs of L-BFGS, for one model each, as long as it can.
+
+L-BFGS evaluates a trial point x - length direction of each model in each pass. At each accepted point a model's guide
+is asked for the next direction. The pairs are collected all the same, so that L-BFGS can take over at any point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
+from gpusoftmax.solvers.base import Kept
+
+
+class Guide(Protocol):
+    """Proposes directions for one model."""
+
+    @property
+    def outlives_rejection(self) -> bool:
+        """Whether a shorter step in its direction is tried after a rejected trial.
+
+        Otherwise L-BFGS takes over for good, with its own direction at the same point.
+        """
+
+    @property
+    def moved(self) -> bool:
+        """Whether it has moved the start from zero weights to a point that it found without a pass."""
+
+    def direction(self, x: Any, g: Any, preconditioned_g: Any) -> tuple[Any, float] | None:
+        """Return a direction (d + 1, c) at x, and the inner product of g and the direction, which is positive.
+
+        x, the gradient g there and M^-1 g are (d + 1, c), with the intercepts in the last row. None means that L-BFGS
+        takes over for good.
+        """
+
+    def to_arrays(self, backend: Backend) -> dict[str, Any]:
+        """Return what a checkpoint keeps; see `base.Kept`."""
+
+    def from_arrays(self, kept: dict[str, Any], backend: Backend) -> Self:
+        """Return this guide, which is as at the start, in the state that `to_arrays` returned."""
+
+
+@dataclass(frozen=True)
+class Guides(Kept):
+    """The guides of K models; None for a model that L-BFGS directs itself."""
+
+    by_model: list[Guide | None]
+
+    def select(self, models: Array) -> Guides:
+        """Return the guides of some of the models."""
+        return Guides([self.by_model[k] for k in models])
+
+    def without(self, marked: Array) -> Guides:
+        """Return the guides less those of the models with True in `marked` (K,)."""
+        return Guides([None if gone else guide for guide, gone in zip(self.by_model, marked, strict=True)])
+
+    @property
+    def present(self) -> Array:
+        """Which models have a guide, (K,) bool."""
+        return np.array([guide is not None for guide in self.by_model])
+
+    @property
+    def ended_by_rejection(self) -> Array:
+        """Which models have a guide that a rejected trial ends, (K,) bool."""
+        return np.array([guide is not None and not guide.outlives_rejection for guide in self.by_model])
+
+    def to_arrays(self, backend: Backend) -> dict[str, Any]:
+        """See `Kept.to_arrays`."""
+        return {str(k): guide.to_arrays(backend) for k, guide in enumerate(self.by_model) if guide is not None}
+
+    def from_arrays(self, kept: dict[str, Any], backend: Backend) -> Self:
+        """See `Kept.from_arrays`; these are the guides at the start, of which some may have ended since."""
+        if type(kept) is not dict or not kept.keys() <= {str(k) for k in np.flatnonzero(self.present)}:
+            raise ValueError("a guide of a model that had none at the start")
+        found = [
+            guide.from_arrays(kept[str(k)], backend) if guide is not None and str(k) in kept else None
+            for k, guide in enumerate(self.by_model)
+        ]
+        return type(self)(found)

@@ -36,6 +36,7 @@ from gpusoftmax.solvers.preconditioners.sample import (
 
 BLOCKS = 5  # gradients whose preconditioned columns span the subspace of `block_search`
 FEATURES_PER_DIRECTION = 8  # of that subspace
+LEAST_PASS = 1e8  # flops of a pass
 SAMPLES = 6  # the most samples, whose inverses are averaged
 FEWEST = 256  # rows of a sample at first
 # The largest `wider`, and what will do in samples of at least d / 3 rows if a Cholesky factor costs more than DEAR
@@ -51,13 +52,15 @@ FLOOR = 8  # least ridge of a feature relative to its curvature, in units of d e
 
 
 def suits_block_search(objective: Objective) -> bool:
-    """Whether the subspace of `block_search` is small beside the features, and there are more rows than features.
+    """Whether the subspace of `block_search` is small beside the features, with more rows than features.
 
-    Elsewhere this preconditioner is no better than that of the Gram matrix.
+    Elsewhere this preconditioner is no better than that of the Gram matrix. Where a pass takes no longer than a search,
+    fewer passes would save no time.
     """
     features = objective.features
     width = 1 + BLOCKS * objective.n_classes
-    return not features.is_sparse and FEATURES_PER_DIRECTION * width <= features.d <= features.n
+    small = FEATURES_PER_DIRECTION * width <= features.d <= features.n
+    return not features.is_sparse and small and features.pass_cost(objective.n_classes) >= LEAST_PASS
 
 
 @dataclass(frozen=True)

@@ -35,18 +35,19 @@ from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inn
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, is_full, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
-# Fewest accepted points with one preconditioner: REFRESH_AFTER, or DIAGONALS_AFTER where the next ones are diagonals;
-# and REFRESH_COST_FACTOR for each pass that the next one costs, so that making them never takes most of the time.
-REFRESH_AFTER, DIAGONALS_AFTER, REFRESH_COST_FACTOR = 8, 4, 2.0
-# A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
-# far; STEPS_TO_GO_FULL holds where it is the full Hessian, or diagonals.
-STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
+# Fewest accepted points with the first preconditioner; they double with each later one, for which there are also at
+# least REFRESH_COST_FACTOR for each pass that it costs, so that making them never takes most of the time.
+REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 0.5
+# A new preconditioner discards the stored pairs, so it is made only if at least STEPS_TO_GO steps remain at the pace so
+# far, and STEPS_PER_COST for each pass that it costs. Steps become slower, so about twice as many remain in fact; a new
+# preconditioner saves more than half of these, and a step takes longer than a pass.
+STEPS_TO_GO, STEPS_PER_COST = 8.0, 0.75
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -352,9 +353,9 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        diagonals = by_diagonals(models.objective)
-        after = DIAGONALS_AFTER if diagonals else REFRESH_AFTER
-        wait = np.maximum(after, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
+        wait = REFRESH_AFTER * 2.0**models.refreshes
+        later = models.refreshes > 0
+        wait[later] = np.maximum(wait, REFRESH_COST_FACTOR * models.costs * 2.0**models.refreshes)[later]
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -366,8 +367,7 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        far = STEPS_TO_GO_FULL if is_full(models.objective) or diagonals else STEPS_TO_GO
-        return old_enough & ((to_go > far) | (pace <= 0))
+        return old_enough & ((to_go > np.maximum(STEPS_TO_GO, STEPS_PER_COST * models.costs)) | (pace <= 0))
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:

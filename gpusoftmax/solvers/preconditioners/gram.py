@@ -37,10 +37,10 @@ from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, fro
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum, Woodbury
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
+    fetched_rows,
     inverse_cost,
     pass_cost,
     penalty_diagonal,
-    scaled_rows,
     uniform_rows,
     weight_fractions,
 )
@@ -220,16 +220,23 @@ def _centred(objective: Objective, rows: Array, fractions: Array, kappa: float) 
 
     The rows of a are sqrt(kappa fractions_i) (x_i - centre), so that a'a = kappa G.
     """
+    a = fetched_rows(objective, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-    d = objective.features.d + objective.penalty.on_intercept
-    mean, raw = np.zeros(d), np.zeros(d)
-    for part in blocks:
-        x = scaled_rows(objective, rows[part])
-        mean += fractions[part] @ x
-        raw += kappa * (fractions[part] @ (x * x))
+
+    def moments(run: range) -> list[tuple[Array, Array]]:
+        return [
+            (fractions[part] @ a[part], kappa * (fractions[part] @ np.square(a[part])))
+            for part in blocks[run.start : run.stop]
+        ]
+
+    found = [one for ones in objective.backend.for_each(moments, len(blocks)) for one in ones]
+    mean, raw = (np.sum(parts, axis=0) for parts in zip(*found, strict=True))
     centre = mean if objective.has_free_intercept else np.zeros_like(mean)
-    a: Array = np.empty((len(rows), d), objective.features.dtype)
-    for part in blocks:
-        x = scaled_rows(objective, rows[part])
-        np.multiply(np.sqrt(kappa * fractions[part])[:, None], x - centre, out=a[part], casting="same_kind")
+
+    def weigh(run: range) -> None:
+        for part in blocks[run.start : run.stop]:
+            a[part] -= centre.astype(a.dtype)
+            a[part] *= np.sqrt(kappa * fractions[part])[:, None].astype(a.dtype)
+
+    objective.backend.for_each(weigh, len(blocks))
     return a, centre, raw

@@ -122,12 +122,16 @@ class GramSample:
             return Preconditioners([self._from_variances(objective, k) for k in range(K)], 0, [None] * K)
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
+        preconditioners: list[Preconditioner] = []
+        rows = 0
         with objective.backend.single_threaded_blas():
-            preconditioners = [
-                self._from_woodbury(objective, k, l2) or self._make(objective, kind, self._fractions(objective, k), l2)
-                for k, l2 in enumerate(penalties)
-            ]
-        return Preconditioners(preconditioners, len(self.chosen), [None] * len(preconditioners))
+            for k, l2 in enumerate(penalties):
+                found: Preconditioner | None = self._from_woodbury(objective, k, l2)
+                if found is None:
+                    found, rows = self._make(objective, kind, self._fractions(objective, k), l2), len(self.chosen)
+                preconditioners.append(found)
+        rows += 0 if self._woodbury is None else self._woodbury[1].rows_read
+        return Preconditioners(preconditioners, rows, [None] * len(preconditioners))
 
     def other_rows(self, preconditioner: Preconditioner) -> OtherRows | None:
         """Return rows apart from the samples that a preconditioner of the last call comes from, or None."""

@@ -20,6 +20,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.batches import NO_EPOCH, generator
@@ -142,8 +143,14 @@ class WoodburySamples:
         """Rows that are not in the samples, for `block_search`; those that weigh much may be in both."""
         return _draw_others(self.objective, self.k, self.drawn, generator(self.seed, NO_EPOCH + 1))
 
+    @property
+    def rows_read(self) -> int:
+        """How many rows were fetched for samples so far."""
+        return len(self._rows)
+
     def _mean_of_inverses(self, m: int, l2: float, lift: Array) -> Woodbury | None:
         q = max(1, min(SAMPLES, self.objective.features.n // (2 * m)))
+        log.info("preconditioner: mean of %d inverses, each from %d of %d rows", q, m, self.objective.features.n)
         samples = [self._sample(j, m, lift) for j in range(q)]
         factors: list[Array | None] = [None] * q
 

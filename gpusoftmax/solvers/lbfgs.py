@@ -32,8 +32,9 @@ from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, check
 from gpusoftmax.solvers.guide_choice import guided_start
 from gpusoftmax.solvers.guides import Guides
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
-from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
+from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
+from gpusoftmax.solvers.preconditioners.class_scaled import scaled_for_classes, scales_first
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
 
@@ -338,6 +339,8 @@ class LBFGS:
             rows = CLASS_DIAGONAL_COST * models.objective.features.n
             if self.sample is not None:
                 self.sample.remember(sums, int(models.indices[k]), point)
+        elif n_refreshes == 0 and isinstance(first := models.preconditioner.by_model[k], SharedBlock) and scales_first(models.objective):
+            preconditioner, rows = scaled_for_classes(models.objective, k, point, first, self.seed)
         else:
             preconditioner, rows = refresh(models.objective, k, point, self.seed, n_refreshes)
         models.preconditioner = models.preconditioner.replaced(k, preconditioner, point)
@@ -353,9 +356,8 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        wait = REFRESH_AFTER * 2.0**models.refreshes
-        later = models.refreshes > 0
-        wait[later] = np.maximum(wait, REFRESH_COST_FACTOR * models.costs * 2.0**models.refreshes)[later]
+        costs = np.where((models.refreshes == 0) & scales_first(models.objective), 0.0, models.costs)
+        wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * costs) * 2.0**models.refreshes
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -367,7 +369,7 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        return old_enough & ((to_go > np.maximum(STEPS_TO_GO, STEPS_PER_COST * models.costs)) | (pace <= 0))
+        return old_enough & ((to_go > np.maximum(STEPS_TO_GO, STEPS_PER_COST * costs)) | (pace <= 0))
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:

@@ -34,7 +34,7 @@ from gpusoftmax.solvers.guides import Guides
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
-from gpusoftmax.solvers.preconditioners.class_scaled import scaled_for_classes, scales_first
+from gpusoftmax.solvers.preconditioners.class_scaled import ClassScaled, class_curvatures, scaled_for_classes, scales_first
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
 
@@ -45,6 +45,7 @@ VANISHING = 1e-38  # below this step length, which takes some 127 trials at most
 # Fewest accepted points with the first preconditioner; they double with each later one, for which there are also at
 # least REFRESH_COST_FACTOR for each pass that it costs, so that making them never takes most of the time.
 REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 0.5
+GUIDED_REFRESH_AFTER = 8  # fewest points for a model with a guide, which ends with the refresh
 # A new preconditioner discards the stored pairs, so it is made only if at least STEPS_TO_GO steps remain at the pace so
 # far, and STEPS_PER_COST for each pass that it costs. Steps become slower, so about twice as many remain in fact; a new
 # preconditioner saves more than half of these, and a step takes longer than a pass.
@@ -289,8 +290,11 @@ class LBFGS:
         stuck = too_short | (models.stalled >= STALLED)
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
-            due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
-            due &= models.guides.ended_by_rejection | ~models.guides.present
+            due = self._needs_refresh(models, eps) | (state.step == 0 and self._starts_with_scaling(models))
+            due &= accepted & ~out_of_steps
+            due &= ~models.guides.present | (
+                models.guides.ended_by_rejection & (models.refresh_age + 1 >= GUIDED_REFRESH_AFTER)
+            )
             if due.any():
                 models.guides = models.guides.without(due)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
@@ -339,8 +343,14 @@ class LBFGS:
             rows = CLASS_DIAGONAL_COST * models.objective.features.n
             if self.sample is not None:
                 self.sample.remember(sums, int(models.indices[k]), point)
-        elif n_refreshes == 0 and isinstance(first := models.preconditioner.by_model[k], SharedBlock) and scales_first(models.objective):
-            preconditioner, rows = scaled_for_classes(models.objective, k, point, first, self.seed)
+        elif n_refreshes == 0 and scales_first(models.objective):
+            curvatures = class_curvatures(models.objective, k, point, self.seed)
+            first = models.preconditioner.by_model[k]
+            first = first.first if isinstance(first, ClassScaled) else first
+            preconditioner, rows = scaled_for_classes(models.objective, k, curvatures, first), curvatures.rows
+            if self.sample is not None:
+                self.sample.remember(curvatures, int(models.indices[k]), point)
+                self.sample.remembered_l2 = float(models.objective.backend.to_numpy(models.objective.penalty.strengths)[k])
         else:
             preconditioner, rows = refresh(models.objective, k, point, self.seed, n_refreshes)
         models.preconditioner = models.preconditioner.replaced(k, preconditioner, point)
@@ -350,6 +360,16 @@ class LBFGS:
         """Return the largest gradient norm at which each model has converged, (K,)."""
         relative = self.relative and models.objective.loss.gives_probabilities
         return self.tol * (np.clip(models.value, SMALLEST_OBJECTIVE, 1.0) if relative else np.ones(len(models.value)))
+
+    def _starts_with_scaling(self, models: _Models) -> Array:
+        """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
+        objective, xp = models.objective, models.objective.backend.xp
+        warm = objective.backend.to_numpy(xp.any(models.point.x != 0, axis=(0, 2)))
+        if not warm.any() or models.sample is not None or not scales_first(objective):
+            return np.zeros(len(warm), bool)
+        l2 = objective.backend.to_numpy(objective.penalty.strengths)
+        known = self.sample is not None and self.sample.remembered_l2
+        return warm & (l2 != known)
 
     def _needs_refresh(self, models: _Models, eps: float) -> Array:
         """Find the models that need a new preconditioner, because many steps remain with the present one.

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import SharedBlock
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh_cost
-from gpusoftmax.solvers.preconditioners.inverses import Inverse
 from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, uniform_rows, weight_fractions
 
 SAMPLE_ROWS, SAMPLE_PER_CLASS = 8192, 512  # fewest rows of the sample, and rows of it for each class
@@ -44,7 +44,8 @@ class ClassScaled:
 
     Attributes
     ----------
-    inverse : Inverse
+    first : SharedBlock
+        The preconditioner at zero weights.
     factors : ndarray, (1, c)
     centres : ndarray, (d, c), or None
         m_j in column j; None without an unpenalised intercept.
@@ -52,28 +53,25 @@ class ClassScaled:
         1 / t_j.
     mean_curvature : ndarray, (d + 1, 1)
         See `BlockDiagonal`.
-    penalised : bool
-        Whether the intercept is penalised.
     """
 
-    inverse: Inverse
+    first: SharedBlock
     factors: Any
     centres: Any
     intercepts: Any
     mean_curvature: Any
-    penalised: bool
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
         c = v.shape[1]
         mean = v.sum(axis=1)[:, None] / c
         v = v - mean
-        if self.penalised:
-            solution = self.inverse.solve(v) * self.factors
+        if self.first.penalised:
+            solution = self.first.inverse.solve(v) * self.factors
         else:
             solution = 0 * v
             weights = v[:-1] if self.centres is None else v[:-1] - self.centres * v[-1:]
-            solution[:-1] = self.inverse.solve(weights) * self.factors
+            solution[:-1] = self.first.inverse.solve(weights) * self.factors
             if self.centres is not None:
                 solution[-1:] = v[-1:] * self.intercepts - (self.centres * solution[:-1]).sum(axis=0)
         return solution - solution.sum(axis=1)[:, None] / c + mean / self.mean_curvature
@@ -86,43 +84,65 @@ def scales_first(objective: Objective) -> bool:
     )
 
 
-@np.errstate(over="ignore", invalid="ignore")
-def scaled_for_classes(
-    objective: Objective, k: int, point: Any, first: SharedBlock, seed: int
-) -> tuple[ClassScaled, int]:
-    """Scale the first preconditioner of model k for the curvature at its point (d + 1, c).
+@dataclass(frozen=True)
+class ClassCurvatures:
+    """The curvatures of the classes at a point, which serve any penalty.
 
-    Returns the preconditioner, and the number of rows that were read.
+    Attributes
+    ----------
+    totals : ndarray, (c,)
+        t_j, on the host.
+    centres : ndarray, (d, c), or None
+        m_j in column j, on the device; None without an unpenalised intercept.
+    variance : float
+        Mean variance of the features.
+    rows : int
+        Number of rows that were read.
     """
-    features, backend, c, dtype = objective.features, objective.backend, objective.n_classes, objective.features.dtype
-    size = max(SAMPLE_ROWS, SAMPLE_PER_CLASS * c)
-    rows = uniform_rows(features, size, generator(seed, NO_EPOCH + 2))
+
+    totals: Array
+    centres: Any
+    variance: float
+    rows: int
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def class_curvatures(objective: Objective, k: int, point: Any, seed: int) -> ClassCurvatures:
+    """Compute the curvatures of the classes for model k at its point (d + 1, c), from a sample of rows."""
+    features, backend, c = objective.features, objective.backend, objective.n_classes
+    rows = uniform_rows(features, max(SAMPLE_ROWS, SAMPLE_PER_CLASS * c), generator(seed, NO_EPOCH + 2))
     if len(rows) < features.n:
         features = features.copied(rows)
     labels = backend.to_numpy(objective.labels)[rows]
     scores = features.scores(*features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:]))
-    fractions = weight_fractions(objective, k, rows)
-    hessians = objective.loss.row_hessians(backend.to_numpy(scores)[:, 0].astype(np.float64), labels, fractions)
+    hessians = objective.loss.row_hessians(
+        backend.to_numpy(scores)[:, 0].astype(np.float64), labels, weight_fractions(objective, k, rows)
+    )
     curvatures = np.stack([hessians.diagonal(j) for j in range(c)], axis=1)
     totals = curvatures.sum(axis=0)
-    totals = np.maximum(totals, max(SMALLEST_CURVATURE * float(totals.mean()), np.finfo(dtype).tiny))
+    totals = np.maximum(totals, max(SMALLEST_CURVATURE * float(totals.mean()), float(np.finfo(features.dtype).tiny)))
+    shift, scale = features.shift, features.scale
+    _, variances = features.moments(None, None)
+    variances = variances if scale is None else variances / scale**2
     centres = None
     if objective.has_free_intercept:
-        centres = features.column_products(backend.asarray((curvatures / totals).astype(dtype)))
-        if features.shift is not None:
-            centres = centres - features.shift[:, None]
-        if features.scale is not None:
-            centres = centres / features.scale[:, None]
-        centres = centres.astype(dtype)
+        centres = features.column_products(backend.asarray((curvatures / totals).astype(features.dtype)))
+        centres = centres if shift is None else centres - shift[:, None]
+        centres = (centres if scale is None else centres / scale[:, None]).astype(features.dtype)
+    log.info("preconditioner: scaled for each class, from %d of %d rows", len(rows), objective.features.n)
+    return ClassCurvatures(totals, centres, float(variances.mean()), len(rows))
+
+
+def scaled_for_classes(objective: Objective, k: int, curvatures: ClassCurvatures, first: SharedBlock) -> ClassScaled:
+    """Scale the first preconditioner of model k by the curvatures of its classes."""
+    backend, dtype = objective.backend, objective.features.dtype
     penalty = float(backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
-    _, variances = map(backend.to_numpy, features.moments(None, None))
-    if features.scale is not None:
-        variances = variances / backend.to_numpy(features.scale) ** 2
-    v, r = float(variances.mean()), float(penalty.mean())
+    v, r, totals = curvatures.variance, float(penalty.mean()), curvatures.totals
     factors = (first.kappa * v + r) / np.maximum(totals * v + r, np.finfo(dtype).tiny)
     mean_curvature = np.where(penalty > 0, penalty, np.inf)
     if not objective.penalty.on_intercept:
         mean_curvature = np.append(mean_curvature, np.inf)
-    log.info("preconditioner: scaled for each class, from %d of %d rows", len(rows), objective.features.n)
-    on_device = [backend.asarray(one.astype(dtype)) for one in (factors[None], 1 / totals[None], mean_curvature[:, None])]
-    return ClassScaled(first.inverse, on_device[0], centres, *on_device[1:], objective.penalty.on_intercept), len(rows)
+    factors, intercepts, mean_curvature = (
+        backend.asarray(one.astype(dtype)) for one in (factors[None], 1 / totals[None], mean_curvature[:, None])
+    )
+    return ClassScaled(first, factors, curvatures.centres, intercepts, mean_curvature)

@@ -34,6 +34,7 @@ from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point, sums_at_zero
+from gpusoftmax.solvers.preconditioners.class_scaled import ClassCurvatures, class_curvatures, scaled_for_classes
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum, Woodbury
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
@@ -85,7 +86,7 @@ class GramSample:
     at_once : bool
         Whether to make it at the start. If not, the diagonal is used until the solver turns out to converge slowly.
     remembered : pair of int and ndarray, or None
-        The model and its point (d + 1, c) whose sums `remember` got since the last solve began.
+        The model and its point (d + 1, c) of which `remember` got sums or curvatures since the last solve began.
     """
 
     def __init__(self, objective: Objective, seed: int, penalties: int = 1, share_gram: bool = False) -> None:
@@ -105,12 +106,14 @@ class GramSample:
         self._common = objective if share_gram else None
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
         self.remembered: tuple[int, Any] | None = None
-        self.seed = seed
+        self.seed, self.remembered_l2 = seed, -1.0
         # the bytes of the weight fractions that samples were drawn by, the samples, and the inverses by l2
         self._woodbury: tuple[bytes, WoodburySamples, dict[float, Woodbury | None]] | None = None
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
+        # the curvatures that scale later preconditioners for each class, or what computes them
+        self._curvatures: ClassCurvatures | Callable[[], ClassCurvatures] | None = None
         # the sums that `variances` come from, or what computes them; and the bytes of the weight fractions they were
         # made for, unless these are later sums, which serve all
         self._sums: tuple[bytes | None, CurvatureSums | Callable[[], CurvatureSums]] | None = None
@@ -129,6 +132,7 @@ class GramSample:
                 found: Preconditioner | None = self._from_woodbury(objective, k, l2)
                 if found is None:
                     found, rows = self._make(objective, kind, self._fractions(objective, k), l2), len(self.chosen)
+                    found = self._scaled(objective, k, found)
                 preconditioners.append(found)
         rows += 0 if self._woodbury is None else self._woodbury[1].rows_read
         return Preconditioners(preconditioners, rows, [None] * len(preconditioners))
@@ -177,19 +181,33 @@ class GramSample:
             self._sums = made_for, sums
         return from_sums(objective, k, sums)
 
-    def remember(self, sums: CurvatureSums, k: int, point: Any) -> None:
-        """Make later preconditioners from these sums, of model k at its point (d + 1, c), if `kind` is "variances"."""
-        self._sums, self.remembered = (None, sums), (k, point)
+    def _scaled(self, objective: Objective, k: int, first: SharedBlock) -> Preconditioner:
+        """Scale the preconditioner of model k for its classes, by the curvatures that are remembered, if any."""
+        if callable(self._curvatures):
+            self._curvatures = self._curvatures()
+        return first if self._curvatures is None else scaled_for_classes(objective, k, self._curvatures, first)
+
+    def remember(self, found: CurvatureSums | ClassCurvatures, k: int, point: Any) -> None:
+        """Make or scale later preconditioners by what was found for model k at its point (d + 1, c)."""
+        self.remembered = k, point
+        if isinstance(found, ClassCurvatures):
+            self._curvatures = found
+        else:
+            self._sums = None, found
 
     def remember_point(self, objective: Objective, k: int, point: Any) -> None:
-        """Do what `remember` does, with sums that are computed once they are needed."""
-        self._sums, self.remembered = (None, lambda: sums_at_point(objective, k, point)), (k, point)
+        """Do what `remember` does, with sums or curvatures that are computed once they are needed."""
+        self.remembered = k, point
+        if self.kind == "variances":
+            self._sums = None, lambda: sums_at_point(objective, k, point)
+        else:
+            self._curvatures = lambda: class_curvatures(objective, k, point, self.seed)
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions
 
     @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
-    def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> Preconditioner:
+    def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> SharedBlock:
         """Make the preconditioner of a model with these weight fractions and this l2."""
         backend, key = objective.backend, fractions.tobytes()
         kappa, penalty = objective.loss.curvature_at_zero(objective.n_classes), penalty_diagonal(objective)

@@ -24,14 +24,15 @@ from gpusoftmax import (
     fit_path,
     sweep,
 )
-from gpusoftmax.array import Backend
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.checkpoints import checkpoint as checkpoints
 from gpusoftmax.checkpoints.file import read, write
 from gpusoftmax.checkpoints.identity import SAMPLED
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.files.atomic import previous_of
 from gpusoftmax.solvers import LBFGS, SGD, lbfgs, sgd
-from tests.support.cases import sha256
+from gpusoftmax.trainer import train
+from tests.support.cases import objective_of, sha256, zeros_for
 from tests.tools import kills
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -276,6 +277,21 @@ def test_on_candidate_hears_of_earlier_candidates_too(steps: Steps, path: Path) 
     steps.of(lambda: run([], **kept), total - 3)
     run(heard := [], **kept)
     assert heard == [0.1, 1.0, 10.0]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_training_with_other_penalties_is_not_continued(finished: bool, steps: Steps, path: Path) -> None:
+    objective = objective_of(X, Y, get_backend("numpy"), l2=[0.1])
+
+    def run(l2: float) -> Any:
+        one = objective.for_penalties(np.array([l2]))
+        kept = checkpoints.Checkpoint(path, 0.0, {})
+        return train(one, LBFGS(20, 0.0), *zeros_for(one), checkpoint=kept)
+
+    steps.of(lambda: run(0.1), 10**9 if finished else 3)
+    with pytest.raises(ValueError, match=r"a training with l2=\[0\.1\], where this run now has l2=\[0\.2\]"):
+        run(0.2)
+    assert steps.of(lambda: run(0.1).step) == ((21, 0) if finished else (21, 18))
 
 
 # Ctrl-C and SIGTERM

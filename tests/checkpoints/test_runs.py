@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ FITS = {
 }
 SWEEPS = {
     "along paths": swept(SoftmaxClassifier(scaling="standard"), {"C": [1e-3, 1e-1, 10, 1e4]}, X, Y, cv=3),
+    "along paths that are found": swept(
+        SoftmaxClassifier(), {"C": "auto", "class_weight": [None, "balanced"]}, X, Y, cv=2, scoring="log_loss"
+    ),
     "along paths of sparse rows": swept(SoftmaxClassifier(tol=1e-6), {"C": [1, 1e3]}, WORDS, TOPICS, cv=2),
     "along paths of few rows": swept(
         SoftmaxClassifier(tol=1e-7, scaling="standard"),
@@ -277,6 +281,17 @@ def test_on_candidate_hears_of_earlier_candidates_too(steps: Steps, path: Path) 
     steps.of(lambda: run([], **kept), total - 3)
     run(heard := [], **kept)
     assert heard == [0.1, 1.0, 10.0]
+
+
+def test_scores_that_change_from_run_to_run_are_noticed(path: Path) -> None:
+    """A sweep that finds its penalties would otherwise take models for those of other penalties."""
+    for sign in (1, -1):
+        score = lambda model, X, y, sign=sign: sign * float(abs(model.coef_).max())
+        run = partial(sweep, SoftmaxClassifier(), "auto", X, Y, cv=2, scoring=score, refit=False, checkpoint=path)
+        if sign == 1:
+            run()
+    with pytest.raises(ValueError, match=r"a training with l2=\[.*\], where this run now has l2=.*equal scores"):
+        run()
 
 
 @pytest.mark.parametrize("finished", [False, True])

@@ -32,9 +32,14 @@ from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, check
 from gpusoftmax.solvers.guide_choice import guided_start
 from gpusoftmax.solvers.guides import Guides
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
-from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
-from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
-from gpusoftmax.solvers.preconditioners.class_scaled import ClassScaled, class_curvatures, scaled_for_classes, scales_first
+from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
+from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point
+from gpusoftmax.solvers.preconditioners.class_scaled import (
+    ClassCurvatures,
+    class_curvatures,
+    scaled_for_classes,
+    scales_first,
+)
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
 
@@ -341,20 +346,22 @@ class LBFGS:
             )
             preconditioner = from_sums(models.objective, k, sums)
             rows = CLASS_DIAGONAL_COST * models.objective.features.n
-            if self.sample is not None:
-                self.sample.remember(sums, int(models.indices[k]), point)
+            self._remember(models, k, point, sums)
         elif n_refreshes == 0 and scales_first(models.objective):
             curvatures = class_curvatures(models.objective, k, point, self.seed)
             first = models.preconditioner.by_model[k]
-            first = first.first if isinstance(first, ClassScaled) else first
             preconditioner, rows = scaled_for_classes(models.objective, k, curvatures, first), curvatures.rows
-            if self.sample is not None:
-                self.sample.remember(curvatures, int(models.indices[k]), point)
-                self.sample.remembered_l2 = float(models.objective.backend.to_numpy(models.objective.penalty.strengths)[k])
+            self._remember(models, k, point, curvatures)
         else:
             preconditioner, rows = refresh(models.objective, k, point, self.seed, n_refreshes)
         models.preconditioner = models.preconditioner.replaced(k, preconditioner, point)
         return rows
+
+    def _remember(self, models: _Models, k: int, point: Any, found: CurvatureSums | ClassCurvatures) -> None:
+        """Let the shared sample remember what was found for model k at its point, if there is such a sample."""
+        if self.sample is not None:
+            self.sample.remember(models.objective, k, point, found)
+            self.sample.remembered = int(models.indices[k]), point
 
     def _tolerances(self, models: _Models) -> Array:
         """Return the largest gradient norm at which each model has converged, (K,)."""
@@ -365,11 +372,10 @@ class LBFGS:
         """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
         objective, xp = models.objective, models.objective.backend.xp
         warm = objective.backend.to_numpy(xp.any(models.point.x != 0, axis=(0, 2)))
-        if not warm.any() or models.sample is not None or not scales_first(objective):
+        if models.sample is not None or not scales_first(objective):
             return np.zeros(len(warm), bool)
         l2 = objective.backend.to_numpy(objective.penalty.strengths)
-        known = self.sample is not None and self.sample.remembered_l2
-        return warm & (l2 != known)
+        return warm if self.sample is None else warm & ~self.sample.has_curvatures(l2)
 
     def _needs_refresh(self, models: _Models, eps: float) -> Array:
         """Find the models that need a new preconditioner, because many steps remain with the present one.

@@ -4,9 +4,9 @@ At zero weights all classes have the same curvature kappa. At other points, that
 
     t_j = sum_i C_ijj,    m_j = sum_i C_ijj x_i / t_j
 
-with C_ijj the curvature of row i, see `hessian`, and m_j the mean of the rows weighted by it. Classes differ in t_j as in
-their numbers of rows, or in how confident the model is of them. Within a class the features are taken to vary as they do
-in all rows: t_j / kappa of what they do at zero. For the weights of class j,
+with C_ijj the curvature of row i, see `hessian`, and m_j the mean of the rows weighted by it. Classes differ in t_j by
+their numbers of rows, and by how confident the model is of them. The features are taken to vary in the rows of a class
+as they do in all rows. For the weights of class j,
 
     M_j = t_j G + l2 R,    M_j^-1 = (kappa v + r) / (t_j v + r) (kappa G + l2 R)^-1
 
@@ -29,7 +29,7 @@ from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.base import SharedBlock
+from gpusoftmax.solvers.preconditioners.base import Preconditioner, SharedBlock
 from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh_cost
 from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, uniform_rows, weight_fractions
 
@@ -40,7 +40,7 @@ SMALLEST_CURVATURE = 1e-3  # of a class, relative to the mean of all; a smaller 
 
 @dataclass(frozen=True)
 class ClassScaled:
-    """One inverse for all classes, with a factor for each; the mean over the classes is treated as `BlockDiagonal` does.
+    """One inverse for all classes, with a factor for each; the mean over the classes is treated as in `BlockDiagonal`.
 
     Attributes
     ----------
@@ -133,8 +133,10 @@ def class_curvatures(objective: Objective, k: int, point: Any, seed: int) -> Cla
     return ClassCurvatures(totals, centres, float(variances.mean()), len(rows))
 
 
-def scaled_for_classes(objective: Objective, k: int, curvatures: ClassCurvatures, first: SharedBlock) -> ClassScaled:
-    """Scale the first preconditioner of model k by the curvatures of its classes."""
+def scaled_for_classes(objective: Objective, k: int, curvatures: ClassCurvatures, first: Preconditioner) -> ClassScaled:
+    """Scale the first preconditioner of model k by the curvatures of its classes, in place of any earlier scaling."""
+    first = first.first if isinstance(first, ClassScaled) else first
+    assert isinstance(first, SharedBlock)
     backend, dtype = objective.backend, objective.features.dtype
     penalty = float(backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
     v, r, totals = curvatures.variance, float(penalty.mean()), curvatures.totals

@@ -56,6 +56,7 @@ SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it, ro
 KEPT_ELEMENTS = 1 << 25  # largest number of entries of all stored inverses, if there are several: 128 MB in float32
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # largest numbers of rows, and of entries, of a low-rank sample
 SMALLEST_LOW_RANK = 32  # if memory allows fewer rows, the diagonal is used
+SAME_PENALTY = 0.05  # largest relative difference of penalties of folds, which differ in their numbers of rows
 AFFORDABLE_PASSES = 100.0  # largest cost of the first preconditioners, in passes over the data per penalty
 
 
@@ -106,14 +107,15 @@ class GramSample:
         self._common = objective if share_gram else None
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
         self.remembered: tuple[int, Any] | None = None
-        self.seed, self.remembered_l2 = seed, -1.0
+        self.seed = seed
         # the bytes of the weight fractions that samples were drawn by, the samples, and the inverses by l2
         self._woodbury: tuple[bytes, WoodburySamples, dict[float, Woodbury | None]] | None = None
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
-        # the curvatures that scale later preconditioners for each class, or what computes them
-        self._curvatures: ClassCurvatures | Callable[[], ClassCurvatures] | None = None
+        # the curvatures that scale later preconditioners for each class, or what computes them; and the l2 of the
+        # model that they come from
+        self._curvatures: tuple[float, ClassCurvatures | Callable[[], ClassCurvatures]] | None = None
         # the sums that `variances` come from, or what computes them; and the bytes of the weight fractions they were
         # made for, unless these are later sums, which serve all
         self._sums: tuple[bytes | None, CurvatureSums | Callable[[], CurvatureSums]] | None = None
@@ -183,15 +185,24 @@ class GramSample:
 
     def _scaled(self, objective: Objective, k: int, first: SharedBlock) -> Preconditioner:
         """Scale the preconditioner of model k for its classes, by the curvatures that are remembered, if any."""
-        if callable(self._curvatures):
-            self._curvatures = self._curvatures()
-        return first if self._curvatures is None else scaled_for_classes(objective, k, self._curvatures, first)
+        if self._curvatures is None:
+            return first
+        l2, curvatures = self._curvatures
+        if callable(curvatures):
+            curvatures = curvatures()
+            self._curvatures = l2, curvatures
+        return scaled_for_classes(objective, k, curvatures, first)
 
-    def remember(self, found: CurvatureSums | ClassCurvatures, k: int, point: Any) -> None:
+    def has_curvatures(self, l2: Array) -> Array:
+        """Tell which of these penalties are that of the model whose curvatures are remembered, or nearly so."""
+        known = np.nan if self._curvatures is None else self._curvatures[0]
+        return abs(l2 - known) <= SAME_PENALTY * known
+
+    def remember(self, objective: Objective, k: int, point: Any, found: CurvatureSums | ClassCurvatures) -> None:
         """Make or scale later preconditioners by what was found for model k at its point (d + 1, c)."""
         self.remembered = k, point
         if isinstance(found, ClassCurvatures):
-            self._curvatures = found
+            self._curvatures = float(objective.backend.to_numpy(objective.penalty.strengths)[k]), found
         else:
             self._sums = None, found
 
@@ -201,7 +212,8 @@ class GramSample:
         if self.kind == "variances":
             self._sums = None, lambda: sums_at_point(objective, k, point)
         else:
-            self._curvatures = lambda: class_curvatures(objective, k, point, self.seed)
+            l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+            self._curvatures = l2, lambda: class_curvatures(objective, k, point, self.seed)
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions

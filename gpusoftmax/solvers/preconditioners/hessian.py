@@ -122,9 +122,7 @@ class _Candidates:
         return np.hstack([x, np.ones((len(x), 1), x.dtype)]) if self.penalised else x
 
 
-def _full(
-    objective: Objective, candidates: _Candidates, penalty: Array, rng: np.random.Generator
-) -> FullHessian:
+def _full(objective: Objective, candidates: _Candidates, penalty: Array, rng: np.random.Generator) -> FullHessian:
     """Make the full Hessian's inverse."""
     backend, dtype, free = objective.backend, objective.features.dtype, objective.has_free_intercept
     weights = candidates.curvature.traces()

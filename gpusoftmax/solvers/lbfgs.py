@@ -41,20 +41,19 @@ from gpusoftmax.solvers.preconditioners.class_scaled import (
     scales_first,
 )
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, is_full, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
-# Fewest accepted points with the first preconditioner; they double with each later one, for which there are also at
-# least REFRESH_COST_FACTOR for each pass that it costs, so that making them never takes most of the time.
-REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 0.5
+# Fewest accepted points with one preconditioner: REFRESH_AFTER, and REFRESH_COST_FACTOR for each pass that the next one
+# costs, so that making them never takes most of the time. They double with each new preconditioner of a model.
+REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 2.0
 GUIDED_REFRESH_AFTER = 8  # fewest points for a model with a guide, which ends with the refresh
-# A new preconditioner discards the stored pairs, so it is made only if at least STEPS_TO_GO steps remain at the pace so
-# far, and STEPS_PER_COST for each pass that it costs. Steps become slower, so about twice as many remain in fact; a new
-# preconditioner saves more than half of these, and a step takes longer than a pass.
-STEPS_TO_GO, STEPS_PER_COST = 8.0, 0.75
+# A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
+# far; STEPS_TO_GO_BLOCKS holds where it has an inverse for each class, which takes long.
+STEPS_TO_GO, STEPS_TO_GO_BLOCKS = 8, 24
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -370,8 +369,8 @@ class LBFGS:
 
     def _starts_with_scaling(self, models: _Models) -> Array:
         """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
-        objective, xp = models.objective, models.objective.backend.xp
-        warm = objective.backend.to_numpy(xp.any(models.point.x != 0, axis=(0, 2)))
+        objective = models.objective
+        warm = objective.backend.to_numpy(abs(models.point.x).max(axis=(0, 2))) > 0
         if models.sample is not None or not scales_first(objective):
             return np.zeros(len(warm), bool)
         l2 = objective.backend.to_numpy(objective.penalty.strengths)
@@ -382,8 +381,11 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        costs = np.where((models.refreshes == 0) & scales_first(models.objective), 0.0, models.costs)
-        wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * costs) * 2.0**models.refreshes
+        objective = models.objective
+        later = models.refreshes - scales_first(objective)
+        scaled = later < 0
+        costs = np.where(scaled, 0.0, models.costs)
+        wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * costs) * 2.0 ** np.maximum(later, 0)
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -395,7 +397,9 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        return old_enough & ((to_go > np.maximum(STEPS_TO_GO, STEPS_PER_COST * costs)) | (pace <= 0))
+        blocks = not (is_full(objective) or by_diagonals(objective))
+        far = np.where(~scaled & blocks, STEPS_TO_GO_BLOCKS, STEPS_TO_GO)
+        return old_enough & ((to_go > far) | (pace <= 0))
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:

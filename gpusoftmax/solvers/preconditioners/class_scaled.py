@@ -30,11 +30,11 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, SharedBlock
-from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import is_full
 from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, uniform_rows, weight_fractions
 
-SAMPLE_ROWS, SAMPLE_PER_CLASS = 8192, 512  # fewest rows of the sample, and rows of it for each class
-CHEAP_PASSES = 4.0  # where the full Hessian's inverse costs less than this, it is made at once
+SAMPLE_ROWS, SAMPLE_PER_CLASS = 4096, 256  # fewest rows of the sample, and rows of it for each class
+VARIANCE_ROWS = 512  # rows from which the mean variance of the features is taken
 SMALLEST_CURVATURE = 1e-3  # of a class, relative to the mean of all; a smaller one would come from few rows
 
 
@@ -78,10 +78,8 @@ class ClassScaled:
 
 
 def scales_first(objective: Objective) -> bool:
-    """Whether it pays to scale the first preconditioner before the Hessian's inverse is made."""
-    return not objective.features.is_sparse and not (
-        is_full(objective) and refresh_cost(objective.select(np.arange(1))) <= CHEAP_PASSES
-    )
+    """Whether the first preconditioner is scaled before one is made from the Hessian."""
+    return not objective.features.is_sparse and not is_full(objective)
 
 
 @dataclass(frozen=True)
@@ -115,22 +113,21 @@ def class_curvatures(objective: Objective, k: int, point: Any, seed: int) -> Cla
         features = features.copied(rows)
     labels = backend.to_numpy(objective.labels)[rows]
     scores = features.scores(*features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:]))
-    hessians = objective.loss.row_hessians(
-        backend.to_numpy(scores)[:, 0].astype(np.float64), labels, weight_fractions(objective, k, rows)
-    )
+    scores = backend.to_numpy(scores)[:, 0].astype(np.float64)
+    hessians = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, rows))
     curvatures = np.stack([hessians.diagonal(j) for j in range(c)], axis=1)
     totals = curvatures.sum(axis=0)
     totals = np.maximum(totals, max(SMALLEST_CURVATURE * float(totals.mean()), float(np.finfo(features.dtype).tiny)))
     shift, scale = features.shift, features.scale
-    _, variances = features.moments(None, None)
-    variances = variances if scale is None else variances / scale**2
+    some = rows[:: max(1, len(rows) // VARIANCE_ROWS)]
+    variance = float(objective.features.sample(some, features.dtype).var(axis=0).mean())
     centres = None
     if objective.has_free_intercept:
         centres = features.column_products(backend.asarray((curvatures / totals).astype(features.dtype)))
         centres = centres if shift is None else centres - shift[:, None]
         centres = (centres if scale is None else centres / scale[:, None]).astype(features.dtype)
     log.info("preconditioner: scaled for each class, from %d of %d rows", len(rows), objective.features.n)
-    return ClassCurvatures(totals, centres, float(variances.mean()), len(rows))
+    return ClassCurvatures(totals, centres, variance, len(rows))
 
 
 def scaled_for_classes(objective: Objective, k: int, curvatures: ClassCurvatures, first: Preconditioner) -> ClassScaled:

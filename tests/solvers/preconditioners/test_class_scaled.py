@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpusoftmax import SoftmaxClassifier, sweep
 from gpusoftmax.array import Backend, get_backend
+from gpusoftmax.checkpoints.file import read, write
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.preconditioners.class_scaled import ClassScaled, class_curvatures, scaled_for_classes
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from tests.support.cases import INTERCEPTS, Array, objective_of
@@ -115,7 +118,7 @@ def test_classes_of_different_sizes_take_fewer_passes_with_it(
     with caplog.at_level(logging.INFO, "gpusoftmax"):
         scaled = SoftmaxClassifier(C=10.0, max_iter=200).fit(X, y)
     assert "preconditioner: scaled for each class, from 4000 of 4000 rows" in caplog.text
-    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.STEPS_TO_GO", 1e9)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.STEPS_TO_GO", 10**9)
     plain = SoftmaxClassifier(C=10.0, max_iter=200).fit(X, y)
     assert scaled.fit_report_.passes < 0.8 * plain.fit_report_.passes
     # both are within tol = 1e-4 of stationary
@@ -129,3 +132,38 @@ def test_the_folds_of_a_sweep_share_curvatures_of_each_penalty(
     with caplog.at_level(logging.INFO, "gpusoftmax"):
         sweep(SoftmaxClassifier(), {"C": [0.003, 0.01, 0.03]}, X, y, cv=4, refit=False)
     assert caplog.text.count("scaled for each class") == 2  # the first solutions start from zero, and are near
+
+
+def test_it_has_the_same_bits_at_any_thread_count(rng: np.random.Generator) -> None:
+    X, y = uneven(rng)
+    fits = [SoftmaxClassifier(C=10.0, backend="cpu", n_threads=threads).fit(X, y) for threads in (1, 2, 7)]
+    assert len({fit.coef_.tobytes() for fit in fits}) == 1
+
+
+def test_a_solve_that_continues_from_a_checkpoint_leaves_the_same_in_a_shared_sample(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    X, y = uneven(rng)
+    objective = objective_of(X, y, get_backend("cpu"), c=40, l2=1 / 4000)
+    start = np.zeros((60, 1, 40), np.float32), np.zeros((1, 40), np.float32)
+    states, samples = [], []
+    for interrupted in (False, True):
+        samples.append(GramSample(objective, 0, share_gram=True))
+        solver = LBFGS(60, 1e-4, 0, samples[-1])
+        state = solver.init(objective, *start)
+        for step in range(60):
+            if state.reason:
+                break
+            state = solver.step(objective, state)
+            if interrupted and step == 9:
+                write(tmp_path / "kept", {}, {"solver": solver.to_arrays(state)})
+                found = read(tmp_path / "kept")
+                assert found is not None
+                samples[-1] = GramSample(objective, 0, share_gram=True)
+                solver = LBFGS(60, 1e-4, 0, samples[-1])
+                state = solver.from_arrays(solver.init(objective, *start), found[2]["solver"])
+        states.append(state)
+        assert samples[-1].remembered is not None
+    np.testing.assert_array_equal(*(state.W for state in states))
+    v = rng.standard_normal((61, 40)).astype(np.float32)
+    np.testing.assert_array_equal(*(sample.preconditioners(objective).by_model[0].solve(v) for sample in samples))

@@ -28,8 +28,14 @@ class RowHessians(Protocol):
     def entries(self, j: int, k: int) -> Array:
         """Entry j, k of each C_i: (m,)."""
 
+    def diagonals(self) -> Array:
+        """The diagonal of each C_i: (m, c)."""
+
     def traces(self) -> Array:
         """The trace of each C_i: (m,)."""
+
+    def times(self, V: Array) -> Array:
+        """Compute C_i v_i for the rows v_i of V (m, c), in place; returns V."""
 
     def select(self, rows: Array, factors: Array) -> RowHessians:
         """Select some rows, and multiply each of their Hessians by a factor."""
@@ -86,6 +92,12 @@ class Loss(Protocol):
         TypeError if the loss has no curvature.
         """
 
+    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> RowHessians:
+        """Hessians of rows from the gradients G (m, c) of their losses with respect to the scores; G is overwritten.
+
+        TypeError if the loss has no curvature.
+        """
+
 
 @dataclass(frozen=True)
 class _SoftmaxHessians:
@@ -100,6 +112,15 @@ class _SoftmaxHessians:
 
     def entries(self, j: int, k: int) -> Array:
         return self.weights * self.p[:, j] * ((1.0 if j == k else 0.0) - self.p[:, k])
+
+    def diagonals(self) -> Array:
+        return self.weights[:, None] * (self.p * (1 - self.p))
+
+    def times(self, V: Array) -> Array:
+        V -= np.einsum("ij,ij->i", self.p, V)[:, None]
+        V *= self.p
+        V *= self.weights[:, None]
+        return V
 
     def traces(self) -> Array:
         return _sum_of_diagonals(self, self.p.shape[1])
@@ -127,6 +148,17 @@ class _SquaredHingeHessians:
             return self.diagonal(j)
         a, t = self.violated, self.target
         return -2 * self.weights * (a[:, j] * t[:, k] + a[:, k] * t[:, j])
+
+    def diagonals(self) -> Array:
+        a = self.violated
+        return (2 * self.weights)[:, None] * (a + a.sum(axis=1)[:, None] * self.target)
+
+    def times(self, V: Array) -> Array:
+        V -= np.einsum("ij,ij->i", self.target, V)[:, None]
+        V *= self.violated
+        V -= V.sum(axis=1)[:, None] * self.target
+        V *= (2 * self.weights)[:, None]
+        return V
 
     def traces(self) -> Array:
         return _sum_of_diagonals(self, self.violated.shape[1])
@@ -174,6 +206,11 @@ class Softmax:
         scores /= scores.sum(axis=1, keepdims=True)
         return _SoftmaxHessians(weights, scores)
 
+    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
+        """s (diag(p) - p p'), where the gradient is p - e_y."""
+        G[np.arange(len(G)), labels] += 1
+        return _SoftmaxHessians(weights, G)
+
 
 class _MulticlassHinge:
     """What the two hinges have in common."""
@@ -206,6 +243,10 @@ class Hinge(_MulticlassHinge):
         return 1.0
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
+        """Raise TypeError, since there are none."""
+        raise TypeError("the hinge has no curvature")
+
+    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> RowHessians:
         """Raise TypeError, since there are none."""
         raise TypeError("the hinge has no curvature")
 
@@ -243,6 +284,12 @@ class SquaredHinge(_MulticlassHinge):
         scores += 1
         np.copyto(scores, (scores > 0) & (target == 0))
         return _SquaredHingeHessians(weights, scores, target)
+
+    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
+        """The same: of a class other than the label, the gradient is positive if it violates its margin, else 0."""
+        target = np.equal.outer(labels, np.arange(G.shape[1])).astype(G.dtype)
+        np.copyto(G, G > 0)
+        return _SquaredHingeHessians(weights, G, target)
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (Softmax(), Hinge(), SquaredHinge())}

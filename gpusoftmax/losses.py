@@ -87,16 +87,13 @@ class Loss(Protocol):
         """Largest eigenvalue of U_i."""
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
-        """Hessians of rows with scores (m, c), float64, labels (m,) and weights (m,). The scores are overwritten.
+        """Hessians of rows with scores (m, c), labels (m,) and weights (m,), in the type of the scores, overwritten.
 
         TypeError if the loss has no curvature.
         """
 
-    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> RowHessians:
-        """Hessians of rows from the gradients G (m, c) of their losses with respect to the scores; G is overwritten.
-
-        TypeError if the loss has no curvature.
-        """
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """Replace scores (m, c) by the gradients of the rows' losses with respect to them; returns the scores."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +171,13 @@ def _sum_of_diagonals(hessians: RowHessians, c: int) -> Array:
     return total
 
 
+def _to_probabilities(scores: Array) -> None:
+    """Replace scores (m, c) by their softmax."""
+    scores -= scores.max(axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=1, keepdims=True)
+
+
 class Softmax:
     """Cross-entropy of the softmax of the scores, in nats."""
 
@@ -201,15 +205,14 @@ class Softmax:
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
         """s (diag(p) - p p'), with the probabilities p."""
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=1, keepdims=True)
+        _to_probabilities(scores)
         return _SoftmaxHessians(weights, scores)
 
-    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
-        """s (diag(p) - p p'), where the gradient is p - e_y."""
-        G[np.arange(len(G)), labels] += 1
-        return _SoftmaxHessians(weights, G)
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """p - e_y, with the probabilities p."""
+        _to_probabilities(scores)
+        scores[np.arange(len(scores)), labels] -= 1
+        return scores
 
 
 class _MulticlassHinge:
@@ -221,6 +224,15 @@ class _MulticlassHinge:
     def at_zero(self, c: int) -> float:
         """c - 1: every other class violates its margin by 1."""
         return c - 1.0
+
+    @staticmethod
+    def _margins(scores: Array, labels: Array) -> Array:
+        """Replace scores (m, c) by the violations of margins, max(0, z_j - z_y + 1), and 0 for the label."""
+        rows = np.arange(len(scores))
+        scores -= scores[rows, labels][:, None]
+        scores += 1
+        scores[rows, labels] = 0
+        return np.maximum(scores, 0, out=scores)
 
 
 class Hinge(_MulticlassHinge):
@@ -246,9 +258,11 @@ class Hinge(_MulticlassHinge):
         """Raise TypeError, since there are none."""
         raise TypeError("the hinge has no curvature")
 
-    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> RowHessians:
-        """Raise TypeError, since there are none."""
-        raise TypeError("the hinge has no curvature")
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """1 for each class that violates its margin, and the label's entry makes their sum zero."""
+        margins = self._margins(scores, labels)
+        np.copyto(margins, margins > 0)
+        return _with_sum_zero(margins, labels)
 
 
 class SquaredHinge(_MulticlassHinge):
@@ -279,17 +293,23 @@ class SquaredHinge(_MulticlassHinge):
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
         """2 s (diag(a) + A e_y e_y' - a e_y' - e_y a'), with the violated margins a."""
-        target = np.equal.outer(labels, np.arange(scores.shape[1])).astype(np.float64)
-        scores -= scores[np.arange(len(scores)), labels][:, None]
-        scores += 1
-        np.copyto(scores, (scores > 0) & (target == 0))
-        return _SquaredHingeHessians(weights, scores, target)
+        target = np.zeros_like(scores)
+        target[np.arange(len(scores)), labels] = 1
+        margins = self._margins(scores, labels)
+        np.copyto(margins, margins > 0)
+        return _SquaredHingeHessians(weights, margins, target)
 
-    def row_hessians_from(self, G: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
-        """The same: of a class other than the label, the gradient is positive if it violates its margin, else 0."""
-        target = np.equal.outer(labels, np.arange(G.shape[1])).astype(G.dtype)
-        np.copyto(G, G > 0)
-        return _SquaredHingeHessians(weights, G, target)
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """Twice each violation of a margin, and the label's entry makes their sum zero."""
+        margins = self._margins(scores, labels)
+        margins *= 2
+        return _with_sum_zero(margins, labels)
+
+
+def _with_sum_zero(gradients: Array, labels: Array) -> Array:
+    """Set the entry of the label, which is zero, so that each row's sum is zero."""
+    gradients[np.arange(len(gradients)), labels] = -gradients.sum(axis=1)
+    return gradients
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (Softmax(), Hinge(), SquaredHinge())}

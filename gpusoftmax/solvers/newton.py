@@ -1,46 +1,50 @@
 """Truncated Newton: a guide for small data, whose Hessian products cost little.
 
-At each point the Newton system H p = g is solved to ETA by conjugate gradients, and the step length is found exactly on
-the scores of all rows, which are kept on the host. L-BFGS then tries that point in a pass over the data. This takes a
-fifth of its own passes (digits: 5 instead of 25), and gets there where the squared hinge or a weak penalty needs
-hundreds.
+At each point the Newton system H p = g is solved to ETA by conjugate gradients, and the step length is found on scores
+that are kept. L-BFGS then tries that point in a pass over the data. That takes a fifth of the passes that L-BFGS takes
+alone (digits: 5 for 25), and less where it takes hundreds, as for the squared hinge or a weak penalty.
 
-The Hessian is (1 / S) sum_i s_i kron(x_i x_i', C_i) + l2 diag(r). Rows whose curvature is far below the average are
-left out: a confident softmax model has hardly any in most rows, and the squared hinge none in rows that violate no
-margin, so that its step is a semismooth Newton step (Mangasarian, 2002). Conjugate gradients are preconditioned by the
-blocks of the single classes, made anew at each point, with which they take two to five products for softmax.
+The Hessian is sum_i s_i kron(x_i x_i', C_i) + l2 diag(r). Rows whose curvature is far below the mean are left out:
+most rows of a confident model, and with the squared hinge all that violate no margin, so that its steps are those of a
+semismooth Newton method (Mangasarian, 2002). There are two preconditioners. The first one is the Gram matrix of the
+rows times a factor for each class. It is made once. Where it needs many products, the Hessian's blocks of the single
+classes take over, made anew at each point.
 
-For the squared hinge, the rows that violate a margin change so much in a step that the Newton step of a weak penalty is
-far too long: raw digits took 62 steps, of a tenth of the length. There the penalty is weakened step by step instead
-(continuation), from what the present weights are about optimal for. Raw digits then take 16 steps.
+With the squared hinge and a weak penalty, so many other rows violate a margin after a Newton step that only a tenth of
+it helps. There the penalty is weakened in steps: each Newton step is for a penalty not much weaker than that for which
+the weights are optimal (continuation). Raw digits then take 17 steps instead of 62.
 
-The data are small, so all of this is done on the host, even for a GPU.
+The data are small, so all this is done in float32 on the host, even for a GPU: only the direction comes from here, the
+objective and its gradient from passes over the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Kept, not_kept
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
-from gpusoftmax.solvers.preconditioners.sample import BLOCK, penalty_diagonal, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
 
-# Residual of a Newton system, in the norm of the preconditioner and relative to the right side: a smoother loss needs
-# less accuracy, because more steps correct it.
-ETA = {"softmax": 0.1, "squared_hinge": 0.03}
+# Residual of a Newton system relative to g, in the norm of the preconditioner: the less smooth the loss, the less can
+# the next step correct.
+ETA, ETA_WITH_KINKS = 0.1, 0.03
 MOST_PRODUCTS = 100  # with the Hessian, in a step
+# Blocks of single classes are made after a step with more products than this, for each column of the features: they
+# take as long as so many products.
+PRODUCTS_PER_COLUMN = 1 / 6
 # Rows with less than this fraction of the mean curvature are left out of the Hessian, and of the block of a class.
 DROPPED, DROPPED_OF_CLASS = 1e-3, 1e-2
 ALL_ROWS = 0.75  # from this fraction of the rows on, a copy of them would take longer than it saves
+SMALLEST_FACTOR = 1e-6  # of a class in the first preconditioner, relative to the largest
 WEAKEN = 3.0  # by which the penalty is divided in a step of continuation
 FLAT = 0.1  # slope at which a line search ends, relative to that at its start
 LONGEST = 1e6  # a line search goes no further
@@ -50,19 +54,19 @@ LONGEST = 1e6  # a line search goes no further
 class HostRows:
     """The rows of a small data set on the host, scaled and centred, which the guides of all models share.
 
+    Weights and directions are (c, q) here: with a row for each class, and a column for the intercept, if there is one.
+
     Attributes
     ----------
     objective : Objective
         That of all models.
     numbers : ndarray of int64, (n,)
         The numbers of the rows.
-    x : ndarray of float64, (n, q)
-        The features less `centre`; with an intercept, the last of the q columns is 1.
+    x : ndarray of float32, (n, q)
+        The features less `centre`; with an intercept, the last column is 1.
     centre : ndarray of float64, (d,), or None
         The mean of the features, if there is an intercept that is not penalised; else none is subtracted.
     labels : ndarray of int32, (n,)
-    backend : Backend
-        The one that computes on the host.
     """
 
     objective: Objective
@@ -70,54 +74,72 @@ class HostRows:
     x: Array
     centre: Array | None
     labels: Array
-    backend: Backend
 
     @classmethod
     def of(cls, objective: Objective) -> HostRows:
         """Copy the selected rows of an objective."""
-        features, backend = objective.features, objective.backend
+        features = objective.features
         numbers = features.row_numbers(np.arange(features.n))
-        x = np.ones((features.n, features.d + objective.fit_intercept))
-        for first in range(0, features.n, BLOCK):
-            x[first : first + BLOCK, : features.d] = features.sample(numbers[first : first + BLOCK])
-        centre = x[:, : features.d].mean(axis=0) if objective.has_free_intercept else None
-        if centre is not None:
-            x[:, : features.d] -= centre
-        labels = backend.to_numpy(objective.labels)[numbers]
-        host = backend if backend.gpu is None else get_backend("cpu")
-        return cls(objective, numbers, x, centre, labels, host)
+        sample = features.sample(numbers)
+        centre = sample.mean(axis=0) if objective.has_free_intercept else None
+        x = np.ones((features.n, features.d + objective.fit_intercept), np.float32)
+        np.subtract(sample, 0.0 if centre is None else centre, out=x[:, : features.d], casting="same_kind")
+        return cls(objective, numbers, x, centre, objective.backend.to_numpy(objective.labels)[numbers])
 
-    @cached_property
-    def x32(self) -> Array:
-        """The features in float32, which is accurate enough for a Hessian."""
-        return self.x.astype(np.float32)
+    def inside(self, W: Array) -> Array:
+        """Return weights and intercepts (d + 1, c) as weights (c, q) of the centred features."""
+        found = W.T[:, : self.x.shape[1]].astype(np.float64)
+        if self.centre is not None:
+            found[:, -1] += self.centre @ W[:-1]
+        return found
 
-    def gradients(self, Z: Array, fractions: Array | None = None) -> Array:
-        """Replace the scores Z (n, c) by the gradients of the losses, times the rows' weights; returns Z."""
-        weights = None if fractions is None else fractions[:, None]
-        self.backend.ops.row_loss(Z[:, None], self.labels, weights, self.objective.loss.code)
-        return Z
+    def gradient_inside(self, g: Array) -> Array:
+        """Return the gradient (d + 1, c) with respect to what `inside` returns."""
+        found = g.T[:, : self.x.shape[1]].astype(np.float64)
+        if self.centre is not None:
+            found[:, :-1] -= np.outer(g[-1], self.centre)
+        return found
+
+    def outside(self, W: Array) -> Array:
+        """Undo `inside`; an intercept that is not trained is 0."""
+        found = np.zeros((self.objective.features.d + 1, len(W)))
+        found[: W.shape[1]] = W.T
+        if self.centre is not None:
+            found[-1] -= W[:, :-1] @ self.centre
+        return found
+
+    def scores(self, W: Array) -> Array:
+        """Scores of all rows (n, c), in Fortran's order: operations over classes are then operations on vectors."""
+        return (W.astype(np.float32) @ self.x.T).T
 
 
-@dataclass(frozen=True)
+@dataclass
 class Newton(Kept):
-    """Truncated Newton for model k of `rows.objective`; see `guides.Guide`. It has no state."""
+    """The guide of model k; see `guides.Guide`.
+
+    Attributes
+    ----------
+    rows : HostRows
+    k : int
+    products : int
+        Products with the Hessian in the last step.
+    """
 
     rows: HostRows = not_kept()
     k: int = not_kept()
-    outlives_rejection: bool = field(default=True, init=False, metadata={"kept": False})
-    moved: bool = field(default=False, init=False, metadata={"kept": False})
+    products: int = 0
+    outlives_rejection, moved = True, False
 
     @cached_property
     def fractions(self) -> Array:
         """The weights of the rows, divided by their sum, (n,)."""
-        return weight_fractions(self.rows.objective, self.k, self.rows.numbers)
+        return weight_fractions(self.rows.objective, self.k, self.rows.numbers).astype(np.float32)
 
     @cached_property
     def relative_penalty(self) -> Array:
-        """The diagonal of the penalty for l2 = 1, (q, 1)."""
+        """The diagonal of the penalty for l2 = 1, (q,)."""
         diagonal = penalty_diagonal(self.rows.objective)
-        return np.append(diagonal, np.zeros(self.rows.x.shape[1] - len(diagonal)))[:, None]
+        return np.append(diagonal, np.zeros(self.rows.x.shape[1] - len(diagonal)))
 
     @cached_property
     def l2(self) -> float:
@@ -125,55 +147,36 @@ class Newton(Kept):
         objective = self.rows.objective
         return float(objective.backend.to_numpy(objective.penalty.strengths)[self.k])
 
+    @cached_property
+    def gram(self) -> _Gram:
+        """What the first preconditioner is made from."""
+        return _Gram.of(self.rows, self.fractions, self.relative_penalty)
+
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # L-BFGS takes over from what is not finite
     def direction(self, x: Any, g: Any, preconditioned_g: Any) -> tuple[Any, float] | None:
-        """See `guides.Guide`; x less the direction is the minimum along it."""
-        to_numpy, rows = self.rows.objective.backend.to_numpy, self.rows
-        point, gradient = (to_numpy(one).astype(np.float64) for one in (x, g))
-        W, g_here = self._inside(point), self._gradient_inside(gradient)
-        l2 = self._strength(W, g_here)
-        g_here += (l2 - self.l2) * self.relative_penalty * W
-        Z = rows.x @ W
-        if not W.any():  # M^-1 g is the Newton direction at zero
-            step = self._inside(to_numpy(preconditioned_g).astype(np.float64))
-        else:
-            G = rows.gradients(Z.copy()).astype(np.float32)
-            hessians = rows.objective.loss.row_hessians_from(G, rows.labels, self.fractions.astype(np.float32))
-            step = _newton_step(rows, hessians, l2 * self.relative_penalty, g_here, ETA[rows.objective.loss.name])
-        step *= self._length(Z, step, g_here, l2)
-        found = self._outside(step, point)
+        """See `guides.Guide`."""
+        rows, backend = self.rows, self.rows.objective.backend
+        gradient = backend.to_numpy(g).astype(np.float64)
+        W, g_inside = rows.inside(backend.to_numpy(x)), rows.gradient_inside(gradient)
+        l2 = self._strength(W, g_inside)
+        g_inside += (l2 - self.l2) * self.relative_penalty * W
+        scores = rows.scores(W)
+        if W.any():
+            step = self._newton_step(scores, g_inside, l2)
+        else:  # M^-1 g is the Newton step from zero
+            step = rows.inside(backend.to_numpy(preconditioned_g))
+        step *= self._length(scores, step, g_inside, l2)
+        found = rows.outside(step)
         slope = float((gradient * found).sum())
         if not (np.isfinite(found).all() and slope > 0):
             return None
-        return rows.objective.backend.asarray(found.astype(x.dtype)), slope
-
-    def _inside(self, W: Array) -> Array:
-        """Return weights and intercepts (d + 1, c) as weights (q, c) of the centred features."""
-        if self.rows.centre is not None:
-            W = W.copy()
-            W[-1] += self.rows.centre @ W[:-1]
-        return W[: self.rows.x.shape[1]]
-
-    def _gradient_inside(self, g: Array) -> Array:
-        """Return the gradient (d + 1, c) with respect to what `_inside` returns; g is overwritten."""
-        inside = g.copy()
-        if self.rows.centre is not None:
-            inside[:-1] -= self.rows.centre[:, None] * g[-1]
-        return inside[: self.rows.x.shape[1]]
-
-    def _outside(self, step: Array, like: Array) -> Array:
-        """Undo `_inside`."""
-        found = np.zeros_like(like)
-        found[: len(step)] = step
-        if self.rows.centre is not None:
-            found[-1] -= self.rows.centre @ step[:-1]
-        return found
+        return backend.asarray(found.astype(rows.objective.features.dtype)), slope
 
     def _strength(self, W: Array, g: Array) -> float:
-        """Return the l2 to take a step for: that of the objective, or a stronger one for a loss with kinks.
+        """Return the l2 to take a step for: that of the objective, or a stronger one if the loss has kinks.
 
-        The weights are optimal for l2 if the gradient of the loss is -l2 r W. The least-squares solution of that is
-        what they are about optimal for.
+        Weights are optimal for l2 if the gradient of the loss is -l2 r W. The least-squares solution of that is the l2
+        for which W is about optimal.
         """
         if self.rows.objective.loss.has_smooth_gradient or not W.any():
             return self.l2
@@ -181,35 +184,54 @@ class Newton(Kept):
         of_loss = g - self.l2 * penalty
         return max(self.l2, -float((of_loss * W).sum() / (penalty * W).sum()) / WEAKEN)
 
-    def _length(self, Z: Array, step: Array, g: Array, l2: float) -> float:
-        """Return the a that minimises the objective with the penalty l2 at W - a step, by its derivative there."""
-        V = self.rows.x @ step
-        of_rows = V * self.fractions[:, None]
-        slope = -float((g * step).sum())
+    def _newton_step(self, scores: Array, g: Array, l2: float) -> Array:
+        """Solve H p = g, and return p (c, q)."""
+        x, loss = self.rows.x, self.rows.objective.loss
+        hessians = loss.row_hessians(scores.copy(order="K"), self.rows.labels, self.fractions)
+        diagonals, penalty = hessians.diagonals(), l2 * self.relative_penalty
+        traces = diagonals.sum(axis=1)
+        kept = np.flatnonzero(traces > DROPPED * traces.mean())
+        if len(kept) < ALL_ROWS * len(x):
+            x, diagonals, hessians = x[kept], diagonals[kept], hessians.select(kept, np.ones(1, x.dtype))
+        preconditioner: _Preconditioner
+        if self.products > PRODUCTS_PER_COLUMN * x.shape[1]:
+            preconditioner = _class_blocks(x, diagonals, penalty)
+        else:
+            preconditioner = self.gram.scaled(diagonals.sum(axis=0, dtype=np.float64), l2)
+        eta = ETA if loss.has_smooth_gradient else ETA_WITH_KINKS
+        step, self.products = _conjugate_gradients(_Hessian(x, hessians, penalty), preconditioner, g, eta)
+        return step
+
+    def _length(self, scores: Array, step: Array, g: Array, l2: float) -> float:
+        """Return the a > 0 at which the objective, with this l2, is least along W - a step."""
+        rows, change = self.rows, self.rows.scores(step)
+        weighted, slope = change * self.fractions[:, None], -float((g * step).sum())
         curvature = l2 * float((self.relative_penalty * step * step).sum())
 
-        def along(a: float) -> float:
-            """The derivative at a, except for what is linear in the weights: the penalty and soft labels."""
-            return -float(np.vdot(self.rows.gradients(Z - a * V), of_rows)) + a * curvature
+        def derivative(a: float) -> float:
+            """The derivative at a, less the part of it that does not depend on a: of the penalty and soft labels."""
+            gradients = rows.objective.loss.row_gradients(scores - np.float32(a) * change, rows.labels)
+            return a * curvature - float(np.vdot(gradients.T, weighted.T))
 
-        return _root(along, slope - along(0.0), slope)
+        constant = slope - derivative(0.0)
+        return _root(lambda a: derivative(a) + constant, slope)
 
 
-def _root(function: Callable[[float], float], offset: float, start: float) -> float:
-    """Find a zero of an increasing function plus `offset`, whose value at 0 is `start` < 0, to FLAT of that.
+def _root(function: Callable[[float], float], start: float) -> float:
+    """Find where an increasing function is zero, to FLAT of its value at 0, `start` < 0; 1 is tried first.
 
-    Regula falsi, kept away from the ends of the interval; 1 is tried first.
+    Regula falsi, kept away from the ends of the interval.
     """
-    low, high, left, right = 0.0, 1.0, start, function(1.0) + offset
+    low, high, left, right = 0.0, 1.0, start, function(1.0)
     if abs(right) < FLAT * abs(start):
         return 1.0
     while right < 0 and high < LONGEST:
         low, left, high = high, right, 4 * high
-        right = function(high) + offset
+        right = function(high)
     while high - low > 1e-3 * high:
         margin = 0.05 * (high - low)
         middle = min(max(low - left * (high - low) / (right - left), low + margin), high - margin)
-        here = function(middle) + offset
+        here = function(middle)
         if abs(here) < FLAT / 2 * abs(start):
             return middle
         if here < 0:
@@ -219,80 +241,123 @@ def _root(function: Callable[[float], float], offset: float, start: float) -> fl
     return low or high
 
 
-def _newton_step(rows: HostRows, hessians: RowHessians, penalty: Array, g: Array, eta: float) -> Array:
-    """Solve H p = g to `eta`, and return p (q, c); `penalty` (q, 1) is its diagonal in H, and g is (q, c)."""
-    diagonals, x = hessians.diagonals(), rows.x32
-    traces = diagonals.sum(axis=1)
-    kept = np.flatnonzero(traces > DROPPED * traces.mean())
-    if len(kept) < ALL_ROWS * len(x):
-        x, diagonals, hessians = x[kept], diagonals[kept], hessians.select(kept, np.ones(1, x.dtype))
+@dataclass(frozen=True)
+class _Hessian:
+    """The Hessian from rows x (m, q); `penalty` (q,) is the diagonal of the penalty's."""
 
-    def product(v: Array) -> Array:
-        U = hessians.times(x @ v.astype(x.dtype))
-        return (x.T @ U).astype(np.float64) + penalty * v
+    x: Array
+    hessians: RowHessians
+    penalty: Array
 
-    return _conjugate_gradients(product, _ClassBlocks.of(x, diagonals, penalty, rows.backend).solve, g, eta)
+    def times(self, v: Array) -> Array:
+        """Compute H v for v (c, q)."""
+        of_rows = self.hessians.times((v.astype(self.x.dtype) @ self.x.T).T)
+        return (of_rows.T @ self.x).astype(np.float64) + self.penalty * v
+
+
+class _Preconditioner(Protocol):
+    """An approximate Hessian M, given by its inverse."""
+
+    def solve(self, v: Array) -> Array:
+        """Compute M^-1 v for v (c, q)."""
 
 
 def _conjugate_gradients(
-    product: Callable[[Array], Array], solve: Callable[[Array], Array], g: Array, eta: float
-) -> Array:
-    """Solve H p = g for `product` with H, preconditioned by `solve`, until the residual is `eta` of g in its norm."""
-    p, r = np.zeros_like(g), g.copy()
-    z = solve(r)
-    v, size = z, float(np.vdot(r, z))
+    hessian: _Hessian, preconditioner: _Preconditioner, g: Array, eta: float
+) -> tuple[Array, int]:
+    """Solve H p = g until the residual is `eta` of g; returns p and the number of products with H."""
+    p, r, z = np.zeros_like(g), g.copy(), preconditioner.solve(g)
+    v, size, products = z, float(np.vdot(g, z)), 0
     goal = eta**2 * size
-    for _ in range(MOST_PRODUCTS):
-        Hv = product(v)
-        curvature = float(np.vdot(v, Hv))
-        if not curvature > 0:  # rounding errors alone
+    while products < MOST_PRODUCTS:
+        Hv = hessian.times(v)
+        products, curvature = products + 1, float(np.vdot(v, Hv))
+        if not curvature > 0:  # only rounding errors are left
             break
         a = size / curvature
         p += a * v
         r -= a * Hv
-        z = solve(r)
+        z = preconditioner.solve(r)
         before, size = size, float(np.vdot(r, z))
         if size <= goal:
             break
         v = z + (size / before) * v
-    return p
+    return p, products
+
+
+@dataclass(frozen=True)
+class _Gram:
+    """The Gram matrix G of the features, centred if the intercept is free, as eigenpairs of R^-1/2 G R^-1/2.
+
+    R is the diagonal of the penalty for l2 = 1.
+    """
+
+    values: Array  # (d,), the penalised intercept included
+    vectors: Array  # R^-1/2 V (d, d)
+    mean: Array | None  # (d,), or None without a free intercept
+
+    @classmethod
+    def of(cls, rows: HostRows, fractions: Array, relative_penalty: Array) -> _Gram:
+        """Compute the eigenpairs for rows with these weights."""
+        d = len(relative_penalty) - (rows.centre is not None)
+        mean = None if rows.centre is None else fractions @ rows.x[:, :d]
+        root = np.sqrt(relative_penalty[:d])
+        a = rows.x[:, :d] if mean is None else rows.x[:, :d] - mean
+        a = a * np.sqrt(fractions)[:, None]
+        values, V = np.linalg.eigh((a.T @ a).astype(np.float64) / np.outer(root, root))
+        smallest = 8 * float(np.finfo(a.dtype).eps) * float(values[-1])
+        return cls(np.maximum(values, smallest), V / root[:, None], mean)
+
+    def scaled(self, factors: Array, l2: float) -> _ScaledGram:
+        """Return M = diag(factors) (x) G + l2 R; the factors (c,) are the curvatures of the classes."""
+        factors = np.maximum(factors, max(SMALLEST_FACTOR * factors.max(), np.finfo(np.float64).tiny))
+        return _ScaledGram(self, factors, 1 / (np.outer(factors, self.values) + l2))
+
+
+@dataclass(frozen=True)
+class _ScaledGram:
+    """See `_Gram.scaled`; `shrink` (c, d) are the inverse eigenvalues."""
+
+    gram: _Gram
+    factors: Array
+    shrink: Array
+
+    def solve(self, v: Array) -> Array:
+        """Compute M^-1 v, along which no class moves like all others if the penalty allows it."""
+        gram, d = self.gram, len(self.gram.values)
+        v = v - v.mean(axis=0)
+        u = v if gram.mean is None else v[:, :d] - np.outer(v[:, d], gram.mean)
+        solution = np.empty_like(v)
+        solution[:, :d] = ((u @ gram.vectors) * self.shrink) @ gram.vectors.T
+        if gram.mean is not None:
+            solution[:, d] = v[:, d] / self.factors - solution[:, :d] @ gram.mean
+        return solution - solution.mean(axis=0)
 
 
 @dataclass(frozen=True)
 class _ClassBlocks:
-    """The inverses of the Hessian's blocks of single classes, with the mean over the classes apart.
-
-    See `preconditioners.base.BlockDiagonal`, whose inverses are each applied by themselves, in more time.
-    """
+    """The inverses of the Hessian's blocks of single classes; see `preconditioners.base.BlockDiagonal`."""
 
     inverses: Array  # (c, q, q)
-    mean_inverse: Array  # (q, 1)
-
-    @classmethod
-    def of(cls, x: Array, diagonals: Array, penalty: Array, backend: Backend) -> _ClassBlocks:
-        """Invert sum_i h_ij x_i x_i' + diag(penalty) for each class j; x is (m, q), h (m, c), and `penalty` (q, 1)."""
-        (m, c), q = diagonals.shape, x.shape[1]
-        inverses = np.empty((c, q, q), x.dtype)
-
-        def work(run: range) -> None:
-            for j in run:
-                inverses[j] = _inverse(x, np.ascontiguousarray(diagonals[:, j]), penalty[:, 0])
-
-        backend.for_each(work, c)
-        return cls(inverses, np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0))
+    mean_inverse: Array  # (q,)
 
     def solve(self, v: Array) -> Array:
-        """Compute M^-1 v for v (q, c)."""
-        mean = v.mean(axis=1, keepdims=True)
-        columns = np.ascontiguousarray((v - mean).T, self.inverses.dtype)[:, :, None]
-        solution = np.matmul(self.inverses, columns)[:, :, 0].T.astype(np.float64)
-        return solution - solution.mean(axis=1, keepdims=True) + mean * self.mean_inverse
+        """Compute M^-1 v, with the mean over the classes apart."""
+        mean = v.mean(axis=0)
+        solution = np.matmul(self.inverses, (v - mean).astype(self.inverses.dtype)[:, :, None])[:, :, 0]
+        return solution.astype(np.float64) - solution.mean(axis=0, dtype=np.float64) + mean * self.mean_inverse
+
+
+def _class_blocks(x: Array, diagonals: Array, penalty: Array) -> _ClassBlocks:
+    """Invert sum_i h_ij x_i x_i' + diag(penalty) for each class j; x is (m, q) and h (m, c)."""
+    inverses = [_inverse(x, diagonals[:, j], penalty) for j in range(diagonals.shape[1])]
+    return _ClassBlocks(np.stack(inverses), np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0))
 
 
 def _inverse(x: Array, h: Array, penalty: Array) -> Array:
     """Invert sum_i h_i x_i x_i' + diag(penalty), (q, q), from the rows that have most of the curvature h (m,)."""
     total = float(h.sum())
-    if not total > np.finfo(h.dtype).tiny * len(h):
+    if not total > len(h) * float(np.finfo(h.dtype).tiny):
         return np.diag(np.divide(1.0, penalty, out=np.ones_like(penalty), where=penalty > 0)).astype(x.dtype)
     kept = np.flatnonzero(h > DROPPED_OF_CLASS * total / len(h))
     a = x[kept]

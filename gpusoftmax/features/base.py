@@ -100,8 +100,18 @@ class Features(ABC):
         """Convert X if needed, so that these features (another data set) are computed in the type of `other`."""
 
     @abstractmethod
-    def sample(self, rows: Array) -> Array:
-        """Copy the rows with these numbers (m,) to the host, shifted and scaled: (m, d) float64, C-contiguous."""
+    def sample(self, rows: Array, dtype: Any = np.float64) -> Array:
+        """Copy the rows with these numbers (m,) to the host, shifted and scaled: (m, d) of `dtype`, C-contiguous.
+
+        In float32, a shift that is large relative to the spread of a feature adds an error to all its values alike.
+        """
+
+    @abstractmethod
+    def copied(self, rows: Array) -> Features:
+        """Copy the rows with these numbers (m,), on the host, to memory: features of m rows on the same device.
+
+        They have the shift and the scale of these.
+        """
 
     def sample_matrix(self, rows: Array) -> Any:
         """Return what `sample` returns; as a SciPy sparse array if features are sparse, and not shifted."""
@@ -244,12 +254,12 @@ class Features(ABC):
         return positions if self.rows is None else self.backend.to_numpy(self.rows)[positions]
 
     def shifted_and_scaled(self, x: Array) -> Array:
-        """Shift and scale some rows (m, d), float64 on the host, in place; returns them."""
+        """Shift and scale some rows (m, d), float64 or float32 on the host, in place; returns them."""
         to_numpy = self.backend.to_numpy
         if self.shift is not None:
-            x -= to_numpy(self.shift)
+            x -= to_numpy(self.shift).astype(x.dtype)
         if self.scale is not None:
-            x /= to_numpy(self.scale)
+            x /= to_numpy(self.scale).astype(x.dtype)
         return x
 
     def fold(self, W: Array, b: Array) -> tuple[Array, Array]:

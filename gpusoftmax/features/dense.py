@@ -53,8 +53,12 @@ class DenseFeatures(Features):
     def in_type_of(self, other: Features) -> DenseFeatures:
         return self if self.dtype == other.dtype else replace(self, X=from_bits(self.X).astype(other.dtype))
 
-    def sample(self, rows: Array) -> Array:
-        return self.shifted_and_scaled(widen(self.backend.to_numpy(self.X[self.backend.asarray(rows)])))
+    def sample(self, rows: Array, dtype: Any = np.float64) -> Array:
+        return self.shifted_and_scaled(widen(self.backend.to_numpy(self.X[self.backend.asarray(rows)]), dtype))
+
+    def copied(self, rows: Array) -> DenseFeatures:
+        stored = self.X[self.backend.asarray(rows)]
+        return DenseFeatures(self.backend.asarray(stored), self.backend, self.shift, self.scale)
 
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         return self.backend.ops.column_moments(self.X, weights, self.rows, origin)

@@ -23,6 +23,7 @@ from gpusoftmax.checks.sparse import row_of
 from gpusoftmax.cpu.threads import sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.features.base import Features
+from gpusoftmax.features.dense import DenseFeatures
 from gpusoftmax.operations import SgdSteps, SparseRows
 from gpusoftmax.tree import Partial
 
@@ -224,12 +225,15 @@ class SparseFeatures(Features):
     def in_type_of(self, other: Features) -> SparseFeatures:
         return self if self.dtype == other.dtype else replace(self, X=self.X.in_type(other.dtype))
 
-    def sample(self, rows: Array) -> Array:
+    def copied(self, rows: Array) -> DenseFeatures:
+        return DenseFeatures(self.backend.asarray(self.sample(rows, self.dtype)), self.backend)
+
+    def sample(self, rows: Array, dtype: Any = np.float64) -> Array:
         A, rows = self.X.on_host, self.backend.to_numpy(rows)
         counts = A.indptr[rows + 1] - A.indptr[rows]
         ends = np.cumsum(counts)
         entries = np.arange(int(counts.sum())) + np.repeat(A.indptr[rows] - ends + counts, counts)
-        x = np.zeros((len(rows), self.d))
+        x = np.zeros((len(rows), self.d), dtype)
         x[np.repeat(np.arange(len(rows)), counts), A.indices[entries]] = 1.0 if A.values is None else A.values[entries]
         return self.shifted_and_scaled(x)
 

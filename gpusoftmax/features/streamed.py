@@ -99,8 +99,12 @@ class StreamedFeatures(Features):
         """The entries of the selected rows, from an array with an entry for each stored row."""
         return array if array is None or self.rows is None else array[self.rows]
 
-    def sample(self, rows: Array) -> Array:
-        return self.shifted_and_scaled(widen(self.stored[self.backend.to_numpy(rows)]))
+    def sample(self, rows: Array, dtype: Any = np.float64) -> Array:
+        return self.shifted_and_scaled(widen(self.stored[self.backend.to_numpy(rows)], dtype))
+
+    def copied(self, rows: Array) -> DenseFeatures:
+        stored = self.backend.asarray(self.stored[self.backend.to_numpy(rows)])
+        return DenseFeatures(stored, self.backend, self.shift, self.scale)
 
     def moments(self, weights: Array | None, origin: int | None) -> tuple[Array, Array]:
         if origin is not None and self.rows is not None:

@@ -1,20 +1,33 @@
-"""Chooses the guides of a fit by its shape, and starts them."""
+"""Chooses the guides of a fit by its shape and its preconditioners, and starts them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.guides import Guides
-from gpusoftmax.solvers.newton import HostRows, Newton
-import os
+from gpusoftmax.solvers.block_search import BlockSearch
+from gpusoftmax.solvers.guides import Guide, Guides
+from gpusoftmax.solvers.newton import HostRows, Newton, suits
+from gpusoftmax.solvers.preconditioners.base import Preconditioners
+from gpusoftmax.solvers.preconditioners.gram import GramSample
 
-def guided_start(objective: Objective, x: Any) -> tuple[Any, Guides]:
+
+def guided_start(
+    objective: Objective, sample: GramSample, preconditioners: Preconditioners, x: Any
+) -> tuple[Any, Guides]:
     """Return the points where training starts, (d + 1, K, c), and the guides of the models.
 
     A guide that begins at zero weights may move them; x is not changed.
     """
-    if objective.loss.has_curvature and not objective.features.is_sparse and not os.environ.get("NO_NEWTON"):
+    if suits(objective):
         rows = HostRows.of(objective)
         return x, Guides([Newton(rows, k) for k in range(objective.n_models)])
-    return x, Guides([None] * objective.n_models)
+    guides: list[Guide | None] = [None] * objective.n_models
+    moved = x.copy()
+    with objective.backend.single_threaded_blas():
+        for k, preconditioner in enumerate(preconditioners.by_model):
+            others = sample.other_rows(preconditioner)
+            if others is not None:
+                guide = guides[k] = BlockSearch(objective, k, others)
+                moved[:, k] = guide.start(x[:, k], preconditioner)
+    return moved, Guides(guides)

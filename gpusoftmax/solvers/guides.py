@@ -13,7 +13,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
-from gpusoftmax.solvers.base import Kept
+from gpusoftmax.solvers.base import Kept, checked_array
 
 
 class Guide(Protocol):
@@ -70,14 +70,16 @@ class Guides(Kept):
 
     def to_arrays(self, backend: Backend) -> dict[str, Any]:
         """See `Kept.to_arrays`."""
-        return {str(k): guide.to_arrays(backend) for k, guide in enumerate(self.by_model) if guide is not None}
+        guides = {str(k): guide.to_arrays(backend) for k, guide in enumerate(self.by_model) if guide is not None}
+        return {"present": self.present.astype(np.int64), **guides}
 
     def from_arrays(self, kept: dict[str, Any], backend: Backend) -> Self:
         """See `Kept.from_arrays`; these are the guides at the start, of which some may have ended since."""
-        if type(kept) is not dict or not kept.keys() <= {str(k) for k in np.flatnonzero(self.present)}:
-            raise ValueError("a guide of a model that had none at the start")
+        present = checked_array("present", kept.get("present"), np.int64, (len(self.by_model),)).astype(bool)
+        if (present & ~self.present).any() or kept.keys() != {"present", *map(str, np.flatnonzero(present))}:
+            raise ValueError("guides that are not those of the start")
         found = [
-            guide.from_arrays(kept[str(k)], backend) if guide is not None and str(k) in kept else None
+            guide.from_arrays(kept[str(k)], backend) if guide is not None and present[k] else None
             for k, guide in enumerate(self.by_model)
         ]
         return type(self)(found)

@@ -137,7 +137,7 @@ class LBFGS:
         sample.remembered = None
         preconditioner = sample.preconditioners(objective)
         zeros_like = objective.backend.xp.zeros_like
-        x, guides = guided_start(objective, objective.backend.xp.concatenate([W, b[None]]))
+        x, guides = guided_start(objective, sample, preconditioner, objective.backend.xp.concatenate([W, b[None]]))
         leaves_guides = bool(guides.ended_by_rejection.any())
         # The first trial is the start itself, since the direction is zero; the huge value makes sure that it is
         # accepted.
@@ -283,18 +283,19 @@ class LBFGS:
         models.start_norm = norm if state.step == 0 else models.start_norm
         models.refresh_norm = np.where(models.refresh_age == 0, norm, models.refresh_norm)
         models.value = np.where(accepted, value, models.value)
-        if accepted.any():
+        converged = norm <= self._tolerances(models)
+        stuck = too_short | (models.stalled >= STALLED)
+        ended = converged | stuck | out_of_steps
+        if accepted.any() and not ended.all():
             due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
             due &= models.guides.ended_by_rejection | ~models.guides.present
             if due.any():
                 models.guides = models.guides.without(due)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
-        converged = norm <= self._tolerances(models)
-        stuck = too_short | (models.stalled >= STALLED) | ~(models.slope > 0)
-        if state.step == 0:
-            stuck &= accepted  # models whose start is not finite have diverged, as the trainer finds out and tells
-        ended = converged | stuck | out_of_steps
+            # a model whose start is not finite has no slope: it has diverged, as the trainer finds out and tells
+            stuck |= ~(models.slope > 0) & (accepted | (state.step > 0))
+            ended |= stuck
         if ended.any():
             reasons = [
                 StopReason.CONVERGED if converged[k] else StopReason.PRECISION if stuck[k] else StopReason.FINISHED

@@ -32,7 +32,7 @@ from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import Kept, not_kept
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
-from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_diagonal, weight_fractions
 
 # Residual of a Newton system relative to g, in the norm of the preconditioner: the less smooth the loss, the less can
 # the next step correct.
@@ -48,6 +48,18 @@ SMALLEST_FACTOR = 1e-6  # of a class in the first preconditioner, relative to th
 WEAKEN = 3.0  # by which the penalty is divided in a step of continuation
 FLAT = 0.1  # slope at which a line search ends, relative to that at its start
 LONGEST = 1e6  # a line search goes no further
+# Newton's steps are for small data: a pass may take at most MOST_OPERATIONS, and the eigenpairs of the Gram matrix
+# (EIGENPAIRS d^3 operations) as long as EIGENPAIRS_PASSES passes.
+MOST_OPERATIONS, EIGENPAIRS, EIGENPAIRS_PASSES = 8e7, 9.0, 3.0
+
+
+def suits(objective: Objective) -> bool:
+    """Whether truncated Newton is expected to be faster than L-BFGS, by the shape alone."""
+    features, loss = objective.features, objective.loss
+    if features.is_sparse or not loss.has_curvature or features.n < features.d:
+        return False
+    cost = features.pass_cost(objective.n_classes)
+    return cost <= MOST_OPERATIONS and EIGENPAIRS * features.d**3 <= EIGENPAIRS_PASSES * (cost + PASS_OVERHEAD)
 
 
 @dataclass(frozen=True)

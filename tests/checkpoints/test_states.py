@@ -16,6 +16,7 @@ from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import LBFGS, SGD, sgd
 from gpusoftmax.solvers.base import StopReason
+from gpusoftmax.solvers.preconditioners import woodbury
 from tests.support.cases import blobs, objective_of, zeros_for
 
 NUMPY = get_backend("numpy", n_threads=1)
@@ -58,11 +59,31 @@ def test_a_state_goes_on_with_the_same_bits(name: str, K: int, backend: Backend,
         zeros_for(objective)[0] + backend.asarray(np.random.default_rng(0).standard_normal((4, K, 3))),
         zeros_for(objective)[1],
     )
+    steps, refreshes = goes_on_with_the_same_bits(objective, solver, start, tmp_path)
+    assert steps > 10
+    assert name != "L-BFGS" or refreshes > 0
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_a_state_of_block_search_goes_on_with_the_same_bits(
+    K: int, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
+    monkeypatch.setattr(woodbury, "FEWEST", 32)
+    X, y = blobs(4, n=600, d=100, c=2, apart=0.2)
+    objective = objective_of(X, y, backend, K=K, l2=[0.5, 0.1, 2.0][:K])
+    steps, _ = goes_on_with_the_same_bits(objective, LBFGS(60, tol=1e-6), zeros_for(objective), tmp_path)
+    assert steps > 5
+
+
+def goes_on_with_the_same_bits(objective: Objective, solver: Any, start: Any, folder: Path) -> tuple[int, int]:
+    """Put the state into a file and back after every step; returns how many there were, and the most refreshes."""
+    backend = objective.backend
     alone, state = solver.init(objective, *start), solver.init(objective, *start)
     steps, refreshes = 0, 0
     while not alone.reason:
         alone = solver.step(objective, alone)
-        kept = through_a_file(solver.to_arrays(state), tmp_path / "run.ckpt")
+        kept = through_a_file(solver.to_arrays(state), folder / "run.ckpt")
         state = solver.step(objective, solver.from_arrays(solver.init(objective, *start), kept))
         steps += 1
         refreshes = max([refreshes, *getattr(alone.models, "refreshes", [])])
@@ -73,8 +94,7 @@ def test_a_state_goes_on_with_the_same_bits(name: str, K: int, backend: Backend,
                 assert backend.to_numpy(ours).tobytes() == backend.to_numpy(theirs).tobytes(), (steps, field)
         assert (state.reasons, state.passes, state.step) == (alone.reasons, alone.passes, alone.step)
     assert all(isinstance(reason, StopReason) for reason in state.reasons)
-    assert steps > 10
-    assert name != "L-BFGS" or refreshes > 0
+    return steps, refreshes
 
 
 # what a forged file may hold

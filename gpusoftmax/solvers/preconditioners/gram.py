@@ -34,7 +34,7 @@ from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point, sums_at_zero
-from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum
+from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum, Woodbury
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
     inverse_cost,
@@ -44,6 +44,7 @@ from gpusoftmax.solvers.preconditioners.sample import (
     uniform_rows,
     weight_fractions,
 )
+from gpusoftmax.solvers.preconditioners.woodbury import OtherRows, WoodburySamples, suits_block_search
 
 FULL_FEATURES = 8192  # largest d for which (d, d) matrices are made: 256 MB in float32
 SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample per feature, and fewest rows of it
@@ -104,6 +105,9 @@ class GramSample:
         self._common = objective if share_gram else None
         self._common_fractions = weight_fractions(objective, 0, self.chosen) if share_gram else None
         self.remembered: tuple[int, Any] | None = None
+        self.seed = seed
+        # the bytes of the weight fractions that samples were drawn by, the samples, and the inverses by l2
+        self._woodbury: tuple[bytes, WoodburySamples, dict[float, Woodbury | None]] | None = None
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
@@ -120,9 +124,37 @@ class GramSample:
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
         with objective.backend.single_threaded_blas():
             preconditioners = [
-                self._make(objective, kind, self._fractions(objective, k), l2) for k, l2 in enumerate(penalties)
+                self._from_woodbury(objective, k, l2) or self._make(objective, kind, self._fractions(objective, k), l2)
+                for k, l2 in enumerate(penalties)
             ]
         return Preconditioners(preconditioners, len(self.chosen), [None] * len(preconditioners))
+
+    def other_rows(self, preconditioner: Preconditioner) -> OtherRows | None:
+        """Return rows apart from the samples that a preconditioner of the last call comes from, or None."""
+        of_samples = isinstance(preconditioner, SharedBlock) and isinstance(preconditioner.inverse, Woodbury)
+        return self._woodbury[1].other_rows if of_samples and self._woodbury is not None else None
+
+    def _from_woodbury(self, objective: Objective, k: int, l2: float) -> SharedBlock | None:
+        """Make the preconditioner of model k from samples of few rows, where that is better; see `woodbury`."""
+        if not suits_block_search(objective):
+            return None
+        key = self._fractions(objective, k).tobytes()
+        if self._woodbury is None or self._woodbury[0] != key:
+            common = (objective, k) if self._common is None else (self._common, 0)
+            self._woodbury = key, WoodburySamples(*common, self.seed), {}
+        _, samples, inverses = self._woodbury
+        if self._common is not None:
+            l2 = float(f"{l2:.1e}")
+        if l2 not in inverses:
+            if sum(one.nbytes for one in inverses.values() if one is not None) > KEPT_ELEMENTS * 4:
+                inverses.clear()
+            inverses[l2] = samples.inverse(l2)
+        inverse = inverses[l2]
+        if inverse is None:
+            return None
+        centre = objective.backend.asarray(samples.centre.astype(samples.dtype)[:, None])
+        free = objective.has_free_intercept
+        return SharedBlock(inverse, centre if free else None, samples.kappa, objective.penalty.on_intercept)
 
     def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
         """Make the preconditioner of model k from M_k, whether or not `at_once`."""

@@ -82,7 +82,8 @@ def test_without_memory_for_more_it_is_the_diagonal(rng: np.random.Generator, mo
 def test_a_preconditioners_that_costs_much_waits_until_the_diagonal_has_proved_slow(
     n: int, d: int, c: int, at_once: bool, rng: np.random.Generator
 ) -> None:
-    objective = objective_of(rng.standard_normal((n, d), dtype=np.float32), np.arange(n) % c, NUMPY, c=c, l2=0.1)
+    X = rng.standard_normal((n, d), dtype=np.float32)
+    objective = objective_of(X, np.arange(n) % c, NUMPY, c=c, l2=1e-7)  # too weak for inverses of few rows
     assert GramSample(objective, seed=0).at_once == at_once
     (first,) = preconditioned(objective, seed=0).by_model
     assert isinstance(first, SharedBlock)

@@ -34,8 +34,9 @@ class RowHessians(Protocol):
     def traces(self) -> Array:
         """The trace of each C_i: (m,)."""
 
-    def times(self, V: Array) -> Array:
-        """Compute C_i v_i for the rows v_i of V (m, c), in place; returns V."""
+    @property
+    def factors(self) -> Array:
+        """What determines C_i besides the row's weight and label: (m, c)."""
 
     def select(self, rows: Array, factors: Array) -> RowHessians:
         """Select some rows, and multiply each of their Hessians by a factor."""
@@ -113,11 +114,9 @@ class _SoftmaxHessians:
     def diagonals(self) -> Array:
         return self.weights[:, None] * (self.p * (1 - self.p))
 
-    def times(self, V: Array) -> Array:
-        V -= np.einsum("ij,ij->i", self.p, V)[:, None]
-        V *= self.p
-        V *= self.weights[:, None]
-        return V
+    @property
+    def factors(self) -> Array:
+        return self.p
 
     def traces(self) -> Array:
         return _sum_of_diagonals(self, self.p.shape[1])
@@ -150,12 +149,9 @@ class _SquaredHingeHessians:
         a = self.violated
         return (2 * self.weights)[:, None] * (a + a.sum(axis=1)[:, None] * self.target)
 
-    def times(self, V: Array) -> Array:
-        V -= np.einsum("ij,ij->i", self.target, V)[:, None]
-        V *= self.violated
-        V -= V.sum(axis=1)[:, None] * self.target
-        V *= (2 * self.weights)[:, None]
-        return V
+    @property
+    def factors(self) -> Array:
+        return self.violated
 
     def traces(self) -> Array:
         return _sum_of_diagonals(self, self.violated.shape[1])

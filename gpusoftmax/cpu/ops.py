@@ -33,7 +33,8 @@ from gpusoftmax.cpu.packed import scorer, sgd_steps
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked
 from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas, sum_over_blocks, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
-from gpusoftmax.operations import Diagonals, SgdSteps, SparseRows
+from gpusoftmax.cpu.newton import NO_LABELS, conjugate_gradients
+from gpusoftmax.operations import Diagonals, NewtonSystem, SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
 from gpusoftmax.tree import Partial
 
@@ -302,6 +303,16 @@ class CpuOperations:
                 return (epilogue.solve_diagonals(diagonals.part(rows), v[rows], own, out[rows]).astype(np.float64),)
 
         return sum_over_blocks(part, d, c, self.n_threads)[0]
+
+    def conjugate_gradients(self, system: NewtonSystem, g: Array, eta: float, most: int) -> tuple[Array, int]:
+        if not self.kernels.COMPILED:
+            return conjugate_gradients(system, g, eta, most)
+        step, labels = np.empty_like(g), NO_LABELS if system.labels is None else system.labels
+        products = self.kernels.conjugate_gradients(
+            system.x, system.factors, labels, system.weights, system.penalty, system.inverses, system.mean_inverse, g,
+            eta, most, step, self.kernels.SOURCE,
+        )  # fmt: skip
+        return step, products
 
     def column_sums(self, Z: Array) -> Array:
         step = leaf_rows(Z.shape[1])

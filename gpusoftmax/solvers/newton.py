@@ -23,13 +23,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
 
 from gpusoftmax._typing import Array
-from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.operations import NewtonSystem, NewtonSystems
 from gpusoftmax.solvers.base import Kept, not_kept
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_diagonal, weight_fractions
@@ -37,6 +37,7 @@ from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_dia
 # Residual of a Newton system relative to g, in the norm of the preconditioner: the less smooth the loss, the less can
 # the next step correct.
 ETA, ETA_WITH_KINKS = 0.1, 0.03
+BLOCK, COLUMNS = 64, 4  # rows of a block of `operations.NewtonSystem`, and what its columns are a multiple of
 MOST_PRODUCTS = 100  # with the Hessian, in a step
 # Blocks of single classes are made after a step with more products than this, for each column of the features: they
 # take as long as so many products.
@@ -98,6 +99,16 @@ class HostRows:
         np.subtract(sample, 0.0 if centre is None else centre, out=x[:, : features.d], casting="same_kind")
         return cls(objective, numbers, x, centre, objective.backend.to_numpy(objective.labels)[numbers])
 
+    @cached_property
+    def blocks(self) -> Array:
+        """The features in blocks; see `operations.NewtonSystem`."""
+        return in_blocks(self.x, COLUMNS)
+
+    @cached_property
+    def host(self) -> NewtonSystems:
+        """What solves Newton systems."""
+        return cast(NewtonSystems, self.objective.backend.on_this_host().ops)
+
     def inside(self, W: Array) -> Array:
         """Return weights and intercepts (d + 1, c) as weights (c, q) of the centred features."""
         found = W.T[:, : self.x.shape[1]].astype(np.float64)
@@ -123,6 +134,17 @@ class HostRows:
     def scores(self, W: Array) -> Array:
         """Scores of all rows (n, c), in Fortran's order: operations over classes are then operations on vectors."""
         return (W.astype(np.float32) @ self.x.T).T
+
+
+def in_blocks(x: Array, multiple: int = 1) -> Array:
+    """Copy x (m, q) to blocks (blocks, columns, BLOCK), where `columns` is q rounded up to a multiple; adds zeros."""
+    m, q = x.shape
+    whole = m // BLOCK
+    blocks = np.zeros((-(-m // BLOCK), -(-q // multiple) * multiple, BLOCK), x.dtype)
+    blocks[:whole, :q] = x[: whole * BLOCK].reshape(whole, BLOCK, q).transpose(0, 2, 1)
+    if whole < len(blocks):
+        blocks[whole, :q, : m - whole * BLOCK] = x[whole * BLOCK :].T
+    return blocks
 
 
 @dataclass
@@ -198,20 +220,29 @@ class Newton(Kept):
 
     def _newton_step(self, scores: Array, g: Array, l2: float) -> Array:
         """Solve H p = g, and return p (c, q)."""
-        x, loss = self.rows.x, self.rows.objective.loss
-        hessians = loss.row_hessians(scores.copy(order="K"), self.rows.labels, self.fractions)
+        rows, loss = self.rows, self.rows.objective.loss
+        hessians = loss.row_hessians(scores.copy(order="K"), rows.labels, self.fractions)
         diagonals, penalty = hessians.diagonals(), l2 * self.relative_penalty
         traces = diagonals.sum(axis=1)
         kept = np.flatnonzero(traces > DROPPED * traces.mean())
-        if len(kept) < ALL_ROWS * len(x):
-            x, diagonals, hessians = x[kept], diagonals[kept], hessians.select(kept, np.ones(1, x.dtype))
-        preconditioner: _Preconditioner
+        few = len(kept) < ALL_ROWS * len(rows.x)
+        x, diagonals = (rows.x[kept], diagonals[kept]) if few else (rows.x, diagonals)
         if self.products > PRODUCTS_PER_COLUMN * x.shape[1]:
-            preconditioner = _class_blocks(x, diagonals, penalty)
+            inverses = _class_inverses(x, diagonals, penalty)
         else:
-            preconditioner = self.gram.scaled(diagonals.sum(axis=0, dtype=np.float64), l2)
+            inverses = self.gram.inverses(diagonals.sum(axis=0, dtype=np.float64), l2)
+        numbers = kept if few else slice(None)
+        system = NewtonSystem(
+            x=in_blocks(x, COLUMNS) if few else rows.blocks,
+            factors=in_blocks(hessians.factors[numbers]),
+            labels=None if loss.has_smooth_gradient else in_blocks(rows.labels[numbers, None])[:, 0],
+            weights=in_blocks(self.fractions[numbers, None])[:, 0],
+            penalty=penalty,
+            inverses=inverses,
+            mean_inverse=np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0),
+        )
         eta = ETA if loss.has_smooth_gradient else ETA_WITH_KINKS
-        step, self.products = _conjugate_gradients(_Hessian(x, hessians, penalty), preconditioner, g, eta)
+        step, self.products = rows.host.conjugate_gradients(system, g, eta, MOST_PRODUCTS)
         return step
 
     def _length(self, scores: Array, step: Array, g: Array, l2: float) -> float:
@@ -254,50 +285,6 @@ def _root(function: Callable[[float], float], start: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Hessian:
-    """The Hessian from rows x (m, q); `penalty` (q,) is the diagonal of the penalty's."""
-
-    x: Array
-    hessians: RowHessians
-    penalty: Array
-
-    def times(self, v: Array) -> Array:
-        """Compute H v for v (c, q)."""
-        of_rows = self.hessians.times((v.astype(self.x.dtype) @ self.x.T).T)
-        return (of_rows.T @ self.x).astype(np.float64) + self.penalty * v
-
-
-class _Preconditioner(Protocol):
-    """An approximate Hessian M, given by its inverse."""
-
-    def solve(self, v: Array) -> Array:
-        """Compute M^-1 v for v (c, q)."""
-
-
-def _conjugate_gradients(
-    hessian: _Hessian, preconditioner: _Preconditioner, g: Array, eta: float
-) -> tuple[Array, int]:
-    """Solve H p = g until the residual is `eta` of g; returns p and the number of products with H."""
-    p, r, z = np.zeros_like(g), g.copy(), preconditioner.solve(g)
-    v, size, products = z, float(np.vdot(g, z)), 0
-    goal = eta**2 * size
-    while products < MOST_PRODUCTS:
-        Hv = hessian.times(v)
-        products, curvature = products + 1, float(np.vdot(v, Hv))
-        if not curvature > 0:  # only rounding errors are left
-            break
-        a = size / curvature
-        p += a * v
-        r -= a * Hv
-        z = preconditioner.solve(r)
-        before, size = size, float(np.vdot(r, z))
-        if size <= goal:
-            break
-        v = z + (size / before) * v
-    return p, products
-
-
-@dataclass(frozen=True)
 class _Gram:
     """The Gram matrix G of the features, centred if the intercept is free, as eigenpairs of R^-1/2 G R^-1/2.
 
@@ -320,50 +307,23 @@ class _Gram:
         smallest = 8 * float(np.finfo(a.dtype).eps) * float(values[-1])
         return cls(np.maximum(values, smallest), V / root[:, None], mean)
 
-    def scaled(self, factors: Array, l2: float) -> _ScaledGram:
-        """Return M = diag(factors) (x) G + l2 R; the factors (c,) are the curvatures of the classes."""
+    def inverses(self, factors: Array, l2: float) -> Array:
+        """Invert factors_j G + l2 R for each class j: (c, q, q), for curvatures `factors` (c,) of the classes."""
+        d, q = len(self.values), len(self.values) + (self.mean is not None)
         factors = np.maximum(factors, max(SMALLEST_FACTOR * factors.max(), np.finfo(np.float64).tiny))
-        return _ScaledGram(self, factors, 1 / (np.outer(factors, self.values) + l2))
+        roots = self.vectors / np.sqrt(np.outer(factors, self.values) + l2)[:, None]
+        inverses = np.empty((len(factors), q, q), np.float32)
+        inverses[:, :d, :d] = roots @ roots.transpose(0, 2, 1)
+        if self.mean is not None:
+            coupling = -inverses[:, :d, :d] @ self.mean
+            inverses[:, d, :d] = inverses[:, :d, d] = coupling
+            inverses[:, d, d] = 1 / factors - coupling @ self.mean
+        return inverses
 
 
-@dataclass(frozen=True)
-class _ScaledGram:
-    """See `_Gram.scaled`; `shrink` (c, d) are the inverse eigenvalues."""
-
-    gram: _Gram
-    factors: Array
-    shrink: Array
-
-    def solve(self, v: Array) -> Array:
-        """Compute M^-1 v, along which no class moves like all others if the penalty allows it."""
-        gram, d = self.gram, len(self.gram.values)
-        v = v - v.mean(axis=0)
-        u = v if gram.mean is None else v[:, :d] - np.outer(v[:, d], gram.mean)
-        solution = np.empty_like(v)
-        solution[:, :d] = ((u @ gram.vectors) * self.shrink) @ gram.vectors.T
-        if gram.mean is not None:
-            solution[:, d] = v[:, d] / self.factors - solution[:, :d] @ gram.mean
-        return solution - solution.mean(axis=0)
-
-
-@dataclass(frozen=True)
-class _ClassBlocks:
-    """The inverses of the Hessian's blocks of single classes; see `preconditioners.base.BlockDiagonal`."""
-
-    inverses: Array  # (c, q, q)
-    mean_inverse: Array  # (q,)
-
-    def solve(self, v: Array) -> Array:
-        """Compute M^-1 v, with the mean over the classes apart."""
-        mean = v.mean(axis=0)
-        solution = np.matmul(self.inverses, (v - mean).astype(self.inverses.dtype)[:, :, None])[:, :, 0]
-        return solution.astype(np.float64) - solution.mean(axis=0, dtype=np.float64) + mean * self.mean_inverse
-
-
-def _class_blocks(x: Array, diagonals: Array, penalty: Array) -> _ClassBlocks:
-    """Invert sum_i h_ij x_i x_i' + diag(penalty) for each class j; x is (m, q) and h (m, c)."""
-    inverses = [_inverse(x, diagonals[:, j], penalty) for j in range(diagonals.shape[1])]
-    return _ClassBlocks(np.stack(inverses), np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0))
+def _class_inverses(x: Array, diagonals: Array, penalty: Array) -> Array:
+    """Invert sum_i h_ij x_i x_i' + diag(penalty) for each class j: (c, q, q); x is (m, q) and h (m, c)."""
+    return np.stack([_inverse(x, diagonals[:, j], penalty) for j in range(diagonals.shape[1])])
 
 
 def _inverse(x: Array, h: Array, penalty: Array) -> Array:

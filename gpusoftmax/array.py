@@ -140,7 +140,7 @@ class Backend:
         return single_threaded_blas()
 
     def on_this_host(self) -> Backend:
-        """Return this backend, or that of the host if it is a GPU's; it can solve Newton systems."""
+        """Return this backend, or that of the host if it is a GPU's; which has `HessianProducts`."""
         return self if self.gpu is None else get_backend("cpu", self.n_threads)
 
     def synchronize(self) -> None:

@@ -295,48 +295,35 @@ class SgdSteps:
 
 
 @dataclass(frozen=True)
-class NewtonSystem:
-    """The Newton system H p = g of one model, with a preconditioner M.
+class RowCurvature:
+    """The Hessian sum_i s_i kron(x_i x_i', C_i) of a sum of losses over few rows, in blocks of 64 rows.
 
-        H = sum_i s_i kron(x_i x_i', C_i) + kron(diag(penalty), I),    C_i = diag(p_i) - p_i p_i'    (softmax)
-
-    C_i of the squared hinge is that of `losses.SquaredHinge`. Vectors are (c, q), with a row for each class.
+    C_i is diag(p_i) - p_i p_i' for softmax; that of the squared hinge is in `losses`. What is missing in the last
+    block, and beyond the q columns of features, is zero.
 
     Attributes
     ----------
     x : ndarray of float32, (blocks, columns, 64)
-        The features of the rows; `columns` is q rounded up to a multiple of 4. What is missing is zero.
+        The features; `columns` is q rounded up to a multiple of 4.
     factors : ndarray of float32, (blocks, c, 64)
         The probabilities p, or 1 for each class that violates its margin and else 0.
     labels : ndarray of int32, (blocks, 64), or None
         Class indices; None for softmax.
     weights : ndarray of float32, (blocks, 64)
-        s; 0 for rows that are missing.
-    penalty : ndarray of float64, (q,)
-    inverses : ndarray of float32, (c, q, q)
-        M^-1 for each class; it is symmetric. The mean over the classes is removed before and after.
-    mean_inverse : ndarray of float64, (q,)
-        M^-1 for the mean over the classes.
+        s.
     """
 
     x: Array
     factors: Array
     labels: Array | None
     weights: Array
-    penalty: Array
-    inverses: Array
-    mean_inverse: Array
 
 
-class NewtonSystems(Protocol):
-    """A capability of backends on the host: Newton systems of few rows, whose products with H cost little."""
+class HessianProducts(Protocol):
+    """A capability of backends on the host: products with the Hessian of few rows."""
 
-    def conjugate_gradients(self, system: NewtonSystem, g: Array, eta: float, most: int) -> tuple[Array, int]:
-        """Solve H p = g for g (c, q), float64, by at most `most` iterations.
-
-        They end when the residual is `eta` times what it is at p = 0, in the norm of M^-1. Returns p and the number of
-        products with H.
-        """
+    def hessian_product(self, curvature: RowCurvature, v: Array) -> Array:
+        """Multiply the Hessian by v (c, q), float64, with a row for each class; returns (c, q)."""
 
 
 class SgdStretch(Protocol):

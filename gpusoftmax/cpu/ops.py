@@ -33,8 +33,8 @@ from gpusoftmax.cpu.packed import scorer, sgd_steps
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked
 from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas, sum_over_blocks, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
-from gpusoftmax.cpu.newton import NO_LABELS, conjugate_gradients
-from gpusoftmax.operations import Diagonals, NewtonSystem, SgdSteps, SparseRows
+from gpusoftmax.cpu.newton import NO_LABELS, hessian_product
+from gpusoftmax.operations import Diagonals, RowCurvature, SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
 from gpusoftmax.tree import Partial
 
@@ -304,15 +304,18 @@ class CpuOperations:
 
         return sum_over_blocks(part, d, c, self.n_threads)[0]
 
-    def conjugate_gradients(self, system: NewtonSystem, g: Array, eta: float, most: int) -> tuple[Array, int]:
+    def hessian_product(self, curvature: RowCurvature, v: Array) -> Array:
+        x, (c, q) = curvature.x, v.shape
         if not self.kernels.COMPILED:
-            return conjugate_gradients(system, g, eta, most)
-        step, labels = np.empty_like(g), NO_LABELS if system.labels is None else system.labels
-        products = self.kernels.conjugate_gradients(
-            system.x, system.factors, labels, system.weights, system.penalty, system.inverses, system.mean_inverse, g,
-            eta, most, step, self.kernels.SOURCE,
-        )  # fmt: skip
-        return step, products
+            return hessian_product(curvature, v)
+        padded, out = np.zeros((c, x.shape[1]), x.dtype), np.zeros((c, x.shape[1]))
+        padded[:, :q] = v
+        labels = NO_LABELS if curvature.labels is None else curvature.labels
+        U, of_rows = np.empty((c, x.shape[2]), x.dtype), np.empty(x.shape[2], x.dtype)
+        self.kernels.hessian_product(
+            x, curvature.factors, labels, curvature.weights, padded, U, of_rows, out, self.kernels.SOURCE
+        )
+        return out[:, :q]
 
     def column_sums(self, Z: Array) -> Array:
         step = leaf_rows(Z.shape[1])

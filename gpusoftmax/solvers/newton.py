@@ -29,7 +29,7 @@ import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.operations import NewtonSystem, NewtonSystems
+from gpusoftmax.operations import HessianProducts, RowCurvature
 from gpusoftmax.solvers.base import Kept, not_kept
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_diagonal, weight_fractions
@@ -37,18 +37,18 @@ from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_dia
 # Residual of a Newton system relative to g, in the norm of the preconditioner: the less smooth the loss, the less can
 # the next step correct.
 ETA, ETA_WITH_KINKS = 0.1, 0.03
-BLOCK, COLUMNS = 64, 4  # rows of a block of `operations.NewtonSystem`, and what its columns are a multiple of
+BLOCK, COLUMNS = 64, 4  # rows of a block of `operations.RowCurvature`, and what its columns are a multiple of
 MOST_PRODUCTS = 100  # with the Hessian, in a step
 # Blocks of single classes are made after a step with more products than this, for each column of the features: they
-# take as long as so many products.
-PRODUCTS_PER_COLUMN = 1 / 6
+# take as long as about so many.
+PRODUCTS_PER_COLUMN = 1 / 4
 # Rows with less than this fraction of the mean curvature are left out of the Hessian, and of the block of a class.
 DROPPED, DROPPED_OF_CLASS = 1e-3, 1e-2
 ALL_ROWS = 0.75  # from this fraction of the rows on, a copy of them would take longer than it saves
 SMALLEST_FACTOR = 1e-6  # of a class in the first preconditioner, relative to the largest
 WEAKEN = 3.0  # by which the penalty is divided in a step of continuation
 FLAT = 0.1  # slope at which a line search ends, relative to that at its start
-LONGEST = 1e6  # a line search goes no further
+LONGEST = 1e3  # a line search goes no further
 # Newton's steps are for small data: a pass may take at most MOST_OPERATIONS, and the eigenpairs of the Gram matrix
 # (EIGENPAIRS d^3 operations) as long as EIGENPAIRS_PASSES passes.
 MOST_OPERATIONS, EIGENPAIRS, EIGENPAIRS_PASSES = 8e7, 9.0, 3.0
@@ -101,13 +101,13 @@ class HostRows:
 
     @cached_property
     def blocks(self) -> Array:
-        """The features in blocks; see `operations.NewtonSystem`."""
+        """The features in blocks; see `operations.RowCurvature`."""
         return in_blocks(self.x, COLUMNS)
 
     @cached_property
-    def host(self) -> NewtonSystems:
-        """What solves Newton systems."""
-        return cast(NewtonSystems, self.objective.backend.on_this_host().ops)
+    def host(self) -> HessianProducts:
+        """What multiplies by Hessians."""
+        return cast(HessianProducts, self.objective.backend.on_this_host().ops)
 
     def inside(self, W: Array) -> Array:
         """Return weights and intercepts (d + 1, c) as weights (c, q) of the centred features."""
@@ -155,13 +155,13 @@ class Newton(Kept):
     ----------
     rows : HostRows
     k : int
-    products : int
-        Products with the Hessian in the last step.
+    by_class : int
+        1 if the Hessian's blocks of single classes are the preconditioner from now on, else 0.
     """
 
     rows: HostRows = not_kept()
     k: int = not_kept()
-    products: int = 0
+    by_class: int = 0
     outlives_rejection, moved = True, False
 
     @cached_property
@@ -199,10 +199,13 @@ class Newton(Kept):
             step = self._newton_step(scores, g_inside, l2)
         else:  # M^-1 g is the Newton step from zero
             step = rows.inside(backend.to_numpy(preconditioned_g))
-        step *= self._length(scores, step, g_inside, l2)
+        decrease = float((g_inside * step).sum())
+        if not 0 < decrease < np.inf:
+            return None
+        step *= self._length(scores, step, decrease, l2)
         found = rows.outside(step)
         slope = float((gradient * found).sum())
-        if not (np.isfinite(found).all() and slope > 0):
+        if not 0 < slope < np.inf:
             return None
         return backend.asarray(found.astype(rows.objective.features.dtype)), slope
 
@@ -227,28 +230,36 @@ class Newton(Kept):
         kept = np.flatnonzero(traces > DROPPED * traces.mean())
         few = len(kept) < ALL_ROWS * len(rows.x)
         x, diagonals = (rows.x[kept], diagonals[kept]) if few else (rows.x, diagonals)
-        if self.products > PRODUCTS_PER_COLUMN * x.shape[1]:
+        if self.by_class:
             inverses = _class_inverses(x, diagonals, penalty)
         else:
             inverses = self.gram.inverses(diagonals.sum(axis=0, dtype=np.float64), l2)
         numbers = kept if few else slice(None)
-        system = NewtonSystem(
+        curvature = RowCurvature(
             x=in_blocks(x, COLUMNS) if few else rows.blocks,
             factors=in_blocks(hessians.factors[numbers]),
             labels=None if loss.has_smooth_gradient else in_blocks(rows.labels[numbers, None])[:, 0],
             weights=in_blocks(self.fractions[numbers, None])[:, 0],
-            penalty=penalty,
-            inverses=inverses,
-            mean_inverse=np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0),
         )
-        eta = ETA if loss.has_smooth_gradient else ETA_WITH_KINKS
-        step, self.products = rows.host.conjugate_gradients(system, g, eta, MOST_PRODUCTS)
+        step, products = _conjugate_gradients(
+            lambda v: rows.host.hessian_product(curvature, v) + penalty * v,
+            _Preconditioner(inverses, np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0)),
+            g,
+            ETA if loss.has_smooth_gradient else ETA_WITH_KINKS,
+        )
+        self.by_class = int(self.by_class or products > PRODUCTS_PER_COLUMN * x.shape[1])
         return step
 
-    def _length(self, scores: Array, step: Array, g: Array, l2: float) -> float:
-        """Return the a > 0 at which the objective, with this l2, is least along W - a step."""
+    def _length(self, scores: Array, step: Array, decrease: float, l2: float) -> float:
+        """Return the a > 0 at which the objective with this l2 is least along W - a step; at 0 it falls by `decrease`.
+
+        It is 1 where rounding errors of the scores would decide: then the step is small, and the Hessian constant.
+        """
         rows, change = self.rows, self.rows.scores(step)
-        weighted, slope = change * self.fractions[:, None], -float((g * step).sum())
+        weighted = change * self.fractions[:, None]
+        noise = float(np.finfo(change.dtype).eps) * (1 + abs(scores).max()) * float(abs(weighted).sum())
+        if FLAT * decrease <= noise:
+            return 1.0
         curvature = l2 * float((self.relative_penalty * step * step).sum())
 
         def derivative(a: float) -> float:
@@ -256,8 +267,8 @@ class Newton(Kept):
             gradients = rows.objective.loss.row_gradients(scores - np.float32(a) * change, rows.labels)
             return a * curvature - float(np.vdot(gradients.T, weighted.T))
 
-        constant = slope - derivative(0.0)
-        return _root(lambda a: derivative(a) + constant, slope)
+        constant = -decrease - derivative(0.0)
+        return _root(lambda a: derivative(a) + constant, -decrease)
 
 
 def _root(function: Callable[[float], float], start: float) -> float:
@@ -271,6 +282,8 @@ def _root(function: Callable[[float], float], start: float) -> float:
     while right < 0 and high < LONGEST:
         low, left, high = high, right, 4 * high
         right = function(high)
+    if not right > 0:  # there is no minimum, or it is out of reach
+        return high
     while high - low > 1e-3 * high:
         margin = 0.05 * (high - low)
         middle = min(max(low - left * (high - low) / (right - left), low + margin), high - margin)
@@ -282,6 +295,47 @@ def _root(function: Callable[[float], float], start: float) -> float:
         else:
             high, right = middle, here
     return low or high
+
+
+@dataclass(frozen=True)
+class _Preconditioner:
+    """M^-1 for each class (c, q, q), and for the mean over the classes (q,), which is removed before and after."""
+
+    inverses: Array
+    mean_inverse: Array
+
+    def solve(self, v: Array) -> Array:
+        """Compute M^-1 v for v (c, q)."""
+        mean = v.mean(axis=0)
+        solution = np.matmul(self.inverses, (v - mean).astype(self.inverses.dtype)[:, :, None])[:, :, 0]
+        found: Array = solution.astype(np.float64) - solution.mean(axis=0) + mean * self.mean_inverse
+        return found
+
+
+def _conjugate_gradients(
+    product: Callable[[Array], Array], preconditioner: _Preconditioner, g: Array, eta: float
+) -> tuple[Array, int]:
+    """Solve H p = g until the residual is `eta` of g, in the norm of M^-1; `product` multiplies by H.
+
+    Returns p and the number of products.
+    """
+    p, r, v = np.zeros_like(g), g.copy(), preconditioner.solve(g)
+    size = float(np.vdot(g, v))
+    goal = eta**2 * size
+    for products in range(1, MOST_PRODUCTS + 1):
+        Hv = product(v)
+        curvature = float(np.vdot(v, Hv))
+        if not curvature > 0:  # only rounding errors are left
+            return p, products
+        a = size / curvature
+        p += a * v
+        r -= a * Hv
+        z = preconditioner.solve(r)
+        before, size = size, float(np.vdot(r, z))
+        if size <= goal:
+            return p, products
+        v = z + (size / before) * v
+    return p, MOST_PRODUCTS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.gradients import BLAS_BLOCK
 from gpusoftmax.cpu.row_blocks import Block, picked, tree_over_rows
 from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
-from gpusoftmax.dtypes import widen
+from gpusoftmax.dtypes import from_bits, widen
 from gpusoftmax.tree import Partial, TreeSum
 
 CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
@@ -27,13 +27,16 @@ def moment_sums(
 
     def leaf(block: Block, part: slice) -> Partial:
         total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
+        numbers: Array = np.empty((block_rows, d))  # used again and again: the system hands out new memory slowly
         for first in range(part.start, part.stop, block_rows):
             here = slice(first, min(first + block_rows, part.stop))
-            x = widen(block.take(here.start, here.stop)) - centre
+            x = numbers[: here.stop - first]
+            np.copyto(x, from_bits(block.take(here.start, here.stop)))
+            x -= centre
             s = np.ones(len(x)) if weights is None else weights[picked(rows, here)].astype(np.float64)
             total += s.sum()
             first_moment += s @ x
-            second_moment += s @ (x * x)
+            second_moment += s @ np.square(x, out=x)
         return total, first_moment, second_moment
 
     with single_threaded_blas():

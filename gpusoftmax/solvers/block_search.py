@@ -67,7 +67,7 @@ class BlockSearch:
         penalty = float(self.backend.to_numpy(of_model.penalty.strengths)[0]) * penalty_diagonal(objective)
         penalty = np.append(penalty, np.zeros(d + 1 - len(penalty)))
         self.penalty = asarray(penalty.astype(dtype)[:, None])
-        first = int(objective.has_free_intercept)
+        self.first = first = int(objective.has_free_intercept)  # directions that stay
         self.D, self.Phi = (
             self.backend.xp.zeros((d + 1, first), dtype),
             self.backend.xp.zeros((features.n, first), dtype),
@@ -80,7 +80,7 @@ class BlockSearch:
 
     def start(self, x: Any, preconditioner: Preconditioner) -> Any:
         """Return where to start instead of x (d + 1, c): elsewhere if x is zero."""
-        if self.backend.xp.any(x):
+        if (x != 0).any():
             self.Z = self._scores(x)
             return x
         found = self.sampled.value_and_gradient(x[:-1, None], x[-1:])
@@ -138,8 +138,9 @@ class BlockSearch:
 
     def _add(self, new: Any) -> None:
         """Add directions (d + 1, c) at right angles to the others, and drop the oldest ones."""
-        xp, first = self.backend.xp, self.most % BLOCKS
-        new = new / xp.maximum(xp.sqrt((new * new).sum(axis=0)), np.finfo(self.dtype).tiny)
+        xp, first = self.backend.xp, self.first
+        squares = self.backend.to_numpy((new * new).sum(axis=0)).astype(np.float64)
+        new = new * self._on_device(1 / np.sqrt(np.maximum(squares, np.finfo(self.dtype).tiny)))
         phi = self._scores(new)
         for _ in range(2):  # once is not enough in the presence of rounding errors
             overlap = self._on_device(self._curvature((self.D, self.Phi), (new, phi)))
@@ -147,14 +148,14 @@ class BlockSearch:
         values, vectors = np.linalg.eigh(self._curvature((new, phi), (new, phi)))
         kept = values > DEPENDENT * max(float(values[-1]), 1e-300)
         T = self._on_device(vectors[:, kept] / np.sqrt(values[kept]))
-        D, Phi = xp.hstack([self.D, new @ T]), xp.hstack([self.Phi, phi @ T])
+        D, Phi = xp.concatenate([self.D, new @ T], axis=1), xp.concatenate([self.Phi, phi @ T], axis=1)
         dropped = max(0, D.shape[1] - self.most)
-        self.D, self.Phi = (xp.hstack([one[:, :first], one[:, first + dropped :]]) for one in (D, Phi))
+        self.D, self.Phi = (xp.concatenate([one[:, :first], one[:, first + dropped :]], axis=1) for one in (D, Phi))
 
     def _search(self, full: Array, ridge: float) -> Array:
         """Return the A that minimises the objective of S with the gradient `full` (w, c) at 0, plus ridge |A|^2 / 2."""
         backend, xp, w, c = self.backend, self.backend.xp, *full.shape
-        F = xp.hstack([self.Phi, self.Z])
+        F = xp.concatenate([self.Phi, self.Z], axis=1)
         K = self._times((self.D * self.penalty).T, self.D) + ridge * np.eye(w)
         below, b = np.eye(c), xp.zeros((1, c), self.dtype)
 

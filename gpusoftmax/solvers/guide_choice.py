@@ -23,11 +23,11 @@ def guided_start(
         rows = HostRows.of(objective)
         return x, Guides([Newton(rows, k) for k in range(objective.n_models)])
     guides: list[Guide | None] = [None] * objective.n_models
-    moved = x.copy()
+    moved, rows = x.copy(), 0
     with objective.backend.single_threaded_blas():
         for k, preconditioner in enumerate(preconditioners.by_model):
             others = sample.other_rows(preconditioner)
             if others is not None:
                 guide = guides[k] = BlockSearch(objective, k, others)
-                moved[:, k] = guide.start(x[:, k], preconditioner)
-    return moved, Guides(guides)
+                moved[:, k], rows = guide.start(x[:, k], preconditioner), len(others.numbers)
+    return moved, Guides(guides, rows)

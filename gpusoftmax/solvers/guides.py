@@ -6,7 +6,7 @@ is asked for the next direction. The pairs are collected all the same, so that L
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -46,17 +46,27 @@ class Guide(Protocol):
 
 @dataclass(frozen=True)
 class Guides(Kept):
-    """The guides of K models; None for a model that L-BFGS directs itself."""
+    """The guides of K models.
+
+    Attributes
+    ----------
+    by_model : list of Guide or None
+        None for a model that L-BFGS directs itself.
+    rows : int
+        How many rows were read to make them.
+    """
 
     by_model: list[Guide | None]
+    rows: int = 0
 
     def select(self, models: Array) -> Guides:
         """Return the guides of some of the models."""
-        return Guides([self.by_model[k] for k in models])
+        return replace(self, by_model=[self.by_model[k] for k in models])
 
     def without(self, marked: Array) -> Guides:
         """Return the guides less those of the models with True in `marked` (K,)."""
-        return Guides([None if gone else guide for guide, gone in zip(self.by_model, marked, strict=True)])
+        left = [None if gone else guide for guide, gone in zip(self.by_model, marked, strict=True)]
+        return replace(self, by_model=left)
 
     @property
     def present(self) -> Array:
@@ -82,4 +92,4 @@ class Guides(Kept):
             guide.from_arrays(kept[str(k)], backend) if guide is not None and present[k] else None
             for k, guide in enumerate(self.by_model)
         ]
-        return type(self)(found)
+        return replace(self, by_model=found)

@@ -175,7 +175,7 @@ class LBFGS:
             reasons=[StopReason.RUNNING] * K,
             gradient_norm=np.full(K, np.inf),
             iterations=np.zeros(K, int),
-            passes=0.0 if self.sample else preconditioner.rows / objective.features.n,
+            passes=0.0 if self.sample else (preconditioner.rows + guides.rows) / objective.features.n,
             models=models,
         )
 

@@ -39,7 +39,8 @@ from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import SparseRows
 from gpusoftmax.penalties import L2
-from gpusoftmax.solvers.preconditioners import class_diagonal
+from gpusoftmax.solvers.block_search import BlockSearch
+from gpusoftmax.solvers.preconditioners import class_diagonal, woodbury
 from tests.support.cases import Problem, answer, assert_within, random_problem, score_bound
 from tests.support.emulation import standin
 
@@ -248,6 +249,22 @@ def test_training_follows_the_cpus_course(loss: str, dtype: str, schedule: str) 
         model.fit(X, digits.y_train, validation=validation)
         curves.append([(r.objective, r.accuracy, r.validation_loss) for r in model.history_])
     np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+def test_block_search_ends_where_the_cpus_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
+    monkeypatch.setattr(woodbury, "FEWEST", 32)
+    given = problem("float64", n=900, d=110, c=2)
+    asked = []
+    original = BlockSearch.direction
+    monkeypatch.setattr(BlockSearch, "direction", lambda *each: asked.append(1) or original(*each))  # type: ignore[func-returns-value]
+    models = [
+        SoftmaxClassifier(l2=1.0, tol=1e-8, scaling="standard", backend=backend).fit(given["X"], given["y"])
+        for backend in ("cuda", "cpu")
+    ]
+    assert len(asked) > 6
+    # both gradients are below 1e-8, and the curvature is above l2 = 1
+    np.testing.assert_allclose(models[0].coef_, models[1].coef_, atol=1e-6)
 
 
 def test_sample_and_class_weights_reach_the_device() -> None:

@@ -37,10 +37,10 @@ from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, fro
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum, Woodbury
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
+    fetched_rows,
     inverse_cost,
     pass_cost,
     penalty_diagonal,
-    scaled_rows,
     uniform_rows,
     weight_fractions,
 )
@@ -122,12 +122,16 @@ class GramSample:
             return Preconditioners([self._from_variances(objective, k) for k in range(K)], 0, [None] * K)
         kind = self.kind if self.at_once else "diagonal"
         penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
+        preconditioners: list[Preconditioner] = []
+        rows = 0
         with objective.backend.single_threaded_blas():
-            preconditioners = [
-                self._from_woodbury(objective, k, l2) or self._make(objective, kind, self._fractions(objective, k), l2)
-                for k, l2 in enumerate(penalties)
-            ]
-        return Preconditioners(preconditioners, len(self.chosen), [None] * len(preconditioners))
+            for k, l2 in enumerate(penalties):
+                found: Preconditioner | None = self._from_woodbury(objective, k, l2)
+                if found is None:
+                    found, rows = self._make(objective, kind, self._fractions(objective, k), l2), len(self.chosen)
+                preconditioners.append(found)
+        rows += 0 if self._woodbury is None else self._woodbury[1].rows_read
+        return Preconditioners(preconditioners, rows, [None] * len(preconditioners))
 
     def other_rows(self, preconditioner: Preconditioner) -> OtherRows | None:
         """Return rows apart from the samples that a preconditioner of the last call comes from, or None."""
@@ -220,16 +224,23 @@ def _centred(objective: Objective, rows: Array, fractions: Array, kappa: float) 
 
     The rows of a are sqrt(kappa fractions_i) (x_i - centre), so that a'a = kappa G.
     """
+    a = fetched_rows(objective, rows)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-    d = objective.features.d + objective.penalty.on_intercept
-    mean, raw = np.zeros(d), np.zeros(d)
-    for part in blocks:
-        x = scaled_rows(objective, rows[part])
-        mean += fractions[part] @ x
-        raw += kappa * (fractions[part] @ (x * x))
+
+    def moments(run: range) -> list[tuple[Array, Array]]:
+        return [
+            (fractions[part] @ a[part], kappa * (fractions[part] @ np.square(a[part])))
+            for part in blocks[run.start : run.stop]
+        ]
+
+    found = [one for ones in objective.backend.for_each(moments, len(blocks)) for one in ones]
+    mean, raw = (np.sum(parts, axis=0) for parts in zip(*found, strict=True))
     centre = mean if objective.has_free_intercept else np.zeros_like(mean)
-    a: Array = np.empty((len(rows), d), objective.features.dtype)
-    for part in blocks:
-        x = scaled_rows(objective, rows[part])
-        np.multiply(np.sqrt(kappa * fractions[part])[:, None], x - centre, out=a[part], casting="same_kind")
+
+    def weigh(run: range) -> None:
+        for part in blocks[run.start : run.stop]:
+            a[part] -= centre.astype(a.dtype)
+            a[part] *= np.sqrt(kappa * fractions[part])[:, None].astype(a.dtype)
+
+    objective.backend.for_each(weigh, len(blocks))
     return a, centre, raw

@@ -37,6 +37,28 @@ def scaled_rows(objective: Objective, rows: Array) -> Array:
     return np.hstack([x, np.ones((len(x), 1))]) if objective.penalty.on_intercept else x
 
 
+def fetched_rows(objective: Objective, rows: Array) -> Array:
+    """Return the scaled features of some rows in the type of computation, with ones if the intercept is penalised.
+
+    Rows are read once, as they are stored, and converted by all threads.
+    """
+    features, backend = objective.features, objective.backend
+    copied = features.copied(rows)
+    x: Array = np.ones((len(rows), features.d + objective.penalty.on_intercept), features.dtype)
+
+    def convert(run: range) -> None:
+        for block in run:
+            part = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(rows)))
+            x[part[0] : part[-1] + 1, : features.d] = copied.sample(part, features.dtype)
+
+    blocks = -(-len(rows) // BLOCK)
+    if backend.gpu is None:
+        backend.for_each(convert, blocks)
+    else:  # each thread would have to set its current CUDA device
+        convert(range(blocks))
+    return x
+
+
 def inverse_cost(kind: str, m: int, d: int) -> float:
     """Estimate the cost of making an inverse from m rows of d features, in flops of a matrix product."""
     if kind == "diagonal":

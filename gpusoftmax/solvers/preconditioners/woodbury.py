@@ -20,6 +20,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.batches import NO_EPOCH, generator
@@ -27,6 +28,7 @@ from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.inverses import Woodbury, cholesky, gram
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
+    fetched_rows,
     inverse_cost,
     pass_cost,
     penalty_diagonal,
@@ -141,8 +143,14 @@ class WoodburySamples:
         """Rows that are not in the samples, for `block_search`; those that weigh much may be in both."""
         return _draw_others(self.objective, self.k, self.drawn, generator(self.seed, NO_EPOCH + 1))
 
+    @property
+    def rows_read(self) -> int:
+        """How many rows were fetched for samples so far."""
+        return len(self._rows)
+
     def _mean_of_inverses(self, m: int, l2: float, lift: Array) -> Woodbury | None:
         q = max(1, min(SAMPLES, self.objective.features.n // (2 * m)))
+        log.info("preconditioner: mean of %d inverses, each from %d of %d rows", q, m, self.objective.features.n)
         samples = [self._sample(j, m, lift) for j in range(q)]
         factors: list[Array | None] = [None] * q
 
@@ -169,17 +177,11 @@ class WoodburySamples:
 
     def _make_rows(self, size: int) -> None:
         """Fetch rows until there are at least `size`, if so many were drawn; the first ones decide on the centre."""
-        size, done, d = min(size, len(self.drawn)), len(self._rows), self.objective.features.d
+        size, done = min(size, len(self.drawn)), len(self._rows)
         if size <= done:
             return
-        fetched = self.objective.features.copied(self.drawn[done:size])
-        new: Array = np.ones((size - done, len(self.factors)), self.dtype)
+        new = fetched_rows(self.objective, self.drawn[done:size])
         starts = range(0, len(new), BLOCK)
-
-        def convert(run: range) -> None:
-            for start in starts[run.start : run.stop]:
-                part = np.arange(start, min(start + BLOCK, len(new)))
-                new[part[0] : part[-1] + 1, :d] = fetched.sample(part, self.dtype)
 
         def centre(run: range) -> None:
             for start in starts[run.start : run.stop]:
@@ -187,16 +189,12 @@ class WoodburySamples:
                 block -= self.centre.astype(self.dtype)
                 block *= np.sqrt(self.kappa / self.factors).astype(self.dtype)
 
-        if self.backend.gpu is not None:  # each thread would have to set its current CUDA device
-            convert(range(len(starts)))
-        else:
-            self.backend.for_each(convert, len(starts))
         if done == 0 and self.objective.has_free_intercept:
             self.centre = new.mean(axis=0, dtype=np.float64)
         self.backend.for_each(centre, len(starts))
         if done == 0:
             curvatures = np.einsum("ip,ip->p", new, new, dtype=np.float64) / len(new)
-            self._floors = FLOOR * float(np.finfo(self.dtype).eps) * d * curvatures
+            self._floors = FLOOR * float(np.finfo(self.dtype).eps) * self.objective.features.d * curvatures
         self._rows = np.concatenate([self._rows, new])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.block_search import BlockSearch
 from gpusoftmax.solvers.guides import Guide, Guides
-from gpusoftmax.solvers.newton import HostRows, Newton, suits
+from gpusoftmax.solvers.newton import newton_guides
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 
@@ -19,9 +19,8 @@ def guided_start(
 
     A guide that begins at zero weights may move them; x is not changed.
     """
-    if suits(objective):
-        rows = HostRows.of(objective)
-        return x, Guides([Newton(rows, k) for k in range(objective.n_models)])
+    if (newton := newton_guides(objective)) is not None:
+        return x, newton
     guides: list[Guide | None] = [None] * objective.n_models
     moved, rows = x.copy(), 0
     with objective.backend.single_threaded_blas():

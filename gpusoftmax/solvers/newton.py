@@ -31,6 +31,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import HessianProducts, RowCurvature
 from gpusoftmax.solvers.base import Kept, not_kept
+from gpusoftmax.solvers.guides import Guide, Guides
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_diagonal, weight_fractions
 
@@ -49,55 +50,75 @@ SMALLEST_FACTOR = 1e-6  # of a class in the first preconditioner, relative to th
 WEAKEN = 3.0  # by which the penalty is divided in a step of continuation
 FLAT = 0.1  # slope at which a line search ends, relative to that at its start
 LONGEST = 1e3  # a line search goes no further
-# Newton's steps are for small data: a pass may take at most MOST_OPERATIONS, and the eigenpairs of the Gram matrix
-# (EIGENPAIRS d^3 operations) as long as EIGENPAIRS_PASSES passes.
+# A pass may take at most MOST_OPERATIONS, and the eigenpairs of the Gram matrix (EIGENPAIRS d^3 operations) as long as
+# EIGENPAIRS_PASSES passes.
 MOST_OPERATIONS, EIGENPAIRS, EIGENPAIRS_PASSES = 8e7, 9.0, 3.0
+# It begins at once with a smooth loss, few classes, and a pass that takes no longer than the rest of a step of L-BFGS.
+OPERATIONS_AT_ONCE, CLASSES_AT_ONCE = 8e6, 20
 
 
-def suits(objective: Objective) -> bool:
-    """Whether truncated Newton is expected to be faster than L-BFGS, by the shape alone."""
-    features, loss = objective.features, objective.loss
-    if features.is_sparse or not loss.has_curvature or features.n < features.d:
-        return False
-    cost = features.pass_cost(objective.n_classes)
-    return cost <= MOST_OPERATIONS and EIGENPAIRS * features.d**3 <= EIGENPAIRS_PASSES * (cost + PASS_OVERHEAD)
+def newton_guides(objective: Objective) -> Guides | None:
+    """Return guides that begin at once or wait, or None where L-BFGS is expected to be faster, by the shape alone."""
+    features, loss, c = objective.features, objective.loss, objective.n_classes
+    cost = features.pass_cost(c)
+    if (
+        features.is_sparse
+        or not loss.has_curvature
+        or features.n < features.d
+        or cost > MOST_OPERATIONS
+        or EIGENPAIRS * features.d**3 > EIGENPAIRS_PASSES * (cost + PASS_OVERHEAD)
+    ):
+        return None
+    few = objective.n_models == 1 and c <= CLASSES_AT_ONCE and cost <= OPERATIONS_AT_ONCE
+    rows, waits = HostRows(objective), int(not (few and loss.has_smooth_gradient))
+    guides: list[Guide | None] = [Newton(rows, k, waits) for k in range(objective.n_models)]
+    return Guides(guides, 0 if waits else features.n)
 
 
 @dataclass(frozen=True)
 class HostRows:
     """The rows of a small data set on the host, scaled and centred, which the guides of all models share.
 
-    Weights and directions are (c, q) here: with a row for each class, and a column for the intercept, if there is one.
+    They are read once they are needed. Weights and directions are (c, q) here: with a row for each class, and a column
+    for the intercept, if there is one.
 
     Attributes
     ----------
     objective : Objective
         That of all models.
-    numbers : ndarray of int64, (n,)
-        The numbers of the rows.
-    x : ndarray of float32, (n, q)
-        The features less `centre`; with an intercept, the last column is 1.
-    centre : ndarray of float64, (d,), or None
-        The mean of the features, if there is an intercept that is not penalised; else none is subtracted.
-    labels : ndarray of int32, (n,)
     """
 
     objective: Objective
-    numbers: Array
-    x: Array
-    centre: Array | None
-    labels: Array
 
-    @classmethod
-    def of(cls, objective: Objective) -> HostRows:
-        """Copy the selected rows of an objective."""
-        features = objective.features
-        numbers = features.row_numbers(np.arange(features.n))
-        sample = features.sample(numbers)
+    @cached_property
+    def numbers(self) -> Array:
+        """The numbers of the rows, (n,)."""
+        return self.objective.features.row_numbers(np.arange(self.objective.features.n))
+
+    @cached_property
+    def labels(self) -> Array:
+        """Class indices of the rows, (n,)."""
+        labels: Array = self.objective.backend.to_numpy(self.objective.labels)[self.numbers]
+        return labels
+
+    @cached_property
+    def _centred(self) -> tuple[Array, Array | None]:
+        objective, features = self.objective, self.objective.features
+        sample = features.sample(self.numbers)
         centre = sample.mean(axis=0) if objective.has_free_intercept else None
         x = np.ones((features.n, features.d + objective.fit_intercept), np.float32)
         np.subtract(sample, 0.0 if centre is None else centre, out=x[:, : features.d], casting="same_kind")
-        return cls(objective, numbers, x, centre, objective.backend.to_numpy(objective.labels)[numbers])
+        return x, centre
+
+    @property
+    def x(self) -> Array:
+        """The features less `centre`, (n, q) float32; with an intercept, the last column is 1."""
+        return self._centred[0]
+
+    @property
+    def centre(self) -> Array | None:
+        """The mean of the features (d,), float64, if there is an intercept that is not penalised; else None."""
+        return self._centred[1]
 
     @cached_property
     def blocks(self) -> Array:
@@ -155,14 +176,26 @@ class Newton(Kept):
     ----------
     rows : HostRows
     k : int
+    waiting : int
+        1 while it waits, else 0.
     by_class : int
         1 if the Hessian's blocks of single classes are the preconditioner from now on, else 0.
     """
 
     rows: HostRows = not_kept()
     k: int = not_kept()
+    waiting: int = 0
     by_class: int = 0
     outlives_rejection, moved = True, False
+
+    @property
+    def waits(self) -> bool:
+        """See `guides.Guide`."""
+        return self.waiting == 1
+
+    def begin(self) -> None:
+        """See `guides.Guide`."""
+        self.waiting = 0
 
     @cached_property
     def fractions(self) -> Array:
@@ -357,8 +390,10 @@ class _Gram:
         root = np.sqrt(relative_penalty[:d])
         a = rows.x[:, :d] if mean is None else rows.x[:, :d] - mean
         a = a * np.sqrt(fractions)[:, None]
-        values, V = np.linalg.eigh((a.T @ a).astype(np.float64) / np.outer(root, root))
-        smallest = 8 * float(np.finfo(a.dtype).eps) * float(values[-1])
+        G = (a.T @ a).astype(np.float64) / np.outer(root, root)
+        G[np.diag_indices(d)] *= 1 + 8 * float(np.finfo(a.dtype).eps)  # columns may be of different sizes
+        values, V = np.linalg.eigh(G)
+        smallest = 8 * float(np.finfo(G.dtype).eps) * float(values[-1])
         return cls(np.maximum(values, smallest), V / root[:, None], mean)
 
     def inverses(self, factors: Array, l2: float) -> Array:

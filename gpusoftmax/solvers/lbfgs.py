@@ -47,6 +47,7 @@ REFRESH_AFTER, DIAGONALS_AFTER, REFRESH_COST_FACTOR = 8, 4, 2.0
 # A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
 # far; STEPS_TO_GO_FULL holds where it is the full Hessian, or diagonals.
 STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
+NEARLY_SEPARABLE = 0.05  # of the objective at zero: below it, few rows have curvature, which suits a guide that waits
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -372,7 +373,8 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        soon = ~waiting & (is_full(models.objective) or diagonals)
+        separable = models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
+        soon = np.where(waiting, separable, is_full(models.objective) or diagonals)
         far = np.where(soon, STEPS_TO_GO_FULL, STEPS_TO_GO)
         return old_enough & ((to_go > far) | (pace <= 0))
 

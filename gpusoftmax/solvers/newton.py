@@ -53,8 +53,9 @@ LONGEST = 1e3  # a line search goes no further
 # A pass may take at most MOST_OPERATIONS, and the eigenpairs of the Gram matrix (EIGENPAIRS d^3 operations) as long as
 # EIGENPAIRS_PASSES passes.
 MOST_OPERATIONS, EIGENPAIRS, EIGENPAIRS_PASSES = 8e7, 9.0, 3.0
-# It begins at once with a smooth loss, few classes, and a pass that takes no longer than the rest of a step of L-BFGS.
-OPERATIONS_AT_ONCE, CLASSES_AT_ONCE = 8e6, 20
+# It begins at once with a smooth loss, few classes, a pass that takes no longer than the rest of a step of L-BFGS, and a
+# penalty with which the gradient does not vanish far from the optimum.
+OPERATIONS_AT_ONCE, CLASSES_AT_ONCE, WEAKEST_AT_ONCE = 8e6, 20, 1e-6
 
 
 def newton_guides(objective: Objective) -> Guides | None:
@@ -69,8 +70,9 @@ def newton_guides(objective: Objective) -> Guides | None:
         or EIGENPAIRS * features.d**3 > EIGENPAIRS_PASSES * (cost + PASS_OVERHEAD)
     ):
         return None
-    few = objective.n_models == 1 and c <= CLASSES_AT_ONCE and cost <= OPERATIONS_AT_ONCE
-    rows, waits = HostRows(objective), int(not (few and loss.has_smooth_gradient))
+    at_once = objective.n_models == 1 and c <= CLASSES_AT_ONCE and cost <= OPERATIONS_AT_ONCE
+    at_once &= loss.has_smooth_gradient and bool((objective.penalty.strengths >= WEAKEST_AT_ONCE).all())
+    rows, waits = HostRows(objective), int(not at_once)
     guides: list[Guide | None] = [Newton(rows, k, waits) for k in range(objective.n_models)]
     return Guides(guides, 0 if waits else features.n)
 

@@ -29,11 +29,11 @@ from gpusoftmax.cpu.gradients import (
     large_leaf,
     row_loss,
 )
+from gpusoftmax.cpu.newton import NO_LABELS, hessian_product
 from gpusoftmax.cpu.packed import scorer, sgd_steps
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked
 from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas, sum_over_blocks, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
-from gpusoftmax.cpu.newton import NO_LABELS, hessian_product
 from gpusoftmax.operations import Diagonals, RowCurvature, SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
 from gpusoftmax.tree import Partial

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers import newton
 from gpusoftmax.solvers.block_search import BlockSearch
 from gpusoftmax.solvers.guides import Guide, Guides
-from gpusoftmax.solvers.newton import newton_guides
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 
@@ -19,9 +19,9 @@ def guided_start(
 
     A guide that begins at zero weights may move them; x is not changed.
     """
-    if (newton := newton_guides(objective)) is not None:
-        return x, newton
-    guides: list[Guide | None] = [None] * objective.n_models
+    guides: list[Guide | None] = list(newton.guides(objective))
+    if newton.begins_at_once(objective):
+        return x, Guides(guides, objective.features.n)
     moved, rows = x.copy(), 0
     with objective.backend.single_threaded_blas():
         for k, preconditioner in enumerate(preconditioners.by_model):

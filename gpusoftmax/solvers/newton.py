@@ -31,7 +31,6 @@ from gpusoftmax._typing import Array
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import HessianProducts, RowCurvature
 from gpusoftmax.solvers.base import Kept, not_kept
-from gpusoftmax.solvers.guides import Guide, Guides
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_diagonal, weight_fractions
 
@@ -53,28 +52,38 @@ LONGEST = 1e3  # a line search goes no further
 # A pass may take at most MOST_OPERATIONS, and the eigenpairs of the Gram matrix (EIGENPAIRS d^3 operations) as long as
 # EIGENPAIRS_PASSES passes.
 MOST_OPERATIONS, EIGENPAIRS, EIGENPAIRS_PASSES = 8e7, 9.0, 3.0
-# It begins at once with a smooth loss, few classes, a pass that takes no longer than the rest of a step of L-BFGS, and a
-# penalty with which the gradient does not vanish far from the optimum.
+# It begins at once with a smooth loss, few classes, a pass that takes no longer than the rest of a step of L-BFGS, and
+# a penalty with which the gradient does not vanish far from the optimum.
 OPERATIONS_AT_ONCE, CLASSES_AT_ONCE, WEAKEST_AT_ONCE = 8e6, 20, 1e-6
 
 
-def newton_guides(objective: Objective) -> Guides | None:
-    """Return guides that begin at once or wait, or None where L-BFGS is expected to be faster, by the shape alone."""
-    features, loss, c = objective.features, objective.loss, objective.n_classes
-    cost = features.pass_cost(c)
-    if (
-        features.is_sparse
-        or not loss.has_curvature
-        or features.n < features.d
-        or cost > MOST_OPERATIONS
-        or EIGENPAIRS * features.d**3 > EIGENPAIRS_PASSES * (cost + PASS_OVERHEAD)
-    ):
-        return None
-    at_once = objective.n_models == 1 and c <= CLASSES_AT_ONCE and cost <= OPERATIONS_AT_ONCE
-    at_once &= loss.has_smooth_gradient and bool((objective.penalty.strengths >= WEAKEST_AT_ONCE).all())
-    rows, waits = HostRows(objective), int(not at_once)
-    guides: list[Guide | None] = [Newton(rows, k, waits) for k in range(objective.n_models)]
-    return Guides(guides, 0 if waits else features.n)
+def _suits(objective: Objective) -> bool:
+    """Whether a step takes no longer than a few passes, by the shape alone."""
+    features = objective.features
+    if features.is_sparse or not objective.loss.has_curvature or features.n < features.d:
+        return False
+    cost = features.pass_cost(objective.n_classes)
+    return cost <= MOST_OPERATIONS and EIGENPAIRS * features.d**3 <= EIGENPAIRS_PASSES * (cost + PASS_OVERHEAD)
+
+
+def begins_at_once(objective: Objective) -> bool:
+    """Whether the guide begins at the start, where L-BFGS alone is expected to be slower; else it waits."""
+    return (
+        _suits(objective)
+        and objective.n_models == 1
+        and objective.n_classes <= CLASSES_AT_ONCE
+        and objective.features.pass_cost(objective.n_classes) <= OPERATIONS_AT_ONCE
+        and objective.loss.has_smooth_gradient
+        and bool((objective.penalty.strengths >= WEAKEST_AT_ONCE).all())
+    )
+
+
+def guides(objective: Objective) -> list[Newton | None]:
+    """Return a guide for each model, or None where its steps would take too long."""
+    if not _suits(objective):
+        return [None] * objective.n_models
+    rows, waiting = HostRows(objective), int(not begins_at_once(objective))
+    return [Newton(rows, k, waiting) for k in range(objective.n_models)]
 
 
 @dataclass(frozen=True)
@@ -230,10 +239,11 @@ class Newton(Kept):
         l2 = self._strength(W, g_inside)
         g_inside += (l2 - self.l2) * self.relative_penalty * W
         scores = rows.scores(W)
-        if W.any():
-            step = self._newton_step(scores, g_inside, l2)
-        else:  # M^-1 g is the Newton step from zero
-            step = rows.inside(backend.to_numpy(preconditioned_g))
+        if not np.isfinite(scores).all():
+            return None
+        # M^-1 g is the Newton step from zero
+        of_zero = None if W.any() else rows.inside(backend.to_numpy(preconditioned_g))
+        step = self._newton_step(scores, g_inside, l2) if of_zero is None else of_zero
         decrease = float((g_inside * step).sum())
         if not 0 < decrease < np.inf:
             return None

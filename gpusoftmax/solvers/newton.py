@@ -74,7 +74,7 @@ def begins_at_once(objective: Objective) -> bool:
         and objective.n_classes <= CLASSES_AT_ONCE
         and objective.features.pass_cost(objective.n_classes) <= OPERATIONS_AT_ONCE
         and objective.loss.has_smooth_gradient
-        and bool((objective.penalty.strengths >= WEAKEST_AT_ONCE).all())
+        and float(objective.backend.to_numpy(objective.penalty.strengths).min()) >= WEAKEST_AT_ONCE
     )
 
 

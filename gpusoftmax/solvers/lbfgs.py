@@ -47,6 +47,7 @@ REFRESH_AFTER, DIAGONALS_AFTER, REFRESH_COST_FACTOR = 8, 4, 2.0
 # A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
 # far; STEPS_TO_GO_FULL holds where it is the full Hessian, or diagonals.
 STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
+NEARLY_SEPARABLE = 0.05  # of the objective at zero: below it, few rows have curvature, which suits a guide that waits
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -288,7 +289,11 @@ class LBFGS:
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
             due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
-            due &= models.guides.ended_by_rejection | ~models.guides.present
+            due &= models.guides.ended_by_rejection | ~models.guides.present | models.guides.waiting
+            if (begins := due & models.guides.waiting).any():
+                models.guides.begin(begins)
+                state.passes += 1  # they read the rows once
+                due &= ~begins
             if due.any():
                 models.guides = models.guides.without(due)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
@@ -354,7 +359,9 @@ class LBFGS:
         """
         diagonals = by_diagonals(models.objective)
         after = DIAGONALS_AFTER if diagonals else REFRESH_AFTER
-        wait = np.maximum(after, REFRESH_COST_FACTOR * models.costs) * 2.0**models.refreshes
+        waiting = models.guides.waiting  # guides, which have nothing to make
+        costs = np.where(waiting, 0.0, REFRESH_COST_FACTOR * models.costs)
+        wait = np.maximum(after, costs) * 2.0**models.refreshes
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -366,7 +373,9 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        far = STEPS_TO_GO_FULL if is_full(models.objective) or diagonals else STEPS_TO_GO
+        separable = models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
+        soon = np.where(waiting, separable, is_full(models.objective) or diagonals)
+        far = np.where(soon, STEPS_TO_GO_FULL, STEPS_TO_GO)
         return old_enough & ((to_go > far) | (pace <= 0))
 
 
@@ -418,7 +427,7 @@ def _ask_guides(models: _Models, accepted: Array) -> None:
         models.own_slope = np.where(accepted, models.slope, models.own_slope)
     point, ended = models.point, np.zeros(len(accepted), bool)
     for k, guide in enumerate(models.guides.by_model):
-        if guide is not None and accepted[k]:
+        if guide is not None and accepted[k] and not guide.waits:
             found = guide.direction(point.x[:, k], point.g[:, k], point.preconditioned_g[:, k])
             if found is None:
                 ended[k] = True

@@ -297,17 +297,18 @@ class LBFGS:
         stuck = too_short | (models.stalled >= STALLED)
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
-            present, waiting = models.guides.present, models.guides.waiting
+            guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+            scales = _would_scale(models)
             due = self._needs_refresh(models, eps)
             if state.step == 0:
-                due |= self._starts_with_scaling(models) & ~present
-            due &= accepted & ~out_of_steps & (~present | waiting | models.guides.ended_by_rejection)
-            if (begins := due & waiting).any():
+                due |= self._starts_with_scaling(models) & scales
+            due &= accepted & ~out_of_steps & (~guided | models.guides.ended_by_rejection)
+            if (begins := due & waiting & ~scales).any():
                 models.guides.begin(begins)
                 state.passes += 1  # they read the rows once
                 due &= ~begins
             if due.any():
-                models.guides = models.guides.without(due)
+                models.guides = models.guides.without(due & guided)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
             # a model whose start is not finite has no slope: it has diverged, as the trainer finds out and tells
@@ -388,11 +389,10 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        present, waiting = models.guides.present, models.guides.waiting
-        scales = ~present & (models.refreshes == 0) & scales_first(models.objective)
+        scales, present, waiting = _would_scale(models), models.guides.present, models.guides.waiting
         costs = np.where(waiting | scales, 0.0, models.costs)  # for a guide that waits there is nothing to make
-        after = np.where(present, GUIDED_REFRESH_AFTER, REFRESH_AFTER)
-        wait = np.maximum(after, REFRESH_COST_FACTOR * costs) * 2.0**models.refreshes
+        after = np.where(present & ~scales, GUIDED_REFRESH_AFTER, REFRESH_AFTER)
+        wait = np.maximum(after, REFRESH_COST_FACTOR * costs) * np.where(waiting, 1.0, 2.0**models.refreshes)
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -404,9 +404,25 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        separable = models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
-        far = np.maximum(np.where(waiting & ~separable, STEPS_TO_GUIDE, STEPS_TO_GO), STEPS_PER_COST * costs)
+        least = np.where(waiting & ~scales & ~_nearly_separable(models), STEPS_TO_GUIDE, STEPS_TO_GO)
+        far = np.maximum(least, STEPS_PER_COST * costs)
         return old_enough & ((to_go > far) | (pace <= 0))
+
+
+def _nearly_separable(models: _Models) -> Array:
+    """Whether each model's objective is so low that few rows have curvature left."""
+    return models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
+
+
+def _would_scale(models: _Models) -> Array:
+    """Whether the next preconditioner of each model is the first one, scaled for its classes.
+
+    A guide that waits suits a nearly separable model better.
+    """
+    if not scales_first(models.objective):
+        return np.zeros(len(models.value), bool)
+    guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+    return ~guided & (models.refreshes == 0) & ~(waiting & _nearly_separable(models))
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:

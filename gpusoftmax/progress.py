@@ -37,10 +37,13 @@ def describe(record: Record) -> str:
 
 
 class Tally:
-    """Count of finished models: a bar, which is removed at the end, or a line every two seconds."""
+    """Count of finished models: a bar, which is removed at the end, or a line every two seconds.
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
-        self.stream, self.total = sys.stderr if stream is None else stream, total
+    The total is None if it is not known before.
+    """
+
+    def __init__(self, total: int | None, stream: TextIO | None = None) -> None:
+        self.stream, self.of_total = sys.stderr if stream is None else stream, "" if total is None else f" of {total}"
         self.printed, self.bar = time.monotonic(), None
         if self.stream.isatty():
             from rich.console import Console
@@ -48,7 +51,7 @@ class Tally:
             from rich.table import Column
 
             self.bar = Progress(
-                TextColumn("model {task.fields[done]} of {task.total}", table_column=Column(no_wrap=True)),
+                TextColumn(f"model {{task.fields[done]}}{self.of_total}", table_column=Column(no_wrap=True)),
                 TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
                 BarColumn(bar_width=10),
                 TimeElapsedColumn(),
@@ -65,7 +68,7 @@ class Tally:
             self.bar.update(self.task, completed=done, description=text, done=int(done))
         elif time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
-            print(f"model {int(done)} of {self.total}  {text}", file=self.stream, flush=True)
+            print(f"model {int(done)}{self.of_total}  {text}", file=self.stream, flush=True)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -528,9 +528,11 @@ def train(
 
     try:
         if checkpoint is not None and (kept := checkpoint.recall()) is not None:
+            _check_strengths(checkpoint, kept, objective)
             return _recalled(checkpoint, kept, objective, solver, W, validation is not None)
         state = solver.init(objective, W, b)
         if checkpoint is not None and (kept := checkpoint.resume()) is not None:
+            _check_strengths(checkpoint, kept, objective)
             state = _continued(checkpoint, kept, solver, state, account, validation is not None, backend)
         reason = StopReason(state.reason)
         with _interruptible() as interrupted:
@@ -550,7 +552,7 @@ def train(
                         why = solver.why_it_diverged(state)
                         best = result(StopReason.DIVERGED, account.best.W, account.best.b)
                         if checkpoint is not None:
-                            checkpoint.finish(_finished(best, solver, backend, why))
+                            checkpoint.finish(_finished(best, objective, solver, why))
                         raise DivergenceError(why, best)
                 if state.reason or state.passes >= len(account.history) + 1:
                     record = account.end_pass(state, validation)
@@ -566,10 +568,11 @@ def train(
                     reason = StopReason.INTERRUPTED
                 under_way = reason in (StopReason.RUNNING, StopReason.INTERRUPTED)
                 if checkpoint is not None and under_way and (reason or checkpoint.terminated or checkpoint.due()):
-                    checkpoint.save({"solver": solver.to_arrays(state), "account": account.to_arrays(backend)})
+                    parts = {"solver": solver.to_arrays(state), "account": account.to_arrays(backend)}
+                    checkpoint.save({"strengths": _strengths(objective), **parts})
                     checkpoint.exit_if_terminated()
         if checkpoint is not None and reason != StopReason.INTERRUPTED:
-            checkpoint.finish(_finished(chosen(reason), solver, backend))
+            checkpoint.finish(_finished(chosen(reason), objective, solver))
         if interrupted():  # Ctrl-C may have come after the last check
             reason = StopReason.INTERRUPTED
             if checkpoint is not None:
@@ -590,9 +593,32 @@ def _continued(
         return solver.from_arrays(start, kept["solver"])
 
 
-def _finished(result: TrainResult, solver: Solver, backend: Backend, why: str | None = None) -> Tree:
+def _finished(result: TrainResult, objective: Objective, solver: Solver, why: str | None = None) -> Tree:
     """Return what a checkpoint keeps of a training that has ended; `why` says why it diverged."""
-    return {"result": result.to_arrays(backend), "shared": solver.to_share(backend), "why": why}
+    backend = objective.backend
+    kept = {"result": result.to_arrays(backend), "shared": solver.to_share(backend), "why": why}
+    return {"strengths": _strengths(objective), **kept}
+
+
+def _strengths(objective: Objective) -> Array:
+    """The penalty of each model, on the host."""
+    strengths: Array = objective.backend.to_numpy(objective.penalty.strengths)
+    return strengths
+
+
+def _check_strengths(checkpoint: Checkpoint, kept: Tree, objective: Objective) -> None:
+    """Raise ValueError if the training that a checkpoint keeps has other penalties than this one.
+
+    A sweep that goes by scores, such as one that finds its penalties, then had other scores before.
+    """
+    with checkpoint.reading():
+        before = checked_array("strengths", kept["strengths"], np.float64, np.shape(kept["strengths"]))
+    if not np.array_equal(before, _strengths(objective)):
+        raise ValueError(
+            f"{checkpoint.path} has a training with l2={before.tolist()}, where this run now has "
+            f"l2={_strengths(objective).tolist()}: the scores differ from those of the run before. A scorer has to "
+            "give equal models equal scores; to start anew, pass another path"
+        )
 
 
 def _recalled(

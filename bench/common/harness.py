@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +51,8 @@ class Contender:
         Why the contender cannot take part on this machine, or an empty string.
     cases : tuple of str
         The cases that the contender takes part in; empty for all.
+    checkout : Path or None
+        The folder of another gpusoftmax, which runs in a process of its own; None for this one.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Contender:
     absent: Callable[[], str] = lambda: ""
     ours: bool = False
     cases: tuple[str, ...] = ()
+    checkout: Path | None = None
 
 
 class Benchmark:
@@ -79,6 +82,10 @@ class Benchmark:
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Options of this benchmark alone."""
+
+    def lacks(self, case: Any, data: Path | None) -> str:
+        """What a case lacks, to be told to the user; empty if it can run."""
+        return "needs --data DIR" if case.needs_data and data is None else ""
 
     def start(self) -> Result:
         """Called once before the first case: what the result file holds beside the cases and their results."""
@@ -191,20 +198,61 @@ class Benchmark:
         try:
             cases = choose("case", self.cases(options.quick), options.case)
             names = {case.name for case in cases}
-            able = [one for one in self.contenders if not one.cases or names & set(one.cases)]
+            contenders = with_checkouts(self.contenders, getattr(options, "before", []))
+            able = [one for one in contenders if not one.cases or names & set(one.cases)]
             options.contenders = choose("contender", able, options.contender)
             options.kept = load(options.path) if options.add and options.path.exists() else None
         except ValueError as error:
             parser.error(str(error))
         if options.kept and options.kept["settings"]["quick"] != options.quick:
             parser.error(f"--add: {options.path} holds {'a full' if options.quick else 'a --quick'} run")
-        options.cases = [case for case in cases if options.list or options.data or not case.needs_data]
+        lacking = {case.name: "" if options.list else self.lacks(case, options.data) for case in cases}
+        options.cases = [case for case in cases if not lacking[case.name]]
+        if not options.cases and not options.data:
+            parser.error(f"{', '.join(lacking)}: pass --data DIR, the folder of CIFAR-10")
+        for name, reason in lacking.items():
+            if reason:
+                print(f"left out: {name} {reason}", file=sys.stderr)
         if not options.cases:
-            parser.error(f"{', '.join(case.name for case in cases)}: pass --data DIR, the folder of CIFAR-10")
-        for case in cases:
-            if case not in options.cases:
-                print(f"left out: {case.name} needs --data DIR", file=sys.stderr)
+            parser.error("there is no case left to run")
         return options
+
+
+def add_before(parser: argparse.ArgumentParser) -> None:
+    """Adds --before to a benchmark's options."""
+    add, words = parser.add_argument, "another checkout of gpusoftmax, as a contender of this name; repeatable"
+    add("--before", action="append", default=[], type=_checkout, metavar="[NAME=]DIR", help=words)
+
+
+def _checkout(text: str) -> tuple[str, Path]:
+    """The name and the folder of a checkout."""
+    name, _, folder = text.rpartition("=")
+    path = Path(folder).expanduser()
+    if not (path / "gpusoftmax").is_dir():
+        raise argparse.ArgumentTypeError(f"{folder} has no folder gpusoftmax")
+    return name or "before", path
+
+
+def with_checkouts(contenders: Sequence[Any], checkouts: list[tuple[str, Path]]) -> list[Any]:
+    """The contenders, and after each "gpusoftmax" the same of other checkouts.
+
+    Raises
+    ------
+    ValueError
+        Two have the same name.
+    """
+    names = [name for name, _ in checkouts]
+    if taken := {name for name in names if names.count(name) > 1 or name in {one.name for one in contenders}}:
+        raise ValueError(f"--before: {', '.join(sorted(taken))} is a contender's name; pass NAME=DIR with another one")
+    found: list[Any] = []
+    for one in contenders:
+        found.append(one)
+        if one.name == "gpusoftmax":
+            found += [
+                replace(one, name=name, words=f"{one.words}, {name} ({machine.commit(path)})", checkout=path)
+                for name, path in checkouts
+            ]
+    return found
 
 
 def positive(text: str) -> int:

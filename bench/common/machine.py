@@ -15,7 +15,7 @@ from typing import Any
 from gpusoftmax.reports.machine import describe
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "jax", "jaxlib", "scikit-learn-intelex", "cupy-cuda13x", "cupy-cuda12x", "matplotlib")
+PACKAGES = ("torch", "jax", "jaxlib", "optax", "scikit-learn-intelex", "cupy-cuda13x", "cupy-cuda12x", "matplotlib")
 PREFIXES = ("OPENBLAS_", "NUMBA_", "OMP_", "MKL_", "ATEN_", "ONEDNN_", "XLA_", "JAX_", "NPY_", "GPUSOFTMAX_", "GOMP_")
 HALVING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # what makes NumPy slower than the machine is
 # the name alone keeps the host's AVX-512: Numba adds the features that it finds
@@ -115,10 +115,10 @@ def _numpy_features() -> list[str]:
     return [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
 
 
-def commit() -> str:
+def commit(checkout: Path = ROOT) -> str:
     """The version of the source, with a plus if files differ from it."""
     try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"

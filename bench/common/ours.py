@@ -19,8 +19,8 @@ from gpusoftmax.solvers import LBFGS
 from gpusoftmax.solvers.sgd import SGD
 from gpusoftmax.trainer import train
 
-__all__ = ["LBFGS", "SGD", "Backend", "BatchPlan", "Objective", "backend_for", "default_threads", "softmax",
-           "sweep_over_C", "train"]  # fmt: skip
+__all__ = ["LBFGS", "SGD", "Backend", "BatchPlan", "Objective", "backend_for", "default_threads",
+           "objective_over", "sweep_over_C", "train"]  # fmt: skip
 
 
 def backend_for(name: str, threads: int | None = None) -> Backend:
@@ -28,17 +28,24 @@ def backend_for(name: str, threads: int | None = None) -> Backend:
     return get_backend(name, threads)
 
 
-def softmax(
-    backend: Backend, X: Any, y: Any, n_classes: int, l2: Any, shift: Any = None, scale: Any = None
+def objective_over(
+    backend: Backend,
+    X: Any,
+    y: Any,
+    n_classes: int,
+    l2: Any,
+    shift: Any = None,
+    scale: Any = None,
+    loss: str = "softmax",
 ) -> Objective:
-    """The softmax objective over X (n, d), dense or sparse, with l2 (K,)."""
+    """The objective over X (n, d), dense or sparse, with l2 (K,)."""
     return Objective(
         features=read_features(X, backend).with_scaling(shift, scale),
         labels=backend.asarray(y.astype(np.int32)),
         n_classes=n_classes,
         weights=None,
         penalty=L2(backend.asarray(np.asarray(l2))),
-        loss=LOSSES["softmax"],
+        loss=LOSSES[loss],
     )
 
 

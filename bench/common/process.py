@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +17,17 @@ from typing import Any
 from bench.common.machine import ROOT
 
 
-def run_apart(function: Callable[..., Any], arguments: list[Any], folder: Path, budget: float | None = None) -> str:
+def run_apart(
+    function: Callable[..., Any],
+    arguments: list[Any],
+    folder: Path,
+    budget: float | None = None,
+    checkout: Path | None = None,
+) -> str:
     """Calls the function with arguments (as JSON has them) in a new process; it leaves its results in files.
 
     The budget in seconds begins when the function calls `ready`. What the process says on its standard error is in
-    `folder`.
+    `folder`. With a checkout, gpusoftmax is the one in that folder, and the benchmarks are these.
 
     Returns
     -------
@@ -28,11 +35,22 @@ def run_apart(function: Callable[..., Any], arguments: list[Any], folder: Path, 
         Why the process failed; empty if it ended well or was stopped.
     """
     target = f"{function.__module__}:{function.__name__}"
-    command = [sys.executable, "-m", "bench.common.process", target, json.dumps(arguments)]
+    if checkout is None:
+        return _run_apart(target, arguments, folder, budget, [str(ROOT)])
+    with tempfile.TemporaryDirectory() as alone:  # a folder with bench/ and nothing else of this checkout
+        (Path(alone) / "bench").symlink_to(ROOT / "bench", target_is_directory=True)
+        return _run_apart(target, arguments, folder, budget, [alone, str(checkout.absolute())])
+
+
+def _run_apart(target: str, arguments: list[Any], folder: Path, budget: float | None, path: list[str]) -> str:
+    # -P: the working directory is not searched
+    command = [sys.executable, "-P", "-m", "bench.common.process", target, json.dumps(arguments)]
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, *inherited])}
     errors = folder / "errors"
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, env=environment, start_new_session=True
         )  # fmt: skip
         assert process.stdout is not None
         try:

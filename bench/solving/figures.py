@@ -9,13 +9,17 @@ from bench.common.harness import Result, by_case
 from bench.common.pages import PAGES, Figures, Link, Results, legend, new_figure, rows, save, seconds, versions, where
 
 LABELS = {
-    "gpusoftmax": "gpusoftmax", "sklearn-lbfgs": "lbfgs", "sklearn-newton-cg": "newton-cg",
+    "gpusoftmax": "gpusoftmax", "before": "before", "first": "first",
+    "sklearn-lbfgs": "lbfgs", "sklearn-newton-cg": "newton-cg",
     "sklearn-newton-cholesky": "newton-cholesky", "sklearn-saga": "saga", "intelex-lbfgs": "intelex, lbfgs",
+    "scipy-lbfgs": "SciPy, L-BFGS-B", "jax-lbfgs": "JAX, L-BFGS",
     "torch-lbfgs": "PyTorch, L-BFGS", "torch-adam": "PyTorch, Adam",
 }  # fmt: skip
 COLOURS = {
-    "gpusoftmax": "#c1121f", "sklearn-lbfgs": "#dd8452", "sklearn-newton-cg": "#4c72b0",
+    "gpusoftmax": "#c1121f", "before": "#f4a3a8", "first": "#d9b8bb",
+    "sklearn-lbfgs": "#dd8452", "sklearn-newton-cg": "#4c72b0",
     "sklearn-newton-cholesky": "#64b5cd", "sklearn-saga": "#937860", "intelex-lbfgs": "#8172b3",
+    "scipy-lbfgs": "#bbbbbb", "jax-lbfgs": "#ccb974",
     "torch-lbfgs": "#55a868", "torch-adam": "#2d6a4f",
 }  # fmt: skip
 DRAWN = {
@@ -23,6 +27,7 @@ DRAWN = {
     "probe": "embeddings, 100000 x 768, 100 classes",
     "digits-100": "digits, C = 100",
 }
+OURS = "gpusoftmax"
 SHOWN = 1e-8  # relative distances down to which curves are drawn
 
 
@@ -40,6 +45,12 @@ def cells(row: dict[str, Result], names: list[str], near: str) -> list[str]:
     return found
 
 
+def all_in_cell(row: dict[str, Result]) -> str:
+    """How many of our passes would take as long as our way to 1e-4."""
+    found = row.get(OURS, {}).get("all_in", {}).get("0.0001")
+    return "-" if found is None else f"{found:.3g}"
+
+
 def _names(measured: dict[str, dict[str, Result]], key: str) -> list[str]:
     """Contenders that have such a number in any case."""
     return [name for name in LABELS if any(key in row.get(name, {}) for row in measured.values())]
@@ -47,7 +58,8 @@ def _names(measured: dict[str, dict[str, Result]], key: str) -> list[str]:
 
 def origin(found: Result) -> str:
     """Machine and versions."""
-    return f"{where(found)}; {versions(found, 'numpy', 'scikit-learn', 'scikit-learn-intelex', 'torch')}"
+    jax = ["jax"] if any(result["contender"] == "jax-lbfgs" for result in found["results"]) else []
+    return f"{where(found)}; {versions(found, 'numpy', 'scikit-learn', 'scikit-learn-intelex', *jax, 'torch')}"
 
 
 def section(results: Results, link: Link) -> str:
@@ -66,8 +78,16 @@ def section(results: Results, link: Link) -> str:
     for found in results.values():
         measured = by_case(found)
         names = _names(measured, "warm")
-        table = [[found["cases"][case]["words"], *cells(row, names, "0.0001")] for case, row in measured.items()]
-        lines += [*rows(["", *(LABELS[name] for name in names)], *table), "", f"{origin(found)}.", ""]
+        all_in = any("all_in" in row.get(OURS, {}) for row in measured.values())
+        table = [
+            [found["cases"][case]["words"], *cells(row, names, "0.0001"), *[all_in_cell(row)] * all_in]
+            for case, row in measured.items()
+        ]
+        heads = ["", *(LABELS[name] for name in names), *["all-in"] * all_in]
+        lines += [*rows(heads, *table), ""]
+        if all_in:
+            lines += ["All-in: our seconds, in those of one of our passes over the data.", ""]
+        lines += [f"{origin(found)}.", ""]
     lines += [
         f"{link.how}; nearer to the optimum and further away,",
         f"cold starts, and when to take which solver: [{details.stem.replace('-', ' ')}]({link(details)}).",
@@ -124,7 +144,7 @@ def draw(results: Results, target: Path) -> None:
                     xs.append(point[1 - row])
                     ys.append(max(lowest / best - 1, SHOWN))
                 ours = name == "gpusoftmax"
-                label = LABELS[name] if name.startswith(("gpu", "torch", "intel")) else f"scikit-learn, {LABELS[name]}"
+                label = f"scikit-learn, {LABELS[name]}" if name.startswith("sklearn") else LABELS[name]
                 axes.plot(xs, ys, color=COLOURS[name], label=label, linewidth=2.4 if ours else 1.3, zorder=3 + ours)
             axes.set(xscale="log", yscale="log", ylim=(SHOWN, 10), xlabel="seconds" if row else "passes over the data")
             axes.grid(alpha=0.3)

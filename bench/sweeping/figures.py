@@ -9,7 +9,7 @@ from bench.common.harness import Result, by_case
 from bench.common.pages import Figures, Link, Results, new_figure, rows, save, seconds, versions, where
 
 OURS, COLOUR, OTHERS = "gpusoftmax", "#c1121f", {"own": "#f4a3a8", "sklearn": "#dd8452", "torch": "#55a868"}
-SEARCHES = ("cv", "path", "cs231n")
+SEARCHES = ("cv", "minilm", "path", "cs231n")
 MOST_LINEAR = 15.0  # times ours up to which bars are not on a logarithmic axis
 LINES = {"pass": "a value and gradient of all rows", "step": "a minibatch step of 200 rows"}
 
@@ -21,6 +21,7 @@ def title(case: str, facts: Result) -> str:
     size, rows = facts["size"], facts["rows"]
     return {
         "cv": f"{size['Cs']} values of C x {size['folds']} folds, {rows} rows",
+        "minilm": f"{len(facts['Cs'])} values of C x {size['folds']} folds, {rows} embeddings",
         "path": f"{size['Cs']} values of C, {rows} rows",
         "cs231n": f"cs231n's SGD, {size['side']} learning rates x {size['side']} regularizations, {rows} rows",
         "models": f"K models side by side, {rows} rows",
@@ -46,6 +47,8 @@ def relative_cell(result: Result, ours: Result) -> str:
 
 def choice_cell(result: Result, by: str, Cs: list[float]) -> str:
     """The C that was chosen, and how many steps of the grid it is from the converged models' choice."""
+    if by == "log_loss" and "found_C" in result:
+        return f"{result['found_C']:.2g}"
     if f"by_{by}" not in result:
         return "-"
     steps = result.get(f"steps_by_{by}", 0)
@@ -90,8 +93,9 @@ def section(results: Results, link: Link) -> str:
         [
             "## Whole sweeps",
             "",
-            "Seconds of everything that it takes to choose, on CIFAR-10. After `>`: stopped when the time was up, with",
-            "so many models done. In brackets behind C: steps of the grid from the choice of converged models.",
+            "Seconds of everything that it takes to choose, on CIFAR-10 or embeddings. After `>`: stopped when the",
+            "time was up, with so many models done. In brackets behind C: steps of the grid from the choice of",
+            "converged models.",
             "",
             link.figure("sweeping", "Times relative to gpusoftmax"),
             "",

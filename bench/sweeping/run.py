@@ -1,6 +1,7 @@
 """How long does it take to fit every configuration and fold over one X?
 
     cv        20 values of C x 5 folds on CIFAR-10's first 10,000 training rows
+    minilm    19 values of C x 5 folds on 12,786 real embeddings of 384 features, 20 classes
     path      20 values of C on all 49,000, with the validation set
     cs231n    8 learning rates x 8 regularizations, 1500 steps of 200 rows: the same start and the same batches for all
     models    milliseconds a model by the number of models side by side, and a path by how many C's are side by side
@@ -25,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.common.harness import REST, Benchmark, Progress, Result
+from bench.common import machine
+from bench.common.harness import REST, Benchmark, Progress, Result, add_before
 from bench.common.memory import peak_of, resident
 from bench.common.process import ready, run_apart
-from bench.sweeping.cases import CASES, Case, Problem, make
+from bench.sweeping.cases import CASES, MINILM, Case, Problem, make
 from bench.sweeping.contenders import CONTENDERS, Contender
 from bench.sweeping.contenders.base import Outcome, Watch
 from bench.sweeping.truth import NEAR, ROUNDING, Models, apart, distances, fault, truth_of
@@ -51,8 +53,18 @@ class Sweeping(Benchmark):
     )
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Adds --budget."""
+        """Adds --budget and --before."""
         parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of a run; default %(default)s")
+        add_before(parser)
+
+    def lacks(self, case: Case, data: Path | None) -> str:
+        """The folder, or the file in it."""
+        missing = bool(data and case.name == "minilm" and not (data / MINILM).exists())
+        return f"needs {MINILM} in --data DIR" if missing else super().lacks(case, data)
+
+    def start(self) -> Result:
+        """The settings."""
+        return {"settings": {"before": {name: machine.commit(path) for name, path in self.options.before}}}
 
     def cases(self, quick: bool) -> list[Case]:
         """All cases."""
@@ -68,7 +80,7 @@ class Sweeping(Benchmark):
         facts |= {
             "rows": len(problem.y), "size": vars(problem.size), "budget": self.options.budget, "Cs": problem.Cs
         }  # fmt: skip
-        if case.name in ("cv", "path"):
+        if problem.has_folds or case.name == "path":
             facts |= {"truth": truth, "drawn": problem.drawn}
         for contender in contenders:
             progress.doing(contender.name)
@@ -80,7 +92,7 @@ class Sweeping(Benchmark):
         for result in results:
             notes = [
                 f"{key} {result[key]}"
-                for key in ("passes", "threads", "steps_by_accuracy", "steps_by_log_loss")
+                for key in ("passes", "found_C", "threads", "steps_by_accuracy", "steps_by_log_loss")
                 if key in result
             ]
             if result.get("peak_megabytes") is not None:
@@ -109,13 +121,14 @@ def measure(contender: Contender, problem: Problem, truth: Any, options: argpars
     """One contender's result; one that is wrong has no time."""
     result: Result = {"words": contender.words, "call": contender.call}
     of = len(problem.models)
+    here = contender.name if contender.checkout is None else "gpusoftmax"  # as it is called in that process
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = options.data and str(options.data.absolute())
         time.sleep(REST)
         failure = run_apart(
-            run_alone, [problem.case, contender.name, data, options.quick, options.budget, name], folder,
-            options.budget + GRACE,
+            run_alone, [problem.case, here, data, options.quick, options.budget, name], folder,
+            options.budget + GRACE, contender.checkout,
         )  # fmt: skip
         if not (folder / "result.json").exists():
             if failure:
@@ -138,7 +151,7 @@ def measure(contender: Contender, problem: Problem, truth: Any, options: argpars
 
 def checked(result: Result, contender: Contender, problem: Problem, truth: Any, models: Models) -> Result:
     """The result with distances from the truth, and steps of the grid from its choices; one that is wrong says why."""
-    if problem.case in ("cv", "path"):
+    if problem.has_folds or problem.case == "path":
         found, limit = distances(problem, truth, models), NEAR if contender.near else np.inf
         steps = {
             f"steps_{by}": result[by] - truth[by]

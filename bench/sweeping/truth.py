@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.common.ours import sweep_over_C
-from bench.sweeping.cases import SCALE, Problem
+from bench.sweeping.cases import Problem
 from gpusoftmax import SoftmaxClassifier
 
 Array = npt.NDArray[Any]
@@ -23,7 +23,7 @@ Models = dict[tuple[int, int], tuple[Array, Array]]
 
 def truth_of(problem: Problem) -> Any:
     """The truth that a case's results are checked against."""
-    if problem.case in ("cv", "path"):
+    if problem.has_folds or problem.case == "path":
         return converged(problem)
     return descended(problem) if problem.case == "cs231n" else None
 
@@ -31,7 +31,7 @@ def truth_of(problem: Problem) -> Any:
 def value_and_slope(problem: Problem, model: tuple[int, int], W: Array, b: Array) -> tuple[float, float]:
     """The objective of model (split, number of C) at W (c, d), b (c,), and its gradient's largest entry.
 
-    In plain NumPy, from the uint8 rows, without any contender's code.
+    In plain NumPy, from the rows as they are stored, without any contender's code.
     """
     i, k = model
     rows, W = problem.splits[i][0], W.astype(np.float64)
@@ -39,7 +39,7 @@ def value_and_slope(problem: Problem, model: tuple[int, int], W: Array, b: Array
     dW, db = np.zeros(W.shape), np.zeros(len(b))
     for start in range(0, len(rows), BLOCK):
         some = rows[start : start + BLOCK]
-        x, each = problem.X[some] / SCALE, np.arange(len(some))
+        x, each = problem.X[some].astype(np.float64) / problem.scale, np.arange(len(some))
         z = x @ W.T + b
         z -= z.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(z).sum(axis=1))
@@ -63,7 +63,7 @@ def converged(problem: Problem) -> dict[str, Any]:
         value, slope = value_and_slope(problem, (i, k), model.coef_, model.intercept_)
         found["objective"].append(value)
         found["gradient"].append(slope)
-    if problem.case == "cv":
+    if problem.has_folds:
         trials = sweep_over_C(
             X, problem.y, problem.Cs, options, cv=problem.splits, refit=False, keep_models=False
         ).trials  # fmt: skip

@@ -57,11 +57,15 @@ from gpusoftmax.cli.options import (
 
     gpusoftmax sweep cifar10 --data ~/data --C 1e-5:1e-1:20 --scoring log_loss --rule 1se --cv 5
 
+    gpusoftmax sweep cifar10 --data ~/data --C auto --scoring log_loss --cv 5
+
     gpusoftmax sweep digits --learning-rate 1e-3:1:8 --C 0.01,0.1,1 --epochs 30 --halving 2
 
     gpusoftmax sweep cifar10 --data ~/data --cv 5 --checkpoint sweep.ckpt --out results
 
-    A range START:STOP:COUNT has equal ratios. --out writes table.csv (all configurations), report.txt,
+    A range START:STOP:COUNT has equal ratios. --C auto finds the values: C grows by factors of ten from where the model
+    is constant until the score no longer gains; then the intervals next to the best C are halved until the scores of
+    its neighbours are within a quarter of the standard error. --out writes table.csv (all configurations), report.txt,
     model.safetensors (the best one, fitted to all training rows) and, if one or two parameters vary, scores.png. Ctrl-C
     ends the sweep and keeps the results so far.
 
@@ -90,7 +94,7 @@ def sweep_command(
         typer.Option(
             "--C",
             metavar="RANGE",
-            help="inverse strength of the penalty: START:STOP:COUNT, or a list such as 0.1,1,10",
+            help="inverse strength of the penalty: START:STOP:COUNT, a list such as 0.1,1,10, or auto: find the values",
             show_default="1e-5 to 1e3; with SGD 1",
         ),
     ] = None,
@@ -162,11 +166,15 @@ def sweep_command(
         write_sweep,
     )
     from gpusoftmax.search.fit_path import PENALTIES
-    from gpusoftmax.search.grid import values_of
+    from gpusoftmax.search.grid import AUTO, values_of
     from gpusoftmax.search.sweep import sweep
 
     ranges = {"C": C, "learning_rate": learning_rate, "momentum": momentum}
-    grid = {name: values_of(f"--{name.replace('_', '-')}", text) for name, text in ranges.items() if text is not None}
+    grid: dict[str, Any] = {
+        name: AUTO if name == "C" and text == AUTO else values_of(f"--{name.replace('_', '-')}", text)
+        for name, text in ranges.items()
+        if text is not None
+    }
     cls = SoftmaxClassifier if loss is Loss.softmax else LinearSVMClassifier
     resolved_backend = get_backend(backend, threads)
     estimator = cls(
@@ -176,6 +184,10 @@ def sweep_command(
     sgd = choose_solver(estimator, grid).name == "sgd"
     if sgd:
         estimator.set_params(max_iter=10 if epochs is None else epochs, schedule="cosine")
+    if sgd and C == AUTO:
+        raise ValueError(
+            "--C auto is for L-BFGS; leave out --learning-rate, --momentum, --epochs and --loss hinge, or give values"
+        )
     if halving is not None and not sgd:
         raise ValueError(f"--halving {halving} is for SGD: give --learning-rate, --momentum or --epochs as well")
     if out is not None:  # checked before the work rather than after it

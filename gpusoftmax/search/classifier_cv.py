@@ -22,6 +22,7 @@ from gpusoftmax.checks.scalars import check_count, check_flag
 from gpusoftmax.estimators.classifiers import SoftmaxClassifier
 from gpusoftmax.estimators.fitting import AllOrNothing
 from gpusoftmax.estimators.prediction import Probabilities, on_host
+from gpusoftmax.search.grid import AUTO
 from gpusoftmax.search.result import SweepResult, choose
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.sweep import sweep
@@ -44,8 +45,8 @@ class SoftmaxClassifierCV(Probabilities):
 
     Parameters
     ----------
-    Cs : int or sequence of float
-        Values of C, or how many values from 1e-4 to 1e4, with equal ratios.
+    Cs : int, sequence of float, or "auto"
+        Values of C, or how many values from 1e-4 to 1e4, with equal ratios. "auto": the values are found; see `sweep`.
     fit_intercept : bool
         See `SoftmaxClassifier`, also for the parameters that follow.
     penalize_intercept : bool
@@ -75,7 +76,7 @@ class SoftmaxClassifierCV(Probabilities):
     classes_, coef_, intercept_, n_features_in_, feature_names_in_
         See `SoftmaxClassifier`.
     Cs_ : ndarray of shape (n_Cs,)
-        The values of C that were tried.
+        The values of C that were tried; with "auto" they are sorted.
     C_ : float
         The chosen C.
     scores_ : ndarray of shape (n_folds, 1, n_Cs)
@@ -100,7 +101,7 @@ class SoftmaxClassifierCV(Probabilities):
     (0.1, (3, 1, 3))
     """
 
-    Cs: int | Sequence[float] = 10
+    Cs: int | Sequence[float] | str = 10
     _: KW_ONLY
     fit_intercept: bool = True
     penalize_intercept: bool = False
@@ -166,7 +167,8 @@ class SoftmaxClassifierCV(Probabilities):
         )  # fmt: skip
         done = np.flatnonzero(~np.isnan(result.mean_scores_)).tolist()
         if result.interrupted_:
-            message = f"interrupted: C_ is the best of the {len(done)} of {len(Cs)} values that were done, Cs_"
+            of_all = "" if Cs == AUTO else f" of {len(Cs)}"
+            message = f"interrupted: C_ is the best of the {len(done)}{of_all} values that were done, Cs_"
             if getattr(result.best_estimator_, "stop_reason_", "") == "interrupted":
                 message += "; the last fit, to all rows, was not completed"
             if result.why_no_last_fit:
@@ -197,12 +199,14 @@ class SoftmaxClassifierCV(Probabilities):
                 self.feature_names_in_ = folds[0][0].feature_names_in_
         return self
 
-    def _values(self) -> list[float]:
+    def _values(self) -> list[float] | str:
         Cs: Any = self.Cs
+        if isinstance(Cs, str) and Cs == AUTO:
+            return AUTO
         if isinstance(Cs, numbers.Integral):
             return np.logspace(SMALLEST, LARGEST, check_count("Cs", Cs)).tolist()
         if isinstance(Cs, str) or not hasattr(Cs, "__len__"):
-            raise TypeError(f"Cs={Cs!r} is a {type(Cs).__name__}; pass a list of values, or how many")
+            raise TypeError(f"Cs={Cs!r} is a {type(Cs).__name__}; pass a list of values, how many, or 'auto'")
         return [float(C) for C in Cs]
 
     def _scoring(self) -> Any:

@@ -1,8 +1,9 @@
 """Follows the regularisation path: the exact solutions of one objective from strong penalties to weak ones.
 
-The solution W(l2) is smooth in log l2. Each solve starts from the value at l2 of the polynomial through the last three
-solutions (Park and Hastie, 2007, start from a tangent). It then needs about four passes, where a start from zero needs
-fifteen and a start from the last solution eight. One preconditioner, from the Gram matrix of a sample, serves all.
+The solution W(l2) is smooth in log l2. Each solve starts from the value at l2 of the polynomial through the nearest
+three solutions (Park and Hastie, 2007, start from a tangent). It then needs about four passes, where a start from zero
+needs fifteen and a start from the last solution eight. One preconditioner, from the Gram matrix of a sample, serves
+all.
 
 Tried, and no better: correcting the starts on other folds by the polynomial's error on the first fold (477 passes
 instead of 458), keeping the L-BFGS pairs of the previous solve (992 instead of 962), and a preconditioner for each
@@ -36,7 +37,7 @@ NODES = 3  # solutions that the polynomial goes through
 # amplifies
 APART = 0.4
 FARTHEST = 1.5  # how far to extrapolate, as a multiple of the smallest distance between the nodes
-LONGEST = float(np.log(10.0))  # and how far at most, in log l2
+LONGEST = 1.001 * float(np.log(10.0))  # and how far at most, in log l2: a factor of ten, in spite of rounding
 REMEMBERED = 8  # solutions that are kept
 # Columns of scores of models that share a pass over rows from files: with more, computing takes longer than reading.
 SHARED_COLUMNS = 100
@@ -89,7 +90,9 @@ class Path:
     nodes: list[tuple[float, Any, Any]] = field(default_factory=list)
 
     def solve(self, l2: Array, progress: Progress | None = None) -> TrainResult:
-        """Solve for these penalties (K, F), or (K,) for one model, at the same time. Call with strong penalties first.
+        """Solve for these penalties (K, F), or (K,) for one model, at the same time.
+
+        Call with strong penalties first; penalties between those that were solved for may follow.
 
         The models of the result are those of the first row of `l2`, then those of the second, and so on.
         """
@@ -125,9 +128,9 @@ class Path:
         if not self.nodes:
             F = self.objective.n_models
             return xp.zeros((features.d, F, c), features.dtype), xp.zeros((F, c), features.dtype)
-        nodes = _spread(self.nodes)
-        logs = np.array([node[0] for node in nodes])
-        weights = _lagrange(logs, float(np.log(l2))) if l2 > 0 else np.append(np.zeros(len(logs) - 1), 1.0)
+        at = float(np.log(l2)) if l2 > 0 else min(node[0] for node in self.nodes)
+        nodes = _nearest(self.nodes, at)
+        weights = _lagrange(np.array([node[0] for node in nodes]), at)
         W, b = (
             sum(features.dtype(weight) * node[part] for weight, node in zip(weights, nodes, strict=True))
             for part in (1, 2)
@@ -135,21 +138,24 @@ class Path:
         return W, b
 
 
-def _spread(nodes: list[Any]) -> list[Any]:
-    """The last node, and earlier nodes that are at least APART from each other."""
-    chosen = nodes[-1:]
-    for node in reversed(nodes[:-1]):
-        if abs(node[0] - chosen[0][0]) >= APART and len(chosen) < NODES:
+def _nearest(nodes: list[Any], at: float) -> list[Any]:
+    """The nearest nodes to `at` that are at least APART from each other, the nearest last."""
+    chosen: list[Any] = []
+    for node in sorted(nodes, key=lambda node: abs(node[0] - at)):
+        if len(chosen) < NODES and all(abs(node[0] - other[0]) >= APART for other in chosen):
             chosen = [node, *chosen]
     return chosen
 
 
 def _lagrange(nodes: Array, at: float) -> Array:
-    """Lagrange weights of the nodes' values at a point; if it is too far away, the last node has all the weight."""
+    """Lagrange weights of the nodes' values at a point, to which the last node is the nearest.
+
+    If it is too far away, the last node has all the weight.
+    """
     weights = np.zeros(len(nodes))
     weights[-1] = 1.0
     while len(nodes) > 1:
-        gaps = abs(np.diff(nodes))
+        gaps = np.diff(np.sort(nodes))
         if abs(at - nodes[-1]) <= min(FARTHEST * gaps.min(), LONGEST):
             differences = nodes[:, None] - nodes
             np.fill_diagonal(differences, 1.0)

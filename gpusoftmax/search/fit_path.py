@@ -19,7 +19,7 @@ def fit_path(
     y: Any,
     *,
     validation: Any,
-    Cs: Sequence[float] = PENALTIES,
+    Cs: Sequence[float] | str = PENALTIES,
     patience: int | None = 2,
     sample_weight: Any = None,
     verbose: int = 0,
@@ -42,10 +42,11 @@ def fit_path(
     validation : (X, y) or float
         Rows to choose C by: either validation data, which are not trained on, or a fraction of X to hold out,
         stratified. In the second case the chosen model is fitted again to all rows.
-    Cs : sequence of float
-        Values of C to try. Default: 1e-5, 3e-5, 1e-4, ..., 1e3.
+    Cs : sequence of float, or "auto"
+        Values of C to try. Default: 1e-5, 3e-5, 1e-4, ..., 1e3. "auto": the values are found; see `sweep`.
     patience : int, optional
-        Stop after this many values of C in a row that were worse than a smaller value. None: try all values.
+        Stop after this many values of C in a row that were worse than a smaller value; see `sweep`. None: try all
+        values.
     sample_weight : array-like of shape (n,), optional
         Not negative.
     verbose : int
@@ -80,7 +81,7 @@ def fit_path(
     """
     return sweep(
         estimator,
-        {"C": list(Cs)},
+        {"C": Cs if isinstance(Cs, str) else list(Cs)},
         X,
         y,
         validation=validation,

@@ -44,6 +44,15 @@ class Trials:
         measures = {name: np.full((splits, candidates), np.nan) for name in MEASURES}
         return cls(**measures, status=np.full((splits, candidates), "", dtype="U16"))
 
+    def with_room(self, candidates: int) -> Trials:
+        """These trials, and room for more candidates, which are not measured yet."""
+        more = vars(Trials.empty(len(self.score), candidates))
+        return Trials(**{name: np.concatenate([value, more[name]], axis=1) for name, value in vars(self).items()})
+
+    def select(self, candidates: list[int]) -> Trials:
+        """The trials of some candidates, in this order."""
+        return Trials(**{name: value[:, candidates] for name, value in vars(self).items()})
+
     def means(self, k: int) -> dict[str, Any]:
         """A candidate's means over the splits, and its status as text."""
         means = {name: float(getattr(self, name)[:, k].mean()) for name in MEASURES}
@@ -57,7 +66,8 @@ class SweepResult:
     Attributes
     ----------
     candidates : list of dict
-        The parameters of each configuration, in the grid's order.
+        The parameters of each configuration, in the grid's order. With "auto", those that were tried, each path from
+        strong penalties to weak ones.
     trials : Trials
         The measurements on each split.
     scoring : str

@@ -15,6 +15,7 @@ from gpusoftmax.search.splits import Split
 def checkpoint_of_sweep(
     estimator: Any,
     candidates: list[dict[str, Any]],
+    models: int,
     data: Data,
     splits: list[Split],
     options: dict[str, Any],
@@ -23,7 +24,8 @@ def checkpoint_of_sweep(
 ) -> Checkpoint | None:
     """Open the checkpoint of a sweep; None if there is no path.
 
-    `options` are the arguments of `sweep` that decide which models are trained, and in which order.
+    `models` is the largest number of models, and `options` are the arguments of `sweep` that decide which models are
+    trained, and in which order.
 
     Raises
     ------
@@ -34,9 +36,9 @@ def checkpoint_of_sweep(
     """
     if path is None:
         return None
-    if len(candidates) * len(splits) > MOST_TRAININGS:
+    if models > MOST_TRAININGS:
         raise ValueError(
-            f"checkpoint={str(path)!r} holds at most {MOST_TRAININGS} models, and there are {len(candidates)} "
+            f"checkpoint={str(path)!r} holds at most {MOST_TRAININGS} models, and there are {models // len(splits)} "
             f"configurations on {len(splits)} splits; leave checkpoint out, or sweep over parts of the grid"
         )
     validation: dict[str, Any] = {}

@@ -27,7 +27,8 @@ from gpusoftmax.features.read import rows_with_weight
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.progress import Tally
 from gpusoftmax.rows.file_rows import Rows
-from gpusoftmax.search import exact, minibatch
+from gpusoftmax.search import auto_grid, exact, minibatch
+from gpusoftmax.search.grid import penalty_to_find
 from gpusoftmax.search.result import DONE, MEASURES, Trials
 from gpusoftmax.search.scoring import Scoring
 from gpusoftmax.search.side_by_side import side_by_side
@@ -61,6 +62,27 @@ class _Problem:
     sampled: Objective
 
 
+@dataclass(frozen=True)
+class _Paths:
+    """The paths of exact solutions over all splits.
+
+    Attributes
+    ----------
+    problems : list of _Problem
+    paths : list of Path
+        That of each problem.
+    sample : GramSample
+        The sample that all share.
+    width : int
+        How many penalties to solve at the same time.
+    """
+
+    problems: list[_Problem]
+    paths: list[exact.Path]
+    sample: GramSample
+    width: int
+
+
 @dataclass
 class SweepRun:
     """A sweep under way: what to do, and the results so far.
@@ -74,7 +96,7 @@ class SweepRun:
     splits : list of Split
     candidates : list of dict
     estimators : list
-        An estimator for each candidate.
+        An estimator for each candidate. `along_new_paths` adds candidates and estimators.
     scoring : Scoring
     keep_models : bool
     seed : int
@@ -114,38 +136,107 @@ class SweepRun:
         """Find the exact solutions from strong penalties to weak ones, on a path for each split and class weight."""
         for group in self._groups():
             order = [group[i] for i in np.argsort(-self.strengths()[group], kind="stable")]
-            first = self.estimators[order[0]]
-            problems = self._problems(order[0])
-            objective, features, c = problems[0].objective, problems[0].objective.features, len(self.data.classes)
-            sample = GramSample(problems[0].sampled, self.seed, len(order), share_gram=True)
-            self.samples |= dict.fromkeys(group, sample)
-            paths = [
-                exact.Path(one.objective, sample, int(first.max_iter), float(first.tol), self.seed, self.checkpoint)
-                for one in problems
-            ]
-            itemsize = np.dtype(features.dtype).itemsize
-            if len(problems) < len(self.splits):
-                budget = features.shared_weight_bytes
-                width = exact.shared_width(len(self.splits), c, features.n_stored, itemsize, budget)
-            else:
-                weighted = 0 if objective.weights is None else features.n_stored
-                width = exact.width(self.data.backend, features.d, c, weighted, itemsize)
-            log.info("sweep: %d penalties, %d at the same time, on %d splits", len(order), width, len(self.splits))
-            for start in range(0, len(order), width):
-                chunk = order[start : start + width]
-                for problem, path in zip(problems, paths, strict=True):
-                    l2 = self._l2(chunk, problem)
-                    try:
-                        result = path.solve(l2, RunProgress(self, problem.splits, chunk))
-                    except DivergenceError:  # the penalty is too strong for the type of computation
-                        self._forget(problem.splits, chunk, "diverged")
-                        self.done += l2.size
-                    else:
-                        self._measure(chunk, problem, l2, result)
-                self._report(chunk)
-                if patience is not None and self._worse(order[: start + width]) >= patience:
-                    self.done += len(self.splits) * len(order[start + width :])
+            paths = self._paths(self.estimators[order[0]], len(order))
+            for start in range(0, len(order), paths.width):
+                self._solve(order[start : start + paths.width], paths)
+                if patience is not None and self._worse(order[: start + paths.width]) >= patience:
+                    self.done += len(self.splits) * len(order[start + paths.width :])
                     break
+
+    def along_new_paths(self, open_candidates: list[Any], estimators: list[Any], patience: int, rule: str) -> None:
+        """Find the penalties of candidates that have none, and the exact solutions for these; see `auto_grid`."""
+        for candidate, estimator in zip(open_candidates, estimators, strict=True):
+            start = len(self.candidates)
+            try:
+                self._find_penalties(candidate, estimator, patience, rule)
+            finally:
+                self._sort(start)
+
+    def _find_penalties(self, candidate: dict[str, Any], estimator: Any, patience: int, rule: str) -> None:
+        """Try penalties from strong to weak, and then those between."""
+        start, steps, name = len(self.candidates), list[int](), str(penalty_to_find(candidate))
+        paths = self._paths(estimator, auto_grid.EXPECTED_VALUES)
+        constant = auto_grid.at_constant(paths.problems[0].objective)
+        first = auto_grid.first_step(name, constant, paths.problems[0].totals[0], len(self.data.classes))
+
+        def solve(more: list[int]) -> None:
+            steps.extend(more)
+            self._solve(
+                self._add([candidate | {name: auto_grid.value_at(name, step)} for step in more], estimator), paths
+            )
+
+        while more := auto_grid.weaker(self._tried(start, steps), first, patience, constant.loss):
+            solve(more[: paths.width])
+        while more := auto_grid.between(self._tried(start, steps), rule):
+            solve(more)
+
+    def _add(self, candidates: list[dict[str, Any]], estimator: Any) -> list[int]:
+        """Add candidates, whose estimators have all other parameters of this one; returns their numbers."""
+        first, trials = len(self.candidates), self.trials.with_room(len(candidates))
+        estimators = [clone(estimator).set_params(**candidate) for candidate in candidates]
+        # in one statement, which Ctrl-C does not cut in two
+        self.trials, self.candidates, self.estimators = (
+            trials, [*self.candidates, *candidates], [*self.estimators, *estimators]
+        )  # fmt: skip
+        return list(range(first, first + len(candidates)))
+
+    def _tried(self, start: int, steps: list[int]) -> auto_grid.Tried:
+        """What is known of the candidates from number `start` on, which are at these steps."""
+        trials, validation, rows = self.trials, self.data.validation, self.splits[0].held_out
+        n_held_out = len(rows) if rows is not None else 0 if validation is None else validation[0].n
+        scores, losses = trials.score[:, start:], trials.loss[:, start:]
+        return auto_grid.Tried(
+            np.array(steps), scores, losses, auto_grid.errors_of(scores, n_held_out, self.scoring.name == "accuracy"),
+            auto_grid.errors_of(losses, n_held_out, False), (trials.status[:, start:] == "finished").any(axis=0),
+        )  # fmt: skip
+
+    def _sort(self, start: int) -> None:
+        """Sort the candidates from number `start` on from strong penalties to weak ones."""
+        order = [*range(start), *(start + np.argsort(-self.strengths()[start:], kind="stable")).tolist()]
+        models = {(i, to): self.models[i, k] for to, k in enumerate(order) for i in range(len(self.splits))
+                  if (i, k) in self.models}  # fmt: skip
+        samples = {to: self.samples[k] for to, k in enumerate(order) if k in self.samples}
+        trials, candidates, estimators = (
+            self.trials.select(order), [self.candidates[k] for k in order], [self.estimators[k] for k in order]
+        )  # fmt: skip
+        self.trials, self.candidates, self.estimators, self.models, self.samples = (
+            trials, candidates, estimators, models, samples
+        )  # fmt: skip
+
+    def _paths(self, estimator: Any, penalties: int) -> _Paths:
+        """Paths of an estimator's models; `penalties` is how many penalties to expect."""
+        problems = self._problems(estimator)
+        objective, features, c = problems[0].objective, problems[0].objective.features, len(self.data.classes)
+        sample = GramSample(problems[0].sampled, self.seed, penalties, share_gram=True)
+        paths = [
+            exact.Path(one.objective, sample, int(estimator.max_iter), float(estimator.tol), self.seed, self.checkpoint)
+            for one in problems
+        ]
+        itemsize = np.dtype(features.dtype).itemsize
+        if len(problems) < len(self.splits):
+            budget = features.shared_weight_bytes
+            width = exact.shared_width(len(self.splits), c, features.n_stored, itemsize, budget)
+        else:
+            weighted = 0 if objective.weights is None else features.n_stored
+            width = exact.width(self.data.backend, features.d, c, weighted, itemsize)
+        log.info("sweep: %d penalties, %d at the same time, on %d splits", penalties, width, len(self.splits))
+        return _Paths(problems, paths, sample, width)
+
+    def _solve(self, candidates: list[int], paths: _Paths) -> None:
+        """Find the exact solutions of candidates, as many at the same time as fit, and measure them."""
+        self.samples |= dict.fromkeys(candidates, paths.sample)
+        for start in range(0, len(candidates), paths.width):
+            chunk = candidates[start : start + paths.width]
+            for problem, path in zip(paths.problems, paths.paths, strict=True):
+                l2 = self._l2(chunk, problem)
+                try:
+                    result = path.solve(l2, RunProgress(self, problem.splits, chunk))
+                except DivergenceError:  # the penalty is too strong for the type of computation
+                    self._forget(problem.splits, chunk, "diverged")
+                    self.done += l2.size
+                else:
+                    self._measure(chunk, problem, l2, result)
+            self._report(chunk)
 
     def by_sgd(self, halving: int | None) -> None:
         """Train configurations together on the same minibatches, in several rungs with halving."""
@@ -177,7 +268,7 @@ class SweepRun:
             chunk = group[start : start + width]
             estimators = [clone(self.estimators[k]).set_params(max_iter=passes) for k in chunk]
             for i in range(len(self.splits)):
-                problem = self._split_problem(i, chunk[0])
+                problem = self._split_problem(i, self.estimators[chunk[0]])
                 l2, before = self._l2(chunk, problem), self.done
                 try:
                     result = minibatch.train_group(
@@ -208,21 +299,21 @@ class SweepRun:
             groups.setdefault(key(k), []).append(k)
         return list(groups.values())
 
-    def _split_problem(self, i: int, k: int) -> _Problem:
-        """The problem that candidate k solves on split i."""
-        split, estimator = self.splits[i], self.estimators[k]
+    def _split_problem(self, i: int, estimator: Any) -> _Problem:
+        """The problem that an estimator solves on split i."""
+        split = self.splits[i]
         key = i, repr(estimator.class_weight)
         objective, total, self.moments[key] = objective_for(estimator, self.data, split.train, self.moments.get(key))
         return _Problem([i], objective, held_out(objective, self.data, split.held_out), [total], objective)
 
-    def _problems(self, k: int) -> list[_Problem]:
-        """The problems that candidate k solves: one for each split, or one for all if they share passes over X."""
+    def _problems(self, estimator: Any) -> list[_Problem]:
+        """The problems that an estimator solves: one for each split, or one for all if they share passes over X."""
         features, splits = self.data.features, self.splits
         weight_bytes = 2 * len(splits) * features.n_stored * np.dtype(features.dtype).itemsize  # also of held-out rows
         shared = weight_bytes <= features.shared_weight_bytes and not any(split.train is None for split in splits)
-        if not shared or isinstance(self.estimators[k].scaling, str):  # then each split has a scale of its own
-            return [self._split_problem(i, k) for i in range(len(splits))]
-        estimator, key = self.estimators[k], (EVERY_SPLIT, repr(self.estimators[k].class_weight))
+        if not shared or isinstance(estimator.scaling, str):  # then each split has a scale of its own
+            return [self._split_problem(i, estimator) for i in range(len(splits))]
+        key = EVERY_SPLIT, repr(estimator.class_weight)
         sampled, _, moments = objective_for(estimator, self.data, None, self.moments.get(key))
         self.moments[key] = moments
         found = [objective_for(estimator, self.data, split.train, moments) for split in splits]
@@ -301,9 +392,13 @@ class SweepRun:
 
     def estimator(self, k: int) -> Any:
         """The candidate's estimator, not fitted, but with the number and names of the features."""
-        estimator = clone(self.estimators[k])
-        record_columns(estimator, self.given_X, self.data.features)
-        return estimator
+        return self.with_columns(self.estimators[k])
+
+    def with_columns(self, estimator: Any) -> Any:
+        """A copy of an estimator with the number and names of the features."""
+        copied = clone(estimator)
+        record_columns(copied, self.given_X, self.data.features)
+        return copied
 
     def _score(self, i: int, model: Any) -> float:
         """The score of a model by the user's scorer."""

@@ -32,7 +32,8 @@ from gpusoftmax.estimators.solving import solve
 from gpusoftmax.exceptions import DivergenceError
 from gpusoftmax.features.read import read_features
 from gpusoftmax.progress import Tally
-from gpusoftmax.search.grid import combinations, configured
+from gpusoftmax.search.auto_grid import MOST_VALUES, PATIENCE
+from gpusoftmax.search.grid import combinations, configured, penalty_to_find
 from gpusoftmax.search.minibatch import Recipe
 from gpusoftmax.search.result import DONE, SweepResult, choose, edges
 from gpusoftmax.search.resuming import checkpoint_of_sweep
@@ -90,9 +91,10 @@ def sweep(
         Its parameters apply to all models, except for those in the grid. It is cloned, not fitted. callbacks and
         warm_start cannot be set. solver="auto" means what it means in `fit`, and gives all configurations the same
         solver.
-    grid : dict or list of dict
+    grid : dict, list of dict, or "auto"
         Lists of values for C or l2, learning_rate, momentum, class_weight, by name. If solver is "auto", a
-        learning_rate or momentum makes it SGD.
+        learning_rate or momentum makes it SGD. For L-BFGS, "auto" in place of the list for C or l2 lets the sweep find
+        the values, at most 25 of them; see the notes. grid="auto" means {"C": "auto"}.
     X : array-like of shape (n, d)
         As for `fit`: read in place, and never copied for a fold.
     y : array-like of shape (n,) or (n, c)
@@ -124,7 +126,8 @@ def sweep(
         these for `halving` times as many epochs, and so on, until the last ones are trained for max_iter epochs
         (successive halving, Jamieson and Talwalkar, 2016).
     patience : int, optional
-        For L-BFGS: stop after this many penalties in a row that scored worse than a stronger one.
+        For L-BFGS: stop after this many penalties in a row that scored worse than a stronger one. If the sweep finds
+        the values: after this many factors of ten without a gain (default: 2).
     keep_models : bool
         Keep the weights of every model of every split, `models_`: splits x candidates x (d + 1) x c numbers.
         Out-of-fold predictions need them, and refit starts from them.
@@ -172,6 +175,16 @@ def sweep(
         far, and `interrupted_` is True: models that SGD was training, and the last fit, are used in their current
         state. What a checkpoint has is not changed by that: the same sweep continues from there.
 
+    Notes
+    -----
+    If the sweep finds the values of C, it starts where the model is constant to within 1% of its loss, and multiplies C
+    by ten until there is no gain, which is a gain in score, or in loss on the held-out rows, of more than a quarter of
+    the standard error; or until the score is worse than the best by more than its standard error. Then it halves the
+    intervals next to the best value, in log C, down to an eighth of a decade, until the scores of its neighbours are
+    within a quarter of the standard error, and also those next to the value that rule="1se" chooses. All values are
+    powers of ten or lie between two of them. The standard error is that over the splits; with a single split, that of a
+    mean over its held-out rows.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -179,6 +192,11 @@ def sweep(
     >>> result = sweep(SoftmaxClassifier(), {"C": [0.01, 0.1, 1.0, 10.0]}, X / 16, y, cv=3)
     >>> result.best_params_
     {'C': 0.1}
+    >>> result = sweep(SoftmaxClassifier(), "auto", X / 16, y, cv=3)
+    >>> [float(f"{one['C']:.3g}") for one in result.candidates]
+    [1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0, 3.16, 5.62, 7.5, 10.0, 31.6, 100.0, 1000.0]
+    >>> result.best_params_ == {"C": 10 ** (7 / 8)}
+    True
     """
     started = time.perf_counter()
     _check_estimator(estimator)
@@ -186,7 +204,7 @@ def sweep(
     for name in sorted({name for one in candidates for name in one}):
         if getattr(estimator, name) is not None:
             raise ValueError(f"{name} is in the grid and set in the estimator; set it in one of the two")
-    softmax = isinstance(estimator, SoftmaxClassifier)
+    softmax, finds = isinstance(estimator, SoftmaxClassifier), penalty_to_find(candidates[0]) is not None
     scorer = make_scoring(scoring, softmax)
     check_choice("rule", rule, ("best", "1se"))
     check_flag("refit", refit)
@@ -230,33 +248,41 @@ def sweep(
         splits = make_splits(cv, validation, labels, seed, None if on_cluster or backend.gpu is not None else X, groups)
         if rule == "1se" and len(splits) < 2:
             raise ValueError("rule='1se' needs the scatter between folds; pass cv=5, or rule='best'")
-        models, c = len(candidates) * len(splits), len(data.classes)
+        most, c = len(candidates) * (MOST_VALUES if finds else 1), len(data.classes)
+        models = most * len(splits)
         log.info(
-            "sweep: %d configurations x %d splits; the models that are kept take %.1f MB", len(candidates), len(splits),
+            "sweep: %s%d configurations x %d splits; the models that are kept take %.1f MB",
+            "up to " * finds, most, len(splits),
             keep_models * models * (features.d + 1) * c * np.dtype(features.dtype).itemsize / 2**20,
         )  # fmt: skip
         _check_weights(data.weights, splits)
         run = SweepRun(
-            X, labels, validation_data, data, splits, candidates, estimators, scorer.with_classes(data.classes),
-            keep_models, seed, None, on_candidate, recipe,
+            X, labels, validation_data, data, splits, *(([], []) if finds else (candidates, estimators)),
+            scorer.with_classes(data.classes), keep_models, seed, None, on_candidate, recipe,
         )  # fmt: skip
         options = {
             "scoring": run.scoring.name, "refit": refit, "rule": rule, "halving": halving, "patience": patience,
             "keep_models": keep_models, "recipe": None if recipe is None else [recipe.steps, recipe.replacement],
         }  # fmt: skip
-        run.checkpoint = checkpoint_of_sweep(estimator, candidates, data, splits, options, path, seconds)
+        run.checkpoint = checkpoint_of_sweep(estimator, candidates, models, data, splits, options, path, seconds)
         if validation_data is not None:
-            check_columns(run.estimator(0), frame_or_array(validation_data[0]), names_expected=False)
-        run.tally = Tally(models) if verbose else None
+            check_columns(run.with_columns(estimators[0]), frame_or_array(validation_data[0]), names_expected=False)
+        run.tally = Tally(None if finds else models) if verbose else None
+        if sgd:
+            train = partial(run.by_sgd, halving)
+        elif finds:
+            train = partial(run.along_new_paths, candidates, estimators, patience or PATIENCE, rule)
+        else:
+            train = partial(run.along_paths, patience)
         with keeping(run.checkpoint):
-            interrupted = _train(run, sgd, halving, patience)
+            interrupted = _train(run, train)
             result = _finish(run, rule, interrupted, out_of_fold, refit, verbose)
     result.seconds_ = time.perf_counter() - started
     return result
 
 
-def _train(run: SweepRun, sgd: bool, halving: int | None, patience: int | None) -> bool:
-    """Train all candidates; returns whether Ctrl-C ended that.
+def _train(run: SweepRun, train: Callable[[], None]) -> bool:
+    """Train all candidates by a method of the run; returns whether Ctrl-C ended that.
 
     Raises
     ------
@@ -267,7 +293,7 @@ def _train(run: SweepRun, sgd: bool, halving: int | None, patience: int | None) 
     """
     interrupted = False
     try:
-        run.by_sgd(halving) if sgd else run.along_paths(patience)
+        train()
     except KeyboardInterrupt:
         interrupted = True
         if run.checkpoint is not None:

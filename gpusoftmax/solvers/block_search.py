@@ -78,6 +78,7 @@ class BlockSearch:
         self.A: Array = np.zeros((first, c))  # of the last search
         self.moved = False
 
+    @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
     def start(self, x: Any, preconditioner: Preconditioner) -> Any:
         """Return where to start instead of x (d + 1, c): elsewhere if x is zero."""
         if (x != 0).any():
@@ -87,6 +88,9 @@ class BlockSearch:
         g = self.backend.xp.concatenate([found.dW[:, 0], found.db])
         self._add(preconditioner.solve(g))
         full = self._times(self.D.T, g)
+        self.A = np.zeros_like(full)
+        if not np.isfinite(full).all():
+            return x
         self.A = self._search(full, FIRST_RIDGE if len(self.Z) < FIRST_ROWS * self.A.size else 0.0)
         self.moved = True
         return x + self.D @ self._on_device(self.A)
@@ -94,6 +98,7 @@ class BlockSearch:
     def begin(self) -> None:
         """See `Guide`: it never waits."""
 
+    @np.errstate(over="ignore", invalid="ignore")
     def direction(self, x: Any, g: Any, preconditioned_g: Any) -> tuple[Any, float] | None:
         """See `Guide`."""
         self.Z = self.Z + self.Phi @ self._on_device(self.A)
@@ -148,7 +153,10 @@ class BlockSearch:
         for _ in range(2):  # once is not enough in the presence of rounding errors
             overlap = self._on_device(self._curvature((self.D, self.Phi), (new, phi)))
             new, phi = new - self.D @ overlap, phi - self.Phi @ overlap
-        values, vectors = np.linalg.eigh(self._curvature((new, phi), (new, phi)))
+        curvature = self._curvature((new, phi), (new, phi))
+        if not np.isfinite(curvature).all():  # nor are the features of some row of the sample
+            return
+        values, vectors = np.linalg.eigh(curvature)
         kept = values > DEPENDENT * max(float(values[-1]), 1e-300)
         T = self._on_device(vectors[:, kept] / np.sqrt(values[kept]))
         D, Phi = xp.concatenate([self.D, new @ T], axis=1), xp.concatenate([self.Phi, phi @ T], axis=1)

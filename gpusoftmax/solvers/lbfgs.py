@@ -33,21 +33,30 @@ from gpusoftmax.solvers.guide_choice import guided_start
 from gpusoftmax.solvers.guides import Guides
 from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
-from gpusoftmax.solvers.preconditioners.class_diagonal import from_sums, sums_at_point
+from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point
+from gpusoftmax.solvers.preconditioners.class_scaled import (
+    ClassCurvatures,
+    class_curvatures,
+    scaled_for_classes,
+    scales_first,
+)
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, is_full, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
-# Fewest accepted points with one preconditioner: REFRESH_AFTER, or DIAGONALS_AFTER where the next ones are diagonals;
-# and REFRESH_COST_FACTOR for each pass that the next one costs, so that making them never takes most of the time.
-REFRESH_AFTER, DIAGONALS_AFTER, REFRESH_COST_FACTOR = 8, 4, 2.0
-# A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
-# far; STEPS_TO_GO_FULL holds where it is the full Hessian, or diagonals.
-STEPS_TO_GO, STEPS_TO_GO_FULL = 24, 8
-NEARLY_SEPARABLE = 0.05  # of the objective at zero: below it, few rows have curvature, which suits a guide that waits
+# Fewest accepted points with the first preconditioner; they double with each later one, for which there are also at
+# least REFRESH_COST_FACTOR for each pass that it costs, so that making them never takes most of the time. A guide has
+# GUIDED_REFRESH_AFTER points before it begins, or before it ends with a new preconditioner.
+REFRESH_AFTER, GUIDED_REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 8, 0.5
+# A new preconditioner discards the stored pairs, so it is made only if at least STEPS_TO_GO steps remain at the pace so
+# far, and STEPS_PER_COST for each pass that it costs. Steps become slower, so about twice as many remain in fact; a new
+# preconditioner saves more than half of these, and a step takes longer than a pass. A guide that waits begins if
+# STEPS_TO_GUIDE steps remain, or STEPS_TO_GO with an objective below NEARLY_SEPARABLE of that at zero: then few rows
+# have curvature, which suits it.
+STEPS_TO_GO, STEPS_PER_COST, STEPS_TO_GUIDE, NEARLY_SEPARABLE = 8.0, 0.75, 24.0, 0.05
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -288,14 +297,18 @@ class LBFGS:
         stuck = too_short | (models.stalled >= STALLED)
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
-            due = accepted & self._needs_refresh(models, eps) & ~out_of_steps
-            due &= models.guides.ended_by_rejection | ~models.guides.present | models.guides.waiting
-            if (begins := due & models.guides.waiting).any():
+            guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+            scales = _would_scale(models)
+            due = self._needs_refresh(models, eps)
+            if state.step == 0:
+                due |= self._starts_with_scaling(models) & scales
+            due &= accepted & ~out_of_steps & (~guided | models.guides.ended_by_rejection)
+            if (begins := due & waiting & ~scales).any():
                 models.guides.begin(begins)
                 state.passes += 1  # they read the rows once
                 due &= ~begins
             if due.any():
-                models.guides = models.guides.without(due)
+                models.guides = models.guides.without(due & guided)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
             # a model whose start is not finite has no slope: it has diverged, as the trainer finds out and tells
@@ -340,28 +353,46 @@ class LBFGS:
             )
             preconditioner = from_sums(models.objective, k, sums)
             rows = CLASS_DIAGONAL_COST * models.objective.features.n
-            if self.sample is not None:
-                self.sample.remember(sums, int(models.indices[k]), point)
+            self._remember(models, k, point, sums)
+        elif n_refreshes == 0 and scales_first(models.objective):
+            curvatures = class_curvatures(models.objective, k, point, self.seed)
+            first = models.preconditioner.by_model[k]
+            preconditioner, rows = scaled_for_classes(models.objective, k, curvatures, first), curvatures.rows
+            self._remember(models, k, point, curvatures)
         else:
             preconditioner, rows = refresh(models.objective, k, point, self.seed, n_refreshes)
         models.preconditioner = models.preconditioner.replaced(k, preconditioner, point)
         return rows
+
+    def _remember(self, models: _Models, k: int, point: Any, found: CurvatureSums | ClassCurvatures) -> None:
+        """Let the shared sample remember what was found for model k at its point, if there is such a sample."""
+        if self.sample is not None:
+            self.sample.remember(models.objective, k, point, found)
+            self.sample.remembered = int(models.indices[k]), point
 
     def _tolerances(self, models: _Models) -> Array:
         """Return the largest gradient norm at which each model has converged, (K,)."""
         relative = self.relative and models.objective.loss.gives_probabilities
         return self.tol * (np.clip(models.value, SMALLEST_OBJECTIVE, 1.0) if relative else np.ones(len(models.value)))
 
+    def _starts_with_scaling(self, models: _Models) -> Array:
+        """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
+        objective, xp = models.objective, models.objective.backend.xp
+        warm = objective.backend.to_numpy(xp.any(models.point.x != 0, axis=(0, 2)))
+        if models.sample is not None or not scales_first(objective):
+            return np.zeros(len(warm), bool)
+        l2 = objective.backend.to_numpy(objective.penalty.strengths)
+        return warm if self.sample is None else warm & ~self.sample.has_curvatures(l2)
+
     def _needs_refresh(self, models: _Models, eps: float) -> Array:
         """Find the models that need a new preconditioner, because many steps remain with the present one.
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        diagonals = by_diagonals(models.objective)
-        after = DIAGONALS_AFTER if diagonals else REFRESH_AFTER
-        waiting = models.guides.waiting  # guides, which have nothing to make
-        costs = np.where(waiting, 0.0, REFRESH_COST_FACTOR * models.costs)
-        wait = np.maximum(after, costs) * 2.0**models.refreshes
+        scales, present, waiting = _would_scale(models), models.guides.present, models.guides.waiting
+        costs = np.where(waiting | scales, 0.0, models.costs)  # for a guide that waits there is nothing to make
+        after = np.where(present & ~scales, GUIDED_REFRESH_AFTER, REFRESH_AFTER)
+        wait = np.maximum(after, REFRESH_COST_FACTOR * costs) * np.where(waiting, 1.0, 2.0**models.refreshes)
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -373,10 +404,25 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        separable = models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
-        soon = np.where(waiting, separable, is_full(models.objective) or diagonals)
-        far = np.where(soon, STEPS_TO_GO_FULL, STEPS_TO_GO)
+        least = np.where(waiting & ~scales & ~_nearly_separable(models), STEPS_TO_GUIDE, STEPS_TO_GO)
+        far = np.maximum(least, STEPS_PER_COST * costs)
         return old_enough & ((to_go > far) | (pace <= 0))
+
+
+def _nearly_separable(models: _Models) -> Array:
+    """Whether each model's objective is so low that few rows have curvature left."""
+    return models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
+
+
+def _would_scale(models: _Models) -> Array:
+    """Whether the next preconditioner of each model is the first one, scaled for its classes.
+
+    A guide that waits suits a nearly separable model better.
+    """
+    if not scales_first(models.objective):
+        return np.zeros(len(models.value), bool)
+    guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+    return ~guided & (models.refreshes == 0) & ~(waiting & _nearly_separable(models))
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from bench.common.harness import FORMAT, Contender, NotForThisError
+from bench.common.harness import FORMAT, NotForThisError, Progress
 from bench.common.pages import Link
 from bench.figures import differences, write
 from bench.solving import figures
@@ -39,6 +41,11 @@ def problem() -> Problem:
     return Case("tiny", "tiny", 0.1, tiny).problem(None)
 
 
+@pytest.fixture(scope="module")
+def hinge() -> Problem:
+    return Case("tiny", "tiny", 0.1, tiny, loss="squared_hinge").problem(None)
+
+
 def test_cases_and_contenders_have_their_own_names() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert len({contender.name for contender in CONTENDERS}) == len(CONTENDERS)
@@ -56,11 +63,22 @@ def test_the_judge_measures_what_the_specification_says(
     assert in_float64(problem, W, b) == pytest.approx(float(value[0]), rel=1e-10)
 
 
+def test_the_judge_knows_the_squared_hinge(hinge: Problem, rng: np.random.Generator) -> None:
+    W, b = rng.standard_normal((3, 4)), rng.standard_normal(3)
+    value, _, _ = reference.loss_and_gradient(
+        hinge.scaled().astype(np.float64), hinge.y, W.T[:, None], b[None], l2=hinge.l2, loss="squared_hinge"
+    )
+    assert Judge(hinge)(W, b) == pytest.approx(float(value[0]), rel=1e-10)
+    assert in_float64(hinge, W, b) == pytest.approx(float(value[0]), rel=1e-10)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
-def test_every_contender_reaches_the_optimum(contender: Contender, problem: Problem) -> None:
-    if contender.absent():
-        pytest.skip(contender.absent())
+def test_every_contender_reaches_the_optimum(contender: Any, loss: str, problem: Problem, hinge: Problem) -> None:
+    if contender.absent() or loss not in contender.losses:
+        pytest.skip(contender.absent() or "it has no such loss")
+    problem = problem if loss == "softmax" else hinge
     judge = Judge(problem)
     best = best_known(judge)
     trace = solving.run(contender, problem, judge, goal=best * (1 + 1e-5), budget=30.0)
@@ -74,9 +92,9 @@ def test_every_contender_reaches_the_optimum(contender: Contender, problem: Prob
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
-def test_so_do_those_that_take_sparse_data(contender: Contender) -> None:
-    if contender.absent():
-        pytest.skip(contender.absent())
+def test_so_do_those_that_take_sparse_data(contender: Any) -> None:
+    if contender.absent() or "softmax" not in contender.losses:
+        pytest.skip(contender.absent() or "it has no softmax")
     (case,) = (case for case in CASES if case.name == "words")
     X, y, _ = words(None, n=300, d=90, c=3)
     problem = Problem(case, X, y, None)
@@ -146,11 +164,13 @@ def test_a_run_writes_what_it_prints(tmp_path: Path) -> None:
 
 def test_our_objective_is_a_fault_if_float64_does_not_confirm_it(problem: Problem) -> None:
     trace = Trace(Judge(problem), goal=0.0, budget=1e3, points=[(0.1, 1.0, 0.5)], last=(np.zeros((3, 4)), np.zeros(3)))
-    result = solving.evaluated(problem, trace, 0.5, ours=True)
+    result = solving.evaluated(problem, trace, 0.5, ours=True, unit=0.01)
     assert result["fault"] == f"wrong: objective 0.5, in float64 it is {np.log(3):.9g}"
     assert "warm" not in result
     trace.points = [(0.1, 1.0, float(np.log(3)))]
-    assert "fault" not in solving.evaluated(problem, trace, 0.5, ours=True)
+    result = solving.evaluated(problem, trace, float(np.log(3)), ours=True, unit=0.01)
+    assert "fault" not in result
+    assert result["all_in"]["0.0001"] == pytest.approx(10.0)  # 0.1 s of passes of 0.01 s
 
 
 @pytest.mark.slow
@@ -160,6 +180,53 @@ def test_quick_takes_few_rows_and_starts_nothing_cold(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "solving.json").read_text())
     assert found["cases"]["separable"]["n"] == 1000
     assert "cold" not in found["results"][0]
+
+
+@pytest.mark.slow
+def test_another_checkout_is_a_contender_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Here it is this one: the same passes to the same end, checked as ours are."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("gpusoftmax", "kernels"):
+        shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--quick", "--budget", "60", "--case", "digits-1", "--before", f"old={other}", "--out", str(tmp_path)]
+    assert main(["solving", *options, "--contender", "gpusoftmax", "--contender", "old"]) == 0
+    found = json.loads((tmp_path / "solving.json").read_text())
+    ours, old = found["results"]
+    assert (ours["contender"], old["contender"]) == ("gpusoftmax", "old")
+    assert [near and near[1] for near in ours["warm"].values()] == [near and near[1] for near in old["warm"].values()]
+    assert old["end"] == ours["end"]
+    assert set(found["settings"]["before"]) == {"old"}
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [("/nowhere", "/nowhere has no folder gpusoftmax"), (f"sklearn-lbfgs={ROOT}", "is a contender's name")],
+)
+def test_what_is_no_checkout_is_refused(before: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["solving", "--list", "--before", before])
+    assert message in capsys.readouterr().err
+
+
+def test_the_best_of_several_rounds_counts(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([9.0, 9.0, 0.5, 0.4, 0.3, 0.6])  # a warm-up of each, and two rounds in turns
+
+    def run(contender: Any, problem: Any, judge: Any, goal: float, budget: float) -> Trace:
+        return Trace(judge, goal, budget, points=[(next(seconds), 1.0, goal)])
+
+    monkeypatch.setattr(solving, "run", run)
+    benchmark = solving.Solving()
+    benchmark.options, benchmark.budget = argparse.Namespace(rounds=2), 60.0
+    traces, absent = benchmark._traces(list(CONTENDERS[:2]), problem, Judge(problem), 1.0, Progress(1))
+    assert [trace.points[0][0] for trace in traces.values()] == [0.3, 0.4]
+    assert absent == {}
+
+
+def test_a_case_whose_file_is_not_there_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["solving", "--case", "minilm-10", "--data", str(tmp_path)])
+    assert "left out: minilm-10 needs embeddings-minilm.npz in --data DIR" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -181,7 +248,8 @@ def found() -> Any:
     def result(case: str, name: str, seconds: float, passes: float) -> Any:
         near = {key: [seconds, passes] for key in ("0.01", "0.001", "0.0001")} | {"1e-06": None}
         points = [[seconds / 2, passes / 2, 2.0], [seconds, passes, 1.00001]]
-        return {"case": case, "contender": name, "warm": near, "points": points, "cold": 1.25}
+        all_in = {"0.0001": 10 * seconds}
+        return {"case": case, "contender": name, "warm": near, "all_in": all_in, "points": points, "cold": 1.25}
 
     results = []
     for case in ("probe", "digits-100"):
@@ -195,7 +263,7 @@ def found() -> Any:
 def test_tables_show_seconds_and_passes_the_fastest_in_bold(tmp_path: Path) -> None:
     link = Link(tmp_path / "page.md")
     text = figures.section({"run": found()}, link)
-    assert "| words of probe | **0.5 (10)** | 20 (99) |" in text
+    assert "| words of probe | **0.5 (10)** | 20 (99) | 5 |" in text
     assert "Adam" not in text
     page = figures.details({"run": found()}, link)
     assert "| 1e-06 | > 0.5 | > 20 |" in page

@@ -50,7 +50,7 @@ def by_name(case: str, name: str) -> Contender:
 
 def test_contenders_have_their_own_names_and_a_case() -> None:
     assert len({(contender.cases, contender.name) for contender in CONTENDERS}) == len(CONTENDERS)
-    assert {contender.cases for contender in CONTENDERS} == {(case.name,) for case in CASES}
+    assert {case for contender in CONTENDERS for case in contender.cases} == {case.name for case in CASES}
 
 
 @pytest.mark.parametrize(
@@ -97,23 +97,26 @@ def test_the_truth_is_converged(truths: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # scikit-learn's, that 100 steps are few
 @pytest.mark.parametrize(
-    "contender", [one for one in CONTENDERS if one.cases != ("models",)], ids=lambda one: f"{one.cases[0]}-{one.name}"
+    ("case", "contender"),
+    [pytest.param(case, one, id=f"{case}-{one.name}") for one in CONTENDERS for case in one.cases if case != "models"],
 )
 def test_every_contender_finds_what_is_right(
-    contender: Contender, problems: dict[str, Problem], truths: dict[str, Any], tmp_path: Path
+    case: str, contender: Contender, problems: dict[str, Problem], truths: dict[str, Any], tmp_path: Path
 ) -> None:
     if contender.absent():
         pytest.skip(contender.absent())
-    (case,) = contender.cases
     problem, watch = problems[case], Watch(tmp_path / "tally", 60.0)
     watch.start()
     outcome = contender.run(problem, watch)()()
     result = sweeping.checked({"seconds": 1.0} | outcome.numbers, contender, problem, truths[case], outcome.models)
     assert "fault" not in result
-    if contender.name not in ("own-grid", "sklearn-grid", "adelie"):  # which keep no models
+    if contender.name == "own-auto":  # whose values of C are its own
+        best = min(problem.Cs, key=lambda C: abs(np.log(C / result["found_C"])))
+        assert abs(problem.Cs.index(best) - truths[case]["by_log_loss"]) <= 1
+    elif contender.name not in ("own-grid", "sklearn-grid", "adelie"):  # which keep no models
         assert len(result["distances"]) == len(problem.drawn)
         assert max(result["distances"].values()) < NEAR
-    if case == "cv" and contender.name != "adelie":
+    if problem.has_folds and contender.name not in ("adelie", "own-auto"):
         assert abs(result["steps_by_accuracy"]) <= 1
         assert abs(result["steps_by_log_loss"]) <= 1
 
@@ -167,8 +170,8 @@ def test_one_model_after_another_ends_when_the_time_is_up(problems: dict[str, Pr
 def test_a_contender_that_does_not_stop_is_stopped_and_counted(
     problems: dict[str, Problem], truths: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_apart(function: Any, arguments: Any, folder: Path, budget: float) -> str:
-        assert budget == 60.0 + sweeping.GRACE
+    def run_apart(function: Any, arguments: Any, folder: Path, budget: float, checkout: Any) -> str:
+        assert (budget, checkout) == (60.0 + sweeping.GRACE, None)
         count(folder / "tally", 7)
         return ""
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from gpusoftmax import (
     fit_path,
     sweep,
 )
-from gpusoftmax.array import Backend
+from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.checkpoints import checkpoint as checkpoints
 from gpusoftmax.checkpoints.file import read, write
 from gpusoftmax.checkpoints.identity import SAMPLED
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.files.atomic import previous_of
 from gpusoftmax.solvers import LBFGS, SGD, lbfgs, sgd
-from tests.support.cases import sha256
+from gpusoftmax.trainer import train
+from tests.support.cases import objective_of, sha256, zeros_for
 from tests.tools import kills
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -141,6 +143,9 @@ FITS = {
 }
 SWEEPS = {
     "along paths": swept(SoftmaxClassifier(scaling="standard"), {"C": [1e-3, 1e-1, 10, 1e4]}, X, Y, cv=3),
+    "along paths that are found": swept(
+        SoftmaxClassifier(), {"C": "auto", "class_weight": [None, "balanced"]}, X, Y, cv=2, scoring="log_loss"
+    ),
     "along paths of sparse rows": swept(SoftmaxClassifier(tol=1e-6), {"C": [1, 1e3]}, WORDS, TOPICS, cv=2),
     "along paths of few rows": swept(
         SoftmaxClassifier(tol=1e-7, scaling="standard"),
@@ -276,6 +281,32 @@ def test_on_candidate_hears_of_earlier_candidates_too(steps: Steps, path: Path) 
     steps.of(lambda: run([], **kept), total - 3)
     run(heard := [], **kept)
     assert heard == [0.1, 1.0, 10.0]
+
+
+def test_scores_that_change_from_run_to_run_are_noticed(path: Path) -> None:
+    """A sweep that finds its penalties would otherwise take models for those of other penalties."""
+    for sign in (1, -1):
+        score = lambda model, X, y, sign=sign: sign * float(abs(model.coef_).max())
+        run = partial(sweep, SoftmaxClassifier(), "auto", X, Y, cv=2, scoring=score, refit=False, checkpoint=path)
+        if sign == 1:
+            run()
+    with pytest.raises(ValueError, match=r"a training with l2=\[.*\], where this run now has l2=.*equal scores"):
+        run()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_training_with_other_penalties_is_not_continued(finished: bool, steps: Steps, path: Path) -> None:
+    objective = objective_of(X, Y, get_backend("numpy"), l2=[0.1])
+
+    def run(l2: float) -> Any:
+        one = objective.for_penalties(np.array([l2]))
+        kept = checkpoints.Checkpoint(path, 0.0, {})
+        return train(one, LBFGS(20, 0.0), *zeros_for(one), checkpoint=kept)
+
+    steps.of(lambda: run(0.1), 10**9 if finished else 3)
+    with pytest.raises(ValueError, match=r"a training with l2=\[0\.1\], where this run now has l2=\[0\.2\]"):
+        run(0.2)
+    assert steps.of(lambda: run(0.1).step) == ((21, 0) if finished else (21, 18))
 
 
 # Ctrl-C and SIGTERM

@@ -386,6 +386,16 @@ def test_sweep_tries_many_values_of_c_by_itself(run: Any) -> None:
     assert [one["C"] for one in result["candidates"]] == list(PENALTIES)
 
 
+def test_sweep_finds_the_values_of_c(run: Any) -> None:
+    result = run("sweep", "digits", "--rows", 300, "--C", "auto", "--scoring", "log_loss", "--json").json
+    values = [one["C"] for one in result["candidates"]]
+    assert values == sorted(values)
+    assert (result["best"]["C"] in values, result["edges"]) == (True, {})
+    done = run("sweep", "digits", "--C", "auto", "--epochs", 3)
+    assert done.code == 1
+    assert "--C auto is for L-BFGS; leave out --learning-rate" in done.err
+
+
 def test_sweep_measures_training_accuracy_on_the_rows_it_took(run: Any) -> None:
     assert run("sweep", "digits", "--rows", 50, "--C", 1e4, "--json").json["train_accuracy"] == 1.0
 

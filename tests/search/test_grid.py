@@ -21,6 +21,14 @@ def test_several_grids_come_one_after_another_and_equal_ones_once() -> None:
     assert combinations(grid) == [{"C": 1.0}, {"C": 2.0}, {"l2": 0.5}, {"C": 3.0}]
 
 
+def test_a_penalty_may_be_left_to_the_sweep() -> None:
+    assert combinations("auto") == [{"C": "auto"}]
+    assert combinations({"l2": "auto", "class_weight": [None, "balanced"]}) == [
+        {"l2": "auto", "class_weight": None},
+        {"l2": "auto", "class_weight": "balanced"},
+    ]
+
+
 def test_numbers_become_pythons_own() -> None:
     assert type(combinations({"C": np.logspace(0, 1, 2)})[0]["C"]) is float
 
@@ -37,6 +45,9 @@ def test_class_weights_may_vary() -> None:
         ({"scaling": [None]}, ValueError, "grid has 'scaling', but only C, l2, learning_rate, momentum, class_weight"),
         ({"C": 1.0}, TypeError, r"grid\['C'\]=1.0 is a float; pass a list"),
         ({"class_weight": "balanced"}, TypeError, r"grid\['class_weight'\]='balanced' is a str; pass a list"),
+        ("automatic", TypeError, "grid='automatic' is a str; pass a dictionary"),
+        ({"C": "automatic"}, TypeError, r"grid\['C'\]='automatic' is a str; pass a list"),
+        ({"momentum": "auto"}, TypeError, r"grid\['momentum'\]='auto' is a str; pass a list"),
         ({"C": []}, ValueError, r"grid\['C'\] is empty"),
         ({"C": [1.0], "l2": [1.0]}, ValueError, "both C and l2"),
         ({"C": [[1.0, 2.0]]}, TypeError, r"grid\['C'\]=\[\[1\.0, 2\.0\]\] is not a list of single values"),

@@ -10,7 +10,7 @@ import pytest
 from gpusoftmax import load_digits
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.search import exact
-from gpusoftmax.search.exact import Path, _lagrange, _spread
+from gpusoftmax.search.exact import Path, _lagrange, _nearest
 from gpusoftmax.solvers.lbfgs import LBFGS
 from gpusoftmax.solvers.preconditioners.gram import GramSample
 from tests.support.cases import blobs, objective_of, run, zeros_for
@@ -109,10 +109,27 @@ def test_a_polynomial_is_not_followed_far(nodes: Any, at: float, expected: Any) 
 def test_nodes_that_are_close_are_passed_over() -> None:
     """Differences of near ones are mostly what tol has left, which the polynomial multiplies."""
     nodes: list[Any] = [(-0.1 * k, None, None) for k in range(12)]
-    logs = [node[0] for node in _spread(nodes)]
+    logs = [node[0] for node in _nearest(nodes, -1.2)]
     assert logs[-1] == pytest.approx(-1.1)
     assert (-np.diff(logs) >= exact.APART).all()
     assert len(logs) == exact.NODES
+
+
+def test_the_nearest_nodes_are_taken_on_both_sides() -> None:
+    nodes: list[Any] = [(log, None, None) for log in (0.0, -2.0, -4.0, -6.0, -8.0, -5.0, -4.7)]
+    assert [node[0] for node in _nearest(nodes, -3.0)] == [-4.7, -4.0, -2.0]
+    assert [node[0] for node in _nearest(nodes, -4.6)] == [-6.0, -4.0, -4.7]
+
+
+def test_between_two_solutions_the_start_is_nearer_than_both() -> None:
+    """A sweep that finds its penalties halves intervals between solutions."""
+    path = path_over(problem(NUMPY))
+    for l2 in (1.0, 0.1, 0.01, 1e-3):
+        path.solve(np.array([l2]))
+    middle = float(np.sqrt(0.1 * 0.01))
+    start, neighbours = path.start(middle)[0], [node[1] for node in path.nodes[1:3]]
+    solution = path.solve(np.array([middle])).W
+    assert np.linalg.norm(start - solution) < 0.2 * min(np.linalg.norm(one - solution) for one in neighbours)
 
 
 def test_penalties_that_come_twice_do_no_harm() -> None:

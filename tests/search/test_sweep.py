@@ -466,6 +466,8 @@ def test_progress_says_what_is_running(data: Any, capfd: Any, monkeypatch: pytes
     assert out == ""
     assert "model 0 of 12  C=0.001, split 1 of 3; pass 1" in err
     assert "model 11 of 12  C=1, split 3 of 3; best accuracy so far 0." in err
+    sweep(SoftmaxClassifier(), "auto", *data, cv=3, verbose=1, refit=False)
+    assert "model 4  C=0.001, split 2 of 3; best accuracy so far 0." in capfd.readouterr().err
 
 
 def test_models_short_of_their_optimum_are_told_of(data: Any) -> None:

@@ -200,3 +200,20 @@ def test_it_continues_a_start_that_is_not_zero() -> None:
     state = run(LBFGS(200, tol=1e-9), objective, W, b)
     assert state.start[0] == pytest.approx(at(objective, np.concatenate([W[:, 0], b]))[0])
     assert state.reasons == ["converged"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.filterwarnings("ignore:the largest entry of the gradient")
+def test_features_that_are_not_finite_are_reported_as_without_it(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one row, so that samples may miss it, and in all."""
+    from gpusoftmax import SoftmaxClassifier
+
+    X, y = rows(n=900)
+    for where in (slice(400, 401), slice(None)):
+        broken = X.astype(np.float32)
+        broken[where, 3] = bad
+        if np.isfinite(bad):
+            assert np.isfinite(SoftmaxClassifier(l2=0.5, max_iter=5).fit(broken, y).coef_).all()
+        else:
+            with pytest.raises(ValueError, match="NaN" if np.isnan(bad) else "infinity"):
+                SoftmaxClassifier(l2=0.5).fit(broken, y)

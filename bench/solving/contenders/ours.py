@@ -1,14 +1,15 @@
-"""Our solver, through the estimator."""
+"""Our solver, through the estimator; or that of another checkout, in a process of its own."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
 from bench.solving.cases import Problem
 from bench.solving.truth import EnoughError, Trace
-from gpusoftmax import SoftmaxClassifier
+from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier
 
 
 def run(problem: Problem, trace: Trace) -> None:
@@ -21,9 +22,10 @@ def run(problem: Problem, trace: Trace) -> None:
             return True
         return False
 
-    model = SoftmaxClassifier(
-        C=problem.case.C, scaling=problem.scaling, solver="lbfgs", tol=0.0, max_iter=5000, callbacks=[watch]
-    )
+    options: dict[str, Any] = {"scaling": problem.scaling, "solver": "lbfgs", "tol": 0.0, "max_iter": 5000}
+    kind = SoftmaxClassifier if problem.case.loss == "softmax" else LinearSVMClassifier
+    model = kind(C=problem.case.C, loss=problem.case.loss, callbacks=[watch], **options)
+    trace.started = time.perf_counter()
     model.fit(problem.X, problem.y)
     shift, scale = (0.0, 1.0) if problem.scaling is None else problem.scaling
     coef = model.coef_.astype(np.float64)

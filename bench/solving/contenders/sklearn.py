@@ -20,16 +20,12 @@ MOST_HESSIAN = 2e9  # bytes
 Runner = Callable[[Problem, Trace], None]
 
 
-def watched_solver(solver: str) -> Runner:
-    """One of scikit-learn's solvers that call LinearModelLoss, which is where they can be watched.
+def better_of_threads(attempt: Runner) -> Runner:
+    """A solver in NumPy and SciPy, of whose short runs the better counts: with all threads of BLAS, or with one.
 
-    A short run is made once with all threads of BLAS and once with one, and the better run counts: on small problems
-    the threads of NumPy's and SciPy's BLAS fight for the cores, and lbfgs takes ten times as long with them. A value or
-    a gradient alone counts as half a pass, as if both had been made in one, which flatters them.
+    On small problems the threads of NumPy's and SciPy's BLAS fight for the cores, and lbfgs takes ten times as long
+    with them.
     """
-    passes = {
-        "loss_gradient": 1.0, "loss": 0.5, "gradient": 0.5, "gradient_hessian": 1.0, "gradient_hessian_product": 0.5,
-    }  # fmt: skip
 
     def run(problem: Problem, trace: Trace) -> None:
         from threadpoolctl import threadpool_limits
@@ -40,9 +36,20 @@ def watched_solver(solver: str) -> Runner:
             second = replace(trace, points=[], last=None)
             with suppress(EnoughError), threadpool_limits(1, "blas"):
                 attempt(problem, second)
-            ranks = [(run.lowest <= run.goal, -run.points[-1][0]) for run in (trace, second)]
-            if ranks[1] > ranks[0]:
+            if second.rank > trace.rank:
                 trace.points, trace.last = second.points, second.last
+
+    return run
+
+
+def watched_solver(solver: str) -> Runner:
+    """One of scikit-learn's solvers that call LinearModelLoss, which is where they can be watched.
+
+    A value or a gradient alone counts as half a pass, as if both had been made in one, which flatters them.
+    """
+    passes = {
+        "loss_gradient": 1.0, "loss": 0.5, "gradient": 0.5, "gradient_hessian": 1.0, "gradient_hessian_product": 0.5,
+    }  # fmt: skip
 
     def attempt(problem: Problem, trace: Trace) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -86,7 +93,7 @@ def watched_solver(solver: str) -> Runner:
             for patch in patches:
                 patch.stop()
 
-    return run
+    return better_of_threads(attempt)
 
 
 def laddered(estimator: Callable[[Problem, int], Any]) -> Runner:

@@ -31,7 +31,12 @@ def _torch(problem: Problem) -> Any:
     def loss(rows: Any = None) -> Any:
         x, labels = (X, y) if rows is None else (X[rows], y[rows])
         scores = x @ W.T + b if is_sparse else torch.nn.functional.linear(x, W, b)
-        return torch.nn.functional.cross_entropy(scores, labels) + 0.5 * problem.l2 * (W * W).sum()
+        if problem.case.loss == "softmax":
+            mean = torch.nn.functional.cross_entropy(scores, labels)
+        else:  # the target's own margin is 1
+            margins = torch.relu(scores - scores.gather(1, labels[:, None]) + 1)
+            mean = (margins * margins).sum() / len(labels) - 1
+        return mean + 0.5 * problem.l2 * (W * W).sum()
 
     return torch, W, b, loss
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from bench.common import harness
 from bench.common.harness import lacks
+from bench.sweeping.cases import FOLDS
 from bench.sweeping.contenders import adelie, models, numpy, ours, sklearn, torch
 
 
@@ -21,14 +22,20 @@ class Contender(harness.Contender):
     once: bool = False
 
 
-_CV, _PATH, _RECIPE, _MODELS = (partial(Contender, cases=(name,)) for name in ("cv", "path", "cs231n", "models"))
+_CV, _PATH, _RECIPE, _MODELS = (
+    partial(Contender, cases=names) for names in (FOLDS, ("path",), ("cs231n",), ("models",))
+)
 _FIT = "SoftmaxClassifier(C=C, scaling=(None, 64), solver='lbfgs').fit"
+_FITS = f"{_FIT} for each C and fold, at last on all rows"
 _THEIRS = f"max_iter={sklearn.ITERATIONS}"
 CONTENDERS = (
     _CV("gpusoftmax", "gpusoftmax, sweep", ours.sweep, ours=True, near=True,
         call="sweep(X, y, {'C': Cs}, cv=5, scaling=(None, 64))"),
-    _CV("own-fits", "gpusoftmax, fit after fit", ours.fits, ours=True, near=True,
-        call=f"{_FIT} for each C and fold, at last on all rows"),
+    _CV("own-auto", "gpusoftmax, sweep finds C", ours.found_grid, ours=True,
+        call="sweep(estimator, 'auto', X, y, cv=5, scoring='log_loss')"),
+    Contender("own-fits", "gpusoftmax, fit after fit", ours.fits, ours=True, near=True, cases=("cv",), call=_FITS),
+    # the tol of a single fit leaves more at weak penalties than a sweep's
+    Contender("own-fits", "gpusoftmax, fit after fit", ours.fits, ours=True, cases=("minilm",), call=_FITS),
     _CV("own-grid", "GridSearchCV around gpusoftmax", sklearn.grid_of_ours, ours=True,
         call="GridSearchCV(SoftmaxClassifier(...), n_jobs=1)"),
     _CV("sklearn-cv", "scikit-learn, LogisticRegressionCV", sklearn.logistic_cv,

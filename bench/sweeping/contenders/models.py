@@ -10,10 +10,10 @@ from unittest import mock
 
 import numpy as np
 
-from bench.common.ours import backend_for, softmax, sweep_over_C
+from bench.common.ours import backend_for, objective_over, sweep_over_C
 from bench.sweeping.cases import CLASSES, SCALE, SEED, Problem
 from bench.sweeping.contenders.base import Outcome, Watch, Work
-from bench.sweeping.contenders.ours import OURS, descend, recipe_objective
+from bench.sweeping.contenders.ours import descend, options_of, recipe_objective
 from gpusoftmax.search import exact
 
 ROUNDS = 3  # whose medians count
@@ -24,7 +24,7 @@ def passes(problem: Problem, watch: Watch) -> Work:
     backend = backend_for("auto")
     d = problem.X.shape[1]
     scale = problem.mean, np.full(d, SCALE)
-    base = softmax(backend, backend.asarray(problem.X), problem.y, CLASSES, [1e-3], *scale)
+    base = objective_over(backend, backend.asarray(problem.X), problem.y, CLASSES, [1e-3], *scale)
     rng = np.random.default_rng(SEED)
     W = (0.01 * rng.standard_normal((d, max(problem.size.models), CLASSES))).astype(np.float32)
     values: dict[int, float] = {}
@@ -90,7 +90,7 @@ def widths(problem: Problem, watch: Watch) -> Work:
                 started = time.perf_counter()
                 with mock.patch.object(exact, "width", lambda *_, width=width: width):
                     found = sweep_over_C(
-                        problem.X, problem.y, problem.Cs, OURS, refit=False, keep_models=False,
+                        problem.X, problem.y, problem.Cs, options_of(problem), refit=False, keep_models=False,
                         validation=problem.validation,
                     )  # fmt: skip
                 times.append(time.perf_counter() - started)

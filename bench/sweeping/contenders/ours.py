@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.common.ours import SGD, BatchPlan, Objective, backend_for, sweep_over_C, train
-from bench.sweeping.cases import SCALE, SEED, Array, Problem
+from bench.sweeping.cases import SEED, Array, Problem
 from bench.sweeping.contenders.base import Outcome, Watch, Work, measured, one_by_one, scores
 from bench.sweeping.truth import choices
 from gpusoftmax import SoftmaxClassifier
@@ -16,12 +16,15 @@ from gpusoftmax.estimators.problem import prepare
 from gpusoftmax.features.read import read_features
 from gpusoftmax.protocols.cs231n import train_cs231n
 
-OURS: dict[str, Any] = {"scaling": (None, SCALE), "solver": "lbfgs"}
+
+def options_of(problem: Problem) -> dict[str, Any]:
+    """Parameters of the estimator, which folds the scale."""
+    return {"scaling": None if problem.scale == 1 else (None, problem.scale), "solver": "lbfgs"}
 
 
-def scaled(model: Any) -> tuple[Array, Array]:
-    """W and b of the scaled features, from an estimator on raw pixels."""
-    return np.asarray(model.coef_, np.float64) * SCALE, np.asarray(model.intercept_, np.float64)
+def scaled(model: Any, problem: Problem) -> tuple[Array, Array]:
+    """W and b of the scaled features, from an estimator on X as it is stored."""
+    return np.asarray(model.coef_, np.float64) * problem.scale, np.asarray(model.intercept_, np.float64)
 
 
 # ---- cv and path
@@ -29,18 +32,35 @@ def scaled(model: Any) -> tuple[Array, Array]:
 
 def sweep(problem: Problem, watch: Watch) -> Work:
     """One sweep, with the refit where there are folds."""
-    folds = problem.case == "cv"
+    folds, parameters = problem.has_folds, options_of(problem)
     held_out = {"cv": problem.size.folds} if folds else {"validation": problem.validation}
 
     def work() -> Callable[[], Outcome]:
-        found = sweep_over_C(problem.X, problem.y, problem.Cs, OURS, refit=folds, **held_out)
+        found = sweep_over_C(problem.X, problem.y, problem.Cs, parameters, refit=folds, **held_out)
 
         def outcome() -> Outcome:
             trials = found.trials
             numbers = measured(trials.accuracy, trials.loss) | {"passes": float(trials.passes.sum())}
-            return Outcome(numbers, {model: scaled(found.models_[model]) for model in problem.drawn})
+            return Outcome(numbers, {model: scaled(found.models_[model], problem) for model in problem.drawn})
 
         return outcome
+
+    return work
+
+
+def found_grid(problem: Problem, watch: Watch) -> Work:
+    """A sweep that finds its values of C, by log loss; they are its own, so there are no models of the grid's."""
+    from gpusoftmax import sweep as find
+
+    parameters = options_of(problem)
+
+    def work() -> Callable[[], Outcome]:
+        found = find(
+            SoftmaxClassifier(**parameters), "auto", problem.X, problem.y, cv=problem.size.folds, scoring="log_loss"
+        )  # fmt: skip
+        values = [one["C"] for one in found.candidates]
+        numbers = {"found_Cs": values, "found_C": found.best_params_["C"], "found_log_loss": -found.best_score_}
+        return lambda: Outcome(numbers | {"passes": float(found.trials.passes.sum())})
 
     return work
 
@@ -48,9 +68,11 @@ def sweep(problem: Problem, watch: Watch) -> Work:
 def fits(problem: Problem, watch: Watch) -> Work:
     """A fit for each C and fold, and at last, where there are folds, one for the best C."""
 
+    parameters = options_of(problem)
+
     def work() -> Callable[[], Outcome]:
         models, passes = {}, 0.0
-        accuracy = np.full((len(problem.splits), problem.size.Cs), np.nan)
+        accuracy = np.full((len(problem.splits), len(problem.Cs)), np.nan)
         log_loss = accuracy.copy()
         for i, k in problem.models:
             if watch.enough():
@@ -59,15 +81,15 @@ def fits(problem: Problem, watch: Watch) -> Work:
             whole = problem.case == "path"
             X, y = (problem.X, problem.y) if whole else (problem.X[rows], problem.y[rows])
             X_held_out, y_held_out = problem.validation if whole else (problem.X[held_out], problem.y[held_out])
-            model = SoftmaxClassifier(C=problem.Cs[k], **OURS).fit(X, y)
+            model = SoftmaxClassifier(C=problem.Cs[k], **parameters).fit(X, y)
             accuracy[i, k], log_loss[i, k] = scores(model.predict_proba(X_held_out), y_held_out)
             passes += model.fit_report_.passes
             if (i, k) in problem.drawn:
-                models[i, k] = scaled(model)
+                models[i, k] = scaled(model, problem)
             watch.tell()
-        if not watch.stopped and problem.case == "cv":
+        if not watch.stopped and problem.has_folds:
             best = choices(accuracy, log_loss)["by_accuracy"]
-            SoftmaxClassifier(C=problem.Cs[best], **OURS).fit(problem.X, problem.y)
+            SoftmaxClassifier(C=problem.Cs[best], **parameters).fit(problem.X, problem.y)
         found = {} if watch.stopped else measured(accuracy, log_loss)
         return lambda: Outcome(found | {"passes": passes}, models)
 

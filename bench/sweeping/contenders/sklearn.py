@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.sweeping.cases import CLASSES, Array, Problem
+from bench.sweeping.cases import Array, Problem
 from bench.sweeping.contenders.base import Outcome, Watch, Work, count, measured, scores
-from bench.sweeping.contenders.ours import OURS
+from bench.sweeping.contenders.ours import options_of
 from gpusoftmax import SoftmaxClassifier
 
 ITERATIONS = 100  # scikit-learn's own limit
@@ -40,7 +40,7 @@ def grid(problem: Problem, watch: Watch) -> Work:
 
 def grid_of_ours(problem: Problem, watch: Watch) -> Work:
     """GridSearchCV around our classifier, whose fits take all cores."""
-    return _grid(problem, watch, SoftmaxClassifier(**OURS), problem.X, 1)
+    return _grid(problem, watch, SoftmaxClassifier(**options_of(problem)), problem.X, 1)
 
 
 def _grid(problem: Problem, watch: Watch, model: Any, X: Array, n_jobs: int | None) -> Work:
@@ -89,7 +89,7 @@ def logistic_cv(problem: Problem, watch: Watch) -> Work:
         paths = model.coefs_paths_  # its form depends on the version
         if isinstance(paths, dict):
             paths = np.stack([paths[label] for label in model.classes_], axis=-2)
-        paths = np.reshape(paths, (len(problem.splits), problem.size.Cs, CLASSES, -1)).astype(np.float64)
+        paths = np.reshape(paths, (len(problem.splits), len(problem.Cs), problem.n_classes, -1)).astype(np.float64)
         tables = np.empty((2, *paths.shape[:2]))
         for i, (_, held_out) in enumerate(problem.splits):
             for k, W in enumerate(paths[i]):

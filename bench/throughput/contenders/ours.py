@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.common.harness import NotForThisError
-from bench.common.ours import SGD, Backend, BatchPlan, Objective, backend_for, softmax
+from bench.common.ours import SGD, Backend, BatchPlan, Objective, backend_for, objective_over
 from bench.throughput.cases import MOMENTUM, Problem
 from bench.throughput.contenders.base import Prepared, needs_dense
 from bench.throughput.truth import Answer
@@ -36,7 +36,7 @@ def prepare(problem: Problem, name: str) -> Prepared:
 
 
 def _objective(problem: Problem, backend: Backend) -> Objective:
-    return softmax(backend, problem.X, problem.y, problem.case.c, problem.l2)
+    return objective_over(backend, problem.X, problem.y, problem.case.c, problem.l2)
 
 
 def _our_gradient(problem: Problem, backend: Backend) -> Prepared:

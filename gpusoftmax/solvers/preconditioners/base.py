@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
+from gpusoftmax.array import Backend
 from gpusoftmax.solvers.preconditioners.inverses import Inverse
 
 
@@ -55,11 +56,12 @@ class BlockDiagonal:
     The loss does not change if the same vector is added to the weights of all classes, but the inverses of single
     classes would add such a vector. The mean over the classes is therefore removed before and after; without that, some
     problems took three times as many iterations. Along the mean only the penalty has curvature: `mean_curvature`
-    (d + 1, 1), inf where nothing is penalised.
+    (d + 1, 1), inf where nothing is penalised. On a CPU, the threads of `backend` share the classes.
     """
 
     classes: list[SharedBlock]
     mean_curvature: Any
+    backend: Backend
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
@@ -67,8 +69,15 @@ class BlockDiagonal:
         mean = v.sum(axis=1)[:, None] / c
         v = v - mean
         solution = 0 * v
-        for j, preconditioner in enumerate(self.classes):
-            solution[:, j : j + 1] = preconditioner.solve(v[:, j : j + 1])
+
+        def work(run: range) -> None:
+            for j in run:
+                solution[:, j : j + 1] = self.classes[j].solve(v[:, j : j + 1])
+
+        if self.backend.gpu is None:
+            self.backend.for_each(work, c)
+        else:  # each thread would have to set its current CUDA device
+            work(range(c))
         return solution - solution.sum(axis=1)[:, None] / c + mean / self.mean_curvature
 
 

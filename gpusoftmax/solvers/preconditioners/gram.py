@@ -34,6 +34,7 @@ from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point, sums_at_zero
+from gpusoftmax.solvers.preconditioners.class_scaled import ClassCurvatures, class_curvatures, scaled_for_classes
 from gpusoftmax.solvers.preconditioners.inverses import GramInverse, Inverse, Spectrum, Woodbury
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
@@ -55,6 +56,7 @@ SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it, ro
 KEPT_ELEMENTS = 1 << 25  # largest number of entries of all stored inverses, if there are several: 128 MB in float32
 LOW_RANK, LOW_RANK_ELEMENTS = 2048, 1 << 26  # largest numbers of rows, and of entries, of a low-rank sample
 SMALLEST_LOW_RANK = 32  # if memory allows fewer rows, the diagonal is used
+SAME_PENALTY = 0.05  # largest relative difference of penalties of folds, which differ in their numbers of rows
 AFFORDABLE_PASSES = 100.0  # largest cost of the first preconditioners, in passes over the data per penalty
 
 
@@ -85,7 +87,7 @@ class GramSample:
     at_once : bool
         Whether to make it at the start. If not, the diagonal is used until the solver turns out to converge slowly.
     remembered : pair of int and ndarray, or None
-        The model and its point (d + 1, c) whose sums `remember` got since the last solve began.
+        The model and its point (d + 1, c) of which `remember` got sums or curvatures since the last solve began.
     """
 
     def __init__(self, objective: Objective, seed: int, penalties: int = 1, share_gram: bool = False) -> None:
@@ -111,6 +113,9 @@ class GramSample:
         # for each kind: the bytes of the weight fractions that it was made for, what makes the inverse for any penalty,
         # the centre, and the inverses by l2
         self._products: dict[str, tuple[bytes, GramInverse | Spectrum, Any, dict[float, Inverse]]] = {}
+        # the curvatures that scale later preconditioners for each class, or what computes them; and the l2 of the
+        # model that they come from
+        self._curvatures: tuple[float, ClassCurvatures | Callable[[], ClassCurvatures]] | None = None
         # the sums that `variances` come from, or what computes them; and the bytes of the weight fractions they were
         # made for, unless these are later sums, which serve all
         self._sums: tuple[bytes | None, CurvatureSums | Callable[[], CurvatureSums]] | None = None
@@ -129,6 +134,7 @@ class GramSample:
                 found: Preconditioner | None = self._from_woodbury(objective, k, l2)
                 if found is None:
                     found, rows = self._make(objective, kind, self._fractions(objective, k), l2), len(self.chosen)
+                    found = self._scaled(objective, k, found)
                 preconditioners.append(found)
         rows += 0 if self._woodbury is None else self._woodbury[1].rows_read
         return Preconditioners(preconditioners, rows, [None] * len(preconditioners))
@@ -177,19 +183,43 @@ class GramSample:
             self._sums = made_for, sums
         return from_sums(objective, k, sums)
 
-    def remember(self, sums: CurvatureSums, k: int, point: Any) -> None:
-        """Make later preconditioners from these sums, of model k at its point (d + 1, c), if `kind` is "variances"."""
-        self._sums, self.remembered = (None, sums), (k, point)
+    def _scaled(self, objective: Objective, k: int, first: SharedBlock) -> Preconditioner:
+        """Scale the preconditioner of model k for its classes, by the curvatures that are remembered, if any."""
+        if self._curvatures is None:
+            return first
+        l2, curvatures = self._curvatures
+        if callable(curvatures):
+            curvatures = curvatures()
+            self._curvatures = l2, curvatures
+        return scaled_for_classes(objective, k, curvatures, first)
+
+    def has_curvatures(self, l2: Array) -> Array:
+        """Tell which of these penalties are that of the model whose curvatures are remembered, or nearly so."""
+        known = np.nan if self._curvatures is None else self._curvatures[0]
+        return abs(l2 - known) <= SAME_PENALTY * known
+
+    def remember(self, objective: Objective, k: int, point: Any, found: CurvatureSums | ClassCurvatures) -> None:
+        """Make or scale later preconditioners by what was found for model k at its point (d + 1, c)."""
+        self.remembered = k, point
+        if isinstance(found, ClassCurvatures):
+            self._curvatures = float(objective.backend.to_numpy(objective.penalty.strengths)[k]), found
+        else:
+            self._sums = None, found
 
     def remember_point(self, objective: Objective, k: int, point: Any) -> None:
-        """Do what `remember` does, with sums that are computed once they are needed."""
-        self._sums, self.remembered = (None, lambda: sums_at_point(objective, k, point)), (k, point)
+        """Do what `remember` does, with sums or curvatures that are computed once they are needed."""
+        self.remembered = k, point
+        if self.kind == "variances":
+            self._sums = None, lambda: sums_at_point(objective, k, point)
+        else:
+            l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+            self._curvatures = l2, lambda: class_curvatures(objective, k, point, self.seed)
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions
 
     @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
-    def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> Preconditioner:
+    def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> SharedBlock:
         """Make the preconditioner of a model with these weight fractions and this l2."""
         backend, key = objective.backend, fractions.tobytes()
         kappa, penalty = objective.loss.curvature_at_zero(objective.n_classes), penalty_diagonal(objective)

@@ -15,7 +15,7 @@ expected value of the sum unchanged.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,17 @@ import numpy as np
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.features.base import Features
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian, Preconditioner, SharedBlock
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, GramInverse, Inverse, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
-    BLOCK,
     PASS_OVERHEAD,
     inverse_cost,
     pass_cost,
     penalty_diagonal,
-    scaled_rows,
     uniform_rows,
     weight_fractions,
 )
@@ -83,42 +82,88 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: in
 
     `n_refreshes` counts the earlier refreshes of the model in this solve: each draws other rows.
     """
-    features, backend, c = objective.features, objective.backend, objective.n_classes
-    d, dtype = features.d, features.dtype
     rng = generator(seed, NO_EPOCH + 2 + n_refreshes)
-    candidates = min(max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * d), max(1, MOST_PROBABILITIES // c))
-    rows = uniform_rows(features, candidates, rng)
-    x, curvature, centre = _candidates(objective, k, rows, backend.to_numpy(point).astype(np.float64))
-    penalty = float(backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
-    free, penalised = objective.has_free_intercept, objective.penalty.on_intercept
-    with backend.single_threaded_blas():
-        if is_full(objective):
-            chosen, scale = _draw_rows(curvature.traces(), _full_rows(objective), rng)
-            if free:
-                x = np.hstack([x, np.ones((len(x), 1), dtype)])
-                penalty = np.append(penalty, 0.0)
-            inverse = _full_inverse(x[chosen], curvature.select(chosen, scale), c, np.repeat(penalty, c), backend)
-            log.info("preconditioner: full Hessian, from %d of %d rows", len(chosen), features.n)
-            preconditioner: Preconditioner = FullHessian(
-                inverse, backend.asarray(centre.astype(dtype)[:, None]) if free else None, penalised
-            )
-            return preconditioner, len(rows)
-        size, seeds = _class_rows(objective), rng.integers(1 << 62, size=c)
-        classes: list[Any] = [None] * c
+    candidates = _Candidates.draw(objective, k, point, rng)
+    penalty = float(objective.backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+    with objective.backend.single_threaded_blas():
+        make = _full if is_full(objective) else _block_diagonal
+        return make(objective, candidates, penalty, rng), len(candidates.rows)
 
-        def work(run: range) -> None:
-            for j in run:
-                weights = curvature.diagonal(j)
-                chosen, scale = _draw_rows(weights, size, np.random.default_rng(seeds[j]))
-                curvatures = (weights[chosen] * scale).astype(np.float64)
-                classes[j] = _class_block(objective, x[chosen], curvatures, penalty, centre)
 
-        on_gpu = backend.gpu is not None  # each thread would have to set its current CUDA device
-        (_with_one_thread(backend) if on_gpu else backend).for_each(work, c)
-    log.info("preconditioner: block-diagonal, from at most %d of %d rows per class", size, features.n)
+@dataclass(frozen=True)
+class _Candidates:
+    """The rows from which samples are drawn by their curvature."""
+
+    features: Features  # of these rows, or of all where these are all
+    rows: Array  # their numbers in `features`
+    curvature: RowHessians
+    penalised: bool  # whether the intercept is
+
+    @classmethod
+    def draw(cls, objective: Objective, k: int, point: Any, rng: np.random.Generator) -> _Candidates:
+        """Draw rows, and compute their Hessians for model k at its point."""
+        features, backend = objective.features, objective.backend
+        size = max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * features.d)
+        if not is_full(objective):
+            size = max(size, objective.n_classes * _class_rows(objective))
+        most = min(MOST_PROBABILITIES // objective.n_classes, MOST_ELEMENTS // features.d)
+        numbers = rows = uniform_rows(features, min(size, max(1, most)), rng)
+        labels = backend.to_numpy(objective.labels)[numbers]
+        if len(numbers) < features.n:
+            features, rows = features.copied(numbers), np.arange(len(numbers))
+        W, b = features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:])
+        scores = backend.to_numpy(features.scores(W, b))[:, 0].astype(np.float64)
+        hessians = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
+        return cls(features, rows, hessians, objective.penalty.on_intercept)
+
+    def x(self, chosen: Array) -> Array:
+        """Return the scaled features of some of the rows, with a column of ones if the intercept is penalised."""
+        x = self.features.sample(self.rows[chosen], self.features.dtype)
+        return np.hstack([x, np.ones((len(x), 1), x.dtype)]) if self.penalised else x
+
+
+def _full(objective: Objective, candidates: _Candidates, penalty: Array, rng: np.random.Generator) -> FullHessian:
+    """Make the full Hessian's inverse."""
+    backend, dtype, free = objective.backend, objective.features.dtype, objective.has_free_intercept
+    weights = candidates.curvature.traces()
+    chosen, scale = _draw_rows(weights, _full_rows(objective), rng)
+    x, centre = candidates.x(chosen), None
+    if free:
+        mean = _mean(x, weights[chosen] * scale)
+        x = np.hstack([x - mean, np.ones((len(x), 1), dtype)])
+        penalty, centre = np.append(penalty, 0.0), backend.asarray(mean[:, None])
+    c = objective.n_classes
+    inverse = _full_inverse(x, candidates.curvature.select(chosen, scale), c, np.repeat(penalty, c), backend)
+    log.info("preconditioner: full Hessian, from %d of %d rows", len(chosen), objective.features.n)
+    return FullHessian(inverse, centre, candidates.penalised)
+
+
+def _block_diagonal(
+    objective: Objective, candidates: _Candidates, penalty: Array, rng: np.random.Generator
+) -> BlockDiagonal:
+    """Make the inverse of one block for each class."""
+    backend, c = objective.backend, objective.n_classes
+    size, seeds = _class_rows(objective), rng.integers(1 << 62, size=c)
+    classes: list[Any] = [None] * c
+
+    def work(run: range) -> None:
+        for j in run:
+            weights = candidates.curvature.diagonal(j)
+            chosen, scale = _draw_rows(weights, size, np.random.default_rng(seeds[j]))
+            classes[j] = _class_block(objective, candidates.x(chosen), weights[chosen] * scale, penalty)
+
+    on_gpu = backend.gpu is not None  # each thread would have to set its current CUDA device
+    (_with_one_thread(backend) if on_gpu else backend).for_each(work, c)
+    log.info("preconditioner: block-diagonal, from at most %d of %d rows per class", size, objective.features.n)
     mean_curvature = np.where(penalty > 0, penalty, np.inf)
-    mean_curvature = mean_curvature if penalised else np.append(mean_curvature, np.inf)
-    return BlockDiagonal(classes, backend.asarray(mean_curvature.astype(dtype)[:, None])), len(rows)
+    mean_curvature = mean_curvature if candidates.penalised else np.append(mean_curvature, np.inf)
+    return BlockDiagonal(classes, backend.asarray(mean_curvature.astype(objective.features.dtype)[:, None]), backend)
+
+
+def _mean(x: Array, weights: Array) -> Array:
+    """Return the weighted mean of the rows of x, in its type; 0 without weight."""
+    total = float(weights.sum())
+    return (weights / total if total > 0 else weights).astype(x.dtype) @ x
 
 
 def _with_one_thread(backend: Backend) -> Backend:
@@ -128,27 +173,6 @@ def _with_one_thread(backend: Backend) -> Backend:
 def is_full(objective: Objective) -> bool:
     """Whether `refresh` makes the full Hessian."""
     return (objective.features.d + 1) * objective.n_classes <= FULL_SIZE
-
-
-def _candidates(objective: Objective, k: int, rows: Array, point: Array) -> tuple[Array, RowHessians, Array]:
-    """Return the centred features of some rows, their Hessians C, and the mean that was subtracted from the features.
-
-    If the intercept is penalised, a column of ones is added to the features. Unless there is an unpenalised intercept,
-    the mean is 0.
-    """
-    fractions = weight_fractions(objective, k, rows)
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-    d = objective.features.d + objective.penalty.on_intercept
-    x, centre = np.empty((len(rows), d), objective.features.dtype), np.zeros(d)
-    scores = np.empty((len(rows), objective.n_classes))
-    for part in blocks if objective.has_free_intercept else []:
-        centre += fractions[part] @ scaled_rows(objective, rows[part])
-    for part in blocks:
-        block = scaled_rows(objective, rows[part])
-        scores[part] = block @ point[:d] + (0 if objective.penalty.on_intercept else point[-1])
-        x[part] = block - centre
-    labels = objective.backend.to_numpy(objective.labels)[rows]
-    return x, objective.loss.row_hessians(scores, labels, fractions), centre
 
 
 def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -164,17 +188,19 @@ def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
     return chosen, 1 / probability[chosen]
 
 
-def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Array, centre: Array) -> SharedBlock:
-    """Make the preconditioner of one class from the features x of its rows, less `centre`, and their curvatures."""
+def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Array) -> SharedBlock:
+    """Make the preconditioner of one class from the features x of its rows, which are overwritten, and curvatures."""
     backend, dtype, kappa = objective.backend, x.dtype, float(curvatures.sum())
     kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # too small to divide by: the mean stays zero
-    free = objective.has_free_intercept and kappa > 0
-    mean = curvatures.astype(dtype) @ x / dtype.type(kappa) if free else np.zeros(x.shape[1], dtype)
-    raw = curvatures.astype(dtype) @ (x * x)
-    x = (x - mean) * np.sqrt(curvatures).astype(dtype)[:, None]
+    mean: Array = np.zeros(x.shape[1], dtype)
+    if objective.has_free_intercept and kappa > 0:
+        mean = _mean(x, curvatures)
+        x -= mean
+    x *= np.sqrt(curvatures).astype(dtype)[:, None]
     kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
+    raw = kappa * mean.astype(np.float64) ** 2  # what centring has taken off the diagonal is all that rounding adds to
     inverse = GramInverse(kind, x, raw, _with_one_thread(backend)).inverse(penalty)
-    moved = backend.asarray((centre + mean).astype(dtype)[:, None]) if objective.has_free_intercept else None
+    moved = backend.asarray(mean[:, None]) if objective.has_free_intercept else None
     return SharedBlock(inverse, moved, kappa or 1.0, objective.penalty.on_intercept)
 
 

@@ -114,6 +114,7 @@ class WoodburySamples:
         self._rows: Array = np.empty((0, len(self.factors)), self.dtype)  # sqrt(kappa / r) (x - centre), first of drawn
         self._products: dict[tuple[int, int], Array] = {}  # A_j A_j' by j and m
 
+    @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
     def inverse(self, l2: float) -> Woodbury | None:
         """Return the mean of the inverses for this l2, on the device.
 

@@ -140,7 +140,7 @@ def test_later_solves_start_from_the_sums_at_an_earlier_solution() -> None:
     before = sample.preconditioners(objective).by_model[0]
     assert isinstance(before, ClassDiagonal)
     assert before.diagonals.inverse.shape == (D, 1)
-    sample.remember(sums_at_point(objective, 0, np.ones((D + 1, C))), 0, np.ones((D + 1, C)))
+    sample.remember(objective, 0, np.ones((D + 1, C)), sums_at_point(objective, 0, np.ones((D + 1, C))))
     after = sample.preconditioners(objective).by_model[0]
     assert isinstance(after, ClassDiagonal)
     assert after.diagonals.inverse.shape == (D, C)

@@ -41,22 +41,20 @@ from gpusoftmax.solvers.preconditioners.class_scaled import (
     scales_first,
 )
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, refresh, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import CLASS_DIAGONAL_COST, by_diagonals, is_full, refresh, refresh_cost
 
 SUFFICIENT = 1e-4  # fraction of the decrease predicted by the slope that a step has to achieve (Armijo)
 ROUNDINGS = 16  # largest relative rounding error of the objective and of the gradient, in units of eps
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
-# Fewest accepted points with the first preconditioner; they double with each later one, for which there are also at
-# least REFRESH_COST_FACTOR for each pass that it costs, so that making them never takes most of the time. A guide has
-# GUIDED_REFRESH_AFTER points before it begins, or before it ends with a new preconditioner.
-REFRESH_AFTER, GUIDED_REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 8, 0.5
+# Fewest accepted points with one preconditioner: REFRESH_AFTER, and REFRESH_COST_FACTOR for each pass that the next one
+# costs, so that making them never takes most of the time. They double with each new preconditioner of a model, apart
+# from scaling the first. A guide has GUIDED_REFRESH_AFTER before it begins, or ends with a new preconditioner.
+REFRESH_AFTER, GUIDED_REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 8, 2.0
 # A new preconditioner discards the stored pairs, so it is made only if at least STEPS_TO_GO steps remain at the pace so
-# far, and STEPS_PER_COST for each pass that it costs. Steps become slower, so about twice as many remain in fact; a new
-# preconditioner saves more than half of these, and a step takes longer than a pass. A guide that waits begins if
-# STEPS_TO_GUIDE steps remain, or STEPS_TO_GO with an objective below NEARLY_SEPARABLE of that at zero: then few rows
-# have curvature, which suits it.
-STEPS_TO_GO, STEPS_PER_COST, STEPS_TO_GUIDE, NEARLY_SEPARABLE = 8.0, 0.75, 24.0, 0.05
+# far; MANY_STEPS_TO_GO where it has an inverse for each class, which takes long, and before a guide that waits begins.
+# With an objective below NEARLY_SEPARABLE of that at zero the guide begins sooner: few rows have curvature then.
+STEPS_TO_GO, MANY_STEPS_TO_GO, NEARLY_SEPARABLE = 8, 24, 0.05
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -377,8 +375,8 @@ class LBFGS:
 
     def _starts_with_scaling(self, models: _Models) -> Array:
         """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
-        objective, xp = models.objective, models.objective.backend.xp
-        warm = objective.backend.to_numpy(xp.any(models.point.x != 0, axis=(0, 2)))
+        objective = models.objective
+        warm = objective.backend.to_numpy(abs(models.point.x).max(axis=(0, 2))) > 0
         if models.sample is not None or not scales_first(objective):
             return np.zeros(len(warm), bool)
         l2 = objective.backend.to_numpy(objective.penalty.strengths)
@@ -389,10 +387,12 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        scales, present, waiting = _would_scale(models), models.guides.present, models.guides.waiting
+        objective, scales = models.objective, _would_scale(models)
+        present, waiting = models.guides.present, models.guides.waiting
         costs = np.where(waiting | scales, 0.0, models.costs)  # for a guide that waits there is nothing to make
         after = np.where(present & ~scales, GUIDED_REFRESH_AFTER, REFRESH_AFTER)
-        wait = np.maximum(after, REFRESH_COST_FACTOR * costs) * np.where(waiting, 1.0, 2.0**models.refreshes)
+        later = np.maximum(models.refreshes - scales_first(objective), 0)
+        wait = np.maximum(after, REFRESH_COST_FACTOR * costs) * np.where(waiting, 1.0, 2.0**later)
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -404,8 +404,9 @@ class LBFGS:
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
-        least = np.where(waiting & ~scales & ~_nearly_separable(models), STEPS_TO_GUIDE, STEPS_TO_GO)
-        far = np.maximum(least, STEPS_PER_COST * costs)
+        blocks = not (is_full(objective) or by_diagonals(objective))
+        many = ~scales & np.where(waiting, ~_nearly_separable(models), blocks)
+        far = np.where(many, MANY_STEPS_TO_GO, STEPS_TO_GO)
         return old_enough & ((to_go > far) | (pace <= 0))
 
 

@@ -30,11 +30,10 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, SharedBlock
-from gpusoftmax.solvers.preconditioners.hessian import is_full, refresh_cost
+from gpusoftmax.solvers.preconditioners.hessian import is_full
 from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, uniform_rows, weight_fractions
 
 SAMPLE_ROWS, SAMPLE_PER_CLASS = 8192, 512  # fewest rows of the sample, and rows of it for each class
-CHEAP_PASSES = 4.0  # where the full Hessian's inverse costs less than this, it is made at once
 SMALLEST_CURVATURE = 1e-3  # of a class, relative to the mean of all; a smaller one would come from few rows
 
 
@@ -78,10 +77,8 @@ class ClassScaled:
 
 
 def scales_first(objective: Objective) -> bool:
-    """Whether it pays to scale the first preconditioner before the Hessian's inverse is made."""
-    return not objective.features.is_sparse and not (
-        is_full(objective) and refresh_cost(objective.select(np.arange(1))) <= CHEAP_PASSES
-    )
+    """Whether the first preconditioner is scaled before one is made from the Hessian."""
+    return not objective.features.is_sparse and not is_full(objective)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def test_classes_of_different_sizes_take_fewer_passes_with_it(
     with caplog.at_level(logging.INFO, "gpusoftmax"):
         scaled = SoftmaxClassifier(C=10.0, max_iter=200).fit(X, y)
     assert "preconditioner: scaled for each class, from 4000 of 4000 rows" in caplog.text
-    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.STEPS_TO_GO", 1e9)
+    monkeypatch.setattr("gpusoftmax.solvers.lbfgs.STEPS_TO_GO", 10**9)
     plain = SoftmaxClassifier(C=10.0, max_iter=200).fit(X, y)
     assert scaled.fit_report_.passes < 0.8 * plain.fit_report_.passes
     # both are within tol = 1e-4 of stationary

@@ -139,6 +139,10 @@ class Backend:
         """
         return single_threaded_blas()
 
+    def on_this_host(self) -> Backend:
+        """Return this backend, or that of the host if it is a GPU's; which has `HessianProducts`."""
+        return self if self.gpu is None else get_backend("cpu", self.n_threads)
+
     def synchronize(self) -> None:
         """Wait until the work queued on the current stream is done."""
         if self.gpu is not None:

@@ -28,8 +28,15 @@ class RowHessians(Protocol):
     def entries(self, j: int, k: int) -> Array:
         """Entry j, k of each C_i: (m,)."""
 
+    def diagonals(self) -> Array:
+        """The diagonal of each C_i: (m, c)."""
+
     def traces(self) -> Array:
         """The trace of each C_i: (m,)."""
+
+    @property
+    def factors(self) -> Array:
+        """What determines C_i besides the row's weight and label: (m, c)."""
 
     def select(self, rows: Array, factors: Array) -> RowHessians:
         """Select some rows, and multiply each of their Hessians by a factor."""
@@ -81,10 +88,13 @@ class Loss(Protocol):
         """Largest eigenvalue of U_i."""
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
-        """Hessians of rows with scores (m, c), float64, labels (m,) and weights (m,). The scores are overwritten.
+        """Hessians of rows with scores (m, c), labels (m,) and weights (m,), in the type of the scores, overwritten.
 
         TypeError if the loss has no curvature.
         """
+
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """Replace scores (m, c) by the gradients of the rows' losses with respect to them; returns the scores."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,13 @@ class _SoftmaxHessians:
 
     def entries(self, j: int, k: int) -> Array:
         return self.weights * self.p[:, j] * ((1.0 if j == k else 0.0) - self.p[:, k])
+
+    def diagonals(self) -> Array:
+        return self.weights[:, None] * (self.p * (1 - self.p))
+
+    @property
+    def factors(self) -> Array:
+        return self.p
 
     def traces(self) -> Array:
         return _sum_of_diagonals(self, self.p.shape[1])
@@ -128,6 +145,14 @@ class _SquaredHingeHessians:
         a, t = self.violated, self.target
         return -2 * self.weights * (a[:, j] * t[:, k] + a[:, k] * t[:, j])
 
+    def diagonals(self) -> Array:
+        a = self.violated
+        return (2 * self.weights)[:, None] * (a + a.sum(axis=1)[:, None] * self.target)
+
+    @property
+    def factors(self) -> Array:
+        return self.violated
+
     def traces(self) -> Array:
         return _sum_of_diagonals(self, self.violated.shape[1])
 
@@ -140,6 +165,13 @@ def _sum_of_diagonals(hessians: RowHessians, c: int) -> Array:
     for j in range(1, c):
         total += hessians.diagonal(j)
     return total
+
+
+def _to_probabilities(scores: Array) -> None:
+    """Replace scores (m, c) by their softmax."""
+    scores -= scores.max(axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=1, keepdims=True)
 
 
 class Softmax:
@@ -169,10 +201,14 @@ class Softmax:
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
         """s (diag(p) - p p'), with the probabilities p."""
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=1, keepdims=True)
+        _to_probabilities(scores)
         return _SoftmaxHessians(weights, scores)
+
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """p - e_y, with the probabilities p."""
+        _to_probabilities(scores)
+        scores[np.arange(len(scores)), labels] -= 1
+        return scores
 
 
 class _MulticlassHinge:
@@ -184,6 +220,15 @@ class _MulticlassHinge:
     def at_zero(self, c: int) -> float:
         """c - 1: every other class violates its margin by 1."""
         return c - 1.0
+
+    @staticmethod
+    def _margins(scores: Array, labels: Array) -> Array:
+        """Replace scores (m, c) by the violations of margins, max(0, z_j - z_y + 1), and 0 for the label."""
+        rows = np.arange(len(scores))
+        scores -= scores[rows, labels][:, None]
+        scores += 1
+        scores[rows, labels] = 0
+        return np.maximum(scores, 0, out=scores)
 
 
 class Hinge(_MulticlassHinge):
@@ -208,6 +253,12 @@ class Hinge(_MulticlassHinge):
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
         """Raise TypeError, since there are none."""
         raise TypeError("the hinge has no curvature")
+
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """1 for each class that violates its margin, and the label's entry makes their sum zero."""
+        margins = self._margins(scores, labels)
+        np.copyto(margins, margins > 0)
+        return _with_sum_zero(margins, labels)
 
 
 class SquaredHinge(_MulticlassHinge):
@@ -238,11 +289,23 @@ class SquaredHinge(_MulticlassHinge):
 
     def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
         """2 s (diag(a) + A e_y e_y' - a e_y' - e_y a'), with the violated margins a."""
-        target = np.equal.outer(labels, np.arange(scores.shape[1])).astype(np.float64)
-        scores -= scores[np.arange(len(scores)), labels][:, None]
-        scores += 1
-        np.copyto(scores, (scores > 0) & (target == 0))
-        return _SquaredHingeHessians(weights, scores, target)
+        target = np.zeros_like(scores)
+        target[np.arange(len(scores)), labels] = 1
+        margins = self._margins(scores, labels)
+        np.copyto(margins, margins > 0)
+        return _SquaredHingeHessians(weights, margins, target)
+
+    def row_gradients(self, scores: Array, labels: Array) -> Array:
+        """Twice each violation of a margin, and the label's entry makes their sum zero."""
+        margins = self._margins(scores, labels)
+        margins *= 2
+        return _with_sum_zero(margins, labels)
+
+
+def _with_sum_zero(gradients: Array, labels: Array) -> Array:
+    """Set the entry of the label, which is zero, so that each row's sum is zero."""
+    gradients[np.arange(len(gradients)), labels] = -gradients.sum(axis=1)
+    return gradients
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (Softmax(), Hinge(), SquaredHinge())}

@@ -294,6 +294,38 @@ class SgdSteps:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RowCurvature:
+    """The Hessian sum_i s_i kron(x_i x_i', C_i) of a sum of losses over few rows, in blocks of 64 rows.
+
+    C_i is diag(p_i) - p_i p_i' for softmax; that of the squared hinge is in `losses`. What is missing in the last
+    block, and beyond the q columns of features, is zero.
+
+    Attributes
+    ----------
+    x : ndarray of float32, (blocks, columns, 64)
+        The features; `columns` is q rounded up to a multiple of 4.
+    factors : ndarray of float32, (blocks, c, 64)
+        The probabilities p, or 1 for each class that violates its margin and else 0.
+    labels : ndarray of int32, (blocks, 64), or None
+        Class indices; None for softmax.
+    weights : ndarray of float32, (blocks, 64)
+        s.
+    """
+
+    x: Array
+    factors: Array
+    labels: Array | None
+    weights: Array
+
+
+class HessianProducts(Protocol):
+    """A capability of backends on the host: products with the Hessian of few rows."""
+
+    def hessian_product(self, curvature: RowCurvature, v: Array) -> Array:
+        """Multiply the Hessian by v (c, q), float64, with a row for each class; returns (c, q)."""
+
+
 class SgdStretch(Protocol):
     """An optional capability of a backend: stretches of SGD.
 

@@ -234,7 +234,7 @@ def test_every_operation_has_the_arguments_of_the_protocol(name: str, operations
 
 @pytest.mark.parametrize(
     ("operations", "more"),
-    [(CpuOperations, ["sgd_steps", "sparse_sgd_steps"]), (CudaOperations, [])],
+    [(CpuOperations, ["sgd_steps", "sparse_sgd_steps", "hessian_product"]), (CudaOperations, [])],
     ids=["CPU", "CUDA"],
 )
 def test_a_back_end_has_no_operation_outside_the_protocols(operations: type, more: list[str]) -> None:

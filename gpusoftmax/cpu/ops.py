@@ -29,11 +29,12 @@ from gpusoftmax.cpu.gradients import (
     large_leaf,
     row_loss,
 )
+from gpusoftmax.cpu.newton import NO_LABELS, hessian_product
 from gpusoftmax.cpu.packed import scorer, sgd_steps
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked
 from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas, sum_over_blocks, sum_over_leaves
 from gpusoftmax.dtypes import computation_dtype, widen
-from gpusoftmax.operations import Diagonals, SgdSteps, SparseRows
+from gpusoftmax.operations import Diagonals, RowCurvature, SgdSteps, SparseRows
 from gpusoftmax.penalties import L2
 from gpusoftmax.tree import Partial
 
@@ -302,6 +303,19 @@ class CpuOperations:
                 return (epilogue.solve_diagonals(diagonals.part(rows), v[rows], own, out[rows]).astype(np.float64),)
 
         return sum_over_blocks(part, d, c, self.n_threads)[0]
+
+    def hessian_product(self, curvature: RowCurvature, v: Array) -> Array:
+        x, (c, q) = curvature.x, v.shape
+        if not self.kernels.COMPILED:
+            return hessian_product(curvature, v)
+        padded, out = np.zeros((c, x.shape[1]), x.dtype), np.zeros((c, x.shape[1]))
+        padded[:, :q] = v
+        labels = NO_LABELS if curvature.labels is None else curvature.labels
+        U, of_rows = np.empty((c, x.shape[2]), x.dtype), np.empty(x.shape[2], x.dtype)
+        self.kernels.hessian_product(
+            x, curvature.factors, labels, curvature.weights, padded, U, of_rows, out, self.kernels.SOURCE
+        )
+        return out[:, :q]
 
     def column_sums(self, Z: Array) -> Array:
         step = leaf_rows(Z.shape[1])

@@ -52,7 +52,7 @@ class BlockSearch:
         The rows S.
     """
 
-    outlives_rejection = False
+    outlives_rejection = waits = False
 
     def __init__(self, objective: Objective, k: int, others: OtherRows) -> None:
         self.backend, self.loss, dtype = objective.backend, objective.loss, objective.features.dtype
@@ -94,6 +94,9 @@ class BlockSearch:
         self.A = self._search(full, FIRST_RIDGE if len(self.Z) < FIRST_ROWS * self.A.size else 0.0)
         self.moved = True
         return x + self.D @ self._on_device(self.A)
+
+    def begin(self) -> None:
+        """See `Guide`: it never waits."""
 
     @np.errstate(over="ignore", invalid="ignore")
     def direction(self, x: Any, g: Any, preconditioned_g: Any) -> tuple[Any, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpusoftmax.objective.objective import Objective
+from gpusoftmax.solvers import newton
 from gpusoftmax.solvers.block_search import BlockSearch
 from gpusoftmax.solvers.guides import Guide, Guides
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
@@ -18,7 +19,9 @@ def guided_start(
 
     A guide that begins at zero weights may move them; x is not changed.
     """
-    guides: list[Guide | None] = [None] * objective.n_models
+    guides: list[Guide | None] = list(newton.guides(objective))
+    if newton.begins_at_once(objective):
+        return x, Guides(guides, objective.features.n)
     moved, rows = x.copy(), 0
     with objective.backend.single_threaded_blas():
         for k, preconditioner in enumerate(preconditioners.by_model):

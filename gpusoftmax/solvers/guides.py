@@ -27,8 +27,15 @@ class Guide(Protocol):
         """
 
     @property
+    def waits(self) -> bool:
+        """Whether it leaves the directions to L-BFGS until that turns out to converge slowly; see `begin`."""
+
+    @property
     def moved(self) -> bool:
         """Whether it has moved the start from zero weights to a point that it found without a pass."""
+
+    def begin(self) -> None:
+        """Wait no longer. Only called while it `waits`."""
 
     def direction(self, x: Any, g: Any, preconditioned_g: Any) -> tuple[Any, float] | None:
         """Return a direction (d + 1, c) at x, and the inner product of g and the direction, which is positive.
@@ -72,6 +79,18 @@ class Guides(Kept):
     def present(self) -> Array:
         """Which models have a guide, (K,) bool."""
         return np.array([guide is not None for guide in self.by_model])
+
+    @property
+    def waiting(self) -> Array:
+        """Which models have a guide that waits, (K,) bool."""
+        return np.array([guide is not None and guide.waits for guide in self.by_model])
+
+    def begin(self, marked: Array) -> None:
+        """Let the guides of the models with True in `marked` (K,) begin, all of which wait."""
+        for k in np.flatnonzero(marked).tolist():
+            guide = self.by_model[k]
+            assert guide is not None
+            guide.begin()
 
     @property
     def ended_by_rejection(self) -> Array:

@@ -32,6 +32,7 @@ ACCURACY = 0.01  # residual of a Newton step's linear system, relative to the gr
 PRODUCT_COST, SOFTMAX_COST = 50.0, 250.0
 CLASSES_PER_PRODUCT = 20.0  # forming the Hessian costs as much as c / CLASSES_PER_PRODUCT products with it
 MOST_FORMED = 2048  # largest number of classes for which the Hessian is formed
+FORMED_EACH_STEP = 40  # up to so many classes it is formed for each step, which takes no longer than two products
 HESSIAN_ROUNDING = 1e-14  # rounding error of the Hessian's entries, relative to its diagonal
 SMALLEST_CURVATURE = 1e-30  # replaces a curvature of zero
 BLOCK = 1 << 19  # entries of a block of rows; with smaller blocks, threads would wait for each other at the GIL
@@ -254,6 +255,8 @@ def best_intercept_change(
         if len(v) <= min(MOST_FORMED, CLASSES_PER_PRODUCT * max_products / 16):  # at most a sixteenth of the work
             factor, products_left = _factor(phi, len(v)), products_left - int(len(v) / CLASSES_PER_PRODUCT)
         while products_left > 0:
+            if len(v) <= FORMED_EACH_STEP and v.any():
+                factor = _factor(phi, len(v))
             step, used = _newton_step(phi, gradient, factor, products_left)
             predicted_decrease, length, products_left = float(gradient @ step), 1.0, products_left - used - 4
             trial_value, trial_gradient = phi.evaluate(v - step)
@@ -298,6 +301,8 @@ def _newton_step(phi: Phi, gradient: Array, factor: Any, max_products: int) -> t
     """
     (diagonal, shift_curvature), c, used = _diagonal(phi), len(gradient), 0
     root = np.sqrt(diagonal)
+    if factor is not None and c <= FORMED_EACH_STEP:
+        return linalg.cho_solve(factor, gradient / root) / root, 2
 
     def product(x: Array) -> Array:
         nonlocal used

@@ -48,12 +48,13 @@ ROUNDINGS = 16  # largest relative rounding error of the objective and of the gr
 SHORTEST = 0.01  # below this step length a model is stuck if the predicted decrease is within rounding errors
 VANISHING = 1e-38  # below this step length, which takes some 127 trials at most, a model is stuck in any case
 # Fewest accepted points with one preconditioner: REFRESH_AFTER, and REFRESH_COST_FACTOR for each pass that the next one
-# costs, so that making them never takes most of the time. They double with each new preconditioner of a model.
-REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 2.0
-GUIDED_REFRESH_AFTER = 8  # fewest points for a model with a guide, which ends with the refresh
-# A new preconditioner discards the stored pairs, so it is made only if at least this many steps remain at the pace so
-# far; STEPS_TO_GO_BLOCKS holds where it has an inverse for each class, which takes long.
-STEPS_TO_GO, STEPS_TO_GO_BLOCKS = 8, 24
+# costs, so that making them never takes most of the time. They double with each new preconditioner of a model, apart
+# from scaling the first. A guide has GUIDED_REFRESH_AFTER before it begins, or ends with a new preconditioner.
+REFRESH_AFTER, GUIDED_REFRESH_AFTER, REFRESH_COST_FACTOR = 4, 8, 2.0
+# A new preconditioner discards the stored pairs, so it is made only if at least STEPS_TO_GO steps remain at the pace so
+# far; MANY_STEPS_TO_GO where it has an inverse for each class, which takes long, and before a guide that waits begins.
+# With an objective below NEARLY_SEPARABLE of that at zero the guide begins sooner: few rows have curvature then.
+STEPS_TO_GO, MANY_STEPS_TO_GO, NEARLY_SEPARABLE = 8, 24, 0.05
 SMALLEST_OBJECTIVE = 0.01  # lower limit of the objective by which a relative tol is multiplied
 STALLED = 10  # accepted steps in a row that lower neither objective nor gradient: only rounding errors are left
 
@@ -294,13 +295,18 @@ class LBFGS:
         stuck = too_short | (models.stalled >= STALLED)
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
-            due = self._needs_refresh(models, eps) | (state.step == 0 and self._starts_with_scaling(models))
-            due &= accepted & ~out_of_steps
-            due &= ~models.guides.present | (
-                models.guides.ended_by_rejection & (models.refresh_age + 1 >= GUIDED_REFRESH_AFTER)
-            )
+            guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+            scales = _would_scale(models)
+            due = self._needs_refresh(models, eps)
+            if state.step == 0:
+                due |= self._starts_with_scaling(models) & scales
+            due &= accepted & ~out_of_steps & (~guided | models.guides.ended_by_rejection)
+            if (begins := due & waiting & ~scales).any():
+                models.guides.begin(begins)
+                state.passes += 1  # they read the rows once
+                due &= ~begins
             if due.any():
-                models.guides = models.guides.without(due)
+                models.guides = models.guides.without(due & guided)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
             # a model whose start is not finite has no slope: it has diverged, as the trainer finds out and tells
@@ -381,11 +387,12 @@ class LBFGS:
 
         The fewest points before that double with each new preconditioner of a model.
         """
-        objective = models.objective
-        later = models.refreshes - scales_first(objective)
-        scaled = later < 0
-        costs = np.where(scaled, 0.0, models.costs)
-        wait = np.maximum(REFRESH_AFTER, REFRESH_COST_FACTOR * costs) * 2.0 ** np.maximum(later, 0)
+        objective, scales = models.objective, _would_scale(models)
+        present, waiting = models.guides.present, models.guides.waiting
+        costs = np.where(waiting | scales, 0.0, models.costs)  # for a guide that waits there is nothing to make
+        after = np.where(present & ~scales, GUIDED_REFRESH_AFTER, REFRESH_AFTER)
+        later = np.maximum(models.refreshes - scales_first(objective), 0)
+        wait = np.maximum(after, REFRESH_COST_FACTOR * costs) * np.where(waiting, 1.0, 2.0**later)
         old_enough: Array = models.refresh_age + 1 >= wait
         if not old_enough.any():
             return old_enough
@@ -398,8 +405,25 @@ class LBFGS:
             pace = np.log(models.refresh_norm / models.smallest_norm) / (models.refresh_age + 1)
             to_go = np.log(models.smallest_norm / tolerances) / pace
         blocks = not (is_full(objective) or by_diagonals(objective))
-        far = np.where(~scaled & blocks, STEPS_TO_GO_BLOCKS, STEPS_TO_GO)
+        many = ~scales & np.where(waiting, ~_nearly_separable(models), blocks)
+        far = np.where(many, MANY_STEPS_TO_GO, STEPS_TO_GO)
         return old_enough & ((to_go > far) | (pace <= 0))
+
+
+def _nearly_separable(models: _Models) -> Array:
+    """Whether each model's objective is so low that few rows have curvature left."""
+    return models.value < NEARLY_SEPARABLE * models.objective.value_at_zero()
+
+
+def _would_scale(models: _Models) -> Array:
+    """Whether the next preconditioner of each model is the first one, scaled for its classes.
+
+    A guide that waits suits a nearly separable model better.
+    """
+    if not scales_first(models.objective):
+        return np.zeros(len(models.value), bool)
+    guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+    return ~guided & (models.refreshes == 0) & ~(waiting & _nearly_separable(models))
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:
@@ -450,7 +474,7 @@ def _ask_guides(models: _Models, accepted: Array) -> None:
         models.own_slope = np.where(accepted, models.slope, models.own_slope)
     point, ended = models.point, np.zeros(len(accepted), bool)
     for k, guide in enumerate(models.guides.by_model):
-        if guide is not None and accepted[k]:
+        if guide is not None and accepted[k] and not guide.waits:
             found = guide.direction(point.x[:, k], point.g[:, k], point.preconditioned_g[:, k])
             if found is None:
                 ended[k] = True

@@ -14,7 +14,7 @@ from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.checkpoints.file import read, write
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers import LBFGS, SGD, sgd
+from gpusoftmax.solvers import LBFGS, SGD, newton, sgd
 from gpusoftmax.solvers.base import StopReason
 from gpusoftmax.solvers.preconditioners import woodbury
 from tests.support.cases import blobs, objective_of, zeros_for
@@ -53,7 +53,10 @@ def through_a_file(tree: Any, path: Path) -> Any:
 
 @pytest.mark.parametrize("K", [1, 3])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_state_goes_on_with_the_same_bits(name: str, K: int, backend: Backend, tmp_path: Path) -> None:
+def test_a_state_goes_on_with_the_same_bits(
+    name: str, K: int, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
     objective, solver = narrow(backend, K), SOLVERS[name]()
     start = (
         zeros_for(objective)[0] + backend.asarray(np.random.default_rng(0).standard_normal((4, K, 3))),
@@ -73,6 +76,20 @@ def test_a_state_of_block_search_goes_on_with_the_same_bits(
     X, y = blobs(4, n=600, d=100, c=2, apart=0.2)
     objective = objective_of(X, y, backend, K=K, l2=[0.5, 0.1, 2.0][:K])
     steps, _ = goes_on_with_the_same_bits(objective, LBFGS(60, tol=1e-6), zeros_for(objective), tmp_path)
+    assert steps > 5
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("K", [1, 3])
+def test_a_state_of_newton_goes_on_with_the_same_bits(
+    K: int, at_once: bool, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if at_once:
+        monkeypatch.setattr(newton, "begins_at_once", newton._suits)
+    monkeypatch.setattr(newton, "PRODUCTS_PER_COLUMN", 0.5)  # so that blocks of classes take over
+    X, y = blobs(3, n=90, d=8, c=4, apart=1.5)
+    objective = objective_of(X.astype(np.float64), y, backend, K=K, c=4, loss="squared_hinge", l2=[1e-6, 1.0, 1e-3][:K])
+    steps, _ = goes_on_with_the_same_bits(objective, LBFGS(100, tol=1e-6), zeros_for(objective), tmp_path)
     assert steps > 5
 
 

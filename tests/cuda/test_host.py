@@ -39,6 +39,7 @@ from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import SparseRows
 from gpusoftmax.penalties import L2
+from gpusoftmax.solvers import newton
 from gpusoftmax.solvers.block_search import BlockSearch
 from gpusoftmax.solvers.preconditioners import class_diagonal, woodbury
 from tests.support.cases import Problem, answer, assert_within, random_problem, score_bound
@@ -254,6 +255,7 @@ def test_training_follows_the_cpus_course(loss: str, dtype: str, schedule: str) 
 def test_block_search_ends_where_the_cpus_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
     monkeypatch.setattr(woodbury, "FEWEST", 32)
+    monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
     given = problem("float64", n=900, d=110, c=2)
     asked = []
     original = BlockSearch.direction
@@ -265,6 +267,22 @@ def test_block_search_ends_where_the_cpus_does(monkeypatch: pytest.MonkeyPatch) 
     assert len(asked) > 6
     # both gradients are below 1e-8, and the curvature is above l2 = 1
     np.testing.assert_allclose(models[0].coef_, models[1].coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared_hinge"])
+def test_newton_ends_where_the_cpus_does(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "begins_at_once", newton._suits)
+    given, model = problem("float64", n=400, d=8, c=3), SoftmaxClassifier if loss == "softmax" else LinearSVMClassifier
+    asked = []
+    original = newton.Newton.direction
+    monkeypatch.setattr(newton.Newton, "direction", lambda *each: asked.append(1) or original(*each))  # type: ignore[func-returns-value]
+    coefs = [
+        model(loss=loss, l2=0.1, tol=1e-8, scaling="standard", backend=backend).fit(given["X"], given["y"]).coef_
+        for backend in ("cuda", "cpu")
+    ]
+    assert len(asked) > 4
+    # both gradients are below 1e-8, and the curvature is above l2 = 0.1
+    np.testing.assert_allclose(*coefs, atol=1e-6)
 
 
 def test_sample_and_class_weights_reach_the_device() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers import LBFGS, block_search
+from gpusoftmax.solvers import LBFGS, block_search, newton
 from gpusoftmax.solvers.block_search import BlockSearch
 from gpusoftmax.solvers.preconditioners import woodbury
 from gpusoftmax.solvers.preconditioners.gram import GramSample
@@ -24,6 +24,7 @@ def _for_small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(woodbury, "FEWEST", 32)
     monkeypatch.setattr(woodbury, "FEWEST_OTHERS", 600)
     monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
+    monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
 
 
 def rows(seed: int = 0, n: int = N, d: int = D, c: int = C) -> tuple[Array, Array]:

@@ -13,12 +13,18 @@ import pytest
 from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers import LBFGS, LBFGSState
+from gpusoftmax.solvers import LBFGS, LBFGSState, newton
 from gpusoftmax.solvers.preconditioners.hessian import refresh
 from gpusoftmax.trainer import train
 from tests.support.cases import Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
 
 NUMPY = get_backend("numpy", n_threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _without_newton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data are so small that it would take over."""
+    monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
 
 
 def gradient_at(X: Array, y: Array, state: LBFGSState, **options: Any) -> float:

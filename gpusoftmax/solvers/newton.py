@@ -116,7 +116,10 @@ class HostRows:
     def _centred(self) -> tuple[Array, Array | None]:
         objective, features = self.objective, self.objective.features
         sample = features.sample(self.numbers)
-        centre = sample.mean(axis=0) if objective.has_free_intercept else None
+        centre = None
+        if objective.has_free_intercept:  # weighted: in float32 a row that hardly counts must not move all others
+            shares = [weight_fractions(objective, k, self.numbers) for k in range(objective.n_models)]
+            centre = np.mean(shares, axis=0) @ sample
         x = np.ones((features.n, features.d + objective.fit_intercept), np.float32)
         np.subtract(sample, 0.0 if centre is None else centre, out=x[:, : features.d], casting="same_kind")
         return x, centre
@@ -128,7 +131,7 @@ class HostRows:
 
     @property
     def centre(self) -> Array | None:
-        """The mean of the features (d,), float64, if there is an intercept that is not penalised; else None."""
+        """The weighted mean of the features (d,), float64, if an unpenalised intercept is trained; else None."""
         return self._centred[1]
 
     @cached_property

@@ -214,10 +214,10 @@ def test_a_worker_that_computes_otherwise_is_noted_and_warned_of_once(monkeypatc
     problem, backend = problem_with("tiles"), get_backend("cpu", 1)
     X = on_cluster(problem.X)
     ops: Any = cluster_backend(backend, X.executor).ops
-    other = tasks.fingerprint("cpu") | {"vectors": "AVX2, 256 bits"}
+    other = tasks.fingerprint("cpu") | {"vectors": "of 64 bits"}
     monkeypatch.setattr(tasks, "fingerprint", lambda backend: other)
     assert ops.note() == ""
-    with pytest.warns(UserWarning, match="vectors AVX2, 256 bits instead of"):
+    with pytest.warns(UserWarning, match="vectors of 64 bits instead of"):
         ops.linear_gradient(X, *problem.arguments[1:])
     ops.linear_gradient(X, *problem.arguments[1:])
     assert "may depend on which worker" in ops.note()

@@ -50,6 +50,9 @@ class OtherFeatures(Features):
     def select(self, rows: Any) -> OtherFeatures:
         return self.like(self.inner.select(rows))
 
+    def copied(self, rows: Any) -> OtherFeatures:
+        return self.like(self.inner.copied(rows))
+
     def in_type_of(self, other: Features) -> OtherFeatures:
         return self.like(self.inner.in_type_of(other))
 

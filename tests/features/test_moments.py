@@ -78,9 +78,9 @@ def test_a_first_row_of_next_to_no_weight_does_not_set_the_scale(backend: Backen
     X, y = rng.standard_normal((N, 3)), np.arange(N) % 2
     weights = np.ones(N)
     weights[0] = 1e-30
-    expected = SoftmaxClassifier(scaling="standard", backend=backend).fit(X, y, weights)
+    expected = SoftmaxClassifier(scaling="standard", tol=1e-10, backend=backend).fit(X, y, weights)
     X[0] = 1e9
-    found = SoftmaxClassifier(scaling="standard", backend=backend).fit(X, y, weights)
+    found = SoftmaxClassifier(scaling="standard", tol=1e-10, backend=backend).fit(X, y, weights)
     # its part in the variance is 1e-30 1e18 / n
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-8)
 
@@ -227,6 +227,9 @@ def test_columns_without_weights_in_float32_are_told_of(size: float, words: str,
 def test_a_constant_column_may_be_of_any_size(size: float, dtype: str, backend: Backend) -> None:
     X = np.random.default_rng(0).standard_normal((20, 3)).astype(dtype)
     X[:, 1] = size
-    model = SoftmaxClassifier(scaling="standard", backend=backend).fit(X, np.arange(20) % 2)
-    assert model.coef_[0, 1] == 0
-    np.testing.assert_array_equal(model.coef_[0, ::2], model.fit(X[:, ::2], np.arange(20) % 2).coef_[0])
+    model = SoftmaxClassifier(scaling="standard", tol=1e-6, backend=backend)
+    found = model.fit(X, np.arange(20) % 2).coef_[0]
+    assert found[1] == 0
+    expected = model.fit(X[:, ::2], np.arange(20) % 2).coef_[0]
+    # both gradients of 6 numbers are below tol, and l2 = 1 / 20: each is within 1e-6 sqrt(6) 20 of the optimum
+    np.testing.assert_allclose(found[::2], expected, atol=1e-4)

@@ -394,7 +394,9 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "C of a grid a string": ([grid], {"grid": {"C": ["0.1"]}}, TypeError, "C", "'0.1'", "pass a number"),
     "Cs negative": ([classifier_cv], {"Cs": [-1.0]}, ValueError, "C", "-1.0", "greater than 0"),
     "Cs 0": ([classifier_cv], {"Cs": 0}, ValueError, "Cs", "=0 ", "at least 1"),
-    "Cs a string": ([classifier_cv], {"Cs": "10"}, TypeError, "Cs", "'10'", "pass a list of values, or how many"),
+    "Cs a string": (
+        [classifier_cv], {"Cs": "10"}, TypeError, "Cs", "'10'", "pass a list of values, how many, or 'auto'",
+    ),
     "C and l2": (FITS, {"C": 1.5, "l2": 0.25}, ValueError, "C", "=1.5 and l2=0.25", "pass one: l2 = 1 / (C * n)"),
     "C and l2 of a grid": (
         [grid], {"grid": {"C": [1.0], "l2": [1.0]}}, ValueError, "grid", "both C and l2", "pass one of them",

@@ -167,7 +167,7 @@ def test_it_saves_passes_where_features_are_many() -> None:
     assert sample.kind == "variances"
     renewed = run(LBFGS(300, 1e-6), objective)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpusoftmax.solvers.lbfgs.DIAGONALS_AFTER", 1000)
+        patch.setattr("gpusoftmax.solvers.lbfgs.REFRESH_AFTER", 1000)
         plain = run(LBFGS(300, 1e-6), objective)
     assert renewed.reason == plain.reason == "converged"
     assert renewed.passes < 0.7 * plain.passes

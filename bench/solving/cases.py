@@ -95,13 +95,13 @@ def digits(folder: Path | None) -> tuple[Array, Array, Any]:
 
 
 def raw_digits(folder: Path | None) -> tuple[Array, Array, Any]:
-    """The same with pixels from 0 to 16."""
+    """scikit-learn's digits as they are, with pixels from 0 to 16."""
     X, y, _ = digits(folder)
     return X * 16, y, None
 
 
 def standardised_digits(folder: Path | None) -> tuple[Array, Array, Any]:
-    """The same, each pixel with mean 0 and standard deviation 1; those that are always 0 stay so."""
+    """Digits, each pixel with mean 0 and standard deviation 1; those that are always 0 stay so."""
     X, y, _ = digits(folder)
     deviations = X.std(axis=0)
     return (X - X.mean(axis=0)) / np.where(deviations > 0, deviations, 1.0), y, None

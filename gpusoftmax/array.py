@@ -111,6 +111,13 @@ class Backend:
         """Call `work(run)` for consecutive runs of items on the host's threads; see `cpu.threads.for_each`."""
         return for_each(work, n_items, self.n_threads)
 
+    def for_each_on_device(self, work: Callable[[range], Any], n_items: int) -> Sequence[Any]:
+        """Call `work` as `for_each` does, with arrays of this device; for a GPU, in the caller's thread alone.
+
+        Other threads would have to set their current CUDA device first.
+        """
+        return for_each(work, n_items, self.n_threads if self.gpu is None else 1)
+
     def sum_over_rows(self, part: Callable[[slice], Partial], n: int, columns: int) -> Partial:
         """Sum `part(rows)` over all n rows on the host's threads, with the same bits for any number of threads.
 

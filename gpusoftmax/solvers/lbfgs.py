@@ -295,18 +295,18 @@ class LBFGS:
         stuck = too_short | (models.stalled >= STALLED)
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
-            guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
+            led, waiting = models.guides.leading, models.guides.waiting
             scales = _would_scale(models)
             due = self._needs_refresh(models, eps)
             if state.step == 0:
                 due |= self._starts_with_scaling(models) & scales
-            due &= accepted & ~out_of_steps & (~guided | models.guides.ended_by_rejection)
+            due &= accepted & ~out_of_steps & (~led | models.guides.ended_by_rejection)
             if (begins := due & waiting & ~scales).any():
                 models.guides.begin(begins)
                 state.passes += 1  # they read the rows once
                 due &= ~begins
             if due.any():
-                models.guides = models.guides.without(due & guided)
+                models.guides = models.guides.without(due & led)
                 state.passes += self._refresh(models, trial, due) / objective.features.n
             _update_directions(models, trial, g, accepted)
             # a model whose start is not finite has no slope: it has diverged, as the trainer finds out and tells
@@ -422,8 +422,8 @@ def _would_scale(models: _Models) -> Array:
     """
     if not scales_first(models.objective):
         return np.zeros(len(models.value), bool)
-    guided, waiting = models.guides.present & ~models.guides.waiting, models.guides.waiting
-    return ~guided & (models.refreshes == 0) & ~(waiting & _nearly_separable(models))
+    confident = models.guides.waiting & _nearly_separable(models)
+    return ~models.guides.leading & (models.refreshes == 0) & ~confident
 
 
 def _checked_point(objective: Objective, point: Any) -> Any:

@@ -32,7 +32,12 @@ from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import HessianProducts, RowCurvature
 from gpusoftmax.solvers.base import Kept, not_kept
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
-from gpusoftmax.solvers.preconditioners.sample import PASS_OVERHEAD, penalty_diagonal, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import (
+    PASS_OVERHEAD,
+    penalty_diagonal,
+    penalty_strength,
+    weight_fractions,
+)
 
 # Residual of a Newton system relative to g, in the norm of the preconditioner: the less smooth the loss, the less can
 # the next step correct.
@@ -225,8 +230,7 @@ class Newton(Kept):
     @cached_property
     def l2(self) -> float:
         """The strength of the penalty."""
-        objective = self.rows.objective
-        return float(objective.backend.to_numpy(objective.penalty.strengths)[self.k])
+        return penalty_strength(self.rows.objective, self.k)
 
     @cached_property
     def gram(self) -> _Gram:

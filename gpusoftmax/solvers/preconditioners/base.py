@@ -8,11 +8,16 @@ A penalised intercept is the weight of one more feature, which is always 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
+import numpy as np
+
+from gpusoftmax._typing import Array
 from gpusoftmax.array import Backend
+from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.inverses import Inverse
 
 
@@ -49,6 +54,22 @@ class SharedBlock:
         return solution
 
 
+def without_class_mean(solve: Callable[[Any], Any], v: Any, mean_curvature: Any) -> Any:
+    """Compute M^-1 v, where `solve` does so for each class alone; see `BlockDiagonal`."""
+    c = v.shape[1]
+    mean = v.sum(axis=1)[:, None] / c
+    solution = solve(v - mean)
+    return solution - solution.sum(axis=1)[:, None] / c + mean / mean_curvature
+
+
+def mean_curvature_of(objective: Objective, penalty: Array) -> Any:
+    """Return the `mean_curvature` of a `BlockDiagonal`, on the device; see `sample.penalty_curvature`."""
+    curvature = np.where(penalty > 0, penalty, np.inf)
+    if not objective.penalty.on_intercept:
+        curvature = np.append(curvature, np.inf)
+    return objective.backend.asarray(curvature.astype(objective.features.dtype)[:, None])
+
+
 @dataclass(frozen=True)
 class BlockDiagonal:
     """One inverse for each class, applied after the mean over the classes is removed.
@@ -65,20 +86,17 @@ class BlockDiagonal:
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
-        c = len(self.classes)
-        mean = v.sum(axis=1)[:, None] / c
-        v = v - mean
+        return without_class_mean(self._solve_classes, v, self.mean_curvature)
+
+    def _solve_classes(self, v: Any) -> Any:
         solution = 0 * v
 
         def work(run: range) -> None:
             for j in run:
                 solution[:, j : j + 1] = self.classes[j].solve(v[:, j : j + 1])
 
-        if self.backend.gpu is None:
-            self.backend.for_each(work, c)
-        else:  # each thread would have to set its current CUDA device
-            work(range(c))
-        return solution - solution.sum(axis=1)[:, None] / c + mean / self.mean_curvature
+        self.backend.for_each_on_device(work, len(self.classes))
+        return solution
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import Diagonals
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
-from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import hessians_at, penalty_curvature
 
 BLOCK_FEATURES = 256  # the most features in the dense block of a class
 # Least curvature of a feature in a dense block, relative to that of the penalty: where the penalty is most of the
@@ -145,11 +145,8 @@ def sums_at_zero(objective: Objective, k: int) -> CurvatureSums:
 def sums_at_point(objective: Objective, k: int, point: Any) -> CurvatureSums:
     """Compute the sums of model k at its point (d + 1, c), over all rows."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
-    W, b = backend.xp.ascontiguousarray(point[:-1, None]), point[-1:]
-    scores = backend.to_numpy(features.scores(*features.fold(W, b)))[:, 0].astype(np.float64)
     numbers = features.row_numbers(np.arange(features.n))
-    labels = backend.to_numpy(objective.labels)[numbers]
-    hessians = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
+    hessians = hessians_at(objective, k, point, features, numbers)
     curvatures = np.stack([hessians.diagonal(j) for j in range(c)])
     Q = backend.asarray(np.ascontiguousarray(curvatures.T, features.dtype))
     squares, linear = (backend.to_numpy(features.column_products(Q, squared)) for squared in (True, False))
@@ -160,7 +157,7 @@ def _block_sums(objective: Objective, k: int, curvatures: Array, squares: Array)
     """Choose the features of each class's dense block, and compute its sums; curvatures (c, n) and squares (d, c)."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
     _, scale = _shift_and_scale(objective)
-    least = BLOCK_CURVATURE * _penalty_curvature(objective, k)[: features.d] * scale**2
+    least = BLOCK_CURVATURE * penalty_curvature(objective, k)[: features.d] * scale**2
     size = min(BLOCK_FEATURES, int(np.sqrt(BLOCK_ELEMENTS / c)))
     blocks: list[Any] = [None] * c
 
@@ -176,10 +173,7 @@ def _block_sums(objective: Objective, k: int, curvatures: Array, squares: Array)
                 chosen, features.gram_of_columns(chosen, q, smallest) if len(chosen) else np.empty((0, 0))
             )
 
-    if backend.gpu is None:
-        backend.for_each(work, c)
-    else:  # each thread would have to set its current CUDA device
-        work(range(c))
+    backend.for_each_on_device(work, c)
     return blocks
 
 
@@ -190,15 +184,10 @@ def _shift_and_scale(objective: Objective) -> tuple[Array, Array]:
     return shift, np.ones(features.d) if features.scale is None else to_numpy(features.scale)
 
 
-def _penalty_curvature(objective: Objective, k: int) -> Array:
-    """Return the curvature of model k's penalty, (d,), or (d + 1,) with the intercept penalised."""
-    return float(objective.backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
-
-
 def from_sums(objective: Objective, k: int, sums: CurvatureSums) -> ClassDiagonal:
     """Make the preconditioner of model k from sums over rows, which may be those of another penalty."""
     backend, free, dtype = objective.backend, objective.has_free_intercept, objective.features.dtype
-    penalty, d = _penalty_curvature(objective, k), objective.features.d
+    penalty, d = penalty_curvature(objective, k), objective.features.d
     total = np.where(sums.total > np.finfo(dtype).tiny, sums.total, 1.0)  # of a class without curvature: any
     intercepts = np.zeros(objective.n_classes)
     if objective.fit_intercept:

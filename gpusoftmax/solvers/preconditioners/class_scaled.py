@@ -29,9 +29,14 @@ from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.base import Preconditioner, SharedBlock
+from gpusoftmax.solvers.preconditioners.base import (
+    Preconditioner,
+    SharedBlock,
+    mean_curvature_of,
+    without_class_mean,
+)
 from gpusoftmax.solvers.preconditioners.hessian import is_full
-from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, uniform_rows, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import hessians_at, penalty_curvature, uniform_rows
 
 SAMPLE_ROWS, SAMPLE_PER_CLASS = 4096, 256  # fewest rows of the sample, and rows of it for each class
 VARIANCE_ROWS = 512  # rows from which the mean variance of the features is taken
@@ -63,18 +68,17 @@ class ClassScaled:
 
     def solve(self, v: Any) -> Any:
         """Compute M^-1 v."""
-        c = v.shape[1]
-        mean = v.sum(axis=1)[:, None] / c
-        v = v - mean
+        return without_class_mean(self._solve_classes, v, self.mean_curvature)
+
+    def _solve_classes(self, v: Any) -> Any:
         if self.first.penalised:
-            solution = self.first.inverse.solve(v) * self.factors
-        else:
-            solution = 0 * v
-            weights = v[:-1] if self.centres is None else v[:-1] - self.centres * v[-1:]
-            solution[:-1] = self.first.inverse.solve(weights) * self.factors
-            if self.centres is not None:
-                solution[-1:] = v[-1:] * self.intercepts - (self.centres * solution[:-1]).sum(axis=0)
-        return solution - solution.sum(axis=1)[:, None] / c + mean / self.mean_curvature
+            return self.first.inverse.solve(v) * self.factors
+        solution = 0 * v
+        weights = v[:-1] if self.centres is None else v[:-1] - self.centres * v[-1:]
+        solution[:-1] = self.first.inverse.solve(weights) * self.factors
+        if self.centres is not None:
+            solution[-1:] = v[-1:] * self.intercepts - (self.centres * solution[:-1]).sum(axis=0)
+        return solution
 
 
 def scales_first(objective: Objective) -> bool:
@@ -111,11 +115,7 @@ def class_curvatures(objective: Objective, k: int, point: Any, seed: int) -> Cla
     rows = uniform_rows(features, max(SAMPLE_ROWS, SAMPLE_PER_CLASS * c), generator(seed, NO_EPOCH + 2))
     if len(rows) < features.n:
         features = features.copied(rows)
-    labels = backend.to_numpy(objective.labels)[rows]
-    scores = features.scores(*features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:]))
-    scores = backend.to_numpy(scores)[:, 0].astype(np.float64)
-    hessians = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, rows))
-    curvatures = np.stack([hessians.diagonal(j) for j in range(c)], axis=1)
+    curvatures = hessians_at(objective, k, point, features, rows).diagonals()
     totals = curvatures.sum(axis=0)
     totals = np.maximum(totals, max(SMALLEST_CURVATURE * float(totals.mean()), float(np.finfo(features.dtype).tiny)))
     shift, scale = features.shift, features.scale
@@ -135,13 +135,8 @@ def scaled_for_classes(objective: Objective, k: int, curvatures: ClassCurvatures
     first = first.first if isinstance(first, ClassScaled) else first
     assert isinstance(first, SharedBlock)
     backend, dtype = objective.backend, objective.features.dtype
-    penalty = float(backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+    penalty = penalty_curvature(objective, k)
     v, r, totals = curvatures.variance, float(penalty.mean()), curvatures.totals
     factors = (first.kappa * v + r) / np.maximum(totals * v + r, np.finfo(dtype).tiny)
-    mean_curvature = np.where(penalty > 0, penalty, np.inf)
-    if not objective.penalty.on_intercept:
-        mean_curvature = np.append(mean_curvature, np.inf)
-    factors, intercepts, mean_curvature = (
-        backend.asarray(one.astype(dtype)) for one in (factors[None], 1 / totals[None], mean_curvature[:, None])
-    )
-    return ClassScaled(first, factors, curvatures.centres, intercepts, mean_curvature)
+    factors, intercepts = (backend.asarray(one.astype(dtype)[None]) for one in (factors, 1 / totals))
+    return ClassScaled(first, factors, curvatures.centres, intercepts, mean_curvature_of(objective, penalty))

@@ -42,6 +42,7 @@ from gpusoftmax.solvers.preconditioners.sample import (
     inverse_cost,
     pass_cost,
     penalty_diagonal,
+    penalty_strength,
     uniform_rows,
     weight_fractions,
 )
@@ -153,8 +154,7 @@ class GramSample:
             common = (objective, k) if self._common is None else (self._common, 0)
             self._woodbury = key, WoodburySamples(*common, self.seed), {}
         _, samples, inverses = self._woodbury
-        if self._common is not None:
-            l2 = float(f"{l2:.1e}")
+        l2 = self._shared_penalty(l2)
         if l2 not in inverses:
             if sum(one.nbytes for one in inverses.values() if one is not None) > KEPT_ELEMENTS * 4:
                 inverses.clear()
@@ -168,7 +168,7 @@ class GramSample:
 
     def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
         """Make the preconditioner of model k from M_k, whether or not `at_once`."""
-        l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+        l2 = penalty_strength(objective, k)
         return self._make(objective, self.kind, self._fractions(objective, k), l2)
 
     def _from_variances(self, objective: Objective, k: int) -> Preconditioner:
@@ -202,7 +202,7 @@ class GramSample:
         """Make or scale later preconditioners by what was found for model k at its point (d + 1, c)."""
         self.remembered = k, point
         if isinstance(found, ClassCurvatures):
-            self._curvatures = float(objective.backend.to_numpy(objective.penalty.strengths)[k]), found
+            self._curvatures = penalty_strength(objective, k), found
         else:
             self._sums = None, found
 
@@ -212,11 +212,15 @@ class GramSample:
         if self.kind == "variances":
             self._sums = None, lambda: sums_at_point(objective, k, point)
         else:
-            l2 = float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+            l2 = penalty_strength(objective, k)
             self._curvatures = l2, lambda: class_curvatures(objective, k, point, self.seed)
 
     def _fractions(self, objective: Objective, k: int) -> Array:
         return weight_fractions(objective, k, self.chosen) if self._common_fractions is None else self._common_fractions
+
+    def _shared_penalty(self, l2: float) -> float:
+        """Return the penalty for which an inverse is made: rounded to two digits if folds share it."""
+        return l2 if self._common is None else float(f"{l2:.1e}")
 
     @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
     def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> SharedBlock:
@@ -232,8 +236,7 @@ class GramSample:
             product = Spectrum(a, penalty, backend) if made == "spectrum" else GramInverse(made, a, raw, backend)
             self._products[kind] = key, product, centre, {}
         _, product, centre, inverses = self._products[kind]
-        if self._common_fractions is not None:
-            l2 = float(f"{l2:.1e}")
+        l2 = self._shared_penalty(l2)
         if l2 not in inverses:
             if (len(inverses) + 1) * objective.features.d**2 > KEPT_ELEMENTS and isinstance(product, GramInverse):
                 inverses.clear()

@@ -27,15 +27,21 @@ from gpusoftmax.features.base import Features
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.base import BlockDiagonal, FullHessian, Preconditioner, SharedBlock
+from gpusoftmax.solvers.preconditioners.base import (
+    BlockDiagonal,
+    FullHessian,
+    Preconditioner,
+    SharedBlock,
+    mean_curvature_of,
+)
 from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, GramInverse, Inverse, cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
     PASS_OVERHEAD,
+    hessians_at,
     inverse_cost,
     pass_cost,
-    penalty_diagonal,
+    penalty_curvature,
     uniform_rows,
-    weight_fractions,
 )
 
 CLASS_DIAGONAL_COST = 1.5  # of `class_diagonal.sums_at_point`, in passes over the data
@@ -84,7 +90,7 @@ def refresh(objective: Objective, k: int, point: Any, seed: int, n_refreshes: in
     """
     rng = generator(seed, NO_EPOCH + 2 + n_refreshes)
     candidates = _Candidates.draw(objective, k, point, rng)
-    penalty = float(objective.backend.to_numpy(objective.penalty.strengths)[k]) * penalty_diagonal(objective)
+    penalty = penalty_curvature(objective, k)
     with objective.backend.single_threaded_blas():
         make = _full if is_full(objective) else _block_diagonal
         return make(objective, candidates, penalty, rng), len(candidates.rows)
@@ -102,18 +108,15 @@ class _Candidates:
     @classmethod
     def draw(cls, objective: Objective, k: int, point: Any, rng: np.random.Generator) -> _Candidates:
         """Draw rows, and compute their Hessians for model k at its point."""
-        features, backend = objective.features, objective.backend
+        features = objective.features
         size = max(FEWEST_CANDIDATES, CANDIDATES_PER_FEATURE * features.d)
         if not is_full(objective):
             size = max(size, objective.n_classes * _class_rows(objective))
         most = min(MOST_PROBABILITIES // objective.n_classes, MOST_ELEMENTS // features.d)
         numbers = rows = uniform_rows(features, min(size, max(1, most)), rng)
-        labels = backend.to_numpy(objective.labels)[numbers]
         if len(numbers) < features.n:
             features, rows = features.copied(numbers), np.arange(len(numbers))
-        W, b = features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:])
-        scores = backend.to_numpy(features.scores(W, b))[:, 0].astype(np.float64)
-        hessians = objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
+        hessians = hessians_at(objective, k, point, features, numbers)
         return cls(features, rows, hessians, objective.penalty.on_intercept)
 
     def x(self, chosen: Array) -> Array:
@@ -152,12 +155,9 @@ def _block_diagonal(
             chosen, scale = _draw_rows(weights, size, np.random.default_rng(seeds[j]))
             classes[j] = _class_block(objective, candidates.x(chosen), weights[chosen] * scale, penalty)
 
-    on_gpu = backend.gpu is not None  # each thread would have to set its current CUDA device
-    (_with_one_thread(backend) if on_gpu else backend).for_each(work, c)
+    backend.for_each_on_device(work, c)
     log.info("preconditioner: block-diagonal, from at most %d of %d rows per class", size, objective.features.n)
-    mean_curvature = np.where(penalty > 0, penalty, np.inf)
-    mean_curvature = mean_curvature if candidates.penalised else np.append(mean_curvature, np.inf)
-    return BlockDiagonal(classes, backend.asarray(mean_curvature.astype(objective.features.dtype)[:, None]), backend)
+    return BlockDiagonal(classes, mean_curvature_of(objective, penalty), backend)
 
 
 def _mean(x: Array, weights: Array) -> Array:

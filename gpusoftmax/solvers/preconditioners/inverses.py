@@ -128,10 +128,7 @@ class Woodbury:
                 t = R @ (a @ u)  # a.T @ t with few columns takes twice as long as t.T @ a
                 found[j] = ((t.T @ R) @ a).T
 
-        if self.backend.gpu is not None:  # each thread would have to set its current CUDA device
-            work(range(len(found)))
-        else:
-            self.backend.for_each(work, len(found))
+        self.backend.for_each_on_device(work, len(found))
         total = found[0]
         for one in found[1:]:
             total += one

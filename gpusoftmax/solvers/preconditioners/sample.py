@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
+from gpusoftmax.losses import RowHessians
 from gpusoftmax.objective.objective import Objective
 
 BLOCK = 512  # rows of a block: allocating memory for all rows in float64 would take more time than the arithmetic
@@ -31,10 +34,26 @@ def weight_fractions(objective: Objective, k: int, rows: Array) -> Array:
     return s / s.sum() if s.sum() > 0 else np.full(len(rows), 1 / len(rows))
 
 
-def scaled_rows(objective: Objective, rows: Array) -> Array:
-    """Return the scaled features of some rows in float64, with a column of ones if the intercept is penalised."""
-    x = objective.features.sample(rows)
-    return np.hstack([x, np.ones((len(x), 1))]) if objective.penalty.on_intercept else x
+def penalty_strength(objective: Objective, k: int) -> float:
+    """Return l2 of model k."""
+    return float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+
+
+def penalty_curvature(objective: Objective, k: int) -> Array:
+    """Return the diagonal of the Hessian of model k's penalty, on the host; see `penalty_diagonal`."""
+    return penalty_strength(objective, k) * penalty_diagonal(objective)
+
+
+def hessians_at(objective: Objective, k: int, point: Any, features: Features, numbers: Array) -> RowHessians:
+    """Return the Hessians of the rows of some features for model k at its point (d + 1, c).
+
+    `numbers` are those of the rows in the objective's features.
+    """
+    backend = objective.backend
+    W, b = features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:])
+    scores = backend.to_numpy(features.scores(W, b))[:, 0].astype(np.float64)
+    labels = backend.to_numpy(objective.labels)[numbers]
+    return objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
 
 
 def fetched_rows(objective: Objective, rows: Array) -> Array:
@@ -51,11 +70,7 @@ def fetched_rows(objective: Objective, rows: Array) -> Array:
             part = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(rows)))
             x[part[0] : part[-1] + 1, : features.d] = copied.sample(part, features.dtype)
 
-    blocks = -(-len(rows) // BLOCK)
-    if backend.gpu is None:
-        backend.for_each(convert, blocks)
-    else:  # each thread would have to set its current CUDA device
-        convert(range(blocks))
+    backend.for_each_on_device(convert, -(-len(rows) // BLOCK))
     return x
 
 

@@ -29,7 +29,7 @@ from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.base import checked_array
 from gpusoftmax.solvers.preconditioners.base import Preconditioner
-from gpusoftmax.solvers.preconditioners.sample import penalty_diagonal, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import penalty_curvature, weight_fractions
 from gpusoftmax.solvers.preconditioners.woodbury import BLOCKS, OtherRows
 
 EVALUATIONS, NEARNESS = 15, 0.1  # of a search: at most so many, and until the gradient is this fraction of the first
@@ -64,7 +64,7 @@ class BlockSearch:
         labels = objective.labels[asarray(others.numbers)]
         self.sampled = replace(of_model, features=features, labels=labels, weights=self.weights, total=None)
         d, c, self.kappa = features.d, objective.n_classes, objective.loss.curvature_at_zero(objective.n_classes)
-        penalty = float(self.backend.to_numpy(of_model.penalty.strengths)[0]) * penalty_diagonal(objective)
+        penalty = penalty_curvature(objective, k)
         penalty = np.append(penalty, np.zeros(d + 1 - len(penalty)))
         self.penalty = asarray(penalty.astype(dtype)[:, None])
         self.first = first = int(objective.has_free_intercept)  # directions that stay
@@ -175,19 +175,24 @@ class BlockSearch:
             losses, _, dW, _ = backend.ops.linear_gradient(F, self.sampled.labels, W, b, self.weights, self.loss.code)
             return float(losses[0]), backend.to_numpy(dW[:w, 0]).astype(np.float64)
 
-        correction = full - of_sample(np.zeros((w, c)))[1]
+        loss_at_zero, gradient_at_zero = of_sample(np.zeros((w, c)))
+        correction = full - gradient_at_zero
 
         def value_and_gradient(A: Array) -> tuple[float, Array]:
             loss, gradient = of_sample(A)
             curved = K @ A
             return loss + float((A * (correction + 0.5 * curved)).sum()), gradient + correction + curved
 
-        return _minimise(value_and_gradient, np.zeros((w, c)), NEARNESS * float(np.sqrt((full**2).sum())))
+        goal = NEARNESS * float(np.sqrt((full**2).sum()))
+        return _minimise(value_and_gradient, loss_at_zero, full, goal)
 
 
-def _minimise(value_and_gradient: Callable[[Array], tuple[float, Array]], x: Array, goal: float) -> Array:
-    """Run L-BFGS from x until the norm of the gradient is at most `goal`, or for EVALUATIONS trials."""
-    f, g = value_and_gradient(x)
+def _minimise(value_and_gradient: Callable[[Array], tuple[float, Array]], f: float, g: Array, goal: float) -> Array:
+    """Run L-BFGS from 0, where the value is f and the gradient g, until the norm of the gradient is at most `goal`.
+
+    It ends after EVALUATIONS steps in any case.
+    """
+    x = np.zeros_like(g)
     pairs: list[tuple[Array, Array, float]] = []
     scale = 1.0
     for _ in range(EVALUATIONS):

@@ -189,7 +189,7 @@ def test_a_search_ends_at_the_minimum_of_a_quadratic() -> None:
     def value_and_gradient(x: Array) -> tuple[float, Array]:
         return 0.5 * float(((x - target) * (H @ (x - target))).sum()), H @ (x - target)
 
-    found = block_search._minimise(value_and_gradient, np.zeros((8, 1)), 1e-3)
+    found = block_search._minimise(value_and_gradient, *value_and_gradient(np.zeros((8, 1))), 1e-3)
     assert np.linalg.norm(H @ (found - target)) <= 1e-3
 
 

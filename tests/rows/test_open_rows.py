@@ -267,10 +267,15 @@ def test_files_larger_than_the_limit_are_not_mapped(tmp_path: Path) -> None:
 
 CHANGES = {
     "truncated": (lambda path: os.truncate(path, 400), "truncated"),
-    "written": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "changed"),
+    "written": (lambda path: _append(path), "changed"),
     "replaced": (lambda path: os.replace(_copy(path), path), "replaced"),
     "removed": (lambda path: path.unlink(), "removed"),
 }
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:  # writing it anew would empty it first, which the reading thread may see
+        file.write(b"x")
 
 
 def _copy(path: Path) -> Path:

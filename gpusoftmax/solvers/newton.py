@@ -34,6 +34,7 @@ from gpusoftmax.solvers.base import Kept, not_kept
 from gpusoftmax.solvers.preconditioners.inverses import cholesky
 from gpusoftmax.solvers.preconditioners.sample import (
     PASS_OVERHEAD,
+    penalty_curvature,
     penalty_diagonal,
     penalty_strength,
     weight_fractions,
@@ -255,11 +256,23 @@ class Newton(Kept):
         if not 0 < decrease < np.inf:
             return None
         step *= self._length(scores, step, decrease, l2)
-        found = rows.outside(step)
+        found = self._with_exact_class_mean(rows.outside(step), gradient)
         slope = float((gradient * found).sum())
         if not 0 < slope < np.inf:
             return None
         return backend.asarray(found.astype(rows.objective.features.dtype)), slope
+
+    def _with_exact_class_mean(self, step: Array, g: Array) -> Array:
+        """Replace the mean over the classes of a step (d + 1, c) by that of the Newton step; g is the gradient.
+
+        The losses do not depend on the mean of the weights, and the penalty is quadratic. Rounding errors in float32
+        would stay in the solution, whose mean is 0.
+        """
+        penalty = penalty_curvature(self.rows.objective, self.k)
+        penalty = np.append(penalty, np.zeros(len(step) - len(penalty)))
+        mean = np.divide(g.mean(axis=1), penalty, out=np.zeros_like(penalty), where=penalty > 0)
+        exact: Array = step + (mean - step.mean(axis=1))[:, None]
+        return exact
 
     def _strength(self, W: Array, g: Array) -> float:
         """Return the l2 to take a step for: that of the objective, or a stronger one if the loss has kinks.

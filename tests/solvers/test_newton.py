@@ -249,6 +249,18 @@ def test_it_continues_a_start_that_is_not_zero() -> None:
     assert state.step <= 5
 
 
+@pytest.mark.parametrize("intercept", INTERCEPTS)
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_the_mean_over_the_classes_vanishes(loss: str, intercept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "begins_at_once", newton._suits)
+    objective = objective_with(loss=loss, **INTERCEPTS[intercept])
+    W, b = zeros_for(objective)
+    for start in (0.0, 1.0):
+        found = run(LBFGS(200, tol=1e-6), objective, W + start, b)
+        # the smallest l2 is 0.01, by which rounding errors of gradients below 1 are divided
+        np.testing.assert_allclose(found.W.mean(axis=2), 0, atol=100 * np.finfo(np.float64).eps / 0.01)
+
+
 def test_the_root_of_an_increasing_function() -> None:
     assert newton._root(lambda a: a - 1.02, -1.02) == 1.0
     assert newton._root(lambda a: a - 300.0, -300.0) == pytest.approx(300, rel=newton.FLAT)

@@ -101,7 +101,7 @@ class CpuSums:
     ) -> Nodes:
         """Sum x_i^T q_i and q_i; `coefficients` returns q for some of the rows."""
         return cpu_columns.product_sums(
-            part.rows, coefficients, columns, dtype, squared, None, self.ops.n_threads, part.first
+            self.ops.kernels, part.rows, coefficients, columns, dtype, squared, None, self.ops.n_threads, part.first
         ).parts()
 
     def scores(self, operation: str, part: Part, W: Array, b: Array) -> Array:

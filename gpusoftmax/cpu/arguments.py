@@ -28,6 +28,7 @@ class Functions(NamedTuple):
     row_sums: int
     copy_features: int = 0
     write_scores: int = 0
+    read_scores: int = 0
     look_up_labels: int = 0
     loss_rows: int = 0
     clear: int = 0

@@ -146,6 +146,24 @@ def write_scores(b, scores, m, q, out, *, computed):
 
 
 @emitted
+def read_scores(b, given, m, q, scores, db, *, computed):
+    """Read the scores (q, BLOCK) of a block's m rows from `given` (m, q), and add them to db (q, BLOCK)."""
+    size, kind = SIZES[computed], FLOATS[computed]
+
+    def row(i: Any, _: list[Any]) -> list[Any]:
+        def column(j: Any, _: list[Any]) -> list[Any]:
+            x, at = load(b, _at(b, given, b.add(b.mul(i, q), j), size), kind, size), b.add(b.mul(j, I64(BLOCK)), i)
+            store(b, x, _at(b, scores, at, size), size)
+            total = _at(b, db, at, size)
+            store(b, b.fadd(load(b, total, kind, size), x), total, size)
+            return []
+
+        return loop(b, I64(0), q, 1, [], column)
+
+    loop(b, I64(0), m, 1, [], row)
+
+
+@emitted
 def clear(b, first, end):
     """Set memory that vectors fill to 0."""
     nothing = constant(ir.VectorType(FLOATS[types.float64], MACHINE.vector // 8), 0.0)

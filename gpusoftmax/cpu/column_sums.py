@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from gpusoftmax._typing import Array
 from gpusoftmax.cpu.blas import product
-from gpusoftmax.cpu.gradients import BLAS_BLOCK
-from gpusoftmax.cpu.row_blocks import Block, picked, tree_over_rows
+from gpusoftmax.cpu.gradients import BLAS_BLOCK, is_tiled
+from gpusoftmax.cpu.packed import PackedProducts
+from gpusoftmax.cpu.row_blocks import Block, blocks, picked, tree_over_rows
 from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
-from gpusoftmax.dtypes import from_bits, widen
+from gpusoftmax.dtypes import computation_dtype, from_bits, widen
 from gpusoftmax.tree import Partial, TreeSum
 
 CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
+COEFFICIENTS = 1 << 22  # that are made at a time
 
 
 def moment_sums(
@@ -52,10 +55,15 @@ def moments_from(sums: Partial, centre: Array) -> tuple[Array, Array]:
 
 
 def product_sums(
-    X: Any, coefficients: Callable[[slice], Array], columns: slice, dtype: Any, squared: bool, rows: Array | None,
-    n_threads: int, first_row: int = 0,
-) -> TreeSum:  # fmt: skip
-    """Sum x_i^T q_i and q_i for some columns of q, over rows; see `GradientSums.over`."""
+    kernels: ModuleType, X: Any, coefficients: Callable[[slice], Array], columns: slice, dtype: Any, squared: bool,
+    rows: Array | None, n_threads: int, first_row: int = 0,
+) -> PackedProducts | TreeSum:  # fmt: skip
+    """Sum x_i^T q_i and q_i for some columns of q, over rows; see `GradientSums.over`.
+
+    `coefficients` returns q for the rows at some positions.
+    """
+    if not squared and is_tiled(kernels, columns.stop - columns.start) and computation_dtype(X.dtype) == dtype:
+        return _products_by_tiles(kernels, X, coefficients, columns, rows, n_threads, first_row)
     d, step = X.shape[1], leaf_rows(X.shape[1])
 
     def leaf(block: Block, part: slice) -> Partial:
@@ -70,3 +78,19 @@ def product_sums(
 
     with single_threaded_blas():
         return tree_over_rows(leaf, X, rows, step, n_threads, first_row // step)
+
+
+def _products_by_tiles(
+    kernels: ModuleType, X: Any, coefficients: Callable[[slice], Array], columns: slice, rows: Array | None,
+    n_threads: int, first_row: int,
+) -> PackedProducts:  # fmt: skip
+    d, c, step = X.shape[1], columns.stop - columns.start, leaf_rows(X.shape[1])
+    sums = PackedProducts(kernels, d, c, computation_dtype(X.dtype), n_threads)
+    length = step * max(1, COEFFICIENTS // (step * c))
+    for block in blocks(X, rows, step):
+        for first in range(block.first, block.stop, length):
+            here = slice(first, min(first + length, block.stop))
+            array = block.array if rows is not None else block.take(here.start, here.stop)
+            numbers = None if rows is None else rows[here]
+            sums.add_products(array, coefficients(here)[:, columns], numbers, (first_row + first) // step)
+    return sums

@@ -1,7 +1,8 @@
 """Serial kernels that release the GIL: passes over rows by register tiles.
 
-`write_scores`, `sum_leaves` and `sgd_steps` are Python functions over one compiled function, `pass_over_rows`. Their
-arguments are the NamedTuples of arguments.py, which the compiled functions pass on. Three things shaped this:
+`write_scores`, `sum_leaves`, `sum_products` and `sgd_steps` are Python functions over one compiled function,
+`pass_over_rows`. Their arguments are the NamedTuples of arguments.py, which the compiled functions pass on. Three
+things shaped this:
 
 * Compiling takes time, nearly all of it Numba's: with the loops over numbers in these functions, and for each type of
   features again, five times as long as now. So the functions here only decide what comes next. They have integers
@@ -27,6 +28,7 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, register_jitable
 
+from gpusoftmax._typing import Array
 from gpusoftmax.cpu.arguments import (
     Functions,
     Layout,
@@ -40,7 +42,7 @@ from gpusoftmax.cpu.arguments import (
     Steps,
     Sums,
 )
-from gpusoftmax.cpu.blocks import add_vectors, clear, copy_features, look_up, look_up_labels, sum_block
+from gpusoftmax.cpu.blocks import add_vectors, clear, copy_features, look_up, look_up_labels, read_scores, sum_block
 from gpusoftmax.cpu.blocks import write_scores as block_scores
 from gpusoftmax.cpu.compiling import SOURCE, call, compiled
 from gpusoftmax.cpu.compiling import compilations as compilations
@@ -71,7 +73,7 @@ from gpusoftmax.cpu.vector_kernels import solve_diagonals as solve_diagonals
 from gpusoftmax.cpu.vectors import MACHINE
 
 COMPILED = True  # unlike fallback.py
-WRITE_SCORES, SUM_LOSSES, SUM_GRADIENTS, TAKE_STEPS = range(4)  # the jobs of pass_over_rows
+WRITE_SCORES, SUM_LOSSES, SUM_GRADIENTS, SUM_PRODUCTS, TAKE_STEPS = range(5)  # the jobs of pass_over_rows
 VECTOR = MACHINE.vector
 CHUNK = 8  # slabs that are multiplied at a time
 ALIGNMENT = 64  # bytes: buffers, and the parts of scratch memory, begin at multiples of this
@@ -87,8 +89,9 @@ def functions_for(
 ) -> Functions:  # fmt: skip
     """The functions for features of type `dtype` and q columns, compiled if necessary.
 
-    direct, copied: whether there are slabs that are read from X, and that are copied. loss: a code, or None if there
-    are only scores. gradient: whether there is a gradient. options: None if there are no steps of SGD.
+    direct, copied: whether there are slabs that are read from X, and that are copied. loss: a code, or None if scores
+    are written or, with `gradient`, read. gradient: whether there is a gradient. options: None if there are no steps of
+    SGD.
     """
     marker, number = from_dtype(dtype), from_dtype(computed)
     found = {
@@ -98,17 +101,20 @@ def functions_for(
     }
     if copied:
         found["copy_features"] = copy_features.address(marker=marker, computed=number)
-    if loss is None:
+    if loss is None and not gradient:
         found["write_scores"] = block_scores.address(computed=number)
     else:
-        found["look_up_labels"] = look_up_labels.address(computed=number)
-        found["loss_rows"] = loss_rows.address(computed=number, loss=loss)
         found["clear"] = clear.address()
         found["sum_block"] = sum_block.address(computed=number)
+        if loss is None:
+            found["read_scores"] = read_scores.address(computed=number)
+        else:
+            found["look_up_labels"] = look_up_labels.address(computed=number)
+            found["loss_rows"] = loss_rows.address(computed=number, loss=loss)
     if options is not None:
         found["fold"] = fold.address(computed=number)
         found["step"] = step.address(computed=number, **options._asdict())
-    elif loss is not None:
+    elif gradient or loss is not None:
         found["add_doubles"] = add_vectors.address(computed=types.float64)
         found["add_numbers"] = add_vectors.address(computed=number)
     return Functions(**found)
@@ -173,23 +179,29 @@ def _add_scores(functions, copied, table, n_slabs, slab_bytes, layout, W, accumu
 
 
 @register_jitable
-def _block_scores(functions, X, layout, rows, W, b, scratch, first, m, last):
-    """Compute the scores of the block of m rows from `first` on.
+def _look_up_rows(functions, X, layout, rows, scratch, first, m, last):
+    """Look up the block of m rows from `first` on, and copy what the tiles cannot read where it is.
 
-    W and b are addresses; `last` is the number of rows of the whole pass.
+    `last` is the number of rows of the whole pass.
     """
     call(functions.look_up, (X.address, X.row_stride, rows.indices, first, m, last, scratch.table))
-    q, size, accumulators, groups = layout.q, layout.size, scratch.accumulators, functions.groups
     direct, copied = layout.direct, layout.n_slabs - layout.direct
-    width = 2 * VECTOR // size
-    if copied:  # first, because that walks through the rows in order
+    if copied:  # before the others are read, because that walks through the rows in order
         call(
             functions.copy_features,
             (
-                scratch.table, scratch.copies, scratch.features, direct * width, layout.d, X.column_stride,
-                copied * 2 * VECTOR,
+                scratch.table, scratch.copies, scratch.features, direct * (2 * VECTOR // layout.size), layout.d,
+                X.column_stride, copied * 2 * VECTOR,
             ),
         )  # fmt: skip
+
+
+@register_jitable
+def _block_scores(functions, X, layout, W, b, scratch):
+    """Compute the scores of the rows that `_look_up_rows` found; W and b are addresses."""
+    q, size, accumulators, groups = layout.q, layout.size, scratch.accumulators, functions.groups
+    direct, copied = layout.direct, layout.n_slabs - layout.direct
+    width = 2 * VECTOR // size
     _add_scores(functions, False, scratch.table, direct, width * X.item_size, layout, W, accumulators, 1, PREFETCH)
     _add_scores(
         functions, True, scratch.copies, copied, 2 * VECTOR, layout, W + direct * q * 2 * VECTOR, accumulators,
@@ -257,9 +269,10 @@ def _add_leaf(functions, layout, output, count, leaf, with_gradient):
 
 @compiled
 def pass_over_rows(job, functions, X, layout, rows, parts, W, b, steps, output, source):
-    """Do the job of `write_scores`, `sum_leaves` or `sgd_steps`; call those instead.
+    """Do the job of `write_scores`, `sum_leaves`, `sum_products` or `sgd_steps`; call those instead.
 
-    Groups of arguments are plain tuples, with the fields of the classes in arguments.py; steps is the address of one.
+    Groups of arguments are plain tuples, with the fields of the classes in arguments.py. W, b and steps are addresses;
+    for `sum_products`, W is that of the coefficients.
     """
     functions, X, layout = _named(functions, Functions), _named(X, Matrix), _named(layout, Layout)
     rows, parts, output = _named(rows, Rows), _named(parts, Parts), _named(output, Output)
@@ -274,14 +287,20 @@ def pass_over_rows(job, functions, X, layout, rows, parts, W, b, steps, output, 
             call(functions.clear, (scratch.losses, scratch.features))
         for row in range(start, stop, BLOCK):
             m = min(BLOCK, stop - row)
-            _block_scores(functions, X, layout, rows, W, b, scratch, row, m, last)
+            _look_up_rows(functions, X, layout, rows, scratch, row, m, last)
+            if job == SUM_PRODUCTS:
+                given = W + row * layout.q * layout.size
+                call(functions.read_scores, (given, m, layout.q, scratch.scores, scratch.db))
+            else:
+                _block_scores(functions, X, layout, W, b, scratch)
             if job == WRITE_SCORES:
                 out = output.out + (row - first) * layout.q * layout.size
                 call(functions.write_scores, (scratch.scores, m, layout.q, out))
-            else:
+                continue
+            if job != SUM_PRODUCTS:
                 _block_losses(functions, layout, rows, scratch, row, m)
-                if job != SUM_LOSSES:
-                    _block_gradient(functions, layout, scratch, m, sums.dW, 1 if row == start else 0)
+            if job != SUM_LOSSES:
+                _block_gradient(functions, layout, scratch, m, sums.dW, 1 if row == start else 0)
         if job == WRITE_SCORES:
             continue
         call(
@@ -291,7 +310,7 @@ def pass_over_rows(job, functions, X, layout, rows, parts, W, b, steps, output, 
         if job == TAKE_STEPS:
             call(functions.step, (steps, sums.losses, sums.correct, sums.db, sums.dW, stop - start, part))
         else:
-            count = _add_leaf(functions, layout, output, count, part, job == SUM_GRADIENTS)
+            count = _add_leaf(functions, layout, output, count, part, job != SUM_LOSSES)
     return count
 
 
@@ -319,6 +338,16 @@ def sum_leaves(
     """
     job = SUM_GRADIENTS if with_gradient else SUM_LOSSES
     return _pass(job, functions, X, layout, rows, parts, model.W.ctypes.data, model.b.ctypes.data, 0, output)
+
+
+def sum_products(
+    functions: Functions, X: Matrix, layout: Layout, rows: Rows, parts: Parts, coefficients: Array, output: Output
+) -> int:
+    """Sum x_i q_i^T and q_i over parts, as `sum_leaves` does with the gradients of the loss in place of q_i.
+
+    `coefficients` are q (rows of the pass, columns), contiguous and of the type of computation.
+    """
+    return _pass(SUM_PRODUCTS, functions, X, layout, rows, parts, coefficients.ctypes.data, 0, 0, output)
 
 
 def sgd_steps(

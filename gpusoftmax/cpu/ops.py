@@ -412,7 +412,7 @@ class CpuOperations:
         width = max(1, LARGE_GRADIENT // (8 * d))  # too many columns for a copy per leaf take several passes
         groups = [slice(first, min(first + width, c)) for first in range(0, c, width)]
         parts = [
-            product_sums(X, coefficients, columns, dtype, squared, rows, self.n_threads).total(n_leaves)
+            product_sums(self.kernels, X, coefficients, columns, dtype, squared, rows, self.n_threads).total(n_leaves)
             for columns in groups
         ]
         sums, totals = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))

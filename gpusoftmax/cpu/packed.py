@@ -168,12 +168,21 @@ class PackedSums:
 
     def add(self, X: Array, labels: Array, weights: Array | None, rows: Array | None, first_leaf: int) -> None:
         """Add all rows of X, or `rows`, of which the first begins the leaf `first_leaf`."""
-        self._let_go_of_buffers()
         tiles = Tiles(self.kernels, X, self.W, self.b)
-        layout, sums, dtype = tiles.layout, tiles.sums, self.W.dtype
         functions = tiles.functions(self.loss, self.with_gradient)
         passed, _kept = rows_of(rows, labels, weights)
-        n, step = len(X) if rows is None else len(rows), leaf_rows(layout.d)
+
+        def sum_leaves(parts: Parts, output: Output) -> int:
+            found: int = self.kernels.sum_leaves(
+                functions, tiles.matrix, tiles.layout, passed, parts, tiles.model, output, self.with_gradient
+            )
+            return found
+
+        self._add(tiles, len(X) if rows is None else len(rows), first_leaf, sum_leaves)
+
+    def _add(self, tiles: Tiles, n: int, first_leaf: int, sum_leaves: Callable[[Parts, Output], int]) -> None:
+        self._let_go_of_buffers()
+        layout, sums, dtype, step = tiles.layout, tiles.sums, self.W.dtype, leaf_rows(tiles.layout.d)
         leaves = np.arange(-first_leaf, -(-n // step) + 1)  # those before the first have no rows here
         bounds = np.minimum(step * np.maximum(leaves, 0), n)
 
@@ -181,10 +190,8 @@ class PackedSums:
             (scratch, places), out = tiles.scratch(), buffers.take((2 * len(own).bit_length() + 1) * sums.end)
             self.taken.extend((scratch, out))
             nodes = np.empty((64, 2), np.int64)
-            count = self.kernels.sum_leaves(
-                functions, tiles.matrix, layout, passed, Parts(bounds, first_leaf + own.start, first_leaf + own.stop),
-                tiles.model, Output(places, out.ctypes.data, nodes), self.with_gradient,
-            )  # fmt: skip
+            parts = Parts(bounds, first_leaf + own.start, first_leaf + own.stop)
+            count = sum_leaves(parts, Output(places, out.ctypes.data, nodes))
             tree = TreeSum()
             for i, (level, index) in enumerate(nodes[:count].tolist()):
                 node = out[i * sums.end : (i + 1) * sums.end]
@@ -226,6 +233,29 @@ class PackedSums:
     def _give_buffers(self) -> None:
         while self.taken:
             buffers.give(self.taken.pop())
+
+
+class PackedProducts(PackedSums):
+    """Sums of x_i q_i^T, (d, columns), and q_i by register tiles, in place of gradients."""
+
+    def __init__(self, kernels: ModuleType, d: int, columns: int, dtype: Any, n_threads: int) -> None:
+        nothing: Array = np.zeros((d, 1, columns), dtype)
+        super().__init__(kernels, nothing, nothing[0], 0, True, n_threads)
+
+    def add_products(self, X: Array, coefficients: Array, rows: Array | None, first_leaf: int) -> None:
+        """Add all rows of X, or `rows`, with their coefficients; the first of them begins the leaf `first_leaf`."""
+        tiles = Tiles(self.kernels, X, self.W, self.b)
+        functions, given = tiles.functions(None, True), np.ascontiguousarray(coefficients)
+        passed, _kept = rows_of(rows)
+
+        def sum_products(parts: Parts, output: Output) -> int:
+            found: int = self.kernels.sum_products(functions, tiles.matrix, tiles.layout, passed, parts, given, output)
+            return found
+
+        self._add(tiles, len(given), first_leaf, sum_products)
+
+    def _unpacked(self, node: Partial) -> Partial:
+        return super()._unpacked(node)[2:]
 
 
 def scorer(kernels: ModuleType, X: Array, W: Array, b: Array, rows: Array | None) -> Callable[[slice, Array], None]:

@@ -67,16 +67,18 @@ def test_gradients_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: B
     assert sha256(losses, correct, dW.reshape(problem.W.shape), db.reshape(problem.b.shape)) == sha256(*expected)
 
 
-def test_moments_and_products_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: Backend) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])  # products by tiles, and by BLAS
+def test_moments_and_products_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: Backend, dtype: type) -> None:
     problem, ops, step = problem_with("tiles"), cpu_backend.ops, leaf_rows(D)
     X, s, centre = problem.X, problem.weights[:, 0], widen(problem.X[0])
-    Q = np.random.default_rng(0).standard_normal((N, 3))
+    Q = np.random.default_rng(0).standard_normal((N, 3)).astype(dtype)
     moments, products = [], []
     for first in range(0, N, 3 * step):
         own = slice(first, first + 3 * step)
         moments.append(moment_sums(X[own], s[own], centre, None, 2, first).parts())
         coefficients = partial(np.ndarray.__getitem__, Q[own])
-        products.append(product_sums(X[own], coefficients, slice(0, 3), float, False, None, 2, first).parts())
+        sums = product_sums(ops.kernels, X[own], coefficients, slice(0, 3), Q.dtype, False, None, 2, first)
+        products.append(sums.parts())
     assert sha256(*moments_from(added(moments, step), centre)) == sha256(*ops.column_moments(X, s))
     assert sha256(added(products, step)[0]) == sha256(ops.column_products(X, Q))
 

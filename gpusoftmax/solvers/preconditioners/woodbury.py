@@ -127,7 +127,7 @@ class WoodburySamples:
         most = min(self.most, MOST_ELEMENTS // (SAMPLES * len(lift)))
         m = min(FEWEST, most)
         while m > 0:
-            R = cholesky(self._sample(0, m, lift)[1], np.full(m, m * l2))
+            R = cholesky(self._product(0, m, lift), np.full(m, m * l2))
             if R is None:
                 break
             wider = float(np.exp(2 * np.log(lift).mean())) / (l2 * float(np.square(R).sum(dtype=np.float64)))
@@ -152,29 +152,35 @@ class WoodburySamples:
     def _mean_of_inverses(self, m: int, l2: float, lift: Array) -> Woodbury | None:
         q = max(1, min(SAMPLES, self.objective.features.n // (2 * m)))
         log.info("preconditioner: mean of %d inverses, each from %d of %d rows", q, m, self.objective.features.n)
-        samples = [self._sample(j, m, lift) for j in range(q)]
+        products = [self._product(j, m, lift) for j in range(q)]
         factors: list[Array | None] = [None] * q
 
         def factorise(run: range) -> None:
             for j in run:
-                factors[j] = cholesky(samples[j][1], np.full(m, m * l2))
+                factors[j] = cholesky(products[j], np.full(m, m * l2))
 
         self.backend.for_each(factorise, q)
-        asarray = self.backend.asarray
-        parts = [(asarray(a), asarray(R)) for (a, _), R in zip(samples, factors, strict=True) if R is not None]
+        found = [self.backend.asarray(R) for R in factors if R is not None]
+        if len(found) < q:
+            return None
+        a = self._lifted(slice(0, q * m), lift)
         root = (np.sqrt(self.factors) * lift).astype(self.dtype)[:, None]
-        return Woodbury(asarray(root), parts, l2, self.backend) if len(parts) == q else None
+        return Woodbury(self.backend.asarray(root), self.backend.asarray(a), found, l2, self.backend)
 
-    def _sample(self, j: int, m: int, lift: Array) -> tuple[Array, Array]:
-        """Return A_j and the lower triangle of A_j A_j', without 1 / m."""
-        self._make_rows((j + 1) * m)
-        a = self._rows[j * m : (j + 1) * m]
+    def _lifted(self, rows: slice, lift: Array) -> Array:
+        """Return some rows of the samples for a ridge that is lifted."""
+        self._make_rows(rows.stop)
+        found: Array = self._rows[rows]
+        return found / lift.astype(self.dtype) if (lift > 1).any() else found
+
+    def _product(self, j: int, m: int, lift: Array) -> Array:
+        """Return the lower triangle of A_j A_j', without 1 / m."""
+        a = self._lifted(slice(j * m, (j + 1) * m), lift)
         if (lift > 1).any():
-            a = a / lift.astype(self.dtype)
-            return a, gram(a.T, self.backend)
+            return gram(a.T, self.backend)
         if (j, m) not in self._products:
             self._products[j, m] = gram(a.T, self.backend)
-        return a, self._products[j, m]
+        return self._products[j, m]
 
     def _make_rows(self, size: int) -> None:
         """Fetch rows until there are at least `size`, if so many were drawn; the first ones decide on the centre."""

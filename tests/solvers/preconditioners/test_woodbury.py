@@ -35,7 +35,7 @@ def test_it_is_the_mean_of_the_inverses_of_the_samples(rng: np.random.Generator,
     samples = WoodburySamples(objective, 0, seed=0)
     inverse = samples.inverse(l2)
     assert inverse is not None
-    q, m = len(inverse.parts), len(inverse.parts[0][0])
+    q, m = len(inverse.factors), len(inverse.factors[0])
     assert q == woodbury.SAMPLES
     d = objective.features.d + ("penalize_intercept" in options)
     expected: Array = np.zeros((d, d))
@@ -54,7 +54,7 @@ def test_samples_are_disjoint_and_grow_until_the_ridge_is_small(rng: np.random.G
     strong, weak = samples.inverse(3.0), samples.inverse(0.4)
     assert strong is not None
     assert weak is not None
-    assert len(weak.parts[0][0]) > len(strong.parts[0][0])
+    assert len(weak.factors[0]) > len(strong.factors[0])
     assert samples.inverse(1e-6) is None  # even half as many rows as features would be too few
 
 

@@ -49,6 +49,7 @@ def backend(backend: Backend) -> Backend:
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of 64 rows, or of four times the columns; on a GPU, chunks of 128 (column_moments: 32)."""
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)
+    monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
     monkeypatch.setattr(cuda_chunks, "CHUNK_BYTES", 1)
 
 
@@ -112,6 +113,7 @@ def test_threads_that_share_the_columns_of_a_gradient_give_the_same(
     monkeypatch.setattr(gradients, "LARGE_GRADIENT", 0)
     monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # a leaf of 64 rows, which is doubled once
+    monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
     monkeypatch.setattr(gradients, "TILE_COLUMNS", columns)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
     problem = random_problem(1, n=150, d=7, c=57, K=2, weighted=True, n_rows=170 if picked else None)

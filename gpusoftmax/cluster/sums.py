@@ -58,7 +58,7 @@ class CpuSums:
 
     def gradient_leaf(self, W: Array) -> int:
         """Rows of a leaf of `gradient`."""
-        return cpu_gradients.gradient_leaf(self.ops.kernels, W)
+        return cpu_gradients.gradient_leaf(self.ops.kernels, len(W), W[0].size, W.itemsize)
 
     def moment_leaf(self, d: int) -> int:
         """Rows of a leaf of `moments`."""

@@ -24,6 +24,7 @@ from gpusoftmax.tree import Partial, TreeSum
 FEW_COLUMNS = 112  # up to here register tiles are faster than two products
 BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000
 LARGE_GRADIENT = 32 << 20  # bytes above which threads divide a gradient's columns, instead of having a copy each
+BLAS_LEAF = 2048  # fewest rows of a leaf by BLAS, so that adding its gradient to others takes little time
 LARGE_LEAF = 1 << 17  # fewest rows of a leaf then: so many that adding its gradient to others takes no noticeable time
 TILE_COLUMNS = 512  # columns that a thread then multiplies at a time
 SCORE_BYTES = 32 << 20  # bytes of the scores of a block then
@@ -45,19 +46,14 @@ def is_tiled(kernels: ModuleType, columns: int) -> bool:
     return columns <= FEW_COLUMNS and bool(kernels.COMPILED)
 
 
-def gradient_leaf(kernels: ModuleType, W: Array) -> int:
-    """Rows of a leaf of the sums for W (d, K, c): a function of the shape and the type alone."""
-    d, K, c = W.shape
-    return leaf_rows(d) if is_tiled(kernels, K * c) or W.nbytes <= LARGE_GRADIENT else large_leaf(d)
+def gradient_leaf(kernels: ModuleType, d: int, columns: int, itemsize: int) -> int:
+    """Rows of a leaf of the sums for so many features and columns of scores in a type of `itemsize` bytes.
 
-
-def large_leaf(d: int) -> int:
-    """Rows of a leaf of gradients over LARGE_GRADIENT: `leaf_rows(d)`, doubled until there are LARGE_LEAF.
-
-    So the leaves of every sum begin where one of these does, and X can be divided there among processes.
+    They are `leaf_rows(d)`, doubled until BLAS has enough: every leaf begins where one of `leaf_rows(d)` does, and
+    X can be divided there among processes.
     """
-    rows = leaf_rows(d)
-    while rows < LARGE_LEAF:
+    rows, least = leaf_rows(d), BLAS_LEAF if d * columns * itemsize <= LARGE_GRADIENT else LARGE_LEAF
+    while rows < least and not is_tiled(kernels, columns):
         rows *= 2
     return rows
 
@@ -77,23 +73,27 @@ class GradientSums:
     loss: int
     with_gradient: bool
 
+    @property
+    def leaf(self) -> int:
+        """Rows of a leaf."""
+        return gradient_leaf(self.kernels, len(self.W), self.b.size, self.W.itemsize)
+
     def over(
         self, X: Any, labels: Array, weights: Array | None, rows: Array | None = None, first_row: int = 0
     ) -> PackedSums | TreeSum:
         """Sum over all rows of X, or over `rows`; the first of them has the number `first_row` in a longer pass.
 
-        That is a multiple of `gradient_leaf`. Labels and weights are those of the rows of X.
+        That is a multiple of `leaf`. Labels and weights are those of the rows of X.
         """
-        d, K, c = self.W.shape
-        if is_tiled(self.kernels, K * c):
-            return self._by_tiles(X, labels, weights, rows, first_row // leaf_rows(d))
+        before = first_row // self.leaf
+        if is_tiled(self.kernels, self.b.size):
+            return self._by_tiles(X, labels, weights, rows, before)
         if self.W.nbytes <= LARGE_GRADIENT:
-            return self._by_leaves(X, labels, weights, rows, first_row // leaf_rows(d))
-        return self._by_columns(X, labels, weights, rows, first_row // large_leaf(d))
+            return self._by_leaves(X, labels, weights, rows, before)
+        return self._by_columns(X, labels, weights, rows, before)
 
     def _by_tiles(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> PackedSums:
-        sums = PackedSums(self.kernels, self.W, self.b, self.loss, self.with_gradient, self.n_threads)
-        step = leaf_rows(len(self.W))
+        sums, step = PackedSums(self.kernels, self.W, self.b, self.loss, self.with_gradient, self.n_threads), self.leaf
         for block in blocks(X, rows, step):
             own = slice(block.first, block.stop) if rows is None else slice(None)
             s = None if weights is None else weights[own]
@@ -102,7 +102,7 @@ class GradientSums:
 
     def _by_leaves(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype = self.W.shape, self.W.dtype
-        q, step = K * c, leaf_rows(len(self.W))
+        q, step = K * c, self.leaf
         W, b = self.W.reshape(d, q), self.b.reshape(q)
 
         def sums_of(block: Block, part: slice) -> Partial:
@@ -126,7 +126,7 @@ class GradientSums:
 
     def _by_columns(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype, tree = self.W.shape, self.W.dtype, TreeSum()
-        q, leaf_length = K * c, large_leaf(d)
+        q, leaf_length = K * c, self.leaf
         W, b = self.W.reshape(d, q), self.b.reshape(q)
         step = 1 << (max(LOSS_ROWS, min(BLAS_BLOCK, SCORE_BYTES // (q * self.W.itemsize))).bit_length() - 1)
         scores = np.empty((step, q), dtype)

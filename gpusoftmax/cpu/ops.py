@@ -26,7 +26,6 @@ from gpusoftmax.cpu.gradients import (
     GradientSums,
     gradient_leaf,
     is_tiled,
-    large_leaf,
     row_loss,
 )
 from gpusoftmax.cpu.newton import NO_LABELS, hessian_product
@@ -101,8 +100,8 @@ class CpuOperations:
         self, X: Any, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None,
         with_gradient: bool,
     ) -> Partial:  # fmt: skip
-        sums = GradientSums(self.kernels, self.n_threads, W, b, loss, with_gradient).over(X, labels, weights, rows)
-        return sums.total(-(-_count(X, rows) // gradient_leaf(self.kernels, W)))
+        sums = GradientSums(self.kernels, self.n_threads, W, b, loss, with_gradient)
+        return sums.over(X, labels, weights, rows).total(-(-_count(X, rows) // sums.leaf))
 
     def sgd_steps(
         self,
@@ -197,9 +196,9 @@ class CpuOperations:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
         gradient = (d + 1) * q * size
         tiled = is_tiled(self.kernels, q)
+        n_leaves = -(-n // gradient_leaf(self.kernels, d, q, size))
         if not tiled and d * q * size > LARGE_GRADIENT:  # as GradientSums decides
-            return gradient * (1 + math.ceil(math.log2(-(-n // large_leaf(d)) + 1))) + SCORE_BYTES
-        n_leaves = -(-n // leaf_rows(d))
+            return gradient * (1 + math.ceil(math.log2(n_leaves + 1))) + SCORE_BYTES
         threads = min(self.n_threads, n_leaves)
         partials = threads * (1 + math.ceil(math.log2(n_leaves // threads + 1)))  # one for each level of the tree
         block = 0 if tiled else BLAS_BLOCK * (d + q) * size

@@ -26,8 +26,10 @@ from gpusoftmax.tree import Partial, TreeSum
 
 MOST_THREADS = 1024  # in the pool
 
-LEAF_ELEMENTS = 1 << 21  # features in a leaf: 688 rows of CIFAR-10, 0.4 ms of work, enough leaves for 16 cores
-LEAF_ROWS = 2048  # the most rows of a leaf
+# A leaf has FEW_ROWS, or as many rows as have EVEN_ELEMENTS features, up to MOST_ROWS; it has at most LEAF_ELEMENTS
+# features. 10,000 rows of 384 were once 5 leaves, so that one of two threads waited for the other.
+LEAF_ELEMENTS, EVEN_ELEMENTS = 1 << 21, 1 << 18
+FEW_ROWS, MOST_ROWS = 1024, 2048
 LEAF_MULTIPLE = 16  # rows that a kernel processes at a time
 VECTOR_BLOCK = 1 << 17  # numbers of a vector in a block: with fewer, threads wait for the GIL (1 << 16: 5% slower)
 
@@ -98,7 +100,8 @@ def leaf_rows(d: int) -> int:
 
     A leaf has enough features to outweigh adding its gradient, and few enough rows for an even division among threads.
     """
-    rows = min(max(LEAF_ELEMENTS // max(d, 1), 64), LEAF_ROWS)
+    d = max(d, 1)
+    rows = max(min(LEAF_ELEMENTS // d, max(EVEN_ELEMENTS // d, FEW_ROWS), MOST_ROWS), 64)
     return -(-rows // LEAF_MULTIPLE) * LEAF_MULTIPLE
 
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # 64 rows
+    monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
     monkeypatch.setattr(gradients, "LARGE_GRADIENT", 4 * D * 130)
     monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time

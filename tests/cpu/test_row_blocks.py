@@ -11,7 +11,7 @@ import pytest
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import gradients, threads
 from gpusoftmax.cpu.column_sums import moment_sums, moments_from, product_sums
-from gpusoftmax.cpu.gradients import GradientSums, gradient_leaf
+from gpusoftmax.cpu.gradients import GradientSums
 from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import TreeSum
@@ -26,6 +26,7 @@ WAYS = {"tiles": 5, "products": 130, "columns": 131}  # to compute a gradient, e
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # 64 rows
     monkeypatch.setattr(gradients, "LARGE_GRADIENT", 4 * D * 130)
+    monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
     monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
 
@@ -56,7 +57,7 @@ def test_blocks_of_every_type_give_the_same_gradient(cpu_backend: Backend, dtype
 def test_gradients_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: Backend, way: str) -> None:
     problem, ops = problem_with(way), cpu_backend.ops
     sums = GradientSums(ops.kernels, 2, problem.W, problem.b, problem.loss, True)
-    step = gradient_leaf(ops.kernels, problem.W)
+    step = sums.leaf
     parts = []
     for first in range(0, N, 2 * step):
         own = slice(first, first + 2 * step)

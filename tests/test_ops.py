@@ -81,13 +81,13 @@ def test_linear_gradient_on_a_gpu_equals_the_reference(gpu: None, problem: Probl
 # n, d, c, K at, and next to, the lengths in which rows are visited; the leaves' stand for a GPU's chunks of 128, too
 BOUNDARIES = [
     *[pytest.param(n, 3, 3, 1, 1, id=f"leaf of 64, n={n}") for n in (63, 64, 65, 127, 128, 129, 64 * 5 + 1)],
-    *[pytest.param(n, 3, 120, 1, 1, id=f"leaf of 64, many columns, n={n}") for n in (63, 64, 65, 129)],
+    *[pytest.param(n, 3, 260, 1, 1, id=f"leaf of 64, many columns, n={n}") for n in (63, 64, 65, 129)],
     *[pytest.param(n, 40, 3, 1, None, id=f"block of 16 rows, n={n}") for n in (1, 15, 16, 17, 33)],
     *[pytest.param(9, d, 3, 1, None, id=f"slabs of 8, 16 or 32, d={d}") for d in (7, 8, 9, 15, 17, 31, 32, 33, 63, 65)],
     *[pytest.param(9, d, 3, 1, None, id=f"chunks of 8 slabs, d={d}") for d in (64, 65, 128, 129, 255, 256, 257, 513)],
     *[pytest.param(9, 3, c, 1, None, id=f"columns of a tile, c={c}") for c in (2, 4, 5, 6, 9, 10, 11, 20, 21, 30)],
-    *[pytest.param(n, 3, 120, 1, None, id=f"BLAS block of 512, n={n}") for n in (511, 512, 513, 1025)],
-    *[pytest.param(9, 3, c, 1, None, id=f"few columns or many, c={c}") for c in (111, 112, 113)],
+    *[pytest.param(n, 3, 260, 1, None, id=f"BLAS block of 512, n={n}") for n in (511, 512, 513, 1025)],
+    *[pytest.param(9, 3, c, 1, None, id=f"few columns or many, c={c}") for c in (111, 112, 113, 255, 256, 257)],
     *[pytest.param(9, 3, c, 2, None, id=f"few columns or many, two models, c={c}") for c in (56, 57)],
 ]
 
@@ -116,7 +116,7 @@ def test_threads_that_share_the_columns_of_a_gradient_give_the_same(
     monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
     monkeypatch.setattr(gradients, "TILE_COLUMNS", columns)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
-    problem = random_problem(1, n=150, d=7, c=57, K=2, weighted=True, n_rows=170 if picked else None)
+    problem = random_problem(1, n=150, d=7, c=57, K=5, weighted=True, n_rows=170 if picked else None)
     operations = [get_backend(cpu_backend.name, n_threads).ops for n_threads in (1, 2, 7)]
     for operation in operations:
         assert_gradient_is_right(replace(cpu_backend, ops=operation), problem)
@@ -144,7 +144,7 @@ def test_linear_losses_are_those_of_linear_gradient(cpu_backend: Backend, proble
     np.testing.assert_array_equal(correct, expected[1])
 
 
-@pytest.mark.parametrize("classes", [3, 130], ids=["few columns", "many columns"])
+@pytest.mark.parametrize("classes", [3, 300], ids=["few columns", "many columns"])
 @pytest.mark.parametrize(
     "operation", ["linear_losses", "linear_scores", "linear_probabilities", "linear_best", "column_moments"]
 )

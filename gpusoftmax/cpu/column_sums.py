@@ -62,7 +62,8 @@ def product_sums(
 
     `coefficients` returns q for the rows at some positions.
     """
-    if not squared and is_tiled(kernels, columns.stop - columns.start) and computation_dtype(X.dtype) == dtype:
+    tiled = is_tiled(kernels, columns.stop - columns.start, X.dtype) and computation_dtype(X.dtype) == dtype
+    if tiled and not squared:
         return _products_by_tiles(kernels, X, coefficients, columns, rows, n_threads, first_row)
     d, step = X.shape[1], leaf_rows(X.shape[1])
 

@@ -21,7 +21,9 @@ from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import Partial, TreeSum
 
-FEW_COLUMNS = 112  # up to here register tiles are faster than two products
+# Up to so many columns of scores register tiles are faster than two products: with AVX-512, and for features that BLAS
+# has to have converted first, up to MORE_COLUMNS. (20,000 x 512 x 160 on AMD Zen 4: 37 ms for 42, with AVX2 48 for 42.)
+FEW_COLUMNS, MORE_COLUMNS = 112, 256
 BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000
 LARGE_GRADIENT = 32 << 20  # bytes above which threads divide a gradient's columns, instead of having a copy each
 BLAS_LEAF = 2048  # fewest rows of a leaf by BLAS, so that adding its gradient to others takes little time
@@ -41,19 +43,22 @@ def row_loss(
     kernels.row_loss(Z, labels, s, loss, losses, correct, kernels.SOURCE)
 
 
-def is_tiled(kernels: ModuleType, columns: int) -> bool:
-    """Whether register tiles are used for so many columns of scores."""
-    return columns <= FEW_COLUMNS and bool(kernels.COMPILED)
+def is_tiled(kernels: ModuleType, columns: int, dtype: Any) -> bool:
+    """Whether register tiles are used for so many columns of scores and features of type `dtype`."""
+    if not kernels.COMPILED:
+        return False
+    return columns <= (MORE_COLUMNS if kernels.VECTOR == 64 or np.dtype(dtype).itemsize < 4 else FEW_COLUMNS)
 
 
-def gradient_leaf(kernels: ModuleType, d: int, columns: int, itemsize: int) -> int:
-    """Rows of a leaf of the sums for so many features and columns of scores in a type of `itemsize` bytes.
+def gradient_leaf(kernels: ModuleType, W: Array, dtype: Any) -> int:
+    """Rows of a leaf of the sums for W (d, K, c) and features of type `dtype`.
 
     They are `leaf_rows(d)`, doubled until BLAS has enough: every leaf begins where one of `leaf_rows(d)` does, and
     X can be divided there among processes.
     """
-    rows, least = leaf_rows(d), BLAS_LEAF if d * columns * itemsize <= LARGE_GRADIENT else LARGE_LEAF
-    while rows < least and not is_tiled(kernels, columns):
+    d, K, c = W.shape
+    rows, least = leaf_rows(d), BLAS_LEAF if W.nbytes <= LARGE_GRADIENT else LARGE_LEAF
+    while rows < least and not is_tiled(kernels, K * c, dtype):
         rows *= 2
     return rows
 
@@ -73,10 +78,9 @@ class GradientSums:
     loss: int
     with_gradient: bool
 
-    @property
-    def leaf(self) -> int:
-        """Rows of a leaf."""
-        return gradient_leaf(self.kernels, len(self.W), self.b.size, self.W.itemsize)
+    def leaf(self, dtype: Any) -> int:
+        """Rows of a leaf, for features of type `dtype`."""
+        return gradient_leaf(self.kernels, self.W, dtype)
 
     def over(
         self, X: Any, labels: Array, weights: Array | None, rows: Array | None = None, first_row: int = 0
@@ -85,15 +89,16 @@ class GradientSums:
 
         That is a multiple of `leaf`. Labels and weights are those of the rows of X.
         """
-        before = first_row // self.leaf
-        if is_tiled(self.kernels, self.b.size):
+        before = first_row // self.leaf(X.dtype)
+        if is_tiled(self.kernels, self.b.size, X.dtype):
             return self._by_tiles(X, labels, weights, rows, before)
         if self.W.nbytes <= LARGE_GRADIENT:
             return self._by_leaves(X, labels, weights, rows, before)
         return self._by_columns(X, labels, weights, rows, before)
 
     def _by_tiles(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> PackedSums:
-        sums, step = PackedSums(self.kernels, self.W, self.b, self.loss, self.with_gradient, self.n_threads), self.leaf
+        sums = PackedSums(self.kernels, self.W, self.b, self.loss, self.with_gradient, self.n_threads)
+        step = self.leaf(X.dtype)
         for block in blocks(X, rows, step):
             own = slice(block.first, block.stop) if rows is None else slice(None)
             s = None if weights is None else weights[own]
@@ -102,7 +107,7 @@ class GradientSums:
 
     def _by_leaves(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype = self.W.shape, self.W.dtype
-        q, step = K * c, self.leaf
+        q, step = K * c, self.leaf(X.dtype)
         W, b = self.W.reshape(d, q), self.b.reshape(q)
 
         def sums_of(block: Block, part: slice) -> Partial:
@@ -126,7 +131,7 @@ class GradientSums:
 
     def _by_columns(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype, tree = self.W.shape, self.W.dtype, TreeSum()
-        q, leaf_length = K * c, self.leaf
+        q, leaf_length = K * c, self.leaf(X.dtype)
         W, b = self.W.reshape(d, q), self.b.reshape(q)
         step = 1 << (max(LOSS_ROWS, min(BLAS_BLOCK, SCORE_BYTES // (q * self.W.itemsize))).bit_length() - 1)
         scores = np.empty((step, q), dtype)

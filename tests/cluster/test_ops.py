@@ -19,7 +19,7 @@ from tests.support.cases import DTYPES, Problem, random_problem, sha256
 from tests.support.in_process import on_cluster
 
 N, D = 900, 7
-WAYS = {"tiles": 5, "products": 130, "columns": 131}  # to compute a gradient, each with another number of classes
+WAYS = {"tiles": 5, "products": 300, "columns": 301}  # to compute a gradient, each with another number of classes
 pytestmark = pytest.mark.filterwarnings("error")
 
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # 64 rows
     monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
-    monkeypatch.setattr(gradients, "LARGE_GRADIENT", 4 * D * 130)
+    monkeypatch.setattr(gradients, "LARGE_GRADIENT", 4 * D * 300)
     monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
 

@@ -19,13 +19,13 @@ from tests.support.blocks import InBlocks, operations_over_rows
 from tests.support.cases import DTYPES, Problem, random_problem, sha256
 
 N, D = 5 * 64 + 17, 7
-WAYS = {"tiles": 5, "products": 130, "columns": 131}  # to compute a gradient, each with another number of classes
+WAYS = {"tiles": 5, "products": 300, "columns": 301}  # to compute a gradient, each with another number of classes
 
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAF_ELEMENTS", 1)  # 64 rows
-    monkeypatch.setattr(gradients, "LARGE_GRADIENT", 4 * D * 130)
+    monkeypatch.setattr(gradients, "LARGE_GRADIENT", 4 * D * 300)
     monkeypatch.setattr(gradients, "BLAS_LEAF", 1)
     monkeypatch.setattr(gradients, "LARGE_LEAF", 128)
     monkeypatch.setattr(gradients, "SCORE_BYTES", 1)  # 64 rows at a time
@@ -57,7 +57,7 @@ def test_blocks_of_every_type_give_the_same_gradient(cpu_backend: Backend, dtype
 def test_gradients_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: Backend, way: str) -> None:
     problem, ops = problem_with(way), cpu_backend.ops
     sums = GradientSums(ops.kernels, 2, problem.W, problem.b, problem.loss, True)
-    step = sums.leaf
+    step = sums.leaf(problem.X.dtype)
     parts = []
     for first in range(0, N, 2 * step):
         own = slice(first, first + 2 * step)

@@ -93,7 +93,7 @@ def test_what_features_in_files_compute_has_the_same_bits(both: Any, dtype: str,
 
 
 def test_so_do_products_for_many_classes(both: Any) -> None:
-    problem, dense, streamed = both(c=130)
+    problem, dense, streamed = both(c=300)
     expected, found = results(problem, dense), results(problem, streamed)
     assert {name for name in expected if sha256(*expected[name]) != sha256(*found[name])} == set()
 

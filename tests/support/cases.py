@@ -137,7 +137,7 @@ def problems(draw: Any, **fixed: Any) -> Problem:
     drawn = {
         "n": st.integers(1, 40),
         "d": st.sampled_from([1, 2, 3, 5, 17, 64]),
-        "c": st.sampled_from([2, 3, 5, 10, 57, 113]),  # above 112 columns the products are BLAS's
+        "c": st.sampled_from([2, 3, 5, 10, 57, 257]),  # above 256 columns the products are BLAS's
         "K": st.integers(1, 3),
         "loss": st.sampled_from(list(LOSSES)),
         "weighted": st.booleans(),

@@ -46,7 +46,7 @@ LAYERS = [
 ]
 USES_NUMBA = {
     "cpu.blocks", "cpu.bus_errors", "cpu.compiling", "cpu.dense_sgd", "cpu.facts", "cpu.kernels", "cpu.row_losses",
-    "cpu.newton_kernels", "cpu.sparse_kernels",
+    "cpu.moment_kernels", "cpu.newton_kernels", "cpu.sparse_kernels",
     "cpu.sparse_sgd", "cpu.text_kernels", "cpu.tiles", "cpu.vector_kernels", "cpu.vectors",
 }  # fmt: skip
 

@@ -94,7 +94,8 @@ class CpuSums:
     def moments(self, part: Part, centre: Array) -> Nodes:
         """Sum s, s (x - centre) and s (x - centre)^2; the column is s (m,), or None."""
         (s,) = part.columns
-        return cpu_columns.moment_sums(part.rows, s, centre, None, self.ops.n_threads, part.first).parts()
+        sums = cpu_columns.moment_sums(self.ops.kernels, part.rows, s, centre, None, self.ops.n_threads, part.first)
+        return sums.parts()
 
     def products(
         self, part: Part, coefficients: Callable[[slice], Any], columns: slice, dtype: Any, squared: bool

@@ -14,32 +14,28 @@ from gpusoftmax.cpu.gradients import BLAS_BLOCK, is_tiled
 from gpusoftmax.cpu.packed import PackedProducts
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked, tree_over_rows
 from gpusoftmax.cpu.threads import leaf_rows, single_threaded_blas
-from gpusoftmax.dtypes import computation_dtype, from_bits, widen
+from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.tree import Partial, TreeSum
 
-CACHE_FLOATS = 1 << 16  # numbers in a block's float64 copy: 512 KB, which the second-level cache holds
+TAKEN_FEATURES = 1 << 20  # whose moments are added at a time; where rows are picked they are copied
 COEFFICIENTS = 1 << 22  # that are made at a time
 
 
 def moment_sums(
-    X: Any, weights: Array | None, centre: Array, rows: Array | None, n_threads: int, first_row: int = 0
-) -> TreeSum:
+    kernels: ModuleType, X: Any, weights: Array | None, centre: Array, rows: Array | None, n_threads: int,
+    first_row: int = 0,
+) -> TreeSum:  # fmt: skip
     """Sum weights s (1,), s (x - centre) and s (x - centre)^2, (d,), over rows; see `GradientSums.over`."""
     d = X.shape[1]
-    step, block_rows = leaf_rows(d), max(8, min(256, CACHE_FLOATS // d))
+    step, block_rows, centre = leaf_rows(d), max(8, min(256, TAKEN_FEATURES // d)), np.ascontiguousarray(centre)
 
     def leaf(block: Block, part: slice) -> Partial:
         total, first_moment, second_moment = np.zeros(1), np.zeros(d), np.zeros(d)
-        numbers: Array = np.empty((block_rows, d))  # used again and again: the system hands out new memory slowly
         for first in range(part.start, part.stop, block_rows):
             here = slice(first, min(first + block_rows, part.stop))
-            x = numbers[: here.stop - first]
-            np.copyto(x, from_bits(block.take(here.start, here.stop)))
-            x -= centre
-            s = np.ones(len(x)) if weights is None else weights[picked(rows, here)].astype(np.float64)
+            s = np.ones(here.stop - first) if weights is None else weights[picked(rows, here)].astype(np.float64)
             total += s.sum()
-            first_moment += s @ x
-            second_moment += s @ np.square(x, out=x)
+            kernels.add_moments(block.take(here.start, here.stop), s, centre, first_moment, second_moment)
         return total, first_moment, second_moment
 
     with single_threaded_blas():

@@ -1,14 +1,16 @@
-"""The row loss of kernels.py in plain NumPy, for machines without Numba and for backend="numpy"."""
+"""The row loss and the moments of kernels.py in plain NumPy, for machines without Numba and for backend="numpy"."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpusoftmax._typing import Array
+from gpusoftmax.dtypes import from_bits
 
 SOFTMAX, HINGE, SQUARED_HINGE = 0, 1, 2  # codes, as in losses.py
 COMPILED = False
 SOURCE = None  # nothing is cached
+CACHE_FLOATS = 1 << 16  # numbers that are worked on at a time: 512 KB, which the second-level cache holds
 
 
 def row_loss(Z: Array, labels: Array, weights: Array, loss: int, losses: Array, correct: Array, source: None) -> None:
@@ -26,6 +28,16 @@ def row_loss(Z: Array, labels: Array, weights: Array, loss: int, losses: Array, 
         else:
             losses += value.sum(axis=0, dtype=np.float64)
             correct += right.sum(axis=0)
+
+
+def add_moments(x: Array, weights: Array, centre: Array, first: Array, second: Array) -> None:
+    """Add moments of columns; see `kernels.add_moments`."""
+    step = max(8, CACHE_FLOATS // x.shape[1])
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        distances: Array = from_bits(x[part]) - centre
+        first += weights[part] @ distances
+        second += weights[part] @ np.square(distances, out=distances)
 
 
 def _softmax_rows(z: Array, t: Array, rows: Array) -> Array:

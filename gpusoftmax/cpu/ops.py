@@ -386,7 +386,7 @@ class CpuOperations:
     ) -> tuple[Array, Array]:
         centre = widen(X[origin if origin is not None else 0 if rows is None else rows[0]])
         n_leaves = -(-_count(X, rows) // leaf_rows(X.shape[1]))
-        sums = moment_sums(X, weights, centre, rows, self.n_threads).total(n_leaves)
+        sums = moment_sums(self.kernels, X, weights, centre, rows, self.n_threads).total(n_leaves)
         return moments_from(sums, centre)
 
     def label_sums(

@@ -267,6 +267,11 @@ def either(b: Any, condition: Any, emit_if: Any, emit_else: Any) -> list[Any]:
     return merged
 
 
+def only_if(b: Any, condition: Any, emit: Any) -> None:
+    """Emit a branch: `emit()` where `condition` is not 0."""
+    either(b, condition, lambda: emit() or [], lambda: [])
+
+
 def loop(b: Any, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
     """Emit a loop over range(start, stop, step), run at least once: body(index, carried values) -> new values.
 

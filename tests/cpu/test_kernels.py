@@ -254,3 +254,20 @@ def test_a_full_disk_leaves_kernels_that_run(
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._open_for_write", no_space)
     assert doubling()(4) == 8
     assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("d", [1, 3, 8, 17])
+@pytest.mark.parametrize("dtype", [*DTYPES, "bfloat16"])
+def test_moments_of_columns_are_those_of_float64(dtype: str, d: int) -> None:
+    rng = np.random.default_rng(d)
+    for m in (1, 4, 6):
+        x = (10 * rng.random((m, d))).astype("float32" if dtype == "bfloat16" else dtype)
+        if dtype == "bfloat16":
+            x = (x.view(np.uint32) >> 16).astype(np.uint16)
+        s, centre = rng.random(m), rng.random(d)
+        for layout in (x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+            found, expected = np.ones((2, d)), np.ones((2, d))
+            kernels.add_moments(layout, s, centre, *found)
+            fallback.add_moments(x, s, centre, *expected)
+            # six sums of numbers up to 100
+            np.testing.assert_allclose(found, expected, rtol=20 * np.finfo(np.float64).eps, atol=1e-14)

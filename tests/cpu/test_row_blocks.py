@@ -76,7 +76,7 @@ def test_moments_and_products_over_parts_of_the_rows_add_up_to_the_same_bits(cpu
     moments, products = [], []
     for first in range(0, N, 3 * step):
         own = slice(first, first + 3 * step)
-        moments.append(moment_sums(X[own], s[own], centre, None, 2, first).parts())
+        moments.append(moment_sums(ops.kernels, X[own], s[own], centre, None, 2, first).parts())
         coefficients = partial(np.ndarray.__getitem__, Q[own])
         sums = product_sums(ops.kernels, X[own], coefficients, slice(0, 3), Q.dtype, False, None, 2, first)
         products.append(sums.parts())

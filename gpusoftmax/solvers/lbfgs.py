@@ -298,7 +298,7 @@ class LBFGS:
             led, waiting = models.guides.leading, models.guides.waiting
             scales = _would_scale(models)
             due = self._needs_refresh(models, eps)
-            if state.step == 0:
+            if state.step == 0 and scales.any():
                 due |= self._starts_with_scaling(models) & scales
             due &= accepted & ~out_of_steps & (~led | models.guides.ended_by_rejection)
             if (begins := due & waiting & ~scales).any():
@@ -377,8 +377,6 @@ class LBFGS:
         """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
         objective = models.objective
         warm = objective.backend.to_numpy(abs(models.point.x).max(axis=(0, 2))) > 0
-        if models.sample is not None or not scales_first(objective):
-            return np.zeros(len(warm), bool)
         l2 = objective.backend.to_numpy(objective.penalty.strengths)
         return warm if self.sample is None else warm & ~self.sample.has_curvatures(l2)
 
@@ -418,9 +416,10 @@ def _nearly_separable(models: _Models) -> Array:
 def _would_scale(models: _Models) -> Array:
     """Whether the next preconditioner of each model is the first one, scaled for its classes.
 
-    A guide that waits suits a nearly separable model better.
+    A guide that waits suits a nearly separable model better. Where the first one is only a diagonal, the next comes
+    from the sample, which takes long.
     """
-    if not scales_first(models.objective):
+    if models.sample is not None or not scales_first(models.objective):
         return np.zeros(len(models.value), bool)
     confident = models.guides.waiting & _nearly_separable(models)
     return ~models.guides.leading & (models.refreshes == 0) & ~confident

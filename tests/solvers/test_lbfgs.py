@@ -14,6 +14,8 @@ from gpusoftmax import load_cifar10, reference
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import LBFGS, LBFGSState, newton
+from gpusoftmax.solvers.lbfgs import REFRESH_COST_FACTOR
+from gpusoftmax.solvers.preconditioners.gram import GramSample
 from gpusoftmax.solvers.preconditioners.hessian import refresh
 from gpusoftmax.trainer import train
 from tests.support.cases import Array, blobs, evaluated, objective_of, random_problem, run, sha256, zeros_for
@@ -356,6 +358,18 @@ def test_where_rows_are_few_the_gram_matrix_comes_after_the_diagonal(
     kinds = re.findall("preconditioner: ([a-z -]+),", caplog.text)
     assert kinds[:2] == ["diagonal", "low rank"]
     assert state.reason == "converged"
+
+
+def test_the_gram_matrix_of_few_rows_waits_for_the_passes_that_it_costs(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(16)
+    X, y = rng.standard_normal((300, 2500)).astype(np.float32), np.arange(300) % 10
+    objective = objective_of(X, y, NUMPY, c=10, l2=0.03)
+    sample = GramSample(objective, 0)
+    assert not sample.at_once
+    assert REFRESH_COST_FACTOR * sample.cost > 12
+    with caplog.at_level("INFO", "gpusoftmax"):
+        run(LBFGS(12, tol=1e-8), objective)
+    assert re.findall("preconditioner: ([a-z -]+),", caplog.text) == ["diagonal"]
 
 
 @pytest.mark.parametrize(("C", "optimum"), [(1e-2, 1.607079), (3e-4, 1.711579), (1e-4, 1.763991)])

@@ -35,7 +35,7 @@ def add_moments(x: Array, weights: Array, centre: Array, first: Array, second: A
     step = max(8, CACHE_FLOATS // x.shape[1])
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        distances: Array = from_bits(x[part]) - centre
+        distances: Array = np.subtract(from_bits(x[part]), centre, order="C")  # BLAS's bits depend on the layout
         first += weights[part] @ distances
         second += weights[part] @ np.square(distances, out=distances)
 

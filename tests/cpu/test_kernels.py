@@ -266,8 +266,10 @@ def test_moments_of_columns_are_those_of_float64(dtype: str, d: int) -> None:
             x = (x.view(np.uint32) >> 16).astype(np.uint16)
         s, centre = rng.random(m), rng.random(d)
         for layout in (x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
-            found, expected = np.ones((2, d)), np.ones((2, d))
+            found, expected, plain = np.ones((3, 2, d))
             kernels.add_moments(layout, s, centre, *found)
             fallback.add_moments(x, s, centre, *expected)
+            fallback.add_moments(layout, s, centre, *plain)
+            assert sha256(plain) == sha256(expected)
             # six sums of numbers up to 100
             np.testing.assert_allclose(found, expected, rtol=20 * np.finfo(np.float64).eps, atol=1e-14)

@@ -88,7 +88,7 @@ class ClusterOperations(CpuOperations):
     def _gradient(
         self, X: ClusterRows, labels: Array, weights: Array | None, rows: Array | None, work: Gradient
     ) -> Partial:
-        leaf = self.sums.gradient_leaf(work.W, X.dtype)
+        leaf = self.sums.gradient_leaf(work.W)
         weights = self._weights_of(weights, rows, len(X), work.W.dtype)
         return self._sum(X, leaf, work, labels, weights)
 

@@ -56,9 +56,9 @@ class CpuSums:
         """Rows that a partition has a multiple of: scores are computed in blocks of their own."""
         return math.lcm(cpu_threads.leaf_rows(d), SCORE_BLOCK)
 
-    def gradient_leaf(self, W: Array, dtype: Any) -> int:
+    def gradient_leaf(self, W: Array) -> int:
         """Rows of a leaf of `gradient`."""
-        return cpu_gradients.gradient_leaf(self.ops.kernels, W, dtype)
+        return cpu_gradients.gradient_leaf(self.ops.kernels, W)
 
     def moment_leaf(self, d: int) -> int:
         """Rows of a leaf of `moments`."""
@@ -128,7 +128,7 @@ class GpuSums:
         """Rows that a partition has a multiple of: the longest leaf of all; chunks of scores are not longer."""
         return chunks.leaf_rows(chunks.chunk_rows(d, 1))
 
-    def gradient_leaf(self, W: Array, dtype: Any) -> int:
+    def gradient_leaf(self, W: Array) -> int:
         """Rows of a leaf of `gradient`."""
         return cuda_gradients.gradient_leaf(W)
 

@@ -58,10 +58,10 @@ def product_sums(
 
     `coefficients` returns q for the rows at some positions.
     """
-    tiled = is_tiled(kernels, columns.stop - columns.start, X.dtype) and computation_dtype(X.dtype) == dtype
+    d, step = X.shape[1], leaf_rows(X.shape[1])
+    tiled = is_tiled(kernels, d, columns.stop - columns.start, X.dtype) and computation_dtype(X.dtype) == dtype
     if tiled and not squared:
         return _products_by_tiles(kernels, X, coefficients, columns, rows, n_threads, first_row)
-    d, step = X.shape[1], leaf_rows(X.shape[1])
 
     def leaf(block: Block, part: slice) -> Partial:
         totals = np.zeros(columns.stop - columns.start, dtype)

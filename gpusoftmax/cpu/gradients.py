@@ -18,7 +18,7 @@ from gpusoftmax.cpu.blas import product
 from gpusoftmax.cpu.packed import PackedSums
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked, tree_over_rows
 from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas
-from gpusoftmax.dtypes import widen
+from gpusoftmax.dtypes import computation_dtype, widen
 from gpusoftmax.tree import Partial, TreeSum
 
 # Up to so many columns of scores register tiles are faster than two products: with AVX-512, and for features that BLAS
@@ -26,7 +26,7 @@ from gpusoftmax.tree import Partial, TreeSum
 FEW_COLUMNS, MORE_COLUMNS = 112, 256
 BLAS_BLOCK = 512  # rows of a product: 430 of 480 GFLOP/s at 768 x 1000
 LARGE_GRADIENT = 32 << 20  # bytes above which threads divide a gradient's columns, instead of having a copy each
-BLAS_LEAF = 2048  # fewest rows of a leaf by BLAS, so that adding its gradient to others takes little time
+BLAS_LEAF = 2048  # fewest rows of a leaf with more columns, so that adding its gradient to others takes little time
 LARGE_LEAF = 1 << 17  # fewest rows of a leaf then: so many that adding its gradient to others takes no noticeable time
 TILE_COLUMNS = 512  # columns that a thread then multiplies at a time
 SCORE_BYTES = 32 << 20  # bytes of the scores of a block then
@@ -43,22 +43,25 @@ def row_loss(
     kernels.row_loss(Z, labels, s, loss, losses, correct, kernels.SOURCE)
 
 
-def is_tiled(kernels: ModuleType, columns: int, dtype: Any) -> bool:
-    """Whether register tiles are used for so many columns of scores and features of type `dtype`."""
-    if not kernels.COMPILED:
-        return False
-    return columns <= (MORE_COLUMNS if kernels.VECTOR == 64 or np.dtype(dtype).itemsize < 4 else FEW_COLUMNS)
+def is_tiled(kernels: ModuleType, d: int, columns: int, dtype: Any) -> bool:
+    """Whether register tiles are used for d features of type `dtype` and so many columns of scores."""
+    size = np.dtype(computation_dtype(dtype)).itemsize
+    more = (kernels.COMPILED and kernels.VECTOR == 64) or np.dtype(dtype).itemsize < size
+    most = MORE_COLUMNS if more and d * columns * size <= LARGE_GRADIENT else FEW_COLUMNS
+    return bool(kernels.COMPILED) and columns <= most
 
 
-def gradient_leaf(kernels: ModuleType, W: Array, dtype: Any) -> int:
-    """Rows of a leaf of the sums for W (d, K, c) and features of type `dtype`.
+def gradient_leaf(kernels: ModuleType, W: Array) -> int:
+    """Rows of a leaf of the sums for W (d, K, c): a function of the shape and the type alone.
 
-    They are `leaf_rows(d)`, doubled until BLAS has enough: every leaf begins where one of `leaf_rows(d)` does, and
-    X can be divided there among processes.
+    They are `leaf_rows(d)`, doubled until BLAS has enough: every leaf begins where one of `leaf_rows(d)` does, and X
+    can be divided there among processes. These may have other processors, on which tiles are used for fewer columns.
     """
     d, K, c = W.shape
-    rows, least = leaf_rows(d), BLAS_LEAF if W.nbytes <= LARGE_GRADIENT else LARGE_LEAF
-    while rows < least and not is_tiled(kernels, K * c, dtype):
+    rows, least = leaf_rows(d), BLAS_LEAF if K * c > MORE_COLUMNS else 0
+    if W.nbytes > LARGE_GRADIENT and not (kernels.COMPILED and K * c <= FEW_COLUMNS):
+        least = LARGE_LEAF
+    while rows < least:
         rows *= 2
     return rows
 
@@ -78,19 +81,15 @@ class GradientSums:
     loss: int
     with_gradient: bool
 
-    def leaf(self, dtype: Any) -> int:
-        """Rows of a leaf, for features of type `dtype`."""
-        return gradient_leaf(self.kernels, self.W, dtype)
-
     def over(
         self, X: Any, labels: Array, weights: Array | None, rows: Array | None = None, first_row: int = 0
     ) -> PackedSums | TreeSum:
         """Sum over all rows of X, or over `rows`; the first of them has the number `first_row` in a longer pass.
 
-        That is a multiple of `leaf`. Labels and weights are those of the rows of X.
+        That is a multiple of `gradient_leaf`. Labels and weights are those of the rows of X.
         """
-        before = first_row // self.leaf(X.dtype)
-        if is_tiled(self.kernels, self.b.size, X.dtype):
+        before = first_row // gradient_leaf(self.kernels, self.W)
+        if is_tiled(self.kernels, len(self.W), self.b.size, X.dtype):
             return self._by_tiles(X, labels, weights, rows, before)
         if self.W.nbytes <= LARGE_GRADIENT:
             return self._by_leaves(X, labels, weights, rows, before)
@@ -98,7 +97,7 @@ class GradientSums:
 
     def _by_tiles(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> PackedSums:
         sums = PackedSums(self.kernels, self.W, self.b, self.loss, self.with_gradient, self.n_threads)
-        step = self.leaf(X.dtype)
+        step = gradient_leaf(self.kernels, self.W)
         for block in blocks(X, rows, step):
             own = slice(block.first, block.stop) if rows is None else slice(None)
             s = None if weights is None else weights[own]
@@ -107,7 +106,7 @@ class GradientSums:
 
     def _by_leaves(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype = self.W.shape, self.W.dtype
-        q, step = K * c, self.leaf(X.dtype)
+        q, step = K * c, gradient_leaf(self.kernels, self.W)
         W, b = self.W.reshape(d, q), self.b.reshape(q)
 
         def sums_of(block: Block, part: slice) -> Partial:
@@ -131,7 +130,7 @@ class GradientSums:
 
     def _by_columns(self, X: Any, labels: Array, weights: Array | None, rows: Array | None, before: int) -> TreeSum:
         (d, K, c), dtype, tree = self.W.shape, self.W.dtype, TreeSum()
-        q, leaf_length = K * c, self.leaf(X.dtype)
+        q, leaf_length = K * c, gradient_leaf(self.kernels, self.W)
         W, b = self.W.reshape(d, q), self.b.reshape(q)
         step = 1 << (max(LOSS_ROWS, min(BLAS_BLOCK, SCORE_BYTES // (q * self.W.itemsize))).bit_length() - 1)
         scores = np.empty((step, q), dtype)

@@ -100,8 +100,8 @@ class CpuOperations:
         self, X: Any, labels: Array, W: Array, b: Array, weights: Array | None, loss: int, rows: Array | None,
         with_gradient: bool,
     ) -> Partial:  # fmt: skip
-        sums = GradientSums(self.kernels, self.n_threads, W, b, loss, with_gradient)
-        return sums.over(X, labels, weights, rows).total(-(-_count(X, rows) // sums.leaf(X.dtype)))
+        sums = GradientSums(self.kernels, self.n_threads, W, b, loss, with_gradient).over(X, labels, weights, rows)
+        return sums.total(-(-_count(X, rows) // gradient_leaf(self.kernels, W)))
 
     def sgd_steps(
         self,
@@ -117,7 +117,7 @@ class CpuOperations:
     ) -> tuple[Array, Array] | None:
         d, K, c = W.shape
         longest = max(len(X) if batch is None else len(batch) for batch in batches)
-        if not is_tiled(self.kernels, c, X.dtype) or longest > leaf_rows(d):
+        if not is_tiled(self.kernels, d, c, X.dtype) or longest > leaf_rows(d):
             return None
         each = max(1, GROUP_COLUMNS // c)
         groups = [slice(first, first + each) for first in range(0, K, each)]
@@ -195,8 +195,8 @@ class CpuOperations:
     def pass_bytes(self, dtype: Any, n: int, d: int, K: int, c: int) -> int:
         q, size = K * c, np.dtype(computation_dtype(dtype)).itemsize
         gradient = (d + 1) * q * size
-        tiled, W = is_tiled(self.kernels, q, dtype), np.broadcast_to(computation_dtype(dtype)(0), (d, K, c))
-        n_leaves = -(-n // gradient_leaf(self.kernels, W, dtype))
+        tiled, W = is_tiled(self.kernels, d, q, dtype), np.broadcast_to(computation_dtype(dtype)(0), (d, K, c))
+        n_leaves = -(-n // gradient_leaf(self.kernels, W))
         if not tiled and d * q * size > LARGE_GRADIENT:  # as GradientSums decides
             return gradient * (1 + math.ceil(math.log2(n_leaves + 1))) + SCORE_BYTES
         threads = min(self.n_threads, n_leaves)
@@ -267,7 +267,7 @@ class CpuOperations:
                 for_each(multiply, len(block.leaves(step)), self.n_threads)
 
         for block in blocks(X, rows, step):
-            by_tiles(block) if is_tiled(self.kernels, q, X.dtype) else by_products(block)
+            by_tiles(block) if is_tiled(self.kernels, d, q, X.dtype) else by_products(block)
 
     def pair_products(
         self, new: tuple[Array, Array, Array], old: tuple[Array, Array, Array], vectors: Array, pair: int

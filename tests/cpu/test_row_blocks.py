@@ -11,7 +11,7 @@ import pytest
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.cpu import gradients, threads
 from gpusoftmax.cpu.column_sums import moment_sums, moments_from, product_sums
-from gpusoftmax.cpu.gradients import GradientSums
+from gpusoftmax.cpu.gradients import GradientSums, gradient_leaf
 from gpusoftmax.cpu.threads import leaf_rows
 from gpusoftmax.dtypes import widen
 from gpusoftmax.tree import TreeSum
@@ -57,7 +57,7 @@ def test_blocks_of_every_type_give_the_same_gradient(cpu_backend: Backend, dtype
 def test_gradients_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: Backend, way: str) -> None:
     problem, ops = problem_with(way), cpu_backend.ops
     sums = GradientSums(ops.kernels, 2, problem.W, problem.b, problem.loss, True)
-    step = sums.leaf(problem.X.dtype)
+    step = gradient_leaf(ops.kernels, problem.W)
     parts = []
     for first in range(0, N, 2 * step):
         own = slice(first, first + 2 * step)
@@ -66,6 +66,20 @@ def test_gradients_over_parts_of_the_rows_add_up_to_the_same_bits(cpu_backend: B
     losses, correct, dW, db = added(reversed(parts), step)
     expected = ops.linear_gradient(*problem.arguments)
     assert sha256(losses, correct, dW.reshape(problem.W.shape), db.reshape(problem.b.shape)) == sha256(*expected)
+
+
+@pytest.mark.parametrize("c", [5, 130, 256])
+def test_processors_that_use_tiles_or_not_divide_rows_into_the_same_leaves(
+    cpu_backend: Backend, c: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, kernels = random_problem(0, dtype="float32", n=N, d=D, c=c, weighted=True), cpu_backend.ops.kernels
+    places = []
+    for tiled in {False, kernels.COMPILED}:
+        monkeypatch.setattr(gradients, "is_tiled", lambda *_, tiled=tiled: tiled)
+        sums = GradientSums(kernels, 2, problem.W, problem.b, problem.loss, True)
+        first = 2 * gradient_leaf(kernels, problem.W)
+        places.append(set(sums.over(problem.X, problem.labels, problem.weights, first_row=first).parts()))
+    assert all(one == places[0] for one in places)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])  # products by tiles, and by BLAS

@@ -28,10 +28,13 @@ def objective_with(rng: np.random.Generator, n: int = 300, d: int = 40, backend:
     return objective_of(X.astype(dtype), np.arange(n) % 2, backend, c=2, **options)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])  # by products, and by compiled passes
 @pytest.mark.parametrize("options", [{}, {"penalize_intercept": True}, {"fit_intercept": False}])
-def test_it_is_the_mean_of_the_inverses_of_the_samples(rng: np.random.Generator, options: dict[str, bool]) -> None:
+def test_it_is_the_mean_of_the_inverses_of_the_samples(
+    rng: np.random.Generator, options: dict[str, bool], backend: str
+) -> None:
     l2 = 0.5
-    objective = objective_with(rng, l2=l2, **options)
+    objective = objective_with(rng, l2=l2, backend=get_backend(backend, n_threads=2), **options)
     samples = WoodburySamples(objective, 0, seed=0)
     inverse = samples.inverse(l2)
     assert inverse is not None

@@ -299,7 +299,7 @@ class LBFGS:
         ended = converged | stuck | out_of_steps
         if accepted.any() and not ended.all():
             led, scales, begins = models.guides.leading, _would_scale(models), _would_begin(models)
-            due = self._needs_refresh(models, eps)
+            due = self._needs_refresh(models, scales, begins, eps)
             if state.step == 0 and scales.any():
                 due |= self._starts_with_scaling(models) & scales
             due &= accepted & ~out_of_steps & (~led | models.guides.ended_by_rejection)
@@ -383,12 +383,13 @@ class LBFGS:
         l2 = objective.backend.to_numpy(objective.penalty.strengths)
         return warm if self.sample is None else warm & ~self.sample.has_curvatures(l2)
 
-    def _needs_refresh(self, models: _Models, eps: float) -> Array:
+    def _needs_refresh(self, models: _Models, scales: Array, begins: Array, eps: float) -> Array:
         """Find the models that need a new preconditioner, because many steps remain with the present one.
 
-        The fewest points before that double with each new preconditioner of a model.
+        `scales` and `begins` are those of `_would_scale` and `_would_begin`. The fewest points before that double with
+        each new preconditioner of a model.
         """
-        objective, scales, begins = models.objective, _would_scale(models), _would_begin(models)
+        objective = models.objective
         costs = np.where(begins | scales, 0.0, models.costs)  # for a guide there is nothing to make
         after = np.where((begins | models.guides.leading) & ~scales, GUIDED_REFRESH_AFTER, REFRESH_AFTER)
         later = np.maximum(models.refreshes - scales_first(objective), 0)

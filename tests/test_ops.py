@@ -88,7 +88,7 @@ BOUNDARIES = [
     *[pytest.param(9, 3, c, 1, None, id=f"columns of a tile, c={c}") for c in (2, 4, 5, 6, 9, 10, 11, 20, 21, 30)],
     *[pytest.param(n, 3, 260, 1, None, id=f"BLAS block of 512, n={n}") for n in (511, 512, 513, 1025)],
     *[pytest.param(9, 3, c, 1, None, id=f"few columns or many, c={c}") for c in (111, 112, 113, 255, 256, 257)],
-    *[pytest.param(9, 3, c, 2, None, id=f"few columns or many, two models, c={c}") for c in (56, 57)],
+    *[pytest.param(9, 3, c, 2, None, id=f"few columns or many, two models, c={c}") for c in (56, 57, 128, 129)],
 ]
 
 

@@ -47,7 +47,7 @@ def cluster_of(workers: int, **options: Any) -> Iterator[tuple[Any, Any]]:
     """A cluster of processes with one thread each, and its client."""
     from distributed import Client, LocalCluster
 
-    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": 50} | options
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": 50} | options
     with LocalCluster(n_workers=workers, **options) as cluster, Client(cluster) as client:
         client.wait_for_workers(workers)
         yield cluster, client

@@ -97,7 +97,7 @@ def local_ways(folder: Path, y: Any) -> dict[str, Callable[[], str]]:
 def cluster(n_workers: int) -> Iterator[tuple[Any, Any]]:
     from distributed import Client, LocalCluster
 
-    options: dict[str, Any] = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options: dict[str, Any] = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(n_workers=n_workers, silence_logs=50, **options) as found, Client(found) as client:
         client.wait_for_workers(n_workers)
         yield found, client

@@ -306,7 +306,17 @@ class EarlyStopping:
         return _Plateau(self.patience, self.tol)
 
 
-Callback = Callable[[Record], Any] | EarlyStopping
+class PerFit(Protocol):
+    """A callback that makes one for each fit, such as `EarlyStopping` and the loggers.
+
+    If what it makes has a method `close`, that is called once at the end, even if training failed.
+    """
+
+    def fresh(self) -> Callable[[Record], Any]:
+        """Create the callback of one fit."""
+
+
+Callback = Callable[[Record], Any] | PerFit
 
 
 class _Plateau:
@@ -353,8 +363,8 @@ class _Account:
         The number of these rows.
     best : _Best
     functions : list of callable
-        The callbacks. A checkpoint has the memory of those that come from an EarlyStopping; users' functions keep
-        their own.
+        The callbacks of this fit. A checkpoint has the memory of those that come from an EarlyStopping; users'
+        functions keep their own.
     started, pass_started : float
         When the training began, and the pass under way, as `time.perf_counter` has it.
     """
@@ -363,7 +373,9 @@ class _Account:
         self.started = self.pass_started = time.perf_counter()
         self.history: list[Record] = []
         self.totals, self.rows, self.best = np.zeros((3, W.shape[1])), 0, _Best(W, b)
-        self.functions = [c.fresh() if isinstance(c, EarlyStopping) else c for c in callbacks]
+        made = {i: c.fresh() for i, c in enumerate(callbacks) if hasattr(c, "fresh")}
+        self.functions: list[Any] = [made.get(i, c) for i, c in enumerate(callbacks)]
+        self.closed_at_end = [function for function in made.values() if hasattr(function, "close")]
 
     @property
     def seconds(self) -> float:
@@ -386,6 +398,11 @@ class _Account:
         self.best.offer(np.atleast_1d(monitored), state.W, state.b)
         log.debug("%s", record)
         return record
+
+    def close(self) -> None:
+        """Tell the callbacks that were made for this fit that it has ended."""
+        for function in self.closed_at_end:
+            function.close()
 
     def _plateaus(self) -> list[_Plateau]:
         return [function for function in self.functions if isinstance(function, _Plateau)]
@@ -482,7 +499,8 @@ def train(
     validation : Objective, optional
         Evaluated after each pass; each model then gets the weights with its smallest validation loss.
     callbacks : sequence
-        Functions that are called with the Record of each pass and end training by returning True; or EarlyStopping.
+        Functions that are called with the Record of each pass and end training by returning True, or objects that make
+        one for each fit (`PerFit`), such as EarlyStopping.
     progress : Progress, optional
         Updated after each step of the solver, and closed at the end.
     checkpoint : Checkpoint, optional
@@ -580,6 +598,7 @@ def train(
     finally:
         if progress is not None:
             progress.close()
+        account.close()
     log.info("%s after %.2f passes, %.2f s", reason, state.passes, account.seconds)
     return chosen(reason)
 
@@ -602,8 +621,7 @@ def _finished(result: TrainResult, objective: Objective, solver: Solver, why: st
 
 def _strengths(objective: Objective) -> Array:
     """The penalty of each model, on the host."""
-    strengths: Array = objective.backend.to_numpy(objective.penalty.strengths)
-    return strengths
+    return objective.penalty_on_host.strengths
 
 
 def _check_strengths(checkpoint: Checkpoint, kept: Tree, objective: Objective) -> None:
@@ -646,7 +664,7 @@ def _record(state: Any, means: Array, speed: float, seconds: float, validation: 
 
     measured = (None, None)
     if validation is not None:
-        losses, accuracies = map(validation.backend.to_numpy, validation.losses(state.W, state.b))
+        losses, accuracies = validation.backend.fetch(*validation.losses(state.W, state.b))
         if not np.isfinite(losses).all():
             validation.features.check_finite("validation[0]")
         measured = (plain(losses), plain(accuracies))

@@ -47,6 +47,16 @@ def counted(number: float, noun: str) -> str:
     return f"{round(number, 1):g} {noun if number == 1 else plural}"
 
 
+def describe_value(value: Any) -> str:
+    """Return a parameter's value as text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def describe_candidate(candidate: dict[str, Any]) -> str:
+    """Return a sweep's candidate, its parameters and their values, as text."""
+    return ", ".join(f"{name} = {describe_value(value)}" for name, value in candidate.items())
+
+
 def warn_user(message: str, category: type[Warning]) -> None:
     """Issue a warning that points to the line of code outside this library from which it was called."""
     frame, level = sys._getframe(), 1

@@ -283,9 +283,9 @@ class SweepResult:
         -------
         matplotlib Axes
         """
-        from gpusoftmax.search.plots import plot
+        from gpusoftmax.plots.sweeps import SweepDisplay  # imported here, since most results are not plotted
 
-        return plot(self, ax)
+        return SweepDisplay(self).plot(ax).ax_
 
     @property
     def report(self) -> str:

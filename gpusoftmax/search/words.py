@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._typing import Array
+from gpusoftmax.checks.messages import describe_candidate
 
 SHOWN = 10  # the most candidates, and the most ties, that a report lists
 
@@ -18,16 +19,6 @@ def describe_status(column: Array) -> str:
     if 0 < done < len(column):
         return f"{done} of {len(column)} splits"
     return ", ".join(dict.fromkeys(str(status) or "not tried" for status in column))
-
-
-def describe_value(value: Any) -> str:
-    """A parameter's value."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def describe_candidate(candidate: dict[str, Any]) -> str:
-    """A candidate's parameters and their values."""
-    return ", ".join(f"{name} = {describe_value(value)}" for name, value in candidate.items())
 
 
 def listed(items: Sequence[str], separator: str) -> str:

@@ -1,61 +1,110 @@
-"""Plots of a sweep's results, with matplotlib."""
+"""Plots of a sweep's results: curves with standard errors, or a heat map."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from gpusoftmax.search.words import describe_candidate
+from gpusoftmax.checks.messages import describe_candidate
+from gpusoftmax.plots.figures import axes_for
 
 LARGE = 10.0  # a parameter's axis is logarithmic if the ratio of its largest and smallest value exceeds this
 
 
-def plot(result: Any, ax: Any = None) -> Any:
-    """Plot the mean scores of a SweepResult: a curve with standard errors over one number, a heat map over two.
+class SweepDisplay:
+    """The mean scores of a sweep: a curve with standard errors over one number, a heat map over two.
 
     Parameters that vary but are not numbers give a curve for each combination of their values.
 
-    Raises
-    ------
-    ImportError
-        matplotlib is not installed.
-    ValueError
-        No number varies, or too many parameters do.
+    Parameters
+    ----------
+    result : SweepResult
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from gpusoftmax import SoftmaxClassifier, load_digits, sweep
+    >>> from gpusoftmax.plots import SweepDisplay
+    >>> digits = load_digits()
+    >>> result = sweep(SoftmaxClassifier(), {"C": [1e-3, 1e-2, 0.1, 1]}, *digits.parts["train"], cv=5)
+    >>> display = SweepDisplay.from_result(result)
     """
-    table = result.candidates
-    names = list(dict.fromkeys(name for one in table for name in one))
-    varying = [name for name in names if len({repr(one.get(name)) for one in table}) > 1]
-    numbers = [name for name in varying if all(_is_number(one.get(name)) for one in table)]
-    others = [name for name in varying if name not in numbers]
-    if not numbers or len(numbers) > 2 or (len(numbers) == 2 and others):
-        raise ValueError(
-            f"a plot needs one or two numbers that vary, and this sweep varies {', '.join(varying) or 'nothing'}; plot "
-            "from result.table"
-        )
-    if ax is None:
-        ax = new_figure(6.4, 4.0).add_subplot()
-    if len(numbers) == 2:
-        heat_map(ax, table, _comparable(result), numbers, result.best_params_, f"{_label(result)}; ○ chosen")
-    else:
-        _curves(result, numbers[0], others, ax)
-    return ax
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    @classmethod
+    def from_result(cls, result: Any, *, ax: Any = None) -> Self:
+        """Plot a result of `sweep`.
+
+        Parameters
+        ----------
+        result : SweepResult
+        ax : matplotlib Axes, optional
+            The axes to draw on. Default: those of a new figure.
+
+        Returns
+        -------
+        SweepDisplay
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        ValueError
+            No number varies, or too many parameters do.
+        """
+        return cls(result).plot(ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the scores.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            The axes to draw on. Default: those of a new figure.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        ValueError
+            No number varies, or too many parameters do.
+        """
+        result, table = self.result, self.result.candidates
+        numbers, others = what_varies(table)
+        varying = [*numbers, *others]
+        if not numbers or len(numbers) > 2 or (len(numbers) == 2 and others):
+            raise ValueError(
+                f"a plot needs one or two numbers that vary, and this sweep varies {', '.join(varying) or 'nothing'}; "
+                "plot from result.table"
+            )
+        self.ax_ = axes_for(ax)
+        self.figure_ = self.ax_.figure
+        if len(numbers) == 2:
+            title = f"{score_label(result)}; ○ chosen"
+            heat_map(self.ax_, table, _comparable(result), numbers, result.best_params_, title)
+        else:
+            _curves(result, numbers[0], others, self.ax_)
+        return self
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure; width and height are in inches.
-
-    Raises
-    ------
-    ImportError
-        matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"plots need matplotlib ({error}); pip install matplotlib") from error
-    return Figure(figsize=(width, height), layout="constrained")
+def what_varies(candidates: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The parameters with more than one value: those whose values are all numbers, and the others."""
+    names = list(dict.fromkeys(name for one in candidates for name in one))
+    varying = [name for name in names if len({repr(one.get(name)) for one in candidates}) > 1]
+    numbers = [name for name in varying if all(_is_number(one.get(name)) for one in candidates)]
+    return numbers, [name for name in varying if name not in numbers]
 
 
 def _is_number(value: Any) -> bool:
@@ -67,7 +116,7 @@ def _comparable(result: Any) -> Any:
     return np.where((result.trials.status == "halved").any(axis=0), np.nan, result.mean_scores_)
 
 
-def _label(result: Any) -> str:
+def score_label(result: Any) -> str:
     return f"{result.scoring}, negated" if "loss" in result.scoring else result.scoring
 
 
@@ -94,7 +143,7 @@ def _curves(result: Any, name: str, others: list[str], ax: Any) -> None:
     if min(values) > 0 and max(values) > LARGE * min(values):
         ax.set_xscale("log")
     held_out = f"mean of {result.n_splits_} folds, ± a standard error" if result.n_splits_ > 1 else "on held-out rows"
-    ax.set(xlabel=name, ylabel=f"{_label(result)} ({held_out})")
+    ax.set(xlabel=name, ylabel=f"{score_label(result)} ({held_out})")
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
 

@@ -1,8 +1,10 @@
-"""Measures of a classifier on given rows: accuracy, top-k accuracy, accuracy per class, confusions and log loss."""
+"""Measures of a classifier on given rows: accuracies, confusions, log loss and calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from gpusoftmax.checks.scalars import check_count
 from gpusoftmax.checks.sparse import is_sparse
 from gpusoftmax.estimators.classifiers import Estimator
 from gpusoftmax.estimators.prediction import on_host, outputs_for, weights_of
+from gpusoftmax.reliability import ReliabilityCurve, reliability_curve
 from gpusoftmax.rows.file_rows import Rows
 
 AT_ONCE = 1 << 22  # scores, or features, of the rows that are evaluated at a time
@@ -22,7 +25,7 @@ AT_ONCE = 1 << 22  # scores, or features, of the rows that are evaluated at a ti
 
 @dataclass(frozen=True, eq=False)
 class Accuracies:
-    """Accuracies as fractions of rows, in [0, 1], and the log loss.
+    """Accuracies as fractions of rows, in [0, 1], and measures of the probabilities.
 
     Attributes
     ----------
@@ -37,8 +40,15 @@ class Accuracies:
     log_loss : float or None
         The mean of -log p over the rows, in nats, where p is the probability of the label; None for a classifier
         without probabilities.
+    brier : float or None
+        The Brier score: the mean over the rows of sum_j (p_j - [j is the label])^2, from 0 to 2; None for a classifier
+        without probabilities.
     labels, predicted : ndarray of int, shape (n,)
         The class of each row and the predicted class, as positions in classes_.
+    confidence : ndarray of float64, shape (n,), or None
+        The probability of the predicted class; None for a classifier without probabilities.
+    lead : ndarray of float64, shape (n,)
+        How far the score of the prediction is above that of the label; 0 where they are the same.
     """
 
     top_1: float
@@ -46,8 +56,11 @@ class Accuracies:
     k: int
     per_class: Array
     log_loss: float | None
+    brier: float | None
     labels: Array
     predicted: Array
+    confidence: Array | None
+    lead: Array
 
     @property
     def mean_per_class(self) -> float:
@@ -60,6 +73,13 @@ class Accuracies:
         c = len(self.per_class)
         return np.bincount(self.labels * c + self.predicted, minlength=c * c).reshape(c, c)
 
+    @cached_property
+    def reliability(self) -> ReliabilityCurve | None:
+        """Accuracy by confidence; its `error` is the calibration error. None for a classifier without probabilities."""
+        if self.confidence is None:
+            return None
+        return reliability_curve(self.confidence, self.labels == self.predicted)
+
 
 def places(scores: Array, labels: Array) -> Array:
     """Return how many classes rank above each row's label (n,) by scores (n, c); of equal scores the first wins."""
@@ -69,7 +89,9 @@ def places(scores: Array, labels: Array) -> Array:
     return before
 
 
-def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
+def measure(
+    estimator: Estimator, X: Any, y: Any, k: int = 5, on_rows: Callable[[int], Any] | None = None
+) -> Accuracies:
     """Measure a fitted classifier on rows with known labels, some of them at a time.
 
     Parameters
@@ -82,6 +104,8 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
         The labels, all among the estimator's classes.
     k : int
         The k of the top-k accuracy; limited to the number of classes.
+    on_rows : callable, optional
+        Called with the number of rows that are done, after each part of them.
 
     Returns
     -------
@@ -105,20 +129,38 @@ def measure(estimator: Estimator, X: Any, y: Any, k: int = 5) -> Accuracies:
     k, step = min(k, c), max(1, AT_ONCE // (c if is_sparse(X) else max(c, d)))
     certain = hasattr(estimator, "predict_log_proba")
     before, predicted = np.empty(n, np.int64), np.empty(n, np.int64)
-    loss = 0.0
+    confidence, lead = np.empty(n), np.empty(n)
+    loss = brier = 0.0
     for first in range(0, n, step):
         rows = slice(first, min(first + step, n))
         part = X[rows] if isinstance(X, Rows) else _safe_indexing(X, rows)
         scores = outputs_for(estimator, part, "scores", names_expected=False)
         before[rows] = places(scores, labels[rows])
         predicted[rows] = scores.argmax(axis=1)
+        p = scores.astype(np.float64)
+        p -= p.max(axis=1, keepdims=True)
+        own = np.take_along_axis(p, labels[rows, None], axis=1)[:, 0]
+        lead[rows] = -own
         if certain:
-            below = scores.astype(np.float64)
-            below -= below.max(axis=1, keepdims=True)
-            own = np.take_along_axis(below, labels[rows, None], axis=1)[:, 0]
-            loss += float((np.log(np.exp(below, out=below).sum(axis=1)) - own).sum())
+            total = np.exp(p, out=p).sum(axis=1)
+            confidence[rows] = 1 / total
+            loss += float((np.log(total) - own).sum())
+            p /= total[:, None]
+            brier += float((np.einsum("ij,ij->i", p, p) - 2 * np.exp(own) / total + 1).sum())
+        if on_rows is not None:
+            on_rows(rows.stop)
     right = before == 0
     with np.errstate(invalid="ignore"):
         per_class = np.bincount(labels, right, c) / np.bincount(labels, minlength=c)
-    log_loss = loss / n if certain else None
-    return Accuracies(float(right.mean()), float((before < k).mean()), k, per_class, log_loss, labels, predicted)
+    return Accuracies(
+        top_1=float(right.mean()),
+        top_k=float((before < k).mean()),
+        k=k,
+        per_class=per_class,
+        log_loss=loss / n if certain else None,
+        brier=brier / n if certain else None,
+        labels=labels,
+        predicted=predicted,
+        confidence=confidence if certain else None,
+        lead=lead,
+    )

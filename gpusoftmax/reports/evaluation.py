@@ -33,6 +33,8 @@ def evaluation(found: Accuracies, classes: Array) -> dict[str, Any]:
         "k": found.k,
         "balanced_accuracy": found.mean_per_class,
         "log_loss": found.log_loss,
+        "brier_score": found.brier,
+        "calibration_error": None if found.reliability is None else found.reliability.error,
         "classes": [
             {
                 key: None if isinstance(value, float) and math.isnan(value) else value
@@ -53,6 +55,10 @@ def evaluation_in_words(result: dict[str, Any], found: Accuracies) -> str:
     lines.append(f"balanced  {result['balanced_accuracy']:.2%} (mean of the classes' recalls)")
     if result["log_loss"] is not None:
         lines.append(f"log loss  {result['log_loss']:.4f} nats")
+        lines.append(f"Brier     {result['brier_score']:.4f} (0 is best, 2 worst)")
+        lines.append(
+            f"ECE       {result['calibration_error']:.2%} (expected calibration error: |accuracy - confidence|)"
+        )
     order = list(range(len(names)))
     if len(names) > MOST_SHOWN:
         order.sort(key=lambda j: math.inf if result["classes"][j]["recall"] is None else result["classes"][j]["recall"])
@@ -88,13 +94,18 @@ def _matrix(names: list[str], found: Accuracies) -> list[str]:
     ]
 
 
+def most_confused(names: list[str], found: Accuracies, n: int) -> list[tuple[str, str, int]]:
+    """Return the n most frequent confusions: the class, what it is taken for, and how often."""
+    wrong, c = found.labels != found.predicted, len(names)
+    pairs, counts = np.unique(found.labels[wrong] * c + found.predicted[wrong], return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:n].tolist()
+    return [(names[pairs[i] // c], names[pairs[i] % c], int(counts[i])) for i in most]
+
+
 def _confused(names: list[str], found: Accuracies) -> list[str]:
     """Return lines on the ten most frequent confusions of two classes."""
-    wrong = found.labels != found.predicted
-    pairs, counts = np.unique(found.labels[wrong] * len(names) + found.predicted[wrong], return_counts=True)
-    most = np.argsort(-counts, kind="stable")[:10]
     return [
-        f"{names[pairs[i] // len(names)]} taken for {names[pairs[i] % len(names)]} {counts[i]} times" for i in most
+        f"{label} taken for {predicted} {count} times" for label, predicted, count in most_confused(names, found, 10)
     ] or ["no row was taken for another class"]
 
 

@@ -26,7 +26,14 @@ from gpusoftmax.estimators.fitting import (
     stream_after,
 )
 from gpusoftmax.estimators.parameters import check_parameters
-from gpusoftmax.estimators.prediction import LinearPredictor, Probabilities, check_columns, record_columns, weights_of
+from gpusoftmax.estimators.prediction import (
+    LinearPredictor,
+    Probabilities,
+    check_columns,
+    record_columns,
+    weights_of,
+    with_all_classes,
+)
 from gpusoftmax.estimators.problem import C_from_l2, prepare
 from gpusoftmax.estimators.resuming import checkpoint_of_fit
 from gpusoftmax.estimators.solver_choice import SolverChoice, without_old_defaults
@@ -190,6 +197,35 @@ class _LinearClassifier(LinearPredictor):
             warnings.warn(warning, ConvergenceWarning, stacklevel=3)
         return self
 
+    def to_torch(self) -> Any:
+        """Convert the model to a layer of PyTorch that computes its scores from raw features.
+
+        Returns
+        -------
+        torch.nn.Linear
+            From d features to c scores, on the CPU, in the type of coef_. The argmax of the scores is the position of
+            the predicted label in classes_; for a SoftmaxClassifier, their softmax gives the probabilities. With two
+            classes, the score of the first is 0. Shift and scale of the training are part of weight and bias.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        ImportError
+            PyTorch is not installed.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise ImportError(f"to_torch needs PyTorch ({error}); pip install torch") from error
+        coef, intercept = with_all_classes(*weights_of(self)[1:])
+        weight = torch.tensor(coef)
+        layer = torch.nn.Linear(*weight.shape[::-1], dtype=weight.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(torch.tensor(intercept))
+        return layer
+
     @_available_if(_learns_from_streams)
     @named_in_errors
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -321,7 +357,8 @@ class SoftmaxClassifier(Probabilities, _LinearClassifier):
         CPU threads; the result is the same to the bit for any number. Default: as for `get_backend`.
     callbacks : sequence
         Functions that are called with a `Record` after each pass, and that stop training by returning True; or
-        `EarlyStopping`.
+        `EarlyStopping`, `CsvLogger`, `TensorBoardLogger`, `MlflowLogger`, or any object whose method `fresh` returns
+        such a function for one fit.
     verbose : int
         1 shows progress on standard error.
 

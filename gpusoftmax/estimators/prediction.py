@@ -327,6 +327,13 @@ def weights_of(model: Any) -> tuple[Array, Array, Array]:
     return classes, coef, intercept
 
 
+def with_all_classes(coef: Array, intercept: Array) -> tuple[Array, Array]:
+    """Weights (c, d) and intercepts (c,) from those of `weights_of`: with two classes, those of the first are zero."""
+    if len(coef) > 1:
+        return coef, intercept
+    return np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
+
+
 def lazily(model: Any, method: str, X: Any, out: Any = None) -> Any:
     """Predict for a dask array or data frame: a dask array with the same chunks, which is computed when needed."""
     if out is not None:
@@ -398,8 +405,8 @@ def outputs(model: Any, features: Features, output: Output, whole: Features | No
     backend, kind = features.backend, type(model).__name__
     classes, coef, intercept = weights_of(model)
     single = len(classes) == 2 and output == "best"  # the sign of one column is enough: half the work
-    if len(classes) == 2 and not single:
-        coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
+    if not single:
+        coef, intercept = with_all_classes(coef, intercept)
     W = backend.asarray(np.ascontiguousarray(coef.T, dtype=features.dtype)[:, None, :])
     b = backend.asarray(np.ascontiguousarray(intercept, dtype=features.dtype)[None, :])
     compute = {"scores": features.scores, "probabilities": features.probabilities, "best": features.best}

@@ -75,9 +75,11 @@ FITTED: dict[str, Types] = {
     "feature_names": (list, type(None)),
     "fit_report": (dict,),
     "weight_sum": NUMBER,
+    "temperature": NUMBER,
     "history": (list,),
 }
-LATER = {"fit_report", "weight_sum", "kept", "why_solver", "note"}  # keys that files of earlier versions do not have
+# keys that files of earlier versions do not have
+LATER = {"fit_report", "weight_sum", "temperature", "kept", "why_solver", "note"}
 
 
 def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier | Pipeline, path: str | Path) -> None:
@@ -131,7 +133,8 @@ def save_model(estimator: SoftmaxClassifier | LinearSVMClassifier | Pipeline, pa
         "feature_names": None if names is None else [str(name) for name in names],
         **({"fit_report": estimator.fit_report_.as_dict()} if hasattr(estimator, "fit_report_") else {}),
         **({"weight_sum": estimator.weight_sum_} if hasattr(estimator, "weight_sum_") else {}),
-        "history": [record.as_dict() for record in _thinned(getattr(estimator, "history_", []))],
+        **({"temperature": estimator.temperature_} if hasattr(estimator, "temperature_") else {}),
+        "history": [record.as_dict() for record in thinned(getattr(estimator, "history_", []), MOST_HISTORY)],
     }
     described = None
     if encoder is not None:
@@ -265,16 +268,15 @@ def _restore_fitted(estimator: SoftmaxClassifier | LinearSVMClassifier, fitted: 
         estimator.fit_report_ = FitReport(**expect("fit_report", fitted["fit_report"], REPORT, optional=LATER))
     if "weight_sum" in fitted:
         estimator.weight_sum_ = check_number("weight_sum", fitted["weight_sum"], least=0, above=True)
+    if "temperature" in fitted:
+        estimator.temperature_ = check_number("temperature", fitted["temperature"], least=0, above=True)
     estimator.history_ = [Record(**expect("history", record, RECORD)) for record in fitted["history"]]
     estimator.loss_curve_ = [float(record.objective) for record in estimator.history_]
 
 
-def _thinned(history: list[Record]) -> list[Record]:
-    """Thin a history to at most MOST_HISTORY records at equal distances, so that a model with a long one can be saved.
-
-    The last record is always kept.
-    """
-    return history[:: -max(1, -(-len(history) // MOST_HISTORY))][::-1]
+def thinned(history: list[Record], most: int) -> list[Record]:
+    """Thin a history to at most so many records at equal distances; the last one is always kept."""
+    return history[:: -max(1, -(-len(history) // most))][::-1]
 
 
 def _objective_in_words(estimator: SoftmaxClassifier | LinearSVMClassifier) -> str:

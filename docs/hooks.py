@@ -24,9 +24,26 @@ ELSEWHERE = {
     "README.md": "index.md",
     "bench/README.md": "measuring.md",
     "kernels/README.md": "kernels.md",
+    "notebooks/softmax.ipynb": "notebooks/softmax.ipynb",
 } | {path.relative_to(ROOT).as_posix(): f"figures/{path.name}" for path in (ROOT / "bench/results").glob("*.svg")}
 # what the public functions take and return that is not in gpusoftmax.__all__
-ALSO = ["array.Backend", "datasets.Dataset", "solvers.LBFGS", "solvers.SGD", "trainer.TrainResult"]
+ALSO = [
+    "array.Backend",
+    "datasets.Dataset",
+    "reliability.ReliabilityCurve",
+    "plots.FitHistoryDisplay",
+    "plots.MistakesDisplay",
+    "plots.ReliabilityDisplay",
+    "plots.SweepDisplay",
+    "plots.WeightTemplatesDisplay",
+    "protocols.cs231n.LinearSVM",
+    "protocols.cs231n.LossCheck",
+    "protocols.cs231n.Softmax",
+    "protocols.cs231n.check_loss_function",
+    "solvers.LBFGS",
+    "solvers.SGD",
+    "trainer.TrainResult",
+]
 # headings of the reference by the folder or module that a name comes from, in this order; any other follows
 GROUPS = {
     "estimators": "Estimators",
@@ -35,7 +52,11 @@ GROUPS = {
     "datasets": "Data",
     "files": "Data",
     "models": "Model files",
+    "reports": "Reports and plots",
+    "plots": "Reports and plots",
+    "reliability": "Reports and plots",
     "trainer": "Training and its results",
+    "loggers": "Training and its results",
     "solvers": "Training and its results",
     "objective": "Losses and gradients",
     "array": "Backends",

@@ -542,7 +542,7 @@ COURSE: dict[str, Any] = {"n_iterations": 500, "batch_size": 40}
 
 
 @pytest.mark.usefixtures("unharmed")
-@pytest.mark.parametrize("place", [BEFORE_ANY["moments are taken"], "gpusoftmax.protocols.cs231n.set_fitted"])
+@pytest.mark.parametrize("place", [BEFORE_ANY["moments are taken"], "gpusoftmax.protocols.cs231n.recipe.set_fitted"])
 def test_ctrl_c_outside_the_passes_of_the_course_is_an_interrupt(
     cpu_backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -72,9 +72,14 @@ def test_the_model_is_scikit_learns_for_training_and_validation_rows(protocol: s
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", LOGREG)
 def test_the_validation_score_is_that_of_a_model_of_the_training_rows(protocol: str, rows: Any) -> None:
-    found = probe(rows, protocol, tol=1e-6)
-    theirs = LogisticRegression(C=C_of(found), tol=1e-6, solver="newton-cholesky")
-    theirs.fit(rows["X_train"].astype(np.float64), rows["y_train"])
+    # a tenth of the labels is wrong: otherwise the rows are separable, the weakest penalties are equally good, and tol
+    # decides which model they give (on one processor 92% of the rows were right instead of 95%)
+    y = rows["y_train"]
+    noisy = rows | {"y_train": np.where(np.arange(len(y)) % 10 == 0, (y + 1) % 10, y)}
+    found = probe(noisy, protocol, tol=1e-6)
+    theirs = LogisticRegression(C=C_of(found), tol=1e-8, solver="newton-cholesky")
+    theirs.fit(noisy["X_train"].astype(np.float64), noisy["y_train"])
+    assert 1e-6 < C_of(found) < 1
     # either may be on the other side of a row that is close to the border
     assert found.validation_top_1 == pytest.approx(theirs.score(*rows["validation"]), abs=0.004)
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 import numpy as np
@@ -18,7 +19,24 @@ SECONDS_BETWEEN_LINES = 2.0
 def progress_display(stream: TextIO | None = None, brief: bool = False) -> Progress:
     """Choose a bar or lines for a stream (default: standard error); `brief` leaves less on it, for one of many fits."""
     stream = sys.stderr if stream is None else stream
-    return Bar(stream, brief) if stream.isatty() else Lines(stream, brief)
+    return Bar(stream, brief) if is_interactive(stream) else Lines(stream, brief)
+
+
+def is_interactive(stream: TextIO) -> bool:
+    """Whether a bar can be shown: on a terminal, or in a notebook, where that takes ipywidgets."""
+    return stream.isatty() or (stream is sys.stderr and _in_notebook())
+
+
+def _in_notebook() -> bool:
+    """Whether the program runs in a notebook that can show widgets."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel") and find_spec("ipywidgets") is not None
+
+
+def _file_for_bars(stream: TextIO) -> TextIO | None:
+    """What a Console of rich writes to: the stream, or in a notebook what it finds itself, which are widgets."""
+    return stream if stream.isatty() else None
 
 
 def describe(record: Record) -> str:
@@ -36,27 +54,32 @@ def describe(record: Record) -> str:
     return text
 
 
+def rate(record: Record) -> str:
+    """The rows per second of a pass, in words."""
+    return f"{record.rows_per_second:,.0f} rows/s"
+
+
 class Tally:
-    """Count of finished models: a bar, which is removed at the end, or a line every two seconds.
+    """Count of finished models, or of other things: a bar, which is removed at the end, or a line every two seconds.
 
     The total is None if it is not known before.
     """
 
-    def __init__(self, total: int | None, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int | None, stream: TextIO | None = None, what: str = "model") -> None:
         self.stream, self.of_total = sys.stderr if stream is None else stream, "" if total is None else f" of {total}"
-        self.printed, self.bar = time.monotonic(), None
-        if self.stream.isatty():
+        self.what, self.printed, self.bar = what, time.monotonic(), None
+        if is_interactive(self.stream):
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.table import Column
 
             self.bar = Progress(
-                TextColumn(f"model {{task.fields[done]}}{self.of_total}", table_column=Column(no_wrap=True)),
+                TextColumn(f"{what} {{task.fields[done]}}{self.of_total}", table_column=Column(no_wrap=True)),
                 TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
                 BarColumn(bar_width=10),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                console=Console(file=self.stream),
+                console=Console(file=_file_for_bars(self.stream)),
                 transient=True,
             )
             self.task = self.bar.add_task("starting", total=total, done=0)
@@ -68,12 +91,25 @@ class Tally:
             self.bar.update(self.task, completed=done, description=text, done=int(done))
         elif time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
-            print(f"model {int(done)}{self.of_total}  {text}", file=self.stream, flush=True)
+            print(f"{self.what} {int(done)}{self.of_total}  {text}", file=self.stream, flush=True)
 
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
+
+
+class RowTally(Tally):
+    """Count of rows that are predicted or measured, with their rate and the time left."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        super().__init__(total, stream, "row")
+        self.started = time.monotonic()
+
+    def rows_done(self, done: int) -> None:
+        """Show how many rows are done."""
+        seconds = time.monotonic() - self.started
+        self.update(done, f"{done / seconds:,.0f} rows/s" if seconds > 0 else "")
 
 
 @contextmanager
@@ -113,9 +149,8 @@ class Lines:
 
     def _print(self, record: Record) -> None:
         self.shown, self.printed = record, time.monotonic()
-        speed = f"{record.rows_per_second:,.0f} rows/s"
         print(
-            f"pass {round(record.passes, 1):g} of {self.total:g}  {describe(record)}  {speed}",
+            f"pass {round(record.passes, 1):g} of {self.total:g}  {describe(record)}  {rate(record)}",
             file=self.stream,
             flush=True,
         )
@@ -135,7 +170,7 @@ class Bar:
             BarColumn(bar_width=10),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(file=stream),
+            console=Console(file=_file_for_bars(stream)),
             transient=brief,
         )
         self.task = self.bar.add_task("starting", total=None, passes="0")
@@ -143,7 +178,7 @@ class Bar:
 
     def update(self, passes: float, total: float, record: Record | None) -> None:
         """See trainer.Progress."""
-        text = "first pass" if record is None else describe(record)
+        text = "first pass" if record is None else f"{describe(record)}  {rate(record)}"
         self.bar.update(self.task, completed=passes, total=total, description=text, passes=f"{passes:.0f}/{total:g}")
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax import Record
-from gpusoftmax.progress import Bar, Lines, describe, progress_display
+from gpusoftmax.progress import Bar, Lines, RowTally, describe, progress_display
 
 RECORD = Record(
     passes=1.0,
@@ -172,3 +172,52 @@ def test_a_closed_bar_gives_the_cursor_back(terminal: Terminal) -> None:
     bar.close()
     hidden, visible = "\x1b[?25l", "\x1b[?25h"
     assert terminal.getvalue().rfind(visible) > terminal.getvalue().rfind(hidden) >= 0
+
+
+def test_a_bar_shows_the_rate(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    bar = Bar(terminal)
+    bar.update(2.0, 10.0, RECORD)
+    bar.close()
+    assert "123,457 rows/s" in shown(terminal)
+
+
+# rows
+
+
+def test_rows_are_counted_in_lines_every_two_seconds(clock: list[float]) -> None:
+    stream = io.StringIO()
+    tally = RowTally(1000, stream)
+    for done in (100, 300, 500):
+        clock[0] += 1.5
+        tally.rows_done(done)
+    tally.close()
+    assert stream.getvalue() == "row 300 of 1000  100 rows/s\n"
+
+
+def test_rows_are_counted_by_a_bar_on_a_terminal(terminal: Terminal, clock: list[float]) -> None:
+    tally = RowTally(1000, terminal)
+    clock[0] += 0.5
+    tally.rows_done(300)
+    tally.close()
+    assert "row 300 of 1000" in shown(terminal)
+
+
+# notebooks
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_a_widget_and_no_lines() -> None:
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    pytest.importorskip("ipywidgets")
+    pytest.importorskip("ipykernel")
+    code = (
+        "from gpusoftmax import SoftmaxClassifier, load_digits\n"
+        "model = SoftmaxClassifier(verbose=1).fit(*load_digits().parts['train'])\n"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    client.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    (cell,) = notebook.cells
+    assert [output for output in cell.outputs if output.output_type in ("stream", "error")] == []
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,20 +24,26 @@ from gpusoftmax.cli.options import (
     MemoryLimit,
     ModelFile,
     Quiet,
+    Report,
     Threads,
     app,
     check_no_folder,
     check_output,
+    check_report,
+    counting_rows,
     is_file,
     print_data,
     print_json,
     reading,
     show,
     source,
+    write_report,
 )
 
 if TYPE_CHECKING:
     from gpusoftmax.files.table import Columns, Table
+
+AT_ONCE = 1 << 24  # features, or scores, of the rows that are predicted before the next progress is shown
 
 
 @app.command(
@@ -50,15 +57,17 @@ if TYPE_CHECKING:
 
     gpusoftmax evaluate model.safetensors X_test.npy,y_test.npy --top 3 --json
 
+    gpusoftmax evaluate flowers.safetensors more-flowers.csv --label species --report flowers.html
+
     gpusoftmax evaluate model.safetensors reviews-test.svm
 
     gpusoftmax evaluate model.safetensors embeddings.npy,labels.npy --memory-limit 2GB
 
     JSON keys: dataset, label (where the labels in a file come from, or null), estimator, model, train_accuracy,
     validation_accuracy, test_accuracy (null for parts that do not exist), part (what all other keys describe: test, or
-    rows for a file without parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats; null for an SVM),
-    classes (a list of name, rows, precision, recall, f1), confusion (a list of rows, one for each true class; null for
-    more than 200 classes)."""
+    rows for a file without parts), rows, accuracy, top_k, k, balanced_accuracy, log_loss (nats), brier_score,
+    calibration_error (these three null for an SVM), classes (a list of name, rows, precision, recall, f1), confusion (a
+    list of rows, one for each true class; null for more than 200 classes), report (path or null)."""
 )
 def evaluate(
     model: ModelFile,
@@ -76,6 +85,7 @@ def evaluate(
             "--top", min=1, help="k of top-k accuracy: a row is right if its label is among the k largest scores"
         ),
     ] = 5,
+    report: Report = None,
     memory_limit: MemoryLimit = None,
     threads: Threads = None,
     backend: BackendName = "auto",
@@ -84,7 +94,8 @@ def evaluate(
 ) -> None:
     """Evaluate a saved model on a data set, or on all rows of a file.
 
-    Prints accuracy, top-k accuracy, log loss, precision and recall of each class, and which classes are confused.
+    Prints accuracy, top-k accuracy, log loss, calibration, precision and recall of each class, and which classes are
+    confused.
     """
     from gpusoftmax.array import get_backend
     from gpusoftmax.datasets import load_dataset
@@ -95,9 +106,12 @@ def evaluate(
     from gpusoftmax.reports.evaluation import evaluation, evaluation_in_words, printable
     from gpusoftmax.reports.training import SPLITS, accuracies_in_words
 
-    encoder, estimator = without_encoder(load_model(model))
+    check_report(report, model, dataset)
+    whole = load_model(model)
+    encoder, estimator = without_encoder(whole)
     estimator.set_params(backend=get_backend(backend, threads))
     options = FileOptions(label, drop, header, delimiter, decimal)
+    known: Any = None
     if memory_limit is not None:
         options.refuse_for_rows()
     if is_file(dataset):
@@ -113,8 +127,12 @@ def evaluate(
         options.refuse(dataset, **{"--memory-limit": memory_limit is not None})
         label_name = None
         with reading(dataset, quiet):
-            parts = dict(load_dataset(dataset, data, download=download).parts)
-    measured = {name: measure(estimator, X, y, top) for name, (X, y) in parts.items()}
+            known = load_dataset(dataset, data, download=download)
+        parts = dict(known.parts)
+    measured = {}
+    for name, (X, y) in parts.items():
+        with counting_rows(X.shape[0], quiet) as on_rows:
+            measured[name] = measure(estimator, X, y, top, on_rows)
     part = "test" if "test" in measured else next(iter(measured))
     part_accuracies = {f"{name}_accuracy": measured[name].top_1 if name in measured else None for name in SPLITS}
     result = evaluation(measured[part], estimator.classes_)
@@ -124,8 +142,11 @@ def evaluate(
     if len(parts) > 1:
         show(f"parts     {accuracies_in_words(part_accuracies)}; all further results are for the {part} rows", as_json)
     show(evaluation_in_words(result, measured[part]), as_json)
+    if report is not None:
+        write_report(whole, report, as_json, quiet, data=known or parts[part], title=Path(dataset).name)
     if as_json:
         about = {"dataset": dataset, "label": label_name, "estimator": type(estimator).__name__, "model": str(model)}
+        about["report"] = None if report is None else str(report)
         print_json({**about, **part_accuracies, "part": part, **result})
 
 
@@ -207,10 +228,12 @@ def predict(
             f"{file} holds the parts {', '.join(tables)}; save the rows to classify as a file of their own"
         )
     [table] = tables.values()
+    if encoder is None:  # the model is given arrays, and would warn that they have no names
+        vars(estimator).pop("feature_names_in_", None)
     if label is None and table.label is not None and not quiet:
         show(f"note    {table.label_name!r} is taken for a column of labels, by its name, and ignored", as_json=True)
-    labels = estimator.predict(table.values)
-    class_probabilities = estimator.predict_proba(table.values) if probabilities else None
+    with counting_rows(table.values.shape[0], quiet) as on_rows:
+        labels, class_probabilities = _predictions(estimator, table.values, probabilities, on_rows)
     if out is None:
         if not as_json:
             print_data(predictions_as_csv(labels, class_probabilities, estimator.classes_))
@@ -231,6 +254,22 @@ def predict(
             "classes": estimator.classes_.tolist(),
         }  # fmt: skip
         print_json(result)
+
+
+def _predictions(estimator: Any, X: Any, probabilities: bool, on_rows: Callable[[int], Any]) -> tuple[Any, Any | None]:
+    """The label of each row and, if asked for, its probabilities, in parts, with the number of rows that are done."""
+    import numpy as np
+
+    n, d = X.shape
+    step = max(1, AT_ONCE // max(d, len(estimator.classes_)))
+    labels, found = [], []
+    for first in range(0, n, step):
+        part = X if step >= n else X[first : min(first + step, n)]
+        labels.append(estimator.predict(part))
+        if probabilities:
+            found.append(estimator.predict_proba(part))
+        on_rows(min(first + step, n))
+    return np.concatenate(labels), np.concatenate(found) if probabilities else None
 
 
 def _columns(options: FileOptions) -> Columns:
@@ -254,7 +293,7 @@ def _read(
 
     check_label(columns.label, source(file))
     if encoder is None:
-        names = vars(estimator).pop("feature_names_in_", None)  # removed, because the model is given arrays
+        names = getattr(estimator, "feature_names_in_", None)
     else:
         names = encoder.used_columns if hasattr(encoder, "feature_names_in_") else None
         columns = replace(columns, raw=True, as_strings=_strings(encoder, columns))

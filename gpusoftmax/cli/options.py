@@ -6,8 +6,10 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -209,6 +211,16 @@ CheckpointEvery = Annotated[
     float | None,
     typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="how often to write it", show_default="60"),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html",
+        help="write a page that shows it all to this file: plots, confusions, mistakes, weights; needs "
+        "gpusoftmax[report]",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="a model file, written by train --save")]
 
@@ -340,8 +352,7 @@ def checkpoint_arguments(
             raise ValueError(f"--checkpoint-every {every:g} needs --checkpoint FILE, the file to write")
         return {}
     check_output("--checkpoint", checkpoint, *files)
-    if checkpoint in files:
-        raise ValueError(f"--checkpoint {checkpoint} is another output file, too; write to another")
+    _check_distinct("--checkpoint", checkpoint, *files)
     if checkpoint.exists():
         show(f"resume  {checkpoint}", as_json)
     return {"checkpoint": checkpoint} | ({} if every is None else {"checkpoint_every": every})
@@ -363,6 +374,38 @@ def check_output(option: str, path: Path | None, *inputs: str | Path | None) -> 
     read = [Path(one) for name in inputs for one in (str(name), *str(name).split(",")) if one]
     if path.is_file() and any(one.is_file() and path.samefile(one) for one in read):
         raise ValueError(f"{option} {path} is one of the files that are read; write to another")
+
+
+def _check_distinct(option: str, path: Path, *outputs: str | Path | None) -> None:
+    """Check that an output file is none of the others that are written."""
+    if any(other is not None and path.resolve() == Path(other).resolve() for other in outputs):
+        raise ValueError(f"{option} {path} is another output file, too; write to another")
+
+
+def check_report(path: Path | None, *inputs: str | Path | None, outputs: tuple[Path | None, ...] = ()) -> None:
+    """Check that a report can be written, before the work: its place, and the packages that it needs.
+
+    `outputs` are other files that are written.
+    """
+    if path is None:
+        return
+    _check_distinct("--report", path, *outputs)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report {path} does not end with .html, by which browsers know a page; name it so")
+    check_output("--report", path, *inputs)
+    from gpusoftmax.reports.html.page import require_packages
+
+    require_packages()
+
+
+def write_report(what: Any, path: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Write a report, with the command that is running."""
+    from gpusoftmax.progress import waiting
+    from gpusoftmax.reports.html import report
+
+    with waiting("writing the report", quiet):
+        report(what, path, command=shlex.join(["gpusoftmax", *sys.argv[1:]]), **options)
+    show(f"report  {path}", as_json)
 
 
 def is_file(dataset: str) -> bool:
@@ -400,6 +443,21 @@ def reading(what: str, quiet: bool) -> AbstractContextManager[None]:
     from gpusoftmax.progress import waiting
 
     return waiting(f"reading {what}", quiet)
+
+
+@contextmanager
+def counting_rows(n: int, quiet: bool) -> Iterator[Callable[[int], Any]]:
+    """Yield a function to call with the number of rows that are done, which shows it: a bar on a terminal, or lines."""
+    from gpusoftmax.progress import RowTally
+
+    if quiet:
+        yield lambda done: None
+        return
+    tally = RowTally(n)
+    try:
+        yield tally.rows_done
+    finally:
+        tally.close()
 
 
 def indented(text: str) -> str:

@@ -26,6 +26,7 @@ from gpusoftmax.cli.options import (
     Loss,
     MemoryLimit,
     Quiet,
+    Report,
     Rule,
     Scoring,
     Seed,
@@ -35,6 +36,7 @@ from gpusoftmax.cli.options import (
     Validation,
     app,
     check_output,
+    check_report,
     checkpoint_arguments,
     compile_first,
     is_file,
@@ -42,6 +44,7 @@ from gpusoftmax.cli.options import (
     print_json,
     scaling_for,
     show,
+    write_report,
 )
 
 
@@ -63,6 +66,8 @@ from gpusoftmax.cli.options import (
 
     gpusoftmax sweep cifar10 --data ~/data --cv 5 --checkpoint sweep.ckpt --out results
 
+    gpusoftmax sweep digits --cv 5 --report digits.html
+
     A range START:STOP:COUNT has equal ratios. --C auto finds the values: C grows by factors of ten from where the model
     is constant until the score no longer gains; then the intervals next to the best C are halved until the scores of
     its neighbours are within a quarter of the standard error. --out writes table.csv (all configurations), report.txt,
@@ -73,7 +78,7 @@ from gpusoftmax.cli.options import (
     table with text or gaps, or null), estimator, candidates (a list with the parameters, score, accuracy, loss,
     objective, passes and status of each), scoring, rule, splits, best (parameters of the best candidate), score, ties
     (a list of indices), edges (parameter: smallest or largest), train_accuracy, validation_accuracy, test_accuracy,
-    seconds, interrupted, backend, reason, threads, seed, files (a list of paths).""",
+    seconds, interrupted, report (path or null), backend, reason, threads, seed, files (a list of paths).""",
 )
 def sweep_command(
     dataset: DatasetName,
@@ -136,6 +141,7 @@ def sweep_command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="write the table, model and plot to this folder")
     ] = None,
+    report: Report = None,
     memory_limit: MemoryLimit = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
@@ -196,7 +202,8 @@ def sweep_command(
         out.mkdir(parents=True, exist_ok=True)
         for name in SWEEP_FILES:
             check_output("--out", out / name, dataset, validation, test)
-    kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, as_json=as_json)
+    check_report(report, dataset, validation, test)
+    kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, report, as_json=as_json)
     if cv is not None and validation == FRACTION and is_file(dataset):
         validation = "0"  # the folds replace it
     options = FileOptions(label, drop, header, delimiter, decimal, category, text)
@@ -229,6 +236,11 @@ def sweep_command(
         keep_names(result.best_estimator_, loaded)
         show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     files = [] if out is None else write_sweep(result, loaded, out, lambda text: show(text, as_json))
+    if report is not None and result.best_estimator_ is None:
+        show("report  none: the sweep was interrupted before its best model was fitted", as_json)
+    elif report is not None:
+        write_report(result, report, as_json, quiet, data=loaded)
+        files.append(report)
     if as_json:
         print_json(
             {
@@ -238,7 +250,8 @@ def sweep_command(
                 "candidates": result.rows, "scoring": result.scoring, "rule": result.rule,
                 "splits": result.n_splits_, "best": result.best_params_, "score": result.best_score_,
                 "ties": result.ties_, "edges": result.edges_, **measured, "seconds": result.seconds_,
-                "interrupted": result.interrupted_, "backend": resolved_backend.name,
+                "interrupted": result.interrupted_,
+                "report": None if report is None else str(report), "backend": resolved_backend.name,
                 "reason": resolved_backend.reason, "threads": resolved_backend.n_threads, "seed": seed,
                 "files": [str(path) for path in files],
             }

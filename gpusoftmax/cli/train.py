@@ -28,6 +28,7 @@ from gpusoftmax.cli.options import (
     MemoryLimit,
     Quiet,
     Recipe,
+    Report,
     Seed,
     SolverName,
     Test,
@@ -36,6 +37,7 @@ from gpusoftmax.cli.options import (
     Validation,
     app,
     check_output,
+    check_report,
     checkpoint_arguments,
     compile_first,
     indented,
@@ -43,6 +45,7 @@ from gpusoftmax.cli.options import (
     print_json,
     scaling_for,
     show,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ if TYPE_CHECKING:
 
     gpusoftmax train cifar10 --data ~/data --C 0.001
 
+    gpusoftmax train flowers.csv --label species --calibrate --report flowers.html
+
     gpusoftmax train cifar10 --data ~/data --recipe cs231n --loss hinge --seed 1
 
     gpusoftmax train digits --epochs 20 --batch-size 64
@@ -79,10 +84,10 @@ if TYPE_CHECKING:
     list of C, l2, objective, validation_loss, validation_accuracy, passes; empty if C was given), edge (smallest or
     largest if the best C is at that end of the values tried, else empty), train_accuracy, validation_accuracy,
     test_accuracy, loss (the last training objective, nats for softmax; null if no pass was completed), passes
-    (including those for preconditioners), stop_reason, fit_report (solver, reason, n_iter, passes, seconds, objective,
-    tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept; null if Ctrl-C came before the last fit),
-    seconds (choosing and training), seconds_by_phase (compiling, choosing, training), backend, reason, threads, seed,
-    model (path or null)."""
+    (including those for preconditioners), stop_reason, temperature (null without --calibrate), fit_report (solver,
+    reason, n_iter, passes, seconds, objective, tol, gradient_norm, intercept_gradient_norm, bound, why_no_bound, kept;
+    null if Ctrl-C came before the last fit), seconds (choosing and training), seconds_by_phase (compiling, choosing,
+    training), backend, reason, threads, seed, model, report (paths or null)."""
 )
 def train(
     dataset: DatasetName,
@@ -126,9 +131,16 @@ def train(
     seed: Seed = 0,
     threads: Threads = None,
     backend: BackendName = "auto",
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="divide the scores by the temperature with the smallest loss on the validation rows"
+        ),
+    ] = False,
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="write the model to this file (safetensors)")
     ] = None,
+    report: Report = None,
     memory_limit: MemoryLimit = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
@@ -185,8 +197,11 @@ def train(
         raise ValueError(f"{', '.join(given)} is for --solver sgd; leave it out, or leave out --solver lbfgs")
     if recipe is not None and checkpoint is not None:
         raise ValueError(f"--checkpoint is not for --recipe {recipe}, which takes a minute at most; leave one out")
+    if calibrate and loss is not Loss.softmax:
+        raise ValueError(f"--calibrate is for probabilities, which --loss {loss} does not have; leave it out")
     check_output("--save", save, dataset, validation, test)  # checked before the work rather than after it
-    kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, save, as_json=as_json)
+    check_report(report, dataset, validation, test, outputs=(save,))
+    kept = checkpoint_arguments(checkpoint, checkpoint_every, dataset, validation, test, save, report, as_json=as_json)
     resolved_backend = get_backend(backend, threads)
     options = FileOptions(label, drop, header, delimiter, decimal, category, text)
     loaded = load(dataset, data, download, options, validation, test, seed, quiet, memory_limit)
@@ -207,6 +222,8 @@ def train(
     sgd = choose_solver(model).name == "sgd"
     training, held_out = loaded.parts["train"], loaded.parts.get("validation")
     choosing = recipe is None and not sgd and C is None
+    if calibrate and held_out is None:
+        raise ValueError("there are no validation rows to calibrate with; give --validation, or leave out --calibrate")
     if choosing and held_out is None:
         raise ValueError("there are no validation rows to choose C by; give --C, or use gpusoftmax sweep with --cv 5")
     compiling = compile_first(resolved_backend, training[0], len(loaded.class_names), as_json, quiet)
@@ -234,6 +251,11 @@ def train(
     seconds = time.perf_counter() - started
     fitted = getattr(model, "fit_report_", None)  # None if Ctrl-C came before the last fit
     in_training = seconds if choice is None else fitted.seconds if fitted is not None else 0.0
+    temperature = None
+    if calibrate and fitted is not None:
+        model, temperature = _calibrated(model, held_out, as_json)
+        if choice is not None:
+            choice.best_estimator_ = model
     measured = accuracies(model, loaded)
     keep_names(model, loaded)
     if save is not None:
@@ -255,6 +277,9 @@ def train(
     show(f"accuracy  {accuracies_in_words(measured)}", as_json)
     if save is not None:
         show(f"saved   {save}", as_json)
+    if report is not None:
+        chosen = choice is not None and choice.best_estimator_ is not None
+        write_report(choice if chosen else model, report, as_json, quiet, data=loaded)
     if as_json:
         last = model.history_[-1] if model.history_ else None  # None if Ctrl-C came within SGD's first epoch
         print_json(
@@ -266,14 +291,36 @@ def train(
                 "edge": "" if choice is None else choice.edges_.get("C", ""),
                 **measured, "fit_report": None if fitted is None else fitted.as_dict(),
                 "loss": last.objective if last else None, "passes": last.passes if last else 0,
-                "stop_reason": model.stop_reason_, "seconds": seconds,
+                "stop_reason": model.stop_reason_, "temperature": temperature, "seconds": seconds,
                 "seconds_by_phase": {
                     "compiling": compiling, "choosing": seconds - in_training, "training": in_training
                 },
                 "backend": resolved_backend.name, "reason": resolved_backend.reason,
                 "threads": resolved_backend.n_threads, "seed": seed,
                 "model": None if save is None else str(save),
+                "report": None if report is None else str(report),
             }
         )  # fmt: skip
     if stopped:
         raise typer.Exit(130)
+
+
+def _calibrated(model: Any, held_out: Any, as_json: bool) -> tuple[Any, float | None]:
+    """Return the model with its best temperature, and that; the model as it is if none is best."""
+    from gpusoftmax.estimators.temperature import scale_temperature
+    from gpusoftmax.reports.accuracy import measure
+
+    try:
+        scaled = scale_temperature(model, *held_out)
+    except ValueError as error:
+        show(f"temperature  1, unchanged: {error}", as_json)
+        return model, None
+    before, after = (measure(one, *held_out) for one in (model, scaled))
+    assert before.reliability is not None
+    assert after.reliability is not None
+    show(
+        f"temperature  {scaled.temperature_:.4g}: validation log loss {before.log_loss:.4f} -> {after.log_loss:.4f}, "
+        f"calibration error {before.reliability.error:.2%} -> {after.reliability.error:.2%}",
+        as_json,
+    )
+    return scaled, scaled.temperature_

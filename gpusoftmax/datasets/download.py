@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpusoftmax.exceptions import BadFileError
 
 VARIABLE = "GPUSOFTMAX_DATA"
+SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,34 @@ def fetch(file: OfficialFile, folder: Path) -> Path:
 
 
 class _Progress:
-    """The progress bar that pooch updates; shown on a terminal only."""
+    """What pooch updates: a bar with rate and time left on a terminal, in a pipe a line every few seconds."""
 
     def __init__(self, name: str, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-        self.total = total
-        columns = TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+        self.name, self.total, self.done, self.printed = name, total, 0, time.monotonic()
+        columns = TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
         self.task = self.bar.add_task(name, total=total)
 
     def update(self, n: int) -> None:
         self.bar.start()
         self.bar.advance(self.task, n)
+        self.done += n
+        if self.bar.disable and time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
+            self.printed = time.monotonic()
+            print(f"{self.name}: {self.done >> 20} of {self.total >> 20} MB", file=sys.stderr, flush=True)
 
     def reset(self) -> None:
+        self.done = 0
         self.bar.reset(self.task)
 
     def close(self) -> None:

@@ -606,8 +606,48 @@ def test_a_recipe_trains_on_a_gpu(run: Any) -> None:
 @pytest.mark.usefixtures("gpu")
 def test_evaluate_on_a_gpu_measures_what_the_cpu_does(model: Path, run: Any) -> None:
     found, expected = (run("evaluate", model, "digits", "--backend", name, "--json").json for name in ("cuda", "cpu"))
-    assert found.pop("log_loss") == pytest.approx(expected.pop("log_loss"), rel=1e-5)  # float32
+    for name in ("log_loss", "brier_score", "calibration_error"):
+        assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-5)  # float32
     assert found == expected
+
+
+# reports and calibration
+
+
+def test_train_evaluate_and_sweep_write_reports(model: Path, run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert")
+    commands = [("train", "digits"), ("evaluate", model, "digits"), ("sweep", "digits", "--C", "0.01,0.1", "--cv", 3)]
+    for i, command in enumerate(commands):
+        path = tmp_path / f"{i}.html"
+        run(*command, "--report", path)
+        page = path.read_text(encoding="utf-8")
+        assert "Confusion matrix" in page
+
+
+@pytest.mark.parametrize("name", ["page.pdf", "page"])
+def test_a_report_that_is_no_page_is_refused_before_the_work(run: Any, tmp_path: Path, name: str) -> None:
+    failed = run("train", "digits", "--report", tmp_path / name)
+    assert failed.code == 1
+    assert "does not end with .html" in failed.err
+    assert "accuracy" not in failed.out
+
+
+def test_a_report_does_not_replace_the_model(run: Any, tmp_path: Path) -> None:
+    failed = run("train", "digits", "--save", tmp_path / "a.html", "--report", tmp_path / "a.html")
+    assert (failed.code, "is another output file, too" in failed.err) == (1, True)
+
+
+def test_train_calibrates_on_the_validation_rows(run: Any, tmp_path: Path) -> None:
+    done = run("train", "digits", "--C", 1000, "--calibrate", "--save", tmp_path / "model.safetensors", "--json")
+    assert done.json["temperature"] > 1
+    plain = run("train", "digits", "--C", 1000, "--json").json
+    assert plain["temperature"] is None
+    assert done.json["test_accuracy"] == plain["test_accuracy"]
+
+
+def test_a_model_without_probabilities_is_not_calibrated(run: Any) -> None:
+    failed = run("train", "digits", "--loss", "hinge", "--calibrate")
+    assert (failed.code, "--calibrate is for probabilities" in failed.err) == (1, True)
 
 
 @pytest.mark.usefixtures("gpu")

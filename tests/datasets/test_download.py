@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpusoftmax.datasets import cifar10, load_cifar10
+from gpusoftmax.datasets import cifar10, download, load_cifar10
 from gpusoftmax.datasets.download import OfficialFile, data_home, fetch
 from gpusoftmax.exceptions import BadFileError
 from tests.support.cifar10 import pack, write_pickled
@@ -88,6 +88,18 @@ def test_nothing_is_printed_where_nobody_looks(
     (site[1] / "official.bin").write_bytes(CONTENT)
     fetch(official(site[0]), tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipe_gets_a_line_every_few_seconds(
+    site: tuple[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SECONDS_BETWEEN_LINES", 0.0)
+    content = bytes(3 << 20)
+    (site[1] / "official.bin").write_bytes(content)
+    fetch(official(site[0], content), tmp_path)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1] == "official.bin: 3 of 3 MB"
+    assert all(line.startswith("official.bin: ") for line in lines)
 
 
 def test_cifar10_is_fetched_once_and_read_from_its_archive(

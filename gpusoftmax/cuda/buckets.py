@@ -1,4 +1,4 @@
-"""The table that says which variant of kernels/row_loss.cu is used for which number of classes."""
+"""Which variant of kernels/row_loss.cu is used for which number of classes."""
 
 from __future__ import annotations
 
@@ -7,73 +7,102 @@ from dataclasses import dataclass
 # the kinds of kernels/common.cuh
 FLOAT32, FLOAT16, BFLOAT16, FLOAT64, UINT8 = range(5)
 ITEM_SIZE = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8, UINT8: 1}
+SEGMENT = 16  # bytes of a load
 
-SMALL_THREADS = 256  # threads per block where several rows share a block
-HELD_BYTES = 64  # held in registers by a thread where a block has one row; with 128, blocks of 1024 threads spill
+FLAT, REGISTERS, SHARED, STREAMED = range(4)  # where row_loss.cu holds a row
 
-SMALL = ((4, 4, 1), (8, 4, 2), (16, 8, 2), (32, 8, 4))  # (most classes, lanes per row, elements per lane)
-WARP_HELD = (4, 8, 16, 32)  # numbers per thread where a warp has one row: up to 1024 classes (float64: 512)
-BLOCK_GROUPS = (128, 256, 512, 1024)  # threads per row: up to 16384 classes (float64: 8192)
+FLAT_MOST, FLAT_BYTES = 32, 128  # classes, and bytes, of a row that a thread has alone
+FLAT_THREADS, FLAT_TILE = 128, 4096  # a block has the rows of its threads, or so many times more that they are 4 kB
+# Lanes of a row that is held in registers, the most segments of a lane, and the most numbers (doubles are two). With
+# more, a warp takes longer from its loads to its stores, and fewer warps are there that load meanwhile.
+LANES = ((4, 4, 32), (8, 8, 32), (32, 16, 64))
+ITEMS = (1, 2, 3, 4, 6, 8, 12, 16)  # segments of a lane
+REGISTER_THREADS = 256
+SHARED_THREADS = ((32 << 10, 256), (1 << 30, 512))  # bytes of a row, and threads
+STREAMED_THREADS = 512
+SHARED_KEPT = 2 << 10  # bytes of a block's shared memory that are not a row's
+BLOCK_ROWS = 4  # that a block has one after another, where it has one at a time
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """One variant of the kernel.
+class Variant:
+    """One variant of the kernel; see the macros of kernels/row_loss.cu.
 
     Attributes
     ----------
-    most : int
-        The longest row that it can hold, in elements, counted from the last 16-byte boundary at or before the start of
-        the row; 0: no limit.
+    hold : int
+        FLAT, REGISTERS, SHARED or STREAMED.
     group : int
-        Threads per row.
+        Threads that have a row together.
     items : int
-        Loads per thread; 0: as many as needed, in two passes over the row (online).
-    width : int
-        Elements per load.
-    threads : int
-        Threads per block.
+        Segments of a thread, if they are held in registers, else 0.
+    threads, rows : int
+        Threads of a block, and its rows.
+    columns, pack : int
+        The number of classes, and how many of them a thread takes at a time from shared memory; 0 unless FLAT.
+    aligned : bool
+        Whether a segment belongs to one row; if FLAT, to one block.
     """
 
-    most: int
+    hold: int
     group: int
     items: int
-    width: int
     threads: int
-
-    @property
-    def rows(self) -> int:
-        """Rows per block."""
-        return self.threads // self.group
+    rows: int
+    columns: int
+    pack: int
+    aligned: bool
 
     def macros(self) -> dict[str, int]:
         """The macros that select the variant in kernels/row_loss.cu."""
-        return {"GROUP": self.group, "ITEMS": self.items, "WIDTH": self.width, "THREADS": self.threads}
+        return {
+            "HOLD": self.hold, "GROUP": self.group, "ITEMS": self.items, "THREADS": self.threads, "ROWS": self.rows,
+            "COLUMNS": self.columns, "PACK": self.pack, "ALIGNED": int(self.aligned),
+        }  # fmt: skip
+
+    def shared_bytes(self, kind: int, c: int) -> int:
+        """Return the bytes of dynamic shared memory for rows of c classes."""
+        return _held_bytes(segments(kind, c, self.aligned), self.threads) if self.hold == SHARED else 0
 
 
-def buckets(kind: int) -> list[Bucket]:
-    """Return all variants for scores of a kind, in order of row length; the last one takes any row."""
-    width = 16 // ITEM_SIZE[kind]
-    computed = 8 if kind == FLOAT64 else 4  # bytes of a number in a register
-    held = HELD_BYTES // computed
-    table = [Bucket(most, lanes, items, 1, SMALL_THREADS) for most, lanes, items in SMALL]
-    table += [
-        Bucket(32 * numbers, 32, numbers // width, width, SMALL_THREADS)
-        for numbers in WARP_HELD
-        if width <= numbers <= 2 * held
-    ]
-    table += [Bucket(group * held, group, held // width, width, group) for group in BLOCK_GROUPS]
-    return [*table, Bucket(0, 1024, 0, width, 1024)]
+def segments(kind: int, c: int, aligned: bool) -> int:
+    """Return how many segments a row of c scores touches, at most."""
+    width = SEGMENT // ITEM_SIZE[kind]
+    return -(-(c + (0 if aligned else width - 1)) // width)
 
 
-def choose(kind: int, c: int, stride: int, address: int) -> Bucket:
-    """Return the variant for rows of c scores that are `stride` elements apart, the first of them at `address`.
+def choose(kind: int, c: int, address: int, shared: int) -> Variant:
+    """Return the variant for contiguous rows of c scores, the first of them at `address`.
 
-    If some rows do not start at a 16-byte boundary, a row may end up to width - 1 elements later, counted from such a
-    boundary.
+    `shared` is the most bytes of shared memory that a block can have.
     """
-    for bucket in buckets(kind):
-        aligned = bucket.width == 1 or (address % 16 == 0 and stride % bucket.width == 0)
-        if bucket.most == 0 or c + (0 if aligned else bucket.width - 1) <= bucket.most:
-            return bucket
-    raise AssertionError("the last bucket takes any row")
+    size = ITEM_SIZE[kind]
+    whole, aligned = address % SEGMENT == 0, (address % SEGMENT, c * size % SEGMENT) == (0, 0)
+    # rows of 64 bytes or a multiple would meet in the same banks of shared memory
+    if c <= FLAT_MOST and c * size <= FLAT_BYTES and not (aligned and c * size % 64 == 0):
+        return _flat(c, size, whole)
+    touched = segments(kind, c, aligned)
+    for lanes, most_segments, numbers in LANES:
+        most = min(most_segments, numbers * min(size, 4) // SEGMENT)
+        items = next((n for n in ITEMS if n * lanes >= touched), most + 1)
+        if items <= most:
+            rows = REGISTER_THREADS // lanes
+            return Variant(REGISTERS, lanes, items, REGISTER_THREADS, rows, 0, 0, aligned)
+    threads = next(threads for most, threads in SHARED_THREADS if touched * SEGMENT <= most)
+    if _held_bytes(touched, threads) <= shared - SHARED_KEPT:
+        return Variant(SHARED, threads, 0, threads, BLOCK_ROWS, 0, 0, aligned)
+    return Variant(STREAMED, STREAMED_THREADS, 0, STREAMED_THREADS, BLOCK_ROWS, 0, 0, aligned)
+
+
+def _flat(c: int, size: int, aligned: bool) -> Variant:
+    rows = FLAT_THREADS
+    while rows * c * size < FLAT_TILE:
+        rows *= 2
+    pack = 1
+    while aligned and 2 * pack * size <= SEGMENT and c % (2 * pack) == 0:
+        pack *= 2
+    return Variant(FLAT, 1, 0, FLAT_THREADS, rows, c, pack, aligned)
+
+
+def _held_bytes(touched: int, threads: int) -> int:
+    return -(-touched // threads) * threads * SEGMENT

@@ -15,6 +15,7 @@ from gpusoftmax.dtypes import BFLOAT16
 OPTIONS = ("-std=c++17",)  # CuPy adds -ftz=true and the architecture
 PACKAGE = Path(__file__).resolve().parents[1]
 NOTHING = np.uint64(0)  # a null pointer
+SHARED_UNASKED = 48 << 10  # bytes of dynamic shared memory that a kernel gets without max_dynamic_shared_size_bytes
 
 KINDS = {
     np.dtype(np.float32): buckets.FLOAT32,
@@ -75,6 +76,29 @@ def kernel(file: str, name: str, **macros: int) -> Any:
     import cupy
 
     return _compiled(cupy.cuda.runtime.getDevice(), file, name, tuple(sorted(macros.items())))
+
+
+def shared_memory() -> int:
+    """Return the most bytes of shared memory that a block can have on the current device."""
+    import cupy
+
+    return int(_properties(cupy.cuda.runtime.getDevice())["sharedMemPerBlockOptin"])
+
+
+def capability() -> int:
+    """Return the compute capability of the current device: 90 for 9.0."""
+    import cupy
+
+    found = _properties(cupy.cuda.runtime.getDevice())
+    return 10 * int(found["major"]) + int(found["minor"])
+
+
+@cache
+def _properties(device: int) -> dict[str, Any]:
+    import cupy
+
+    found: dict[str, Any] = cupy.cuda.runtime.getDeviceProperties(device)
+    return found
 
 
 def or_nothing(x: Any) -> Any:

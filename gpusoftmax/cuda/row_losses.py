@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax.cuda import buckets
-from gpusoftmax.cuda.compile import KINDS, NOTHING, kernel, or_nothing
+from gpusoftmax.cuda.compile import KINDS, NOTHING, SHARED_UNASKED, kernel, or_nothing, shared_memory
 from gpusoftmax.dtypes import computation_dtype
 
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK
@@ -37,17 +37,23 @@ def row_loss(
     m, K, c = Z.shape
     rows = m * K
     kind, computed = KINDS[Z.dtype], computation_dtype(Z.dtype)
-    bucket = buckets.choose(kind, c, c, Z.data.ptr)
+    address = Z.data.ptr if b is None else Z.data.ptr | b.data.ptr  # a multiple of 16 bytes if both are
+    variant = buckets.choose(kind, c, address, shared_memory())
     losses = cupy.empty(rows, dtype=computed)
     columns = cupy.empty(rows, dtype=np.int32) if best else NOTHING
-    launch = kernel("row_loss.cu", "row_loss", SCORE=kind, LOSS=loss, MODE=mode, BEST=int(best), **bucket.macros())
+    flags = {"LOSS": loss, "MODE": mode, "BEST": int(best), "BIAS": int(b is not None)}
+    launch = kernel("row_loss.cu", "row_loss", SCORE=kind, **flags, **variant.macros())
+    shared = variant.shared_bytes(kind, c)
+    if shared > SHARED_UNASKED:
+        launch.max_dynamic_shared_size_bytes = shared
     launch(
-        (-(-rows // bucket.rows),),
-        (bucket.threads,),
+        (-(-rows // variant.rows),),
+        (variant.threads,),
         (
-            Z, np.int64(c), or_nothing(b), or_nothing(labels), or_nothing(weights),
+            Z, or_nothing(b), or_nothing(labels), or_nothing(weights),
             np.int64(rows), np.int32(c), np.int32(K), losses, columns, bad_row,
         ),
+        shared_mem=shared,
     )  # fmt: skip
     return losses, columns
 

@@ -35,7 +35,7 @@ def copied_chunks(X: RowBlocks, step: int) -> Iterator[tuple[int, Any]]:
 
     (n, d), computing = X.shape, cupy.cuda.get_current_stream()
     buffers = [cupy.empty((min(step, n), d), dtype=X.dtype) for _ in range(n_buffers(n, step))]
-    released = [_recorded(computing) for _ in buffers]  # what has used a buffer before
+    released = [recorded(computing) for _ in buffers]  # what has used a buffer before
     with Copies(min(step, n), d, X.dtype) as copies:
         for first, block in X.blocks(READ_ROWS, step):
             turn, at = first // step % len(buffers), first % step
@@ -44,9 +44,9 @@ def copied_chunks(X: RowBlocks, step: int) -> Iterator[tuple[int, Any]]:
             filled = at + len(block)
             copies.copy(block, buffers[turn][at:filled])
             if filled == step or first + len(block) == n:
-                computing.wait_event(_recorded(copies.stream))
+                computing.wait_event(recorded(copies.stream))
                 yield first - at, buffers[turn][:filled]
-                released[turn] = _recorded(computing)
+                released[turn] = recorded(computing)
 
 
 def upload_rows(X: RowBlocks) -> Any:
@@ -66,7 +66,7 @@ def upload_rows(X: RowBlocks) -> Any:
         cupy.get_default_memory_pool().free_all_blocks()
         raise shortage(n * d * X.dtype.itemsize, f"{n} x {d} {X.dtype} take", "use backend='cpu'") from error
     with Copies(n, d, X.dtype) as copies:
-        copies.stream.wait_event(_recorded(cupy.cuda.get_current_stream()))
+        copies.stream.wait_event(recorded(cupy.cuda.get_current_stream()))
         for first, block in X.blocks(READ_ROWS):
             copies.copy(block, found[first : first + len(block)])
     return found
@@ -131,7 +131,7 @@ class Copies:
             self.turn = 1 - self.turn
 
 
-def _recorded(stream: Any) -> Any:
+def recorded(stream: Any) -> Any:
     """Return an event after all that is queued on a stream."""
     import cupy
 

@@ -1,6 +1,7 @@
 """Losses and gradients on the GPU, summed over rows along the tree.
 
-For each chunk of rows there are two cuBLAS products, and a row kernel between them.
+For each chunk of rows there are two cuBLAS products, and a row kernel between them. With few columns of scores,
+`few_classes` computes gradients in one read of X instead.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gpusoftmax.cuda import row_losses
+from gpusoftmax.cuda import few_classes, row_losses
 from gpusoftmax.cuda.blas import product
-from gpusoftmax.cuda.chunks import Chunk, chunk_rows, converted, count, leaf_rows, live_leaves, tree_over_chunks
+from gpusoftmax.cuda.chunks import Chunk, chunk_rows, count, leaf_rows, live_leaves, tree_over_chunks
+from gpusoftmax.cuda.operands import operands
 from gpusoftmax.cuda.row_losses import GRADIENT, LOSSES, add_up, no_bad_row, row_loss
-from gpusoftmax.dtypes import BFLOAT16, computation_dtype
+from gpusoftmax.dtypes import computation_dtype
 from gpusoftmax.tree import Nodes, Partial, TreeSum
 
 ROUNDING_BYTES = 1 << 15  # added by rounding up the sizes of some twenty allocations
@@ -26,34 +28,25 @@ def gradient_leaf(W: Any) -> int:
     return leaf_rows(chunk_rows(d, K * c))
 
 
-def operand_type(dtype: Any, precision: str) -> np.dtype[Any]:
-    """Return the type in which numbers of `dtype` are multiplied."""
-    if dtype == np.float64:
-        return np.dtype(np.float64)
-    return BFLOAT16 if precision == "medium" else np.dtype(np.float32)
-
-
-def operand(x: Any, precision: str) -> Any:
-    """Return weights or scores (m, q), contiguous, in the type in which they are multiplied."""
-    return converted(x, None, 0, len(x), operand_type(x.dtype, precision))
-
-
 def pass_bytes(dtype: Any, n: int, d: int, q: int, K: int, precision: str) -> int:
     """Return what `GradientSums.over` allocates for n rows and q columns of scores, an upper bound."""
     step = chunk_rows(d, q)
     n_leaves = -(-n // leaf_rows(step))
     gradient = (d + 1) * q * np.dtype(computation_dtype(dtype)).itemsize
-    return live_leaves(n_leaves) * gradient + n_leaves * K * 16 + _chunk_bytes(dtype, min(step, n), d, q, K, precision)
+    chunk = _chunk_bytes(dtype, min(step, n), d, q, K, precision)
+    products = live_leaves(n_leaves) * gradient + n_leaves * K * 16 + chunk
+    if not few_classes.suits(dtype, d, K, q // K, precision):
+        return products
+    return max(products, few_classes.pass_bytes(n, d, K, q // K) + ROUNDING_BYTES)  # of losses, and of gradients
 
 
 def _chunk_bytes(dtype: Any, m: int, d: int, q: int, K: int, precision: str) -> int:
     """Return the bytes for a chunk of m rows: scores, losses, best columns and converted operands."""
-    computed, multiplied = np.dtype(computation_dtype(dtype)), operand_type(dtype, precision)
-    scores = m * (q + 1) * computed.itemsize
-    converted = 0 if multiplied == dtype else m * d * multiplied.itemsize
-    if multiplied != computed:  # the weights, and the gradients with respect to the scores, in bfloat16
-        converted += (d + m) * q * multiplied.itemsize
-    return scores + row_losses.bytes_of(m, K, computed.itemsize) + converted + ROUNDING_BYTES
+    multiplied = operands(dtype, precision)
+    scores = m * (q + 1) * multiplied.computed.itemsize
+    converted = 0 if multiplied.type == dtype else m * d * multiplied.type.itemsize
+    converted += multiplied.bytes_of((d + m) * q)  # the weights, and the gradients with respect to the scores
+    return scores + row_losses.bytes_of(m, K, multiplied.computed.itemsize) + converted + ROUNDING_BYTES
 
 
 @dataclass(frozen=True)
@@ -101,11 +94,14 @@ class GradientSums:
         """
         import cupy
 
-        (d, K, c), dtype, precision = self.W.shape, self.W.dtype, self.precision
+        (d, K, c), dtype = self.W.shape, self.W.dtype
+        if self.with_gradient and few_classes.suits(X.dtype, d, K, c, self.precision):
+            over = X, labels, weights, rows, first_row
+            return GradientTree(few_classes.gradient_tree(self.W, self.b, self.loss, *over))
         n, q, step = count(X, rows), K * c, chunk_rows(d, K * c)
-        most, multiplied = min(step, n), operand_type(X.dtype, precision)
+        most, multiplied = min(step, n), operands(X.dtype, self.precision)
         mode = GRADIENT if self.with_gradient else LOSSES
-        W, bad_row = operand(self.W.reshape(d, q), precision), no_bad_row()
+        W, bad_row = multiplied.of(self.W.reshape(d, q)), no_bad_row()
         totals = iter(cupy.zeros((-(-n // leaf_rows(step)), K, 2), dtype=np.float64))
         scores, ones = cupy.empty((most, q), dtype=dtype), cupy.ones((most, 1), dtype=dtype)
 
@@ -114,13 +110,13 @@ class GradientSums:
 
         def add(chunk: Chunk, leaf: Partial, beta: float) -> None:
             (own_totals, sums), m, picked = leaf, len(chunk), chunk.picked
-            x, Z = chunk.converted(multiplied), scores[:m]
-            product(x, W, Z, precision=precision)
+            x, Z = chunk.converted(multiplied.type), scores[:m]
+            multiplied.multiply(x, W, Z)
             t, s = labels[picked], None if weights is None else weights[picked]
             losses, best = row_loss(Z.reshape(m, K, c), self.b, t, s, self.loss, mode, bad_row)
             add_up(losses, best, t, s, own_totals)
             if self.with_gradient:
-                product(x, operand(Z, precision), sums[:d], transpose_a=True, beta=beta, precision=precision)
+                multiplied.multiply(x, multiplied.of(Z), sums[:d], transpose=True, beta=beta)
                 product(ones[:m], Z, sums[d:], transpose_a=True, beta=beta)
 
         return GradientTree(tree_over_chunks(new_leaf, add, X, rows, step, first_row))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gpusoftmax._log import log
+from gpusoftmax._typing import Array
 from gpusoftmax.operations import Operations
 
 ON_CUDA = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
@@ -71,3 +75,13 @@ def upload(x: Any) -> Any:
     return cupy.from_dlpack(
         x.detach() if hasattr(x, "detach") else x
     )  # PyTorch does not export tensors that require a gradient
+
+
+def download(arrays: Sequence[Any]) -> list[Array]:
+    """Return some small arrays on the host, in their own types; one copy brings all of them."""
+    import cupy
+
+    packed = cupy.asnumpy(cupy.concatenate([cupy.ascontiguousarray(x).reshape(-1) for x in arrays]))
+    ends = np.cumsum([x.size for x in arrays])
+    parts = np.split(packed, ends[:-1])
+    return [part.astype(x.dtype).reshape(x.shape) for part, x in zip(parts, arrays, strict=True)]

@@ -38,7 +38,8 @@ from gpusoftmax.cuda.chunks import (
     picked,
 )
 from gpusoftmax.cuda.column_sums import DOUBLE, moment_sums, moments_from, product_sums
-from gpusoftmax.cuda.gradients import GradientSums, gradient_leaf, operand, operand_type
+from gpusoftmax.cuda.gradients import GradientSums, gradient_leaf
+from gpusoftmax.cuda.operands import operands
 from gpusoftmax.cuda.row_losses import GRADIENT, LOSSES, PROBABILITIES, SOFTMAX, add_up, no_bad_row, row_loss
 from gpusoftmax.operations import Diagonals, SparseRows
 from gpusoftmax.penalties import L2
@@ -49,7 +50,8 @@ from gpusoftmax.tree import Partial
 class CudaOperations:
     """The operations on the current device.
 
-    `precision` is that of float32 products: "highest", "high" (TF32) or "medium" (bfloat16).
+    `precision` is that of products with features, unless they are float64: "highest" has 22 bits or more (float32
+    features: float32 products; of 16 bits or fewer: see `operands`), "high" is TF32 and "medium" bfloat16.
     """
 
     precision: str = "highest"
@@ -119,18 +121,17 @@ class CudaOperations:
         import cupy
 
         n, (d, K, c) = count(X, rows), W.shape
-        q, step = K * c, chunk_rows(d, K * c)
+        q, step, multiplied = K * c, chunk_rows(d, K * c), operands(X.dtype, self.precision)
 
         def work(chunk: Chunk) -> None:
             part = out[chunk.here]
             Z = part if scores is None else scores[: len(chunk)]
-            x = chunk.converted(operand_type(X.dtype, self.precision))
-            product(x, weights, Z.reshape(len(chunk), q), precision=self.precision)
+            multiplied.multiply(chunk.converted(multiplied.type), weights, Z.reshape(len(chunk), q))
             finish(Z, part)
 
         needed = n * int(np.prod(shape)) * dtype.itemsize + self._bytes_on(X, n, K, c)
         with explained(needed, f"{n} rows of {d} features for {K} x {c} scores a row", X):
-            weights, out = operand(W.reshape(d, q), self.precision), cupy.empty((n, *shape), dtype=dtype)
+            weights, out = multiplied.of(W.reshape(d, q)), cupy.empty((n, *shape), dtype=dtype)
             scores = None if shape == (K, c) else cupy.empty((min(step, n), K, c), dtype=W.dtype)
             for_each_chunk(work, X, rows, step)
         return out

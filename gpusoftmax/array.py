@@ -22,6 +22,7 @@ from gpusoftmax.checks.scalars import check_choice, check_count
 from gpusoftmax.checks.sparse import is_sparse_on_gpu
 from gpusoftmax.cpu import facts
 from gpusoftmax.cpu.facts import CompiledFor
+from gpusoftmax.cpu.linear_algebra import CpuLinearAlgebra
 from gpusoftmax.cpu.ops import CpuOperations
 from gpusoftmax.cpu.threads import (
     MOST_THREADS,
@@ -35,7 +36,7 @@ from gpusoftmax.cpu.threads import (
 from gpusoftmax.cuda.memory import ON_CUDA
 from gpusoftmax.cuda.probe import Probe, probe
 from gpusoftmax.exceptions import BackendUnavailableError
-from gpusoftmax.operations import Operations, SgdStretch
+from gpusoftmax.operations import LinearAlgebra, Operations, SgdStretch
 from gpusoftmax.tree import Partial
 
 THREADS_VARIABLE = "GPUSOFTMAX_NUM_THREADS"
@@ -81,6 +82,23 @@ class Backend:
         """The index of the GPU, or None."""
         return int(self.name[5:]) if self.name.startswith("cuda:") else None
 
+    @cached_property
+    def linalg(self) -> LinearAlgebra:
+        """Products and decompositions of dense matrices."""
+        if self.gpu is None:
+            return CpuLinearAlgebra(self.n_threads)
+        from gpusoftmax.cuda.linear_algebra import CudaLinearAlgebra
+
+        return CudaLinearAlgebra()
+
+    @property
+    def queues_work(self) -> bool:
+        """Whether operations are queued, so that to look at a number is to wait for all that was queued before.
+
+        It then pays to queue first what will probably be needed, and to look at all numbers together; see `fetch`.
+        """
+        return self.gpu is not None
+
     def active(self) -> AbstractContextManager[Any]:
         """Make this device the current one, as a context manager. Public functions enter it; internal ones do not."""
         return nullcontext() if self.gpu is None else self.xp.cuda.Device(self.gpu)
@@ -103,6 +121,14 @@ class Backend:
         """Convert an array on the device to a NumPy array; waits until it is computed."""
         return np.asarray(x) if self.gpu is None else np.asarray(self.xp.asnumpy(self.asarray(x)))
 
+    def fetch(self, *arrays: Any) -> list[Array]:
+        """Convert arrays on the device to NumPy arrays, as `to_numpy` does, but wait once and copy once for all."""
+        if self.gpu is None:
+            return [np.asarray(x) for x in arrays]
+        from gpusoftmax.cuda.memory import download
+
+        return download(arrays)
+
     def on_host(self, x: Any) -> Any:
         """Copy `x` to the host if it is on a GPU; anything else is returned as it is, without conversion."""
         return x if gpu_of(x) is None else self.to_numpy(x)
@@ -119,10 +145,13 @@ class Backend:
         return for_each(work, n_items, self.n_threads if self.gpu is None else 1)
 
     def sum_over_rows(self, part: Callable[[slice], Partial], n: int, columns: int) -> Partial:
-        """Sum `part(rows)` over all n rows on the host's threads, with the same bits for any number of threads.
+        """Sum `part(rows)` over all n rows of arrays on this device.
 
-        The rows are cut into leaves, whose length depends on the number of columns, and summed along a fixed tree.
+        On the host threads share the work, with the same bits for any number of them: the rows are cut into leaves,
+        whose length depends on the number of columns, and summed along a fixed tree. A GPU has one part, of all rows.
         """
+        if self.gpu is not None:
+            return part(slice(0, n))
         step = leaf_rows(columns)
 
         def leaf(index: int) -> Partial:
@@ -236,9 +265,10 @@ def get_backend(backend: str | Backend = "auto", n_threads: int | None = None, p
         this process, or as many as NUMBA_NUM_THREADS or OMP_NUM_THREADS allows, which joblib and dask set in their
         workers. Results do not depend on it.
     precision : {"highest", "high", "medium"}
-        Precision of matrix products with float32, float16 and uint8 features on a GPU. "highest": float32 throughout;
-        "high": TF32 operands (10 bits of mantissa, relative error 5e-4 each); "medium": bfloat16 operands (7 bits, 4e-3
-        each). Sums are always float32. The CPU always computes in "highest".
+        Precision of matrix products on a GPU, unless features are float64. "highest": float32 operands; features of 8
+        and 16 bits stay as they are, and weights and gradients become sums of 16-bit numbers (22 bits of mantissa,
+        relative error 2.4e-7, with bfloat16 features 24 bits). "high": TF32 operands (10 bits, 5e-4 each); "medium":
+        bfloat16 operands (7 bits, 4e-3 each). Sums are always float32. The CPU always computes in float32.
 
     Returns
     -------
@@ -285,11 +315,12 @@ def get_backend(backend: str | Backend = "auto", n_threads: int | None = None, p
 
 def _gpu(index: int, found: Probe, threads: int, precision: str) -> Backend:
     from gpusoftmax.cuda.ops import CudaOperations, array_module
+    from gpusoftmax.cuda.sgd_steps import CudaSgdStretch
 
-    name = f"cuda:{index}"
+    name, stretch = f"cuda:{index}", CudaSgdStretch()
     operations = CudaOperations(precision)
     device = f"{found.device}, {name}"
-    return Backend(name, found.reason, array_module(), device, threads, operations, precision=precision)
+    return Backend(name, found.reason, array_module(), device, threads, operations, stretch, precision)
 
 
 def gpu_of(x: Any) -> int | None:

@@ -4,13 +4,18 @@ from gpusoftmax.datasets import load_digits as load_digits
 from gpusoftmax.estimators.classifiers import LinearSVMClassifier as LinearSVMClassifier
 from gpusoftmax.estimators.classifiers import SoftmaxClassifier as SoftmaxClassifier
 from gpusoftmax.estimators.table_classifier import make_table_classifier as make_table_classifier
+from gpusoftmax.estimators.temperature import scale_temperature as scale_temperature
 from gpusoftmax.exceptions import BackendUnavailableError as BackendUnavailableError
 from gpusoftmax.exceptions import BadFileError as BadFileError
 from gpusoftmax.exceptions import ClusterError as ClusterError
 from gpusoftmax.exceptions import DivergenceError as DivergenceError
 from gpusoftmax.files.load import load_data as load_data
+from gpusoftmax.loggers import CsvLogger as CsvLogger
+from gpusoftmax.loggers import MlflowLogger as MlflowLogger
+from gpusoftmax.loggers import TensorBoardLogger as TensorBoardLogger
 from gpusoftmax.models import load_model as load_model
 from gpusoftmax.models import save_model as save_model
+from gpusoftmax.models.onnx import save_onnx as save_onnx
 from gpusoftmax.objective.functional import loss_and_gradient as loss_and_gradient
 from gpusoftmax.objective.functional import softmax_cross_entropy as softmax_cross_entropy
 from gpusoftmax.objective.gradcheck import GradientRecord as GradientRecord
@@ -20,6 +25,7 @@ from gpusoftmax.protocols.cs231n import sweep_cs231n as sweep_cs231n
 from gpusoftmax.protocols.cs231n import train_cs231n as train_cs231n
 from gpusoftmax.protocols.linear_probe import ProbeResult as ProbeResult
 from gpusoftmax.protocols.linear_probe import linear_probe as linear_probe
+from gpusoftmax.reports.html import report as report
 from gpusoftmax.rows.file_rows import FileRows as FileRows
 from gpusoftmax.rows.open_rows import open_rows as open_rows
 from gpusoftmax.search.classifier_cv import SoftmaxClassifierCV as SoftmaxClassifierCV

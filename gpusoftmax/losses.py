@@ -12,7 +12,8 @@ CONTRIBUTING.md lists what a new loss needs, under "Where would I add ...?".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,25 +21,28 @@ from gpusoftmax._typing import Array
 
 
 class RowHessians(Protocol):
-    """Hessians C_i (c, c) of the losses of m rows with respect to their scores, each times the row's weight."""
+    """Hessians C_i (c, c) of the losses of m rows with respect to their scores, each times the row's weight.
 
-    def diagonal(self, j: int) -> Array:
+    Arrays are where the scores were that they come from.
+    """
+
+    def diagonal(self, j: int) -> Any:
         """Entry j, j of each C_i: (m,)."""
 
-    def entries(self, j: int, k: int) -> Array:
+    def entries(self, j: int, k: int) -> Any:
         """Entry j, k of each C_i: (m,)."""
 
-    def diagonals(self) -> Array:
+    def diagonals(self) -> Any:
         """The diagonal of each C_i: (m, c)."""
 
-    def traces(self) -> Array:
+    def traces(self) -> Any:
         """The trace of each C_i: (m,)."""
 
     @property
-    def factors(self) -> Array:
+    def factors(self) -> Any:
         """What determines C_i besides the row's weight and label: (m, c)."""
 
-    def select(self, rows: Array, factors: Array) -> RowHessians:
+    def select(self, rows: Any, factors: Any) -> RowHessians:
         """Select some rows, and multiply each of their Hessians by a factor."""
 
 
@@ -87,10 +91,10 @@ class Loss(Protocol):
     def largest_row_curvature(self, c: int) -> float:
         """Largest eigenvalue of U_i."""
 
-    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
+    def row_hessians(self, scores: Any, labels: Any, weights: Any, xp: ModuleType = np) -> RowHessians:
         """Hessians of rows with scores (m, c), labels (m,) and weights (m,), in the type of the scores, overwritten.
 
-        TypeError if the loss has no curvature.
+        `xp` is the module of the arrays: NumPy or CuPy. TypeError if the loss has no curvature.
         """
 
     def row_gradients(self, scores: Array, labels: Array) -> Array:
@@ -167,10 +171,10 @@ def _sum_of_diagonals(hessians: RowHessians, c: int) -> Array:
     return total
 
 
-def _to_probabilities(scores: Array) -> None:
+def _to_probabilities(scores: Any, xp: ModuleType = np) -> None:
     """Replace scores (m, c) by their softmax."""
     scores -= scores.max(axis=1, keepdims=True)
-    np.exp(scores, out=scores)
+    xp.exp(scores, out=scores)
     scores /= scores.sum(axis=1, keepdims=True)
 
 
@@ -199,9 +203,9 @@ class Softmax:
         """1/2."""
         return 0.5
 
-    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SoftmaxHessians:
+    def row_hessians(self, scores: Any, labels: Any, weights: Any, xp: ModuleType = np) -> _SoftmaxHessians:
         """s (diag(p) - p p'), with the probabilities p."""
-        _to_probabilities(scores)
+        _to_probabilities(scores, xp)
         return _SoftmaxHessians(weights, scores)
 
     def row_gradients(self, scores: Array, labels: Array) -> Array:
@@ -222,13 +226,13 @@ class _MulticlassHinge:
         return c - 1.0
 
     @staticmethod
-    def _margins(scores: Array, labels: Array) -> Array:
+    def _margins(scores: Any, labels: Any, xp: ModuleType = np) -> Any:
         """Replace scores (m, c) by the violations of margins, max(0, z_j - z_y + 1), and 0 for the label."""
-        rows = np.arange(len(scores))
+        rows = xp.arange(len(scores))
         scores -= scores[rows, labels][:, None]
         scores += 1
         scores[rows, labels] = 0
-        return np.maximum(scores, 0, out=scores)
+        return xp.maximum(scores, 0, out=scores)
 
 
 class Hinge(_MulticlassHinge):
@@ -250,7 +254,7 @@ class Hinge(_MulticlassHinge):
         """1, the eigenvalue of U."""
         return 1.0
 
-    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> RowHessians:
+    def row_hessians(self, scores: Any, labels: Any, weights: Any, xp: ModuleType = np) -> RowHessians:
         """Raise TypeError, since there are none."""
         raise TypeError("the hinge has no curvature")
 
@@ -287,12 +291,12 @@ class SquaredHinge(_MulticlassHinge):
         """2 c."""
         return 2.0 * c
 
-    def row_hessians(self, scores: Array, labels: Array, weights: Array) -> _SquaredHingeHessians:
+    def row_hessians(self, scores: Any, labels: Any, weights: Any, xp: ModuleType = np) -> _SquaredHingeHessians:
         """2 s (diag(a) + A e_y e_y' - a e_y' - e_y a'), with the violated margins a."""
-        target = np.zeros_like(scores)
-        target[np.arange(len(scores)), labels] = 1
-        margins = self._margins(scores, labels)
-        np.copyto(margins, margins > 0)
+        target = xp.zeros_like(scores)
+        target[xp.arange(len(scores)), labels] = 1
+        margins = self._margins(scores, labels, xp)
+        xp.copyto(margins, margins > 0)
         return _SquaredHingeHessians(weights, margins, target)
 
     def row_gradients(self, scores: Array, labels: Array) -> Array:

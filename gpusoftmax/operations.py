@@ -5,7 +5,7 @@ This module holds types only. Backends and their callers import it; it imports n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -245,6 +245,49 @@ class Operations(Protocol):
 
         It includes the results, but not X and W.
         """
+
+
+class LinearAlgebra(Protocol):
+    """Products and decompositions of dense matrices, from which preconditioners are made.
+
+    Arrays are on the backend's device, and float32 or float64. A GPU does not wait unless something is said about it.
+    """
+
+    def gram(self, a: Any) -> Any:
+        """Compute the lower triangle of a'a, (d, d), for a (m, d), C- or Fortran-contiguous; the rest is anything."""
+
+    def column_squares(self, a: Any) -> Any:
+        """Sum the squares of each column of a (m, d): (d,) float64."""
+
+    def times(self, S: Any, Q: Any) -> Any:
+        """Compute S Q."""
+
+    def inverse_factors(self, matrices: Iterable[tuple[Any, Any]], jitters: tuple[float, ...]) -> Iterator[Any]:
+        """Invert Cholesky factors: for each pair of M (d, d) and penalty (d,), give R = L^-1 or None.
+
+        L L' = M + diag(penalty), with the diagonal times 1 + jitter, for the first of `jitters` with which there is a
+        factor. None stands for a matrix that is not positive definite even so. Only the lower triangle of M is read. A
+        CPU asks for the next pair when the factor before has been used; a GPU waits once for all, but again for each
+        jitter.
+        """
+
+    def solve_factor(self, R: Any, v: Any) -> Any:
+        """Compute R'R v for a lower triangle R (d, d) and v (d, c)."""
+
+    def solve_low_rank(self, root: Any, V: Any, shrink: Any, v: Any) -> Any:
+        """Compute D^-1/2 (I - V diag(shrink) V') D^-1/2 v, with `root` (d, 1) for D^1/2, V (d, m) and shrink (m, 1)."""
+
+    def eigenpairs(self, M: Any) -> tuple[Any, Any]:
+        """Return the eigenvalues (d,), increasing, and eigenvectors (d, d) of a symmetric matrix."""
+
+    def orthonormal(self, Q: Any) -> Any:
+        """Return an orthonormal basis (d, m) of the columns of Q (d, m), which may be overwritten."""
+
+    def class_sums(self, labels: Any, values: Any, c: int) -> Any:
+        """Sum values (m,), float64, over the rows of each class: (c,). The labels (m,) are in [0, c)."""
+
+    def class_products(self, labels: Any, weights: Any, A: Any, c: int) -> Any:
+        """Sum s_i a_i over the rows of each class, (c, q) float64, for weights s (m,), float64, and A (m, q), bool."""
 
 
 @dataclass(frozen=True)

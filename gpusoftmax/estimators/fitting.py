@@ -263,13 +263,14 @@ def n_iterations(result: TrainResult) -> int:
 def set_weights(estimator: Any, objective: Objective, classes: Array, W: Array, b: Array) -> None:
     """Write classes_, coef_ and intercept_ from W (d, 1, c) and b (1, c) in the objective's coordinates."""
     W, b = objective.features.fold(W, b)
-    W, b = objective.backend.to_numpy(W)[:, 0], objective.backend.to_numpy(b)[0]
+    W, b = objective.backend.fetch(W[:, 0], b[0])
     if objective.has_free_intercept:
         b = b - b.mean()  # the objective does not depend on the mean; backends and solvers must agree
-    if objective.penalty.is_zero()[0]:  # then the objective depends on no feature's mean weight either
+    if objective.penalty_on_host.is_zero()[0]:  # then the objective depends on no feature's mean weight either
         W = W - W.mean(axis=1, keepdims=True)
     if len(classes) == 2:
         W, b = W[:, 1:] - W[:, :1], b[1:] - b[:1]
+    vars(estimator).pop("temperature_", None)  # that of an earlier fit
     estimator.classes_ = classes
     estimator.coef_ = np.ascontiguousarray(W.T)
     estimator.intercept_ = np.ascontiguousarray(b)

@@ -315,7 +315,7 @@ def _moments(features: Features, weights: Array | None, total: float) -> Moments
         heavy = s[numbers] >= HEAVY * s[numbers].mean(dtype=np.float64)
         origin = int(numbers[heavy.argmax()])
     found = features.moments(None if s is None else backend.asarray(s), origin)
-    mean, variance = map(backend.to_numpy, found)
+    mean, variance = backend.fetch(*found)
     infinite = ~(np.isfinite(mean) & np.isfinite(variance))
     if infinite.any():
         features.check_finite()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -105,6 +106,10 @@ class Features(ABC):
 
         In float32, a shift that is large relative to the spread of a feature adds an error to all its values alike.
         """
+
+    def sample_on_device(self, rows: Array, dtype: Any = np.float64) -> Any:
+        """Return what `sample` returns, for row numbers on the host, as an array on the device."""
+        return self.backend.asarray(self.sample(rows, dtype))
 
     @abstractmethod
     def copied(self, rows: Array) -> Features:
@@ -251,7 +256,12 @@ class Features(ABC):
 
     def row_numbers(self, positions: Array) -> Array:
         """Convert positions among the selected rows, in [0, n), to row numbers; on the host."""
-        return positions if self.rows is None else self.backend.to_numpy(self.rows)[positions]
+        return positions if self.rows is None else self._rows_on_host[positions]
+
+    @cached_property
+    def _rows_on_host(self) -> Array:
+        """The numbers of the selected rows on the host, where they are copied once."""
+        return self.backend.to_numpy(self.rows)
 
     def shifted_and_scaled(self, x: Array) -> Array:
         """Shift and scale some rows (m, d), float64 or float32 on the host, in place; returns them."""

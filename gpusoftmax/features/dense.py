@@ -14,7 +14,7 @@ from gpusoftmax.dtypes import computation_dtype, from_bits, widen
 from gpusoftmax.features.base import Features
 from gpusoftmax.operations import SgdSteps
 
-CHECKED_ROWS = 4096  # copied from a GPU at a time: the host may not have room for all of X
+CHECKED_ROWS = 4096  # copied from a GPU at a time, if not finite: the host may not have room for all of X
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,16 @@ class DenseFeatures(Features):
         return self if self.dtype == other.dtype else replace(self, X=from_bits(self.X).astype(other.dtype))
 
     def sample(self, rows: Array, dtype: Any = np.float64) -> Array:
-        return self.shifted_and_scaled(widen(self.backend.to_numpy(self.X[self.backend.asarray(rows)]), dtype))
+        return self.backend.to_numpy(self.sample_on_device(rows, dtype))
+
+    def sample_on_device(self, rows: Array, dtype: Any = np.float64) -> Any:
+        x = from_bits(self.X[self.backend.asarray(rows)])
+        x = self.backend.xp.ascontiguousarray(x, dtype=dtype)
+        if self.shift is not None:
+            x -= self.shift.astype(x.dtype)
+        if self.scale is not None:
+            x /= self.scale.astype(x.dtype)
+        return x
 
     def copied(self, rows: Array) -> DenseFeatures:
         stored = self.X[self.backend.asarray(rows)]
@@ -99,7 +108,9 @@ class DenseFeatures(Features):
     def check_finite(self, name: str = "X") -> None:
         step = self.n_stored if self.backend.gpu is None else CHECKED_ROWS
         for first in range(0, self.n_stored, max(step, 1)):
-            check_finite_features(self.backend.to_numpy(self.X[first : first + step]), name, first)
+            part = self.X[first : first + step]
+            if not (self.backend.queues_work and self.backend.xp.isfinite(from_bits(part)).all()):
+                check_finite_features(self.backend.to_numpy(part), name, first)
 
     def largest(self, column: int) -> tuple[int, float]:
         x = widen(self.backend.to_numpy(self.X[:, column]))

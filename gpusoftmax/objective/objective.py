@@ -13,6 +13,7 @@ The intercepts are penalised only on request; they are then part of the norm. dW
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,11 @@ class Objective:
         """Whether there is an intercept that is not penalised."""
         return self.fit_intercept and not self.penalty.on_intercept
 
+    @cached_property
+    def penalty_on_host(self) -> L2:
+        """The penalty with its arrays on the host, which are copied there once; `select` takes them along."""
+        return self.penalty.moved(self.backend.to_numpy)
+
     def for_penalties(self, strengths: Array) -> Objective:
         """Repeat the objectives of all models, in their order, for other strengths of the penalties, on the host.
 
@@ -151,13 +157,17 @@ class Objective:
         def take(array: Array, axis: int) -> Array:
             return self.backend.xp.take(array, index, axis=axis)
 
-        return replace(
+        selected = replace(
             self,
             penalty=self.penalty.with_strengths(take(self.penalty.strengths, 0)),
             weights=None if weights is None else take(weights, 1),
             linear_term=term and LinearTerm(take(term.T, 1), take(term.t, 0)),
             total=None if self.total is None else take(self.total, 0),
         )
+        if "penalty_on_host" in vars(self):
+            on_host = self.penalty_on_host
+            vars(selected)["penalty_on_host"] = on_host.with_strengths(on_host.strengths[models])
+        return selected
 
     def weight_sums(self) -> Array:
         """S (K,), float64: `total` if it is given, else the sums of the weights over the selected rows."""

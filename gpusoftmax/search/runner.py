@@ -345,8 +345,9 @@ class SweepRun:
         interrupted = result.reason == StopReason.INTERRUPTED
         if interrupted and self.estimators[candidates[0]].solver == "lbfgs":  # it has not reached its optimum
             raise KeyboardInterrupt
-        to_numpy, strengths = self.data.backend.to_numpy, l2.reshape(-1)
-        losses, accuracies = map(to_numpy, problem.held_out.for_penalties(strengths).losses(result.W, result.b))
+        strengths = l2.reshape(-1)
+        held_out = problem.held_out.for_penalties(strengths)
+        losses, accuracies = held_out.backend.fetch(*held_out.losses(result.W, result.b))
         # there is no history if Ctrl-C came within the first pass
         values = np.atleast_1d(result.history[-1].objective) if result.history else np.full(len(strengths), np.nan)
         for place, (k, i) in enumerate(itertools.product(candidates, problem.splits)):

@@ -18,7 +18,7 @@ from gpusoftmax._log import log
 from gpusoftmax._typing import Array
 from gpusoftmax.checkpoints.checkpoint import EVERY, check_checkpoint, keeping
 from gpusoftmax.checks.arrays import by_rows
-from gpusoftmax.checks.messages import warn_user
+from gpusoftmax.checks.messages import describe_candidate, warn_user
 from gpusoftmax.checks.parameters import explain_unknown, in_place_of
 from gpusoftmax.checks.scalars import check_choice, check_count, check_flag, check_random_seed, check_verbose
 from gpusoftmax.cluster.placing import frame_or_array, place
@@ -40,7 +40,6 @@ from gpusoftmax.search.resuming import checkpoint_of_sweep
 from gpusoftmax.search.runner import SweepRun
 from gpusoftmax.search.scoring import make_scoring
 from gpusoftmax.search.splits import Split, is_partition, make_splits
-from gpusoftmax.search.words import describe_candidate
 
 
 def _instead(name: str) -> str:

@@ -14,6 +14,9 @@ With Phi = X_S D, the scores of S at x + D A are Z + Phi A, so that the search n
 in kappa Phi'diag(s) Phi + D'(l2 R) D; kappa is the loss's curvature at zero. Therefore a few steps of L-BFGS find A.
 
 If the objective does not fall as the slope says, the sample is no guide there, and L-BFGS takes over for good.
+
+The host decides after each evaluation of a search what to evaluate next, so a GPU is waited for some twenty times in a
+step. Its passes are fast, so that only very long ones take longer than that.
 """
 
 from __future__ import annotations
@@ -38,6 +41,16 @@ SUFFICIENT, SHORTER, SHORTEST = 1e-4, 0.4, 1e-4  # its line search: Armijo's fra
 DEPENDENT = 1e-7  # smallest eigenvalue of new directions, relative to the largest, that is kept
 # With fewer rows than this for each unknown, the first search, on the sample alone, has a penalty of FIRST_RIDGE on A.
 FIRST_ROWS, FIRST_RIDGE = 12, 0.3
+
+
+# Flops of a pass from which fewer passes save more than the waits of a search take, on a device whose work is queued:
+# predicted from EVALUATIONS waits of 0.1 ms, in which it does 4e9 flops each.
+LEAST_QUEUED_PASS = 6e10
+
+
+def is_worth_waiting(objective: Objective) -> bool:
+    """Whether a pass takes longer than the waits of a search, which only a device has whose work is queued."""
+    return not objective.backend.queues_work or objective.features.pass_cost(objective.n_classes) >= LEAST_QUEUED_PASS
 
 
 class BlockSearch:
@@ -129,7 +142,7 @@ class BlockSearch:
         return self.backend.asarray(small.astype(self.dtype))
 
     def _times(self, left: Any, right: Any) -> Array:
-        """Return a product with few rows and columns, in float64 on the host."""
+        """Return a product with few rows and columns, in float64 on the host; waits for the device."""
         return self.backend.to_numpy(left @ right).astype(np.float64)
 
     def _scores(self, x: Any) -> Any:
@@ -173,7 +186,8 @@ class BlockSearch:
         def of_sample(A: Array) -> tuple[float, Array]:
             W = self._on_device(np.vstack([A, below])[:, None])
             losses, _, dW, _ = backend.ops.linear_gradient(F, self.sampled.labels, W, b, self.weights, self.loss.code)
-            return float(losses[0]), backend.to_numpy(dW[:w, 0]).astype(np.float64)
+            losses, gradient = backend.fetch(losses, dW[:w, 0])
+            return float(losses[0]), gradient.astype(np.float64)
 
         loss_at_zero, gradient_at_zero = of_sample(np.zeros((w, c)))
         correction = full - gradient_at_zero

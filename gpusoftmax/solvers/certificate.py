@@ -22,7 +22,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.checks.messages import counted
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.intercepts import PHIS, StoredRows, affordable, best_intercept_change
-from gpusoftmax.solvers.preconditioners.sample import pass_cost, weight_fractions
+from gpusoftmax.solvers.preconditioners.sample import fractions_on_device, pass_cost
 
 MOST_SCORES = 1 << 24  # largest number of scores to store: 64 MB in float32
 # Solving for the intercepts may take as long as this fraction of the fit's passes, or as FEWEST_PASSES passes,
@@ -149,11 +149,10 @@ def certify(
         evaluation = objective.value_and_gradient(W, b)
     if known is None:
         assert evaluation is not None
-        norm = np.maximum(
-            backend.to_numpy(abs(evaluation.dW).max(axis=(0, 2))), backend.to_numpy(abs(evaluation.db).max(axis=1))
-        ).astype(np.float64)
-        known = Measured(backend.to_numpy(evaluation.value), backend.to_numpy(evaluation.loss), norm)
-    mu = backend.to_numpy(objective.penalty.strong_convexity())
+        norm = backend.xp.maximum(abs(evaluation.dW).max(axis=(0, 2)), abs(evaluation.db).max(axis=1))
+        value, loss, norm = backend.fetch(evaluation.value, evaluation.loss, norm)
+        known = Measured(value, loss, norm.astype(np.float64))
+    mu = objective.penalty_on_host.strong_convexity()
     n_scores = objective.features.n * K * objective.n_classes
     residuals, bounds, reasons = [None] * K, [None] * K, [""] * K
     if (mu <= 0).any():
@@ -197,8 +196,9 @@ def _best_intercepts(
     backend, features, c = objective.backend, objective.features, objective.n_classes
     folded = features.fold(W, b)
     scores_or_probabilities = features.probabilities if objective.loss.gives_probabilities else features.scores
-    stored, rows = backend.to_numpy(scores_or_probabilities(*folded)), features.row_numbers(np.arange(features.n))
-    labels = backend.to_numpy(objective.labels)[rows]
+    stored, rows = scores_or_probabilities(*folded), features.rows
+    rows = backend.xp.arange(features.n) if rows is None else rows
+    labels = objective.labels[rows]
     best = backend.to_numpy(b).astype(np.float64)
     decreases, reasons = np.zeros(len(best)), [""] * len(best)
     slopes = np.zeros_like(best) if objective.linear_term is None else backend.to_numpy(objective.linear_term.t)
@@ -207,7 +207,7 @@ def _best_intercepts(
     for k in range(len(best)):
         if known.loss[k] <= np.finfo(np.float64).eps * known.value[k]:
             continue  # no intercept lowers the loss by more than its rounding error
-        fractions = weight_fractions(objective, k, rows)
+        fractions = fractions_on_device(objective, k, rows)
         stored_rows = StoredRows(stored[:, k], labels, fractions, slopes[k], backend)
         found = best_intercept_change(stored_rows, objective.loss.name, float(known.value[k]), max_products)
         if found is None:

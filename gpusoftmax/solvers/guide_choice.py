@@ -6,7 +6,7 @@ from typing import Any
 
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers import newton
-from gpusoftmax.solvers.block_search import BlockSearch
+from gpusoftmax.solvers.block_search import BlockSearch, is_worth_waiting
 from gpusoftmax.solvers.guides import Guide, Guides
 from gpusoftmax.solvers.preconditioners.base import Preconditioners
 from gpusoftmax.solvers.preconditioners.gram import GramSample
@@ -23,8 +23,9 @@ def guided_start(
     if newton.begins_at_once(objective):
         return x, Guides(guides, objective.features.n)
     moved, rows = x.copy(), 0
+    searched = preconditioners.by_model if is_worth_waiting(objective) else []
     with objective.backend.single_threaded_blas():
-        for k, preconditioner in enumerate(preconditioners.by_model):
+        for k, preconditioner in enumerate(searched):
             others = sample.other_rows(preconditioner)
             if others is not None:
                 guide = guides[k] = BlockSearch(objective, k, others)

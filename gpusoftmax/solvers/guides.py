@@ -81,6 +81,11 @@ class Guides(Kept):
         return np.array([guide is not None for guide in self.by_model])
 
     @property
+    def moved(self) -> Array:
+        """Which models have a guide that has moved the start, (K,) bool."""
+        return np.array([guide is not None and guide.moved for guide in self.by_model])
+
+    @property
     def leading(self) -> Array:
         """Which models have a guide that does not wait, (K,) bool."""
         return self.present & ~self.waiting

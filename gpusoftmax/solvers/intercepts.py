@@ -8,6 +8,9 @@ with the Hessian reads an (n, c) array once. With few classes, the Hessian at th
 serves as the preconditioner. With thousands of classes that would take many times as long as the fit (n c^2 and c^3 / 3
 operations), so the diagonal of the Hessian is used instead.
 
+The scores stay on the device. What has c or c^2 numbers is on the host, so a GPU is waited for in each evaluation and
+in each product.
+
 Source: Nocedal and Wright, "Numerical optimization", 2006, section 7.1 (line search Newton-CG).
 """
 
@@ -46,29 +49,30 @@ class StoredRows:
     Attributes
     ----------
     stored : ndarray, (n, c)
-        Softmax: probabilities at v = 0. Squared hinge: scores at v = 0.
+        Softmax: probabilities at v = 0. Squared hinge: scores at v = 0. On the device, like what follows.
     labels : ndarray of int, (n,)
     fractions : ndarray of float64, (n,)
         s: the weights divided by their sum.
     slope : ndarray of float64, (c,)
-        t.
+        t, on the host.
     backend : Backend
         Its threads share the work.
     """
 
-    stored: Array
-    labels: Array
-    fractions: Array
+    stored: Any
+    labels: Any
+    fractions: Any
     slope: Array
     backend: Backend
 
-    def sum(self, block_sums: Callable[[slice], Partial], block_entries: int = BLOCK) -> Partial:
+    def sum(self, block_sums: Callable[[slice], Partial], block_entries: int = BLOCK) -> list[Array]:
         """Sum the arrays that `block_sums` returns for each block of rows; the same bits for any number of threads.
 
-        A block has at most `block_entries` entries of `stored`, and at least one row.
+        A block has at most `block_entries` entries of `stored`, and at least one row; where work is queued, a single
+        block has all rows. The sums are on the host.
         """
         n, c = self.stored.shape
-        block = max(1, block_entries // c)
+        block = n if self.backend.queues_work else max(1, block_entries // c)
 
         def part(rows: slice) -> Partial:
             total, *others = (
@@ -79,7 +83,11 @@ class StoredRows:
                     one += more
             return total
 
-        return self.backend.sum_over_rows(part, n, c)
+        return self.backend.fetch(*self.backend.sum_over_rows(part, n, c))
+
+    def of_classes(self, values: Any, labels: Any) -> Any:
+        """Sum values (m,) over the rows of each class, (c,), on the device."""
+        return self.backend.linalg.class_sums(labels, values, len(self.slope))
 
 
 class Phi(Protocol):
@@ -108,19 +116,20 @@ class Softmax:
     """
 
     def __init__(self, rows: StoredRows) -> None:
-        self.rows = rows
-        self.q = np.bincount(rows.labels, rows.fractions, rows.stored.shape[1]) - rows.slope
-        self.factor = np.empty(len(rows.labels))  # s_i / u_i^2
+        self.rows, self.xp, self.asarray = rows, rows.backend.xp, rows.backend.asarray
+        self.q = rows.backend.to_numpy(rows.of_classes(rows.fractions, rows.labels)) - rows.slope
+        self.factor = self.xp.empty(len(rows.labels))  # s_i / u_i^2
 
     def evaluate(self, v: Array) -> tuple[float, Array]:
-        rows, top = self.rows, v.max()
+        rows, xp, top = self.rows, self.xp, v.max()
         self.e = np.exp(v - top)
+        e = self.asarray(self.e)
 
         def block_sums(part: slice) -> Partial:
             p, s = rows.stored[part].astype(np.float64), rows.fractions[part]
-            u = p @ self.e
+            u = p @ e
             self.factor[part] = s / (u * u)
-            return np.atleast_1d(s @ np.log(u)), (s / u) @ p
+            return (s @ xp.log(u)).reshape(1), (s / u) @ p
 
         value, masses = rows.sum(block_sums)
         self.masses = self.e * masses
@@ -129,7 +138,7 @@ class Softmax:
 
     def hessian_product(self, x: Array) -> Array:
         rows, dtype = self.rows, self.rows.stored.dtype
-        ex = (self.e * x).astype(dtype)
+        ex = self.asarray((self.e * x).astype(dtype))
 
         def block_sums(part: slice) -> Partial:  # float32 takes a fifth of the time, and is accurate enough here
             p = rows.stored[part]
@@ -147,10 +156,10 @@ class Softmax:
         return self.masses - self.e**2 * rows.sum(block_sums)[0]
 
     def hessian(self) -> Array:
-        rows = self.rows
+        rows, xp, e = self.rows, self.xp, self.asarray(self.e)
 
         def block_sums(part: slice) -> Partial:
-            p = rows.stored[part] * (np.sqrt(self.factor[part])[:, None] * self.e)
+            p = rows.stored[part] * (xp.sqrt(self.factor[part])[:, None] * e)
             return (p.T @ p,)
 
         return np.diag(self.masses) - rows.sum(block_sums, FORMED_BLOCK)[0]
@@ -164,20 +173,20 @@ class SquaredHinge:
     """
 
     def __init__(self, rows: StoredRows) -> None:
-        self.rows = rows
-        self.active = np.empty(rows.stored.shape, np.bool_)
+        self.rows, self.xp, self.asarray = rows, rows.backend.xp, rows.backend.asarray
+        self.active = self.xp.empty(rows.stored.shape, np.bool_)
 
     def evaluate(self, v: Array) -> tuple[float, Array]:
-        rows = self.rows
+        rows, xp, change = self.rows, self.xp, self.asarray(v)
 
         def block_sums(part: slice) -> Partial:
-            margins, s, y = rows.stored[part].astype(np.float64) + v, rows.fractions[part], rows.labels[part]
-            index = np.arange(len(y))
+            margins, s, y = rows.stored[part].astype(np.float64) + change, rows.fractions[part], rows.labels[part]
+            index = xp.arange(len(y))
             margins -= margins[index, y][:, None] - 1
-            np.maximum(margins, 0, out=margins)
+            xp.maximum(margins, 0, out=margins)
             margins[index, y] = 0
-            np.greater(margins, 0, out=self.active[part])
-            value = np.atleast_1d(s @ (margins * margins).sum(axis=1))
+            xp.greater(margins, 0, out=self.active[part])
+            value = (s @ (margins * margins).sum(axis=1)).reshape(1)
             margins[index, y] = -margins.sum(axis=1)
             return value, 2 * s @ margins
 
@@ -185,31 +194,29 @@ class SquaredHinge:
         return float(value[0] + rows.slope @ v), gradient + rows.slope
 
     def hessian_product(self, x: Array) -> Array:
-        rows, c = self.rows, len(self.rows.slope)
+        rows, moved = self.rows, self.asarray(x)
 
         def block_sums(part: slice) -> Partial:
             a, s, y = self.active[part].astype(np.float64), rows.fractions[part], rows.labels[part]
-            own = x[y]
-            targets = np.bincount(y, s * (a.sum(axis=1) * own - a @ x), c)
-            return (x * (s @ a) - (s * own) @ a + targets,)
+            own = moved[y]
+            targets = rows.of_classes(s * (a.sum(axis=1) * own - a @ moved), y)
+            return (moved * (s @ a) - (s * own) @ a + targets,)
 
         return 2 * rows.sum(block_sums)[0]
 
     def diagonal(self) -> Array:
-        rows, c = self.rows, len(self.rows.slope)
+        rows = self.rows
 
         def block_sums(part: slice) -> Partial:
             a, s = self.active[part].astype(np.float64), rows.fractions[part]
-            return (s @ a + np.bincount(rows.labels[part], s * a.sum(axis=1), c),)
+            return (s @ a + rows.of_classes(s * a.sum(axis=1), rows.labels[part]),)
 
         return 2 * rows.sum(block_sums)[0]
 
     def hessian(self) -> Array:
-        rows, c = self.rows, len(self.rows.slope)
-        coupled = np.zeros((c, c))
-        for y in range(c):
-            of_class = np.flatnonzero(rows.labels == y)
-            coupled[y] = rows.fractions[of_class] @ self.active[of_class]
+        rows = self.rows
+        coupled = rows.backend.linalg.class_products(rows.labels, rows.fractions, self.active, len(rows.slope))
+        coupled = rows.backend.to_numpy(coupled)
         return np.diag(self.diagonal()) - 2 * (coupled + coupled.T)
 
 

@@ -10,6 +10,11 @@ accepted, the next direction is computed there; if it is rejected, the next tria
 direction. A model that has converged is removed from the arrays. Where the first preconditioner turns out to converge
 slowly, as for confident models, a new one is made at the current point.
 
+On a device whose work is queued, a step waits once. All that the host may need is queued before it decides whether
+trials are accepted: also M^-1 g, and the inner products that the next direction takes. To scale the first
+preconditioner takes no wait, but it changes these, so it is left to the beginning of the next step. Only a step that
+makes another preconditioner waits more often.
+
 If scores were stored, a rejected direction could be searched without further passes. That would not pay: a whole solve
 rejects one or two trials, the second trial has always been accepted, and its pass yields the gradient, which is needed
 anyway.
@@ -31,7 +36,7 @@ from gpusoftmax.objective.objective import Evaluation, Objective
 from gpusoftmax.solvers.base import ActiveModels, SolverState, StopReason, checked_array, not_kept, per_model
 from gpusoftmax.solvers.guide_choice import guided_start
 from gpusoftmax.solvers.guides import Guides
-from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, inner_products
+from gpusoftmax.solvers.pairs import MEMORY, MEMORY_DIAGONALS, Pairs, Point, Products, inner_products
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners
 from gpusoftmax.solvers.preconditioners.class_diagonal import CurvatureSums, from_sums, sums_at_point
 from gpusoftmax.solvers.preconditioners.class_scaled import (
@@ -89,6 +94,9 @@ class _Models(ActiveModels):
     # H g and its slope at x, if a rejected trial ends a guide of some model
     own_direction: Any = per_model(1)
     own_slope: Array = per_model()
+    # whether the preconditioner is scaled at the beginning of the next step, where the device's work is queued
+    is_due: Array = per_model()
+    starts_warm: Array = per_model(kept=False)  # whether the start is not zero
     # makes the second preconditioner, where the first was only the diagonal
     sample: GramSample | None = not_kept(default=None)
 
@@ -173,6 +181,8 @@ class LBFGS:
             guides=guides,
             own_direction=zeros_like(x) if leaves_guides else None,
             own_slope=np.zeros(K),
+            is_due=np.zeros(K, bool),
+            starts_warm=_is_warm(objective, x),
             sample=None if sample.at_once else sample,
         )
         return LBFGSState(
@@ -256,16 +266,25 @@ class LBFGS:
     def _step(self, state: LBFGSState, models: _Models) -> None:
         objective = models.objective
         backend, eps = objective.backend, float(np.finfo(objective.features.dtype).eps)
+        if models.is_due.any():
+            state.passes += self._refresh(models, models.point.x, models.is_due) / objective.features.n
+            models.is_due = np.zeros_like(models.is_due)
         trial = _trial(models)
         found = objective.value_and_gradient(trial[:-1], trial[-1], weight_sums=models.weight_sums)
-        if state.step == 0 and (worse := _worse_than_zero(models, backend.to_numpy(found.value))).any():
-            trial[:, backend.asarray(worse)] = models.point.x[:, backend.asarray(worse)] = 0
-            models.guides = models.guides.without(worse)
+        moved = models.guides.moved
+        if state.step == 0 and moved.any() and (worse := _worse_than_zero(models, moved, found, backend)).any():
+            back = backend.asarray(np.flatnonzero(worse))
+            trial[:, back] = models.point.x[:, back] = 0
+            models.guides, models.starts_warm = models.guides.without(worse), models.starts_warm & ~worse
             found = objective.value_and_gradient(trial[:-1], trial[-1], weight_sums=models.weight_sums)
             state.passes += 1
-        g, slope, size = _gradient(found, models)
-        value, loss, accuracy = map(backend.to_numpy, (found.value, found.loss, found.accuracy))
+        g, *of_gradient = _gradient(found, models)
+        measured = [found.value, found.loss, found.accuracy, *of_gradient]
         del found  # a gradient, of which there is a copy now
+        begun = _begin(models, trial, g) if backend.queues_work else None
+        fetched = backend.fetch(*measured, *(() if begun is None else begun.products.arrays))
+        value, loss, accuracy, slope, size, *products = fetched
+        size = size.astype(np.float64)
         if state.step == 0:
             state.start = value.copy()
         accepted, too_short = _accept_trials(models, value, slope, eps)
@@ -310,8 +329,16 @@ class LBFGS:
                 due &= ~begins
             if due.any():
                 models.guides = models.guides.without(due & led)
+                if backend.queues_work:
+                    models.is_due = due & scales
+                    due &= ~scales
+            if due.any():
                 state.passes += self._refresh(models, trial, due) / objective.features.n
-            _update_directions(models, trial, g, accepted)
+                begun = None
+            if begun is None:
+                begun = _begin(models, trial, g)
+                products = backend.fetch(*begun.products.arrays)
+            _update_directions(models, begun, products, accepted)
             # a model whose start is not finite has no slope: it has diverged, as the trainer finds out and tells
             stuck |= ~(models.slope > 0) & (accepted | (state.step > 0))
             ended |= stuck
@@ -323,7 +350,7 @@ class LBFGS:
             state.models = state.end(models, ended, reasons)
 
     def _refresh(self, models: _Models, trial: Any, due: Array) -> float:
-        """Make new preconditioners at the trial points of the models marked in `due`, and discard these models' pairs.
+        """Make new preconditioners at accepted trial points of the models marked in `due`, and discard their pairs.
 
         Returns the number of rows that were read.
         """
@@ -378,9 +405,7 @@ class LBFGS:
 
     def _starts_with_scaling(self, models: _Models) -> Array:
         """Find the models whose start is not zero, and for whose penalty the sample has no curvatures yet."""
-        objective = models.objective
-        warm = objective.backend.to_numpy(abs(models.point.x).max(axis=(0, 2))) > 0
-        l2 = objective.backend.to_numpy(objective.penalty.strengths)
+        warm, l2 = models.starts_warm, models.objective.penalty_on_host.strengths
         return warm if self.sample is None else warm & ~self.sample.has_curvatures(l2)
 
     def _needs_refresh(self, models: _Models, scales: Array, begins: Array, eps: float) -> Array:
@@ -460,13 +485,37 @@ def _accept_trials(models: _Models, value: Array, slope: Array, eps: float) -> t
     return accepted, too_short
 
 
-def _update_directions(models: _Models, trial: Any, g: Any, accepted: Array) -> None:
-    """At the accepted points, add pairs and compute new directions; the other models keep point and direction."""
+def _is_warm(objective: Objective, x: Any) -> Array:
+    """Tell for which models the start x is not zero, (K,) bool, if it matters; see `LBFGS._starts_with_scaling`."""
+    if not scales_first(objective):
+        return np.zeros(objective.n_models, bool)
+    return objective.backend.to_numpy(abs(x).max(axis=(0, 2))) > 0
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What is computed of the next directions before it is known which trials are accepted, on the device."""
+
+    point: Point
+    products: Products
+
+
+def _begin(models: _Models, trial: Any, g: Any) -> _Begun:
+    """Compute M^-1 g at the trial points, and the inner products that the next directions take."""
+    backend = models.objective.backend
+    point = Point(trial, g, models.preconditioner.apply(g, backend.xp))
+    return _Begun(point, models.pairs.begin(models.point, point, backend))
+
+
+def _update_directions(models: _Models, begun: _Begun, fetched: list[Array], accepted: Array) -> None:
+    """At the accepted points, add pairs and compute new directions; the other models keep point and direction.
+
+    `fetched` are the inner products, on the host.
+    """
     backend = models.objective.backend
     models.refresh_age = models.refresh_age + accepted
-    new = Point(trial, g, models.preconditioner.apply(g, backend.xp))
-    direction, slope = models.pairs.advance(models.point, new, accepted, backend)
-    models.point = models.point.replace_where(accepted, new, backend)
+    direction, slope = models.pairs.advance(begun.point, begun.products, fetched, accepted, backend)
+    models.point = models.point.replace_where(accepted, begun.point, backend)
     if not accepted.all():
         direction = backend.xp.where(backend.asarray(accepted)[None, :, None], direction, models.direction)
     models.direction = direction
@@ -503,10 +552,9 @@ def _leave_guides(models: _Models, left: Array) -> None:
     models.guides = models.guides.without(left)
 
 
-def _worse_than_zero(models: _Models, value: Array) -> Array:
-    """Find the models that a guide has moved from zero weights to a point with a higher objective, (K,) bool."""
-    at_zero = models.objective.value_at_zero()
-    return np.array([guide is not None and guide.moved for guide in models.guides.by_model]) & ~(value < at_zero)
+def _worse_than_zero(models: _Models, moved: Array, found: Evaluation, backend: Backend) -> Array:
+    """Find the models that a guide has `moved` from zero weights to a point with a higher objective, (K,) bool."""
+    return moved & ~(backend.to_numpy(found.value) < models.objective.value_at_zero())
 
 
 def _trial(models: _Models) -> Any:
@@ -523,8 +571,11 @@ def _trial(models: _Models) -> Any:
     return trial
 
 
-def _gradient(found: Evaluation, models: _Models) -> tuple[Any, Array, Array]:
-    """Return the gradient (d + 1, K, c), and for each model its inner product with the direction, and its norm."""
+def _gradient(found: Evaluation, models: _Models) -> tuple[Any, Any, Any]:
+    """Return the gradient (d + 1, K, c), and for each model its inner product with the direction, and its norm.
+
+    All are on the device.
+    """
     backend, direction = models.objective.backend, models.direction
     g, d = backend.xp.empty_like(direction), len(found.dW)
     g[d] = found.db
@@ -538,8 +589,7 @@ def _gradient(found: Evaluation, models: _Models) -> tuple[Any, Array, Array]:
         return (inner_products(g[rows], direction[rows]),)
 
     (slope,) = backend.sum_over_blocks(part, d + 1, g[0].size)
-    norm = backend.to_numpy(reduce(backend.xp.maximum, norms))
-    return g, backend.to_numpy(slope), norm.astype(np.float64)
+    return g, slope, reduce(backend.xp.maximum, norms)
 
 
 def _shorter(length: Array, value: Array, slope: Array, trial: Array, trial_slope: Array) -> Array:

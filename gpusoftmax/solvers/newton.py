@@ -28,6 +28,7 @@ from typing import Any, cast
 import numpy as np
 
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import HessianProducts, RowCurvature
 from gpusoftmax.solvers.base import Kept, not_kept
@@ -80,7 +81,7 @@ def begins_at_once(objective: Objective) -> bool:
         and objective.n_classes <= CLASSES_AT_ONCE
         and objective.features.pass_cost(objective.n_classes) <= OPERATIONS_AT_ONCE
         and objective.loss.has_smooth_gradient
-        and float(objective.backend.to_numpy(objective.penalty.strengths).min()) >= WEAKEST_AT_ONCE
+        and float(objective.penalty_on_host.strengths.min()) >= WEAKEST_AT_ONCE
     )
 
 
@@ -146,9 +147,14 @@ class HostRows:
         return in_blocks(self.x, COLUMNS)
 
     @cached_property
+    def backend(self) -> Backend:
+        """The backend of the host."""
+        return self.objective.backend.on_this_host()
+
+    @cached_property
     def host(self) -> HessianProducts:
         """What multiplies by Hessians."""
-        return cast(HessianProducts, self.objective.backend.on_this_host().ops)
+        return cast(HessianProducts, self.backend.ops)
 
     def inside(self, W: Array) -> Array:
         """Return weights and intercepts (d + 1, c) as weights (c, q) of the centred features."""
@@ -296,7 +302,7 @@ class Newton(Kept):
         few = len(kept) < ALL_ROWS * len(rows.x)
         x, diagonals = (rows.x[kept], diagonals[kept]) if few else (rows.x, diagonals)
         if self.by_class:
-            inverses = _class_inverses(x, diagonals, penalty)
+            inverses = _class_inverses(x, diagonals, penalty, rows.backend)
         else:
             inverses = self.gram.inverses(diagonals.sum(axis=0, dtype=np.float64), l2)
         numbers = kept if few else slice(None)
@@ -442,12 +448,12 @@ class _Gram:
         return inverses
 
 
-def _class_inverses(x: Array, diagonals: Array, penalty: Array) -> Array:
+def _class_inverses(x: Array, diagonals: Array, penalty: Array, backend: Backend) -> Array:
     """Invert sum_i h_ij x_i x_i' + diag(penalty) for each class j: (c, q, q); x is (m, q) and h (m, c)."""
-    return np.stack([_inverse(x, diagonals[:, j], penalty) for j in range(diagonals.shape[1])])
+    return np.stack([_inverse(x, diagonals[:, j], penalty, backend) for j in range(diagonals.shape[1])])
 
 
-def _inverse(x: Array, h: Array, penalty: Array) -> Array:
+def _inverse(x: Array, h: Array, penalty: Array, backend: Backend) -> Array:
     """Invert sum_i h_i x_i x_i' + diag(penalty), (q, q), from the rows that have most of the curvature h (m,)."""
     total = float(h.sum())
     if not total > len(h) * float(np.finfo(h.dtype).tiny):
@@ -459,7 +465,7 @@ def _inverse(x: Array, h: Array, penalty: Array) -> Array:
     scale = np.diagonal(M) + penalty / total
     scale = np.sqrt(np.where(scale > 0, scale, 1.0))
     M /= np.outer(scale, scale)
-    R = cholesky(M, penalty / (total * scale**2))
+    R = cholesky(M, penalty / (total * scale**2), backend)
     scale *= np.sqrt(total)
     if R is None:
         return np.diag(1 / scale**2).astype(x.dtype)

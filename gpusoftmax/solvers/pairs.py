@@ -58,6 +58,23 @@ class Point(PerModel):
         return Point(*(backend.xp.where(where, *each) for each in both))
 
 
+@dataclass(frozen=True)
+class Products:
+    """Inner products of the vectors of pairs at new points of K models: all that the host needs for the next direction.
+
+    Attributes
+    ----------
+    slot : int
+        Where the step to the new points and its u were written.
+    arrays : tuple of ndarray
+        On the device: those of t and of g with all s and all u, (K, 2, 2 used slots), those of t with itself and of s
+        with itself, (K, 2), and, if the device's work is queued, those of g and M^-1 g, (K,).
+    """
+
+    slot: int
+    arrays: tuple[Any, ...]
+
+
 @dataclass
 class Pairs(PerModel):
     """The last pairs of K models. A pair that some model lacks is not `valid` for it.
@@ -118,14 +135,18 @@ class Pairs(PerModel):
         self.valid[k], self.gamma[k] = False, 1.0
         self.slots = [slot for slot in self.slots if self.valid[:, slot].any()]
 
-    def advance(self, old: Point, new: Point, accepted: Array, backend: Backend) -> tuple[Any, Array]:
-        """Add the pair from `old` to `new` for the models with True in `accepted` (K,), and compute H g at `new`.
+    def advance(
+        self, new: Point, products: Products, fetched: list[Array], accepted: Array, backend: Backend
+    ) -> tuple[Any, Array]:
+        """Add the pair up to `new` for the models with True in `accepted` (K,), and compute H g at `new`.
 
-        A step along which the curvature is not positive beyond rounding errors gives no pair. Returns H g, and the
-        inner product of g and H g for each model, (K,) float64 on the host.
+        `products` are what `begin` returned, and `fetched` their arrays on the host. A step along which the curvature
+        is not positive beyond rounding errors gives no pair. Returns H g, and the inner product of g and H g for each
+        model, (K,) float64 on the host.
         """
-        slot = next(i for i in range(self.memory + 1) if i not in self.slots)
-        of_t, of_g, tt, ss = self._products(slot, old, new, backend)
+        slot, K = products.slot, new.x.shape[1]
+        of_t, of_g = fetched[0].astype(np.float64).reshape(K, 2, -1, 2).swapaxes(0, 1)
+        tt, ss = fetched[1].astype(np.float64).T
         st = of_t[:, slot, 0]
         valid = accepted & (st > LEAST_CURVATURE * np.sqrt(ss * tt))
         self.valid[:, slot] = valid
@@ -138,28 +159,31 @@ class Pairs(PerModel):
             tMt = self.ut[:, slot, slot]
             scaled = valid & (tMt > 0)
             self.gamma = np.where(scaled, st / np.where(scaled, tMt, 1.0), self.gamma)
-        return self._combine(new, self._coefficients(of_g[:, :, 0], of_g[:, :, 1]), backend)
+        coefficients = self._coefficients(of_g[:, :, 0], of_g[:, :, 1])
+        direction, slope = self._combine(new, coefficients, backend)
+        if not backend.queues_work:
+            return direction, backend.to_numpy(slope)
+        # of what H g is made of, so that there is nothing to wait for
+        used = of_g.shape[1]
+        return direction, self.gamma * fetched[2] + (coefficients[:, :used] * of_g).sum(axis=(1, 2))
 
-    def _products(self, slot: int, old: Point, new: Point, backend: Backend) -> tuple[Array, Array, Array, Array]:
-        """Write the step and its u into a slot, and compute the inner products of t and of g with all s and all u.
-
-        Returns these, each (K, used slots, 2), t't (K,) and s's (K,).
-        """
-        (d, K, c), used, xp = new.x.shape, max([slot, *self.slots]) + 1, backend.xp
+    def begin(self, old: Point, new: Point, backend: Backend) -> Products:
+        """Write the step from `old` to `new` and its u into a free slot, and compute inner products on the device."""
+        (d, K, c), xp = new.x.shape, backend.xp
+        slot = next(i for i in range(self.memory + 1) if i not in self.slots)
+        used = max([slot, *self.slots]) + 1
 
         def part(rows: slice) -> tuple[Array, ...]:
             found = []
             for k in range(K):
                 after, before = new.block(rows, k, xp), old.block(rows, k, xp)
                 found.append(backend.ops.pair_products(after, before, self._block(k, used, rows, c), 2 * slot))
-            if K == 1:
-                return tuple(backend.to_numpy(one)[None].astype(np.float64) for one in found[0])
-            # on a GPU they come to the host together
-            return tuple(backend.to_numpy(xp.stack(one)).astype(np.float64) for one in zip(*found, strict=True))
+            return tuple(one[0][None] if K == 1 else xp.stack(one) for one in zip(*found, strict=True))
 
-        products, norms = backend.sum_over_blocks(part, d, K * c)
-        of_t, of_g = products.reshape(K, 2, used, 2).swapaxes(0, 1)
-        return of_t, of_g, norms[:, 0], norms[:, 1]
+        products = backend.sum_over_blocks(part, d, K * c)
+        if backend.queues_work:
+            products = *products, (new.g * new.preconditioned_g).sum(axis=(0, 2), dtype=np.float64)
+        return Products(slot, products)
 
     def _block(self, k: int, used: int, rows: slice, c: int) -> Any:
         """Return a view of some rows of model k's vectors in the first `used` slots, (2 used, rows c)."""
@@ -182,7 +206,7 @@ class Pairs(PerModel):
         return coefficients
 
     def _combine(self, point: Point, coefficients: Array, backend: Backend) -> tuple[Any, Array]:
-        """Compute H g from the coefficients of all s and u, and its inner product with g."""
+        """Compute H g from the coefficients of all s and u, and its inner product with g, on the device."""
         (d, K, c), dtype = point.g.shape, point.g.dtype
         used = max(self.slots, default=-1) + 1
         factors = [backend.asarray(coefficients[k, :used].reshape(-1).astype(dtype)) for k in range(K)]
@@ -198,7 +222,7 @@ class Pairs(PerModel):
             return (inner_products(point.g[rows], direction[rows]),)
 
         (slope,) = backend.sum_over_blocks(part, d, K * c)
-        return direction, backend.to_numpy(slope)
+        return direction, slope
 
 
 def inner_products(u: Any, v: Any) -> Any:

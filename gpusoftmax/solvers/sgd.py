@@ -344,7 +344,7 @@ def automatic_learning_rate(objective: Objective, plan: BatchPlan) -> Array:
                 for k in range(objective.n_models)
             ]
         )  # fmt: skip
-    curvature += objective.penalty.moved(objective.backend.to_numpy).largest_curvature()
+    curvature += objective.penalty_on_host.largest_curvature()
     usable = np.isfinite(curvature) & (curvature > 0)
     return np.divide(1.0, curvature, out=np.ones_like(curvature), where=usable)  # without curvature any rate is safe
 

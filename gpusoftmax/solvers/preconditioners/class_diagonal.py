@@ -137,7 +137,7 @@ def sums_at_zero(objective: Objective, k: int) -> CurvatureSums:
     """Compute the sums of model k at zero weights from the moments of its rows; there are no dense blocks."""
     features, backend, c = objective.features, objective.backend, objective.n_classes
     weights = None if objective.weights is None else objective.weights[:, k]
-    mean, variance = map(backend.to_numpy, features.moments(weights, None))
+    mean, variance = backend.fetch(*features.moments(weights, None))
     kappa = objective.loss.curvature_at_zero(c)
     return CurvatureSums((variance + mean**2)[:, None] * kappa, mean[:, None] * kappa, np.array([kappa]), [])
 
@@ -147,7 +147,7 @@ def sums_at_point(objective: Objective, k: int, point: Any) -> CurvatureSums:
     features, backend, c = objective.features, objective.backend, objective.n_classes
     numbers = features.row_numbers(np.arange(features.n))
     hessians = hessians_at(objective, k, point, features, numbers)
-    curvatures = np.stack([hessians.diagonal(j) for j in range(c)])
+    curvatures = backend.to_numpy(backend.xp.stack([hessians.diagonal(j) for j in range(c)]))
     Q = backend.asarray(np.ascontiguousarray(curvatures.T, features.dtype))
     squares, linear = (backend.to_numpy(features.column_products(Q, squared)) for squared in (True, False))
     return CurvatureSums(squares, linear, curvatures.sum(axis=1), _block_sums(objective, k, curvatures, squares))
@@ -247,7 +247,7 @@ def _dense_block(
     else:
         middle, mixed = a, np.outer(s1 - sums.total[j] * a, a)
     M = block.gram - sums.total[j] * np.outer(middle, middle) - mixed - mixed.T
-    R = cholesky(M / np.outer(s, s), penalty[chosen]) if len(chosen) else None
+    R = cholesky(M / np.outer(s, s), penalty[chosen], backend.on_this_host()) if len(chosen) else None
     if R is None:
         chosen, R = chosen[:0], np.empty((0, 0))
     return DenseBlock(backend.asarray(chosen), backend.asarray(R.astype(objective.features.dtype)))

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax._log import log
-from gpusoftmax._typing import Array
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import (
@@ -92,38 +91,42 @@ class ClassCurvatures:
 
     Attributes
     ----------
-    totals : ndarray, (c,)
-        t_j, on the host.
+    totals : ndarray of float64, (c,)
+        t_j; on the device, like what follows.
     centres : ndarray, (d, c), or None
-        m_j in column j, on the device; None without an unpenalised intercept.
-    variance : float
+        m_j in column j; None without an unpenalised intercept.
+    variance : ndarray of float64, ()
         Mean variance of the features.
     rows : int
         Number of rows that were read.
     """
 
-    totals: Array
+    totals: Any
     centres: Any
-    variance: float
+    variance: Any
     rows: int
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def class_curvatures(objective: Objective, k: int, point: Any, seed: int) -> ClassCurvatures:
-    """Compute the curvatures of the classes for model k at its point (d + 1, c), from a sample of rows."""
-    features, backend, c = objective.features, objective.backend, objective.n_classes
+    """Compute the curvatures of the classes for model k at its point (d + 1, c), from a sample of rows.
+
+    It does not wait for the device, unless the rows are elsewhere.
+    """
+    features, xp, c = objective.features, objective.backend.xp, objective.n_classes
     rows = uniform_rows(features, max(SAMPLE_ROWS, SAMPLE_PER_CLASS * c), generator(seed, NO_EPOCH + 2))
     if len(rows) < features.n:
         features = features.copied(rows)
     curvatures = hessians_at(objective, k, point, features, rows).diagonals()
     totals = curvatures.sum(axis=0)
-    totals = np.maximum(totals, max(SMALLEST_CURVATURE * float(totals.mean()), float(np.finfo(features.dtype).tiny)))
+    least = xp.maximum(SMALLEST_CURVATURE * totals.mean(), float(np.finfo(features.dtype).tiny))
+    totals = xp.maximum(totals, least)
     shift, scale = features.shift, features.scale
     some = rows[:: max(1, len(rows) // VARIANCE_ROWS)]
-    variance = float(objective.features.sample(some, features.dtype).var(axis=0).mean())
+    variance = objective.features.sample_on_device(some, features.dtype).var(axis=0).mean().astype(np.float64)
     centres = None
     if objective.has_free_intercept:
-        centres = features.column_products(backend.asarray((curvatures / totals).astype(features.dtype)))
+        centres = features.column_products((curvatures / totals).astype(features.dtype))
         centres = centres if shift is None else centres - shift[:, None]
         centres = (centres if scale is None else centres / scale[:, None]).astype(features.dtype)
     log.info("preconditioner: scaled for each class, from %d of %d rows", len(rows), objective.features.n)
@@ -134,9 +137,9 @@ def scaled_for_classes(objective: Objective, k: int, curvatures: ClassCurvatures
     """Scale the first preconditioner of model k by the curvatures of its classes, in place of any earlier scaling."""
     first = first.first if isinstance(first, ClassScaled) else first
     assert isinstance(first, SharedBlock)
-    backend, dtype = objective.backend, objective.features.dtype
+    xp, dtype = objective.backend.xp, objective.features.dtype
     penalty = penalty_curvature(objective, k)
     v, r, totals = curvatures.variance, float(penalty.mean()), curvatures.totals
-    factors = (first.kappa * v + r) / np.maximum(totals * v + r, np.finfo(dtype).tiny)
-    factors, intercepts = (backend.asarray(one.astype(dtype)[None]) for one in (factors, 1 / totals))
+    factors = (first.kappa * v + r) / xp.maximum(totals * v + r, float(np.finfo(dtype).tiny))
+    factors, intercepts = (one.astype(dtype)[None] for one in (factors, 1 / totals))
     return ClassScaled(first, factors, curvatures.centres, intercepts, mean_curvature_of(objective, penalty))

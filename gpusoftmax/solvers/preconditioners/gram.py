@@ -30,6 +30,7 @@ import numpy as np
 
 from gpusoftmax._log import log
 from gpusoftmax._typing import Array
+from gpusoftmax.array import Backend
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.solvers.preconditioners.base import Preconditioner, Preconditioners, SharedBlock
@@ -127,7 +128,7 @@ class GramSample:
             K = objective.n_models
             return Preconditioners([self._from_variances(objective, k) for k in range(K)], 0, [None] * K)
         kind = self.kind if self.at_once else "diagonal"
-        penalties = objective.backend.to_numpy(objective.penalty.strengths).tolist()
+        penalties = objective.penalty_on_host.strengths.tolist()
         preconditioners: list[Preconditioner] = []
         rows = 0
         with objective.backend.single_threaded_blas():
@@ -162,9 +163,8 @@ class GramSample:
         inverse = inverses[l2]
         if inverse is None:
             return None
-        centre = objective.backend.asarray(samples.centre.astype(samples.dtype)[:, None])
-        free = objective.has_free_intercept
-        return SharedBlock(inverse, centre if free else None, samples.kappa, objective.penalty.on_intercept)
+        centre = samples.centre.astype(samples.dtype)[:, None] if objective.has_free_intercept else None
+        return SharedBlock(inverse, centre, samples.kappa, objective.penalty.on_intercept)
 
     def preconditioner(self, objective: Objective, k: int) -> Preconditioner:
         """Make the preconditioner of model k from M_k, whether or not `at_once`."""
@@ -230,8 +230,8 @@ class GramSample:
         if kind not in self._products or self._products[kind][0] != key:
             common = objective if self._common is None else self._common
             a, mean, raw = _centred(common, self.chosen, fractions, kappa)
-            centre = backend.asarray(mean.astype(a.dtype)[:, None]) if objective.has_free_intercept else None
-            made = "cholesky" if kind == "spectrum" and not _has_similar_scales(a) else kind
+            centre = mean.astype(a.dtype)[:, None] if objective.has_free_intercept else None
+            made = "cholesky" if kind == "spectrum" and not _has_similar_scales(a, backend) else kind
             log.info("preconditioner: %s, from %d of %d rows", made, len(self.chosen), objective.features.n)
             product = Spectrum(a, penalty, backend) if made == "spectrum" else GramInverse(made, a, raw, backend)
             self._products[kind] = key, product, centre, {}
@@ -244,36 +244,33 @@ class GramSample:
         return SharedBlock(inverses[l2], centre, kappa, objective.penalty.on_intercept)
 
 
-def _has_similar_scales(a: Array) -> bool:
+def _has_similar_scales(a: Any, backend: Backend) -> bool:
     """Whether the variances of the features that vary differ by a factor of SPECTRUM_SPREAD at most."""
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ip,ip->p", a, a, dtype=np.float64)
+        squares = backend.to_numpy(backend.linalg.column_squares(a))
     varying = squares[squares > float(np.finfo(a.dtype).eps) ** 2 * squares.max()]
     return bool(np.isfinite(squares).all() and len(varying) and varying.max() <= SPECTRUM_SPREAD * varying.min())
 
 
-def _centred(objective: Objective, rows: Array, fractions: Array, kappa: float) -> tuple[Array, Array, Array]:
+def _centred(objective: Objective, rows: Array, fractions: Array, kappa: float) -> tuple[Any, Any, Any]:
     """Return the weighted rows a (m, d), the centre (d,), and the diagonal (d,) that a'a would have without centring.
 
-    The rows of a are sqrt(kappa fractions_i) (x_i - centre), so that a'a = kappa G.
+    The rows of a are sqrt(kappa fractions_i) (x_i - centre), so that a'a = kappa G. All are on the device.
     """
-    a = fetched_rows(objective, rows)
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
+    a, backend, xp = fetched_rows(objective, rows), objective.backend, objective.backend.xp
+    blocks, s = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)], backend.asarray(fractions)
 
-    def moments(run: range) -> list[tuple[Array, Array]]:
-        return [
-            (fractions[part] @ a[part], kappa * (fractions[part] @ np.square(a[part])))
-            for part in blocks[run.start : run.stop]
-        ]
+    def moments(run: range) -> list[tuple[Any, Any]]:
+        return [(s[part] @ a[part], kappa * (s[part] @ xp.square(a[part]))) for part in blocks[run.start : run.stop]]
 
-    found = [one for ones in objective.backend.for_each(moments, len(blocks)) for one in ones]
-    mean, raw = (np.sum(parts, axis=0) for parts in zip(*found, strict=True))
-    centre = mean if objective.has_free_intercept else np.zeros_like(mean)
+    found = [one for ones in backend.for_each_on_device(moments, len(blocks)) for one in ones]
+    mean, raw = (xp.stack(parts).sum(axis=0) for parts in zip(*found, strict=True))
+    centre = mean if objective.has_free_intercept else xp.zeros_like(mean)
 
     def weigh(run: range) -> None:
         for part in blocks[run.start : run.stop]:
             a[part] -= centre.astype(a.dtype)
-            a[part] *= np.sqrt(kappa * fractions[part])[:, None].astype(a.dtype)
+            a[part] *= xp.sqrt(kappa * s[part])[:, None].astype(a.dtype)
 
-    objective.backend.for_each(weigh, len(blocks))
+    backend.for_each_on_device(weigh, len(blocks))
     return a, centre, raw

@@ -119,24 +119,25 @@ class _Candidates:
         hessians = hessians_at(objective, k, point, features, numbers)
         return cls(features, rows, hessians, objective.penalty.on_intercept)
 
-    def x(self, chosen: Array) -> Array:
+    def x(self, chosen: Array) -> Any:
         """Return the scaled features of some of the rows, with a column of ones if the intercept is penalised."""
-        x = self.features.sample(self.rows[chosen], self.features.dtype)
-        return np.hstack([x, np.ones((len(x), 1), x.dtype)]) if self.penalised else x
+        x, xp = self.features.sample_on_device(self.rows[chosen], self.features.dtype), self.features.backend.xp
+        return xp.concatenate([x, xp.ones((len(x), 1), x.dtype)], axis=1) if self.penalised else x
 
 
 def _full(objective: Objective, candidates: _Candidates, penalty: Array, rng: np.random.Generator) -> FullHessian:
     """Make the full Hessian's inverse."""
     backend, dtype, free = objective.backend, objective.features.dtype, objective.has_free_intercept
-    weights = candidates.curvature.traces()
+    weights, xp, asarray = backend.to_numpy(candidates.curvature.traces()), backend.xp, backend.asarray
     chosen, scale = _draw_rows(weights, _full_rows(objective), rng)
     x, centre = candidates.x(chosen), None
     if free:
-        mean = _mean(x, weights[chosen] * scale)
-        x = np.hstack([x - mean, np.ones((len(x), 1), dtype)])
-        penalty, centre = np.append(penalty, 0.0), backend.asarray(mean[:, None])
+        mean = _mean(x, weights[chosen] * scale, backend)
+        x = xp.concatenate([x - mean, xp.ones((len(x), 1), dtype)], axis=1)
+        penalty, centre = np.append(penalty, 0.0), mean[:, None]
     c = objective.n_classes
-    inverse = _full_inverse(x, candidates.curvature.select(chosen, scale), c, np.repeat(penalty, c), backend)
+    curvature = candidates.curvature.select(asarray(chosen), asarray(scale))
+    inverse = _full_inverse(x, curvature, c, asarray(np.repeat(penalty, c)), backend)
     log.info("preconditioner: full Hessian, from %d of %d rows", len(chosen), objective.features.n)
     return FullHessian(inverse, centre, candidates.penalised)
 
@@ -151,7 +152,7 @@ def _block_diagonal(
 
     def work(run: range) -> None:
         for j in run:
-            weights = candidates.curvature.diagonal(j)
+            weights = backend.to_numpy(candidates.curvature.diagonal(j))
             chosen, scale = _draw_rows(weights, size, np.random.default_rng(seeds[j]))
             classes[j] = _class_block(objective, candidates.x(chosen), weights[chosen] * scale, penalty)
 
@@ -160,10 +161,10 @@ def _block_diagonal(
     return BlockDiagonal(classes, mean_curvature_of(objective, penalty), backend)
 
 
-def _mean(x: Array, weights: Array) -> Array:
-    """Return the weighted mean of the rows of x, in its type; 0 without weight."""
+def _mean(x: Any, weights: Array, backend: Backend) -> Any:
+    """Return the weighted mean of the rows of x, in its type; 0 without weight. The weights are on the host."""
     total = float(weights.sum())
-    return (weights / total if total > 0 else weights).astype(x.dtype) @ x
+    return backend.asarray((weights / total if total > 0 else weights).astype(x.dtype)) @ x
 
 
 def _with_one_thread(backend: Backend) -> Backend:
@@ -188,26 +189,29 @@ def _draw_rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Arr
     return chosen, 1 / probability[chosen]
 
 
-def _class_block(objective: Objective, x: Array, curvatures: Array, penalty: Array) -> SharedBlock:
-    """Make the preconditioner of one class from the features x of its rows, which are overwritten, and curvatures."""
+def _class_block(objective: Objective, x: Any, curvatures: Array, penalty: Array) -> SharedBlock:
+    """Make the preconditioner of one class from the features x of its rows, which are overwritten.
+
+    The curvatures of the rows and the penalty are on the host.
+    """
     backend, dtype, kappa = objective.backend, x.dtype, float(curvatures.sum())
     kappa = kappa if kappa > np.finfo(dtype).tiny else 0.0  # too small to divide by: the mean stays zero
-    mean: Array = np.zeros(x.shape[1], dtype)
+    mean = backend.xp.zeros(x.shape[1], dtype)
     if objective.has_free_intercept and kappa > 0:
-        mean = _mean(x, curvatures)
+        mean = _mean(x, curvatures, backend)
         x -= mean
-    x *= np.sqrt(curvatures).astype(dtype)[:, None]
+    x *= backend.asarray(np.sqrt(curvatures).astype(dtype)[:, None])
     kind = "cholesky" if len(x) >= x.shape[1] else "low rank" if len(x) else "diagonal"
     raw = kappa * mean.astype(np.float64) ** 2  # what centring has taken off the diagonal is all that rounding adds to
     inverse = GramInverse(kind, x, raw, _with_one_thread(backend)).inverse(penalty)
-    moved = backend.asarray(mean[:, None]) if objective.has_free_intercept else None
-    return SharedBlock(inverse, moved, kappa or 1.0, objective.penalty.on_intercept)
+    centre = mean[:, None] if objective.has_free_intercept else None
+    return SharedBlock(inverse, centre, kappa or 1.0, objective.penalty.on_intercept)
 
 
-def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, backend: Backend) -> Inverse:
+def _full_inverse(x: Any, curvature: RowHessians, c: int, penalty: Any, backend: Backend) -> Inverse:
     """Invert sum_i kron(x_i x_i', C_i) + diag(penalty), (d c, d c), ordered by feature and then by class."""
-    d = x.shape[1]
-    M: Array = np.zeros((d, c, d, c), x.dtype)
+    xp, d = backend.xp, x.shape[1]
+    M = xp.zeros((d, c, d, c), x.dtype)
     pairs = [(j, k) for j in range(c) for k in range(j + 1)]
 
     def work(run: range) -> None:
@@ -216,19 +220,20 @@ def _full_inverse(x: Array, curvature: RowHessians, c: int, penalty: Array, back
             M[:, j, :, k] = product
             M[:, k, :, j] = product
 
-    backend.for_each(work, len(pairs))
+    backend.for_each_on_device(work, len(pairs))
     # In the direction that changes all classes alike, only the penalty has curvature. Without more, rounding errors
     # could make the matrix indefinite there, so the mean curvature of the single classes is added.
-    for p in range(d):
-        M[p, :, p, :] += np.trace(M[p, :, p, :]) / c**2
+    of_features = M.strides[0] + M.strides[2], M.strides[1], M.strides[3]  # a view of the (c, c) blocks on the diagonal
+    blocks = xp.lib.stride_tricks.as_strided(M, (d, c, c), of_features)
+    blocks += xp.trace(blocks, axis1=1, axis2=2)[:, None, None] / c**2
     M = M.reshape(d * c, d * c)
-    scale = np.diagonal(M) + penalty
-    scale = np.sqrt(np.where(scale > 0, scale, 1.0)).astype(x.dtype)
+    scale = xp.diagonal(M) + penalty
+    scale = xp.sqrt(xp.where(scale > 0, scale, 1.0)).astype(x.dtype)
     M /= scale[:, None]
     M /= scale
-    R = cholesky(M, penalty / scale.astype(np.float64) ** 2)
+    R = cholesky(M, penalty / scale.astype(np.float64) ** 2, backend)
     if R is None:
         log.info("preconditioner: Cholesky failed; the diagonal is used instead")
-        return Diagonal(backend.asarray((scale**2)[:, None]))
+        return Diagonal((scale**2)[:, None])
     R /= scale
-    return Cholesky(backend.asarray(R), backend)
+    return Cholesky(R, backend)

@@ -23,20 +23,29 @@ def uniform_rows(features: Features, size: int, rng: np.random.Generator) -> Arr
 
 def penalty_diagonal(objective: Objective) -> Array:
     """Return the diagonal of the penalty Hessian for l2 = 1, on the host; (d,), or (d + 1,) with b penalised."""
-    return objective.penalty.moved(objective.backend.to_numpy).relative_diagonal(objective.features.d)
+    return objective.penalty_on_host.relative_diagonal(objective.features.d)
 
 
 def weight_fractions(objective: Objective, k: int, rows: Array) -> Array:
     """Return model k's weights of some rows, divided by their sum, float64; equal fractions if all weights are zero."""
     if objective.weights is None:
         return np.full(len(rows), 1 / len(rows))
-    s = objective.backend.to_numpy(objective.weights)[rows, k].astype(np.float64)
-    return s / s.sum() if s.sum() > 0 else np.full(len(rows), 1 / len(rows))
+    return objective.backend.to_numpy(fractions_on_device(objective, k, objective.backend.asarray(rows)))
+
+
+def fractions_on_device(objective: Objective, k: int, rows: Any) -> Any:
+    """Do what `weight_fractions` does, for row numbers on the device, without waiting for it."""
+    xp = objective.backend.xp
+    if objective.weights is None:
+        return xp.full(len(rows), 1 / len(rows))
+    s = objective.weights[rows][:, k].astype(np.float64)
+    total = s.sum()
+    return xp.where(total > 0, s, 1.0) / xp.where(total > 0, total, float(len(rows)))
 
 
 def penalty_strength(objective: Objective, k: int) -> float:
     """Return l2 of model k."""
-    return float(objective.backend.to_numpy(objective.penalty.strengths)[k])
+    return float(objective.penalty_on_host.strengths[k])
 
 
 def penalty_curvature(objective: Objective, k: int) -> Array:
@@ -45,30 +54,29 @@ def penalty_curvature(objective: Objective, k: int) -> Array:
 
 
 def hessians_at(objective: Objective, k: int, point: Any, features: Features, numbers: Array) -> RowHessians:
-    """Return the Hessians of the rows of some features for model k at its point (d + 1, c).
+    """Return the Hessians of the rows of some features for model k at its point (d + 1, c), on the device.
 
-    `numbers` are those of the rows in the objective's features.
+    `numbers` are those of the rows in the objective's features. It does not wait for the device.
     """
-    backend = objective.backend
-    W, b = features.fold(backend.xp.ascontiguousarray(point[:-1, None]), point[-1:])
-    scores = backend.to_numpy(features.scores(W, b))[:, 0].astype(np.float64)
-    labels = backend.to_numpy(objective.labels)[numbers]
-    return objective.loss.row_hessians(scores, labels, weight_fractions(objective, k, numbers))
+    xp, rows = objective.backend.xp, objective.backend.asarray(numbers)
+    W, b = features.fold(xp.ascontiguousarray(point[:-1, None]), point[-1:])
+    scores = features.scores(W, b)[:, 0].astype(np.float64)
+    return objective.loss.row_hessians(scores, objective.labels[rows], fractions_on_device(objective, k, rows), xp)
 
 
-def fetched_rows(objective: Objective, rows: Array) -> Array:
+def fetched_rows(objective: Objective, rows: Array) -> Any:
     """Return the scaled features of some rows in the type of computation, with ones if the intercept is penalised.
 
-    Rows are read once, as they are stored, and converted by all threads.
+    They are on the device. Rows are read once, as they are stored, and converted by all threads.
     """
     features, backend = objective.features, objective.backend
     copied = features.copied(rows)
-    x: Array = np.ones((len(rows), features.d + objective.penalty.on_intercept), features.dtype)
+    x: Any = backend.xp.ones((len(rows), features.d + objective.penalty.on_intercept), features.dtype)
 
     def convert(run: range) -> None:
         for block in run:
             part = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(rows)))
-            x[part[0] : part[-1] + 1, : features.d] = copied.sample(part, features.dtype)
+            x[part[0] : part[-1] + 1, : features.d] = copied.sample_on_device(part, features.dtype)
 
     backend.for_each_on_device(convert, -(-len(rows) // BLOCK))
     return x

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from gpusoftmax._typing import Array
 from gpusoftmax.features.base import Features
 from gpusoftmax.features.batches import NO_EPOCH, generator
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners.inverses import Woodbury, cholesky, gram
+from gpusoftmax.solvers.preconditioners.inverses import Woodbury, inverse_factors
 from gpusoftmax.solvers.preconditioners.sample import (
     BLOCK,
     fetched_rows,
@@ -98,8 +99,8 @@ class WoodburySamples:
     ----------
     drawn : ndarray of int, (rows,)
         The numbers of the rows of all samples, in random order. Sample j of m rows has those from j m on.
-    centre : ndarray, (d,)
-        Subtracted from the rows: the mean of the first ones, or zeros without an unpenalised intercept.
+    centre : ndarray of float64, (d,)
+        Subtracted from the rows: the mean of the first ones, or zeros without an unpenalised intercept. On the device.
     """
 
     def __init__(self, objective: Objective, k: int, seed: int) -> None:
@@ -110,9 +111,11 @@ class WoodburySamples:
         self.most = max(1, min(d, n) // 2)  # rows of a sample
         self.drawn = _drawn_rows(objective, k, min(SAMPLES * self.most, n // 2), generator(seed, NO_EPOCH + 1))
         self.dear = inverse_cost("cholesky", min(2 * d, n), d) > DEAR * pass_cost(objective)
-        self.centre, self._floors = np.zeros(len(self.factors)), np.zeros(len(self.factors))
-        self._rows: Array = np.empty((0, len(self.factors)), self.dtype)  # sqrt(kappa / r) (x - centre), first of drawn
-        self._products: dict[tuple[int, int], Array] = {}  # A_j A_j' by j and m
+        d, xp = len(self.factors), self.backend.xp
+        self.root = np.sqrt(self.factors)
+        self.centre, self._floors = xp.zeros(d), xp.zeros(d)
+        self._rows: Any = xp.empty((0, d), self.dtype)  # sqrt(kappa / r) (x - centre), first of drawn
+        self._products: dict[tuple[int, int], Any] = {}  # A_j A_j' by j and m
 
     @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
     def inverse(self, l2: float) -> Woodbury | None:
@@ -123,14 +126,14 @@ class WoodburySamples:
         if not (l2 > 0 and (self.factors > 0).all() and len(self.drawn)):
             return None
         self._make_rows(FEWEST * SAMPLES)
-        lift = np.sqrt(np.maximum(self._floors / l2, 1.0))
-        most = min(self.most, MOST_ELEMENTS // (SAMPLES * len(lift)))
+        lift = self._lift(l2)
+        most = min(self.most, MOST_ELEMENTS // (SAMPLES * len(self.factors)))
         m = min(FEWEST, most)
         while m > 0:
-            R = cholesky(self._product(0, m, lift), np.full(m, m * l2))
+            R = self._factors([self._product(0, m, lift)], m * l2)[0]
             if R is None:
                 break
-            wider = float(np.exp(2 * np.log(lift).mean())) / (l2 * float(np.square(R).sum(dtype=np.float64)))
+            wider = self._wider(R, l2, lift)
             limit = WIDEST if self.dear and m >= self.objective.features.d // 3 else WIDER
             if wider <= limit:
                 return self._mean_of_inverses(m, l2, lift)
@@ -138,6 +141,23 @@ class WoodburySamples:
                 break
             m = min(int(m * (2.0 if wider > FAR * limit else 2**0.5)), most)
         return None
+
+    def _lift(self, l2: float) -> Any:
+        """Return by how much the root of each feature's ridge is lifted, (d,), or None if none is."""
+        lift = self.backend.xp.sqrt(self.backend.xp.maximum(self._floors / l2, 1.0))
+        return lift if (lift > 1).any() else None
+
+    def _wider(self, R: Any, l2: float, lift: Any) -> float:
+        """Return how many times larger the ridge is that the expected inverse has, from the factor of a sample."""
+        xp = self.backend.xp
+        lifted = xp.ones(1) if lift is None else xp.exp(2 * xp.log(lift).mean())
+        squares, lifted = self.backend.fetch(xp.square(R).sum(dtype=np.float64), lifted)
+        return float(lifted.item()) / (l2 * float(squares.item()))
+
+    def _factors(self, products: list[Any], ridge: float) -> list[Any]:
+        """Return R_j, with R_j'R_j the inverse of each product plus a ridge, or None instead."""
+        ridges = self.backend.xp.full(len(products[0]), ridge)
+        return list(inverse_factors([(one, ridges) for one in products], self.dtype, self.backend))
 
     @cached_property
     def other_rows(self) -> OtherRows:
@@ -149,60 +169,60 @@ class WoodburySamples:
         """How many rows were fetched for samples so far."""
         return len(self._rows)
 
-    def _mean_of_inverses(self, m: int, l2: float, lift: Array) -> Woodbury | None:
+    def _mean_of_inverses(self, m: int, l2: float, lift: Any) -> Woodbury | None:
         q = max(1, min(SAMPLES, self.objective.features.n // (2 * m)))
         log.info("preconditioner: mean of %d inverses, each from %d of %d rows", q, m, self.objective.features.n)
         products = [self._product(j, m, lift) for j in range(q)]
-        factors: list[Array | None] = [None] * q
+        found: list[Any] = [None] * q
 
         def factorise(run: range) -> None:
-            for j in run:
-                factors[j] = cholesky(products[j], np.full(m, m * l2))
+            found[run.start : run.stop] = self._factors(products[run.start : run.stop], m * l2)
 
-        self.backend.for_each(factorise, q)
-        found = [self.backend.asarray(R) for R in factors if R is not None]
-        if len(found) < q:
+        self.backend.for_each_on_device(factorise, q)
+        if any(R is None for R in found):
             return None
-        a = self._lifted(slice(0, q * m), lift)
-        root = (np.sqrt(self.factors) * lift).astype(self.dtype)[:, None]
-        return Woodbury(self.backend.asarray(root), self.backend.asarray(a), found, l2, self.backend)
+        a, root = self._lifted(slice(0, q * m), lift), self.backend.asarray(self.root)
+        root = (root if lift is None else root * lift).astype(self.dtype)[:, None]
+        return Woodbury(root, a, found, l2, self.backend)
 
-    def _lifted(self, rows: slice, lift: Array) -> Array:
+    def _lifted(self, rows: slice, lift: Any) -> Any:
         """Return some rows of the samples for a ridge that is lifted."""
         self._make_rows(rows.stop)
-        found: Array = self._rows[rows]
-        return found / lift.astype(self.dtype) if (lift > 1).any() else found
+        found = self._rows[rows]
+        return found if lift is None else found / lift.astype(self.dtype)
 
-    def _product(self, j: int, m: int, lift: Array) -> Array:
+    def _product(self, j: int, m: int, lift: Any) -> Any:
         """Return the lower triangle of A_j A_j', without 1 / m."""
         a = self._lifted(slice(j * m, (j + 1) * m), lift)
-        if (lift > 1).any():
-            return gram(a.T, self.backend)
+        if lift is not None:
+            return self.backend.linalg.gram(a.T)
         if (j, m) not in self._products:
-            self._products[j, m] = gram(a.T, self.backend)
+            self._products[j, m] = self.backend.linalg.gram(a.T)
         return self._products[j, m]
 
     def _make_rows(self, size: int) -> None:
         """Fetch rows until there are at least `size`, if so many were drawn; the first ones decide on the centre."""
-        size, done = min(size, len(self.drawn)), len(self._rows)
+        size, done, backend = min(size, len(self.drawn)), len(self._rows), self.backend
         if size <= done:
             return
         new = fetched_rows(self.objective, self.drawn[done:size])
         starts = range(0, len(new), BLOCK)
-
-        def centre(run: range) -> None:
-            for start in starts[run.start : run.stop]:
-                block = new[start : start + BLOCK]
-                block -= self.centre.astype(self.dtype)
-                block *= np.sqrt(self.kappa / self.factors).astype(self.dtype)
-
         if done == 0 and self.objective.has_free_intercept:
             self.centre = new.mean(axis=0, dtype=np.float64)
-        self.backend.for_each(centre, len(starts))
+        centre = self.centre.astype(self.dtype)
+        scale = backend.asarray(np.sqrt(self.kappa / self.factors).astype(self.dtype))
+
+        def centred(run: range) -> None:
+            for start in starts[run.start : run.stop]:
+                block = new[start : start + BLOCK]
+                block -= centre
+                block *= scale
+
+        backend.for_each_on_device(centred, len(starts))
         if done == 0:
-            curvatures = np.einsum("ip,ip->p", new, new, dtype=np.float64) / len(new)
+            curvatures = backend.linalg.column_squares(new) / len(new)
             self._floors = FLOOR * float(np.finfo(self.dtype).eps) * self.objective.features.d * curvatures
-        self._rows = np.concatenate([self._rows, new])
+        self._rows = backend.xp.concatenate([self._rows, new])
 
 
 def _drawn_rows(objective: Objective, k: int, size: int, rng: np.random.Generator) -> Array:

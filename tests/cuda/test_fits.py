@@ -46,13 +46,13 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Course]:
     def spy_on_steps(
         objective: Objective, W: Any, b: Any, velocity: Any, batches: Any, sums: Any, rates: Any, *options: Any
     ) -> Any:
-        sums_of_steps, first = 0.0, None
+        to_numpy, sums_of_steps, first = objective.backend.to_numpy, 0.0, None
         for i, rows in enumerate(batches):  # one at a time, so that each one's value is seen
             result = honest_steps(objective, W, b, velocity, [rows], sums, rates[i : i + 1], *options)
             if result is None:
                 return None  # steps are taken by value_and_gradient
-            steps.append((rows.tolist(), float(result[0][0, 0] / len(rows))))
-            sums_of_steps, first = sums_of_steps + result[0], result[1] if first is None else first
+            steps.append((to_numpy(rows).tolist(), float(to_numpy(result[0])[0, 0]) / len(rows)))
+            sums_of_steps, first = result[0] + sums_of_steps, result[1] if first is None else first
         return sums_of_steps, first
 
     def run(train: Callable[[str], Any], backend: str) -> Course:

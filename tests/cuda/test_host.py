@@ -39,7 +39,7 @@ from gpusoftmax.losses import LOSSES
 from gpusoftmax.objective.objective import Objective
 from gpusoftmax.operations import SparseRows
 from gpusoftmax.penalties import L2
-from gpusoftmax.solvers import newton
+from gpusoftmax.solvers import block_search, newton
 from gpusoftmax.solvers.block_search import BlockSearch
 from gpusoftmax.solvers.preconditioners import class_diagonal, woodbury
 from tests.support.cases import Problem, answer, assert_within, random_problem, score_bound
@@ -155,7 +155,7 @@ def test_scores_and_losses_over_blocks_and_chunks_of_rows(
         assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
 
 
-@pytest.mark.parametrize("c", [3, 40, 2000, 20_000], ids=["lanes", "warp", "block", "online"])
+@pytest.mark.parametrize("c", [3, 40, 20_000, 70_000], ids=["flat", "registers", "shared", "streamed"])
 @pytest.mark.parametrize(("score", "best"), [(np.nan, -1), (np.inf, -1), (-np.inf, 0)])
 def test_a_row_without_a_largest_score_has_no_best_column(c: int, score: float, best: int) -> None:
     device = get_backend("cuda")
@@ -164,6 +164,17 @@ def test_a_row_without_a_largest_score_has_no_best_column(c: int, score: float, 
     b[0, 1] = score
     found = device.ops.linear_best(X, device.asarray(W), device.asarray(b)).get()
     assert found.tolist() == [[best]]
+
+
+def test_an_unaligned_bias_is_added_to_rows_of_whole_segments() -> None:
+    xp, rng = get_backend("cuda").xp, np.random.default_rng(0)
+    X, W = rng.standard_normal((9, 4)).astype(np.float32), np.zeros((4, 1, 100), np.float32)
+    b = rng.standard_normal(101).astype(np.float32)
+    found = get_backend("cuda").ops.linear_probabilities(
+        xp.asarray(X), xp.asarray(W), xp.asarray(b)[1:].reshape(1, 100)
+    )
+    powers = np.exp(b[1:].astype(np.float64))
+    np.testing.assert_allclose(found.get(), np.broadcast_to(powers / powers.sum(), (9, 1, 100)), rtol=1e-5)
 
 
 # how many columns there are, and which of them are the features, in which rows
@@ -255,6 +266,7 @@ def test_training_follows_the_cpus_course(loss: str, dtype: str, schedule: str) 
 def test_block_search_ends_where_the_cpus_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
     monkeypatch.setattr(woodbury, "FEWEST", 32)
+    monkeypatch.setattr(block_search, "LEAST_QUEUED_PASS", 0.0)
     monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
     given = problem("float64", n=900, d=110, c=2)
     asked = []
@@ -404,6 +416,33 @@ def test_every_product_of_features_is_in_the_precision_asked_for(precision: str,
     assert np.array_equal(device.ops.linear_scores(X, ones, b).get(), np.broadcast_to([0, d * rounded], (n, 1, 2)))
     losses, _ = device.ops.linear_losses(X, labels, ones, b, None, 0)
     np.testing.assert_allclose(losses.get(), n * np.log1p(np.exp(d * rounded)), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("dtype", "terms", "bits"), [("float16", 2, 22), ("uint8", 2, 22), ("bfloat16", 3, 24)])
+def test_narrow_features_are_multiplied_as_they_are(dtype: str, terms: int, bits: int) -> None:
+    xp, rng, (n, d, c) = get_backend("cuda").xp, np.random.default_rng(0), (64, 40, 7)
+    values = rng.integers(0, 256, (n, d))  # exact in each of the types
+    X = (
+        (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        if dtype == "bfloat16"
+        else values.astype(dtype)
+    )
+    W = (rng.standard_normal((d, 1, c)) * 10.0 ** rng.uniform(-3, 3, (d, 1, c))).astype(np.float32)
+    labels, zeros = rng.integers(0, c, n).astype(np.int32), np.zeros((1, c), np.float32)
+    device = [xp.asarray(x) for x in (X, W, zeros)]
+    before = len(standin.state.launches)
+    scores = get_backend("cuda").ops.linear_scores(*device).get()[:, 0]
+    launches = standin.state.launches[before:]
+    assert launches.count("gemm") == terms
+    assert launches.count("gather") == (dtype == "uint8")
+    wide = W[:, 0].astype(np.float64)
+    # a weight has so many bits, and a sum of d float32 numbers is off by d 2^-24 of their sizes at most
+    assert_within(scores, values @ wide, (2.0**-bits + d * 2.0**-24) * (values @ np.abs(wide)), "scores")
+    _, _, dW, _ = get_backend("cuda").ops.linear_gradient(*device[:1], xp.asarray(labels), *device[1:], None, 0)
+    p = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    g = p / p.sum(axis=1, keepdims=True) - np.eye(c)[labels]
+    assert_within(dW.get()[:, 0], values.T @ g, 1e-5 * (values.T @ np.abs(g)), "dW")
 
 
 def test_what_does_not_fit_is_said_with_its_size(machine: Any) -> None:
@@ -721,12 +760,12 @@ class TestStandin:
 @pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
 def test_every_name_of_the_standin_is_one_of_cupys() -> None:
     program = """
-import cupy, cupyx, json
-from cupy_backends.cuda.libs import cublas
+import cupy, cupyx, cupyx.scipy.linalg, json
+from cupy_backends.cuda.libs import cublas, cusolver
 import sys
 missing = []
 for path in json.loads(sys.argv[1]):
-    others = {"cublas": cublas, "cupyx": cupyx}
+    others = {"cublas": cublas, "cusolver": cusolver, "cupyx": cupyx}
     owner = others.get(path[0], cupy)
     for name in path[1:] if path[0] in others else path:
         if not hasattr(owner, name):
@@ -737,6 +776,7 @@ print(json.dumps(missing))
 """
     names = standin._names()
     paths: list[list[str]] = [["cublas", name] for name in vars(standin.cublas)]
+    paths += [["cusolver", name] for name in vars(standin.cusolver)]
 
     def walk(path: list[str], value: Any) -> None:
         paths.append(path)
@@ -749,7 +789,7 @@ print(json.dumps(missing))
     paths += [["ndarray", name] for name in vars(standin.ndarray) if not name.startswith("_")]
     for kind in (standin.Stream, standin.Event):
         paths += [["cuda", kind.__name__, name] for name in vars(kind) if not name.startswith("_")]
-    paths.append(["cupyx", "empty_pinned"])
+    paths += [["cupyx", "empty_pinned"], ["cupyx", "scipy", "linalg", "solve_triangular"]]
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(paths)], capture_output=True, text=True, check=True, env=os.environ
     )

@@ -10,13 +10,12 @@ test starts that in a process of its own.
 
 from __future__ import annotations
 
-import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,27 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gpusoftmax.cuda.buckets import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, UINT8, Bucket, buckets, choose
+from gpusoftmax.cuda.buckets import (
+    BFLOAT16,
+    FLAT,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    REGISTERS,
+    SHARED,
+    STREAMED,
+    UINT8,
+    Variant,
+    choose,
+    segments,
+)  # fmt: skip
 from gpusoftmax.cuda.compile import source
 from gpusoftmax.cuda.sparse import ONES, SEGMENT, layout
 from gpusoftmax.losses import LOSSES
 from tests.support.cases import assert_within, row_answer
 from tests.support.emulation import build as emulation
+from tests.support.emulation.build import MOST_SHARED_BYTES
+from tests.support.guarded import SANITIZED, Guarded, Sparse, in_every_order
 
 pytestmark = [
     pytest.mark.emulated,
@@ -38,12 +52,9 @@ pytestmark = [
 
 Array = np.ndarray[Any, Any]
 
-SANITIZED = bool(os.environ.get("GPUSOFTMAX_SANITIZED"))
-SEEDS = range(2) if SANITIZED else range(6)
 GRADIENT, LOSSES_ONLY, PROBABILITIES = range(3)
 SOFTMAX, HINGE, SQUARED_HINGE = range(3)
 NO_BAD_ROW = 2**64 - 1
-GUARD = 0xA5  # bytes that no kernel may touch
 
 STORED = {
     FLOAT32: np.dtype(np.float32),
@@ -63,8 +74,11 @@ def computed(kind: int) -> np.dtype[Any]:
 # ---- what is built
 
 
-def row_loss_text(kind: int, bucket: Bucket, loss: int = SOFTMAX, mode: int = GRADIENT, best: bool = True) -> str:
-    return source("row_loss.cu", {"SCORE": kind, "LOSS": loss, "MODE": mode, "BEST": int(best), **bucket.macros()})
+def row_loss_text(
+    kind: int, variant: Variant, loss: int = SOFTMAX, mode: int = GRADIENT, best: bool = True, biased: bool = False
+) -> str:
+    flags = {"LOSS": loss, "MODE": mode, "BEST": int(best), "BIAS": int(biased)}
+    return source("row_loss.cu", {"SCORE": kind, **flags, **variant.macros()})
 
 
 def gather_text(kind: int, target: int, width: int) -> str:
@@ -80,13 +94,9 @@ class Case:
     losses: tuple[int, ...] = (SOFTMAX,)
     mode: int = GRADIENT
     best: bool = True
-    aligned: bool = False
+    aligned: bool = True  # the first row begins at a multiple of 16 bytes
+    shared: int = MOST_SHARED_BYTES  # bytes that a block may have
     n: int = 0  # rows; 0: more than a block takes, and not a multiple of that
-
-    @property
-    def stride(self) -> int:
-        width = 16 // STORED[self.kind].itemsize
-        return (self.c + width - 1) // width * width + (width if self.aligned else 1 + self.c % 2)
 
     @property
     def skip(self) -> int:
@@ -94,15 +104,15 @@ class Case:
         return 0 if self.aligned else 1
 
     @property
-    def bucket(self) -> Bucket:
-        return choose(self.kind, self.c, self.stride, self.skip * STORED[self.kind].itemsize)
+    def variant(self) -> Variant:
+        return choose(self.kind, self.c, self.skip * STORED[self.kind].itemsize, self.shared)
 
     @property
     def rows(self) -> int:
-        return self.n or self.bucket.rows + 3
+        return self.n or self.variant.rows + 3
 
     def texts(self) -> list[str]:
-        return [row_loss_text(self.kind, self.bucket, loss, self.mode, self.best) for loss in self.losses]
+        return [row_loss_text(self.kind, self.variant, loss, self.mode, self.best) for loss in self.losses]
 
     def __str__(self) -> str:
         mode = ("gradient", "losses", "probabilities")[self.mode]
@@ -116,8 +126,13 @@ def sparse_text(value: int, score: int, q: int = 32, squared: bool = False) -> s
 
 
 # one number of classes for each way to hold a row
-LADDER = {"lanes": 10, "warp": 300, "block": 3000, "online": 20000}
-LADDER_CASES = pytest.mark.parametrize("case", [Case(FLOAT32, c, (0, 1, 2)) for c in LADDER.values()], ids=LADDER)
+LADDER = {
+    "flat": Case(FLOAT32, 10, (0, 1, 2)),
+    "registers": Case(FLOAT32, 301, (0, 1, 2), aligned=False),
+    "shared": Case(FLOAT32, 3001, (0, 1, 2), aligned=False),
+    "streamed": Case(FLOAT32, 3003, (0, 1, 2), aligned=False, shared=0),
+}
+LADDER_CASES = pytest.mark.parametrize("case", LADDER.values(), ids=LADDER)
 LOSS_CASES = pytest.mark.parametrize("loss", range(3), ids=LOSSES)
 
 
@@ -174,54 +189,6 @@ def emulated(text: str) -> emulation.Emulated:
     return _ahead[text].result() if text in _ahead else emulation.build(text, sanitize=SANITIZED)
 
 
-# ---- memory with guards
-
-
-class Guarded:
-    """An array `skip` elements past a 64-byte boundary; memory around it, and between its rows, must stay as it is."""
-
-    def __init__(self, values: Array, *, stride: int | None = None, skip: int = 0) -> None:
-        rows, c = values.shape if values.ndim == 2 else (1, values.size)
-        size, stride = values.itemsize, stride or c
-        n_bytes = ((rows - 1) * stride + c) * size  # up to the last element: what lies beyond is not ours
-        # under AddressSanitizer the end of the allocation is the best guard there is
-        memory = np.full(64 + skip * size + n_bytes + (0 if SANITIZED else 64), GUARD, np.uint8)
-        at = -memory.ctypes.data % 64 + skip * size
-        self.values = np.lib.stride_tricks.as_strided(
-            memory[at:].view(np.uint8)[: size * c].view(values.dtype), (rows, c), (stride * size, size)
-        )
-        self.values[...] = values.reshape(rows, c)
-        self.address = memory.ctypes.data + at
-        self.memory = memory
-        self.before = memory.copy()
-        covered = np.zeros(len(memory), bool)
-        for row in range(rows):
-            covered[at + row * stride * size :][: c * size] = True
-        self.outside = ~covered
-
-    def read(self) -> Array:
-        """The values now, contiguous; raises if anything else was written."""
-        assert np.array_equal(self.memory[self.outside], self.before[self.outside]), "written outside the array"
-        return self.values.copy()
-
-    def reset(self) -> None:
-        self.memory[:] = self.before
-
-
-def in_every_order(arrays: dict[str, Guarded], launch: Callable[[int], None]) -> dict[str, Array]:
-    """Arrays after a launch, which must have the same bits for every seed."""
-    first: dict[str, Array] = {}
-    for seed in SEEDS:
-        for array in arrays.values():
-            array.reset()
-        launch(seed)
-        now = {name: array.read() for name, array in arrays.items()}
-        first = first or now
-        for name, values in now.items():
-            assert values.tobytes() == first[name].tobytes(), f"{name}: other bits with seed {seed}"
-    return first
-
-
 # ---- row_loss.cu
 
 
@@ -246,29 +213,30 @@ def run_row_loss(
 ) -> RowResult:
     """Z (rows, c) through the kernel, laid out as the case says."""
     rows, c = Z.shape
-    real, bucket = computed(case.kind), case.bucket
+    real, variant = computed(case.kind), case.variant
     inputs = [
         None if a is None else Guarded(np.ascontiguousarray(a, dtype).ravel())
         for a, dtype in ((bias, real), (labels, np.int32), (weights, real))
     ]
     out = {
-        "scores": Guarded(Z.astype(STORED[case.kind]), stride=case.stride, skip=case.skip),
+        "scores": Guarded(Z.astype(STORED[case.kind]), skip=case.skip, whole=16),
         "losses": Guarded(np.full(rows, 7, real)),
         "best": Guarded(np.full(rows, -7, np.int32)),
         "bad_row": Guarded(np.array([bad_row], np.uint64)),
     }
-    kernel = emulated(row_loss_text(case.kind, bucket, loss, case.mode, case.best))
+    kernel = emulated(row_loss_text(case.kind, variant, loss, case.mode, case.best, bias is not None))
     bias_at, labels_at, weights_at = (0 if a is None else a.address for a in inputs)
 
     def launch(seed: int) -> None:
         kernel.launch(
             "row_loss",
-            (-(-rows // bucket.rows),),
-            (bucket.threads,),
+            (-(-rows // variant.rows),),
+            (variant.threads,),
             [
-                out["scores"].address, case.stride, bias_at, labels_at, weights_at, rows, c, K, out["losses"].address,
+                out["scores"].address, bias_at, labels_at, weights_at, rows, c, K, out["losses"].address,
                 out["best"].address, out["bad_row"].address,
             ],
+            shared_bytes=variant.shared_bytes(case.kind, c),
             seed=seed,
         )  # fmt: skip
 
@@ -323,38 +291,33 @@ def stored_bound(kind: int, exact: Array, off: Array) -> Array:
     return off + (np.abs(exact) + off) * float(info.eps) / 2 + float(info.smallest_subnormal)
 
 
-def boundaries(kind: int) -> list[int]:
-    """Numbers of classes on either side of every step of the ladder."""
-    limits = [bucket.most for bucket in buckets(kind)]
-    near = {limit + step for limit in limits if limit for step in (-1, 0, 1)}
-    return sorted(near | {2, 3, 4, 5, 8, 9, 31, 32, 33, 127, 128, 129, 1023, 1024, 1025, 20000} - {1})
+def boundaries(kind: int, aligned: bool) -> list[int]:
+    """Numbers of classes on either side of every step of the ladder, and some for which a thread has a row."""
+
+    def variant(c: int) -> Variant:
+        return choose(kind, c, 0 if aligned else STORED[kind].itemsize, MOST_SHARED_BYTES)
+
+    steps = [
+        c for c in range(33, 9000) if variant(c) != variant(c + 1) and variant(c).aligned == variant(c + 1).aligned
+    ]
+    return sorted({2, 3, 4, 7, 8, 16, 17, 20, 32, 33, 20_000} | {c + more for c in steps for more in (0, 1)})
 
 
 def boundary_cases() -> list[Case]:
-    cases = []
+    found = {}
     for kind in SCORE_KINDS:
-        table = buckets(kind)
-        for c in boundaries(kind):
-            for aligned in (False, True):
+        for aligned in (True, False):
+            for c in boundaries(kind, aligned):
                 case = Case(kind, c, aligned=aligned)
-                step = table.index(case.bucket)
-                # float32 has every loss at every step; the others' own code is in conversions and widths
-                losses = (
-                    (0, 1, 2) if kind == FLOAT32 else (0, 1 + step % 2) if kind == FLOAT64 else ((step + kind) % 3,)
-                )
-                cases.append(Case(kind, c, losses, aligned=aligned))
-                if kind == FLOAT32:
-                    cases.append(Case(kind, c, (step % 3,), LOSSES_ONLY, aligned=aligned))
+                number = len({one.variant for one in found.values() if one.kind == kind} - {case.variant})
+                found[kind, c, aligned] = Case(kind, c, ((number + kind) % 3,), aligned=aligned)
+    cases = list(found.values())
+    cases += [Case(FLOAT32, c, (0,), LOSSES_ONLY, aligned=c % 2 == 0) for c in (9, 10, 300, 301, 3000, 3001, 60_000)]
     cases += [Case(kind, 200_000, n=2) for kind in (FLOAT32, FLOAT16)]
     if SANITIZED:
-        kept = {2: True, 9: False, 33: True, 513: False, 1025: False, 20000: False}  # number of classes: aligned
-        cases = [
-            case
-            for case in cases
-            if kept.get(case.c) == case.aligned and case.mode == GRADIENT
-            if case.kind == FLOAT32 or (case.kind == BFLOAT16 and case.c in (33, 513, 20000))
-        ]
-        cases = [Case(case.kind, case.c, case.losses[:1], aligned=case.aligned) for case in cases]
+        kept = {4: True, 17: False, 33: True, 513: False, 3001: False, 60_001: False}  # number of classes: aligned
+        cases = [Case(FLOAT32, c, aligned=aligned) for c, aligned in kept.items()]
+        cases += [Case(BFLOAT16, c, aligned=False) for c in (33, 513, 20_000)]
     return cases
 
 
@@ -373,7 +336,7 @@ def test_every_step_of_the_ladder_agrees_with_the_reference(case: Case, rng: np.
     [
         Case(kind, c, mode=PROBABILITIES, best=False, aligned=bool(c % 2))
         for kind in ((FLOAT32,) if SANITIZED else (FLOAT32, FLOAT16, FLOAT64))
-        for c in ((10, 300) if SANITIZED else (2, 7, 10, 20, 100, 300, 1001, 3000, 20000))
+        for c in ((10, 300) if SANITIZED else (2, 7, 10, 20, 100, 300, 1001, 3000, 60_000))
     ],
     ids=str,
 )
@@ -402,6 +365,20 @@ def test_rows_of_several_models_share_labels_and_have_their_own_bias(
     bias = rng.standard_normal((K, c)).astype(np.float32) if biased else None
     weights = rng.random(rows).astype(np.float32) if weighted else None
     check_row_loss(case, Z, labels, SOFTMAX, weights=weights, bias=bias, K=K)
+
+
+@pytest.mark.parametrize("case", [Case(FLOAT16, 101), Case(BFLOAT16, 3001)], ids=str)
+def test_rows_of_16_bits_that_are_not_whole_segments_have_a_narrow_bias(case: Case, rng: np.random.Generator) -> None:
+    Z, bias = rng.standard_normal((6, case.c)), rng.standard_normal((3, case.c)).astype(np.float32)
+    check_row_loss(case, Z, rng.integers(0, case.c, 2), SOFTMAX, bias=bias, K=3)
+
+
+@pytest.mark.parametrize("case", [Case(FLOAT32, 100), Case(BFLOAT16, 512), Case(FLOAT64, 2050)], ids=str)
+def test_rows_of_whole_segments_have_a_whole_bias(case: Case, rng: np.random.Generator) -> None:
+    Z = rng.standard_normal((6, case.c))
+    bias = rng.standard_normal((3, case.c)).astype(computed(case.kind))
+    assert case.variant.aligned
+    check_row_loss(case, Z, rng.integers(0, case.c, 2), SOFTMAX, bias=bias, K=3)
 
 
 @LOSS_CASES
@@ -499,12 +476,31 @@ def test_a_bad_label_is_reported_and_its_row_left_alone(case: Case, rng: np.rand
 def test_the_chosen_variant_holds_every_row_wherever_it_starts(kind: int) -> None:
     size = STORED[kind].itemsize
     width = 16 // size
-    for c in boundaries(kind):
-        for stride in range(c, c + width):
-            for skip in range(width):
-                bucket = choose(kind, c, stride, skip * size)
-                before = max((skip + row * stride) % bucket.width for row in range(width))
-                assert bucket.most == 0 or before + c <= bucket.most, (c, stride, skip, bucket)
+    for c in (*range(2, 2300), 4095, 4096, 8191, 20_000, 60_000, 200_000):
+        for skip in range(width):
+            variant = choose(kind, c, skip * size, MOST_SHARED_BYTES)
+            if variant.hold == FLAT:
+                assert not (variant.aligned and skip)
+                assert variant.pack == 1 or skip % variant.pack == c % variant.pack == 0
+                assert variant.rows * c % width == 0  # so that all tiles begin as the first does
+                continue
+            starts = [(skip + row * c) % width for row in range(width)]
+            touched = max(-(-(start + c) // width) for start in starts)
+            assert segments(kind, c, variant.aligned) >= touched
+            assert not (variant.aligned and any([*starts, c % width]))
+            if variant.hold == REGISTERS:
+                assert variant.items * variant.group >= touched
+                assert variant.rows * variant.group == variant.threads
+            if variant.hold == SHARED:
+                held = variant.shared_bytes(kind, c)
+                assert touched * 16 <= held < MOST_SHARED_BYTES
+
+
+def test_no_row_is_held_in_shared_memory_that_the_device_lacks() -> None:
+    for shared in (48 << 10, 99 << 10, 227 << 10):
+        held = [c for c in range(2052, 70_000, 4) if choose(FLOAT32, c, 0, shared).hold == SHARED]
+        assert max(held) * 4 <= shared - 2048 < (max(held) + 4) * 4 + 512 * 16
+        assert choose(FLOAT32, max(held) + 4, 0, shared).hold == STREAMED
 
 
 # ---- reduce.cu
@@ -651,6 +647,70 @@ def test_every_nan_stays_one_when_it_is_narrowed(kind: int) -> None:
     X = np.array([bits, [b | 0x80000000 for b in bits]], np.uint32).view(np.float32)
     narrow = run_gather(X, kind, 1, m=2, stride=5)
     assert np.all(np.isnan(narrow.astype(np.float32)))
+
+
+# ---- split.cu
+
+
+def run_split(x: Array, target: int, terms: int, width: int = 4, *, scaled: bool = True) -> tuple[Array, float]:
+    """The terms (terms, n) of x (n,) in float64, and their scale."""
+    n = x.size
+    kernel = emulated(source("split.cu", {"TARGET": target, "TERMS": terms, "WIDTH": width}))
+    given = Guarded(x.astype(np.float32), skip=0 if width == 4 else 1)
+    out = {
+        "bits": Guarded(np.zeros(1, np.uint32)),
+        "terms": Guarded(np.zeros(terms * n, STORED[target]), skip=0 if width == 4 else 1),
+        "scalars": Guarded(np.full(3, np.nan, np.float32)),
+    }
+
+    def launch(seed: int) -> None:
+        bits = out["bits"].address if scaled else 0
+        if scaled:
+            kernel.launch("largest", (-(-n // 1024),), (256,), [given.address, n, bits], seed=seed)
+        grid = (-(-n // (256 * width)),)
+        kernel.launch(
+            "split", grid, (256,), [given.address, n, bits, out["terms"].address, out["scalars"].address], seed=seed
+        )
+
+    found = in_every_order(out, launch)
+    scale, zero, one = found["scalars"][0]
+    assert (zero, one) == (0, 1)
+    return found["terms"].reshape(terms, n).astype(np.float64), float(scale)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize(("n", "width"), [(4, 4), (3000, 4), (7, 1), (3001, 1)])
+def test_two_halves_have_22_bits_of_numbers_of_any_size(
+    n: int, width: int, size: float, rng: np.random.Generator
+) -> None:
+    x = (size * rng.standard_normal(n) * 10.0 ** rng.uniform(-6, 0, n)).astype(np.float32)
+    x[-1] = 3 * np.abs(x).max()  # the last number of a thread
+    terms, scale = run_split(x, FLOAT16, 2, width)
+    assert np.log2(scale) == np.round(np.log2(scale))
+    assert 2**14 <= np.abs(x).max() / scale < 2**15
+    # a term is rounded by at most 2^-11 of itself, and where it is subnormal by half of 2^-24
+    assert_within(scale * terms.sum(axis=0), x.astype(np.float64), 2.0**-22 * np.abs(x) + 2.0**-25 * scale, "sum")
+
+
+def test_three_bfloat16_are_a_float32(rng: np.random.Generator) -> None:
+    x = (rng.standard_normal(5000) * 10.0 ** rng.uniform(-25, 30, 5000)).astype(np.float32)
+    terms, scale = run_split(x, BFLOAT16, 3, scaled=False)
+    assert scale == 1
+    assert np.array_equal(terms.sum(axis=0), x.astype(np.float64))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_finite_in_terms(bad: float) -> None:
+    terms, scale = run_split(np.array([1.0, bad, 2.0, 0.0], np.float32), FLOAT16, 2)
+    with np.errstate(invalid="ignore"):
+        assert np.isfinite(scale * terms.sum(axis=0)).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-40])
+def test_terms_of_almost_nothing_are_numbers(value: float) -> None:
+    terms, scale = run_split(np.full(8, value, np.float32), FLOAT16, 2)
+    assert scale > 0
+    assert np.allclose(scale * terms.sum(axis=0), value, atol=1e-40)
 
 
 # ---- sparse.cu
@@ -879,81 +939,43 @@ def test_chosen_columns_are_filled_into_a_dense_matrix(value: int, rng: np.rando
 # ---- beyond 2^31
 
 
-class Sparse:
-    """Address space of which only the end has memory: an array's values, `before` bytes from `start`.
-
-    A kernel that computes a large index in 32 bits lands in the emptiness, before `start` if it comes out negative, and
-    its results are wrong.
-    """
-
-    def __init__(self, before: int, values: Array) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-        try:
-            memory = mmap.mmap(-1, 2 * before + values.nbytes, flags=flags)
-        except OSError as error:
-            pytest.skip(f"no {before / 2**29:.0f} GB of address space: {error}")
-        whole = np.frombuffer(memory, np.uint8)
-        self.start = whole.ctypes.data + before
-        self.values = whole[2 * before :].view(values.dtype)
-        self.values[...] = values.ravel()
-
-
 @pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
 @pytest.mark.parametrize("K", [1, 3])
-def test_row_numbers_beyond_32_bits(K: int, rng: np.random.Generator) -> None:
-    c = 3
-    case = Case(FLOAT32, c)
-    rows_a_block = case.bucket.rows
-    first = 2**32 // rows_a_block * rows_a_block + 3
-    first += -first % K  # under model 0
+@pytest.mark.parametrize(
+    ("case", "beyond"),
+    [(Case(FLOAT32, 3), "rows"), *((replace(case, aligned=True), "scores") for case in LADDER.values())],
+    ids=["rows", *LADDER],
+)
+def test_rows_beyond_32_bits(case: Case, beyond: str, K: int, rng: np.random.Generator) -> None:
+    c, variant = case.c, case.variant
+    # a multiple of the width as well, so that rows begin where they do from zero
+    step = variant.rows * 4 * K
+    first = 2**32 // (1 if beyond == "rows" else c) // step * step + step
     n = 48  # rows from there on
     Z, bias = rng.standard_normal((n, c)).astype(np.float32), rng.standard_normal((K, c)).astype(np.float32)
     labels, weights = rng.integers(0, c, n // K).astype(np.int32), rng.random(n).astype(np.float32)
-    from_zero = run_row_loss(Case(FLOAT32, c), Z, labels, weights=weights, bias=bias, K=K)  # the same rows, numbered so
+    from_zero = run_row_loss(case, Z, labels, weights=weights, bias=bias, K=K)  # the same rows, numbered so
     scores = Sparse(first * c * 4, Z)
     spread = Sparse(first // K * 4, labels), Sparse(first * 4, weights)
     losses, best = Sparse(first * 4, np.zeros(n, np.float32)), Sparse(first * 4, np.zeros(n, np.int32))
     bad_row = np.array([NO_BAD_ROW], np.uint64)
     total = first + n
-    grid = -(-total // rows_a_block)
-    emulated(row_loss_text(FLOAT32, case.bucket)).launch(
+    grid = -(-total // variant.rows)
+    emulated(row_loss_text(FLOAT32, variant, biased=True)).launch(
         "row_loss",
         (grid,),
-        (case.bucket.threads,),
+        (variant.threads,),
         [
-            scores.start, c, bias.ctypes.data, spread[0].start, spread[1].start, total, c, K, losses.start, best.start,
-            bad_row.ctypes.data,
+            scores.start, bias.ctypes.data, spread[0].start, spread[1].start, total, c, K, losses.start,
+            best.start, bad_row.ctypes.data,
         ],
-        blocks=(first // rows_a_block, grid - first // rows_a_block),
+        shared_bytes=variant.shared_bytes(FLOAT32, c),
+        blocks=(first // variant.rows, grid - first // variant.rows),
     )  # fmt: skip
     assert scores.values.tobytes() == from_zero.scores.tobytes()
     assert losses.values.tobytes() == from_zero.losses.tobytes()
     assert best.values.tobytes() == from_zero.best.tobytes()
     assert bad_row[0] == NO_BAD_ROW
-
-
-@pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
-@pytest.mark.parametrize("c", [10, 300])
-def test_strides_beyond_32_bits(c: int, rng: np.random.Generator) -> None:
-    stride = 2**32 + 5  # an int would take it for 5
-    bucket = choose(FLOAT32, c, stride, 0)
-    Z = rng.standard_normal((1, c)).astype(np.float32)
-    far = Sparse(stride * 4, Z)
-    labels = np.array([0, c - 1], np.int32)
-    losses, best, bad_row = np.zeros(2, np.float32), np.zeros(2, np.int32), np.array([NO_BAD_ROW], np.uint64)
-    emulated(row_loss_text(FLOAT32, bucket)).launch(
-        "row_loss",
-        (-(-2 // bucket.rows),),
-        (bucket.threads,),
-        [
-            far.start, stride, 0, labels.ctypes.data, 0, 2, c, 1, losses.ctypes.data, best.ctypes.data,
-            bad_row.ctypes.data,
-        ],
-    )  # fmt: skip
-    expected = run_row_loss(Case(FLOAT32, c), Z, np.array([c - 1]))
-    assert losses[1] == pytest.approx(expected.losses[0], rel=1e-6)
-    assert np.allclose(far.values, expected.scores[0], rtol=1e-6, atol=1e-7)
-    assert losses[0] == pytest.approx(np.log(c), rel=1e-6)  # row 0, at the start, is zeros
 
 
 @pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
@@ -986,6 +1008,20 @@ def test_sums_of_partials_beyond_32_bits(rng: np.random.Generator) -> None:
     kernel = emulated(source("reduce.cu", {"SCORE": FLOAT32}))
     kernel.launch("add_partials", (K,), (256,), [partials.start, blocks, totals.start], blocks=(K - 1, 1))
     assert np.array_equal(totals.values, here + np.array([1.0, 2.0]))
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")
+def test_numbers_are_split_beyond_32_bits() -> None:
+    first = 2**32 + 1024
+    x, out = Sparse(first * 4, np.full(4, 3.0, np.float32)), Sparse(first * 2, np.zeros(4, np.float16))
+    scalars, bits = np.zeros(3, np.float32), np.array([0], np.uint32)
+    kernel = emulated(source("split.cu", {"TARGET": FLOAT16, "TERMS": 1, "WIDTH": 4}))
+    block = first // 1024
+    kernel.launch("largest", (block + 1,), (256,), [x.start, first + 4, bits.ctypes.data], blocks=(block, 1))
+    assert bits.view(np.float32) == 3
+    at = [x.start, first + 4, bits.ctypes.data, out.start, scalars.ctypes.data]
+    kernel.launch("split", (block + 1,), (256,), at, blocks=(block, 1))
+    assert np.array_equal(out.values, np.full(4, 3 * 2.0**13, np.float16))
 
 
 @pytest.mark.skipif(SANITIZED, reason="the sanitizers have nothing to add")

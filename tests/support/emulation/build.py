@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HEADER = Path(__file__).with_name("cuda_cpu.h")
+HEADERS = HEADER, HEADER.with_name("traffic.h")
 CACHE_VARIABLE = "GPUSOFTMAX_EMULATION_CACHE"
 COMPILER = os.environ.get("CXX", "g++")
 # -w: the tests that look for warnings do it with a CUDA compiler
@@ -45,12 +46,16 @@ SANITIZERS = (
     "-fsanitize-sections=cuda_shared",  # redzones around shared memory
     "-fno-omit-frame-pointer",
 )
+# a call before each access, see traffic.h; with memcpy inlined there would be none
+COUNTED = ("-fsanitize=thread", "-fno-builtin-memcpy")
 
 MOST_SHARED_BYTES = 227 << 10  # what a block may opt in to on sm_90, the most of all
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_THREADS = (1024, 1024, 64)
 
 KERNEL = re.compile(r'extern "C" __global__ void\s*(?:__launch_bounds__\(([^)]*)\))?\s*(\w+)\s*\(')
+# a declaration before the kernel's definition
+CLUSTER = re.compile(r'extern "C" __cluster_dims__\((\w+), 1, 1\) __global__ void (\w+)\(')
 DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:alignas\(\d+\)\s+|__align__\(\d+\)\s+)?(\w+)\s+(\w+)\s*\[\s*\]\s*;"
 )
@@ -97,9 +102,11 @@ class Emulated:
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         # PyDLL keeps the interpreter's lock: a shared object runs one launch at a time
-        library = ctypes.PyDLL(str(path))
+        self.library = library = ctypes.PyDLL(str(path))
         library.emulation_parameters.restype = ctypes.c_char_p
         library.emulation_stacks_size.restype = ctypes.c_size_t
+        library.emulation_copied_bytes.restype = ctypes.c_ulonglong
+        self._copied_bytes = library.emulation_copied_bytes
         self._launch = library.emulation_launch
         self._launch.restype = ctypes.c_char_p
         self._launch.argtypes = [
@@ -118,6 +125,11 @@ class Emulated:
             name: struct.Struct("<" + "".join("Q" if t.endswith("*") else SLOTS[t] for t in types)).pack
             for name, types in self.parameters.items()
         }
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that the last launch read by copies beside the computation."""
+        return int(self._copied_bytes())
 
     def launch(
         self,
@@ -167,10 +179,14 @@ class Emulated:
             raise EmulationError(problem.decode())
 
 
-def build(text: str, *, sanitize: bool = False, optimise: str = "-O0", flags: Sequence[str] = ()) -> Emulated:
+def build(
+    text: str, *, sanitize: bool = False, count: bool = False, optimise: str = "-O0", flags: Sequence[str] = ()
+) -> Emulated:
     """The kernels of a CUDA text, ready to run; built once per text and flags.
 
     By default nothing is optimised: most kernels take longer to build than to run in a test.
+
+    With `count`, for tests.support.emulation.traffic: all accesses to memory are noted down.
 
     With `sanitize`, under AddressSanitizer and UndefinedBehaviorSanitizer: this process must have been started in
     `sanitizer_environment()`, and ends at the first finding.
@@ -180,7 +196,7 @@ def build(text: str, *, sanitize: bool = False, optimise: str = "-O0", flags: Se
     names = [name for _, name in KERNEL.findall(text)]
     if not names:
         raise BuildError('the text has no extern "C" __global__ kernel')
-    options = (*FLAGS, *(SANITIZERS if sanitize else CHECKS), optimise, *flags)
+    options = (*FLAGS, *(SANITIZERS if sanitize else COUNTED if count else CHECKS), optimise, *flags)
     return _load(_compile(text, options), tuple(names))
 
 
@@ -194,10 +210,16 @@ def _compile(text: str, options: Sequence[str]) -> Path:
         unit = target.with_suffix(".cpp")
         unit.write_text(_unit(text), encoding="utf-8")
         folders = [f"-I{_precompiled_header(options).parent}", f"-I{HEADER.parent}"]
+        compiled = target.with_suffix(".o")
         try:
-            _run_compiler(*options, *folders, str(unit), "-o", str(target))
+            if "-fsanitize=thread" in options:  # linked without the option, and so without the sanitizer's library
+                _run_compiler(*options, *folders, "-c", str(unit), "-o", str(compiled))
+                _run_compiler("-shared", str(compiled), "-o", str(target))
+            else:
+                _run_compiler(*options, *folders, str(unit), "-o", str(target))
         finally:
             unit.unlink(missing_ok=True)
+            compiled.unlink(missing_ok=True)
 
     return _built_once(_folder() / f"{_key(text, options)}.so", make)
 
@@ -213,8 +235,9 @@ def _precompiled_header(options: Sequence[str]) -> Path:
 
 
 def _key(*parts: Any) -> str:
-    """Name in the cache of what is built from these, with this header and this compiler."""
-    return hashlib.sha256(repr((*parts, HEADER.read_bytes(), COMPILER)).encode()).hexdigest()[:32]
+    """Name in the cache of what is built from these, with these headers and this compiler."""
+    headers = [header.read_bytes() for header in HEADERS]
+    return hashlib.sha256(repr((*parts, *headers, COMPILER)).encode()).hexdigest()[:32]
 
 
 def _built_once(target: Path, make: Callable[[Path], None]) -> Path:
@@ -252,13 +275,18 @@ def _run_compiler(*arguments: str) -> None:
 
 def _unit(text: str) -> str:
     table = "".join(
-        f'    emulation::describe<{name}>("{name}", {bounds.split(",")[0] or "emulation::MOST_THREADS"}, {name}),\n'
+        f'    emulation::describe<{name}>("{name}", {bounds.split(",")[0] or "emulation::MOST_THREADS"}, '
+        f"CLUSTER_OF_{name}, {name}),\n"
         for bounds, name in KERNEL.findall(text)
     )
+    alone = "".join(
+        f"#ifndef CLUSTER_OF_{name}\n#define CLUSTER_OF_{name} 1\n#endif\n" for _, name in KERNEL.findall(text)
+    )
+    text = CLUSTER.sub(r'extern "C" void \2(\n#define CLUSTER_OF_\2 \1\n', text)
     text = DYNAMIC_SHARED.sub(r"\1* \2 = emulation::dynamic_shared<\1>();", text)
     return (
         f'#include "cuda_cpu.h"\n#line 1 "kernel.cu"\n{text}\n'
-        f"const emulation::Kernel emulation::kernels[] = {{\n{table}}};\n"
+        f"{alone}const emulation::Kernel emulation::kernels[] = {{\n{table}}};\n"
     )
 
 

@@ -1,10 +1,12 @@
 // For tests only: the text of a CUDA kernel runs on the CPU, one block at a time, a fiber a thread.
 //
 // Modelled: threadIdx .. gridDim, static and dynamic shared memory (poisoned before each block), __syncthreads,
-// __syncwarp, __shfl_sync, __shfl_xor_sync, integer atomics. Stricter than a GPU: every thread of the block must reach a
-// barrier, at the same line; every live lane that a warp operation names must reach it, at the same line; a shuffle may
-// not read from a lane that takes no part. Not modelled: weak memory, blocks at the same time, flushed subnormals,
-// timing.
+// __syncwarp, __shfl_sync, __shfl_xor_sync, integer atomics; copies beside the computation, whose target is poisoned
+// until the thread waits for them; clusters: their barrier, and stores to the other blocks' dynamic shared memory. The
+// blocks of a cluster run together, and so do blocks of which one waits for a flag of another. Stricter than a GPU:
+// every thread of the block must reach a barrier, at the same line; every live lane that a warp operation names must
+// reach it, at the same line; a shuffle may not read from a lane that takes no part. Not modelled: weak memory, flushed
+// subnormals, timing.
 //
 // The order in which fibers run decides what is found. Stepping all threads round-robin did not notice a deleted
 // __syncthreads(); here each warp runs as far as it can (to the block barrier) before the next one starts. Blocks,
@@ -22,16 +24,19 @@
 #include <type_traits>
 #include <typeinfo>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)  // build.py reads it
 #define __shared__ static __attribute__((section("cuda_shared")))  // between two symbols of the linker, to be poisoned
 #define __syncthreads() emulation::wait(emulation::AT_BARRIER, 0, __LINE__)
 #define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__)
 #define __shfl_sync(mask, value, source) emulation::shuffle(mask, value, (unsigned)(source), __LINE__)
+#define __nanosleep(ns) emulation::wait(emulation::AT_FLAG, 0, __LINE__)  // in a loop that waits for another block
 #define __shfl_xor_sync(mask, value, lanes) emulation::shuffle(mask, value, emulation::lane() ^ (lanes), __LINE__)
 
 struct Index3 { unsigned x, y, z; };
@@ -145,7 +150,7 @@ static void* fresh(char* stack) {
 }
 #endif
 
-enum State { FRESH, RUNNING, AT_WARP, AT_BARRIER, DONE };
+enum State { FRESH, RUNNING, AT_WARP, AT_BARRIER, AT_CLUSTER, AT_FLAG, DONE };
 
 struct Thread {
     State state;
@@ -153,11 +158,23 @@ struct Thread {
     unsigned mask;      // of the warp operation
     unsigned together;  // lanes that took part in the last one
     Fiber* fiber;       // where it waits
+    unsigned arrivals, waits;  // at the cluster's barrier
 };
 
 static Thread threads[MOST_THREADS];
 static Index3 index_of[MOST_THREADS];
 static unsigned n_threads, current;
+
+// A block that runs has a slot: `stride` entries of `threads`, whole warps. Those of a cluster follow each other.
+struct Slot {
+    bool live, begun;
+    Index3 block;
+    char* memory;  // `extern __shared__` is rewritten to it
+};
+static Slot slots[MOST_THREADS / WARP];
+static unsigned stride, cluster, current_slot, n_live;
+static size_t dynamic_size;
+static bool moved;  // has a thread got anywhere, but to the same flag again?
 
 static Fiber scheduler, fibers[MOST_THREADS];
 static Fiber* idle[MOST_THREADS];  // fibers without a thread, the next one to be used last
@@ -174,6 +191,7 @@ static char problem[512];  // why this launch failed, or ""
 struct Kernel {
     const char* name;
     unsigned most_threads;
+    unsigned cluster;        // blocks
     std::string parameters;  // types, separated by ';'
     void (*call)(const unsigned long long*);
 };
@@ -190,7 +208,7 @@ static Fiber* take_idle() {
 // Makes the next thread of the turn the current one; was it waiting somewhere?
 static bool advance() {
     current = turn[turn_at++];
-    threadIdx = index_of[current];
+    threadIdx = index_of[current - current_slot * stride];
     const bool waited = threads[current].state != FRESH;
     threads[current].state = RUNNING;
     return waited;
@@ -208,6 +226,7 @@ void fiber_main() {
     for (;;) {
         kernel->call(arguments);
         threads[current].state = DONE;
+        moved = true;
         if (turn_at < turn_end && threads[turn[turn_at]].state == FRESH) {
             advance();
             continue;
@@ -237,11 +256,81 @@ __attribute__((noinline)) static void wait(State state, unsigned mask, int line)
     me.mask = mask;
     me.line = line;
     me.fiber = running;
+    moved |= state != AT_FLAG;
     leave();
 }
 
 static inline unsigned lane() { return current % WARP; }
 static inline unsigned mask_or_all(unsigned mask = ALL) { return mask; }
+
+// ---- clusters, and blocks that wait for each other's flags
+
+static void cluster_arrive() {
+    Thread& me = threads[current];
+    if (me.arrivals++ != me.waits) fail("arrives at the cluster's barrier again without having waited");
+}
+
+static void cluster_wait(int line) {
+    Thread& me = threads[current];
+    if (++me.waits != me.arrivals) fail("waits at the cluster's barrier without having arrived");
+    wait(AT_CLUSTER, 0, line);
+}
+
+// Stores to where the block of a rank in this cluster has what is `mine` here.
+template <class T> static void store_in_cluster(T* mine, unsigned rank, T value) {
+    const size_t offset = reinterpret_cast<char*>(mine) - slots[current_slot].memory;
+    if (rank >= cluster || offset + sizeof(T) > dynamic_size) fail("a store outside the shared memory of the cluster");
+    std::memcpy(slots[current_slot / cluster * cluster + rank].memory + offset, &value, sizeof(T));
+}
+
+// ---- copies beside the computation
+
+struct Copy {
+    char* to;
+    const char* from;
+    unsigned size, bytes, group;
+};
+struct Copies {
+    std::vector<Copy> begun;
+    unsigned groups = 0;
+};
+static Copies copies[MOST_THREADS];
+static unsigned long long copied_bytes;
+
+static bool own_work;  // whose accesses to memory are not the kernel's: see traffic.h
+
+static void copy_async(void* to, const void* from, unsigned size, unsigned bytes) {
+    if (reinterpret_cast<size_t>(to) % size || reinterpret_cast<size_t>(from) % size)
+        fail("copies %u bytes from or to an address that is not a multiple of that", size);
+    if (bytes > size) fail("copies %u bytes, of which %u are read", size, bytes);
+    own_work = true;
+    std::memset(to, 0xff, size);
+    copied_bytes += bytes;
+    Copies& mine = copies[current];
+    mine.begun.push_back({static_cast<char*>(to), static_cast<const char*>(from), size, bytes, mine.groups});
+    own_work = false;
+}
+
+static void commit_copies() {
+    own_work = true;
+    copies[current].groups++;
+    own_work = false;
+}
+
+static void wait_copies(unsigned n) {
+    own_work = true;
+    Copies& mine = copies[current];
+    size_t ended = 0;
+    for (; ended < mine.begun.size() && mine.begun[ended].group + n < mine.groups; ended++) {
+        const Copy one = mine.begun[ended];
+        own_work = false;
+        std::memcpy(one.to, one.from, one.bytes);
+        own_work = true;
+        std::memset(one.to + one.bytes, 0, one.size - one.bytes);
+    }
+    mine.begun.erase(mine.begun.begin(), mine.begun.begin() + ended);
+    own_work = false;
+}
 
 template <class T> static T shuffle(unsigned mask, T value, unsigned source, int line) {
     static_assert(sizeof(T) <= sizeof(posted[0]) && std::is_trivially_copyable<T>::value);
@@ -309,7 +398,7 @@ static void run_warp(unsigned first, unsigned last, unsigned seed) {
         for (unsigned i = first; i < last && waiting == last; i++)
             if (threads[i].state == AT_WARP) waiting = i;
         if (waiting < last && !release_warp(first, last)) {
-            threadIdx = index_of[waiting];
+            threadIdx = index_of[waiting - current_slot * stride];
             fail("waits in a warp operation at line %d, which not every live lane that its mask %#x names has reached",
                  threads[waiting].line, threads[waiting].mask);
             return;
@@ -317,70 +406,156 @@ static void run_warp(unsigned first, unsigned last, unsigned seed) {
     }
 }
 
-static void run_block(unsigned seed) {
-    const unsigned warps = (n_threads + WARP - 1) / WARP;
+// A program error unless written everywhere before it is read; by seed NaN, zero, or anything.
+__attribute__((no_sanitize_address)) static void poison_shared(char* dynamic_memory, unsigned seed) {
+    const char with = seed == 0 ? (char)0xff : seed == 1 ? 0 : (char)random_below(256);
+    for (char volatile* p = __start_cuda_shared; p != __stop_cuda_shared; p++) *p = with;  // redzones and all
+    if (dynamic_size) std::memset(dynamic_memory, with, dynamic_size);
+}
+
+static void begin_block(unsigned slot, unsigned seed) {
+    for (unsigned i = slot * stride; i < slot * stride + n_threads; i++) {
+        threads[i].state = FRESH;
+        threads[i].arrivals = threads[i].waits = 0;
+        copies[i] = Copies();
+    }
+    poison_shared(slots[slot].memory, seed);
+    slots[slot].begun = true;
+}
+
+// Lets threads go that wait for a flag, to look at it again, or for a cluster of which each thread has arrived.
+static void release_from_others(unsigned slot) {
+    const unsigned first = slot / cluster * cluster * stride;
+    for (unsigned i = slot * stride; i < slot * stride + n_threads; i++) {
+        bool go = threads[i].state == AT_FLAG;
+        if (threads[i].state == AT_CLUSTER) {
+            go = true;
+            for (unsigned b = 0; b < cluster; b++)
+                for (unsigned j = 0; j < n_threads; j++)
+                    go &= slots[first / stride + b].begun && threads[first + b * stride + j].arrivals >= threads[i].waits;
+            moved |= go;
+        }
+        if (go) threads[i].state = RUNNING;
+    }
+}
+
+// Runs a block as far as it can, which is to its end, or to where it waits for other blocks. In a random order these may
+// have their turn before that.
+static void run_block(unsigned slot, unsigned seed) {
+    const unsigned warps = (n_threads + WARP - 1) / WARP, base = slot * stride, end = base + n_threads;
     unsigned order[MOST_THREADS / WARP];
-    for (unsigned i = 0; i < n_threads; i++) threads[i].state = FRESH;
+    current_slot = slot;
+    blockIdx = slots[slot].block;
+    if (!slots[slot].begun) begin_block(slot, seed);
+    release_from_others(slot);
     for (;;) {
         for (unsigned w = 0; w < warps; w++) order[w] = w;
         put_in_order(order, warps, seed);
         for (unsigned w = 0; w < warps && !problem[0]; w++) {
-            const unsigned first = order[w] * WARP;
-            run_warp(first, first + WARP < n_threads ? first + WARP : n_threads, seed);
+            const unsigned first = base + order[w] * WARP;
+            run_warp(first, first + WARP < end ? first + WARP : end, seed);
+            if (n_live > 1 && seed > 1 && random_below(4) == 0) return void(moved = true);
         }
         if (problem[0]) return;
-        unsigned at_barrier = 0, one = 0;
-        for (unsigned i = 0; i < n_threads; i++)
+        unsigned at_barrier = 0, for_others = 0, one = 0;
+        for (unsigned i = base; i < end; i++) {
             if (threads[i].state == AT_BARRIER) at_barrier++, one = i;
-        if (at_barrier == 0) return;
-        threadIdx = index_of[one];
-        for (unsigned i = 0; i < n_threads; i++)
+            for_others += threads[i].state == AT_CLUSTER || threads[i].state == AT_FLAG;
+        }
+        slots[slot].live = at_barrier + for_others > 0;
+        if (at_barrier == 0 || for_others > 0) return;
+        threadIdx = index_of[one - base];
+        for (unsigned i = base; i < end; i++)
             if (threads[i].state != AT_BARRIER || threads[i].line != threads[one].line)
-                return fail("waits at the barrier at line %d, and thread %u never reaches it", threads[one].line, i);
-        for (unsigned i = 0; i < n_threads; i++) threads[i].state = RUNNING;
+                return fail("waits at the barrier at line %d, and thread %u never reaches it", threads[one].line,
+                            i - base);
+        for (unsigned i = base; i < end; i++) threads[i].state = RUNNING;
     }
 }
 
 // ---- launches
 
-static char* dynamic_memory;  // `extern __shared__` is rewritten to it
-static size_t dynamic_size;
+template <class T> static T* dynamic_shared() { return reinterpret_cast<T*>(slots[current_slot].memory); }
 
-template <class T> static T* dynamic_shared() { return reinterpret_cast<T*>(dynamic_memory); }
+// The blocks of a cluster, or a single block, begin in free slots. Were there any?
+static bool place(unsigned long long first_block, const unsigned* grid) {
+    for (unsigned at = 0; (at + cluster) * stride <= MOST_THREADS; at += cluster) {
+        bool free_slots = true;
+        for (unsigned b = 0; b < cluster; b++) free_slots &= !slots[at + b].live;
+        if (!free_slots) continue;
+        for (unsigned b = 0; b < cluster; b++) {
+            const unsigned long long number = first_block + b;
+            Slot& slot = slots[at + b];
+            slot.block = {(unsigned)(number % grid[0]), (unsigned)(number / grid[0] % grid[1]),
+                          (unsigned)(number / grid[0] / grid[1])};
+            if (slot.memory == nullptr) slot.memory = static_cast<char*>(std::malloc(dynamic_size));
+            slot.live = true;
+            slot.begun = false;
+        }
+        return true;
+    }
+    return false;
+}
 
-// A program error unless written everywhere before it is read; by seed NaN, zero, or anything.
-__attribute__((no_sanitize_address)) static void poison_shared(unsigned seed) {
-    const char with = seed == 0 ? (char)0xff : seed == 1 ? 0 : (char)random_below(256);
-    for (char volatile* p = __start_cuda_shared; p != __stop_cuda_shared; p++) *p = with;  // redzones and all
-    if (dynamic_size) std::memset(dynamic_memory, with, dynamic_size);
+// Each live block has its turn. What waits for others at the end is looked at again by the next call.
+static unsigned run_live_blocks(unsigned seed) {
+    unsigned order[MOST_THREADS / WARP];
+    n_live = 0;
+    for (unsigned slot = 0; slot < MOST_THREADS / WARP; slot++)
+        if (slots[slot].live) order[n_live++] = slot;
+    if (n_live > 1 && __start_cuda_shared != __stop_cuda_shared)
+        fail("blocks that run together have dynamic shared memory only");
+    put_in_order(order, n_live, seed);
+    unsigned left = 0;
+    for (unsigned i = 0; i < n_live && !problem[0]; i++) {
+        run_block(order[i], seed);
+        left += slots[order[i]].live;
+    }
+    return left;
 }
 
 static void launch(const unsigned* grid, const unsigned* block, size_t shared_bytes, unsigned seed,
                    unsigned long long first, unsigned long long count) {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
+    own_work = false;
     running = &scheduler;
     n_fibers = n_idle = 0;
     n_threads = block[0] * block[1] * block[2];
+    stride = (n_threads + WARP - 1) / WARP * WARP;
+    cluster = kernel->cluster;
+    copied_bytes = 0;
     for (unsigned i = 0; i < n_threads; i++)
         index_of[i] = {i % block[0], i / block[0] % block[1], i / (block[0] * block[1])};
-    if (shared_bytes != dynamic_size) {
-        std::free(dynamic_memory);
-        dynamic_memory = static_cast<char*>(std::malloc(shared_bytes));
-        dynamic_size = shared_bytes;
+    for (Slot& slot : slots) {
+        slot.live = false;
+        if (shared_bytes != dynamic_size) {
+            std::free(slot.memory);
+            slot.memory = nullptr;
+        }
     }
+    dynamic_size = shared_bytes;
+    if (cluster * stride > MOST_THREADS || grid[0] % cluster || first % cluster || count % cluster)
+        return fail("clusters of %u blocks of %u threads in a grid of %u", cluster, n_threads, grid[0]);
     random_state = seed;
+    const unsigned long long units = count / cluster;
     unsigned* order = nullptr;
-    if (seed > 1 && count > 1) {
-        order = static_cast<unsigned*>(std::malloc(count * sizeof(unsigned)));
-        for (unsigned i = 0; i < count; i++) order[i] = i;
-        put_in_order(order, (unsigned)count, seed);
+    if (seed > 1 && units > 1) {
+        order = static_cast<unsigned*>(std::malloc(units * sizeof(unsigned)));
+        for (unsigned i = 0; i < units; i++) order[i] = i;
+        put_in_order(order, (unsigned)units, seed);
     }
-    for (unsigned long long i = 0; i < count && !problem[0]; i++) {
-        const unsigned long long at = first + (order ? order[i] : seed == 1 ? count - 1 - i : i);
-        blockIdx = {(unsigned)(at % grid[0]), (unsigned)(at / grid[0] % grid[1]), (unsigned)(at / grid[0] / grid[1])};
-        poison_shared(seed);
-        run_block(seed);
+    unsigned long long next = 0;
+    unsigned live = 0;
+    moved = true;
+    while (!problem[0] && (live > 0 || next < units)) {
+        if (live == 0 || !moved) {  // a block may wait for a flag of one that has not begun
+            const unsigned long long at = next == units ? 0 : order ? order[next] : seed == 1 ? units - 1 - next : next;
+            if (next == units || !place(first + at * cluster, grid)) fail("waits for other blocks, which wait, too");
+            next++;
+        }
+        moved = false;
+        live = run_live_blocks(seed);
     }
     std::free(order);
 }
@@ -405,9 +580,10 @@ template <class T> static std::string type_name() {
     return result + ";";
 }
 
-template <auto F, class... T> static Kernel describe(const char* name, unsigned most_threads, void (*)(T...)) {
+template <auto F, class... T>
+static Kernel describe(const char* name, unsigned most_threads, unsigned cluster, void (*)(T...)) {
     static_assert(sizeof...(T) <= MOST_PARAMETERS);
-    return {name, most_threads, (std::string() + ... + type_name<T>()), [](const unsigned long long* slots) {
+    return {name, most_threads, cluster, (std::string() + ... + type_name<T>()), [](const unsigned long long* slots) {
                 call(F, slots, std::index_sequence_for<T...>());
             }};
 }
@@ -419,6 +595,7 @@ extern const Kernel kernels[];  // build.py writes the table, below the kernels'
 extern "C" {
 size_t emulation_stacks_size() { return emulation::STACK * emulation::MOST_THREADS; }
 const char* emulation_parameters(unsigned which) { return emulation::kernels[which].parameters.c_str(); }
+unsigned long long emulation_copied_bytes() { return emulation::copied_bytes; }
 unsigned emulation_most_threads(unsigned which) { return emulation::kernels[which].most_threads; }
 
 // Runs `count` blocks of the grid from block number `first` on. Returns why the launch failed, or null.
@@ -459,6 +636,13 @@ EMULATION_HANDLER(shift_out_of_bounds, "a shift by too much")
 
 static inline float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 static inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+// Each hexadecimal digit of `which` chooses one of the eight bytes of x and y for a byte of the result.
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
+    const unsigned long long bytes = (unsigned long long)y << 32 | x;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= (unsigned)(bytes >> (which >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return result;
+}
 static inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
 
 // Float atomics would make sums depend on the order: the library has none.
@@ -468,9 +652,19 @@ template <class T> static inline T atomicMin(T* p, T value) {
     if (value < old) *p = value;
     return old;
 }
+template <class T> static inline T atomicMax(T* p, T value) {
+    static_assert(std::is_integral<T>::value);
+    T old = *p;
+    if (value > old) *p = value;
+    return old;
+}
 template <class T> static inline T atomicAdd(T* p, T value) {
     static_assert(std::is_integral<T>::value);
     T old = *p;
-    *p += value;
+    *p = old + value;
     return old;
 }
+
+#ifdef __SANITIZE_THREAD__
+#include "traffic.h"
+#endif

@@ -10,6 +10,9 @@ as they may be: when something waits for them. So whoever reads too early finds 
 buffer too early is what is copied. Beyond that, clocks tell which work is known to have ended when other work begins;
 memory that two streams use, of which neither has waited for the other, is an error, and so is memory that is freed
 while another stream than that of its allocation may use it.
+
+`state` counts what costs time on a GPU: launches by name, the bytes of each copy to and from the device, and how often
+the host waits. Work of CuPy's own, such as a sum of two arrays, counts as one launch, though CuPy may need more.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import contextlib
 import importlib.machinery
 import re
 import sys
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -34,6 +38,9 @@ TYPES = {
     "float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32, "long long": np.int64,
     "unsigned long long": np.uint64, "unsigned char": np.uint8, "float16": np.float16, "bfloat16": np.uint16,
 }  # fmt: skip
+
+
+PROPERTIES = {"name": b"Stand-in", "sharedMemPerBlockOptin": 227 << 10}
 
 
 class StandinError(AssertionError):
@@ -69,11 +76,18 @@ class _State:
         self.streams = {None: _Clock()}  # by address, what each has waited for; the host's is None
         self.races: list[str] = []
         self.seed = 0  # the order in which threads run
+        self.capability = (9, 0)
         self.optimise = "-O2"
         self.alive: weakref.WeakSet[_Memory] = weakref.WeakSet()
         self.peak = 0  # bytes of device memory
-        self.launches: list[str] = []
+        self.launches: list[str] = []  # by name
+        self.uploads: list[int] = []  # bytes of each copy to the device
+        self.downloads: list[int] = []  # and from it
         self.synchronisations = 0
+        self.pointer_modes = [0] * self.devices  # of cuBLAS
+        self.current: list[Stream] = []  # that `with` made the current ones
+        self.captured: list[Callable[[], None]] | None = None  # the launches of a graph that is being made
+        self.graphs = 0  # launched
 
 
 state = _State()
@@ -88,6 +102,8 @@ class _Memory:
     """Bytes between guard zones; aligned as CuPy's pool aligns."""
 
     def __init__(self, size: int) -> None:
+        if state.captured is not None:
+            raise StandinError("memory is allocated while a graph is made, which would keep its address")
         used = _used()
         state.peak = max(state.peak, used + size)
         if state.limit is not None and used + size > state.limit:
@@ -166,10 +182,21 @@ class ndarray:  # noqa: N801
         return cls(bytes_.view(dtype).reshape(shape, order=order), memory)
 
     @classmethod
-    def _from(cls, host: Any, order: str = "C") -> ndarray:
-        """A copy; CuPy's results are C-contiguous, unless they keep ("K") the order of a Fortran-contiguous array."""
+    def _from(cls, host: Any, order: str = "C", name: str = "elementwise") -> ndarray:
+        """The result of a launch; it is C-contiguous, or keeps ("K") the order of a Fortran-contiguous array."""
+        state.launches.append(name)
+        return cls._filled_with(host, order)
+
+    @classmethod
+    def _uploaded(cls, host: Any, order: str = "C") -> ndarray:
+        """A copy of the host's array."""
+        state.uploads.append(np.asarray(host).nbytes)
+        return cls._filled_with(host, order)
+
+    @classmethod
+    def _filled_with(cls, host: Any, order: str) -> ndarray:
         host = np.asarray(host)
-        kept = "F" if order == "K" and host.flags.fnc else "C"
+        kept = "F" if order == "F" or (order == "K" and host.flags.fnc) else "C"
         array = cls._new(host.shape, host.dtype, kept)
         array._host[...] = host
         return array
@@ -205,12 +232,18 @@ class ndarray:  # noqa: N801
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: Any) -> ndarray:
-        if isinstance(key, ndarray):
-            return ndarray._from(self._host[key._host])  # a gathered copy
         if _has_arrays(key):
-            raise TypeError("a device array is indexed by device arrays, integers and slices")
+            parts = key if isinstance(key, tuple) else (key,)
+            if any(isinstance(part, np.ndarray | list) for part in parts):
+                raise TypeError("a device array is indexed by device arrays, integers and slices")
+            if any(isinstance(part, ndarray) and part.dtype == bool for part in parts):
+                _wait()  # for how many are True
+            plain = tuple(_plain(part) for part in parts)
+            return ndarray._from(self._host[plain], name="gather")  # a copy
         view = self._array[key]
-        return ndarray(view if isinstance(view, np.ndarray) else self._array[key, ...], self._memory)
+        if not isinstance(view, np.ndarray):  # a number, of which there is a view without dimensions
+            view = self._array[(*key, ...) if isinstance(key, tuple) else (key, ...)]
+        return ndarray(view, self._memory)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         parts = list(key) if isinstance(key, tuple) else [key]
@@ -219,31 +252,36 @@ class ndarray:  # noqa: N801
                 raise TypeError("a device array is indexed by device arrays, integers and slices")
             if isinstance(part, ndarray):
                 parts[i] = _plain(part)
-                if part.dtype.kind not in "iu" or len(np.unique(parts[i])) < part.size:
-                    raise StandinError("which of the values for an index that is repeated stays is not defined")
+                if part.dtype.kind not in "iu":
+                    raise StandinError("a mask is assigned to by where")
+        arrays = [part.reshape(-1) for part in parts if isinstance(part, np.ndarray)]
+        if arrays and len(np.unique(np.stack(arrays), axis=1).T) < arrays[0].size:
+            raise StandinError("which of the values for an index that is repeated stays is not defined")
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError("a NumPy array is assigned to a device array")
+        state.launches.append("copy")
         self._host[tuple(parts)] = _plain(value)
 
     def __float__(self) -> float:
-        _wait()
-        return float(self._host)
+        return float(self.get())
 
     def __int__(self) -> int:
-        _wait()
-        return int(self._host)
+        return int(self.get())
 
     def __bool__(self) -> bool:
-        _wait()
-        return bool(self._host)
+        return bool(self.get())
 
     def get(self) -> Any:
         """A host copy; waits for the device."""
         _wait()
+        state.downloads.append(self.nbytes)
         return self._host.copy()
 
     def set(self, host: Any, stream: Stream | None = None) -> None:
         """Copy from the host: with a stream, when something waits for it, and only from pinned memory."""
         if host.shape != self.shape or host.dtype != self.dtype or not self.flags.c_contiguous:
             raise StandinError(f"{host.dtype} {host.shape} is copied to {self.dtype} {self.shape}")
+        state.uploads.append(host.nbytes)
         if stream is None:
             self._host[...] = host
             return
@@ -253,9 +291,9 @@ class ndarray:  # noqa: N801
         host.uses[stream.ptr] = _clock(stream.ptr)[stream.ptr]
         stream._copies.append(lambda: np.copyto(self._array, host))
 
-    def astype(self, dtype: Any) -> ndarray:
-        """NumPy's astype; always a copy."""
-        return ndarray._from(self._host.astype(dtype), "K")
+    def astype(self, dtype: Any, copy: bool = True) -> ndarray:
+        """NumPy's astype."""
+        return self if not copy and self.dtype == dtype else ndarray._from(self._host.astype(dtype), "K")
 
     def copy(self) -> ndarray:
         """NumPy's function of this name."""
@@ -268,6 +306,10 @@ class ndarray:  # noqa: N801
             raise StandinError("this reshape copies")
         return ndarray(reshaped, self._memory)
 
+    def transpose(self, *axes: int) -> ndarray:
+        """A view with the axes in another order."""
+        return ndarray(self._array.transpose(*axes), self._memory)
+
     def view(self, dtype: Any) -> ndarray:
         """The same bytes as another type of the same size."""
         return ndarray(self._array.view(dtype), self._memory)
@@ -275,28 +317,42 @@ class ndarray:  # noqa: N801
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self._memory.device
 
-    def sum(self, axis: Any = None, dtype: Any = None) -> ndarray:
+    def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> ndarray:
         """NumPy's function of this name."""
-        return ndarray._from(self._host.sum(axis=axis, dtype=dtype))
+        return ndarray._from(self._host.sum(axis=axis, dtype=dtype, keepdims=keepdims), name="sum")
 
-    def mean(self) -> ndarray:
+    def mean(self, axis: Any = None, dtype: Any = None) -> ndarray:
         """NumPy's function of this name."""
-        return ndarray._from(self._host.mean())
+        return ndarray._from(self._host.mean(axis=axis, dtype=dtype), name="mean")
 
-    def max(self, axis: Any = None) -> ndarray:
+    def var(self, axis: Any = None) -> ndarray:
         """NumPy's function of this name."""
-        return ndarray._from(self._host.max(axis=axis))
+        return ndarray._from(self._host.var(axis=axis), name="var")
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> ndarray:
+        """NumPy's function of this name."""
+        return ndarray._from(self._host.max(axis=axis, keepdims=keepdims), name="max")
 
     def any(self) -> ndarray:
         """NumPy's function of this name."""
-        return ndarray._from(self._host.any())
+        return ndarray._from(self._host.any(), name="any")
+
+    def all(self) -> ndarray:
+        """NumPy's function of this name."""
+        return ndarray._from(self._host.all(), name="all")
 
     def argmax(self) -> ndarray:
         """NumPy's function of this name."""
-        return ndarray._from(self._host.argmax())
+        return ndarray._from(self._host.argmax(), name="argmax")
 
     def __abs__(self) -> ndarray:
         return ndarray._from(abs(self._host))
+
+    def __neg__(self) -> ndarray:
+        return ndarray._from(-self._host)
+
+    def __invert__(self) -> ndarray:
+        return ndarray._from(~self._host)
 
 
 def _binary(name: str) -> Any:
@@ -304,7 +360,7 @@ def _binary(name: str) -> Any:
         if isinstance(other, np.ndarray) and other.ndim:
             raise TypeError(f"Unsupported type {type(other)}: a device array does not mix with NumPy's")
         with np.errstate(all="ignore"):  # a GPU does not warn
-            return ndarray._from(getattr(self._host, name)(_plain(other)))
+            return ndarray._from(getattr(self._host, name)(_plain(other)), name=name.strip("_"))
 
     return method
 
@@ -313,6 +369,7 @@ def _in_place(name: str) -> Any:
     def method(self: ndarray, other: Any) -> ndarray:
         if isinstance(other, np.ndarray) and other.ndim:
             raise TypeError(f"Unsupported type {type(other)}: a device array does not mix with NumPy's")
+        state.launches.append(name.strip("_"))
         with np.errstate(all="ignore"):
             getattr(self._host, name)(_plain(other))
         return self
@@ -320,7 +377,7 @@ def _in_place(name: str) -> Any:
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "lshift", "or"):
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "lshift", "rshift", "or", "and"):
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
     setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
     setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
@@ -347,20 +404,29 @@ class RawKernel:
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
+        self.max_dynamic_shared_size_bytes = 48 << 10
         self.emulated = build(text, optimise=state.optimise)
         if name not in self.emulated.parameters:
             raise CUDARuntimeError(500)
         self.types = self.emulated.parameters[name]
-        listed = re.search(rf"\b{name}\s*\((.*?)\)\s*\{{", text, re.S)
+        listed = re.search(rf"\b{name}\s*\(([^;{{]*?)\)\s*\{{", text)
         assert listed is not None
         self.names = [part.split()[-1].lstrip("*&") for part in listed.group(1).split(",")]
+        self.max_dynamic_shared_size_bytes = 48 << 10
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if not isinstance(grid, tuple) or not isinstance(block, tuple) or not isinstance(args, tuple):
             raise TypeError("grid, block and args are tuples")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise CUDARuntimeError(1)
         if len(args) != len(self.types):
             raise StandinError(f"{self.name} has {len(self.types)} parameters, and got {len(args)} arguments")
         values = [self._check(i, arg) for i, arg in enumerate(args)]
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise StandinError(f"{shared_mem} bytes of dynamic shared memory, which the kernel was not allowed")
+        if state.captured is not None:
+            state.captured.append(lambda: self(grid, block, args, shared_mem=shared_mem))
+            return
         self.emulated.launch(self.name, grid, block, values, shared_mem, state.seed)
         state.launches.append(self.name)
         check_guards()
@@ -398,7 +464,7 @@ class RawModule:
         return RawKernel(self.code, name)
 
 
-_DATA_TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}
+_DATA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 10: np.int32, 14: np.uint16}
 
 
 def _operand(pointer: int, type_: int, rows: int, leading: int) -> Any:
@@ -417,6 +483,8 @@ def _operand(pointer: int, type_: int, rows: int, leading: int) -> Any:
 
 
 def _to_float(x: Any, compute: int) -> Any:
+    if x.dtype == np.float16:
+        return x.astype(np.float32)
     if x.dtype == np.uint16:
         return (x.astype(np.uint32) << 16).view(np.float32)
     if compute == cublas.CUBLAS_COMPUTE_32F_FAST_TF32:
@@ -432,14 +500,19 @@ def gemmEx(
     """C = alpha op(A) op(B) + beta C, column-major."""
     if handle != 1000 + state.device or algo != cublas.CUBLAS_GEMM_DEFAULT:
         raise StandinError("the handle is another device's, or the algorithm is unknown")
-    if (Ctype == 1) != (computeType == cublas.CUBLAS_COMPUTE_64F) or (Atype, Btype) not in {(0, 0), (1, 1), (14, 14)}:
+    if (Ctype == 1) != (computeType == cublas.CUBLAS_COMPUTE_64F) or (Atype, Btype) not in {
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (14, 14),
+    }:
         raise StandinError(f"cuBLAS has no product of types {Atype}, {Btype}, {Ctype} computed in {computeType}")
     if lda < (k if transa else m) or ldb < (n if transb else k) or ldc < m or min(m, n, k) < 1:
         raise StandinError(f"leading dimensions {lda}, {ldb}, {ldc} for m, n, k = {m}, {n}, {k}")
-    scalar = np.dtype(_DATA_TYPES[Ctype])
-    import ctypes
-
-    one, other = (np.frombuffer(ctypes.string_at(pointer, scalar.itemsize), scalar)[0] for pointer in (alpha, beta))
+    if state.pointer_modes[state.device] == cublas.CUBLAS_POINTER_MODE_DEVICE:
+        one, other = (_operand(pointer, Ctype, 1, 1)[0, 0] for pointer in (alpha, beta))
+    else:
+        one, other = (_number(pointer, _DATA_TYPES[Ctype]) for pointer in (alpha, beta))
     a = _to_float(_operand(A, Atype, m if transa else k, lda), computeType)[:, : k if transa else m]
     b = _to_float(_operand(B, Btype, k if transb else n, ldb), computeType)[:, : n if transb else k]
     c = _operand(C, Ctype, n, ldc)[:, :m]
@@ -450,8 +523,87 @@ def gemmEx(
     check_guards()
 
 
+def _set_pointer_mode(handle: int, mode: int) -> None:
+    """Say where alpha and beta are: on the host, mode 0, or on the device."""
+    state.pointer_modes[handle - 1000] = mode
+
+
+def _check_handle(handle: int, base: int) -> None:
+    if handle != base + state.device:
+        raise StandinError("the handle is another device's, or another library's")
+
+
+def _number(pointer: int, dtype: Any) -> Any:
+    import ctypes
+
+    if any(memory.raw.ctypes.data <= pointer < memory.raw.ctypes.data + len(memory.raw) for memory in state.alive):
+        raise StandinError("cuBLAS takes a number on the device for one on the host")
+    return np.frombuffer(ctypes.string_at(pointer, np.dtype(dtype).itemsize), dtype)[0]
+
+
+def _syrk(type_: int) -> Any:
+    def syrk(
+        handle: int, uplo: int, trans: int, n: int, k: int, alpha: int, A: int, lda: int, beta: int, C: int, ldc: int
+    ) -> None:
+        """One triangle of C = alpha op(A) op(A)' + beta C, column-major; the other stays as it is."""
+        _check_handle(handle, 1000)
+        if uplo not in (0, 1) or lda < (k if trans else n) or ldc < n or min(n, k) < 1:
+            raise StandinError(f"syrk with uplo, lda, ldc, n, k = {uplo}, {lda}, {ldc}, {n}, {k}")
+        a = _operand(A, type_, n if trans else k, lda)[:, : k if trans else n]  # transposed: its rows are A's columns
+        c = _operand(C, type_, n, ldc)[:, :n]
+        one, other = (_number(pointer, _DATA_TYPES[type_]) for pointer in (alpha, beta))
+        with np.errstate(all="ignore"):
+            product = one * (a @ a.T if trans else a.T @ a)
+            product += 0 if other == 0 else other * c
+        # c is transposed, so that column-major's upper triangle is the lower one
+        c[...] = np.where(np.tri(n, dtype=bool) if uplo == 1 else np.tri(n, dtype=bool).T, product, c)
+        state.launches.append("syrk")
+        check_guards()
+
+    return syrk
+
+
+def _potrf(type_: int) -> Any:
+    def potrf(handle: int, uplo: int, n: int, A: int, lda: int, workspace: int, size: int, info: int) -> None:
+        """Cholesky's factor in one triangle, column-major; `info` is the order of the first minor that is not positive.
+
+        The matrix then holds anything. NaN is no reason for it to stop.
+        """
+        _check_handle(handle, 2000)
+        if uplo not in (0, 1) or lda < n or size < n:
+            raise StandinError(f"potrf with uplo, lda, size, n = {uplo}, {lda}, {size}, {n}")
+        _operand(workspace, type_, 1, size)
+        (found,) = _operand(info, 10, 1, 1)
+        a = _operand(A, type_, n, lda)[:, :n]
+        M = a if uplo == 1 else a.T  # its lower triangle counts
+        failed = 0
+        with np.errstate(all="ignore"):
+            for j in range(n):
+                pivot = M[j, j] - M[j, :j] @ M[j, :j]
+                if pivot <= 0:
+                    failed = j + 1
+                    break
+                M[j, j] = np.sqrt(pivot)
+                M[j + 1 :, j] = (M[j + 1 :, j] - M[j + 1 :, :j] @ M[j, :j]) / M[j, j]
+        found[0] = failed
+        state.launches.append("potrf")
+        check_guards()
+
+    return potrf
+
+
+def _buffer_size(handle: int, uplo: int, n: int, A: int, lda: int) -> int:
+    _check_handle(handle, 2000)
+    return 2 * n + 1
+
+
+cusolver = SimpleNamespace(
+    spotrf=_potrf(0), dpotrf=_potrf(1), spotrf_bufferSize=_buffer_size, dpotrf_bufferSize=_buffer_size
+)
 cublas = SimpleNamespace(
-    gemmEx=gemmEx, CUBLAS_OP_N=0, CUBLAS_OP_T=1, CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_32F_FAST_TF32=77,
+    ssyrk=_syrk(0), dsyrk=_syrk(1), CUBLAS_FILL_MODE_LOWER=0, CUBLAS_FILL_MODE_UPPER=1,
+    gemmEx=gemmEx, setPointerMode=_set_pointer_mode, CUBLAS_POINTER_MODE_HOST=0, CUBLAS_POINTER_MODE_DEVICE=1,
+    CUBLAS_OP_N=0, CUBLAS_OP_T=1, CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_32F_FAST_TF32=77,
     CUBLAS_COMPUTE_64F=70, CUBLAS_GEMM_DEFAULT=-1,
 )  # fmt: skip
 
@@ -524,10 +676,46 @@ class Stream:
         clock = _clock(self.ptr)
         clock |= event._clock
 
+    def __enter__(self) -> Stream:
+        state.current.append(self)
+        self._before, state.stream = state.stream, self.ptr
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        state.current.pop()
+        state.stream = self._before
+
+    def begin_capture(self) -> None:
+        """Keep what is launched from now on for a graph, instead of running it."""
+        if state.stream != self.ptr:
+            raise StandinError("launches are queued on another stream than that which is captured")
+        state.captured = []
+
+    def end_capture(self) -> Graph:
+        """The graph of what was launched."""
+        found, state.captured = state.captured, None
+        assert found is not None
+        return Graph(found)
+
     def synchronize(self) -> None:
         """Let the host wait for all that is queued."""
         self._run(self._ran + len(self._copies))
         state.streams[None] |= _clock(self.ptr)
+
+
+class Graph:
+    """Launches that are repeated together."""
+
+    def __init__(self, launches: list[Callable[[], None]]) -> None:
+        self.launches = launches
+
+    def launch(self, stream: Stream) -> None:
+        """Run them on a stream."""
+        before, state.stream = state.stream, stream.ptr
+        for launch in self.launches:
+            launch()
+        state.stream = before
+        state.graphs += 1
 
 
 class Event:
@@ -536,9 +724,12 @@ class Event:
     def __init__(self, *, disable_timing: bool = False) -> None:
         self._clock: _Clock = Counter()
         self._run: Callable[[], None] = lambda: None
+        self._is_timed, self._seconds = not disable_timing, 0.0
 
-    def record(self, stream: Stream) -> None:
-        """Take what is queued on the stream now."""
+    def record(self, stream: Stream | None = None) -> None:
+        """Take what is queued on the stream now; by default on the current one."""
+        self._seconds = time.perf_counter()
+        stream = stream or sys.modules["cupy"].cuda.get_current_stream()
         until = stream._ran + len(stream._copies)
         self._clock, self._run = _clock(stream.ptr).copy(), lambda: stream._run(until)
 
@@ -548,13 +739,23 @@ class Event:
         state.streams[None] |= self._clock
 
 
+def get_elapsed_time(start: Event, stop: Event) -> float:
+    """Milliseconds from one event to another, for which the host has waited."""
+    if not (start._is_timed and stop._is_timed) or not (start._seconds and stop._seconds):
+        raise CUDARuntimeError(400)
+    for stream, last in stop._clock.items():
+        if state.streams[None][stream] < last:
+            raise CUDARuntimeError(600)
+    return 1e3 * (stop._seconds - start._seconds)
+
+
 def asarray(x: Any, dtype: Any = None) -> ndarray:
     """Onto the current device; as it is if it is there."""
     if isinstance(x, ndarray):
         if x._memory.device != state.device:
             return ndarray._from(x._host)
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
-    return ndarray._from(np.asarray(x, dtype))
+    return ndarray._uploaded(np.asarray(x, dtype))
 
 
 def ascontiguousarray(x: Any, dtype: Any = None) -> ndarray:
@@ -565,8 +766,9 @@ def ascontiguousarray(x: Any, dtype: Any = None) -> ndarray:
 
 def array(x: Any, dtype: Any = None, order: str = "K") -> ndarray:
     """A new device array."""
-    host = _plain(x) if isinstance(x, ndarray) else x
-    return ndarray._from(np.array(host, dtype=dtype, order=order), order)
+    if isinstance(x, ndarray):
+        return ndarray._from(np.array(_plain(x), dtype=dtype, order=order), order)
+    return ndarray._uploaded(np.array(x, dtype=dtype, order=order), order)
 
 
 def from_dlpack(x: Any) -> ndarray:
@@ -584,22 +786,75 @@ def asnumpy(x: Any) -> Any:
 
 def _filled(value: Any) -> Any:
     def create(shape: Any, dtype: Any = np.float64) -> ndarray:
-        new = ndarray._new(shape, dtype)
-        new._host[...] = value
-        return new
+        return full(shape, value, dtype)
 
     return create
 
 
 def full(shape: Any, value: Any, dtype: Any = None) -> ndarray:
     """NumPy's function of this name."""
-    return ndarray._from(np.full(shape, value, dtype))
+    return ndarray._from(np.full(shape, value, dtype), name="fill")
+
+
+def _function(name: str) -> Any:
+    """NumPy's function of this name, of one or two arrays; with `out` for elementwise ones."""
+    numpys = getattr(np, name)
+
+    def function(*arrays: Any, out: ndarray | None = None, **options: Any) -> ndarray:
+        if any(isinstance(x, np.ndarray) and x.ndim for x in arrays):
+            raise TypeError(f"Unsupported type: {name} of a NumPy array")
+        with np.errstate(all="ignore"):
+            if out is None:
+                return ndarray._from(numpys(*map(_plain, arrays), **options), name=name)
+            state.launches.append(name)
+            numpys(*map(_plain, arrays), out=_plain(out), **options)
+        return out
+
+    return function
+
+
+def copyto(out: ndarray, values: ndarray) -> None:
+    """NumPy's function of this name."""
+    state.launches.append("copy")
+    np.copyto(_plain(out), _plain(values))
+
+
+def as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
+    """A view with any shape and strides; what it reads is not checked, as in CuPy."""
+    return ndarray(np.lib.stride_tricks.as_strided(x._array, shape, strides), x._memory)
+
+
+def eigh(M: ndarray) -> tuple[ndarray, ndarray]:
+    """The eigenpairs of a symmetric matrix, from its lower triangle; the vectors are Fortran-contiguous."""
+    values, vectors = np.linalg.eigh(_plain(M))
+    return ndarray._from(values, name="syevd"), ndarray._filled_with(vectors, "F")
+
+
+def qr(M: ndarray, mode: str = "reduced") -> tuple[ndarray, ndarray]:
+    """The factors of a matrix; Q is Fortran-contiguous."""
+    Q, R = np.linalg.qr(_plain(M), mode)
+    return ndarray._from(Q, "F", name="geqrf"), ndarray._filled_with(R, "C")
+
+
+def solve_triangular(a: ndarray, b: ndarray, *, lower: bool = False, overwrite_b: bool = False) -> ndarray:
+    """SciPy's function of this name. NaN and infinity are not looked for; only one triangle of `a` is read."""
+    from scipy.linalg import solve_triangular as scipys
+
+    with np.errstate(all="ignore"):
+        found = scipys(_plain(a), _plain(b), lower=lower, check_finite=False)
+    if overwrite_b:
+        _plain(b)[...] = np.nan
+    return ndarray._from(found, "F", name="trsm")
 
 
 def multiply(x: Any, y: Any, out: ndarray) -> ndarray:
     """NumPy's function of this name, with `out`."""
+    state.launches.append("mul")
     np.multiply(_plain(x), _plain(y), out=_plain(out))
     return out
+
+
+FUNCTIONS = ("maximum", "greater", "sqrt", "exp", "log", "square", "isfinite", "diag", "diagonal", "tril", "trace")
 
 
 def _names() -> dict[str, Any]:
@@ -607,7 +862,7 @@ def _names() -> dict[str, Any]:
         CUDARuntimeError=CUDARuntimeError,
         getDevice=lambda: state.device,
         getDeviceCount=lambda: state.devices,
-        getDeviceProperties=lambda index: {"name": b"Stand-in", "major": 9, "minor": 0},
+        getDeviceProperties=lambda index: PROPERTIES | {"major": state.capability[0], "minor": state.capability[1]},
         memGetInfo=lambda: (max(0, (state.limit or 1 << 40) - _used()), state.limit or 1 << 40),
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
@@ -618,10 +873,14 @@ def _names() -> dict[str, Any]:
         runtime=runtime,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         compiler=SimpleNamespace(CompileException=CompileException),
-        device=SimpleNamespace(get_cublas_handle=lambda: 1000 + state.device),
-        get_current_stream=lambda: stream,
+        device=SimpleNamespace(
+            get_cublas_handle=lambda: 1000 + state.device, get_cusolver_handle=lambda: 2000 + state.device
+        ),
+        get_current_stream=lambda: state.current[-1] if state.current else stream,
         Stream=Stream,
         Event=Event,
+        get_elapsed_time=get_elapsed_time,
+        set_allocator=lambda allocator: None,
     )
     return {
         "__version__": "0.0",
@@ -640,12 +899,18 @@ def _names() -> dict[str, Any]:
         "zeros_like": lambda x: _filled(0)(x.shape, x.dtype),
         "empty_like": lambda x: ndarray._new(x.shape, x.dtype),
         "concatenate": lambda arrays, axis=0: ndarray._from(np.concatenate([_plain(x) for x in arrays], axis=axis)),
-        "where": lambda chosen, x, y: ndarray._from(np.where(chosen._host, _plain(x), _plain(y))),
+        "where": _function("where"),
         "take": lambda x, index, axis: ndarray._from(np.take(_plain(x), index._host, axis=axis)),
-        "repeat": lambda x, repeats, axis: ndarray._from(np.repeat(_plain(x), repeats, axis=axis)),
+        "repeat": lambda x, repeats, axis=None: ndarray._from(np.repeat(_plain(x), repeats, axis=axis)),
         "stack": lambda arrays, axis=0: ndarray._from(np.stack([_plain(x) for x in arrays], axis=axis)),
         "multiply": multiply,
-        "maximum": lambda x, y: ndarray._from(np.maximum(_plain(x), _plain(y))),
+        "copyto": copyto,
+        **{name: _function(name) for name in FUNCTIONS},
+        "arange": lambda *bounds, dtype=None: ndarray._from(np.arange(*bounds, dtype=dtype), name="arange"),
+        "eye": lambda n, dtype=np.float64: ndarray._from(np.eye(n, dtype=dtype), name="eye"),
+        "linalg": SimpleNamespace(eigh=eigh, qr=qr),
+        "lib": SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=as_strided)),
+        "tile": lambda x, times: ndarray._from(np.tile(_plain(x), times)),
         "get_default_memory_pool": lambda: SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0),
     }
 
@@ -657,17 +922,23 @@ def installed() -> Iterator[_State]:
 
     def forget() -> None:
         compile._compiled.cache_clear()
+        compile._properties.cache_clear()
         probe._probe.cache_clear()
 
     modules = {}
-    for name in ("cupy", "cupyx", "cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs"):
+    for name in (
+        "cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.linalg", "cupy_backends", "cupy_backends.cuda",
+        "cupy_backends.cuda.libs",
+    ):  # fmt: skip
         module = ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
         modules[name] = module
     state.__init__()  # type: ignore[misc]
     vars(modules["cupy"]).update(_names())
     modules["cupyx"].empty_pinned = empty_pinned  # type: ignore[attr-defined]
+    modules["cupyx.scipy.linalg"].solve_triangular = solve_triangular  # type: ignore[attr-defined]
     modules["cupy_backends.cuda.libs"].cublas = cublas  # type: ignore[attr-defined]
+    modules["cupy_backends.cuda.libs"].cusolver = cusolver  # type: ignore[attr-defined]
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     forget()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax.cuda.buckets import FLOAT32, choose
+from gpusoftmax.cuda.buckets import FLOAT32
 from gpusoftmax.cuda.compile import source
 from tests.support.emulation.build import BuildError, Emulated, EmulationError, build, missing, sanitizer_environment
 
@@ -189,32 +189,140 @@ def test_shared_memory_starts_as_something_else_in_every_order() -> None:
     assert second[0] == -1  # poisoned again before the second block; all bits set
 
 
+# ---- copies beside the computation
+
+
+def test_a_copy_is_there_when_the_thread_has_waited_for_it() -> None:
+    body = """
+    extern __shared__ int a[];
+    int* mine = a + 8 * threadIdx.x;
+    emulation::copy_async(mine, in, 16, 16);
+    emulation::commit_copies();
+    emulation::copy_async(mine + 4, in, 16, 8);
+    emulation::commit_copies();
+    WAIT
+    for (int i = 0; i < 8; i++) out[i] = mine[i];
+    """
+    given = np.arange(1, 5, dtype=np.int32)
+    for wait, expected in {
+        "": [-1] * 8,
+        "emulation::wait_copies(2);": [-1] * 8,
+        "emulation::wait_copies(1);": [1, 2, 3, 4, -1, -1, -1, -1],
+        "emulation::wait_copies(0);": [1, 2, 3, 4, 1, 2, 0, 0],
+    }.items():
+        out = np.zeros(8, np.int32)
+        emulated = kernel(body.replace("WAIT", wait), "const int* in, int* out")
+        emulated.launch("k", (1,), (2,), [given.ctypes.data, out.ctypes.data], 64)
+        assert out.tolist() == expected
+        assert emulated.copied_bytes == 2 * 24
+
+
+@pytest.mark.parametrize(
+    ("to", "size", "message"), [("a + 1", 16, "not a multiple"), ("a", 4, "copies 4 bytes, of which 8")]
+)
+def test_copies_that_cuda_would_refuse(to: str, size: int, message: str) -> None:
+    with pytest.raises(EmulationError, match=message):
+        run(f"extern __shared__ int a[];\nemulation::copy_async({to}, a + 4, {size}, 8);", shared_bytes=256)
+
+
+# ---- blocks at the same time
+
+RING = """
+extern __shared__ int a[];
+const int rank = blockIdx.x % 3;
+emulation::cluster_arrive();
+FIRST
+emulation::store_in_cluster(a + threadIdx.x, (rank + 1) % 3, (int)(100 * blockIdx.x + threadIdx.x));
+emulation::cluster_arrive();
+SECOND
+out[32 * blockIdx.x + threadIdx.x] = a[threadIdx.x];
+"""
+WAIT = "emulation::cluster_wait(__LINE__);"
+
+
+def in_clusters(body: str, seed: int = 0, *, grid: int = 6, **options: Any) -> Any:
+    """What clusters of three blocks of 32 threads leave in out[192]."""
+    out = np.full(192, -1, np.int32)
+    text = f"""
+    extern "C" __cluster_dims__(3, 1, 1) __global__ void k(int* out);
+    extern "C" __global__ void k(int* out) {{ {body} }}
+    """
+    build(text).launch("k", (grid,), (32,), [out.ctypes.data], 128, seed, **options)
+    return out
+
+
+def test_blocks_of_a_cluster_store_to_each_others_shared_memory() -> None:
+    body = RING.replace("FIRST", WAIT).replace("SECOND", WAIT)
+    block, thread = np.divmod(np.arange(192), 32)
+    expected = 100 * (block // 3 * 3 + (block + 2) % 3) + thread
+    for seed in range(6):
+        assert np.array_equal(in_clusters(body, seed), expected)
+    assert np.array_equal(in_clusters(body, blocks=(3, 3))[96:], expected[96:])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("", WAIT, "arrives at the cluster's barrier again"),
+        (WAIT + WAIT, WAIT, "without having arrived"),
+        (WAIT, "if (rank == 1) return;\nemulation::cluster_arrive();", "arrives at the cluster's barrier again"),
+        (WAIT, WAIT + "if (rank) emulation::cluster_arrive(), emulation::cluster_wait(0);", "other blocks"),
+    ],
+)
+def test_a_cluster_whose_blocks_do_not_meet_is_an_error(first: str, second: str, message: str) -> None:
+    with pytest.raises(EmulationError, match=message):
+        in_clusters(RING.replace("FIRST", first).replace("SECOND", second))
+
+
+def test_a_store_that_does_not_wait_for_the_other_block_to_begin_shows_in_some_order() -> None:
+    body = RING.replace("emulation::cluster_arrive();\nFIRST\n", "").replace("SECOND", WAIT)
+    right = in_clusters(RING.replace("FIRST", WAIT).replace("SECOND", WAIT))
+    assert any(not np.array_equal(in_clusters(body, seed), right) for seed in range(6))
+
+
+def test_clusters_that_cuda_would_refuse() -> None:
+    for options in ({"grid": 5}, {"blocks": (1, 3)}, {"blocks": (0, 2)}):
+        with pytest.raises(EmulationError, match="clusters of 3 blocks"):
+            in_clusters("", **options)
+    with pytest.raises(EmulationError, match="outside the shared memory"):
+        in_clusters("extern __shared__ int a[];\nemulation::store_in_cluster(a + 32, 0, 1);")
+    with pytest.raises(EmulationError, match="dynamic shared memory only"):
+        in_clusters("__shared__ int a[32];\na[threadIdx.x] = 1;\nout[0] = a[0];")
+
+
+def test_a_block_may_wait_for_the_flag_of_one_that_has_not_begun() -> None:
+    body = """
+    volatile int* flag = out;
+    if (threadIdx.x == 0) {
+        if (blockIdx.x == 0) *flag = 7;
+        else
+            while (*flag != 7) __nanosleep(20);
+    }
+    __syncthreads();
+    out[1 + blockIdx.x] = *flag;
+    """
+    for seed in range(6):
+        assert run(body, 8, grid=(4,), seed=seed)[1:5].tolist() == [7] * 4
+    with pytest.raises(EmulationError, match="waits for other blocks, which wait, too"):
+        run(body, grid=(4,), blocks=(1, 3))
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_deleted_barrier_shows_as_other_bits_in_another_order(which: int, rng: np.random.Generator) -> None:
-    bucket = choose(FLOAT32, 3000, 3000, 0)
-    # a hinge: two sums in a row go through the same scratch
-    text = source("row_loss.cu", {"SCORE": 0, "LOSS": 1, "MODE": 0, "BEST": 1, **bucket.macros()})
+    text = source("reduce.cu", {"SCORE": FLOAT32})  # two sums in a row go through the same scratch
     parts = text.split("__syncthreads();")
     assert len(parts) == 3, "common.cuh's reduce has its two barriers"
     mutant = "__syncthreads();".join([parts[0] + parts[1], parts[2]] if which == 0 else [parts[0], parts[1] + parts[2]])
-
-    Z, labels = rng.standard_normal((2, 3000)).astype(np.float32), np.array([7, 2000], np.int32)
+    n = 3000
+    losses, zeros = rng.standard_normal(n).astype(np.float32), np.zeros(n, np.int32)
 
     def results(text: str) -> set[bytes]:
         found = set()
         for seed in range(6):
-            scores, losses, best, bad = Z.copy(), np.zeros(2, np.float32), np.zeros(2, np.int32), np.zeros(1, np.uint64)
-            build(text).launch(
-                "row_loss",
-                (2,),
-                (bucket.threads,),
-                [
-                    scores.ctypes.data, 3000, 0, labels.ctypes.data, 0, 2, 3000, 1, losses.ctypes.data,
-                    best.ctypes.data, bad.ctypes.data,
-                ],
-                seed=seed,
-            )  # fmt: skip
-            found.add(scores.tobytes() + losses.tobytes())
+            partials = np.zeros(2)
+            addresses = [losses.ctypes.data, zeros.ctypes.data, zeros.ctypes.data, 0]
+            build(text).launch("sum_rows", (1, 1), (256,), [*addresses, n, partials.ctypes.data], seed=seed)
+            found.add(partials.tobytes())
         return found
 
     assert len(results(text)) == 1

@@ -125,3 +125,70 @@ def test_memory_is_freed_after_the_copy(pipeline: Any, what: str, waits: bool) -
 def test_a_copy_from_ordinary_memory_is_refused(pipeline: Any) -> None:
     with pytest.raises(standin.StandinError, match="not pinned"):
         pipeline.device.set(ROWS, stream=pipeline.copies)
+
+
+# what a benchmark uses
+
+
+def test_the_time_between_events_is_known_once_the_host_has_waited() -> None:
+    with standin.installed():
+        start, stop = standin.Event(), standin.Event()
+        with pytest.raises(standin.CUDARuntimeError):
+            standin.get_elapsed_time(start, stop)  # neither is recorded
+        start.record()
+        (standin.asarray(ROWS) + 0.0).copy()
+        stop.record()
+        with pytest.raises(standin.CUDARuntimeError):
+            standin.get_elapsed_time(start, stop)
+        stop.synchronize()
+        assert standin.get_elapsed_time(start, stop) > 0
+
+
+def test_pairs_of_indices_pick_and_change_single_numbers() -> None:
+    with standin.installed():
+        x, rows, columns = (standin.asarray(a) for a in (ROWS, np.array([0, 1]), np.array([2, 2])))
+        assert x[rows, columns].get().tolist() == [2, 5]
+        x[rows, columns] -= 1.0  # the column occurs twice, but no pair does
+        assert x.get()[:, 2].tolist() == [1, 4]
+        with pytest.raises(standin.StandinError, match="repeated"):
+            x[columns - 2, columns] = 0.0
+
+
+def test_what_costs_time_on_a_gpu_is_counted() -> None:
+    with standin.installed() as machine:
+        x = standin.asarray(np.ones((3, 4), np.float32))
+        assert (machine.uploads, machine.downloads, machine.synchronisations, machine.launches) == ([48], [], 0, [])
+        y = x + x
+        y *= 2.0
+        y[0] = x[1]
+        assert machine.launches == ["add", "imul", "copy"]
+        assert float(y.sum()) == 4.0 + 2 * 4 * 4.0
+        y.get()
+        assert (machine.downloads, machine.synchronisations) == ([4, 48], 2)
+        _ = y[:, 0][y[:, 0] > 1.0]  # how many are chosen is not known before
+        assert machine.synchronisations == 3
+        assert machine.uploads == [48]
+
+
+@pytest.mark.parametrize("value", [np.ones(4, np.float32), None], ids=["a NumPy array", "by a mask"])
+def test_what_cupy_does_not_assign_or_what_waits_is_refused(value: Any) -> None:
+    with standin.installed():
+        x = standin.asarray(np.ones((3, 4), np.float32))
+        if value is None:
+            with pytest.raises(standin.StandinError, match="mask"):
+                x[x > 0] = 1.0
+        else:
+            with pytest.raises(TypeError, match="NumPy"):
+                x[0] = value
+
+
+@pytest.mark.parametrize("pivot", [1.0, -1.0, np.nan])
+def test_a_factor_says_where_a_matrix_is_not_positive_but_nothing_of_nan(pivot: float) -> None:
+    with standin.installed():
+        L = standin.asarray(np.diag([4.0, pivot, 9.0]))
+        info, workspace = standin.full(1, 7, np.int32), standin.full(7, 0.0)
+        standin.cusolver.dpotrf(2000, 1, 3, L.data.ptr, 3, workspace.data.ptr, 7, info.data.ptr)
+        assert info.get().tolist() == [2 if pivot < 0 else 0]
+        assert float(L[0, 0]) == 2.0
+        # the rest of a matrix that is not positive is left over, and NaN goes on to the last entry
+        np.testing.assert_equal(float(L[2, 2]), {1.0: 3.0, -1.0: 9.0}.get(pivot, np.nan))

@@ -18,7 +18,7 @@ COMMANDS = {
     "starting": ("bench.starting.run", "seconds until the first fit of a new process, with and without a cache"),
     "streaming": ("bench.streaming.run", "a pass over features in a file, mapped or read ahead, beside one in memory"),
     "classes": ("bench.classes", "seconds and memory by the number of classes, from fit to model file"),
-    "gpu": ("bench.gpu.gpu_check", "tests, sanitizers and timings on a machine with an NVIDIA GPU"),
+    "gpu": ("bench.gpu.run", "is everything right, and how fast is it, on a machine with an NVIDIA GPU"),
     "kernels": ("bench.gpu.kernel_table", "registers, spills and loads of every CUDA kernel; needs no GPU"),
     "compare": ("bench.common.compare", "which cases became slower from one result file to another"),
     "figures": ("bench.figures", "the tables and figures of the documents, from the tracked results"),

@@ -28,6 +28,10 @@ class Prepared:
         What a reader of its time has to know.
     gpu : bool
         Where it computes, and so which ceilings it has.
+    queue : callable or None
+        What `call` does, but it may return while a GPU still computes the result.
+    wait : callable
+        Waits until a result of `queue` is there, and with it all that was queued before.
     """
 
     call: Callable[[], Any]
@@ -35,6 +39,21 @@ class Prepared:
     note: str = ""
     rows: int | None = None
     gpu: bool = False
+    queue: Callable[[], Any] | None = None
+    wait: Callable[[Any], Any] = lambda result: None
+
+
+def queued(
+    queue: Callable[[], Any], wait: Callable[[Any], Any], read: Callable[[Any], tuple[Any, ...]], **options: Any
+) -> Prepared:
+    """A contender whose work can be queued: its `call` queues it and waits."""
+
+    def call() -> Any:
+        result = queue()
+        wait(result)
+        return result
+
+    return Prepared(call, read, queue=queue, wait=wait, **options)
 
 
 def conversion_note(problem: Problem) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.common.ours import BatchPlan, backend_for
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, blas_threads, conversion_note, needs_dense, rows_of
+from bench.throughput.contenders.base import Prepared, blas_threads, conversion_note, needs_dense, queued, rows_of
 
 
 def _by_hand(problem: Problem, xp: Any, wait: Callable[[], Any], to_numpy: Callable[[Any], Any]) -> Prepared:
@@ -67,13 +67,12 @@ def _by_hand(problem: Problem, xp: Any, wait: Callable[[], Any], to_numpy: Calla
     def predict() -> Any:
         return ((X @ W + b).reshape(n, K, c).argmax(axis=2),)
 
-    def call() -> Any:
+    def queue() -> Any:
         with limit():
-            result = predict() if case.work == "predict" else gradient(X, y, W, b)
-            wait()
-        return result
+            return predict() if case.work == "predict" else gradient(X, y, W, b)
 
-    return Prepared(call, lambda r: tuple(map(to_numpy, r)), conversion_note(problem), gpu=xp is not np)
+    options = {"note": conversion_note(problem), "gpu": xp is not np}
+    return queued(queue, lambda _: wait(), lambda r: tuple(map(to_numpy, r)), **options)
 
 
 def numpy(problem: Problem) -> Prepared:

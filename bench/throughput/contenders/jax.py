@@ -9,7 +9,7 @@ import numpy as np
 from bench.common.harness import NotForThisError
 from bench.common.ours import BatchPlan, default_threads
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, conversion_note, needs_dense
+from bench.throughput.contenders.base import Prepared, conversion_note, needs_dense, queued
 from bench.throughput.truth import Answer
 
 
@@ -62,13 +62,13 @@ def prepare(problem: Problem) -> Prepared:
         )
     if case.work == "predict":
         best = jax.jit(lambda X, W, b: (X @ W.T + b).reshape(-1, K, c).argmax(axis=2))
-        return Prepared(
-            lambda: jax.block_until_ready(best(X, W, b)), lambda r: (np.asarray(r),), conversion_note(problem), gpu=gpu
-        )
+        options = {"note": conversion_note(problem), "gpu": gpu}
+        return queued(lambda: best(X, W, b), jax.block_until_ready, lambda r: (np.asarray(r),), **options)
     function = jax.jit(value_and_grad)
 
     def read(result: Any) -> Answer:
         (_, losses), slopes = result
         return np.asarray(losses), np.asarray(slopes[0]).T, np.asarray(slopes[1])
 
-    return Prepared(lambda: jax.block_until_ready(function(W, b, X, y)), read, conversion_note(problem), gpu=gpu)
+    options = {"note": conversion_note(problem), "gpu": gpu}
+    return queued(lambda: function(W, b, X, y), jax.block_until_ready, read, **options)

@@ -10,7 +10,7 @@ import numpy as np
 from bench.common.harness import NotForThisError
 from bench.common.ours import SGD, Backend, BatchPlan, Objective, backend_for, objective_over
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, needs_dense
+from bench.throughput.contenders.base import Prepared, needs_dense, queued
 from bench.throughput.truth import Answer
 from gpusoftmax import BackendUnavailableError, SoftmaxClassifier, reference
 
@@ -44,16 +44,18 @@ def _our_gradient(problem: Problem, backend: Backend) -> Prepared:
     objective = _objective(problem, backend)
     W, b = backend.asarray(problem.W), backend.asarray(problem.b)
 
-    def call() -> Any:
+    def queue() -> Any:
         with backend.active():
-            result = objective.value_and_gradient(W, b)
+            return objective.value_and_gradient(W, b)
+
+    def wait(result: Any) -> None:
+        with backend.active():
             backend.synchronize()
-            return result
 
     def read(result: Any) -> Answer:
         return tuple(map(backend.to_numpy, (result.value, result.dW, result.db)))
 
-    return Prepared(call, read, gpu=backend.gpu is not None)
+    return queued(queue, wait, read, gpu=backend.gpu is not None)
 
 
 def _our_steps(problem: Problem, backend: Backend) -> Prepared:

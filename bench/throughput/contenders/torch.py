@@ -11,7 +11,7 @@ import numpy as np
 from bench.common.harness import lacks
 from bench.common.ours import BatchPlan, default_threads
 from bench.throughput.cases import MOMENTUM, Problem
-from bench.throughput.contenders.base import Prepared, conversion_note, needs_dense, rows_of
+from bench.throughput.contenders.base import Prepared, conversion_note, needs_dense, queued, rows_of
 from bench.throughput.truth import Answer
 
 no_torch = lacks("torch")
@@ -102,23 +102,21 @@ def _prepare(problem: Problem, device: str, compiled: bool) -> Prepared:
 
         return Prepared(epoch, read, **options)
 
-    def call() -> Any:
+    def queue() -> Any:
         torch.set_num_threads(threads)
         if case.work == "predict":
             with torch.inference_mode():
-                result: Any = (best_of(X, W, b),)
-        else:
-            losses = losses_of(X, y, W, b)
-            result = (losses, *torch.autograd.grad(losses.sum(), (W, b)))
-        wait()
-        return result
+                return (best_of(X, W, b),)
+        losses = losses_of(X, y, W, b)
+        return (losses, *torch.autograd.grad(losses.sum(), (W, b)))
 
     if case.work == "gradient":
         W.requires_grad_()
         b.requires_grad_()
-    return Prepared(call, read, **options)
+    return queued(queue, lambda _: wait(), read, **options)
 
 
 eager = partial(_prepare, device="cpu", compiled=False)
 compiled = partial(_prepare, device="cpu", compiled=True)
 on_gpu = partial(_prepare, device="cuda", compiled=False)
+compiled_on_gpu = partial(_prepare, device="cuda", compiled=True)

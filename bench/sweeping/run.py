@@ -33,7 +33,7 @@ from bench.common.process import ready, run_apart
 from bench.sweeping.cases import CASES, MINILM, Case, Problem, make
 from bench.sweeping.contenders import CONTENDERS, Contender
 from bench.sweeping.contenders.base import Outcome, Watch
-from bench.sweeping.truth import NEAR, ROUNDING, Models, apart, distances, fault, truth_of
+from bench.sweeping.truth import NEAR, ROUNDING, Models, allowed, apart, distances, fault, truth_of
 
 BUDGET = 900.0  # seconds of a contender's run
 GRACE = 10.0  # seconds after which a contender that has not stopped by itself is stopped
@@ -152,7 +152,7 @@ def measure(contender: Contender, problem: Problem, truth: Any, options: argpars
 def checked(result: Result, contender: Contender, problem: Problem, truth: Any, models: Models) -> Result:
     """The result with distances from the truth, and steps of the grid from its choices; one that is wrong says why."""
     if problem.has_folds or problem.case == "path":
-        found, limit = distances(problem, truth, models), NEAR if contender.near else np.inf
+        found, limit = distances(problem, truth, models), allowed(problem) if contender.near else np.inf
         steps = {
             f"steps_{by}": result[by] - truth[by]
             for by in ("by_accuracy", "by_log_loss")

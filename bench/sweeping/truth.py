@@ -14,11 +14,18 @@ from gpusoftmax import SoftmaxClassifier
 Array = npt.NDArray[Any]
 
 NEAR = 2e-4  # relative, above the optimum: what exact solvers may be
+# Embeddings have a flat objective where penalties are weak: with tol = 1e-4 scikit-learn stops 1e-2 above the optimum.
+NEAR_ON_EMBEDDINGS = 2e-3
 ROUNDING = 1e-3  # relative to the norm of the weights: what float32 may differ by after all steps
 CONVERGED = 1e-7  # tol of the reference
 BLOCK = 4096  # rows in float64 at a time
 
 Models = dict[tuple[int, int], tuple[Array, Array]]
+
+
+def allowed(problem: Problem) -> float:
+    """How far above the optimum a model may be, relative."""
+    return NEAR_ON_EMBEDDINGS if problem.case == "minilm" else NEAR
 
 
 def truth_of(problem: Problem) -> Any:

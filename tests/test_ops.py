@@ -53,15 +53,29 @@ def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_chunks, "CHUNK_BYTES", 1)
 
 
-def assert_gradient_is_right(backend: Backend, problem: Problem) -> None:
+def assert_gradient_is_right(backend: Backend, problem: Problem, lost: Any = 0.0) -> None:
+    """`lost` is what dW may be off beyond the rounding of float32."""
     losses, correct, dW, db = backend.ops.linear_gradient(*problem.arguments, problem.rows)
     expected, allowed = answer(problem)
     assert (losses.dtype, correct.dtype, dW.dtype, db.dtype) == (float, float, problem.W.dtype, problem.W.dtype)
     assert dW.shape == problem.W.shape
     assert_within(losses, expected.losses, allowed.losses, "losses")
     assert_within(correct, expected.correct, allowed.correct, "correct")
-    assert_within(dW, expected.dW, allowed.dW, "dW")
+    assert_within(dW, expected.dW, allowed.dW + lost, "dW")
     assert_within(db, expected.db, allowed.db, "db")
+
+
+def lost_in_halves(problem: Problem) -> Any:
+    """What dW loses where gradients become two float16: the second is off by 2^-39 of the largest gradient."""
+    if problem.X.dtype not in (np.float16, np.uint8):
+        return 0.0
+    rows = slice(None) if problem.rows is None else problem.rows
+    X, y = problem.X[rows].astype(np.float64), problem.labels[rows]
+    Z, (_, K, c) = reference.scores(X, problem.W, problem.b), problem.W.shape
+    G = reference.row_loss(Z.reshape(-1, c), np.repeat(y, K), list(LOSSES)[problem.loss])[1].reshape(-1, K, c)
+    if problem.weights is not None:
+        G = G * problem.weights[rows][:, :, None]
+    return 2.0**-39 * np.abs(G).max(initial=0.0) * np.abs(X).sum(axis=0)[:, None, None]
 
 
 @pytest.mark.slow
@@ -75,7 +89,7 @@ def test_linear_gradient_equals_the_reference(cpu_backend: Backend, problem: Pro
 @given(problem=problems())
 @settings(DETERMINISTIC, max_examples=300)
 def test_linear_gradient_on_a_gpu_equals_the_reference(gpu: None, problem: Problem) -> None:
-    assert_gradient_is_right(hosted(get_backend("cuda")), problem)
+    assert_gradient_is_right(hosted(get_backend("cuda")), problem, lost_in_halves(problem))
 
 
 # n, d, c, K at, and next to, the lengths in which rows are visited; the leaves' stand for a GPU's chunks of 128, too

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 # a module imports from its own folder and from earlier lines; a name stands for a folder, or for a module beside them
 LAYERS = [
     {"_log", "_typing", "exceptions"},
-    {"dtypes", "reference", "losses", "penalties", "tree", "_moved"},
+    {"dtypes", "reference", "losses", "penalties", "reliability", "tree", "_moved"},
     {"operations"},
     {"epilogue"},
     {"checks", "cpu", "cuda"},
@@ -36,8 +36,9 @@ LAYERS = [
     {"checkpoints"},
     {"solvers"},
     {"trainer"},
-    {"progress"},
+    {"loggers", "progress"},
     {"estimators"},
+    {"plots"},
     {"models", "search"},
     {"reports"},
     {"protocols"},
@@ -152,7 +153,8 @@ def test_the_backends_are_behind_the_array_module_and_the_features(name: str) ->
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("features")])
 def test_no_module_but_the_features_looks_at_their_array(name: str) -> None:
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
-    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "X"] == []
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "X"]
+    assert [node.lineno for node in found if ast.unparse(node) != "alt.X"] == []  # Altair's axis
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("cuda")])

@@ -74,7 +74,7 @@ def test_the_sdist_holds_all_that_its_tests_need(distributions: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         held = {member.name.partition("/")[2] for member in archive}
-    needed = {name for folder in ("tests", "bench", "docs", "kernels") for name in files(Path(folder))}
+    needed = {name for folder in ("tests", "bench", "docs", "notebooks", "kernels") for name in files(Path(folder))}
     assert needed | {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml", "pyproject.toml"} <= held
 
 

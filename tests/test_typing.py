@@ -60,6 +60,10 @@ assert_type(g.fit_path(g.SoftmaxClassifier(), X, y, validation=(X, y)), g.SweepR
 assert_type(g.linear_probe(X, y, X, y, protocol="clip"), g.ProbeResult)
 assert_type(g.train_cs231n(X, y), g.SoftmaxClassifier | g.LinearSVMClassifier)
 assert_type(g.sweep_cs231n(X, y, (X, y), learning_rates=[0.1], regs=[0.1]), g.CourseSweep)
+g.report(swept, "page.html", data=(X, y))
+g.save_onnx(learned, "model.onnx", input_type="uint8")
+assert_type(g.scale_temperature(learned, X, y), g.SoftmaxClassifier)
+g.SoftmaxClassifier(callbacks=[g.CsvLogger("fit.csv"), g.TensorBoardLogger("runs"), g.MlflowLogger(run_name="a")])
 assert_type(g.__version__, str)
 
 

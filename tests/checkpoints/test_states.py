@@ -14,9 +14,9 @@ from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.checkpoints.file import read, write
 from gpusoftmax.features.batches import BatchPlan
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers import LBFGS, SGD, newton, sgd
+from gpusoftmax.solvers import LBFGS, SGD, block_search, newton, sgd
 from gpusoftmax.solvers.base import StopReason
-from gpusoftmax.solvers.preconditioners import woodbury
+from gpusoftmax.solvers.preconditioners import hessian, woodbury
 from tests.support.cases import blobs, objective_of, zeros_for
 
 NUMPY = get_backend("numpy", n_threads=1)
@@ -68,11 +68,27 @@ def test_a_state_goes_on_with_the_same_bits(
 
 
 @pytest.mark.parametrize("K", [1, 3])
+def test_a_state_whose_preconditioner_is_scaled_for_each_class_goes_on_with_the_same_bits(
+    K: int, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
+    monkeypatch.setattr(hessian, "FULL_SIZE", 0)
+    objective = narrow(backend, K)
+    due = []
+    original = LBFGS.step
+    monkeypatch.setattr(LBFGS, "step", lambda *each: due.append(each[2].models.is_due.any()) or original(*each))  # type: ignore[func-returns-value]
+    _, refreshes = goes_on_with_the_same_bits(objective, LBFGS(30, tol=1e-9), zeros_for(objective), tmp_path)
+    assert refreshes > 0
+    assert any(due) == backend.queues_work
+
+
+@pytest.mark.parametrize("K", [1, 3])
 def test_a_state_of_block_search_goes_on_with_the_same_bits(
     K: int, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
     monkeypatch.setattr(woodbury, "FEWEST", 32)
+    monkeypatch.setattr(block_search, "LEAST_QUEUED_PASS", 0.0)
     X, y = blobs(4, n=600, d=100, c=2, apart=0.2)
     objective = objective_of(X, y, backend, K=K, l2=[0.5, 0.1, 2.0][:K])
     steps, _ = goes_on_with_the_same_bits(objective, LBFGS(60, tol=1e-6), zeros_for(objective), tmp_path)

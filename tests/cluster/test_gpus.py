@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from gpusoftmax import LinearSVMClassifier, SoftmaxClassifier, get_backend, open_rows, sweep
 from gpusoftmax.cluster import sums, tasks
@@ -141,21 +142,21 @@ FITS: dict[str, Any] = {
 def test_a_fit_is_the_same_to_the_bit_for_any_number_of_workers(name: str, data: Any) -> None:
     X, y = data
     model = FITS[name]
-    expected = model.fit(X, y).coef_
     found = set()
     for workers in (1, 2, 3):
         found.add(of_model(model.fit(on_gpus(X, workers), y)))
-        np.testing.assert_allclose(model.coef_, expected, atol=1e-4)
         assert model.fit_report_.note == ""
     assert len(found) == 1
 
 
-@pytest.mark.usefixtures("machine")  # on a GPU the solver's own sums round otherwise than on the client
 @pytest.mark.parametrize("name", FITS)
-def test_only_what_the_solver_computes_on_the_client_may_differ_from_one_gpu(name: str, data: Any) -> None:
+def test_a_fit_ends_where_that_on_one_gpu_does(name: str, data: Any) -> None:
+    """The solver, which runs on the client's CPU, rounds otherwise there."""
     X, y = data
-    expected = of_model(FITS[name].fit(X, y))
-    assert of_model(FITS[name].fit(on_gpus(X), y)) == expected
+    one, several = (clone(FITS[name]).fit(rows, y).fit_report_ for rows in (X, on_gpus(X)))
+    # both objectives are above the optimum, by at most their bounds; rounding adds some units of float32
+    assert abs(one.objective - several.objective) <= max(one.bound, several.bound) + 1e-6
+    assert max(one.bound, several.bound) < 1e-4
 
 
 def test_files_that_workers_upload_have_the_bits_of_rows_that_they_were_sent(data: Any, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def _for_small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(woodbury, "FEWEST", 32)
     monkeypatch.setattr(woodbury, "FEWEST_OTHERS", 600)
     monkeypatch.setattr(woodbury, "LEAST_PASS", 0.0)
+    monkeypatch.setattr(block_search, "LEAST_QUEUED_PASS", 0.0)
     monkeypatch.setattr(newton, "MOST_OPERATIONS", 0.0)
 
 

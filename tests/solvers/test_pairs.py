@@ -42,6 +42,12 @@ def points(backend: Backend, x: Any, hessians: list[Any], inverses: list[Any]) -
     return Point(vectors(x), vectors(g), vectors([M @ row for M, row in zip(inverses, g, strict=True)]))
 
 
+def advance(pairs: Pairs, old: Point, new: Point, accepted: Any, backend: Backend) -> tuple[Any, Any]:
+    """Add the pair from `old` to `new`, as a step of the solver does."""
+    products = pairs.begin(old, new, backend)
+    return pairs.advance(new, products, backend.fetch(*products.arrays), accepted, backend)
+
+
 @pytest.mark.parametrize("n_pairs", [1, 3, MEMORY, MEMORY + 4])
 def test_the_direction_is_that_of_the_recursion(n_pairs: int, backend: Backend, rng: np.random.Generator) -> None:
     K = 2
@@ -49,9 +55,8 @@ def test_the_direction_is_that_of_the_recursion(n_pairs: int, backend: Backend, 
     track = rng.standard_normal((n_pairs + 1, K, D * C))
     pairs = Pairs.none(backend.asarray(np.zeros((D, K, C))), backend)
     for old, new in pairwise(track):
-        direction, slope = pairs.advance(
-            *(points(backend, list(one), hessians, inverses) for one in (old, new)), np.ones(K, bool), backend
-        )
+        both = (points(backend, list(one), hessians, inverses) for one in (old, new))
+        direction, slope = advance(pairs, *both, np.ones(K, bool), backend)
     found = backend.to_numpy(direction)
     for k in range(K):
         steps = [new[k] - old[k] for old, new in pairwise(track)]
@@ -73,12 +78,12 @@ def test_a_model_whose_trial_was_rejected_keeps_its_pairs(finite: bool, backend:
     at = [points(backend, list(one), hessians, inverses) for one in track]
     second = [points(backend, [one[1]], hessians[1:], inverses[1:]) for one in track]
     for i in (0, 1):
-        both.advance(at[i], at[i + 1], np.ones(2, bool), backend)
-        alone.advance(second[i], second[i + 1], np.ones(1, bool), backend)
+        advance(both, at[i], at[i + 1], np.ones(2, bool), backend)
+        advance(alone, second[i], second[i + 1], np.ones(1, bool), backend)
     with np.errstate(invalid="ignore"):
-        both.advance(at[2], bad, np.array([True, False]), backend)
-    found, slopes = both.advance(at[2], at[3], np.array([False, True]), backend)
-    expected, slope = alone.advance(second[2], second[3], np.ones(1, bool), backend)
+        advance(both, at[2], bad, np.array([True, False]), backend)
+    found, slopes = advance(both, at[2], at[3], np.array([False, True]), backend)
+    expected, slope = advance(alone, second[2], second[3], np.ones(1, bool), backend)
     assert slopes[1] == pytest.approx(slope[0], rel=1e-9)
     np.testing.assert_allclose(backend.to_numpy(found)[:, 1], backend.to_numpy(expected)[:, 0], rtol=1e-9)
 
@@ -87,7 +92,7 @@ def test_a_step_against_the_curvature_gives_no_pair(backend: Backend) -> None:
     rng = np.random.default_rng(2)
     old, new = (points(backend, [rng.standard_normal(D * C)], [-np.eye(D * C)], [np.eye(D * C)]) for _ in range(2))
     pairs = Pairs.none(old.x, backend)
-    direction, _ = pairs.advance(old, new, np.ones(1, bool), backend)
+    direction, _ = advance(pairs, old, new, np.ones(1, bool), backend)
     assert (pairs.slots, pairs.gamma.tolist()) == ([], [1.0])
     assert sha256(backend.to_numpy(direction)) == sha256(backend.to_numpy(new.preconditioned_g))
 
@@ -97,9 +102,9 @@ def test_pairs_that_are_forgotten_leave_the_preconditioner_alone(backend: Backen
     A, M = [quadratic(rng)], [np.eye(D * C)]
     first, second = (points(backend, [rng.standard_normal(D * C)], A, M) for _ in range(2))
     pairs = Pairs.none(first.x, backend)
-    pairs.advance(first, second, np.ones(1, bool), backend)
+    advance(pairs, first, second, np.ones(1, bool), backend)
     pairs.forget(0)
-    direction, _ = pairs.advance(second, second, np.ones(1, bool), backend)  # no step, so no new pair
+    direction, _ = advance(pairs, second, second, np.ones(1, bool), backend)  # no step, so no new pair
     np.testing.assert_allclose(backend.to_numpy(direction), backend.to_numpy(second.preconditioned_g), rtol=1e-15)
 
 

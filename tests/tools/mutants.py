@@ -25,7 +25,8 @@ from tests.support.emulation import build
 ROOT = Path(__file__).resolve().parents[2]
 
 COPIED = ("gpusoftmax", "kernels", "tests", "pyproject.toml")
-KERNEL_TESTS, HOST_TESTS = ("tests/cuda/test_kernels.py",), ("tests/cuda/test_host.py", "tests/cuda/test_blocks.py")
+KERNEL_TESTS = ("tests/cuda/test_kernels.py", "tests/cuda/test_few_classes.py")
+HOST_TESTS = ("tests/cuda/test_host.py", "tests/cuda/test_blocks.py", "tests/cuda/test_sgd_steps.py")
 # The test that repeats others under the sanitizers takes 90 s: it is left to the few mutants that need it, and then
 # repeats only SANITIZED.
 ALL, SANITIZED = "not sanitizers", "(ladder and float32-20000) or part_of_indptr"
@@ -81,24 +82,29 @@ class Outcome:
     seconds: float
 
 
-COMMON, GATHER, REDUCE, ROW_LOSS, SPARSE = (
-    f"kernels/{name}" for name in ("common.cuh", "gather.cu", "reduce.cu", "row_loss.cu", "sparse.cu")
+COMMON, FEW, GATHER, REDUCE, ROW_LOSS, SPARSE, SPLIT = (
+    f"kernels/{name}.cu{'h' if name == 'common' else ''}"
+    for name in ("common", "few_classes", "gather", "reduce", "row_loss", "sparse", "split")
 )
 BLAS, BUCKETS, COMPILE, MEMORY, OPS, PROBE, SPARSE_HOST = (
     f"gpusoftmax/cuda/{name}.py" for name in ("blas", "buckets", "compile", "memory", "ops", "probe", "sparse")
 )
-CHUNKING, COLUMN_SUMS, COPYING, GRADIENTS, ROW_LOSSES = (
-    f"gpusoftmax/cuda/{name}.py" for name in ("chunks", "column_sums", "copying", "gradients", "row_losses")
+CHUNKING, COLUMN_SUMS, COPYING, FEW_HOST, GRADIENTS, OPERANDS, ROW_LOSSES = (
+    f"gpusoftmax/cuda/{name}.py"
+    for name in ("chunks", "column_sums", "copying", "few_classes", "gradients", "operands", "row_losses")
 )
 
 # pytest's -k, so that most mutants cost a second of building and testing
 SUMS = "row_losses_are_summed"
 GATHERED = "gathered_by_index and float32-float32"
-LANES, SEGMENTS, ONLINE = (f"legal_scores and {way}-softmax" for way in ("lanes", "warp", "online"))
-MODELS = "rows_of_several_models and lanes"
-DIGITS = "keeps_its_digits and lanes"
-BAD = "bad_label_is_reported_and_its_row and lanes"
-HINGES = "ladder and float32-9-gradient-unaligned"
+FLAT, REGISTERS, SHARED, STREAMED = (
+    f"legal_scores and {hold}-softmax" for hold in ("flat", "registers", "shared", "streamed")
+)
+FLAT_HINGE, FLAT_SQUARED = "legal_scores and flat-hinge", "legal_scores and flat-squared_hinge"
+MODELS = "rows_of_several_models and (flat or registers)"
+DIGITS = "keeps_its_digits and flat"
+BAD = "bad_label_is_reported_and_its_row and (flat or registers)"
+STARTS = "wherever_it_starts"
 REFERENCE = "loss_and_gradient_equal_the_reference"
 BLOCKS, CHUNKS = "sums_per_model and blocks", "sums_per_model and chunks"
 SCORES = "scores_and_losses"
@@ -115,6 +121,21 @@ SPARSE_FAR = "sparse_entries_beyond or sparse_rows_beyond or picked_rows_and or 
 SPARSE_PRODUCTS, SPARSE_SUMS, SPARSE_GRAM = "sparse_products_equal", "sparse_column_sums", "sparse_gram"
 SMALL = "sums_equal_numpys or pairs_are_added_and_multiplied or best_of_scores or label_coefficients"
 DENSE_PRODUCTS = "column_products_of_dense"
+NARROW, HALVES = "narrow_features", "two_halves"
+STEPS = "separate_steps and (plain or momentum)"
+SGD_STEPS, SGD_STEPS_HOST = "kernels/sgd_steps.cu", "gpusoftmax/cuda/sgd_steps.py"
+READ_ONCE = "x_is_read_once and float32"
+ONE_BLOCK, CLUSTERS, BY_FLAGS = (f"x_is_read_once and float32-1x10-{way}" for way in ("alone", "cluster", "flags"))
+HINGES_OF_FEW, FEW_MODELS = ONE_BLOCK, "x_is_read_once and float32-8x2"
+FEW_HALVES, FEW_BYTES = "x_is_read_once and float16", "x_is_read_once and uint8"
+FEW_ROWS, FEW_BAD, FEW_DIGITS = "a_few_rows", "bad_labels_are_reported", "confident_row and alone"
+FEW_TREE = "leaves_are_added_along"
+FEW_LAUNCHES, FEW_PLACES, FEW_NUMBERS = (
+    "over_launches_and_leaves",
+    "wherever_the_rows_are",
+    "have_the_bits_of_their_copy",
+)
+FEW_PARTS, FEW_HOSTED = "parts_of_the_rows_add_up", "host_code_equals"
 
 MUTANTS = [
     # ---- common.cuh
@@ -145,6 +166,85 @@ MUTANTS = [
         "if ((bits & 0x7fffffffu) > 0x7f800000u) y.bits = 0x7fc0;", "if (false) y.bits = 0x7fc0;",
         "nan_stays",
     ),
+    # ---- few_classes.cu
+    Mutant("few: partial scores are added without a barrier", FEW, "        __syncthreads();  // partial scores of the tile are there\n", "", ONE_BLOCK),
+    Mutant("few: gradients are used without a barrier", FEW, "        __syncthreads();  // gradients of the tile are there\n", "", ONE_BLOCK),
+    Mutant("few: starts of rows are used without a barrier", FEW, "    __syncthreads();  // for the starts of rows\n", "", ONE_BLOCK),
+    Mutant("few: a flag before all is stored", FEW, "            __syncthreads();\n            if (t == 0) store_flag", "            if (t == 0) store_flag", BY_FLAGS),
+    Mutant("few: only some threads wait for the flags", FEW, "__nanosleep(40);\n            __syncthreads();\n", "__nanosleep(40);\n", BY_FLAGS),
+    Mutant("few: flags are not waited for", FEW, "while (load_flag(flags + 1 + leaf * SLICES + t) < tile + 1) __nanosleep(40);", ";", BY_FLAGS),
+    Mutant("few: a tile too little is waited for", FEW, "+ t) < tile + 1)", "+ t) < tile)", BY_FLAGS),
+    Mutant("few: a block's number is read before it is there", FEW, "atomicAdd(flags, 1u);\n        __syncthreads();\n", "atomicAdd(flags, 1u);\n", BY_FLAGS),
+    Mutant("few: all tiles are exchanged in one place", FEW, "exchanged[((leaf * 2 + tile % 2) * SLICES + rank) * TILE + v] = sum;", "exchanged[(leaf * 2 * SLICES + rank) * TILE + v] = sum;", BY_FLAGS),
+    Mutant("few: a store before the cluster has begun", FEW, "    if constexpr (EXCHANGE == CLUSTER) cluster_wait();\n    for (int tile = 0;", "    for (int tile = 0;", CLUSTERS),
+    Mutant("few: the cluster is not waited for", FEW, "        if constexpr (EXCHANGE == CLUSTER) cluster_wait();\n        if constexpr (EXCHANGE == FLAGS)", "        if constexpr (EXCHANGE == FLAGS)", CLUSTERS),
+    Mutant("few: one buffer for the scores of two tiles", FEW, "store_in_cluster(&shared.slices[tile % 2][rank][v], s, sum);", "store_in_cluster(&shared.slices[0][rank][v], s, sum);", CLUSTERS),
+    Mutant("few: scores go to this block alone", FEW, "store_in_cluster(&shared.slices[tile % 2][rank][v], s, sum);", "store_in_cluster(&shared.slices[tile % 2][rank][v], rank, sum);", CLUSTERS),
+    Mutant("few: a slice is forgotten", FEW, "for (int s = 0; s < SLICES; s++)\n            sum +=", "for (int s = 1; s < SLICES; s++)\n            sum +=", CLUSTERS),
+    Mutant("few: a tile is read before it is there", FEW, "wait_copies<STAGES - 2>();", "wait_copies<STAGES - 1>();", READ_ONCE),
+    Mutant("few: the first tile is read before it is there", FEW, "wait_copies<STAGES - 1>();\n    scores(0);", "wait_copies<STAGES>();\n    scores(0);", READ_ONCE),
+    Mutant("few: empty groups are not counted", FEW, "        commit_copies();  // an empty group, too: groups are counted\n", "        if (tile < tiles) commit_copies();\n", READ_ONCE),
+    Mutant("few: a tile overwrites one that is in use", FEW, "        accumulate(tile);\n        fetch(tile + STAGES);\n", "        fetch(tile + STAGES);\n        accumulate(tile);\n", READ_ONCE),
+    Mutant("few: features beyond the last are read", FEW, "ROWS + r < count && feature[p] < d;", "ROWS + r < count;", READ_ONCE),
+    Mutant("few: rows beyond the last are read", FEW, "tile * ROWS + r < count && feature[p] < d;", "feature[p] < d;", READ_ONCE),
+    Mutant("few: X is read twice", FEW, "        commit_copies();  // an", "        if (tile == 0) copy_async16(&shared.ring[0][0][t / 4 * 4], X);\n        commit_copies();  // an", READ_ONCE),
+    Mutant("few: weights beyond the last feature are read", FEW, "                if (feature[p] < d)\n                    four = *", "                    four = *", READ_ONCE),
+    Mutant("few: dW beyond the last feature is written", FEW, "if (feature[p] < d) *reinterpret_cast<Vector<float>*>(to", "*reinterpret_cast<Vector<float>*>(to", READ_ONCE),
+    Mutant("few: a thread has the features of another block", FEW, "((rank * PIECES + p) * THREADS + t)", "(p * THREADS + t)", CLUSTERS),
+    Mutant("few: the stride is ignored", FEW, "(rows == nullptr ? at : rows[at]) * stride", "(rows == nullptr ? at : rows[at]) * d", READ_ONCE),
+    Mutant("few: the numbers of rows are ignored", FEW, "(rows == nullptr ? at : rows[at]) * stride", "at * stride", "rows_by_number_may_repeat"),
+    Mutant("few: offsets in 32 bits", FEW, "(rows == nullptr ? at : rows[at]) * stride : 0", "(int)((rows == nullptr ? at : rows[at]) * stride) : 0", "few_classes and rows_beyond"),
+    Mutant("few: the last leaf is taken for a whole one", FEW, "(int)smaller((long long)LEAF, n - first_row)", "LEAF", FEW_ROWS),
+    Mutant("few: the last part of a tile is forgotten", FEW, "tiles = (count + ROWS - 1) / ROWS;", "tiles = count / ROWS;", FEW_ROWS),
+    Mutant("few: a value given away is kept", FEW, "const float given = upper ? low : high;", "const float given = upper ? high : low;", READ_ONCE),
+    Mutant("few: rows of a group in another order", FEW, "return threadIdx.x % 32 * SETS / 32;", "return threadIdx.x % SETS;", READ_ONCE),
+    Mutant("few: sums that are not a lane's own are stored", FEW, "if (i < kept) to[first", "to[first", READ_ONCE),
+    Mutant("few: a lane's first sum is another's", FEW, "first += upper ? HALF : 0;", "first += upper ? COUNT / 2 : 0;", READ_ONCE),
+    Mutant("few: the last warp is forgotten", FEW, "warp < WARPS; warp++", "warp < WARPS - 1; warp++", ONE_BLOCK),
+    Mutant("few: scores without the bias", FEW, " + shared.bias[k * CLASSES + j];", ";", READ_ONCE),
+    Mutant("few: the bias of the first model for all", FEW, "shared.bias[k * CLASSES + j];", "shared.bias[j];", FEW_MODELS),
+    Mutant("few: the target's score is another row's", FEW, "t % 32 / LANES * LANES + (label", "(label", READ_ONCE),
+    Mutant("few: the largest score is not subtracted", FEW, "exponential(z - top), e_t", "exponential(z), e_t", FEW_DIGITS),
+    Mutant("few: the target among the others", FEW, "reduce<LANES>(j == label ? 0.0f : power,", "reduce<LANES>(power,", READ_ONCE),
+    Mutant("few: the target's gradient as p_t - 1", FEW, "-others * factor : power * factor", "(e_t / total - 1) * weight : power * factor", FEW_DIGITS),
+    Mutant("few: the loss as log of the whole sum", FEW, "value = z_t == top ? logarithm_1p(others) + (z_t - top) :", "value =", FEW_DIGITS),
+    Mutant("few: NaN lost in a hinge", FEW, "if (margin <= 0 || j", "if (!(margin > 0) || j", "not_finite"),
+    Mutant("few: the margin without its 1", FEW, "float margin = z - z_t + 1;", "float margin = z - z_t;", HINGES_OF_FEW),
+    Mutant("few: the target in a hinge", FEW, "margin <= 0 || j == label || j >= CLASSES", "margin <= 0 || j >= CLASSES", HINGES_OF_FEW),
+    Mutant("few: squared hinge's factor 2 lost", FEW, ": 2 * margin;", ": margin;", HINGES_OF_FEW),
+    Mutant("few: a hinge's gradient without its weight", FEW, "(j == label ? -all : slope) * weight", "(j == label ? -all : slope)", HINGES_OF_FEW),
+    Mutant("few: weights by the row alone", FEW, "weight = shared.weights[i * MODELS + k];\n            const float top", "weight = shared.weights[i];\n            const float top", FEW_MODELS),
+    Mutant("few: losses without their weights", FEW, "loss += weight * shared.losses", "loss += shared.losses", READ_ONCE),
+    Mutant("few: right rows without their weights", FEW, "correct += weight * shared.right", "correct += shared.right", READ_ONCE),
+    Mutant("few: the last of equal scores is the best", FEW, "reduce<LANES>(place, Smallest(), (int*)nullptr)", "reduce<LANES>(place == CLASSES ? -1 : place, Largest(), (int*)nullptr)", "of_equal_scores"),
+    Mutant("few: a bad label is not reported", FEW, "        if (present && bad && rank == 0) atomicMin(bad_row, (unsigned long long)(at * MODELS));\n", "", FEW_BAD),
+    Mutant("few: a negative label is taken", FEW, "bad = label < 0 || label >= CLASSES", "bad = label >= CLASSES", FEW_BAD),
+    Mutant("few: a bad row has a gradient", FEW, "label < 0 ? 0.0f : gradient", "gradient", FEW_BAD),
+    Mutant("few: a bad row has a loss", FEW, "label < 0 ? NOT_A_NUMBER : value", "value", FEW_BAD),
+    Mutant("few: every slice adds to db", FEW, "    if (rank > 0) return;\n    if (t < SCORES) to", "    if (rank > 0) return;\n    if (t < SCORES - 1) to", READ_ONCE),
+    Mutant("few: bytes of the first half of a word", FEW, "0x7440u + e % 4", "0x7440u + e % 2", FEW_BYTES),
+    Mutant("few: a leaf's second half is not added", FEW, "for (int s = 1; s < NODES; s *= 2)", "for (int s = 1; s < NODES / 2; s *= 2)", FEW_TREE),
+    Mutant("few: leaves are added in another order", FEW, "if (i + s < count) node[i] += node[i + s];", "if (i + s < count) node[i] += node[(i + s) % count == 1 ? 2 % count : i + s];", FEW_TREE),
+    Mutant("few: the last of some nodes is not added", FEW, "(n_leaves - first + step - 1) / step", "(n_leaves - first) / step", FEW_TREE),
+    Mutant("few: dW is not transposed", FEW, "at < d * SCORES ? at % d * SCORES + at / d : at", "at", FEW_TREE),
+    # ---- few_classes.py
+    Mutant("few: leaves of a launch are forgotten", FEW_HOST, "groups = -(-n_leaves // (step * NODES))", "groups = max(1, n_leaves // (step * NODES))", "more_leaves_than"),
+    Mutant("few: the columns of add_leaves are too few", FEW_HOST, "columns = -(-((self.d + 1) * q + 2 * K) // ADD_THREADS)", "columns = -(-((self.d + 1) * q) // ADD_THREADS) - 1", FEW_HOSTED),
+    Mutant("few: the grid is a block short", FEW_HOST, "n_leaves = -(-m // variant.leaf)", "n_leaves = max(1, m // variant.leaf)", FEW_HOSTED),
+    Mutant("few: W is not transposed", FEW_HOST, "W.reshape(self.d, q).T", "W.reshape(q, self.d)", FEW_HOSTED),
+    Mutant("few: a flag too little", FEW_HOST, "n_flags = 1 + n_leaves", "n_flags = n_leaves", FEW_HOSTED),
+    Mutant("few: shared memory is not asked for", FEW_HOST, "        self.few_classes.max_dynamic_shared_size_bytes = variant.shared\n", "", FEW_HOSTED),
+    Mutant("few: launches of every leaf are one leaf's", FEW_HOST, "launches.add(0, chunk.first % whole // step, node)", "launches.add(0, chunk.first // step, node)", FEW_LAUNCHES),
+    Mutant("few: rows before the pass are not counted", FEW_HOST, "(first_row + begun) // whole", "begun // whole", FEW_PARTS),
+    Mutant("few: a matrix at an odd address is read in place", FEW_HOST, "X.data.ptr % piece_bytes == 0 and ", "", FEW_PLACES),
+    Mutant("few: columns far apart are read in place", FEW_HOST, "return aligned and X.strides[1] == X.dtype.itemsize", "return aligned", FEW_PLACES),
+    Mutant("few: a copy of chosen rows is indexed again", FEW_HOST, "(chunk.array[numbers], None, numbers)", "(chunk.array[numbers], numbers, numbers)", FEW_NUMBERS),
+    Mutant("few: all rows of a chunk's matrix", FEW_HOST, "chunk.array[chunk.start : chunk.start + len(chunk)]", "chunk.array", FEW_LAUNCHES),
+    Mutant("few: pieces that end beyond the last feature", FEW_HOST, "d % piece(dtype.itemsize, q) == 0 and ", "", "shapes_and_types"),
+    Mutant("few: old devices, too", FEW_HOST, "capability() >= OLDEST_CAPABILITY", "capability() >= 0", "without_such_copies"),
+    Mutant("few: lower precisions, too", FEW_HOST, ' or precision != "highest"', "", "lower_precisions_use"),
+    Mutant("few: clusters on devices without them", FEW_HOST, "CLUSTER if capability >= CLUSTERS_SINCE else FLAGS", "CLUSTER", "holds_its_features"),
+    Mutant("few: a pass without its leaves", FEW_HOST, "nodes * node + leaves * _leaf_bytes(d, q, K)", "nodes * node", "no_more_memory_than"),
     # ---- gather.cu
     Mutant("gather ignores rows", GATHER, "rows == nullptr ? first + i : rows[i]", "first + i", GATHERED),
     Mutant("gather ignores first", GATHER, "rows == nullptr ? first + i :", "rows == nullptr ? i :", GATHERED),
@@ -165,75 +265,129 @@ MUTANTS = [
     Mutant("add_partials forgets what was counted", REDUCE, "[2 * k + 1] += correct;", "[2 * k + 1] = correct;", SUMS),
     Mutant("add_partials takes one block alone", REDUCE, "b < n_blocks; b +=", "b < 1; b +=", SUMS),
     # ---- row_loss.cu
-    Mutant(
-        "scratch halved", ROW_LOSS, "__shared__ real_t scratch[32];", "__shared__ real_t scratch[16];",
-        "sanitizers", sanitized=True,
-    ),
-    Mutant(
-        "scratch of the arg max halved", ROW_LOSS,
-        "__shared__ unsigned index_scratch[32];", "__shared__ unsigned index_scratch[16];",
-        "sanitizers", sanitized=True,
-    ),
-    Mutant(
-        "a segment that reaches beyond the row is loaded whole", ROW_LOSS,
-        "if (j >= 0 && j + WIDTH <= c) {\n                Vector<stored_t> v = *", "if (j >= 0 && j + WIDTH <= c + 1) {\n                Vector<stored_t> v = *",
-        SEGMENTS,
-    ),
-    Mutant(
-        "a segment that begins before the row is loaded whole", ROW_LOSS,
-        "if (j >= 0 && j + WIDTH <= c) {\n                Vector<stored_t> v = *", "if (j >= -1 && j + WIDTH <= c) {\n                Vector<stored_t> v = *",
-        SEGMENTS,
-    ),
-    Mutant("a column too many is loaded", ROW_LOSS, "j + e < c ? biased", "j + e <= c ? biased", SEGMENTS),
-    Mutant("a column too many is stored", ROW_LOSS, "j + e < c) narrow", "j + e <= c) narrow", SEGMENTS),
-    Mutant("a row's first column is not stored", ROW_LOSS, "if (j + e >= 0 && j", "if (j + e >= 1 && j", SEGMENTS),
-    Mutant("columns are counted from the segment's start", ROW_LOSS, "* WIDTH - skip; }", "* WIDTH; }", SEGMENTS),
-    Mutant("the last segment of an unaligned row is forgotten", ROW_LOSS, "(c + skip + GROUP * WIDTH - 1)", "(c + GROUP * WIDTH - 1)", "ladder and float32-16383-gradient-unaligned"),
-    Mutant("what lies beside the row counts as zero", ROW_LOSS, ": (real_t)NEGATIVE_INFINITY;\n    }\n\n    __device__ __forceinline__ real_t biased", ": (real_t)0;\n    }\n\n    __device__ __forceinline__ real_t biased", SEGMENTS),
-    Mutant("row number in 32 bits", ROW_LOSS, "wanted = (long long)blockIdx.x * ROWS", "wanted = (int)(blockIdx.x * ROWS)", "row_numbers_beyond"),
-    Mutant("row in 32 bits", ROW_LOSS, "const long long r = present", "const int r = present", "row_numbers_beyond"),
-    Mutant("stride in 32 bits", ROW_LOSS, "scores + r * stride", "scores + r * (int)stride", "strides_beyond"),
-    Mutant("labels by the wrong K", ROW_LOSS, "K == 1 ? r : r / K]", "K == 1 ? r : r / (K - 1)]", MODELS),
-    Mutant("bias of the wrong model", ROW_LOSS, "r % K * c);", "(r + 1) % K * c);", MODELS),
-    Mutant("bias of the first model for all", ROW_LOSS, "(K == 1 ? 0 : r % K * c)", "0", MODELS),
-    Mutant("the target's score without its bias", ROW_LOSS, "row.biased(widen(first[t]), t)", "widen(first[t])", MODELS),
-    Mutant("weights by the row of the data", ROW_LOSS, "(real_t)weights[r]", "(real_t)weights[r / K]", MODELS),
-    Mutant("max not subtracted", ROW_LOSS, "exponential(held[i][e] - top);", "exponential(held[i][e]);", LANES),
-    Mutant("max not subtracted from the target", ROW_LOSS, "exponential(z_t - top)", "exponential(z_t)", LANES),
-    Mutant("online sum not rescaled to a new max", ROW_LOSS, "others *= exponential(top - above);", "others *= 1;", ONLINE),
-    Mutant("threads' online sums not brought to one max", ROW_LOSS, "others *= exponential(mine - top);", "others *= 1;", ONLINE),
-    Mutant("target in the sum of the others", ROW_LOSS, "if (row.column(i) + e != t) others += power;", "others += power;", LANES),
-    Mutant("target in the others' online sum", ROW_LOSS, "if (row.column(i) + e != t && held", "if (held", ONLINE),
-    Mutant("target's gradient as p_t - 1", ROW_LOSS, "of_target = -others * factor;", "of_target = (e_t / total - 1) * weight;", DIGITS),
-    Mutant("loss as log of the whole sum", ROW_LOSS, "value = z_t == top ? logarithm_1p(others) + (z_t - top) :", "value =", DIGITS),
-    Mutant("target's gradient not stored", ROW_LOSS, "if (row.column(i) + e == t) out[e] = of_target;", "", LANES),
-    Mutant("hinge margin's sign", ROW_LOSS, "real_t margin = held[ITEMS > 0 ? i : 0][e] - z_t + 1;", "real_t margin = z_t - held[ITEMS > 0 ? i : 0][e] + 1;", "legal_scores and lanes-hinge"),
-    Mutant("hinge margin in the gradient without its 1", ROW_LOSS, "real_t margin = z - z_t + 1;", "real_t margin = z - z_t;", "legal_scores and lanes-hinge"),
-    Mutant("NaN lost in a hinge", ROW_LOSS, "if (margin <= 0 || row", "if (!(margin > 0) || row", "not_finite and lanes-hinge"),
-    Mutant("squared hinge's factor 2 lost", ROW_LOSS, "(margin > 0 ? (real_t)1 : margin) : 2 * margin) * factor", "(margin > 0 ? (real_t)1 : margin) : margin) * factor", "legal_scores and lanes-squared_hinge"),
-    Mutant("squared hinge's factor 2 lost for the target", ROW_LOSS, "(margin > 0 ? (real_t)1 : margin) : 2 * margin;", "(margin > 0 ? (real_t)1 : margin) : margin;", "legal_scores and lanes-squared_hinge"),
-    Mutant("target's gradient without its weight", ROW_LOSS, "of_target = -slope * weight;", "of_target = -slope;", HINGES),
-    Mutant("the last of equal scores is the best", ROW_LOSS, "place = smaller(place, (unsigned)(row.column(i) + e));", "place = (unsigned)(row.column(i) + e);", "equal_scores and lanes"),
-    Mutant("NaN has a best column", ROW_LOSS, "if (MODE != GRADIENT && BEST && labels == nullptr && present && row.lane == 0 && !(total >= 1)) best[r] = -1;", "", "without_a_largest"),
-    Mutant("each thread's best is the row's", ROW_LOSS, "if (mine != top) place = NOWHERE;", "", "equal_scores and online"),
-    Mutant("the last of equal scores is the best online", ROW_LOSS, "if (BEST && held[0][e] > above)", "if (BEST && held[0][e] >= above)", "equal_scores and online"),
-    Mutant("a bad label is not reported", ROW_LOSS, "if (bad) atomicMin(bad_row, (unsigned long long)r);", "", BAD),
-    Mutant("any bad row is reported, not the first", ROW_LOSS, "if (bad) atomicMin(bad_row, (unsigned long long)r);", "if (bad) *bad_row = (unsigned long long)r;", BAD),
-    Mutant("a negative label is taken", ROW_LOSS, "bad = t < 0 || t >= c;", "bad = t >= c;", BAD),
-    Mutant("a bad row is overwritten", ROW_LOSS, "if (MODE == LOSSES || bad) return;", "if (MODE == LOSSES) return;", BAD),
-    Mutant("losses alone overwrite the scores", ROW_LOSS, "if (MODE == LOSSES || bad) return;", "if (bad) return;", "ladder and float32-9-losses-unaligned"),
-    Mutant("threads without a row store, too", ROW_LOSS, "    if (!present) return;\n", "", LANES),
+    # what all rows have in common
+    Mutant("labels by the wrong K", ROW_LOSS, "(long long)((unsigned)r / (unsigned)K)", "(long long)((unsigned)r / (unsigned)(K - 1))", MODELS),
+    Mutant("row numbers divided in 32 bits", ROW_LOSS, "r <= 0xffffffffll ? (long long)((unsigned)r / (unsigned)K) : r / K;", "(long long)((unsigned)r / (unsigned)K);", "rows_beyond and rows"),
+    Mutant("bias of the wrong model", ROW_LOSS, "bias + (r - i * K) * c;", "bias + (K - 1 - r + i * K) * c;", MODELS),
+    Mutant("bias of the first model for all", ROW_LOSS, "return bias + (r - i * K) * c;", "return bias;", MODELS),
+    Mutant("weights by the row of the data", ROW_LOSS, ": weights[r]; }", ": weights[example(r)]; }", MODELS),
+    Mutant("a negative label is taken", ROW_LOSS, "(label < 0 || label >= c)", "(label < -1 || label >= c)", BAD),
+    Mutant("the last of equal scores is the best", ROW_LOSS, "if (z > score) {\n                score", "if (z >= score) {\n                score", "equal_scores and flat"),
+    Mutant("the target is the best of its equals", ROW_LOSS, "place = smaller(place, (unsigned)column);", "place = (unsigned)column;", "equal_scores"),
+    Mutant("the target is never the best", ROW_LOSS, "if (z > score) place = (unsigned)column;\n        else if", "if", FLAT),
+    Mutant("the target is not in the top", ROW_LOSS, "        score = maximum(score, z);\n    }\n\n    // The top", "    }\n\n    // The top", FLAT),
+    Mutant("each thread's best is the row's", ROW_LOSS, "score == all.score ? place : NOWHERE", "place", "equal_scores"),
+    Mutant("hinge margin's sign", ROW_LOSS, "m = z - z_t + 1;", "m = z_t - z + 1;", FLAT_HINGE),
+    Mutant("hinge margin without its 1", ROW_LOSS, "m = z - z_t + 1;", "m = z - z_t;", FLAT_HINGE),
+    Mutant("NaN lost in a hinge", ROW_LOSS, "return m <= 0 ? (real_t)0 : m;", "return m > 0 ? m : (real_t)0;", "not_finite and flat-hinge"),
+    Mutant("squared hinge's factor 2 lost", ROW_LOSS, ": m) : 2 * m; }", ": m) : m; }", FLAT_SQUARED),
+    Mutant("squared hinge not squared", ROW_LOSS, "? m : m * m; }", "? m : m; }", FLAT_SQUARED),
+    Mutant("max not subtracted from the target", ROW_LOSS, "exponential(z_t - top)", "exponential(z_t)", FLAT),
+    Mutant("loss as log of the whole sum", ROW_LOSS, "logarithm_1p(z_t == top ? others : total - 1)", "logarithm_1p(total - 1)", DIGITS),
+    Mutant("the target's distance from the top is left out", ROW_LOSS, "(top - z_t) + logarithm_1p", "logarithm_1p", FLAT),
+    Mutant("target's gradient as p_t - 1", ROW_LOSS, "found.of_target = -others * found.factor;", "found.of_target = ((total - others) / total - 1) * weight;", DIGITS),
+    Mutant("target's gradient without its weight", ROW_LOSS, "{loss, weight, -slope * weight, true}", "{loss, weight, -slope, true}", "ladder and gradient-unaligned"),
+    Mutant("NaN has a best column", ROW_LOSS, "undefined ? -1 :", "false ? -1 :", "without_a_largest"),
+    Mutant("a bad label is not reported", ROW_LOSS, "    if (bad) atomicMin(rows.bad_row, (unsigned long long)r);\n", "", BAD),
+    Mutant("any bad row is reported, not the first", ROW_LOSS, "if (bad) atomicMin(rows.bad_row, (unsigned long long)r);", "if (bad) *rows.bad_row = (unsigned long long)r;", BAD),
+    # rows as segments
+    Mutant("a row's place in 32 bits", ROW_LOSS, "rows.scores + r * rows.c;", "rows.scores + (unsigned)(r * rows.c);", "rows_beyond and registers"),
+    Mutant("a row's last segment is not there", ROW_LOSS, "return segment * WIDTH < skip + c; }", "return segment * WIDTH < c; }", REGISTERS),
+    Mutant("a row of a block lacks its last segment", ROW_LOSS, "return (skip + c + WIDTH - 1) / WIDTH; }", "return (c + WIDTH - 1) / WIDTH; }", SHARED),
+    Mutant("columns are counted from the segment's start", ROW_LOSS, "const int j = segment * WIDTH - skip;\n        widen", "const int j = segment * WIDTH;\n        widen", REGISTERS),
+    Mutant("what lies before the row is taken", ROW_LOSS, "inside = (unsigned)(j + e) < (unsigned)c;", "inside = j + e < c;", REGISTERS),
+    Mutant("what lies behind the row is taken", ROW_LOSS, "inside = (unsigned)(j + e) < (unsigned)c;", "inside = j + e >= 0;", REGISTERS),
+    Mutant("a segment that is not the row's is taken", ROW_LOSS, "z[e] = whole ? z[e] : LOWEST;", "z[e] = z[e];", "ladder and float32 and gradient-aligned"),
+    Mutant("bias of the first columns for all", ROW_LOSS, "(bias + j)[v];", "(bias)[v];", "whole_bias"),
+    Mutant("target in the sum of the others", ROW_LOSS, "                z_t = z[e];\n                z[e] = LOWEST;\n", "                z_t = z[e];\n", REGISTERS),
+    Mutant("whole segments without their bias", ROW_LOSS, "            if (BIAS) add_whole_bias(whole ? j : 0, z);\n", "", "whole_bias"),
+    Mutant("16-bit scores without their bias", ROW_LOSS, "< (unsigned)c) z[e] += bias[j + e];", "< (unsigned)c) z[e] += 0;", "narrow_bias"),
+    Mutant("32-bit scores without their bias", ROW_LOSS, "z[e] += bias[inside ? j + e : 0];", "z[e] += 0;", MODELS),
+    Mutant("an edge is stored whole", ROW_LOSS, "if (ALIGNED || (j >= 0 && j + WIDTH <= c)) {", "if (true) {", REGISTERS),
+    Mutant("a column too many is stored", ROW_LOSS, "if (j + e >= 0 && j + e < c) narrow", "if (j + e >= 0 && j + e <= c) narrow", REGISTERS),
+    Mutant("a row's first column is not stored", ROW_LOSS, "if (j + e >= 0 && j + e < c) narrow", "if (j + e >= 1 && j + e < c) narrow", REGISTERS),
+    # REGISTERS
+    Mutant("a tile's row number in 32 bits", ROW_LOSS, "begin = (long long)blockIdx.x * ROWS;\n    const int n", "begin = (unsigned)(blockIdx.x * ROWS);\n    const int n", "rows_beyond and rows"),
+    Mutant("the target's score of another lane", ROW_LOSS, "threadIdx.x % 32 - lane + owner", "owner", REGISTERS),
+    Mutant("max not subtracted", ROW_LOSS, "exponential(z[s][e] - top.score);", "exponential(z[s][e]);", REGISTERS),
+    Mutant("target's gradient not stored", ROW_LOSS, "    if (rows.labelled() && lane == owner) row.store_target(t, found.of_target);\n}", "}", REGISTERS),
+    Mutant("a bad row is overwritten", ROW_LOSS, "if (MODE == LOSSES || bad) return;\n#pragma", "if (MODE == LOSSES) return;\n#pragma", BAD),
+    Mutant("losses alone overwrite the scores", ROW_LOSS, "if (MODE == LOSSES || bad) return;\n#pragma", "if (bad) return;\n#pragma", "ladder and losses"),
+    Mutant("threads without a row store, too", ROW_LOSS, "    if (!present) return;\n", "", REGISTERS),
+    # SHARED and STREAMED
+    Mutant("threads' sums not brought to one top", ROW_LOSS, "    if (top.score != all.score) sum *= exponential(top.score - all.score);\n", "", SHARED),
+    Mutant("sum not rescaled to a new top", ROW_LOSS, "others *= exponential(before - top.score);  //", "others *= 1;  //", SHARED),
+    Mutant("sum not rescaled to the target's top", ROW_LOSS, "            if (top.score > before) others *= exponential(before - top.score);\n        }", "        }", SHARED),
+    Mutant("one warp's sum is the block's", ROW_LOSS, "    join(top, sum);\n    z_t = exchange.of_target;", "    z_t = exchange.of_target;", SHARED),
+    Mutant("the barrier of a block's top", ROW_LOSS, "exchange.of_target = z_t;\n    __syncthreads();", "exchange.of_target = z_t;", SHARED),
+    Mutant("the barrier of a block's sums", ROW_LOSS, "        exchange.second[warp] = b;\n    }\n    __syncthreads();", "        exchange.second[warp] = b;\n    }", "legal_scores and shared-hinge"),
+    Mutant("one place for what warps tell each other", ROW_LOSS, "exchanges[r % 2];", "exchanges[0];", SHARED),
+    Mutant("a row is read before it is there", ROW_LOSS, "        wait_copies<0>();\n\n        real_t", "        real_t", SHARED),
+    Mutant("the next row's label for this one", ROW_LOSS, "next_t = rows.label(rows.example(r + 1));", "next_t = rows.label(rows.example(r));", SHARED),
+    Mutant("the next row's weight for this one", ROW_LOSS, "next_weight = rows.weight(r + 1);", "next_weight = rows.weight(r);", "rows_of_several_models and shared"),
+    Mutant("the next row's last segment is not asked for", ROW_LOSS, "done = writes ? row.segments() : 0;", "done = writes ? next.segments() : 0;", SHARED),
+    Mutant("no row is asked for after a bad one", ROW_LOSS, "done = writes ? row.segments() : 0;", "done = row.segments();", "bad_label_is_reported_and_its_row and shared"),
+    Mutant("a block's target is not stored", ROW_LOSS, "if (writes && rows.labelled() && lane == owner)", "if (false)", SHARED),
+    Mutant("a block has a row too few", ROW_LOSS, "smaller(rows.n, begin + ROWS);", "smaller(rows.n, begin + ROWS - 1);", SHARED),
+    Mutant("a streamed row's second segments are the first's", ROW_LOSS, "load_segment(row.at(segment));\n            }", "load_segment(row.at(first));\n            }", STREAMED),
+    # FLAT
+    Mutant("a tile is read before it is there", ROW_LOSS, "    wait_copies<0>();\n    __syncthreads();", "    wait_copies<0>();", FLAT),
+    Mutant("a tile is written before it is whole", ROW_LOSS, "    if (MODE == LOSSES) return;\n\n    __syncthreads();", "    if (MODE == LOSSES) return;\n", FLAT),
+    Mutant("max not subtracted by a thread", ROW_LOSS, "z[j] = exponential(z[j] - top.score);", "z[j] = exponential(z[j]);", FLAT),
+    Mutant("target in a thread's sum of the others", ROW_LOSS, "            if (j == t) z[j] = LOWEST;\n", "", FLAT),
+    Mutant("a thread's target without its bias", ROW_LOSS, "widen(mine[t]) + (BIAS ? bias[t] : (real_t)0);", "widen(mine[t]);", "rows_of_several_models and flat"),
+    Mutant("a thread's target is not stored", ROW_LOSS, "        if (rows.labelled()) narrow(found.of_target, mine[t]);\n", "", FLAT),
+    Mutant("a tile's first row in 32 bits", ROW_LOSS, "rows.scores + begin * COLUMNS;", "rows.scores + (unsigned)(begin * COLUMNS);", "rows_beyond and flat"),
+    Mutant("a bad row of a thread is overwritten", ROW_LOSS, "if (MODE == LOSSES || bad) continue;", "if (MODE == LOSSES) continue;", BAD),
+    # ---- sgd_steps.cu, and sgd_steps.py
+    Mutant("a step's batch is the first one's", SGD_STEPS, "X + rows[(long long)*step * batch + i] * stride;", "X + rows[i] * stride;", STEPS),
+    Mutant("weights are not divided by the scale", SGD_STEPS, "/ scale[p])\n", "/ 1.0)\n", STEPS),
+    Mutant("the shift is not in the scores", SGD_STEPS, "(float)((double)b[threadIdx.x] - offset);", "b[threadIdx.x];", STEPS),
+    Mutant("the first part of the scores is all", SGD_STEPS, "part < n_parts; part++) sum +=", "part < 1; part++) sum +=", STEPS),
+    Mutant("labels by the row of the batch", SGD_STEPS, "const int t = labels[row];", "const int t = labels[begin + r / MODELS];", STEPS),
+    Mutant("a step's target in the sum of the others", SGD_STEPS, "if (j != t) others += z[j]", "others += z[j]", STEPS),
+    Mutant("a step's hinge counts the target", SGD_STEPS, "            if (j == t) continue;\n", "", "separate_steps and svm"),
+    Mutant("rows of a step are not weighted", SGD_STEPS, "z[r * CLASSES + j] *= (float)weight;", "z[r * CLASSES + j] *= 1;", "separate_steps and weighted"),
+    Mutant("losses of a step are not weighted", SGD_STEPS, "row_losses[2 * r] = weight *", "row_losses[2 * r] = ", "separate_steps and weighted"),
+    Mutant("gradients of a block of rows at the top", SGD_STEPS, "gradients[(long long)begin * COLUMNS + e] = z[e];", "gradients[e] = z[e];", STEPS),
+    Mutant("the intercepts' gradient of the first block of rows", SGD_STEPS, "block < blocks; block++) sum +=", "block < 1; block++) sum +=", STEPS),
+    Mutant("the rows of a tile are counted from zero", SGD_STEPS, "(long long)*step * batch + i] * stride + p]", "(long long)*step * batch + i % TILE] * stride + p]", STEPS),
+    Mutant("the tile before may still be used", SGD_STEPS, "        __syncthreads();  // the tile before has been used\n", "", STEPS),
+    Mutant("one group of rows is all", SGD_STEPS, "g < GROUPS; g++) sum += shared", "g < 1; g++) sum += shared", STEPS),
+    Mutant("the shift is not in the gradient", SGD_STEPS, "if (SHIFTED) gradient -=", "if (false) gradient -=", STEPS),
+    Mutant("the gradient is not divided by the scale", SGD_STEPS, "if (SCALED) gradient /=", "if (false) gradient /=", STEPS),
+    Mutant("a step without a penalty", SGD_STEPS, "        gradient += (float)strengths[k] * (r * *w);\n", "", "separate_steps and penalised"),
+    Mutant("momentum forgotten", SGD_STEPS, "*velocity * momentum + gradient;", "gradient;", "separate_steps and momentum"),
+    Mutant("Nesterov's step is the plain one", SGD_STEPS, "NESTEROV ? gradient + momentum * v : v;", "v;", "separate_steps and nesterov"),
+    Mutant("the rate of the first step", SGD_STEPS, "now = rates + (long long)*step * MODELS;", "now = rates;", "separate_steps and cosine"),
+    Mutant("intercepts that are not to be fitted", SGD_STEPS, "threadIdx.x < COLUMNS && FIT_INTERCEPT)", "threadIdx.x < COLUMNS)", "separate_steps and intercept"),
+    Mutant("the penalty is not in the value", SGD_STEPS, "loss + 0.5 * strengths[k] * norm;", "loss;", "separate_steps and penalised"),
+    Mutant("accuracy without its scale", SGD_STEPS, "m * (correct * row_scale(sums, k, n, m));", "correct;", STEPS),
+    Mutant("the step is not counted", SGD_STEPS, "*step = now + 1;", "*step = now;", STEPS),
+    Mutant("the last batch is left out", SGD_STEPS_HOST, "            stretch.take(rest)\n", "            pass\n", STEPS),
+    Mutant("a graph a time too many", SGD_STEPS_HOST, "for _ in range(times - 1):", "for _ in range(times):", STEPS),
+    Mutant("a graph does not wait for what was queued", SGD_STEPS_HOST, "        stream.wait_event(recorded(current))\n", "", STEPS),
+    Mutant("nothing waits for the graphs", SGD_STEPS_HOST, "        current.wait_event(recorded(stream))\n", "", STEPS),
+    Mutant("update's grid a block short", SGD_STEPS_HOST, "lambda m: (parts,), *numbered, n,", "lambda m: (parts - 1,), *numbered, n,", STEPS),
+    Mutant("score_parts' grid a block short", SGD_STEPS_HOST, "(parts, -(-m // THREADS))", "(parts, max(1, m // THREADS))", "separate_steps and several_blocks"),
+    Mutant("row_gradients' grid a block short", SGD_STEPS_HOST, "lambda m: (-(-m // BLOCK_ROWS),)", "lambda m: (max(1, m // BLOCK_ROWS),)", STEPS),
+    Mutant("vectors of an odd number of features", SGD_STEPS_HOST, "X.strides[0] % 16 == d * item % 16 == 0", "0", "separate_steps"),
     # ---- buckets.py
-    Mutant("an unaligned row in a variant too small for it", BUCKETS, "c + (0 if aligned else bucket.width - 1) <=", "c <=", "wherever_it_starts"),
-    Mutant("the address is not looked at", BUCKETS, "address % 16 == 0 and stride", "stride", "wherever_it_starts"),
-    Mutant("the stride is not looked at", BUCKETS, "address % 16 == 0 and stride % bucket.width == 0", "address % 16 == 0", "wherever_it_starts"),
+    Mutant("an unaligned row in a variant too small for it", BUCKETS, "(0 if aligned else width - 1)", "0", STARTS),
+    Mutant("the address is not looked at", BUCKETS, "(address % SEGMENT, c * size % SEGMENT) == (0, 0)", "c * size % SEGMENT == 0", STARTS),
+    Mutant("the length is not looked at", BUCKETS, "(address % SEGMENT, c * size % SEGMENT) == (0, 0)", "address % SEGMENT == 0", STARTS),
+    Mutant("packs of an unaligned tile", BUCKETS, "while aligned and 2 * pack", "while 2 * pack", STARTS),
+    Mutant("packs across rows", BUCKETS, "and c % (2 * pack) == 0:", ":", STARTS),
+    Mutant("shared memory that a block keeps is not counted", BUCKETS, "<= shared - SHARED_KEPT:", "<= shared:", "device_lacks"),
+    Mutant("shared memory is not asked for", ROW_LOSSES, "if shared > SHARED_UNASKED:", "if shared > 10 * SHARED_UNASKED:", "without_a_largest"),
+    Mutant("the bias' address is not looked at", ROW_LOSSES, "Z.data.ptr | b.data.ptr", "Z.data.ptr", "unaligned_bias"),
     # ---- compile.py
     Mutant("kernels of one device are launched on another", COMPILE, "_compiled(cupy.cuda.runtime.getDevice(), ", "_compiled(0, ", "its_own_compiled"),
     # ---- blas.py
     Mutant("product without transpose", BLAS, "cublas.CUBLAS_OP_T if transpose_a else cublas.CUBLAS_OP_N", "cublas.CUBLAS_OP_N", REFERENCE),
     Mutant("product with a wrong leading dimension", BLAS, "kinds[a.dtype], a.shape[1],", "kinds[a.dtype], a.shape[0],", REFERENCE),
     Mutant("product ignores beta", BLAS, "np.array([1.0, beta]", "np.array([1.0, 0.0]", CHUNKS),
-    Mutant("product's scalars of another type", BLAS, "dtype=out.dtype)", "dtype=np.float64)", REFERENCE),
+    Mutant("product's scalars of another type", BLAS, "[1.0, beta], dtype=out.dtype)", "[1.0, beta], dtype=np.float64)", REFERENCE),
     Mutant("product ignores the precision high", BLAS, 'if precision == "high" else', 'if precision == "TF32" else', PRECISION),
     Mutant("product in TF32 without being asked", BLAS, 'if precision == "high" else', 'if precision != "medium" else', REFERENCE),
     # ---- memory.py
@@ -241,12 +395,11 @@ MUTANTS = [
     Mutant("an array that does not fit is not explained", MEMORY, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", "features_that_do_not_fit"),
     Mutant("what is missing counts what is free", MEMORY, "max(needed - free, 0)", "needed", FIT),
     # ---- ops.py, and what it calls: row_losses.py, gradients.py, column_sums.py
-    Mutant("row_loss' grid a block short", ROW_LOSSES, "(-(-rows // bucket.rows),)", "(max(1, rows // bucket.rows),)", REFERENCE),
+    Mutant("row_loss' grid a block short", ROW_LOSSES, "(-(-rows // variant.rows),)", "(max(1, rows // variant.rows),)", REFERENCE),
     Mutant("gather's grid a block short", CHUNKING, "(-(-m * d // (256 * width)),)", "(max(1, m * d // (256 * width)),)", REFERENCE),
     Mutant("sum_rows' grid a block short", ROW_LOSSES, "blocks = KINDS[losses.dtype], -(-m // ROWS_A_SUM)", "blocks = KINDS[losses.dtype], max(1, m // ROWS_A_SUM)", BLOCKS),
     Mutant("a block of sum_rows thought longer than it is", ROW_LOSSES, "ROWS_A_SUM = 4096", "ROWS_A_SUM = 8192", BLOCKS),
     Mutant("c and K swapped", ROW_LOSSES, "np.int32(c), np.int32(K)", "np.int32(K), np.int32(c)", REFERENCE),
-    Mutant("rows and stride swapped", ROW_LOSSES, "Z, np.int64(c), or_nothing(b), or_nothing(labels), or_nothing(weights),\n            np.int64(rows),", "Z, np.int64(rows), or_nothing(b), or_nothing(labels), or_nothing(weights),\n            np.int64(c),", REFERENCE),
     Mutant("stride and first swapped", CHUNKING, "np.int64(stride), indices, np.int64(first)", "np.int64(first), indices, np.int64(stride)", REFERENCE),
     Mutant("m and d swapped", CHUNKING, "np.uint32(m), np.uint32(d)", "np.uint32(d), np.uint32(m)", REFERENCE),
     Mutant("losses and best swapped", ROW_LOSSES, "losses, columns, bad_row,\n", "columns, losses, bad_row,\n", REFERENCE),
@@ -272,19 +425,39 @@ MUTANTS = [
     Mutant("rows from a misaligned address in packs of 4", CHUNKING, " and X.data.ptr % (4 * size) == 0", "", VIEWS),
     Mutant("odd rows in packs of 4", CHUNKING, "wide = d % 4 == 0 and", "wide =", VIEWS),
     Mutant("indices not sliced by chunk", CHUNKING, "indices = NOTHING if rows is None else rows[first : first + m]", "indices = NOTHING if rows is None else rows[:m]", CHUNKS),
-    Mutant("features stay float32 at precision medium", GRADIENTS, 'return BFLOAT16 if precision == "medium" else np.dtype(np.float32)', "return np.dtype(np.float32)", PRECISION),
-    Mutant("precision of the scores ignored", GRADIENTS, "product(x, W, Z, precision=precision)", "product(x, W, Z)", PRECISION),
-    Mutant("precision of the gradient ignored", GRADIENTS, "transpose_a=True, beta=beta, precision=precision)", "transpose_a=True, beta=beta)", PRECISION),
-    Mutant("gradient of the last chunk alone", GRADIENTS, "sums[:d], transpose_a=True, beta=beta,", "sums[:d], transpose_a=True, beta=0.0,", CHUNKS),
+    Mutant("features stay float32 at precision medium", OPERANDS, 'if precision == "medium":', 'if precision == "least":', PRECISION),
+    Mutant("precision of products ignored", OPERANDS, "beta=1.0 if number else beta, precision=self.precision,", "beta=1.0 if number else beta,", PRECISION),
+    Mutant("precision of predictions ignored", OPS, "operands(X.dtype, self.precision)", 'operands(X.dtype, "highest")', PRECISION),
+    Mutant("gradient of the last chunk alone", GRADIENTS, "multiplied.of(Z), sums[:d], transpose=True, beta=beta)", "multiplied.of(Z), sums[:d], transpose=True)", CHUNKS),
+    Mutant("the last term alone", OPERANDS, "beta=1.0 if number else beta", "beta=beta", NARROW),
+    Mutant("terms without their scale", OPERANDS, "scalars=terms.scalars,", "scalars=None,", NARROW),
+    Mutant("two terms of bfloat16", OPERANDS, "Operands(BFLOAT16, 3,", "Operands(BFLOAT16, 2,", NARROW),
+    Mutant("one term of float16", OPERANDS, "Operands(np.dtype(np.float16), 2,", "Operands(np.dtype(np.float16), 1,", NARROW),
+    Mutant("narrow features are widened", OPERANDS, "dtype in (np.float16, np.uint8):", "dtype == np.uint8:", NARROW),
+    Mutant("the memory of terms is not counted", OPERANDS, "n * self.terms * self.type.itemsize", "0", KNOWN),
+    Mutant("scalars are taken from the host", BLAS, "        cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_DEVICE)\n", "", NARROW),
+    Mutant("scalars of all products are on the device", BLAS, "            cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)\n", "            pass\n", NARROW),
+    Mutant("beta of a term is its scale", BLAS, "4 * (1 + int(beta))", "4 * int(beta)", NARROW),
+    # ---- split.cu
+    Mutant("the largest of the first lane", SPLIT, "        most = other > most ? other : most;\n    }\n", "    }\n", HALVES),
+    Mutant("the largest with its sign", SPLIT, "return __float_as_uint(x) & 0x7fffffffu; }", "return __float_as_uint(x); }", HALVES),
+    Mutant("a thread's last number is not looked at", SPLIT, "smaller(n, first + 4)", "smaller(n, first + 3)", HALVES),
+    Mutant("numbers are scaled to twice as much", SPLIT, "- (AT_MOST - 1);\n    const float scale", "- AT_MOST;\n    const float scale", HALVES),
+    Mutant("the second term repeats the first", SPLIT, "rest.element[e] -= widen(term.element[e]);", "rest.element[e] -= 0;", HALVES),
+    Mutant("terms over one another", SPLIT, "terms + t * n + at)", "terms + at)", HALVES),
+    Mutant("terms beyond the last number", SPLIT, "    if (at >= n) return;\n", "", HALVES),
+    Mutant("the scale of almost nothing", SPLIT, "(exponent < -112 ? -112 : exponent)", "exponent", "almost_nothing"),
+    Mutant("bfloat16 scaled", SPLIT, "bits == nullptr ? AT_MOST - 1 :", "bits == nullptr ? 0 :", "float32"),
+    Mutant("split numbers in 32 bits", SPLIT, "at = ((long long)blockIdx.x * THREADS + threadIdx.x) * WIDTH;", "at = (int)((blockIdx.x * THREADS + threadIdx.x) * WIDTH);", "split_beyond"),
+    Mutant("the largest of the first numbers in 32 bits", SPLIT, "first = ((long long)blockIdx.x * THREADS + threadIdx.x) * 4;", "first = (int)((blockIdx.x * THREADS + threadIdx.x) * 4);", "split_beyond"),
     Mutant("bias' gradient of the last chunk alone", GRADIENTS, "sums[d:], transpose_a=True, beta=beta)", "sums[d:], transpose_a=True, beta=0.0)", CHUNKS),
     Mutant("losses of the last chunk alone", GRADIENTS, "            add_up(losses, best, t, s, own_totals)\n", "            own_totals[:] = 0.0\n            add_up(losses, best, t, s, own_totals)\n", CHUNKS),
-    Mutant("every loss is the softmax", ROW_LOSSES, "LOSS=loss,", "LOSS=0,", REFERENCE),
-    Mutant("scores of the first chunk for all", OPS, "x = chunk.converted(operand_type(X.dtype, self.precision))", "x = converted(X, None, 0, len(chunk), operand_type(X.dtype, self.precision))", SCORES),
+    Mutant("every loss is the softmax", ROW_LOSSES, '"LOSS": loss,', '"LOSS": 0,', REFERENCE),
+    Mutant("scores of the first chunk for all", OPS, "multiplied.multiply(chunk.converted(multiplied.type),", "multiplied.multiply(converted(X, None, 0, len(chunk), multiplied.type),", SCORES),
     Mutant("scores without the bias", OPS, "            Z += b\n", "            pass\n", SCORES),
     Mutant("best columns of the first chunk for all", OPS, "part = out[chunk.here]", "part = out[: len(chunk)]", SCORES),
     Mutant("best columns without the bias", OPS, "out[...] = self._best(Z, b)", "out[...] = self._best(Z, None)", "without_a_largest"),
     Mutant("probabilities without the bias", OPS, "            self._softmax(Z, b)", "            self._softmax(Z, None)", SCORES),
-    Mutant("precision of predictions ignored", OPS, "Z.reshape(len(chunk), q), precision=self.precision)", "Z.reshape(len(chunk), q))", PRECISION),
     Mutant("a bad label is not reported to the user", OPS, "if bad_row < Z.shape[0] * Z.shape[1]:", "if False:", "bad_label"),
     Mutant("a bad label is reported by the kernel's row", OPS, "row, c = bad_row // Z.shape[1],", "row, c = bad_row,", "number_of_models"),
     Mutant("a gradient is made where losses are asked for", GRADIENTS, "(d + 1 if self.with_gradient else 0, q)", "(d + 1, q)", "losses_alone_take"),
@@ -312,12 +485,12 @@ MUTANTS = [
     Mutant("leaves of a part have the numbers of the first", CHUNKING, "before + chunk.first // length, leaf.pop()", "chunk.first // length, leaf.pop()", "over_parts"),
     Mutant("the last leaf is left out if it is short", CHUNKING, "if chunk.stop % length == 0 or chunk.stop == n:", "if chunk.stop % length == 0:", TREE),
     Mutant("out of memory is swallowed", CHUNKING, "        raise shortage(needed", "        return\n        raise shortage(needed", "runs_short"),
-    Mutant("kernels do not wait for the copies of their chunk", COPYING, "                computing.wait_event(_recorded(copies.stream))\n", "", STREAMED),
+    Mutant("kernels do not wait for the copies of their chunk", COPYING, "                computing.wait_event(recorded(copies.stream))\n", "", STREAMED),
     Mutant("copies do not wait for the kernels that used the buffer", COPYING, "                copies.stream.wait_event(released[turn])\n", "                pass\n", STREAMED),
-    Mutant("copies wait for the kernels of the chunk before", COPYING, "copies.stream.wait_event(released[turn])", "copies.stream.wait_event(_recorded(computing))", "no_later_ones"),
-    Mutant("a buffer is released before its kernels are queued", COPYING, "                yield first - at, buffers[turn][:filled]\n                released[turn] = _recorded(computing)\n", "                released[turn] = _recorded(computing)\n                yield first - at, buffers[turn][:filled]\n", STREAMED),
-    Mutant("copies to fresh memory wait for nothing", COPYING, "released = [_recorded(computing) for _ in buffers]", "released = [cupy.cuda.Event(disable_timing=True) for _ in buffers]", STREAMED),
-    Mutant("an upload does not wait for what used its memory", COPYING, "        copies.stream.wait_event(_recorded(cupy.cuda.get_current_stream()))\n", "", "was_freed"),
+    Mutant("copies wait for the kernels of the chunk before", COPYING, "copies.stream.wait_event(released[turn])", "copies.stream.wait_event(recorded(computing))", "no_later_ones"),
+    Mutant("a buffer is released before its kernels are queued", COPYING, "                yield first - at, buffers[turn][:filled]\n                released[turn] = recorded(computing)\n", "                released[turn] = recorded(computing)\n                yield first - at, buffers[turn][:filled]\n", STREAMED),
+    Mutant("copies to fresh memory wait for nothing", COPYING, "released = [recorded(computing) for _ in buffers]", "released = [cupy.cuda.Event(disable_timing=True) for _ in buffers]", STREAMED),
+    Mutant("an upload does not wait for what used its memory", COPYING, "        copies.stream.wait_event(recorded(cupy.cuda.get_current_stream()))\n", "", "was_freed"),
     Mutant("a pinned buffer is overwritten before it is copied", COPYING, "            copied.synchronize()\n", "", STREAMED),
     Mutant("it is not noted when a pinned buffer was copied", COPYING, "            copied.record(self.stream)\n", "", STREAMED),
     Mutant("copies are left behind", COPYING, "        self.stream.synchronize()  #", "        pass  #", "left_early"),
@@ -471,6 +644,8 @@ def _attempt(mutant: Mutant) -> tuple[bool, str]:
         return False, f"it is not C++: {output[output.index('BuildError') :][:200]}"
     if status == 0:
         return False, "it survived"
+    if isinstance(status, int) and status < 0:  # reading far outside an array, say
+        return True, f"signal {-status}, of which the tests' process died"
     failed = re.search(r"^FAILED tests/(\S+?\.py::.*?)(?: - .*)?$", output, re.MULTILINE)
     if status != 1 or failed is None:
         return False, f"pytest ended with {status}: {output[-300:]}"

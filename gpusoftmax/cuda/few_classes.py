@@ -1,6 +1,6 @@
 """Losses and gradients for few columns of scores, with one read of X: launches of few_classes.cu.
 
-A launch sums leaves of LEAF rows, and adds these along the tree of `gpusoftmax.tree`. Its sum is a node of that tree,
+A launch sums leaves of some rows, and adds these along the tree of `gpusoftmax.tree`. Its sum is a node of that tree,
 so how many rows a launch has does not change the bits. It has many where X is on the device, and the rows of a chunk
 where X is copied there.
 """
@@ -27,11 +27,11 @@ from gpusoftmax.cuda.row_losses import no_bad_row
 from gpusoftmax.dtypes import BFLOAT16
 from gpusoftmax.tree import Partial, TreeSum
 
-LEAF = 128  # rows; no more than the smallest chunk
 MOST_SCORES = 16  # of a row: W and dW for more do not fit into registers
 FEWEST_FEATURES = 128  # for fewer, most threads of a warp would have none
 MOST_THREADS = 128  # of a block: with 255 registers each, two such blocks run on a multiprocessor
 MOST_SLICES = 8  # blocks that share the features: what a cluster may have on every GPU that has clusters
+SEGMENT = buckets.SEGMENT  # bytes that a thread copies at once
 LEAF_BYTES = 64 << 20  # of the leaves of a launch
 NODES = 16  # that add_leaves adds up at a time
 ADD_THREADS = 256
@@ -39,7 +39,10 @@ OLDEST_CAPABILITY = 80  # the first with copies to shared memory that run beside
 CLUSTERS_SINCE = 90
 ALONE, CLUSTER, FLAGS = range(3)  # few_classes.cu's ways to exchange scores
 TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), BFLOAT16)
-TILES = ((8, 4), (8, 3), (4, 4), (4, 3), (2, 4), (2, 3))  # rows of a tile, tiles in shared memory: the best first
+# Rows of a tile, and tiles in shared memory, the best first; for tensor cores, which take 16 rows, see `by_tensor_cores`.
+TILES = ((8, 4), (8, 3), (4, 4), (4, 3), (2, 4), (2, 3))
+TENSOR_TILES = ((16, 6), (16, 4), (16, 3))
+PITCH_ROWS = 2  # tensor cores: rows of a tile that are there for the banks of shared memory alone
 
 
 def multiprocessor_memory(capability: int) -> int:
@@ -82,7 +85,7 @@ class Variant:
     exchange: int
     rows: int
     stages: int
-    leaf: int = LEAF
+    leaf: int
 
     @property
     def scores(self) -> int:
@@ -100,9 +103,15 @@ class Variant:
         return max(rows for rows in (1, 2, 4, 8) if rows == 1 or (rows <= self.rows and rows * self.scores <= 40))
 
     @property
+    def blocks(self) -> int:
+        """Blocks on a multiprocessor, with 255 registers a thread."""
+        return 2 * MOST_THREADS // self.threads
+
+    @property
     def shared(self) -> int:
         """Bytes of shared memory of a block: few_classes.cu's struct Shared, which checks this sum."""
-        ring = self.stages * self.rows * self.threads * self.features * buckets.ITEM_SIZE[self.kind]
+        ring_rows = self.rows + (PITCH_ROWS if by_tensor_cores(self.kind) else 0)
+        ring = self.stages * ring_rows * self.threads * self.features * buckets.ITEM_SIZE[self.kind]
         tile = self.rows * self.scores
         numbers = self.rows * self.padded + 2 * (self.threads // 32 + self.slices) * tile
         numbers += self.leaf * (2 + 3 * self.models + 1) + self.padded + 4
@@ -114,23 +123,28 @@ class Variant:
             "SOURCE": self.kind, "LOSS": loss, "CLASSES": self.classes, "MODELS": self.models,
             "FEATURES": self.features, "ROWS": self.rows, "GROUP": self.group, "STAGES": self.stages,
             "THREADS": self.threads, "SLICES": self.slices, "EXCHANGE": self.exchange, "LEAF": self.leaf,
-            "SHARED": self.shared,
+            "BLOCKS": self.blocks, "SHARED": self.shared,
         }  # fmt: skip
 
 
-def thread_features(scores: int) -> int:
+def by_tensor_cores(kind: int) -> bool:
+    """Whether tensor cores multiply features of this kind: all but float32, for which they have too few bits."""
+    return kind != buckets.FLOAT32
+
+
+def rows_of_leaf(kind: int) -> int:
+    """Return the rows of a leaf, no more than the smallest chunk: enough for X to be much larger than the leaves' sums."""
+    return 256 if by_tensor_cores(kind) else 128
+
+
+def thread_features(kind: int, scores: int) -> int:
     """Return the features of a thread: W and dW for them stay in its registers."""
-    return 8 if scores <= 12 else 4
+    return 8 if not by_tensor_cores(kind) and scores <= 12 else 4
 
 
-def slices(d: int, scores: int) -> int:
+def slices(kind: int, d: int, scores: int) -> int:
     """Return the number of blocks that share d features."""
-    return -(-d // (MOST_THREADS * thread_features(scores)))
-
-
-def piece(itemsize: int, scores: int) -> int:
-    """Return the elements that a thread copies at once: up to 16 bytes."""
-    return min(16 // itemsize, thread_features(scores))
+    return -(-d // (MOST_THREADS * thread_features(kind, scores)))
 
 
 def suits(dtype: Any, d: int, K: int, c: int, precision: str) -> bool:
@@ -141,7 +155,7 @@ def suits(dtype: Any, d: int, K: int, c: int, precision: str) -> bool:
     q, dtype = K * c, np.dtype(dtype)
     if dtype not in TYPES or precision != "highest" or not 2 <= c <= q <= MOST_SCORES or d < FEWEST_FEATURES:
         return False
-    fits = d % piece(dtype.itemsize, q) == 0 and slices(d, q) <= MOST_SLICES
+    fits = d * dtype.itemsize % SEGMENT == 0 and slices(KINDS[dtype], d, q) <= MOST_SLICES
     return fits and capability() >= OLDEST_CAPABILITY
 
 
@@ -151,12 +165,13 @@ def choose(kind: int, d: int, K: int, c: int, capability: int) -> Variant:
     How features are divided among threads and blocks, which decides about bits, depends on the shape alone.
     """
     q = K * c
-    features, blocks = thread_features(q), slices(d, q)
+    features, blocks = thread_features(kind, q), slices(kind, d, q)
     threads = 32 * -(-d // (32 * features * blocks))
     exchange = ALONE if blocks == 1 else CLUSTER if capability >= CLUSTERS_SINCE else FLAGS
-    variants = [Variant(kind, c, K, features, threads, blocks, exchange, *tile) for tile in TILES]
-    together = 2 * MOST_THREADS // threads  # what registers allow; each block takes 1 kB more
-    fitting = [one for one in variants if together * (one.shared + 1024) <= multiprocessor_memory(capability)]
+    tiles = TENSOR_TILES if by_tensor_cores(kind) else TILES
+    variants = [Variant(kind, c, K, features, threads, blocks, exchange, *tile, rows_of_leaf(kind)) for tile in tiles]
+    # the device takes 1 kB more for each block
+    fitting = [one for one in variants if one.blocks * (one.shared + 1024) <= multiprocessor_memory(capability)]
     return (fitting or variants[-1:])[0]
 
 
@@ -165,28 +180,30 @@ def _leaf_bytes(d: int, q: int, K: int) -> int:
     return (d * q + -(-q // 4) * 4) * 4 + 16 * K
 
 
-def launch_rows(d: int, K: int, c: int) -> int:
+def launch_rows(kind: int, d: int, K: int, c: int) -> int:
     """Return the rows of a launch, if X is on the device: a power of two of leaves."""
     q = K * c
     leaves = max(1, LEAF_BYTES // _leaf_bytes(d, q, K))
-    return min(LEAF << (leaves.bit_length() - 1), leaf_rows(chunk_rows(d, q)))
+    return min(rows_of_leaf(kind) << (leaves.bit_length() - 1), leaf_rows(chunk_rows(d, q)))
 
 
-def pass_bytes(n: int, d: int, K: int, c: int) -> int:
+def pass_bytes(dtype: Any, n: int, d: int, K: int, c: int) -> int:
     """Return what `gradient_tree` allocates for n rows, an upper bound; an X that is copied is not counted."""
-    q, step = K * c, launch_rows(d, K, c)
+    kind, q = KINDS[np.dtype(dtype)], K * c
+    step = launch_rows(kind, d, K, c)
     whole = leaf_rows(chunk_rows(d, q))
     small = min(step, chunk_rows(d, q))  # if X is not on the device
     nodes = live_leaves(-(-n // whole)) + live_leaves(-(-min(n, whole) // small))
     node = (d + 1) * q * 4 + 16 * K
-    leaves = -(-min(n, step) // LEAF)
-    exchanged = leaves * slices(d, q) * (2 * max(rows for rows, _ in TILES) * q * 4 + 4) + 4
+    leaves = -(-min(n, step) // rows_of_leaf(kind))
+    tiles = TENSOR_TILES if by_tensor_cores(kind) else TILES
+    exchanged = leaves * slices(kind, d, q) * (2 * max(rows for rows, _ in tiles) * q * 4 + 4) + 4
     return nodes * node + leaves * _leaf_bytes(d, q, K) + d * q * 4 + exchanged + 8
 
 
-def _in_place(X: Any, piece_bytes: int) -> bool:
-    """Whether the kernel can read X where it is: whole pieces, at multiples of their size."""
-    aligned = X.data.ptr % piece_bytes == 0 and X.strides[0] % piece_bytes == 0
+def _in_place(X: Any) -> bool:
+    """Whether the kernel can read X where it is: whole segments, at multiples of their size."""
+    aligned = X.data.ptr % SEGMENT == 0 and X.strides[0] % SEGMENT == 0
     return aligned and X.strides[1] == X.dtype.itemsize
 
 
@@ -203,13 +220,13 @@ def gradient_tree(
     W: Any, b: Any, loss: int, X: Any, labels: Any, weights: Any, rows: Any = None, first_row: int = 0
 ) -> TreeSum:
     """Sum over rows; see `gradients.GradientSums.over`. A node has totals (K, 2), and dW and db in (d + 1, K c)."""
-    (d, K, c), n = W.shape, count(X, rows)
+    (d, K, c), n, kind = W.shape, count(X, rows), KINDS[X.dtype]
     q = K * c
-    whole, step = leaf_rows(chunk_rows(d, q)), launch_rows(d, K, c)
-    in_place = is_on_device(X) and _in_place(X, piece(X.dtype.itemsize, q) * X.dtype.itemsize)
+    whole, step = leaf_rows(chunk_rows(d, q)), launch_rows(kind, d, K, c)
+    in_place = is_on_device(X) and _in_place(X)
     if not in_place:  # there is a copy of each chunk
         step = min(step, chunk_rows(d, q))
-    launch = _Launch(choose(KINDS[X.dtype], d, K, c, capability()), W, b, loss, -(-min(n, step) // LEAF))
+    launch = _Launch(choose(kind, d, K, c, capability()), W, b, loss, -(-min(n, step) // rows_of_leaf(kind)))
     tree, launches = TreeSum(), TreeSum()
 
     def work(chunk: Chunk) -> None:

@@ -37,7 +37,7 @@ def pass_bytes(dtype: Any, n: int, d: int, q: int, K: int, precision: str) -> in
     products = live_leaves(n_leaves) * gradient + n_leaves * K * 16 + chunk
     if not few_classes.suits(dtype, d, K, q // K, precision):
         return products
-    return max(products, few_classes.pass_bytes(n, d, K, q // K) + ROUNDING_BYTES)  # of losses, and of gradients
+    return max(products, few_classes.pass_bytes(dtype, n, d, K, q // K) + ROUNDING_BYTES)  # of losses, and of gradients
 
 
 def _chunk_bytes(dtype: Any, m: int, d: int, q: int, K: int, precision: str) -> int:

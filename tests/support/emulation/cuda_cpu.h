@@ -2,11 +2,11 @@
 //
 // Modelled: threadIdx .. gridDim, static and dynamic shared memory (poisoned before each block), __syncthreads,
 // __syncwarp, __shfl_sync, __shfl_xor_sync, integer atomics; copies beside the computation, whose target is poisoned
-// until the thread waits for them; clusters: their barrier, and stores to the other blocks' dynamic shared memory. The
-// blocks of a cluster run together, and so do blocks of which one waits for a flag of another. Stricter than a GPU:
-// every thread of the block must reach a barrier, at the same line; every live lane that a warp operation names must
-// reach it, at the same line; a shuffle may not read from a lane that takes no part. Not modelled: weak memory, flushed
-// subnormals, timing.
+// until the thread waits for them; tensor cores; clusters: their barrier, and stores to the other blocks' dynamic shared
+// memory. The blocks of a cluster run together, and so do blocks of which one waits for a flag of another. Stricter than
+// a GPU: every thread of the block must reach a barrier, at the same line; every live lane that a warp operation names
+// must reach it, at the same line; a shuffle may not read from a lane that takes no part. Not modelled: weak memory,
+// flushed subnormals, timing.
 //
 // The order in which fibers run decides what is found. Stepping all threads round-robin did not notice a deleted
 // __syncthreads(); here each warp runs as far as it can (to the block barrier) before the next one starts. Blocks,
@@ -342,6 +342,40 @@ template <class T> static T shuffle(unsigned mask, T value, unsigned source, int
     return value;
 }
 
+// ---- tensor cores
+
+// What the lanes of a warp have of a product's operands: four registers of the first and two of the second. There are two
+// of them, since a lane may be one product ahead of another that still reads.
+struct Fragments { unsigned a[4], b[2]; };
+static Fragments fragments[2][MOST_THREADS];
+static unsigned char products_done[MOST_THREADS];
+
+static float toward_zero(double x) {
+    const float nearest = (float)x;
+    return std::fabs((double)nearest) > std::fabs(x) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
+// mma.m16n8k16 with a (16, 16) and b (16, 8) of a 16-bit type, see few_classes.cu. The sum of exact products is cut off
+// at float32's last bit: hardware may do that, or round.
+template <class T> static void multiply_add(float* sum, const unsigned (&a)[4], unsigned b0, unsigned b1, int line) {
+    Fragments* all = fragments[products_done[current]++ % 2];
+    all[current] = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    wait(AT_WARP, ALL, line);
+    if (threads[current].together != ALL) fail("the product at line %d lacks lanes", line);
+    const unsigned mine = lane(), first = current - mine;
+    auto element = [](const unsigned* registers, unsigned which, unsigned k) {
+        return (double)widen(T{(unsigned short)(registers[which] >> 16 * (k % 2))});
+    };
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row = mine / 4 + 8 * (i / 2), column = mine % 4 * 2 + i % 2;
+        double total = sum[i];
+        for (unsigned k = 0; k < 16; k++)
+            total += element(all[first + row % 8 * 4 + k % 8 / 2].a, row / 8 + k / 8 * 2, k) *
+                     element(all[first + column * 4 + k % 8 / 2].b, k / 8, k);
+        sum[i] = toward_zero(total);
+    }
+}
+
 // ---- the schedule
 
 static unsigned long long random_state;
@@ -417,6 +451,7 @@ static void begin_block(unsigned slot, unsigned seed) {
     for (unsigned i = slot * stride; i < slot * stride + n_threads; i++) {
         threads[i].state = FRESH;
         threads[i].arrivals = threads[i].waits = 0;
+        products_done[i] = 0;
         copies[i] = Copies();
     }
     poison_shared(slots[slot].memory, seed);

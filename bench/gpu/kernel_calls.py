@@ -82,17 +82,23 @@ def gradients(quick: bool) -> Checks:
 
 def few_classes(quick: bool) -> Checks:
     """few_classes.cu for each type, loss and way to share the features, for one model and several."""
-    rng, n = np.random.default_rng(5), 300  # more than two leaves
-    for dtype in ("float32",) if quick else ("float32", "float16", "uint8"):
+    rng, n, backend = np.random.default_rng(5), 300, get_backend("cuda")  # more rows than a leaf has
+    for dtype in ("float32", "uint8") if quick else ("float32", "float16", "bfloat16", "uint8"):
         for d in (256,) if quick else (256, 3072):
             for K, c in ((1, 3),) if quick else ((1, 2), (1, 10), (1, 16), (3, 5)):
-                X, y = (8 * rng.random((n, d))).astype(dtype), rng.integers(0, c, n)
+                X, y = _stored(8 * rng.random((n, d)), dtype), rng.integers(0, c, n)
                 W, b = 0.1 * rng.standard_normal((d, K, c)) / d**0.5, rng.standard_normal((K, c))
+                given = [
+                    backend.asarray(x) for x in (X, y.astype(np.int32), W.astype(np.float32), b.astype(np.float32))
+                ]
                 for loss in ("softmax", "squared_hinge"):
-                    found = loss_and_gradient(X, y, W, b, loss=loss, backend="cuda")
-                    expected = reference.loss_and_gradient(X, y, W, b, loss=loss)
-                    pairs = zip(found, expected, strict=True)
-                    right = all(_near(np.ravel(f), np.ravel(e), "float32") for f, e in pairs)
+                    with backend.active():
+                        losses, _, *gradient = backend.ops.linear_gradient(*given, None, LOSSES[loss].code)
+                    found = [backend.to_numpy(x) / n for x in (losses, *gradient)]
+                    expected = reference.loss_and_gradient(_read(X), y, W, b, loss=loss)
+                    right = all(
+                        _near(np.ravel(f), np.ravel(e), "float32") for f, e in zip(found, expected, strict=True)
+                    )
                     yield f"loss and gradient in one read, {loss}, {dtype}, {d} features, {K} x {c} columns", right
 
 

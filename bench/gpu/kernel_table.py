@@ -54,6 +54,8 @@ SCORE_KINDS = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)
 # Bytes that go to the stack around calls of slow paths: divisions of 64 bits, numbers that are not normal. A row that
 # does not stay in registers would be hundreds, as those of doubles are for which a block has one row.
 MOST_SPILLED, MOST_SPILLED_OF_DOUBLES = 48, 1300
+# few_classes.cu for bfloat16: addresses and numbers that the loop over tiles uses now and then, if at all
+MOST_SPILLED_OF_THREE_TERMS = 88
 HOLDS = ("flat", "registers", "shared", "streamed")
 MOST_SHARED = 227 << 10  # bytes that a block can have on sm_90 and sm_100
 # of rows that begin at 16 bytes, where they can, and of some that do not
@@ -263,7 +265,8 @@ def _few_classes() -> list[Variant]:
     shapes += [(FLOAT32, 3072, 1, 10, 90, loss) for loss in (1, 2)]
     shapes += [(FLOAT32, 3072, 1, c, 80, 0) for c in (2, 10, 16)]
     shapes += [(FLOAT32, 784, 1, 10, 90, 0), (FLOAT32, 784, 8, 2, 90, 0), (FLOAT32, 784, 3, 5, 90, 0)]
-    shapes += [(kind, 3072, 1, c, 90, 0) for kind in (FLOAT16, BFLOAT16, UINT8) for c in (2, 10, 16)]
+    shapes += [(kind, 3072, 1, c, 90, 0) for kind in (FLOAT16, BFLOAT16, UINT8) for c in (2, 8, 10, 16)]
+    shapes += [(UINT8, 3072, 1, 10, 80, 0), (BFLOAT16, 3072, 1, 16, 80, 0)]
     variants = []
     for kind, d, models, c, capability, loss in shapes:
         v = few_classes_variant(kind, d, models, c, capability)
@@ -367,7 +370,7 @@ def _number(pattern: str, log: str) -> int:
 
 def _most_spilled(variant: Variant) -> int:
     if variant.file == "few_classes.cu":  # whose weights and sums have to stay in registers
-        return 0
+        return MOST_SPILLED_OF_THREE_TERMS if variant.row[0] == "bfloat16" else 0
     return MOST_SPILLED_OF_DOUBLES if variant.row[0] == "float64" else MOST_SPILLED
 
 

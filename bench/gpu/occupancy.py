@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpusoftmax.cuda.few_classes import RESERVED, multiprocessor_memory
+
 WARP = 32
 REGISTERS = 65536  # of a multiprocessor, on every architecture here
 REGISTERS_AT_A_TIME = 256  # given to a warp
@@ -34,10 +36,10 @@ class Multiprocessor:
 
 MULTIPROCESSORS = {
     75: Multiprocessor(1024, 16, 64 << 10, 0),
-    80: Multiprocessor(2048, 32, 164 << 10, 1 << 10),
-    90: Multiprocessor(2048, 32, 228 << 10, 1 << 10),
-    100: Multiprocessor(2048, 32, 228 << 10, 1 << 10),
-    120: Multiprocessor(1536, 24, 100 << 10, 1 << 10),
+    80: Multiprocessor(2048, 32, multiprocessor_memory(80), RESERVED),
+    90: Multiprocessor(2048, 32, multiprocessor_memory(90), RESERVED),
+    100: Multiprocessor(2048, 32, multiprocessor_memory(100), RESERVED),
+    120: Multiprocessor(1536, 24, multiprocessor_memory(120), RESERVED),
 }
 
 

@@ -32,6 +32,7 @@ FEWEST_FEATURES = 128  # for fewer, most threads of a warp would have none
 MOST_THREADS = 128  # of a block: with 255 registers each, two such blocks run on a multiprocessor
 MOST_SLICES = 8  # blocks that share the features: what a cluster may have on every GPU that has clusters
 SEGMENT = buckets.SEGMENT  # bytes that a thread copies at once
+RESERVED = 1 << 10  # bytes of shared memory that the device takes for itself for each block
 LEAF_BYTES = 64 << 20  # of the leaves of a launch
 NODES = 16  # that add_leaves adds up at a time
 ADD_THREADS = 256
@@ -39,17 +40,17 @@ OLDEST_CAPABILITY = 80  # the first with copies to shared memory that run beside
 CLUSTERS_SINCE = 90
 ALONE, CLUSTER, FLAGS = range(3)  # few_classes.cu's ways to exchange scores
 TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), BFLOAT16)
-# Rows of a tile, and tiles in shared memory, the best first; for tensor cores, which take 16 rows, see `by_tensor_cores`.
+# Rows of a tile, and tiles in shared memory, the best first. Tensor cores take 16 rows.
 TILES = ((8, 4), (8, 3), (4, 4), (4, 3), (2, 4), (2, 3))
 TENSOR_TILES = ((16, 6), (16, 4), (16, 3))
 PITCH_ROWS = 2  # tensor cores: rows of a tile that are there for the banks of shared memory alone
 
 
 def multiprocessor_memory(capability: int) -> int:
-    """Return the bytes of shared memory that the blocks on a multiprocessor have in common."""
+    """Return the bytes of shared memory that the blocks on a multiprocessor have in common, from 80 on."""
     if capability in (80, 87):
-        return 163 << 10
-    return (227 if 90 <= capability < 120 else 99) << 10
+        return 164 << 10
+    return (228 if 90 <= capability < 120 else 100) << 10
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def by_tensor_cores(kind: int) -> bool:
 
 
 def rows_of_leaf(kind: int) -> int:
-    """Return the rows of a leaf, no more than the smallest chunk: enough for X to be much larger than the leaves' sums."""
+    """Return the rows of a leaf: no more than a chunk has, and enough for X to be much larger than the leaves' sums."""
     return 256 if by_tensor_cores(kind) else 128
 
 
@@ -170,8 +171,8 @@ def choose(kind: int, d: int, K: int, c: int, capability: int) -> Variant:
     exchange = ALONE if blocks == 1 else CLUSTER if capability >= CLUSTERS_SINCE else FLAGS
     tiles = TENSOR_TILES if by_tensor_cores(kind) else TILES
     variants = [Variant(kind, c, K, features, threads, blocks, exchange, *tile, rows_of_leaf(kind)) for tile in tiles]
-    # the device takes 1 kB more for each block
-    fitting = [one for one in variants if one.blocks * (one.shared + 1024) <= multiprocessor_memory(capability)]
+    memory = multiprocessor_memory(capability)
+    fitting = [one for one in variants if one.blocks * (one.shared + RESERVED) <= memory]
     return (fitting or variants[-1:])[0]
 
 

@@ -34,6 +34,7 @@ pytestmark = [
 Array = np.ndarray[Any, Any]
 NO_BAD_ROW = 2**64 - 1
 NAMES = {FLOAT32: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16", UINT8: "uint8"}
+DTYPES = {FLOAT32: np.float32, FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16, UINT8: np.uint8}
 EXCHANGES = {ALONE: "alone", CLUSTER: "cluster", FLAGS: "flags"}
 SOFTMAX, HINGE, SQUARED_HINGE = range(3)
 
@@ -136,7 +137,7 @@ def run(case: Case, problem: Problem, *, parts: list[tuple[int, int]] | None = N
     variant, (n, d) = case.variant, problem.X.shape
     n = n if problem.rows is None else len(problem.rows)
     q, K, n_leaves = variant.scores, variant.models, -(-n // variant.leaf)
-    X = problem.X.astype(ml_dtypes.bfloat16) if variant.kind == BFLOAT16 else problem.X
+    X = problem.X.astype(DTYPES[variant.kind])
     stride = d + 16 // case.stored
     picked = slice(None) if problem.rows is None else problem.rows
     weights = None if problem.weights is None else problem.weights[picked]
@@ -223,20 +224,55 @@ def test_sums_agree_with_the_reference_and_x_is_read_once(case: Case) -> None:
         assert result.read == n * case.d * case.stored
 
 
-THREE_WAYS = pytest.mark.parametrize("case", CASES[:3], ids=str)
+BY_TENSOR_CORES = [case for case in CASES if few_classes.by_tensor_cores(case.variant.kind)]
+EVERY_WAY = pytest.mark.parametrize("case", [*CASES[:3], *BY_TENSOR_CORES[:3]], ids=str)
 
 
-@THREE_WAYS
+@EVERY_WAY
 def test_rows_by_number_may_repeat(case: Case) -> None:
     problem = case_problem(case, SOFTMAX, 20, n_rows=41)
     assert_right(run(case, problem), problem)
 
 
-@THREE_WAYS
+@EVERY_WAY
 @pytest.mark.parametrize("n", [1, 4, 5, 16, 17], ids=lambda n: f"{n} rows")
 def test_a_few_rows(case: Case, n: int) -> None:
     problem = case_problem(case, SOFTMAX, n)
     assert_right(run(case, problem), problem)
+
+
+@pytest.mark.parametrize("case", BY_TENSOR_CORES[:3], ids=str)
+def test_numbers_that_are_not_finite_leave_the_others_a_scale_of_their_own(case: Case) -> None:
+    problem = case_problem(case, SQUARED_HINGE, 20)
+    problem = replace(problem, X=np.abs(problem.X), labels=np.zeros(20, np.int32))
+    expected = run(case, problem)
+    W = problem.W.copy()
+    W[3, 0, 5] = np.inf
+    result = run(case, replace(problem, W=W))
+    others = np.delete(np.arange(case.variant.classes), [0, 5])
+    # the scale of W is another one
+    np.testing.assert_allclose(
+        result.dW[..., others], expected.dW[..., others], rtol=1e-4, atol=1e-4 * np.abs(expected.dW).max()
+    )
+    assert not np.isfinite(result.dW[..., [0, 5]]).any()
+
+
+@pytest.mark.parametrize("case", BY_TENSOR_CORES[:3], ids=str)
+def test_stages_and_the_way_of_exchange_do_not_change_the_bits_of_tensor_cores(case: Case) -> None:
+    problem = case_problem(case, SOFTMAX, 70)
+    variants = [replace(case.variant, exchange=how, stages=n) for how, n in ((CLUSTER, 3), (CLUSTER, 6), (FLAGS, 4))]
+    assert len({run(replace(case, variant=variant), problem).bits for variant in variants}) == 1
+
+
+@pytest.mark.parametrize("case", BY_TENSOR_CORES[:3], ids=str)
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e6])
+def test_weights_and_gradients_of_any_size_keep_their_digits(case: Case, size: float) -> None:
+    problem = case_problem(case, SOFTMAX, 20)
+    given = [np.float32(x) for x in (problem.W * min(size, 1), problem.weights * size)]
+    problem = replace(problem, W=given[0], weights=given[1])
+    result, (expected, _) = run(case, problem), answer(problem)
+    np.testing.assert_allclose(result.losses, expected.losses, rtol=1e-5)
+    np.testing.assert_allclose(result.dW, expected.dW, rtol=0, atol=1e-5 * np.abs(expected.dW).max())
 
 
 def test_tiles_groups_stages_and_the_way_of_exchange_do_not_change_the_bits() -> None:
@@ -256,7 +292,7 @@ def test_leaves_may_be_computed_in_any_order_and_number_at_a_time(case: Case) ->
     assert run(case, problem, parts=[(3, 2), (0, 1), (2, 1), (1, 1)]).bits == together.bits
 
 
-@THREE_WAYS
+@EVERY_WAY
 def test_bad_labels_are_reported_and_their_rows_left_out(case: Case) -> None:
     problem = case_problem(case, SOFTMAX, 37)
     labels, weights = problem.labels.copy(), problem.weights.copy()
@@ -271,19 +307,22 @@ def test_bad_labels_are_reported_and_their_rows_left_out(case: Case) -> None:
         assert_within(getattr(result, name), getattr(expected, name), getattr(allowed, name), name)
 
 
-@THREE_WAYS
+@EVERY_WAY
 @pytest.mark.parametrize("loss", ALL_LOSSES, ids=list(LOSSES))
 def test_what_is_not_finite_shows_in_every_sum(case: Case, loss: int) -> None:
     problem = case_problem(case, loss, 20, weighted=False)
     for value in (np.nan, np.inf):
-        X = problem.X.copy()
-        X[17, -1] = value
-        result = run(case, replace(problem, X=X))
+        X, W = problem.X.copy(), problem.W.copy()
+        if case.variant.kind == UINT8:  # whose features are finite
+            X[17, -1], W[-1, 0, 2] = 1, value
+        else:
+            X[17, -1] = value
+        result = run(case, replace(problem, X=X, W=W))
         assert np.isnan(result.losses).all()
         assert np.isnan(result.dW).any()
 
 
-@THREE_WAYS
+@EVERY_WAY
 def test_the_gradient_of_a_confident_row_keeps_its_digits(case: Case) -> None:
     variant, d = case.variant, case.d
     W, b = np.zeros((d, 1, variant.classes), np.float32), np.zeros((1, variant.classes), np.float32)
@@ -296,7 +335,7 @@ def test_the_gradient_of_a_confident_row_keeps_its_digits(case: Case) -> None:
     assert result.correct == 1
 
 
-@THREE_WAYS
+@EVERY_WAY
 def test_of_equal_scores_the_first_is_the_best(case: Case) -> None:
     variant, d = case.variant, case.d
     W, b = np.zeros((d, 1, variant.classes), np.float32), np.zeros((1, variant.classes), np.float32)
@@ -392,9 +431,9 @@ def test_every_variant_holds_its_features_and_fits_into_shared_memory(kind: int,
                 assert (variant.exchange == CLUSTER) == (capability >= 90)
             assert variant.rows % variant.group == 0
             assert variant.leaf % variant.rows == 0
-            # as many blocks as registers allow, and 1 kB of the system's for each; with tiles of 16 rows, where there is room
+            # as many blocks as registers allow; with tiles of 16 rows, where there is much memory
             blocks = variant.blocks if kind == FLOAT32 or 90 <= capability < 120 else 1
-            assert blocks * (variant.shared + 1024) <= few_classes.multiprocessor_memory(capability)
+            assert blocks * (variant.shared + few_classes.RESERVED) <= few_classes.multiprocessor_memory(capability)
 
 
 def test_bits_do_not_depend_on_what_is_chosen_by_the_device() -> None:
@@ -451,7 +490,9 @@ def gradient(problem: Problem, X: Any = None, precision: str = "highest") -> Any
 
 
 def host_problem(n: int, dtype: str = "float32", **options: Any) -> Problem:
-    return random_problem(n, dtype=dtype, n=n, d=D if dtype == "float32" else D - D % 16, c=3, K=3, **{"weighted": True, **options})
+    return random_problem(
+        n, dtype=dtype, n=n, d=D if dtype == "float32" else D - D % 16, c=3, K=3, **{"weighted": True, **options}
+    )
 
 
 def bits(results: Any) -> str:
@@ -587,7 +628,11 @@ def test_a_pass_takes_no_more_memory_than_it_says(dtype: str, n: int, capability
     before = sum(one.size for one in machine.alive)
     machine.peak = 0
     backend.ops.linear_gradient(X, labels, W, b, None, SOFTMAX)
-    assert machine.peak - before <= few_classes.pass_bytes(dtype, n, d, K, c) <= backend.ops.pass_bytes(X.dtype, n, d, K, c)
+    assert (
+        machine.peak - before
+        <= few_classes.pass_bytes(dtype, n, d, K, c)
+        <= backend.ops.pass_bytes(X.dtype, n, d, K, c)
+    )
     assert machine.peak - before > 0.5 * few_classes.pass_bytes(dtype, n, d, K, c)
 
 

@@ -396,3 +396,65 @@ for seed in range(2):
     )
     assert done.returncode != 0
     assert found in done.stderr
+
+
+# ---- tensor cores
+
+TENSOR = """
+struct half16 { unsigned short bits; };
+static float widen(half16 x) {
+    _Float16 y;
+    __builtin_memcpy(&y, &x, 2);
+    return y;
+}
+extern "C" __global__ void k(const unsigned* a, const unsigned* b, float* sums, int lanes) {
+    if ((int)threadIdx.x >= lanes) return;
+    a += 4 * threadIdx.x, b += 2 * threadIdx.x, sums += 4 * threadIdx.x;
+    const unsigned mine[4] = {a[0], a[1], a[2], a[3]};
+    emulation::multiply_add<half16>(sums, mine, b[0], b[1], __LINE__);
+    emulation::multiply_add<half16>(sums, mine, b[0], b[1], __LINE__);
+}
+"""
+
+
+def fragments(a: Any, b: Any, c: Any) -> tuple[Any, Any, Any]:
+    """Registers of the lanes, as PTX describes them for mma.m16n8k16, of a (16, 16), b (16, 8) and c (16, 8)."""
+    own_a, own_b, own_c = (
+        np.zeros((32, 4, 2), np.float16),
+        np.zeros((32, 2, 2), np.float16),
+        np.zeros((32, 4), np.float32),
+    )
+    for lane in range(32):
+        group, within = divmod(lane, 4)
+        for i in range(8):
+            row = group if i < 2 or 4 <= i < 6 else group + 8
+            own_a[lane, i // 2, i % 2] = a[row, within * 2 + (i & 1) + (8 if i >= 4 else 0)]
+        for i in range(4):
+            own_b[lane, i // 2, i % 2] = b[within * 2 + (i & 1) + (8 if i >= 2 else 0), group]
+            own_c[lane, i] = c[group if i < 2 else group + 8, within * 2 + (i & 1)]
+    return own_a, own_b, own_c
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_tensor_cores_multiply_the_matrices_whose_parts_the_lanes_have(seed: int, rng: np.random.Generator) -> None:
+    a, b = (rng.integers(-9, 10, shape).astype(np.float16) for shape in ((16, 16), (16, 8)))
+    c = rng.integers(-9, 10, (16, 8)).astype(np.float32)
+    *given, sums = (np.ascontiguousarray(x) for x in fragments(a, b, c))
+    build(TENSOR).launch("k", (1,), (32,), [*(x.ctypes.data for x in (*given, sums)), 32], seed=seed)
+    expected = c + 2 * (a.astype(np.float32) @ b.astype(np.float32))
+    assert np.array_equal(sums, fragments(a, b, expected)[2])
+
+
+def test_tensor_cores_cut_off_what_float32_does_not_hold() -> None:
+    a, b = np.zeros((16, 16), np.float16), np.zeros((16, 8), np.float16)
+    a[:, 0], b[0] = 1.5, 2.0**-24  # subnormal, and not lost where there is nothing larger
+    for start, expected in ((1.0, 1.0), (-1.0, -1 + 2.0**-22), (0.0, 3 * 2.0**-24)):
+        *given, sums = fragments(a, b, np.full((16, 8), start, np.float32))
+        build(TENSOR).launch("k", (1,), (32,), [*(x.ctypes.data for x in (*given, sums)), 32])
+        assert np.all(sums == np.float32(expected)), start
+
+
+def test_a_product_that_lacks_lanes_is_an_error() -> None:
+    *given, sums = fragments(*(np.zeros(shape, np.float16) for shape in ((16, 16), (16, 8), (16, 8))))
+    with pytest.raises(EmulationError, match="lacks lanes"):
+        build(TENSOR).launch("k", (1,), (32,), [*(x.ctypes.data for x in (*given, sums)), 31])

@@ -116,7 +116,10 @@ class _SoftmaxHessians:
         return self.weights * self.p[:, j] * ((1.0 if j == k else 0.0) - self.p[:, k])
 
     def diagonals(self) -> Array:
-        return self.weights[:, None] * (self.p * (1 - self.p))
+        found = 1 - self.p
+        found *= self.p
+        found *= self.weights[:, None]
+        return found
 
     @property
     def factors(self) -> Array:

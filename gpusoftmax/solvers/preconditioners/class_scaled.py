@@ -37,7 +37,7 @@ from gpusoftmax.solvers.preconditioners.base import (
 from gpusoftmax.solvers.preconditioners.hessian import is_full
 from gpusoftmax.solvers.preconditioners.sample import hessians_at, penalty_curvature, uniform_rows
 
-SAMPLE_ROWS, SAMPLE_PER_CLASS = 4096, 256  # fewest rows of the sample, and rows of it for each class
+SAMPLE_ROWS, SAMPLE_PER_CLASS = 4096, 128  # fewest rows of the sample, and rows of it for each class
 VARIANCE_ROWS = 512  # rows from which the mean variance of the features is taken
 SMALLEST_CURVATURE = 1e-3  # of a class, relative to the mean of all; a smaller one would come from few rows
 

@@ -35,7 +35,7 @@
 #define __cluster_dims__(...)  // build.py reads it
 #define __shared__ static __attribute__((section("cuda_shared")))  // between two symbols of the linker, to be poisoned
 #define __syncthreads() emulation::wait(emulation::AT_BARRIER, 0, __LINE__)
-#define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__)
+#define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__, true)
 #define __shfl_sync(mask, value, source) emulation::shuffle(mask, value, (unsigned)(source), __LINE__)
 #define __nanosleep(ns) emulation::wait(emulation::AT_FLAG, 0, __LINE__)  // in a loop that waits for another block
 #define __shfl_xor_sync(mask, value, lanes) emulation::shuffle(mask, value, emulation::lane() ^ (lanes), __LINE__)
@@ -181,7 +181,7 @@ struct Thread {
     int line;           // of the barrier or warp operation at which it waits
     unsigned mask;      // of the warp operation
     unsigned together;  // lanes that took part in the last one
-    bool shuffles;      // and so orders no accesses to memory
+    bool orders;        // accesses to memory, as __syncwarp does and other warp operations do not
     Fiber* fiber;       // where it waits
     unsigned arrivals, waits;  // at the cluster's barrier
 };
@@ -275,9 +275,10 @@ __attribute__((noinline, format(printf, 1, 2))) static void fail(const char* for
     leave();
 }
 
-__attribute__((noinline)) static void wait(State state, unsigned mask, int line) {
+__attribute__((noinline)) static void wait(State state, unsigned mask, int line, bool orders = false) {
     Thread& me = threads[current];
     me.state = state;
+    me.orders = orders;
     me.mask = mask;
     me.line = line;
     me.fiber = running;
@@ -385,9 +386,7 @@ static void wait_copies(unsigned n) {
 template <class T> static T shuffle(unsigned mask, T value, unsigned source, int line) {
     static_assert(sizeof(T) <= sizeof(posted[0]) && std::is_trivially_copyable<T>::value);
     std::memcpy(&posted[current], &value, sizeof(T));
-    threads[current].shuffles = true;
     wait(AT_WARP, mask, line);
-    threads[current].shuffles = false;
     if (source >= WARP || !(threads[current].together >> source & 1))
         fail("the shuffle at line %d reads lane %u, which takes no part in it", line, source);
     std::memcpy(&value, &arrived[current / WARP * WARP + source], sizeof(T));
@@ -459,7 +458,7 @@ static bool release_warp(unsigned first, unsigned last) {
             if (threads[j].state == AT_WARP && threads[j].mask == one.mask && threads[j].line == one.line)
                 there |= 1u << (j - first);
         if (there != wanted) continue;
-        if (!one.shuffles) RACES(meet(first, last, there));
+        if (one.orders) RACES(meet(first, last, there));
         for (unsigned j = first; j < last; j++)
             if (there >> (j - first) & 1) {
                 threads[j].state = RUNNING;
@@ -505,7 +504,6 @@ static void begin_block(unsigned slot, unsigned seed) {
         threads[i].state = FRESH;
         threads[i].arrivals = threads[i].waits = 0;
         products_done[i] = 0;
-        threads[i].shuffles = false;
         copies[i] = Copies();
     }
     RACES(begin_block(slot));

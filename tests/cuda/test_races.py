@@ -209,6 +209,8 @@ WORK = {
     "few classes, a cluster": Work(one_read, ONE_READ, ("float32", 1028, 1, 10, (9, 0))),
     "few classes, flags": Work(one_read, ONE_READ, ("float32", 1028, 1, 10, (8, 0), "squared_hinge")),
     "few classes, models": Work(one_read, ONE_READ, ("float32", 516, 3, 5, (8, 0))),
+    "few classes, halves on tensor cores": Work(one_read, ONE_READ, ("float16", 256, 1, 10, (9, 0), "hinge")),
+    "few classes, bytes on tensor cores": Work(one_read, ONE_READ, ("uint8", 528, 1, 10, (8, 0))),
     "steps": Work(lambda: steps("float32", 48, 70, momentum=0.9, nesterov=True), STEP),
     "steps, penalised intercepts": Work(lambda: steps("float32", 64, 70, penalize_intercept=True), STEP),
     "steps on bytes": Work(lambda: steps("uint8", 47, 40, scaling=None), STEP),

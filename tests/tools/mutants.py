@@ -475,7 +475,7 @@ MUTANTS = [
     Mutant("largest of numbers beside each other", SPLIT, "i = first + e * THREADS;", "i = first + threadIdx.x * 3 + e;", "splitting_reads"),
     Mutant("losses beside each other for a thread", REDUCE, "i = first + threadIdx.x; i < last; i += THREADS", "i = first + 16 * threadIdx.x; i < smaller(last, first + 16 * threadIdx.x + 16); i++", "sums_of_rows"),
     Mutant("a row in shared memory is read again", ROW_LOSS, "HOLD == SHARED ? held[segment] : load_segment(row.at(segment))", "load_segment(row.at(segment))", "read_and_written_once and float32"),
-    Mutant("few: a thread's segments beside each other", FEW, "feature[p] = ((rank * PIECES + p) * THREADS + t) * PIECE;", "feature[p] = ((rank * THREADS + t) * PIECES + p) * PIECE;", "few_classes_reads_x_once"),
+    Mutant("few: a thread's segments beside each other", FEW, "feature[p] = ((rank * PIECES + p) * THREADS + threadIdx.x) * SEGMENT;", "feature[p] = ((rank * THREADS + threadIdx.x) * PIECES + p) * SEGMENT;", "few_classes_reads_x_once"),
     # ---- split.cu
     Mutant("the largest of the first lane", SPLIT, "        most = other > most ? other : most;\n    }\n", "    }\n", HALVES),
     Mutant("the largest with its sign", SPLIT, "return __float_as_uint(x) & 0x7fffffffu; }", "return __float_as_uint(x); }", HALVES),

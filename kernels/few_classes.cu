@@ -106,7 +106,7 @@ __device__ __forceinline__ void store_flag(unsigned* flag, unsigned value) {
 #ifdef __CUDA_ARCH__
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 #else
-    *flag = value;
+    emulation::store_flag(flag, value);
 #endif
 }
 
@@ -116,7 +116,7 @@ __device__ __forceinline__ unsigned load_flag(const unsigned* flag) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
     return value;
 #else
-    return *flag;
+    return emulation::load_flag(flag);
 #endif
 }
 

@@ -15,8 +15,8 @@
 //         FIT_INTERCEPT, PENALIZE_INTERCEPT (1: so).
 // Launch: score_parts (ceil(d / 32), ceil(m / 256)) blocks of 256 threads; row_gradients (ceil(m / 32)) of 256; update
 //         (ceil(d / 32)) of 256; add_totals 1 of 32.
-// Bytes moved: X's m rows twice, the second time from the L2 cache; 4 for each row, part and column, written and read;
-//              W and the velocity read and written.
+// Bytes moved: X's m rows twice, the second time from the L2 cache; 4 for each row, part and column, written and read,
+//              and as many of the gradients read; W and the velocity read and written, and W read before that.
 //
 // Arguments of several kernels, all on the device:
 //   m           rows of this batch
@@ -25,7 +25,7 @@
 //   W, b        (d, columns), (columns): changed in place, as velocity_W and velocity_b of these shapes, or null
 //   shift, scale, factors (d), strengths (K): in float64; factors r may be null
 //   sums        (K): S, what sums over n rows are divided by
-//   parts       (parts, m, columns), offsets (parts, columns): what the parts of the features add to scores and shifts
+//   parts       (parts, columns, m), offsets (parts, columns): what the parts of the features add to scores and shifts
 //   gradients   (m, columns), sums_b (blocks of rows, columns): gradients with respect to the scores, and their sums
 //   losses      (blocks of rows, K, 2): sums of losses and of correct weights
 //   norms       (parts, K): sum_p r_p ||W_pk||^2
@@ -35,6 +35,9 @@
 #define PART 32        // features of a block
 #define BLOCK_ROWS 32  // of row_gradients
 #define GROUPS (THREADS / PART)
+// What a thread has of shared memory are an odd number of numbers: the same one of each is then in a bank of its own.
+#define APART (CLASSES | 1)  // scores of a row under one model
+#define PITCH (COLUMNS | 1)
 #define MODELS (COLUMNS / CLASSES)
 #define SOFTMAX 0
 #define HINGE 1
@@ -45,18 +48,18 @@ __device__ __forceinline__ double row_scale(const double* sums, int k, long long
     return 1.0 / sums[k] * ((double)n / m);
 }
 
-// x: WIDTH features of a row from `feature` on; those beyond d are zero.
-__device__ __forceinline__ void load_features(const source_t* row, int feature, int d, float* x) {
-    const source_t* from = row + feature;
-    if constexpr (WIDTH > 1) {
-        if (feature + WIDTH <= d) {
-            widen(*reinterpret_cast<const Vector<source_t>*>(from), x);
-            return;
-        }
-    }
-#pragma unroll
-    for (int e = 0; e < WIDTH; e++) x[e] = feature + e < d ? widen(from[e]) : 0.0f;
+// WIDTH features, which are loaded at once. An ordinary read of a Vector is compiled to a load of each of them.
+#if WIDTH > 1
+typedef Vector<source_t> Features;
+__device__ __forceinline__ Features load(const source_t* from) {
+    return load_segment(reinterpret_cast<const Features*>(from));
 }
+#else
+struct Features {
+    source_t element[1];
+};
+__device__ __forceinline__ Features load(const source_t* from) { return {{*from}}; }
+#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 score_parts(int m, const source_t* __restrict__ X, long long stride, const long long* __restrict__ rows, int batch,
@@ -78,21 +81,24 @@ score_parts(int m, const source_t* __restrict__ X, long long stride, const long 
     __syncthreads();
     if (i >= m) return;
     const source_t* row = X + rows[(long long)*step * batch + i] * stride;
+    Features loaded[PART / WIDTH];
+#pragma unroll
+    for (int s = 0; s < PART / WIDTH; s++) {
+        loaded[s] = {};
+        if (begin + s * WIDTH < d) loaded[s] = load(row + begin + s * WIDTH);  // d is a multiple of WIDTH
+    }
     float z[COLUMNS];
 #pragma unroll
     for (int j = 0; j < COLUMNS; j++) z[j] = 0;
 #pragma unroll
-    for (int f = 0; f < PART; f += WIDTH) {
-        float x[WIDTH];
-        load_features(row, begin + f, d, x);
+    for (int f = 0; f < PART; f++) {
+        const float x = widen(loaded[f / WIDTH].element[f % WIDTH]);
 #pragma unroll
-        for (int e = 0; e < WIDTH; e++)
-#pragma unroll
-            for (int j = 0; j < COLUMNS; j++) z[j] += x[e] * w[(f + e) * COLUMNS + j];
+        for (int j = 0; j < COLUMNS; j++) z[j] += x * w[f * COLUMNS + j];
     }
-    float* out = parts + ((long long)part * m + i) * COLUMNS;
+    float* out = parts + (long long)part * COLUMNS * m + i;
 #pragma unroll
-    for (int j = 0; j < COLUMNS; j++) out[j] = z[j];
+    for (int j = 0; j < COLUMNS; j++) out[(long long)j * m] = z[j];
 }
 
 // Replaces the scores z of a row by the gradient of its loss; returns the loss. best: the first largest score.
@@ -127,12 +133,15 @@ __device__ __forceinline__ float row_gradient(float* z, int t, int& best) {
     return loss;
 }
 
+// Where column j of a row has its score in shared memory.
+__device__ __forceinline__ int place_of(int row, int j) { return (row * MODELS + j / CLASSES) * APART + j % CLASSES; }
+
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_gradients(int m, const long long* __restrict__ rows, int batch, int d, const int* __restrict__ labels,
               const float* __restrict__ weights, const float* __restrict__ b, const int* __restrict__ step,
               const float* __restrict__ parts, const double* __restrict__ offsets, float* __restrict__ gradients,
               float* __restrict__ sums_b, double* __restrict__ losses) {
-    __shared__ float z[BLOCK_ROWS * COLUMNS], intercepts[COLUMNS];
+    __shared__ float z[BLOCK_ROWS * MODELS * APART], intercepts[COLUMNS];
     __shared__ double row_losses[BLOCK_ROWS * MODELS * 2];
     const int n_parts = (d + PART - 1) / PART, begin = blockIdx.x * BLOCK_ROWS;
     const int mine = smaller(BLOCK_ROWS, m - begin);
@@ -143,11 +152,13 @@ row_gradients(int m, const long long* __restrict__ rows, int batch, int d, const
         intercepts[threadIdx.x] = (float)((double)b[threadIdx.x] - offset);
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < mine * COLUMNS; e += THREADS) {
+    for (int e = threadIdx.x; e < BLOCK_ROWS * COLUMNS; e += THREADS) {
+        const int i = e % BLOCK_ROWS, j = e / BLOCK_ROWS;
+        if (i >= mine) continue;
         float sum = 0;
 #pragma unroll 8
-        for (int part = 0; part < n_parts; part++) sum += parts[((long long)part * m + begin) * COLUMNS + e];
-        z[e] = sum + intercepts[e % COLUMNS];
+        for (int part = 0; part < n_parts; part++) sum += parts[((long long)part * COLUMNS + j) * m + begin + i];
+        z[place_of(i, j)] = sum + intercepts[j];
     }
     __syncthreads();
     for (int r = threadIdx.x; r < mine * MODELS; r += THREADS) {
@@ -155,15 +166,17 @@ row_gradients(int m, const long long* __restrict__ rows, int batch, int d, const
         const double weight = weights == nullptr ? 1.0 : (double)weights[row * MODELS + r % MODELS];
         const int t = labels[row];
         int best;
-        row_losses[2 * r] = weight * (double)row_gradient(z + r * CLASSES, t, best);
+        float* scores = z + r * APART;
+        row_losses[2 * r] = weight * (double)row_gradient(scores, t, best);
         row_losses[2 * r + 1] = best == t ? weight : 0.0;
-        for (int j = 0; j < CLASSES; j++) z[r * CLASSES + j] *= (float)weight;
+        for (int j = 0; j < CLASSES; j++) scores[j] *= (float)weight;
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < mine * COLUMNS; e += THREADS) gradients[(long long)begin * COLUMNS + e] = z[e];
+    for (int e = threadIdx.x; e < mine * COLUMNS; e += THREADS)
+        gradients[(long long)begin * COLUMNS + e] = z[place_of(e / COLUMNS, e % COLUMNS)];
     if (threadIdx.x < COLUMNS) {
         float sum = 0;
-        for (int i = 0; i < mine; i++) sum += z[i * COLUMNS + threadIdx.x];
+        for (int i = 0; i < mine; i++) sum += z[place_of(i, threadIdx.x)];
         sums_b[blockIdx.x * COLUMNS + threadIdx.x] = sum;
     } else if (threadIdx.x >= 64 && threadIdx.x < 64 + 2 * MODELS) {  // other warps than those of the sums above
         const int k = (threadIdx.x - 64) / 2, which = threadIdx.x % 2;
@@ -193,7 +206,8 @@ update(int m, const source_t* __restrict__ X, long long stride, const long long*
        const float* __restrict__ momentum, const int* __restrict__ step, float* __restrict__ W, float* __restrict__ b,
        float* __restrict__ velocity_W, float* __restrict__ velocity_b, double* __restrict__ norms) {
     constexpr int TILE = 8 * GROUPS;  // rows, of which a thread has 8
-    __shared__ float shared[THREADS * COLUMNS > TILE * COLUMNS ? THREADS * COLUMNS : TILE * COLUMNS], db[COLUMNS];
+    static_assert(TILE <= THREADS);
+    __shared__ float shared[THREADS * PITCH], db[COLUMNS];  // gradients of a tile, and then each thread's dW
     __shared__ double scratch[32];
     const int begin = blockIdx.x * PART, p = begin + threadIdx.x % PART, group = threadIdx.x / PART;
     const float* now = rates + (long long)*step * MODELS;
@@ -227,7 +241,7 @@ update(int m, const source_t* __restrict__ X, long long stride, const long long*
     }
     __syncthreads();
 #pragma unroll
-    for (int j = 0; j < COLUMNS; j++) shared[threadIdx.x * COLUMNS + j] = dW[j];
+    for (int j = 0; j < COLUMNS; j++) shared[threadIdx.x * PITCH + j] = dW[j];
     __syncthreads();
 
     double squares[MODELS];
@@ -238,7 +252,7 @@ update(int m, const source_t* __restrict__ X, long long stride, const long long*
         if (feature >= d) break;
         float sum = 0;
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++) sum += shared[(g * PART + e / COLUMNS) * COLUMNS + j];
+        for (int g = 0; g < GROUPS; g++) sum += shared[(g * PART + e / COLUMNS) * PITCH + j];
         float* w = W + (long long)feature * COLUMNS + j;
         const float r = factors == nullptr ? 1.0f : (float)factors[feature];
         float gradient = sum * (float)row_scale(sums, k, n, m);

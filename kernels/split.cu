@@ -23,9 +23,14 @@ __device__ __forceinline__ unsigned magnitude(float x) { return __float_as_uint(
 // x (n). bits (1): raised to the bits of the largest |x|; NaN is larger than infinity.
 extern "C" __global__ void __launch_bounds__(THREADS)
 largest(const float* __restrict__ x, long long n, unsigned* __restrict__ bits) {
-    const long long first = ((long long)blockIdx.x * THREADS + threadIdx.x) * 4;
+    const long long first = (long long)blockIdx.x * (4 * THREADS) + threadIdx.x;
     unsigned most = 0;
-    for (long long i = first; i < smaller(n, first + 4); i++) most = magnitude(x[i]) > most ? magnitude(x[i]) : most;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const long long i = first + e * THREADS;
+        const unsigned one = i < n ? magnitude(x[i]) : 0;
+        most = one > most ? one : most;
+    }
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
         const unsigned other = __shfl_xor_sync(FULL_WARP, most, offset);

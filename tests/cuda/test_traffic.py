@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusoftmax.cuda import row_losses
+from gpusoftmax.cuda import few_classes, row_losses, sgd_steps
 from gpusoftmax.cuda.buckets import BFLOAT16, FLAT, FLOAT16, FLOAT32, FLOAT64, STREAMED, UINT8
 from gpusoftmax.cuda.compile import source
+from gpusoftmax.cuda.few_classes import ALONE, CLUSTER, FLAGS
 from gpusoftmax.cuda.sparse import SEGMENT, layout
 from gpusoftmax.dtypes import BFLOAT16 as BFLOAT16_DTYPE
 from gpusoftmax.dtypes import computation_dtype
@@ -194,11 +195,11 @@ class Launch:
         self._arrays = {name: _aligned(array) for name, array in arrays.items() if array is not None}
         self._absent = [name for name, array in arrays.items() if array is None]
 
-    def __call__(self, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-        """Launch with blocks of 256 threads; arguments are names of arrays, or numbers."""
+    def __call__(self, name: str, grid: tuple[int, ...], *arguments: Any, threads: int = 256, shared: int = 0) -> None:
+        """Launch a kernel; arguments are names of arrays, or numbers."""
         addresses = {name: array.ctypes.data for name, array in self._arrays.items()} | dict.fromkeys(self._absent, 0)
         values = [addresses[one] if isinstance(one, str) else one for one in arguments]
-        self._watched.launch(name, grid, (256,), values)
+        self._watched.launch(name, grid, (threads,), values, shared)
 
     def traffic(self) -> Traffic:
         """The traffic of all launches."""
@@ -295,3 +296,158 @@ def test_a_sparse_product_reads_each_entry_once_and_its_row_of_the_matrix(kind: 
     if q * 4 % SECTOR == 0:
         assert arrays["out"].write.sectors == arrays["out"].write.ideal_sectors
     assert arrays["indptr"].read.distinct == 8 * (n + 1)
+
+
+NO_BAD_ROW = np.array([2**64 - 1], np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("d", "K", "c", "capability", "exchange"),
+    [(512, 1, 10, 90, ALONE), (1032, 1, 10, 90, CLUSTER), (1032, 1, 10, 80, FLAGS), (256, 8, 2, 90, ALONE)],
+    ids=["alone", "cluster", "flags", "models"],
+)
+def test_a_gradient_for_few_classes_reads_x_once(d: int, K: int, c: int, capability: int, exchange: int) -> None:
+    n, q, variant = 150, K * c, few_classes.choose(FLOAT32, d, K, c, capability)
+    leaves, slices, rows = -(-n // variant.leaf), variant.slices, variant.rows
+    assert variant.exchange == exchange
+    launch = Launch(
+        source("few_classes.cu", variant.macros(SOFTMAX)),
+        X=np.ones((n, d), np.float32), rows=np.arange(n)[::-1], W=np.ones((q, d), np.float32), b=np.ones(q, np.float32),
+        labels=np.ones(n, np.int32), weights=np.ones((n, K), np.float32),
+        leaves=np.zeros((leaves, d * q + variant.padded), np.float32), leaf_totals=np.zeros((leaves, K, 2)),
+        exchanged=np.zeros((leaves, 2, slices, rows * q), np.float32), flags=np.zeros(1 + leaves * slices, np.uint32),
+        bad_row=NO_BAD_ROW, sums=np.zeros((d + 1, q), np.float32), totals=np.zeros((K, 2)),
+    )  # fmt: skip
+    launch(
+        "few_classes", (leaves * slices,), "X", d, "rows", "W", "b", "labels", "weights", n, d, "leaves", "leaf_totals",
+        "exchanged", "flags", "bad_row", threads=variant.threads, shared=variant.shared,
+    )  # fmt: skip
+    counted = launch.traffic()
+    arrays = counted.arrays
+    assert (arrays["X"].read.nbytes, arrays["X"].read.distinct) == (n * d * 4, n * d * 4)
+    assert arrays["W"].read.nbytes == leaves * d * q * 4
+    assert arrays["leaves"].write.nbytes == leaves * (d + 1) * q * 4
+    assert arrays["leaf_totals"].write.nbytes == leaves * K * 16
+    for name in ("X", "W"):
+        assert arrays[name].read.sectors == arrays[name].read.ideal_sectors, name
+    # the sums of every other leaf begin in the middle of a sector if padded rows are not whole ones
+    assert arrays["leaves"].write.sectors <= 1.05 * arrays["leaves"].write.ideal_sectors
+    for name, each in (("rows", 8), ("labels", 4), ("weights", 4 * K)):
+        assert arrays[name].read.nbytes == slices * n * each, name
+    for name in ("X", "rows", "W", "b", "labels", "weights", "bad_row"):
+        assert arrays[name].write.nbytes == 0, name
+
+    tiles = -(-variant.leaf // rows) + -(-(n - variant.leaf) // rows)
+    given = slices * tiles * rows * q * 4  # by each block to one block, or to memory
+    assert arrays["exchanged"].write.nbytes == (given if exchange == FLAGS else 0)
+    assert counted.peers.nbytes == (given * (slices - 1) if exchange == CLUSTER else 0)
+    if exchange == FLAGS:  # threads without a row read the last one again
+        assert slices * given <= arrays["exchanged"].read.nbytes <= 1.5 * slices * given
+    else:
+        assert arrays["flags"].read.requests == arrays["flags"].write.requests == 0
+    # partial scores that a lane keeps two of; and, once a leaf, weights and losses of rows under several models
+    assert counted.shared.conflicts <= (0.02 if K == 1 else 0.12) * counted.shared.wavefronts
+
+
+def test_leaves_are_read_once_and_added() -> None:
+    d, n_leaves, variant = 128, 40, few_classes.choose(FLOAT32, 128, 1, 10, 90)
+    q = variant.scores
+    launch = Launch(
+        source("few_classes.cu", variant.macros(SOFTMAX)),
+        leaves=np.zeros((n_leaves, d * q + variant.padded), np.float32), leaf_totals=np.zeros((n_leaves, 1, 2)),
+        sums=np.zeros((d + 1, q), np.float32), totals=np.zeros((1, 2)), nothing=None,
+    )  # fmt: skip
+    columns, node = -(-((d + 1) * q + 2) // 256), (d + 1) * q * 4
+    launch("add_leaves", (columns, 3), "leaves", "leaf_totals", n_leaves, 1, d, "nothing", "nothing")
+    launch("add_leaves", (columns, 1), "leaves", "leaf_totals", n_leaves, few_classes.NODES, d, "sums", "totals")
+    arrays = launch.traffic().arrays
+    assert arrays["leaves"].read.nbytes == (n_leaves + 3) * node
+    assert arrays["leaves"].write.nbytes == 3 * node
+    assert arrays["sums"].write.nbytes == node
+    assert arrays["leaf_totals"].read.nbytes == (n_leaves + 3) * 16
+    assert arrays["leaves"].read.sectors <= 1.2 * arrays["leaves"].read.ideal_sectors  # leaves are not whole sectors
+
+
+@pytest.mark.parametrize(
+    ("kind", "d", "K", "c", "m", "width"),
+    [(FLOAT32, 96, 1, 10, 200, 4), (UINT8, 96, 2, 3, 264, 16), (FLOAT32, 63, 1, 32, 64, 1)],
+    ids=["vectors", "bytes", "one by one"],
+)
+def test_a_step_of_sgd_reads_x_and_its_gradients_twice(kind: int, d: int, K: int, c: int, m: int, width: int) -> None:
+    n, q, dtype = 500, K * c, (SCORES | {UINT8: np.dtype(np.uint8)})[kind]
+    parts, blocks = -(-d // sgd_steps.PART), -(-m // sgd_steps.BLOCK_ROWS)
+    macros = {
+        "SOURCE": kind, "LOSS": SOFTMAX, "CLASSES": c, "COLUMNS": q, "WIDTH": width, "SHIFTED": 0, "SCALED": 0,
+        "NESTEROV": 0, "FIT_INTERCEPT": 1, "PENALIZE_INTERCEPT": 0,
+    }  # fmt: skip
+    launch = Launch(
+        source("sgd_steps.cu", macros),
+        X=np.ones((n, d), dtype), rows=np.random.default_rng(0).permutation(n)[:m], labels=np.ones(n, np.int32),
+        weights=np.ones((n, K), np.float32), W=np.ones((d, q), np.float32), b=np.ones(q, np.float32),
+        of_W=np.ones((d, q), np.float32), of_b=np.ones(q, np.float32), strengths=np.ones(K), weight_sums=np.ones(K),
+        rates=np.ones((1, K), np.float32), momentum=np.ones(K, np.float32), step=np.zeros(1, np.int32),
+        parts=np.zeros((parts, q, m), np.float32), offsets=np.zeros((parts, q)), gradients=np.zeros((m, q), np.float32),
+        sums_b=np.zeros((blocks, q), np.float32), losses=np.zeros((blocks, K, 2)), norms=np.zeros((parts, K)),
+        totals=np.zeros((3, K)), first=np.zeros(K), nothing=None,
+    )  # fmt: skip
+    numbered, grid = ("X", d, "rows", m, d), (parts, -(-m // sgd_steps.THREADS))
+    launch("score_parts", grid, m, *numbered, "W", "nothing", "nothing", "step", "parts", "offsets")
+    x = launch.traffic().arrays["X"].read
+    assert x.nbytes == x.distinct == m * d * dtype.itemsize
+    assert x.requests == -(-m // 32) * d // width
+    # each lane has a part of a sector of its own row; the rest is asked for next, and is in the first-level cache
+    assert x.sectors == m * d // width
+
+    launch(
+        "row_gradients", (blocks,), m, "rows", m, d, "labels", "weights", "b", "step", "parts", "offsets", "gradients",
+        "sums_b", "losses",
+    )  # fmt: skip
+    launch(
+        "update", (parts,), m, *numbered, n, "gradients", "sums_b", "nothing", "nothing", "strengths", "nothing",
+        "weight_sums", "rates", "momentum", "step", "W", "b", "of_W", "of_b", "norms",
+    )  # fmt: skip
+    launch(
+        "add_totals", (1,), m, d, n, "losses", "norms", "strengths", "weight_sums", "step", "totals", "first",
+        threads=32,
+    )  # fmt: skip
+    counted = launch.traffic()
+    arrays = counted.arrays
+    assert arrays["X"].read.nbytes == 2 * m * d * dtype.itemsize
+    if d % 32 == 0:
+        assert arrays["X"].read.sectors == x.sectors + m * d * dtype.itemsize // 32
+    assert arrays["parts"].read.nbytes == arrays["parts"].write.nbytes == m * q * parts * 4
+    assert arrays["gradients"].read.nbytes == parts * m * q * 4
+    assert arrays["gradients"].write.nbytes == m * q * 4
+    for name in ("parts", "gradients"):
+        for access in (arrays[name].read, arrays[name].write):
+            assert access.sectors == access.ideal_sectors, name
+    assert arrays["W"].read.distinct == d * q * 4
+    for name in ("W", "of_W"):
+        assert arrays[name].write.nbytes == d * q * 4, name
+    assert arrays["of_W"].read.nbytes == d * q * 4
+    assert (arrays["labels"].read.nbytes, arrays["weights"].read.nbytes) == (4 * m, 4 * K * m)
+    assert arrays["losses"].write.nbytes == arrays["losses"].read.nbytes == blocks * K * 16
+    assert arrays["norms"].write.nbytes == arrays["norms"].read.nbytes == parts * K * 8
+    assert arrays["b"].write.nbytes == 4 * q
+    # losses of a row, two doubles; and where a warp has numbers of more than one feature or row
+    assert counted.shared.conflicts <= 0.05 * counted.shared.wavefronts
+
+
+@pytest.mark.parametrize(("target", "terms"), [(FLOAT16, 2), (BFLOAT16, 3)], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("width", [1, 4])
+def test_splitting_reads_each_number_once_and_writes_its_terms(target: int, terms: int, width: int) -> None:
+    n = 3072 if width == 4 else 3000
+    launch = Launch(
+        source("split.cu", {"TARGET": target, "TERMS": terms, "WIDTH": width}),
+        x=np.ones(n, np.float32), bits=np.zeros(1, np.uint32), terms=np.zeros((terms, n), np.uint16),
+        scalars=np.zeros(3, np.float32),
+    )  # fmt: skip
+    launch("largest", (-(-n // 1024),), "x", n, "bits")
+    launch("split", (-(-n // (256 * width)),), "x", n, "bits", "terms", "scalars")
+    arrays = launch.traffic().arrays
+    read, written = arrays["x"].read, arrays["terms"].write
+    assert (read.nbytes, read.sectors) == (2 * n * 4, read.ideal_sectors)
+    assert written.nbytes == n * terms * 2
+    assert written.sectors == written.ideal_sectors if n % 16 == 0 else written.sectors <= 1.25 * written.ideal_sectors
+    assert arrays["bits"].read.distinct == 4
+    assert arrays["scalars"].write.nbytes == 12

@@ -25,7 +25,10 @@ from tests.support.emulation import build
 ROOT = Path(__file__).resolve().parents[2]
 
 COPIED = ("gpusoftmax", "kernels", "tests", "pyproject.toml")
-KERNEL_TESTS = ("tests/cuda/test_kernels.py", "tests/cuda/test_few_classes.py")
+KERNEL_TESTS = (
+    *("tests/cuda/test_kernels.py", "tests/cuda/test_few_classes.py"),
+    *("tests/cuda/test_races.py", "tests/cuda/test_traffic.py"),
+)
 HOST_TESTS = ("tests/cuda/test_host.py", "tests/cuda/test_blocks.py", "tests/cuda/test_sgd_steps.py")
 # The test that repeats others under the sanitizers takes 90 s: it is left to the few mutants that need it, and then
 # repeats only SANITIZED.
@@ -371,9 +374,9 @@ MUTANTS = [
     Mutant("labels by the row of the batch", SGD_STEPS, "const int t = labels[row];", "const int t = labels[begin + r / MODELS];", STEPS),
     Mutant("a step's target in the sum of the others", SGD_STEPS, "if (j != t) others += z[j]", "others += z[j]", STEPS),
     Mutant("a step's hinge counts the target", SGD_STEPS, "            if (j == t) continue;\n", "", "separate_steps and svm"),
-    Mutant("rows of a step are not weighted", SGD_STEPS, "z[r * CLASSES + j] *= (float)weight;", "z[r * CLASSES + j] *= 1;", "separate_steps and weighted"),
+    Mutant("rows of a step are not weighted", SGD_STEPS, "scores[j] *= (float)weight;", "scores[j] *= 1;", "separate_steps and weighted"),
     Mutant("losses of a step are not weighted", SGD_STEPS, "row_losses[2 * r] = weight *", "row_losses[2 * r] = ", "separate_steps and weighted"),
-    Mutant("gradients of a block of rows at the top", SGD_STEPS, "gradients[(long long)begin * COLUMNS + e] = z[e];", "gradients[e] = z[e];", STEPS),
+    Mutant("gradients of a block of rows at the top", SGD_STEPS, "gradients[(long long)begin * COLUMNS + e] =", "gradients[e] =", STEPS),
     Mutant("the intercepts' gradient of the first block of rows", SGD_STEPS, "block < blocks; block++) sum +=", "block < 1; block++) sum +=", STEPS),
     Mutant("the rows of a tile are counted from zero", SGD_STEPS, "(long long)*step * batch + i] * stride + p]", "(long long)*step * batch + i % TILE] * stride + p]", STEPS),
     Mutant("the tile before may still be used", SGD_STEPS, "        __syncthreads();  // the tile before has been used\n", "", STEPS),
@@ -462,10 +465,21 @@ MUTANTS = [
     Mutant("scalars are taken from the host", BLAS, "        cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_DEVICE)\n", "", NARROW),
     Mutant("scalars of all products are on the device", BLAS, "            cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)\n", "            pass\n", NARROW),
     Mutant("beta of a term is its scale", BLAS, "4 * (1 + int(beta))", "4 * int(beta)", NARROW),
+    # ---- what no result shows in some order of threads, or in any
+    Mutant("the step is counted while lanes read it", SGD_STEPS, "    __syncwarp();\n    if (threadIdx.x == 0) *step", "    if (threadIdx.x == 0) *step", "do_is_in_order and steps"),
+    Mutant("intercepts change while their norm is taken", SGD_STEPS, "    __syncthreads();\n    if (blockIdx.x == 0 && threadIdx.x < COLUMNS && FIT_INTERCEPT)", "    if (blockIdx.x == 0 && threadIdx.x < COLUMNS && FIT_INTERCEPT)", "do_is_in_order and steps"),
+    Mutant("a block's sums where its tops are still read", ROW_LOSS, "sum_block(exchange[1], loss, slope);", "sum_block(exchange[0], loss, slope);", "use_is_in_order and shared"),
+    Mutant("a load for each feature", SGD_STEPS, "    return load_segment(reinterpret_cast<const Features*>(from));\n", "    Features each;\n    for (int e = 0; e < WIDTH; e++) each.element[e] = from[e];\n    return each;\n", "a_step_of_sgd"),
+    Mutant("scores of a step in the same banks", SGD_STEPS, "#define APART (CLASSES | 1)", "#define APART CLASSES", "a_step_of_sgd"),
+    Mutant("a step's dW in the same banks", SGD_STEPS, "#define PITCH (COLUMNS | 1)", "#define PITCH COLUMNS", "a_step_of_sgd"),
+    Mutant("largest of numbers beside each other", SPLIT, "i = first + e * THREADS;", "i = first + threadIdx.x * 3 + e;", "splitting_reads"),
+    Mutant("losses beside each other for a thread", REDUCE, "i = first + threadIdx.x; i < last; i += THREADS", "i = first + 16 * threadIdx.x; i < smaller(last, first + 16 * threadIdx.x + 16); i++", "sums_of_rows"),
+    Mutant("a row in shared memory is read again", ROW_LOSS, "HOLD == SHARED ? held[segment] : load_segment(row.at(segment))", "load_segment(row.at(segment))", "read_and_written_once and float32"),
+    Mutant("few: a thread's segments beside each other", FEW, "feature[p] = ((rank * PIECES + p) * THREADS + threadIdx.x) * SEGMENT;", "feature[p] = ((rank * THREADS + threadIdx.x) * PIECES + p) * SEGMENT;", "few_classes_reads_x_once"),
     # ---- split.cu
     Mutant("the largest of the first lane", SPLIT, "        most = other > most ? other : most;\n    }\n", "    }\n", HALVES),
     Mutant("the largest with its sign", SPLIT, "return __float_as_uint(x) & 0x7fffffffu; }", "return __float_as_uint(x); }", HALVES),
-    Mutant("a thread's last number is not looked at", SPLIT, "smaller(n, first + 4)", "smaller(n, first + 3)", HALVES),
+    Mutant("a thread's last number is not looked at", SPLIT, "for (int e = 0; e < 4; e++) {\n        const long long i", "for (int e = 0; e < 3; e++) {\n        const long long i", HALVES),
     Mutant("numbers are scaled to twice as much", SPLIT, "- (AT_MOST - 1);\n    const float scale", "- AT_MOST;\n    const float scale", HALVES),
     Mutant("the second term repeats the first", SPLIT, "rest.element[e] -= widen(term.element[e]);", "rest.element[e] -= 0;", HALVES),
     Mutant("terms over one another", SPLIT, "terms + t * n + at)", "terms + at)", HALVES),
@@ -473,7 +487,7 @@ MUTANTS = [
     Mutant("the scale of almost nothing", SPLIT, "(exponent < -112 ? -112 : exponent)", "exponent", "almost_nothing"),
     Mutant("bfloat16 scaled", SPLIT, "bits == nullptr ? AT_MOST - 1 :", "bits == nullptr ? 0 :", "float32"),
     Mutant("split numbers in 32 bits", SPLIT, "at = ((long long)blockIdx.x * THREADS + threadIdx.x) * WIDTH;", "at = (int)((blockIdx.x * THREADS + threadIdx.x) * WIDTH);", "split_beyond"),
-    Mutant("the largest of the first numbers in 32 bits", SPLIT, "first = ((long long)blockIdx.x * THREADS + threadIdx.x) * 4;", "first = (int)((blockIdx.x * THREADS + threadIdx.x) * 4);", "split_beyond"),
+    Mutant("the largest of the first numbers in 32 bits", SPLIT, "first = (long long)blockIdx.x * (4 * THREADS) + threadIdx.x;", "first = (int)(blockIdx.x * (4 * THREADS) + threadIdx.x);", "split_beyond"),
     Mutant("bias' gradient of the last chunk alone", GRADIENTS, "sums[d:], transpose_a=True, beta=beta)", "sums[d:], transpose_a=True, beta=0.0)", CHUNKS),
     Mutant("losses of the last chunk alone", GRADIENTS, "            add_up(losses, best, t, s, own_totals)\n", "            own_totals[:] = 0.0\n            add_up(losses, best, t, s, own_totals)\n", CHUNKS),
     Mutant("every loss is the softmax", ROW_LOSSES, '"LOSS": loss,', '"LOSS": 0,', REFERENCE),

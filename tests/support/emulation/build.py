@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HEADER = Path(__file__).with_name("cuda_cpu.h")
-HEADERS = HEADER, HEADER.with_name("traffic.h")
+HEADERS = HEADER, HEADER.with_name("traffic.h"), HEADER.with_name("races.h")
 CACHE_VARIABLE = "GPUSOFTMAX_EMULATION_CACHE"
 COMPILER = os.environ.get("CXX", "g++")
 # -w: the tests that look for warnings do it with a CUDA compiler
@@ -48,6 +48,7 @@ SANITIZERS = (
 )
 # a call before each access, see traffic.h; with memcpy inlined there would be none
 COUNTED = ("-fsanitize=thread", "-fno-builtin-memcpy")
+RACES = (*COUNTED, "-DEMULATION_RACES")
 
 MOST_SHARED_BYTES = 227 << 10  # what a block may opt in to on sm_90, the most of all
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
@@ -180,13 +181,21 @@ class Emulated:
 
 
 def build(
-    text: str, *, sanitize: bool = False, count: bool = False, optimise: str = "-O0", flags: Sequence[str] = ()
+    text: str,
+    *,
+    sanitize: bool = False,
+    count: bool = False,
+    races: bool = False,
+    optimise: str = "-O0",
+    flags: Sequence[str] = (),
 ) -> Emulated:
     """The kernels of a CUDA text, ready to run; built once per text and flags.
 
     By default nothing is optimised: most kernels take longer to build than to run in a test.
 
     With `count`, for tests.support.emulation.traffic: all accesses to memory are noted down.
+
+    With `races`, for tests.support.emulation.races: it is noted down which of them nothing puts in order.
 
     With `sanitize`, under AddressSanitizer and UndefinedBehaviorSanitizer: this process must have been started in
     `sanitizer_environment()`, and ends at the first finding.
@@ -196,7 +205,8 @@ def build(
     names = [name for _, name in KERNEL.findall(text)]
     if not names:
         raise BuildError('the text has no extern "C" __global__ kernel')
-    options = (*FLAGS, *(SANITIZERS if sanitize else COUNTED if count else CHECKS), optimise, *flags)
+    kind = SANITIZERS if sanitize else RACES if races else COUNTED if count else CHECKS
+    options = (*FLAGS, *kind, optimise, *flags)
     return _load(_compile(text, options), tuple(names))
 
 

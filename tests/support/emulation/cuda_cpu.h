@@ -11,6 +11,7 @@
 // The order in which fibers run decides what is found. Stepping all threads round-robin did not notice a deleted
 // __syncthreads(); here each warp runs as far as it can (to the block barrier) before the next one starts. Blocks,
 // warps and lanes go in an order set by `seed`: 0 forward, 1 reverse, others random. Results must agree over seeds.
+// races.h finds what is not in order whatever the order was, in builds that are some times slower.
 //
 // A thread that ends without having waited leaves its fiber to the next one: a kernel without barriers is a plain loop.
 #pragma once
@@ -34,7 +35,7 @@
 #define __cluster_dims__(...)  // build.py reads it
 #define __shared__ static __attribute__((section("cuda_shared")))  // between two symbols of the linker, to be poisoned
 #define __syncthreads() emulation::wait(emulation::AT_BARRIER, 0, __LINE__)
-#define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__)
+#define __syncwarp(...) emulation::wait(emulation::AT_WARP, emulation::mask_or_all(__VA_ARGS__), __LINE__, true)
 #define __shfl_sync(mask, value, source) emulation::shuffle(mask, value, (unsigned)(source), __LINE__)
 #define __nanosleep(ns) emulation::wait(emulation::AT_FLAG, 0, __LINE__)  // in a loop that waits for another block
 #define __shfl_xor_sync(mask, value, lanes) emulation::shuffle(mask, value, emulation::lane() ^ (lanes), __LINE__)
@@ -49,6 +50,29 @@ extern char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
 void __asan_unpoison_memory_region(void const volatile*, size_t);
 #endif
 }
+
+#ifdef EMULATION_RACES
+#define RACES(call) races::call  // see races.h
+namespace races {
+constexpr bool ON = true;
+static void begin_launch(unsigned long long first, unsigned long long count);
+static void begin_block(unsigned slot);
+static void begin_cluster(unsigned slot);
+static void meet(unsigned first, unsigned last, unsigned mask);
+static void arrive();
+static void waited();
+static void store_to(unsigned slot, const void* p, size_t size, const void* site);
+static void copy_begins(const void* to, const void* from, size_t size, size_t bytes, const void* site);
+static void copy_ends(const char* to, const char* from, size_t size, size_t bytes);
+static void atomic(const void* p, size_t size, unsigned kind, const void* site);
+static void release(const void* p, size_t size, const void* site);
+static void acquire(const void* p, size_t size, const void* site);
+}
+#else
+#define RACES(call) ((void)0)
+namespace races { constexpr bool ON = false; }
+#endif
+#define HERE __builtin_return_address(0)  // where the kernel calls a function that is not inlined
 
 namespace emulation {
 constexpr unsigned WARP = 32, MOST_THREADS = 1024, MOST_PARAMETERS = 32;
@@ -157,6 +181,7 @@ struct Thread {
     int line;           // of the barrier or warp operation at which it waits
     unsigned mask;      // of the warp operation
     unsigned together;  // lanes that took part in the last one
+    bool orders;        // accesses to memory, as __syncwarp does and other warp operations do not
     Fiber* fiber;       // where it waits
     unsigned arrivals, waits;  // at the cluster's barrier
 };
@@ -250,9 +275,10 @@ __attribute__((noinline, format(printf, 1, 2))) static void fail(const char* for
     leave();
 }
 
-__attribute__((noinline)) static void wait(State state, unsigned mask, int line) {
+__attribute__((noinline)) static void wait(State state, unsigned mask, int line, bool orders = false) {
     Thread& me = threads[current];
     me.state = state;
+    me.orders = orders;
     me.mask = mask;
     me.line = line;
     me.fiber = running;
@@ -263,24 +289,49 @@ __attribute__((noinline)) static void wait(State state, unsigned mask, int line)
 static inline unsigned lane() { return current % WARP; }
 static inline unsigned mask_or_all(unsigned mask = ALL) { return mask; }
 
+static bool own_work;  // whose accesses to memory are not the kernel's: see traffic.h
+
 // ---- clusters, and blocks that wait for each other's flags
 
 static void cluster_arrive() {
     Thread& me = threads[current];
     if (me.arrivals++ != me.waits) fail("arrives at the cluster's barrier again without having waited");
+    RACES(arrive());
 }
 
 static void cluster_wait(int line) {
     Thread& me = threads[current];
     if (++me.waits != me.arrivals) fail("waits at the cluster's barrier without having arrived");
     wait(AT_CLUSTER, 0, line);
+    RACES(waited());
 }
 
 // Stores to where the block of a rank in this cluster has what is `mine` here.
-template <class T> static void store_in_cluster(T* mine, unsigned rank, T value) {
+template <class T> __attribute__((noinline)) static void store_in_cluster(T* mine, unsigned rank, T value) {
     const size_t offset = reinterpret_cast<char*>(mine) - slots[current_slot].memory;
     if (rank >= cluster || offset + sizeof(T) > dynamic_size) fail("a store outside the shared memory of the cluster");
-    std::memcpy(slots[current_slot / cluster * cluster + rank].memory + offset, &value, sizeof(T));
+    const unsigned slot = current_slot / cluster * cluster + rank;
+    char* to = slots[slot].memory + offset;
+    RACES(store_to(slot, to, sizeof(T), HERE));
+    own_work = races::ON;
+    std::memcpy(to, &value, sizeof(T));
+    own_work = false;
+}
+
+// Flags that order what comes before the store and after the load.
+__attribute__((noinline)) static void store_flag(unsigned* flag, unsigned value) {
+    RACES(release(flag, sizeof(unsigned), HERE));
+    own_work = races::ON;
+    *flag = value;
+    own_work = false;
+}
+
+__attribute__((noinline)) static unsigned load_flag(const unsigned* flag) {
+    RACES(acquire(flag, sizeof(unsigned), HERE));
+    own_work = races::ON;
+    const unsigned value = *flag;
+    own_work = false;
+    return value;
 }
 
 // ---- copies beside the computation
@@ -297,12 +348,11 @@ struct Copies {
 static Copies copies[MOST_THREADS];
 static unsigned long long copied_bytes;
 
-static bool own_work;  // whose accesses to memory are not the kernel's: see traffic.h
-
-static void copy_async(void* to, const void* from, unsigned size, unsigned bytes) {
+__attribute__((noinline)) static void copy_async(void* to, const void* from, unsigned size, unsigned bytes) {
     if (reinterpret_cast<size_t>(to) % size || reinterpret_cast<size_t>(from) % size)
         fail("copies %u bytes from or to an address that is not a multiple of that", size);
     if (bytes > size) fail("copies %u bytes, of which %u are read", size, bytes);
+    RACES(copy_begins(to, from, size, bytes, HERE));
     own_work = true;
     std::memset(to, 0xff, size);
     copied_bytes += bytes;
@@ -323,7 +373,8 @@ static void wait_copies(unsigned n) {
     size_t ended = 0;
     for (; ended < mine.begun.size() && mine.begun[ended].group + n < mine.groups; ended++) {
         const Copy one = mine.begun[ended];
-        own_work = false;
+        RACES(copy_ends(one.to, one.from, one.size, one.bytes));
+        own_work = races::ON;
         std::memcpy(one.to, one.from, one.bytes);
         own_work = true;
         std::memset(one.to + one.bytes, 0, one.size - one.bytes);
@@ -407,6 +458,7 @@ static bool release_warp(unsigned first, unsigned last) {
             if (threads[j].state == AT_WARP && threads[j].mask == one.mask && threads[j].line == one.line)
                 there |= 1u << (j - first);
         if (there != wanted) continue;
+        if (one.orders) RACES(meet(first, last, there));
         for (unsigned j = first; j < last; j++)
             if (there >> (j - first) & 1) {
                 threads[j].state = RUNNING;
@@ -454,6 +506,7 @@ static void begin_block(unsigned slot, unsigned seed) {
         products_done[i] = 0;
         copies[i] = Copies();
     }
+    RACES(begin_block(slot));
     poison_shared(slots[slot].memory, seed);
     slots[slot].begun = true;
 }
@@ -504,6 +557,7 @@ static void run_block(unsigned slot, unsigned seed) {
             if (threads[i].state != AT_BARRIER || threads[i].line != threads[one].line)
                 return fail("waits at the barrier at line %d, and thread %u never reaches it", threads[one].line,
                             i - base);
+        RACES(meet(base, end, ALL));
         for (unsigned i = base; i < end; i++) threads[i].state = RUNNING;
     }
 }
@@ -527,6 +581,7 @@ static bool place(unsigned long long first_block, const unsigned* grid) {
             slot.live = true;
             slot.begun = false;
         }
+        RACES(begin_cluster(at));
         return true;
     }
     return false;
@@ -572,6 +627,8 @@ static void launch(const unsigned* grid, const unsigned* block, size_t shared_by
     dynamic_size = shared_bytes;
     if (cluster * stride > MOST_THREADS || grid[0] % cluster || first % cluster || count % cluster)
         return fail("clusters of %u blocks of %u threads in a grid of %u", cluster, n_threads, grid[0]);
+    RACES(begin_launch(first, count));
+    if (problem[0]) return;
     random_state = seed;
     const unsigned long long units = count / cluster;
     unsigned* order = nullptr;
@@ -681,20 +738,28 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
 static inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
 
 // Float atomics would make sums depend on the order: the library has none.
-template <class T> static inline T atomicMin(T* p, T value) {
-    static_assert(std::is_integral<T>::value);
+struct Atomic {  // while there is one, an operation's accesses are not taken for a read and a write
+    template <class T> Atomic(T* p, const void* site) {
+        static_assert(std::is_integral<T>::value);
+        RACES(atomic(p, sizeof(T), 1, site));
+        emulation::own_work = races::ON;
+    }
+    ~Atomic() { emulation::own_work = false; }
+};
+template <class T> __attribute__((noinline)) static T atomicMin(T* p, T value) {
+    const Atomic operation(p, HERE);
     T old = *p;
     if (value < old) *p = value;
     return old;
 }
-template <class T> static inline T atomicMax(T* p, T value) {
-    static_assert(std::is_integral<T>::value);
+template <class T> __attribute__((noinline)) static T atomicMax(T* p, T value) {
+    const Atomic operation(p, HERE);
     T old = *p;
     if (value > old) *p = value;
     return old;
 }
-template <class T> static inline T atomicAdd(T* p, T value) {
-    static_assert(std::is_integral<T>::value);
+template <class T> __attribute__((noinline)) static T atomicAdd(T* p, T value) {
+    const Atomic operation(p, HERE);
     T old = *p;
     *p = old + value;
     return old;

@@ -170,3 +170,25 @@ def test_an_access_to_no_array_is_an_error() -> None:
     watched.launch("k", (1,), (64,), [out.ctypes.data])
     with pytest.raises(ValueError, match="32 accesses to none of the arrays"):
         watched.traffic(out=(out.ctypes.data, 128))
+
+
+def test_stores_to_another_block_of_a_cluster_are_counted_apart() -> None:
+    text = """
+    extern "C" __cluster_dims__(2, 1, 1) __global__ void k(int* out);
+    extern "C" __global__ void k(int* out) {
+        extern __shared__ int held[];
+        emulation::cluster_arrive();
+        emulation::cluster_wait(__LINE__);
+        for (int b = 0; b < 2; b++) emulation::store_in_cluster(held + 32 * (blockIdx.x % 2) + threadIdx.x, b, 1);
+        emulation::cluster_arrive();
+        emulation::cluster_wait(__LINE__);
+        out[32 * blockIdx.x + threadIdx.x] = held[threadIdx.x] + held[32 + threadIdx.x];
+    }
+    """
+    watched, out = Watched(build(text, count=True)), array(128)
+    watched.launch("k", (4,), (32,), [out.ctypes.data], 256)
+    counted = watched.traffic(out=(out.ctypes.data, out.nbytes))
+    assert (out == 2).all()
+    assert (counted.peers.requests, counted.peers.nbytes) == (4, 512)
+    assert counted.shared.requests == 4 + 8  # stores to the own block, and loads
+    assert counted.arrays["out"].write.nbytes == 512

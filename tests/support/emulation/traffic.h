@@ -16,7 +16,7 @@ extern char _end[] __attribute__((visibility("hidden")));
 
 namespace traffic {
 enum Kind : unsigned { READ, WRITE, BARRIER, SHUFFLE };
-enum Space : unsigned { GLOBAL, SHARED, NEITHER };
+enum Space : unsigned { GLOBAL, SHARED, NEITHER, PEER };  // PEER: the shared memory of another block of the cluster
 
 struct Event {
     unsigned long long address, site;
@@ -32,6 +32,8 @@ UNCOUNTED static Space space_of(const char* p) {
     using namespace emulation;
     if (within(p, __start_cuda_shared, __stop_cuda_shared - __start_cuda_shared)) return SHARED;
     if (within(p, slots[current_slot].memory, dynamic_size)) return SHARED;
+    for (unsigned b = 0, first = current_slot / cluster * cluster; cluster > 1 && b < cluster; b++)
+        if (within(p, slots[first + b].memory, dynamic_size)) return PEER;
     if (within(p, stacks, STACK * MOST_THREADS) || within(p, __ehdr_start, _end - __ehdr_start)) return NEITHER;
     return GLOBAL;
 }
@@ -53,16 +55,27 @@ UNCOUNTED static void note(Kind kind, Space space, const void* p, size_t size, c
                           (unsigned)size, block, current, kind, space, 0};
 }
 
-UNCOUNTED static void access(Kind kind, const void* p, size_t size, const void* site) {
-    if (emulation::running == nullptr || emulation::running == &emulation::scheduler || emulation::own_work) return;
-    const Space space = space_of(static_cast<const char*>(p));
-    if (space != NEITHER) note(kind, space, p, size, site);
-}
+UNCOUNTED static void access(Kind kind, const void* p, size_t size, const void* site);
 
 UNCOUNTED __attribute__((noinline)) static void met(Kind kind, size_t size) {
-    note(kind, NEITHER, nullptr, size, __builtin_return_address(0));
+    if (!races::ON) note(kind, NEITHER, nullptr, size, __builtin_return_address(0));
 }
 }  // namespace traffic
+
+#ifdef EMULATION_RACES
+#include "races.h"
+#endif
+
+UNCOUNTED static void traffic::access(Kind kind, const void* p, size_t size, const void* site) {
+    if (emulation::running == nullptr || emulation::running == &emulation::scheduler || emulation::own_work) return;
+    const Space space = size == 0 ? NEITHER : space_of(static_cast<const char*>(p));
+    if (space == NEITHER) return;
+#ifdef EMULATION_RACES
+    races::access(races::now(kind, site), p, size);
+#else
+    note(kind, space, p, size, site);
+#endif
+}
 
 #pragma GCC visibility push(default)
 extern "C" {

@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 WARP, SECTOR, WORD, BANKS, SEGMENT = 32, 32, 4, 32, 16
 READ, WRITE, BARRIER, SHUFFLE = range(4)
-GLOBAL, SHARED = range(2)
+GLOBAL, SHARED, _, PEER = range(4)
 EVENT = np.dtype(
     [("address", "u8"), ("site", "u8"), *((name, "u4") for name in ("size", "block", "thread", "kind", "space", "_"))]
 )
@@ -103,6 +103,8 @@ class Traffic:
     ----------
     arrays : dict
         By the names that were given.
+    peers : Access
+        Stores to the shared memory of other blocks of a cluster.
     barriers, shuffles : int
         How often blocks and warps meet.
     active_lanes : float
@@ -111,6 +113,7 @@ class Traffic:
 
     arrays: dict[str, ArrayTraffic]
     shared: SharedTraffic
+    peers: Access
     barriers: int
     shuffles: int
     active_lanes: float
@@ -177,6 +180,7 @@ def summed(launches: Sequence[Array], arrays: dict[str, tuple[int, int]]) -> Tra
     return Traffic(
         found,
         _shared(in_shared),
+        _access(memory[memory["space"] == PEER]),
         len(_distinct(barriers["launch"], barriers["block"], barriers["site"], barriers["visit"])[0]),
         len(_distinct(shuffles["request"])[0]),
         len(together) / max(1, len(_distinct(together["request"])[0])),

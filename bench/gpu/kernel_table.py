@@ -30,7 +30,6 @@ from gpusoftmax.cuda.buckets import (
     FLOAT32,
     FLOAT64,
     ITEM_SIZE,
-    SHARED,
     STREAMED,
     UINT8,
     choose,
@@ -54,7 +53,7 @@ SCORE_KINDS = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)
 # Bytes that go to the stack around calls of slow paths: divisions of 64 bits, numbers that are not normal. A row that
 # does not stay in registers would be hundreds, as those of doubles are for which a block has one row.
 MOST_SPILLED, MOST_SPILLED_OF_DOUBLES = 48, 1300
-HOLDS = ("flat", "registers", "shared", "streamed")
+HOLDS = ("flat", "registers", "streamed")
 MOST_SHARED = 227 << 10  # bytes that a block can have on sm_90 and sm_100
 # of rows that begin at 16 bytes, where they can, and of some that do not
 CLASSES = (2, 10, 31, 32, 64, 100, 101, 128, 256, 397, 512, 1000, 1001, 1500, 2048, 4096, 10_000, 32_768, 131_072)
@@ -186,10 +185,9 @@ def _row_loss() -> list[Variant]:
 def _turned(kind: int, c: int, v: Any) -> Task:
     """Return the task of a block that turns rows of c scores into gradients."""
     scores, more = v.rows * c * ITEM_SIZE[kind], v.rows * 12  # and labels, losses, best columns
-    tiles = v.rows if v.hold in (SHARED, STREAMED) else 1
     moved, again = 2 * scores + more, scores if v.hold == STREAMED else 0
-    work = Work(scores // tiles, v.threads, tiles)
-    return Task(c, work, moved, v.rows * c, v.shared_bytes(kind, c), moved / (moved + again))
+    work = Work(scores, v.threads)
+    return Task(c, work, moved, v.rows * c, v.shared_bytes(kind, True), moved / (moved + again))
 
 
 def _gather() -> list[Variant]:

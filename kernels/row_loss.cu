@@ -299,12 +299,6 @@ struct alignas(AT_ONCE * sizeof(real_t)) Piece {
     real_t element[AT_ONCE];
 };
 
-// Where a number has its place among the parts.
-__device__ __forceinline__ int staged_at(int number) {
-    const int part = number / Part::SIZE;
-    return (part % PARTS * NEXT_PART + part / PARTS) * Part::SIZE + number % Part::SIZE;
-}
-
 __device__ __forceinline__ void row_losses(const Rows& rows) {
     // blocks are numbered by model, then by the place in a segment, so that neighbours have rows that are neighbours
     const unsigned of_models = rows.K == 1 ? blockIdx.x : blockIdx.x / (unsigned)rows.K;
@@ -315,6 +309,8 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
     const long long r = present ? wanted : 0;
     const int lane = threadIdx.x % GROUP;
     Row row(rows, r);
+    int t = rows.label(present ? i : 0);
+    const real_t weight = rows.weight(r);
 
     Segment loaded[ITEMS];
 #pragma unroll
@@ -331,19 +327,18 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
             if ((unsigned)j < (unsigned)rows.c) pieces[p] = *reinterpret_cast<const Piece*>(bias + j);
         }
     }
-    int t = rows.label(present ? i : 0);
-    const real_t weight = rows.weight(r);
     const bool bad = rows.bad(t);
     if (bad) t = 0;
     if (BIAS) {
         extern __shared__ Part memory[];
-        real_t* staged = reinterpret_cast<real_t*>(memory);
-        row.bias = staged;
+        row.bias = reinterpret_cast<real_t*>(memory);
+        // a thread's numbers are whole segments apart
+        const int part = threadIdx.x * AT_ONCE / Part::SIZE, place = part % PARTS * NEXT_PART + part / PARTS;
+        real_t* to = reinterpret_cast<real_t*>(memory + place) + threadIdx.x * AT_ONCE % Part::SIZE;
 #pragma unroll
         for (int p = 0; p < PIECES; p++) {
-            const int at = (p * THREADS + threadIdx.x) * AT_ONCE;
-            if (PIECES * THREADS * AT_ONCE == NUMBERS || at < NUMBERS)
-                *reinterpret_cast<Piece*>(staged + staged_at(at)) = pieces[p];
+            if (PIECES * THREADS * AT_ONCE == NUMBERS || (p * THREADS + threadIdx.x) * AT_ONCE < NUMBERS)
+                *reinterpret_cast<Piece*>(to + p * THREADS * AT_ONCE / PARTS) = pieces[p];
         }
         __syncthreads();
     }

@@ -109,5 +109,5 @@ def _flat(c: int, size: int, aligned: bool) -> Variant:
 
 
 def _bias_bytes(kind: int, n: int) -> int:
-    """Return the bytes of the bias for n segments: a vector for each or, with 16 bits, two and the room between them."""
+    """Return the bytes of the bias for n segments: a vector for each; with 16 bits two, and the room between them."""
     return (2 * n + 4 if ITEM_SIZE[kind] == 2 else n) * SEGMENT

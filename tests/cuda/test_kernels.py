@@ -311,7 +311,8 @@ def boundary_cases() -> list[Case]:
             for c in boundaries(kind, aligned):
                 case = Case(kind, c, aligned=aligned)
                 number = len({one.variant for one in found.values() if one.kind == kind} - {case.variant})
-                found[kind, c, aligned] = Case(kind, c, ((number + kind) % 3,), aligned=aligned)
+                loss = (number + kind) % (2 if kind == FLOAT16 and c > 5000 else 3)  # its squared hinge is out of range
+                found[kind, c, aligned] = Case(kind, c, (loss,), aligned=aligned)
     cases = list(found.values())
     cases += [Case(FLOAT32, c, (0,), LOSSES_ONLY, aligned=c % 2 == 0) for c in (9, 10, 300, 301, 3000, 3001, 60_000)]
     cases += [Case(kind, 200_000, n=2) for kind in (FLOAT32, FLOAT16)]

@@ -52,8 +52,8 @@ typedef Vector<stored_t> Segment;
 typedef Vector<real_t> Part;  // of a segment's numbers, for arithmetic: they are one vector, or two for 16-bit scores
 constexpr int WIDTH = Segment::SIZE, PARTS = WIDTH / Part::SIZE;
 // From a part of the bias to the next one of its segment. With REGISTERS, segments' first parts come before their second
-// ones, and some room in between, so that neighbouring threads use different banks of shared memory.
-constexpr int NEXT_PART = HOLD == REGISTERS ? ITEMS * GROUP + 4 : 1;
+// ones, an odd number of four vectors apart, so that neighbouring threads use different banks of shared memory.
+constexpr int NEXT_PART = HOLD == REGISTERS ? ITEMS * GROUP | 4 : 1;
 
 // The arguments of the kernel, which are explained there.
 struct Rows {
@@ -305,7 +305,8 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
     const unsigned model = blockIdx.x - of_models * rows.K;
     const long long first = (long long)(of_models / PERIOD) * (ROWS * PERIOD) + of_models % PERIOD;
     const long long i = first + threadIdx.x / GROUP * PERIOD, wanted = i * rows.K + model;
-    const bool present = wanted < rows.n;  // threads without a row take part in the reductions, too
+    if (ROWS == 1 && wanted >= rows.n) return;
+    const bool present = ROWS == 1 || wanted < rows.n;  // threads without a row take part in the reductions, too
     const long long r = present ? wanted : 0;
     const int lane = threadIdx.x % GROUP;
     Row row(rows, r);
@@ -315,7 +316,7 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
     Segment loaded[ITEMS];
 #pragma unroll
     for (int s = 0; s < ITEMS; s++)
-        if (s < WHOLE || row.has(s * GROUP + lane)) loaded[s] = load_segment(row.at(s * GROUP + lane));
+        if (present && (s < WHOLE || row.has(s * GROUP + lane))) loaded[s] = load_segment(row.at(s * GROUP + lane));
     Piece pieces[PIECES];
     if (BIAS) {
         const real_t* bias = rows.bias + (long long)model * rows.c;

@@ -11,8 +11,7 @@
 //
 // HOLD says where a row is between its only read and its write (gpusoftmax/cuda/buckets.py has the table):
 //   FLAT       ROWS rows of COLUMNS classes are one piece of shared memory; a thread has a row
-//   REGISTERS  GROUP lanes of a warp have a row, ITEMS segments of 16 bytes each
-//   SHARED     a block has a row in shared memory, and asks for the next one while it writes this one
+//   REGISTERS  GROUP threads have a row, ITEMS segments of 16 bytes each
 //   STREAMED   a block has a row that is longer than that, and reads it twice
 //
 // A segment is 16 bytes of memory at a multiple of 16 bytes; all loads and stores of scores are segments. A row that does
@@ -21,13 +20,17 @@
 // segment of the last row must lie within the allocation, as they do in CuPy, PyTorch and JAX, which round sizes up. All
 // loads of a row are queued before anything waits for one of them.
 //
+// With REGISTERS, a block has every PERIOD-th row of one model, so that its rows all begin at the same place of a segment.
+// It loads the model's bias once, into shared memory and moved to that place, where threads read it in whole vectors.
+//
 // Macros: SCORE (kind), LOSS (0 softmax, 1 hinge, 2 squared hinge), MODE (GRADIENT, LOSSES, PROBABILITIES), HOLD, GROUP
 //         (threads a row), ITEMS, THREADS (a block), ROWS (a block), COLUMNS and PACK (FLAT: the classes, and how many
 //         of a row's elements a thread takes at a time), ALIGNED (1: all rows, or FLAT: the first, begin at a multiple
-//         of 16 bytes, and so does the bias), BIAS (1: there is one), BEST (1: also find each arg max).
+//         of 16 bytes, and so does the bias), PERIOD (REGISTERS: 1, or if rows are not ALIGNED, the scores of a segment),
+//         BIAS (1: there is one), BEST (1: also find each arg max).
 // Without labels there is no target: PROBABILITIES replaces the scores by probabilities, LOSSES only finds the arg max.
-// Launch: THREADS threads, grid (ceil(rows / ROWS)); SHARED: 16 bytes of dynamic shared memory for each segment that a
-//         row can touch, rounded up to a multiple of THREADS.
+// Launch: THREADS threads, grid (ceil(rows / ROWS)); REGISTERS: (ceil(rows / (ROWS PERIOD K)) PERIOD K), and with BIAS
+//         dynamic shared memory for the numbers of GROUP ITEMS segments, and for four vectors more if scores have 16 bits.
 // Bytes moved per row: c scores read and c written (LOSSES: none; STREAMED: c read again, once more for a hinge), and 4
 //                      to 12 bytes more.
 
@@ -39,18 +42,18 @@
 #define SQUARED_HINGE 2
 #define FLAT 0
 #define REGISTERS 1
-#define SHARED 2
-#define STREAMED 3
+#define STREAMED 2
 #define NOWHERE 0xffffffffu
 #define LOWEST ((real_t)NEGATIVE_INFINITY)
-// If rows are not whole segments, each number of the bias is a load: eight of them for a segment of 16-bit scores would
-// take registers for which fewer blocks fit.
-#define TOGETHER (ALIGNED || sizeof(stored_t) >= 4)
 
 typedef Kind<SCORE>::stored stored_t;
 typedef Kind<SCORE>::computed real_t;
 typedef Vector<stored_t> Segment;
-constexpr int WIDTH = Segment::SIZE;
+typedef Vector<real_t> Part;  // of a segment's numbers, for arithmetic: they are one vector, or two for 16-bit scores
+constexpr int WIDTH = Segment::SIZE, PARTS = WIDTH / Part::SIZE;
+// From a part of the bias to the next one of its segment. With REGISTERS, segments' first parts come before their second
+// ones, an odd number of four vectors apart, so that neighbouring threads use different banks of shared memory.
+constexpr int NEXT_PART = HOLD == REGISTERS ? ITEMS * GROUP | 4 : 1;
 
 // The arguments of the kernel, which are explained there.
 struct Rows {
@@ -154,7 +157,7 @@ __device__ __forceinline__ void report(const Rows& rows, long long r, const Outc
 
 struct Row {
     stored_t* start;     // of its first segment
-    const real_t* bias;  // (c), set by `with_bias`
+    const real_t* bias;  // of its first column; REGISTERS: in shared memory, of its first segment
     int skip;            // elements of the first segment that come before the row
     int c;
 
@@ -165,45 +168,40 @@ struct Row {
         bias = nullptr;
         c = rows.c;
     }
-    __device__ __forceinline__ void with_bias(const Rows& rows, long long r, long long i) {
-        if (BIAS) bias = rows.bias_of(r, i);
-    }
-
     __device__ __forceinline__ int segments() const { return (skip + c + WIDTH - 1) / WIDTH; }
     __device__ __forceinline__ bool has(int segment) const { return segment * WIDTH < skip + c; }
+    // All of the segment is the row's.
+    __device__ __forceinline__ bool whole(int segment) const {
+        const int j = segment * WIDTH - skip;
+        return ALIGNED ? j < c : (unsigned)j <= (unsigned)(c - WIDTH);
+    }
     __device__ __forceinline__ int segment_of(int column) const { return (skip + column) / WIDTH; }
     __device__ __forceinline__ const Segment* at(int segment) const {
         return reinterpret_cast<const Segment*>(start) + segment;
     }
 
-    // z: the scores of a segment that was loaded; -inf where the row has no column. With TOGETHER they get the bias here:
-    // nothing branches, so that its loads for all segments of a thread are queued together; else in `finish`.
-    __device__ __forceinline__ void scores(int segment, const Segment& loaded, real_t* z) const {
+    // z: the scores of a segment that was loaded, with the bias; -inf where the row has no column. inside: all of the
+    // segment is known to be the row's.
+    __device__ __forceinline__ void scores(int segment, const Segment& loaded, real_t* z, bool inside = false) const {
         const int j = segment * WIDTH - skip;
         widen(loaded, z);
-        if (ALIGNED) {  // then a segment is the row's or not
-            const bool whole = has(segment);
-            if (BIAS) add_whole_bias(whole ? j : 0, z);
+        if (BIAS) {
+            if (HOLD == REGISTERS) add_bias(reinterpret_cast<const Part*>(bias) + segment, z);
+            else if (ALIGNED) add_bias(reinterpret_cast<const Part*>(bias + (has(segment) ? j : 0)), z);
+            else {
 #pragma unroll
-            for (int e = 0; e < WIDTH; e++) z[e] = whole ? z[e] : LOWEST;
-        } else {
-#pragma unroll
-            for (int e = 0; e < WIDTH; e++) {
-                const bool inside = (unsigned)(j + e) < (unsigned)c;
-                if (BIAS && TOGETHER) z[e] += bias[inside ? j + e : 0];
-                z[e] = inside ? z[e] : LOWEST;
+                for (int e = 0; e < WIDTH; e++) z[e] += bias[(unsigned)(j + e) < (unsigned)c ? j + e : 0];
             }
         }
+        if (inside || whole(segment)) return;
+#pragma unroll
+        for (int e = 0; e < WIDTH; e++)
+            if ((unsigned)(j + e) >= (unsigned)c) z[e] = LOWEST;
     }
 
-    // Adds the bias if `scores` has not. If the target t is in the segment, its score becomes z_t, and -inf takes its place.
-    __device__ __forceinline__ void finish(int segment, int t, real_t* z, real_t& z_t) const {
-        const int j = segment * WIDTH - skip, at = t - j;
-        if (BIAS && !TOGETHER) {
-#pragma unroll
-            for (int e = 0; e < WIDTH; e++)
-                if ((unsigned)(j + e) < (unsigned)c) z[e] += bias[j + e];
-        }
+    // If the target t is in the segment, its score becomes z_t, and -inf takes its place.
+    __device__ __forceinline__ void take_target(int segment, int t, real_t* z, real_t& z_t) const {
+        const int at = t - (segment * WIDTH - skip);
         if ((unsigned)at >= (unsigned)WIDTH || t < 0) return;
 #pragma unroll
         for (int e = 0; e < WIDTH; e++)
@@ -213,65 +211,154 @@ struct Row {
             }
     }
 
-    __device__ __forceinline__ void add_whole_bias(int j, real_t* z) const {
-        constexpr int SIZE = Vector<real_t>::SIZE;
+    __device__ __forceinline__ void add_bias(const Part* of_segment, real_t* z) const {
 #pragma unroll
-        for (int v = 0; v < WIDTH / SIZE; v++) {
-            const Vector<real_t> part = reinterpret_cast<const Vector<real_t>*>(bias + j)[v];
+        for (int p = 0; p < PARTS; p++) {
+            const Part part = of_segment[p * NEXT_PART];
 #pragma unroll
-            for (int e = 0; e < SIZE; e++) z[v * SIZE + e] += part.element[e];
+            for (int e = 0; e < Part::SIZE; e++) z[p * Part::SIZE + e] += part.element[e];
         }
     }
 
-    __device__ __forceinline__ void store(int segment, const real_t* z) const {
-        const int j = segment * WIDTH - skip;
-        if (!has(segment)) return;
-        if (ALIGNED || (j >= 0 && j + WIDTH <= c)) {
-            reinterpret_cast<Segment*>(start)[segment] = narrowed<stored_t>(z);
-        } else {
+    __device__ __forceinline__ void store(int segment, const real_t* z, bool inside = false) const {
+        const Segment stored = narrowed<stored_t>(z);
+        Segment* to = reinterpret_cast<Segment*>(start) + segment;
+        if (inside || whole(segment)) {
+            *to = stored;
+        } else if (!ALIGNED) {
+            const int j = segment * WIDTH - skip;
 #pragma unroll
             for (int e = 0; e < WIDTH; e++)
-                if (j + e >= 0 && j + e < c) narrow(z[e], start[skip + j + e]);
+                if ((unsigned)(j + e) < (unsigned)c) to->element[e] = stored.element[e];
         }
     }
 
     __device__ __forceinline__ void store_target(int t, real_t of_target) const { narrow(of_target, start[skip + t]); }
 };
 
+#if HOLD != FLAT
+
+// ---- what the threads of a row tell each other
+
+constexpr int IN_WARP = GROUP < 32 ? GROUP : 32, WARPS = GROUP < 32 ? 1 : GROUP / 32;  // of a row
+constexpr int LANES = WARPS > 16 ? 32 : WARPS > 8 ? 16 : WARPS > 4 ? 8 : WARPS > 2 ? 4 : 2;  // a power of two for WARPS
+
+// What they put there for each other, if they are more than a warp; each place is written once.
+struct Exchange {
+    real_t top[WARPS], sum[WARPS], second[WARPS];
+    unsigned place[WARPS];
+    real_t of_target;  // score
+};
+
+// The sum over the threads of a row, which all get.
+__device__ __forceinline__ real_t sum_row(real_t value, real_t* scratch) {
+    value = reduce<IN_WARP>(value, Sum(), (real_t*)nullptr);
+    if constexpr (WARPS > 1) {
+        if (threadIdx.x % 32 == 0) scratch[threadIdx.x % GROUP / 32] = value;
+        __syncthreads();
+        const int place = threadIdx.x % LANES;
+        value = reduce<LANES>(place < WARPS ? scratch[place] : (real_t)0, Sum(), (real_t*)nullptr);
+    }
+    return value;
+}
+
+// The top of a row, and the score z_t of the target, which the thread `owner` has; all get them.
+__device__ __forceinline__ Top top_of_row(Top top, real_t& z_t, int owner, Exchange& exchange) {
+    top = top.over<IN_WARP>();
+    if constexpr (WARPS == 1) {
+        z_t = __shfl_sync(FULL_WARP, z_t, threadIdx.x % 32 / GROUP * GROUP + owner);
+        return top;
+    } else {
+        if (threadIdx.x % 32 == 0) {
+            exchange.top[threadIdx.x % GROUP / 32] = top.score;
+            exchange.place[threadIdx.x % GROUP / 32] = top.place;
+        }
+        if ((int)(threadIdx.x % GROUP) == owner) exchange.of_target = z_t;
+        __syncthreads();
+        const int place = smaller((int)threadIdx.x % LANES, WARPS - 1);
+        top.score = exchange.top[place];
+        top.place = exchange.place[place];
+        z_t = exchange.of_target;
+        return top.over<LANES>();
+    }
+}
+
+#endif
+
 #if HOLD == REGISTERS
 
+// So many segments of each thread are wholly the row's, except for the row's first one, since buckets.py takes as few ITEMS
+// as will do. Nothing has to be masked there.
+constexpr int WHOLE = ITEMS - 1 - !ALIGNED;
+__device__ __forceinline__ constexpr bool inside(int s) { return s < WHOLE && (ALIGNED || s > 0); }
+
+// What a thread moves of the bias: parts, or single numbers.
+constexpr int NUMBERS = ITEMS * GROUP * WIDTH, AT_ONCE = ALIGNED ? Part::SIZE : 1;
+constexpr int PIECES = (NUMBERS / AT_ONCE + THREADS - 1) / THREADS;
+struct alignas(AT_ONCE * sizeof(real_t)) Piece {
+    real_t element[AT_ONCE];
+};
+
 __device__ __forceinline__ void row_losses(const Rows& rows) {
-    const long long wanted = (long long)blockIdx.x * ROWS + threadIdx.x / GROUP;
-    const bool present = wanted < rows.n;  // threads without a row take part in the reductions, too
-    const long long r = present ? wanted : rows.n - 1;
+    // blocks are numbered by model, then by the place in a segment, so that neighbours have rows that are neighbours
+    const unsigned of_models = rows.K == 1 ? blockIdx.x : blockIdx.x / (unsigned)rows.K;
+    const unsigned model = blockIdx.x - of_models * rows.K;
+    const long long first = (long long)(of_models / PERIOD) * (ROWS * PERIOD) + of_models % PERIOD;
+    const long long i = first + threadIdx.x / GROUP * PERIOD, wanted = i * rows.K + model;
+    if (ROWS == 1 && wanted >= rows.n) return;
+    const bool present = ROWS == 1 || wanted < rows.n;  // threads without a row take part in the reductions, too
+    const long long r = present ? wanted : 0;
     const int lane = threadIdx.x % GROUP;
     Row row(rows, r);
+    int t = rows.label(present ? i : 0);
+    const real_t weight = rows.weight(r);
 
     Segment loaded[ITEMS];
 #pragma unroll
     for (int s = 0; s < ITEMS; s++)
-        if (row.has(s * GROUP + lane)) loaded[s] = load_segment(row.at(s * GROUP + lane));
-    const long long i = rows.example(r);
-    row.with_bias(rows, r, i);
-    int t = rows.label(i);
-    const real_t weight = rows.weight(r);
+        if (present && (s < WHOLE || row.has(s * GROUP + lane))) loaded[s] = load_segment(row.at(s * GROUP + lane));
+    Piece pieces[PIECES];
+    if (BIAS) {
+        const real_t* bias = rows.bias + (long long)model * rows.c;
+        const int skip = Row(rows, first * rows.K + model).skip;
+#pragma unroll
+        for (int p = 0; p < PIECES; p++) {
+            const int j = (p * THREADS + threadIdx.x) * AT_ONCE - skip;
+            pieces[p] = {};
+            if ((unsigned)j < (unsigned)rows.c) pieces[p] = *reinterpret_cast<const Piece*>(bias + j);
+        }
+    }
     const bool bad = rows.bad(t);
     if (bad) t = 0;
+    if (BIAS) {
+        extern __shared__ Part memory[];
+        row.bias = reinterpret_cast<real_t*>(memory);
+        // a thread's numbers are whole segments apart
+        const int part = threadIdx.x * AT_ONCE / Part::SIZE, place = part % PARTS * NEXT_PART + part / PARTS;
+        real_t* to = reinterpret_cast<real_t*>(memory + place) + threadIdx.x * AT_ONCE % Part::SIZE;
+#pragma unroll
+        for (int p = 0; p < PIECES; p++) {
+            if (PIECES * THREADS * AT_ONCE == NUMBERS || (p * THREADS + threadIdx.x) * AT_ONCE < NUMBERS)
+                *reinterpret_cast<Piece*>(to + p * THREADS * AT_ONCE / PARTS) = pieces[p];
+        }
+        __syncthreads();
+    }
 
     real_t z[ITEMS][WIDTH], z_t = LOWEST;
     Top top;
 #pragma unroll
-    for (int s = 0; s < ITEMS; s++) row.scores(s * GROUP + lane, loaded[s], z[s]);
+    for (int s = 0; s < ITEMS; s++) row.scores(s * GROUP + lane, loaded[s], z[s], inside(s));
 #pragma unroll
     for (int s = 0; s < ITEMS; s++) {
         const int segment = s * GROUP + lane;
-        row.finish(segment, t, z[s], z_t);
+        row.take_target(segment, t, z[s], z_t);
 #pragma unroll
         for (int e = 0; e < WIDTH; e++) top.see(z[s][e], segment * WIDTH - row.skip + e);
     }
-    top = top.over<GROUP>();
+    __shared__ Exchange exchanges[ROWS];
+    Exchange& exchange = exchanges[threadIdx.x / GROUP];
     const int owner = t < 0 ? 0 : row.segment_of(t) % GROUP;
-    z_t = __shfl_sync(FULL_WARP, z_t, threadIdx.x % 32 - lane + owner);
+    top = top_of_row(top, z_t, owner, exchange);
     if (rows.labelled()) top.see_target(z_t, t);
 
     Outcome found;
@@ -284,7 +371,7 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
                 z[s][e] = exponential(z[s][e] - top.score);
                 others += z[s][e];
             }
-        others = reduce<GROUP>(others, Sum(), (real_t*)nullptr);
+        others = sum_row(others, exchange.sum);
         found = softmax_outcome(top.score, others, z_t, rows.labelled(), weight);
     } else {
         real_t loss = 0, slope = 0;
@@ -297,8 +384,8 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
                 z[s][e] = hinge_slope(m);
                 slope += z[s][e];
             }
-        loss = reduce<GROUP>(loss, Sum(), (real_t*)nullptr);
-        slope = reduce<GROUP>(slope, Sum(), (real_t*)nullptr);
+        loss = sum_row(loss, exchange.sum);
+        slope = sum_row(slope, exchange.second);
         found = hinge_outcome(loss, slope, weight);
     }
 
@@ -309,84 +396,36 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
     for (int s = 0; s < ITEMS; s++) {
 #pragma unroll
         for (int e = 0; e < WIDTH; e++) z[s][e] *= found.factor;
-        row.store(s * GROUP + lane, z[s]);
+        row.store(s * GROUP + lane, z[s], inside(s));
     }
     if (rows.labelled() && lane == owner) row.store_target(t, found.of_target);
 }
 
-#elif HOLD == SHARED || HOLD == STREAMED
+#elif HOLD == STREAMED
 
-constexpr int WARPS = THREADS / 32;
-constexpr int AHEAD = HOLD == SHARED ? 2 : 4;  // segments that a thread has loaded before it waits for the first
-
-// What the warps of a block tell each other; there are two, so that one barrier a row is enough.
-struct Exchange {
-    real_t top[WARPS], sum[WARPS], second[WARPS];
-    unsigned place[WARPS];
-    real_t of_target;  // score
-};
-
-// Brings the sums of exponentials of neighbouring threads, each relative to its own top, to the top of all of them.
-__device__ __forceinline__ void join(Top& top, real_t& sum) {
-    const Top all = top.over<32>();
-    if (top.score != all.score) sum *= exponential(top.score - all.score);
-    sum = reduce<32>(sum, Sum(), (real_t*)nullptr);
-    top = all;
-}
-
-// The top and the sum of a block; all threads get them. z_t: of the thread that has the target, `owner`; all get it.
-__device__ __forceinline__ void join_block(Exchange& exchange, Top& top, real_t& sum, real_t& z_t, int owner) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    join(top, sum);
-    if (lane == 0) {
-        exchange.top[warp] = top.score;
-        exchange.place[warp] = top.place;
-        exchange.sum[warp] = sum;
-    }
-    if ((int)threadIdx.x == owner) exchange.of_target = z_t;
-    __syncthreads();
-    top = Top();
-    sum = 0;
-    if (lane < WARPS) {
-        top.score = exchange.top[lane];
-        top.place = exchange.place[lane];
-        sum = exchange.sum[lane];
-    }
-    join(top, sum);
-    z_t = exchange.of_target;
-}
-
-__device__ __forceinline__ void sum_block(Exchange& exchange, real_t& a, real_t& b) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    a = reduce<32>(a, Sum(), (real_t*)nullptr);
-    b = reduce<32>(b, Sum(), (real_t*)nullptr);
-    if (lane == 0) {
-        exchange.sum[warp] = a;
-        exchange.second[warp] = b;
-    }
-    __syncthreads();
-    a = reduce<32>(lane < WARPS ? exchange.sum[lane] : (real_t)0, Sum(), (real_t*)nullptr);
-    b = reduce<32>(lane < WARPS ? exchange.second[lane] : (real_t)0, Sum(), (real_t*)nullptr);
-}
+// Segments that a thread has loaded before it waits for the first. For exp of more doubles there are not enough registers.
+constexpr int AHEAD = WIDTH > 2 ? 2 : 1;
 
 __device__ __forceinline__ void row_losses(const Rows& rows) {
-    extern __shared__ Segment held[];  // SHARED: a thread reads the segments that it asked for itself, and no others
-    __shared__ Exchange exchanges[2][2];
+    __shared__ Exchange exchange;
+    const long long r = blockIdx.x, i = rows.example(r);
     const int lane = threadIdx.x;
-    const long long begin = (long long)blockIdx.x * ROWS, end = smaller(rows.n, begin + ROWS);
+    Row row(rows, r);
+    row.bias = BIAS ? rows.bias_of(r, i) : nullptr;
+    int t = rows.label(i);
+    const real_t weight = rows.weight(r);
+    const bool bad = rows.bad(t);
+    if (bad) t = 0;
 
-    auto fetch = [&](const Row& row, int segment) {
-        if (HOLD == SHARED && row.has(segment)) copy_async16(&held[segment], row.at(segment));
-    };
     // calls f(segment, scores) for each of the thread's segments; z_t is set by the thread that has the target
-    auto for_each = [&](const Row& row, int t, real_t& z_t, auto f) {
+    auto for_each = [&](real_t& z_t, auto f) {
         const int n = row.segments();
         for (int first = lane; first < n; first += AHEAD * THREADS) {
             Segment loaded[AHEAD];
 #pragma unroll
             for (int a = 0; a < AHEAD; a++) {
                 const int segment = first + a * THREADS;
-                if (segment < n) loaded[a] = HOLD == SHARED ? held[segment] : load_segment(row.at(segment));
+                if (segment < n) loaded[a] = load_segment(row.at(segment));
             }
             real_t z[AHEAD][WIDTH];
 #pragma unroll
@@ -395,90 +434,59 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
             for (int a = 0; a < AHEAD; a++) {
                 const int segment = first + a * THREADS;
                 if (segment >= n) break;
-                row.finish(segment, t, z[a], z_t);
+                row.take_target(segment, t, z[a], z_t);
                 f(segment, z[a]);
             }
         }
     };
 
-    for (int segment = lane; segment < Row(rows, begin).segments(); segment += THREADS)
-        fetch(Row(rows, begin), segment);
-    commit_copies();
-    int next_t = rows.label(rows.example(begin));
-    real_t next_weight = rows.weight(begin);
-
-    for (long long r = begin; r < end; r++) {
-        Row row(rows, r);
-        row.with_bias(rows, r, rows.example(r));
-        const Row next(rows, r + 1 < end ? r + 1 : r);
-        int t = next_t;
-        const real_t weight = next_weight;
-        if (r + 1 < end) {
-            next_t = rows.label(rows.example(r + 1));
-            next_weight = rows.weight(r + 1);
-        }
-        const bool bad = rows.bad(t);
-        if (bad) t = 0;
-        const int owner = t < 0 ? 0 : row.segment_of(t) % THREADS;
-        Exchange* exchange = exchanges[r % 2];
-        wait_copies<0>();
-
-        real_t z_t = LOWEST, others = 0, ignored;
-        Top top;
-        for_each(row, t, z_t, [&](int segment, real_t* z) {
-            const real_t before = top.score;
+    // a thread's sum of exponentials is relative to its own top, and then brought to the top of all
+    real_t z_t = LOWEST, others = 0, ignored;
+    Top mine;
+    for_each(z_t, [&](int segment, real_t* z) {
+        const real_t before = mine.score;
 #pragma unroll
-            for (int e = 0; e < WIDTH; e++) top.see(z[e], segment * WIDTH - row.skip + e);
-            if (LOSS != SOFTMAX) return;
-            if (top.score > before) others *= exponential(before - top.score);  // the first time this is exp(-inf) = 0
-            const real_t base = top.score == LOWEST ? (real_t)0 : top.score;
+        for (int e = 0; e < WIDTH; e++) mine.see(z[e], segment * WIDTH - row.skip + e);
+        if (LOSS != SOFTMAX) return;
+        if (mine.score > before) others *= exponential(before - mine.score);  // the first time this is exp(-inf) = 0
+        const real_t base = mine.score == LOWEST ? (real_t)0 : mine.score;
 #pragma unroll
-            for (int e = 0; e < WIDTH; e++) others += exponential(z[e] - base);
+        for (int e = 0; e < WIDTH; e++) others += exponential(z[e] - base);
+    });
+    Top top = top_of_row(mine, z_t, t < 0 ? 0 : row.segment_of(t) % THREADS, exchange);
+    if (rows.labelled()) top.see_target(z_t, t);
+
+    Outcome found;
+    if constexpr (LOSS == SOFTMAX) {
+        if (mine.score != top.score) others *= exponential(mine.score - top.score);
+        others = sum_row(others, exchange.sum);
+        found = softmax_outcome(top.score, others, z_t, rows.labelled(), weight);
+    } else {
+        real_t loss = 0, slope = 0;
+        for_each(ignored, [&](int segment, real_t* z) {
+#pragma unroll
+            for (int e = 0; e < WIDTH; e++) {
+                const real_t m = margin(z[e], z_t);
+                loss += hinge_loss(m);
+                slope += hinge_slope(m);
+            }
         });
-        join_block(exchange[0], top, others, z_t, owner);
-        if (rows.labelled()) {
-            const real_t before = top.score;
-            top.see_target(z_t, t);
-            if (top.score > before) others *= exponential(before - top.score);
-        }
-
-        Outcome found;
-        if constexpr (LOSS == SOFTMAX) {
-            found = softmax_outcome(top.score, others, z_t, rows.labelled(), weight);
-        } else {
-            real_t loss = 0, slope = 0;
-            for_each(row, t, ignored, [&](int segment, real_t* z) {
-#pragma unroll
-                for (int e = 0; e < WIDTH; e++) {
-                    const real_t m = margin(z[e], z_t);
-                    loss += hinge_loss(m);
-                    slope += hinge_slope(m);
-                }
-            });
-            sum_block(exchange[1], loss, slope);
-            found = hinge_outcome(loss, slope, weight);
-        }
-        if (lane == 0) report(rows, r, found, top, bad);
-
-        const bool writes = MODE != LOSSES && !bad;
-        if (writes)
-            for_each(row, t, ignored, [&](int segment, real_t* z) {
-#pragma unroll
-                for (int e = 0; e < WIDTH; e++) {
-                    if (LOSS == SOFTMAX) z[e] = exponential_to_store(z[e] - top.score, stored_t()) * found.factor;
-                    else z[e] = hinge_slope(margin(z[e], z_t)) * found.factor;
-                }
-                row.store(segment, z);
-                if (r + 1 < end) fetch(next, segment);
-            });
-        if (writes && rows.labelled() && lane == owner) row.store_target(t, found.of_target);
-        if (r + 1 < end) {  // what the loop above has not asked for
-            const int n = next.segments(), done = writes ? row.segments() : 0;
-            for (int segment = lane; segment < n; segment += THREADS)
-                if (segment >= done) fetch(next, segment);
-        }
-        commit_copies();
+        loss = sum_row(loss, exchange.sum);
+        slope = sum_row(slope, exchange.second);
+        found = hinge_outcome(loss, slope, weight);
     }
+    if (lane == 0) report(rows, r, found, top, bad);
+    if (MODE == LOSSES || bad) return;
+
+    for_each(ignored, [&](int segment, real_t* z) {
+#pragma unroll
+        for (int e = 0; e < WIDTH; e++) {
+            if (LOSS == SOFTMAX) z[e] = exponential_to_store(z[e] - top.score, stored_t()) * found.factor;
+            else z[e] = hinge_slope(margin(z[e], z_t)) * found.factor;
+        }
+        row.store(segment, z);
+    });
+    if (rows.labelled() && lane == row.segment_of(t) % THREADS) row.store_target(t, found.of_target);
 }
 
 #else  // FLAT

@@ -30,7 +30,6 @@ from gpusoftmax.cuda.buckets import (
     FLOAT32,
     FLOAT64,
     ITEM_SIZE,
-    SHARED,
     STREAMED,
     UINT8,
     choose,
@@ -52,11 +51,11 @@ NAMES = {
 }  # fmt: skip
 SCORE_KINDS = (FLOAT32, FLOAT16, BFLOAT16, FLOAT64)
 # Bytes that go to the stack around calls of slow paths: divisions of 64 bits, numbers that are not normal. A row that
-# does not stay in registers would be hundreds, as those of doubles are for which a block has one row.
-MOST_SPILLED, MOST_SPILLED_OF_DOUBLES = 48, 1300
+# does not stay in registers would be hundreds, as some are of rows of doubles that a thread has alone (FLAT).
+MOST_SPILLED, MOST_SPILLED_OF_DOUBLES = 48, 400
 # few_classes.cu for bfloat16: addresses and numbers that the loop over tiles uses now and then, if at all
 MOST_SPILLED_OF_THREE_TERMS = 88
-HOLDS = ("flat", "registers", "shared", "streamed")
+HOLDS = ("flat", "registers", "streamed")
 MOST_SHARED = 227 << 10  # bytes that a block can have on sm_90 and sm_100
 # of rows that begin at 16 bytes, where they can, and of some that do not
 CLASSES = (2, 10, 31, 32, 64, 100, 101, 128, 256, 397, 512, 1000, 1001, 1500, 2048, 4096, 10_000, 32_768, 131_072)
@@ -69,17 +68,10 @@ LEAST_SHARE = 0.85  # predicted, of a copy's bandwidth
 SHARE_FROM = {FLOAT32: 10, BFLOAT16: 64}  # classes; other types are not held to it
 DEVICE_OF = {80: "A100", 90: "H200", 100: "B200", 120: "RTX 5090"}
 REFERENCE = 90
-# Scores and classes of the variants of row_loss.cu that do not reach this, for some loss or architecture. Rows that are
-# not whole segments load each number of the bias by itself; with more than 1024 classes there are few warps on a
-# multiprocessor, or a block goes through its row in turns.
-KNOWN_SHORT: frozenset[tuple[str, str]] = frozenset(
-    (
-        *(("float32", c) for c in ("100", "101", "397", "1001", "1500", "2048", "4096", "10000")),
-        *(("float16", c) for c in ("397", "4096", "131072")),
-        *(("bfloat16", c) for c in ("100", "397", "512", "1001", "1500", "2048", "4096", "32768")),
-        *(("float64", c) for c in ("1001",)),
-    )
-)
+# Scores and classes of the variants of row_loss.cu that do not reach this, for some loss or architecture: the 189
+# segments of 1500 classes fill three of each of 64 threads, which compute little for what a row takes beside; and with
+# 32,768, a multiprocessor has one row, and twice as many bytes of bias as of scores take registers on their way.
+KNOWN_SHORT: frozenset[tuple[str, str]] = frozenset((("bfloat16", "1500"), ("bfloat16", "32768")))
 
 # ---- what is compiled: a kernel file more is an entry more in TABLES
 
@@ -188,10 +180,9 @@ def _row_loss() -> list[Variant]:
 def _turned(kind: int, c: int, v: Any) -> Task:
     """Return the task of a block that turns rows of c scores into gradients."""
     scores, more = v.rows * c * ITEM_SIZE[kind], v.rows * 12  # and labels, losses, best columns
-    tiles = v.rows if v.hold in (SHARED, STREAMED) else 1
     moved, again = 2 * scores + more, scores if v.hold == STREAMED else 0
-    work = Work(scores // tiles, v.threads, tiles)
-    return Task(c, work, moved, v.rows * c, v.shared_bytes(kind, c), moved / (moved + again))
+    work = Work(scores, v.threads)
+    return Task(c, work, moved, v.rows * c, v.shared_bytes(kind, True), moved / (moved + again))
 
 
 def _gather() -> list[Variant]:
@@ -433,6 +424,8 @@ def shortfalls(variant: Variant, arch: int, facts: dict[str, Facts]) -> list[str
     share_from = SHARE_FROM.get(dict(variant.macros)["SCORE"])
     for number, task in enumerate(variant.tasks):
         found_here, where = figures(variant, arch, fact, number), f"{variant}, {task.classes} classes, for sm_{arch}"
+        if not found_here.occupancy.blocks:  # too little shared memory for the bias: another variant is chosen there
+            continue
         if task.classes >= ENOUGH_CLASSES and found_here.in_flight < LEAST_IN_FLIGHT:
             found.append(f"{where}: {found_here.in_flight} bytes in flight")
         prediction, is_held = found_here.prediction, share_from and task.classes >= share_from and arch == REFERENCE

@@ -9,19 +9,16 @@ FLOAT32, FLOAT16, BFLOAT16, FLOAT64, UINT8 = range(5)
 ITEM_SIZE = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8, UINT8: 1}
 SEGMENT = 16  # bytes of a load
 
-FLAT, REGISTERS, SHARED, STREAMED = range(4)  # where row_loss.cu holds a row
+FLAT, REGISTERS, STREAMED = range(3)  # where row_loss.cu holds a row
 
 FLAT_MOST, FLAT_BYTES = 32, 128  # classes, and bytes, of a row that a thread has alone
 FLAT_THREADS, FLAT_TILE = 128, 4096  # a block has the rows of its threads, or so many times more that they are 4 kB
-# Lanes of a row that is held in registers, the most segments of a lane, and the most numbers (doubles are two). With
-# more, a warp takes longer from its loads to its stores, and fewer warps are there that load meanwhile.
-LANES = ((4, 4, 32), (8, 8, 32), (32, 16, 64))
-ITEMS = (1, 2, 3, 4, 6, 8, 12, 16)  # segments of a lane
-REGISTER_THREADS = 256
-SHARED_THREADS = ((32 << 10, 256), (1 << 30, 512))  # bytes of a row, and threads
+# Threads of a row that is held in registers, and the most numbers that each has (doubles are two). With more, there are
+# fewer warps that load while others compute.
+LANES, MOST_NUMBERS = (4, 8, 16, *range(32, 1025, 32)), 32
+REGISTER_THREADS = 256  # of a block, or of its one row if that has more
 STREAMED_THREADS = 512
-SHARED_KEPT = 2 << 10  # bytes of a block's shared memory that are not a row's
-BLOCK_ROWS = 4  # that a block has one after another, where it has one at a time
+SHARED_KEPT = 2 << 10  # bytes of a block's shared memory that are not the bias
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Variant:
     Attributes
     ----------
     hold : int
-        FLAT, REGISTERS, SHARED or STREAMED.
+        FLAT, REGISTERS or STREAMED.
     group : int
         Threads that have a row together.
     items : int
@@ -42,6 +39,9 @@ class Variant:
         The number of classes, and how many of them a thread takes at a time from shared memory; 0 unless FLAT.
     aligned : bool
         Whether a segment belongs to one row; if FLAT, to one block.
+    period : int
+        How far apart a block's rows are, among those of one model, if REGISTERS; they all begin at the same place of a
+        segment.
     """
 
     hold: int
@@ -52,17 +52,23 @@ class Variant:
     columns: int
     pack: int
     aligned: bool
+    period: int
 
     def macros(self) -> dict[str, int]:
         """The macros that select the variant in kernels/row_loss.cu."""
         return {
             "HOLD": self.hold, "GROUP": self.group, "ITEMS": self.items, "THREADS": self.threads, "ROWS": self.rows,
-            "COLUMNS": self.columns, "PACK": self.pack, "ALIGNED": int(self.aligned),
+            "COLUMNS": self.columns, "PACK": self.pack, "ALIGNED": int(self.aligned), "PERIOD": self.period,
         }  # fmt: skip
 
-    def shared_bytes(self, kind: int, c: int) -> int:
-        """Return the bytes of dynamic shared memory for rows of c classes."""
-        return _held_bytes(segments(kind, c, self.aligned), self.threads) if self.hold == SHARED else 0
+    def shared_bytes(self, kind: int, biased: bool) -> int:
+        """Return the bytes of dynamic shared memory, with a bias or without."""
+        return _bias_bytes(kind, self.group * self.items) if biased and self.hold == REGISTERS else 0
+
+    def blocks(self, rows: int, K: int) -> int:
+        """Return how many blocks it takes for so many rows, of K models."""
+        together = self.period * K if self.hold == REGISTERS else 1  # blocks whose rows lie between each other's
+        return -(-rows // (self.rows * together)) * together
 
 
 def segments(kind: int, c: int, aligned: bool) -> int:
@@ -82,16 +88,14 @@ def choose(kind: int, c: int, address: int, shared: int) -> Variant:
     if c <= FLAT_MOST and c * size <= FLAT_BYTES and not (aligned and c * size % 64 == 0):
         return _flat(c, size, whole)
     touched = segments(kind, c, aligned)
-    for lanes, most_segments, numbers in LANES:
-        most = min(most_segments, numbers * min(size, 4) // SEGMENT)
-        items = next((n for n in ITEMS if n * lanes >= touched), most + 1)
-        if items <= most:
-            rows = REGISTER_THREADS // lanes
-            return Variant(REGISTERS, lanes, items, REGISTER_THREADS, rows, 0, 0, aligned)
-    threads = next(threads for most, threads in SHARED_THREADS if touched * SEGMENT <= most)
-    if _held_bytes(touched, threads) <= shared - SHARED_KEPT:
-        return Variant(SHARED, threads, 0, threads, BLOCK_ROWS, 0, 0, aligned)
-    return Variant(STREAMED, STREAMED_THREADS, 0, STREAMED_THREADS, BLOCK_ROWS, 0, 0, aligned)
+    most = MOST_NUMBERS * min(size, 4) // SEGMENT
+    for lanes in LANES:
+        items = -(-touched // lanes)  # as few as will do: the kernel's WHOLE
+        if items <= most and _bias_bytes(kind, lanes * items) <= shared - SHARED_KEPT:
+            rows = max(1, REGISTER_THREADS // lanes)
+            period = 1 if aligned else SEGMENT // size
+            return Variant(REGISTERS, lanes, items, rows * lanes, rows, 0, 0, aligned, period)
+    return Variant(STREAMED, STREAMED_THREADS, 0, STREAMED_THREADS, 1, 0, 0, aligned, 1)
 
 
 def _flat(c: int, size: int, aligned: bool) -> Variant:
@@ -101,8 +105,9 @@ def _flat(c: int, size: int, aligned: bool) -> Variant:
     pack = 1
     while aligned and 2 * pack * size <= SEGMENT and c % (2 * pack) == 0:
         pack *= 2
-    return Variant(FLAT, 1, 0, FLAT_THREADS, rows, c, pack, aligned)
+    return Variant(FLAT, 1, 0, FLAT_THREADS, rows, c, pack, aligned, 1)
 
 
-def _held_bytes(touched: int, threads: int) -> int:
-    return -(-touched // threads) * threads * SEGMENT
+def _bias_bytes(kind: int, n: int) -> int:
+    """Return the bytes of the bias for n segments: a vector for each; with 16 bits two, and the room between them."""
+    return (2 * n + 4 if ITEM_SIZE[kind] == 2 else n) * SEGMENT

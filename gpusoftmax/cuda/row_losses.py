@@ -43,11 +43,11 @@ def row_loss(
     columns = cupy.empty(rows, dtype=np.int32) if best else NOTHING
     flags = {"LOSS": loss, "MODE": mode, "BEST": int(best), "BIAS": int(b is not None)}
     launch = kernel("row_loss.cu", "row_loss", SCORE=kind, **flags, **variant.macros())
-    shared = variant.shared_bytes(kind, c)
-    if shared > SHARED_UNASKED:
+    shared = variant.shared_bytes(kind, b is not None)
+    if shared + buckets.SHARED_KEPT > SHARED_UNASKED:
         launch.max_dynamic_shared_size_bytes = shared
     launch(
-        (-(-rows // variant.rows),),
+        (variant.blocks(rows, K),),
         (variant.threads,),
         (
             Z, or_nothing(b), or_nothing(labels), or_nothing(weights),

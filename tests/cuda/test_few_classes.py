@@ -275,6 +275,21 @@ def test_weights_and_gradients_of_any_size_keep_their_digits(case: Case, size: f
     np.testing.assert_allclose(result.dW, expected.dW, rtol=0, atol=1e-5 * np.abs(expected.dW).max())
 
 
+@pytest.mark.parametrize("case", BY_TENSOR_CORES, ids=str)
+def test_every_digit_of_a_weight_counts(case: Case) -> None:
+    """The loss and the gradient of one row with one feature are those of single numbers: hinges add weights up."""
+    c, K, d = case.variant.classes, case.variant.models, case.d
+    rng = np.random.default_rng(3)
+    X, W = np.zeros((1, d), np.float32), np.zeros((d, K, c), np.float32)
+    X[0, 17] = 1
+    W[17, :, 1:] = rng.uniform(1000, 2000, (K, c - 1))
+    weights = rng.random((1, K)).astype(np.float32)
+    problem = Problem(X, np.zeros(1, np.int32), W, np.zeros((K, c), np.float32), weights, HINGE)
+    result = run(case, problem)
+    np.testing.assert_allclose(result.losses, weights[0] * (W[17].astype(np.float64) + 1)[:, 1:].sum(axis=1), rtol=5e-7)
+    np.testing.assert_allclose(result.dW[17, :, 1:], np.repeat(weights.T, c - 1, axis=1), rtol=2.0**-22)
+
+
 def test_tiles_groups_stages_and_the_way_of_exchange_do_not_change_the_bits() -> None:
     bits = set()
     base = CASES[1]

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 
 from gpusoftmax import SoftmaxClassifier, get_backend, loss_and_gradient
 from gpusoftmax.cuda import buckets, row_losses
-from gpusoftmax.cuda.buckets import FLAT, FLOAT16, FLOAT32, FLOAT64, REGISTERS, SEGMENT, SHARED, STREAMED
+from gpusoftmax.cuda.buckets import FLAT, FLOAT16, FLOAT32, FLOAT64, REGISTERS, SEGMENT, STREAMED
 from gpusoftmax.cuda.probe import probe
 from gpusoftmax.operations import SparseRows
 from tests.support.emulation import standin
@@ -75,10 +75,11 @@ class Rows:
     kind: int = FLOAT32
     loss: int = SOFTMAX
     mode: int = row_losses.GRADIENT
+    models: int = 1
 
     def __str__(self) -> str:
-        name = {FLAT: "flat", REGISTERS: "registers", SHARED: "shared", STREAMED: "streamed"}[self.hold]
-        return f"{name}-{self.c}-{np.dtype(SCORES[self.kind])}-loss{self.loss}-mode{self.mode}"
+        name = {FLAT: "flat", REGISTERS: "registers", STREAMED: "streamed"}[self.hold]
+        return f"{name}-{self.models}x{self.c}-{np.dtype(SCORES[self.kind])}-loss{self.loss}-mode{self.mode}"
 
 
 ROWS = [
@@ -88,10 +89,11 @@ ROWS = [
     Rows(REGISTERS, 65, 37, loss=SQUARED_HINGE),
     Rows(REGISTERS, 33, 70, FLOAT16),
     Rows(REGISTERS, 900, 10, FLOAT16),
-    Rows(SHARED, 2400, 6, loss=SQUARED_HINGE),
-    Rows(SHARED, 3001, 6),
-    Rows(SHARED, 3001, 6, mode=row_losses.LOSSES),
-    Rows(SHARED, 2051, 5, FLOAT16),
+    Rows(REGISTERS, 65, 40, models=2),
+    Rows(REGISTERS, 2400, 6, loss=SQUARED_HINGE),
+    Rows(REGISTERS, 3001, 6),
+    Rows(REGISTERS, 3001, 6, mode=row_losses.LOSSES, models=3),
+    Rows(REGISTERS, 2051, 5, FLOAT16),
     Rows(STREAMED, 60_000, 2, loss=SQUARED_HINGE),
     Rows(STREAMED, 60_001, 3),
     Rows(STREAMED, 30_000, 2, FLOAT64),
@@ -111,34 +113,31 @@ def test_what_threads_of_row_loss_use_is_in_order(rows: Rows, found: Found, monk
         return variants[-1]
 
     monkeypatch.setattr(buckets, "choose", choose)
-    Z = cupy.asarray(np.linspace(-2, 2, m * c).astype(SCORES[rows.kind]).reshape(m, 1, c))
-    labels = np.arange(m, dtype=np.int32) * 7 % c
-    labels[m // 2] = c  # a bad one
+    n, K = m // rows.models, rows.models
+    Z = cupy.asarray(np.linspace(-2, 2, m * c).astype(SCORES[rows.kind]).reshape(n, K, c))
+    bias = cupy.asarray(np.ones((K, c), np.float64 if rows.kind == FLOAT64 else np.float32))
+    labels = np.arange(n, dtype=np.int32) * 7 % c
+    labels[n // 2] = c  # a bad one
     bad_row = row_losses.no_bad_row()
-    row_losses.row_loss(Z, None, cupy.asarray(labels), None, rows.loss, rows.mode, bad_row)
+    row_losses.row_loss(Z, bias, cupy.asarray(labels), None, rows.loss, rows.mode, bad_row)
     (variant,) = variants
     assert variant.hold == rows.hold
-    assert bad_row.get() == m // 2
-    races = [race for race in found.races if not _unused(race, Z.data.ptr, rows, variant)]
+    assert bad_row.get() == n // 2 * K
+    races = [race for race in found.races if not _unused(race, Z.data.ptr, rows)]
     assert not races, described(races)
 
 
-def _unused(race: Race, start: int, rows: Rows, variant: buckets.Variant) -> bool:
+def _unused(race: Race, start: int, rows: Rows) -> bool:
     """Whether the race is for bytes that are read, but not used, as row_loss.cu says.
 
-    Rows that are not whole segments share them with their neighbours, which may be writing theirs. Lanes without a row
-    read the last one.
+    Rows that are not whole segments share them with their neighbours, which may be writing theirs.
     """
     if race.block is not None or len(race.writers) != 1:
         return False
     size = np.dtype(SCORES[rows.kind]).itemsize
     first = race.address // SEGMENT * SEGMENT - start
     row, end = max(first, 0) // (rows.c * size), (first + SEGMENT - 1) // (rows.c * size)
-    if row != end or first < 0:
-        return race.nbytes < SEGMENT
-    (reader,) = {race.first, race.second} - set(race.writers)
-    without = reader.block * variant.rows + reader.thread // variant.group >= rows.m
-    return rows.hold == REGISTERS and row == rows.m - 1 and without
+    return (row != end or first < 0) and race.nbytes < SEGMENT
 
 
 # ---- the other kernels: work that launches them

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpusoftmax.cuda import few_classes, row_losses, sgd_steps
-from gpusoftmax.cuda.buckets import BFLOAT16, FLAT, FLOAT16, FLOAT32, FLOAT64, STREAMED, UINT8
+from gpusoftmax.cuda.buckets import BFLOAT16, FLAT, FLOAT16, FLOAT32, FLOAT64, STREAMED, UINT8, choose
 from gpusoftmax.cuda.compile import source
 from gpusoftmax.cuda.few_classes import ALONE, CLUSTER, FLAGS
 from gpusoftmax.cuda.sparse import SEGMENT, layout
@@ -50,7 +50,7 @@ def cupy() -> Any:
 
 
 def classes(aligned: bool) -> list[int]:
-    """Numbers of classes: few, and then each a tenth larger; rows of whole sectors, or of not even whole segments."""
+    """Numbers of classes: few, and then each half as large again; rows of whole sectors, or not even whole segments."""
     if not aligned:
         return [3, 5, 7, 11, 19, 31, *(16 * n + 1 for n in _growing(2, 2400))]
     return [16, 32, *(16 * n for n in _growing(3, 2400))]
@@ -60,12 +60,12 @@ def _growing(n: int, most: int) -> list[int]:
     found = []
     while n <= most:
         found.append(n)
-        n = max(n + 1, n * 11 // 10)
+        n = max(n + 1, n * 3 // 2)
     return found
 
 
 def launched(
-    cupy: Any, kind: int, c: int, m: int, loss: int = SOFTMAX, mode: int = row_losses.GRADIENT
+    cupy: Any, kind: int, c: int, m: int, loss: int = SOFTMAX, mode: int = row_losses.GRADIENT, biased: bool = False
 ) -> Callable[[], dict[str, tuple[int, int]]]:
     """Return a call of row_loss for m rows of c classes, which returns the arrays that it uses."""
     dtype = SCORES[kind]
@@ -77,10 +77,12 @@ def launched(
     labels = cupy.asarray(np.full(m, c // 2, np.int32))
     weights = cupy.asarray(np.ones(m, real))
     bad_row = row_losses.no_bad_row()
+    b = cupy.asarray(np.linspace(-1, 1, c, dtype=real)[None]) if biased else None
 
     def call() -> dict[str, tuple[int, int]]:
-        losses, best = row_losses.row_loss(Z, None, labels, weights, loss, mode, bad_row)
+        losses, best = row_losses.row_loss(Z, b, labels, weights, loss, mode, bad_row)
         used = {"scores": Z, "labels": labels, "weights": weights, "losses": losses, "best": best, "bad_row": bad_row}
+        used |= {"bias": b} if biased else {}
         return {name: (array.data.ptr, array.nbytes) for name, array in used.items()}
 
     return call
@@ -173,6 +175,18 @@ def test_losses_write_no_scores_and_probabilities_all(
         scores = watched(monkeypatch, launched(cupy, kind, c, m, mode=mode)).arrays["scores"]
         assert scores.read.distinct == m * c * SCORES[kind].itemsize
         assert scores.write.distinct == (0 if mode == row_losses.LOSSES else scores.read.distinct)
+
+
+@KINDS
+@pytest.mark.parametrize("c", [96, 97, 1008, 1009, 3001])
+def test_a_block_reads_its_bias_once(cupy: Any, monkeypatch: pytest.MonkeyPatch, kind: int, c: int) -> None:
+    m = 2 * rows_for(c)
+    counted = watched(monkeypatch, launched(cupy, kind, c, m, biased=True))
+    bias = counted.arrays["bias"]
+    blocks = choose(kind, c, 0, 99 << 10).blocks(m, 1)
+    assert bias.read.nbytes == blocks * c * np.dtype(computation_dtype(SCORES[kind])).itemsize
+    assert bias.write.nbytes == 0
+    assert counted.shared.conflicts == 0
 
 
 @pytest.mark.parametrize("c", [16, 96, 1008, 3008])

@@ -100,8 +100,8 @@ CHUNKING, COLUMN_SUMS, COPYING, FEW_HOST, GRADIENTS, OPERANDS, ROW_LOSSES = (
 # pytest's -k, so that most mutants cost a second of building and testing
 SUMS = "row_losses_are_summed"
 GATHERED = "gathered_by_index and float32-float32"
-FLAT, REGISTERS, SHARED, STREAMED = (
-    f"legal_scores and {hold}-softmax" for hold in ("flat", "registers", "shared", "streamed")
+FLAT, REGISTERS, BLOCK, READ_TWICE = (
+    f"legal_scores and {hold}-softmax" for hold in ("flat", "registers", "block", "streamed")
 )
 FLAT_HINGE, FLAT_SQUARED = "legal_scores and flat-hinge", "legal_scores and flat-squared_hinge"
 MODELS = "rows_of_several_models and (flat or registers)"
@@ -130,7 +130,7 @@ SGD_STEPS, SGD_STEPS_HOST = "kernels/sgd_steps.cu", "gpusoftmax/cuda/sgd_steps.p
 READ_ONCE = "x_is_read_once and float32"
 ONE_BLOCK, CLUSTERS, BY_FLAGS = (f"x_is_read_once and float32-1x10-{way}" for way in ("alone", "cluster", "flags"))
 HINGES_OF_FEW, FEW_MODELS = ONE_BLOCK, "x_is_read_once and float32-8x2"
-BY_TENSOR = "x_is_read_once and not float32"
+BY_TENSOR = "x_is_read_once and (1x10-cluster or bfloat16-1x8) and not float32"
 FEW_ROWS, FEW_BAD, FEW_DIGITS = "a_few_rows", "bad_labels_are_reported", "confident_row and alone"
 FEW_TREE = "leaves_are_added_along"
 FEW_LAUNCHES, FEW_PLACES, FEW_NUMBERS = (
@@ -228,9 +228,9 @@ MUTANTS = [
     Mutant("few: all blocks of a cluster keep losses", FEW, "if (rank > 0) continue;", "if (rank == 0) continue;", CLUSTERS),
     # tensor cores
     Mutant("tensor: lanes read before others have copied", FEW, "meet() const { __syncwarp(); }", "meet() const {}", BY_TENSOR),
-    Mutant("tensor: a copy overwrites what others still read", FEW, "        __syncwarp();  // all lanes have read what is overwritten\n", "", BY_TENSOR),
+    Mutant("tensor: a copy overwrites what others still read", FEW, "        __syncwarp();  // all lanes have read what is overwritten\n", "", "do_is_in_order and tensor"),
     Mutant("tensor: one term of the weights", FEW, "for (int t = TERMS - 1; t >= 0; t--)", "for (int t = 0; t >= 0; t--)", BY_TENSOR),
-    Mutant("tensor: bfloat16 with two terms", FEW, "TERMS = SOURCE == BFLOAT16 ? 3 : 2;", "TERMS = 2;", BY_TENSOR),
+    Mutant("tensor: bfloat16 with two terms", FEW, "TERMS = SOURCE == BFLOAT16 ? 3 : 2;", "TERMS = 2;", "every_digit_of_a_weight"),
     Mutant("tensor: a term is not taken off", FEW, "x[j + 1] -= unpacked(both, 1);", "", BY_TENSOR),
     Mutant("tensor: classes beyond the eighth are forgotten", FEW, "HALVES = SCORES > 8 ? 2 : 1;", "HALVES = 1;", BY_TENSOR),
     Mutant("tensor: halves in the places of features", FEW, "terms[t][half + j] = both;", "terms[t][2 * half + j / 2] = both;", BY_TENSOR),
@@ -295,8 +295,8 @@ MUTANTS = [
     # what all rows have in common
     Mutant("labels by the wrong K", ROW_LOSS, "(long long)((unsigned)r / (unsigned)K)", "(long long)((unsigned)r / (unsigned)(K - 1))", MODELS),
     Mutant("row numbers divided in 32 bits", ROW_LOSS, "r <= 0xffffffffll ? (long long)((unsigned)r / (unsigned)K) : r / K;", "(long long)((unsigned)r / (unsigned)K);", "rows_beyond and rows"),
-    Mutant("bias of the wrong model", ROW_LOSS, "bias + (r - i * K) * c;", "bias + (K - 1 - r + i * K) * c;", MODELS),
-    Mutant("bias of the first model for all", ROW_LOSS, "return bias + (r - i * K) * c;", "return bias;", MODELS),
+    Mutant("bias of the wrong model", ROW_LOSS, "bias + (r - i * K) * c;", "bias + (K - 1 - r + i * K) * c;", "several_models and flat"),
+    Mutant("bias of the first model for all", ROW_LOSS, "return bias + (r - i * K) * c;", "return bias;", "several_models and flat"),
     Mutant("weights by the row of the data", ROW_LOSS, ": weights[r]; }", ": weights[example(r)]; }", MODELS),
     Mutant("a negative label is taken", ROW_LOSS, "(label < 0 || label >= c)", "(label < -1 || label >= c)", BAD),
     Mutant("the last of equal scores is the best", ROW_LOSS, "if (z > score) {\n                score", "if (z >= score) {\n                score", "equal_scores and flat"),
@@ -320,43 +320,49 @@ MUTANTS = [
     # rows as segments
     Mutant("a row's place in 32 bits", ROW_LOSS, "rows.scores + r * rows.c;", "rows.scores + (unsigned)(r * rows.c);", "rows_beyond and registers"),
     Mutant("a row's last segment is not there", ROW_LOSS, "return segment * WIDTH < skip + c; }", "return segment * WIDTH < c; }", REGISTERS),
-    Mutant("a row of a block lacks its last segment", ROW_LOSS, "return (skip + c + WIDTH - 1) / WIDTH; }", "return (c + WIDTH - 1) / WIDTH; }", SHARED),
+    Mutant("a streamed row lacks its last segment", ROW_LOSS, "return (skip + c + WIDTH - 1) / WIDTH; }", "return (c + WIDTH - 1) / WIDTH; }", READ_TWICE),
     Mutant("columns are counted from the segment's start", ROW_LOSS, "const int j = segment * WIDTH - skip;\n        widen", "const int j = segment * WIDTH;\n        widen", REGISTERS),
-    Mutant("what lies before the row is taken", ROW_LOSS, "inside = (unsigned)(j + e) < (unsigned)c;", "inside = j + e < c;", REGISTERS),
-    Mutant("what lies behind the row is taken", ROW_LOSS, "inside = (unsigned)(j + e) < (unsigned)c;", "inside = j + e >= 0;", REGISTERS),
-    Mutant("a segment that is not the row's is taken", ROW_LOSS, "z[e] = whole ? z[e] : LOWEST;", "z[e] = z[e];", "ladder and float32 and gradient-aligned"),
-    Mutant("bias of the first columns for all", ROW_LOSS, "(bias + j)[v];", "(bias)[v];", "whole_bias"),
+    Mutant("what is not the row's is taken", ROW_LOSS, "        if (inside || whole(segment)) return;\n", "        return;\n", REGISTERS),
+    Mutant("what lies before the row is taken", ROW_LOSS, "if ((unsigned)(j + e) >= (unsigned)c) z[e] = LOWEST;", "if (j + e >= c) z[e] = LOWEST;", REGISTERS),
+    Mutant("what lies behind the row is taken", ROW_LOSS, "if ((unsigned)(j + e) >= (unsigned)c) z[e] = LOWEST;", "if (j + e < 0) z[e] = LOWEST;", REGISTERS),
+    Mutant("a segment that is not the row's is taken", ROW_LOSS, "return ALIGNED ? j < c :", "return ALIGNED ? true :", "ladder and float32 and gradient-aligned"),
+    Mutant("a row's edge is whole", ROW_LOSS, "(unsigned)j <= (unsigned)(c - WIDTH);", "(unsigned)j < (unsigned)c;", REGISTERS),
+    Mutant("bias of the first part for both", ROW_LOSS, "of_segment[p * NEXT_PART];", "of_segment[0];", "whole_bias"),
     Mutant("target in the sum of the others", ROW_LOSS, "                z_t = z[e];\n                z[e] = LOWEST;\n", "                z_t = z[e];\n", REGISTERS),
-    Mutant("whole segments without their bias", ROW_LOSS, "            if (BIAS) add_whole_bias(whole ? j : 0, z);\n", "", "whole_bias"),
-    Mutant("16-bit scores without their bias", ROW_LOSS, "< (unsigned)c) z[e] += bias[j + e];", "< (unsigned)c) z[e] += 0;", "narrow_bias"),
-    Mutant("32-bit scores without their bias", ROW_LOSS, "z[e] += bias[inside ? j + e : 0];", "z[e] += 0;", MODELS),
-    Mutant("an edge is stored whole", ROW_LOSS, "if (ALIGNED || (j >= 0 && j + WIDTH <= c)) {", "if (true) {", REGISTERS),
-    Mutant("a column too many is stored", ROW_LOSS, "if (j + e >= 0 && j + e < c) narrow", "if (j + e >= 0 && j + e <= c) narrow", REGISTERS),
-    Mutant("a row's first column is not stored", ROW_LOSS, "if (j + e >= 0 && j + e < c) narrow", "if (j + e >= 1 && j + e < c) narrow", REGISTERS),
+    Mutant("bias of the first segment for all", ROW_LOSS, "reinterpret_cast<const Part*>(bias) + segment, z);", "reinterpret_cast<const Part*>(bias), z);", MODELS),
+    Mutant("a streamed row's bias is the first segment's", ROW_LOSS, "bias + (has(segment) ? j : 0)), z);", "bias), z);", "bias_that_does_not_fit"),
+    Mutant("a streamed row's edges have the wrong bias", ROW_LOSS, "z[e] += bias[(unsigned)(j + e) < (unsigned)c ? j + e : 0];", "z[e] += bias[0];", "bias_that_does_not_fit"),
+    Mutant("a column too many is stored", ROW_LOSS, "if ((unsigned)(j + e) < (unsigned)c) to->", "if ((unsigned)(j + e) <= (unsigned)c) to->", REGISTERS),
+    Mutant("a row's first column is not stored", ROW_LOSS, "if ((unsigned)(j + e) < (unsigned)c) to->", "if ((unsigned)(j + e - 1) < (unsigned)(c - 1)) to->", REGISTERS),
     # REGISTERS
     Mutant("a tile's row number in 32 bits", ROW_LOSS, "begin = (long long)blockIdx.x * ROWS;\n    const int n", "begin = (unsigned)(blockIdx.x * ROWS);\n    const int n", "rows_beyond and rows"),
-    Mutant("the target's score of another lane", ROW_LOSS, "threadIdx.x % 32 - lane + owner", "owner", REGISTERS),
+    Mutant("the target's score of another lane", ROW_LOSS, "threadIdx.x % 32 / GROUP * GROUP + owner", "owner", "legal_scores and registers-softmax or ladder and float32-33-"),
+    Mutant("a row's edges are taken to be whole", ROW_LOSS, "WHOLE = ITEMS - 1 - !ALIGNED;", "WHOLE = ITEMS - !ALIGNED;", "ladder and float32 and gradient"),
+    Mutant("a row's first segment is taken to be whole", ROW_LOSS, "(ALIGNED || s > 0);", "true;", REGISTERS),
+    Mutant("a row of the data by the block's number", ROW_LOSS, "blockIdx.x : blockIdx.x / (unsigned)rows.K;", "blockIdx.x : blockIdx.x / 1u;", MODELS),
+    Mutant("the model of all blocks is the first", ROW_LOSS, "model = blockIdx.x - of_models * rows.K;", "model = 0;", MODELS),
+    Mutant("rows of a block are neighbours", ROW_LOSS, "first + threadIdx.x / GROUP * PERIOD,", "first + threadIdx.x / GROUP,", "begin_at_one_place"),
+    Mutant("the staged bias is not moved to its place", ROW_LOSS, "* AT_ONCE - skip;\n", "* AT_ONCE;\n", "begin_at_one_place"),
+    Mutant("the staged bias is of the first model", ROW_LOSS, "rows.bias + (long long)model * rows.c;", "rows.bias;", MODELS),
+    Mutant("beyond the bias there is no zero", ROW_LOSS, "            if ((unsigned)j < (unsigned)rows.c) pieces[p] =", "            pieces[p] =", "begin_at_one_place"),
+    Mutant("the staged bias is read before it is there", ROW_LOSS, "= pieces[p];\n        }\n        __syncthreads();", "= pieces[p];\n        }", MODELS),
     Mutant("max not subtracted", ROW_LOSS, "exponential(z[s][e] - top.score);", "exponential(z[s][e]);", REGISTERS),
     Mutant("target's gradient not stored", ROW_LOSS, "    if (rows.labelled() && lane == owner) row.store_target(t, found.of_target);\n}", "}", REGISTERS),
     Mutant("a bad row is overwritten", ROW_LOSS, "if (MODE == LOSSES || bad) return;\n#pragma", "if (MODE == LOSSES) return;\n#pragma", BAD),
     Mutant("losses alone overwrite the scores", ROW_LOSS, "if (MODE == LOSSES || bad) return;\n#pragma", "if (bad) return;\n#pragma", "ladder and losses"),
     Mutant("threads without a row store, too", ROW_LOSS, "    if (!present) return;\n", "", REGISTERS),
-    # SHARED and STREAMED
-    Mutant("threads' sums not brought to one top", ROW_LOSS, "    if (top.score != all.score) sum *= exponential(top.score - all.score);\n", "", SHARED),
-    Mutant("sum not rescaled to a new top", ROW_LOSS, "others *= exponential(before - top.score);  //", "others *= 1;  //", SHARED),
-    Mutant("sum not rescaled to the target's top", ROW_LOSS, "            if (top.score > before) others *= exponential(before - top.score);\n        }", "        }", SHARED),
-    Mutant("one warp's sum is the block's", ROW_LOSS, "    join(top, sum);\n    z_t = exchange.of_target;", "    z_t = exchange.of_target;", SHARED),
-    Mutant("the barrier of a block's top", ROW_LOSS, "exchange.of_target = z_t;\n    __syncthreads();", "exchange.of_target = z_t;", SHARED),
-    Mutant("the barrier of a block's sums", ROW_LOSS, "        exchange.second[warp] = b;\n    }\n    __syncthreads();", "        exchange.second[warp] = b;\n    }", "legal_scores and shared-hinge"),
-    Mutant("one place for what warps tell each other", ROW_LOSS, "exchanges[r % 2];", "exchanges[0];", SHARED),
-    Mutant("a row is read before it is there", ROW_LOSS, "        wait_copies<0>();\n\n        real_t", "        real_t", SHARED),
-    Mutant("the next row's label for this one", ROW_LOSS, "next_t = rows.label(rows.example(r + 1));", "next_t = rows.label(rows.example(r));", SHARED),
-    Mutant("the next row's weight for this one", ROW_LOSS, "next_weight = rows.weight(r + 1);", "next_weight = rows.weight(r);", "rows_of_several_models and shared"),
-    Mutant("the next row's last segment is not asked for", ROW_LOSS, "done = writes ? row.segments() : 0;", "done = writes ? next.segments() : 0;", SHARED),
-    Mutant("no row is asked for after a bad one", ROW_LOSS, "done = writes ? row.segments() : 0;", "done = row.segments();", "bad_label_is_reported_and_its_row and shared"),
-    Mutant("a block's target is not stored", ROW_LOSS, "if (writes && rows.labelled() && lane == owner)", "if (false)", SHARED),
-    Mutant("a block has a row too few", ROW_LOSS, "smaller(rows.n, begin + ROWS);", "smaller(rows.n, begin + ROWS - 1);", SHARED),
-    Mutant("a streamed row's second segments are the first's", ROW_LOSS, "load_segment(row.at(segment));\n            }", "load_segment(row.at(first));\n            }", STREAMED),
+    # rows of more than a warp
+    Mutant("one warp's sum is the row's", ROW_LOSS, "value = reduce<LANES>(place < WARPS ? scratch[place] : (real_t)0, Sum(), (real_t*)nullptr);", "", BLOCK),
+    Mutant("a warp's sum is counted again", ROW_LOSS, "place < WARPS ? scratch[place] : (real_t)0,", "scratch[place % WARPS],", BLOCK),
+    Mutant("one warp's top is the row's", ROW_LOSS, "const int place = smaller((int)threadIdx.x % LANES, WARPS - 1);", "const int place = threadIdx.x % GROUP / 32;", BLOCK),
+    Mutant("the barrier of a row's top", ROW_LOSS, "exchange.of_target = z_t;\n        __syncthreads();", "exchange.of_target = z_t;", BLOCK),
+    Mutant("the barrier of a row's sum", ROW_LOSS, "% GROUP / 32] = value;\n        __syncthreads();", "% GROUP / 32] = value;", BLOCK),
+    Mutant("rows of a block have one place for what they exchange", ROW_LOSS, "exchanges[threadIdx.x / GROUP];", "exchanges[0];", "ladder and (float32-641 or float32-513)"),
+    # STREAMED
+    Mutant("threads' sums not brought to one top", ROW_LOSS, "        if (mine.score != top.score) others *= exponential(mine.score - top.score);\n", "", READ_TWICE),
+    Mutant("sum not rescaled to a new top", ROW_LOSS, "others *= exponential(before - mine.score);  //", "others *= 1;  //", READ_TWICE),
+    Mutant("a streamed row's second segments are the first's", ROW_LOSS, "load_segment(row.at(segment));\n            }", "load_segment(row.at(first));\n            }", READ_TWICE),
+    Mutant("a streamed row's target is not stored", ROW_LOSS, "lane == row.segment_of(t) % THREADS)", "false)", READ_TWICE),
     # FLAT
     Mutant("a tile is read before it is there", ROW_LOSS, "    wait_copies<0>();\n    __syncthreads();", "    wait_copies<0>();", FLAT),
     Mutant("a tile is written before it is whole", ROW_LOSS, "    if (MODE == LOSSES) return;\n\n    __syncthreads();", "    if (MODE == LOSSES) return;\n", FLAT),
@@ -406,7 +412,9 @@ MUTANTS = [
     Mutant("packs of an unaligned tile", BUCKETS, "while aligned and 2 * pack", "while 2 * pack", STARTS),
     Mutant("packs across rows", BUCKETS, "and c % (2 * pack) == 0:", ":", STARTS),
     Mutant("shared memory that a block keeps is not counted", BUCKETS, "<= shared - SHARED_KEPT:", "<= shared:", "device_lacks"),
-    Mutant("shared memory is not asked for", ROW_LOSSES, "if shared > SHARED_UNASKED:", "if shared > 10 * SHARED_UNASKED:", "without_a_largest"),
+    Mutant("a row has a segment too many", BUCKETS, "items = -(-touched // lanes)", "items = touched // lanes + 1", STARTS),
+    Mutant("rows of a block begin at different places", BUCKETS, "period = 1 if aligned else SEGMENT // size", "period = 1", STARTS),
+    Mutant("shared memory is not asked for", ROW_LOSSES, "> SHARED_UNASKED:", "> 10 * SHARED_UNASKED:", "without_a_largest"),
     Mutant("the bias' address is not looked at", ROW_LOSSES, "Z.data.ptr | b.data.ptr", "Z.data.ptr", "unaligned_bias"),
     # ---- compile.py
     Mutant("kernels of one device are launched on another", COMPILE, "_compiled(cupy.cuda.runtime.getDevice(), ", "_compiled(0, ", "its_own_compiled"),
@@ -422,7 +430,7 @@ MUTANTS = [
     Mutant("an array that does not fit is not explained", MEMORY, "except cupy.cuda.memory.OutOfMemoryError as error:", "except ZeroDivisionError as error:", "features_that_do_not_fit"),
     Mutant("what is missing counts what is free", MEMORY, "max(needed - free, 0)", "needed", FIT),
     # ---- ops.py, and what it calls: row_losses.py, gradients.py, column_sums.py
-    Mutant("row_loss' grid a block short", ROW_LOSSES, "(-(-rows // variant.rows),)", "(max(1, rows // variant.rows),)", REFERENCE),
+    Mutant("row_loss' grid a block short", BUCKETS, "return -(-rows // (self.rows * together)) * together", "return max(1, rows // (self.rows * together)) * together", REFERENCE),
     Mutant("gather's grid a block short", CHUNKING, "(-(-m * d // (256 * width)),)", "(max(1, m * d // (256 * width)),)", REFERENCE),
     Mutant("sum_rows' grid a block short", ROW_LOSSES, "blocks = KINDS[losses.dtype], -(-m // ROWS_A_SUM)", "blocks = KINDS[losses.dtype], max(1, m // ROWS_A_SUM)", BLOCKS),
     Mutant("a block of sum_rows thought longer than it is", ROW_LOSSES, "ROWS_A_SUM = 4096", "ROWS_A_SUM = 8192", BLOCKS),

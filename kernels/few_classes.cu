@@ -12,7 +12,8 @@
 // shape fixes: features within a thread or a warp, warps, slices; rows within a leaf; leaves along a tree (add_leaves).
 //
 // SOURCE decides who multiplies (struct Products). Features of float32: each thread those that it has, in float32.
-// Features of 8 and 16 bits: tensor cores, 16 features or rows at a time, exactly, and W and g are sums of 16-bit numbers:
+// Features of 8 and 16 bits: tensor cores, exactly, 16 features or rows at a time, and W and g are sums of 16-bit
+// numbers:
 //   uint8, float16    two of float16 (22 bits), after a multiplication by a power of two
 //   bfloat16          three of bfloat16 (24 bits)
 // A tensor core may truncate where it adds. So it adds up no more than 16 products for each term, and sums of these are
@@ -287,9 +288,10 @@ constexpr int MINE = SEGMENTS / 8 * SEGMENT;       // features whose dW a lane h
 constexpr int BYTE_EXPONENT = SOURCE == UINT8 ? 24 : 0;
 static_assert(ROWS == 16 && SEGMENTS % 8 == 0, "a product has 16 rows, and lanes take 8 segments at a time");
 
-// sum += a b, for a (16, 16) and b (16, 8) of float16 or bfloat16, in the registers of a warp. Lane 4 g + q has in sum the
-// elements (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1); in each register of a two elements that follow each other
-// in a row, (g, 2q), (g + 8, 2q), (g, 2q + 8), (g + 8, 2q + 8) being the first; of b two in a column, (2q, g), (2q + 8, g).
+// sum += a b, for a (16, 16) and b (16, 8) of float16 or bfloat16, in the registers of a warp. Lane 4 g + q has
+//   of sum  the elements (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
+//   of a    in each register two that follow each other in a row, from (g, 2q), (g + 8, 2q), (g, 2q + 8), (g + 8, 2q + 8)
+//   of b    in each register two that follow each other in a column, from (2q, g) and (2q + 8, g)
 __device__ __forceinline__ void multiply_add(float* sum, const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #ifndef __CUDA_ARCH__
     emulation::multiply_add<term_t>(sum, a, b0, b1, __LINE__);
@@ -348,8 +350,8 @@ __device__ __forceinline__ float size(float x) {
 }
 
 // A warp has 32 FEATURES features, and copies them: lanes read what others have copied, which is why they meet. Both
-// products have the classes as rows of their first operand, z' = W' x' and dW' = g' x, with lane 4 g + q as above. What the
-// places of an operand stand for can be chosen, if both operands agree, so that lanes read whole segments:
+// products have the classes as rows of their first operand, z' = W' x' and dW' = g' x, with lane 4 g + q as above. What
+// the places of an operand stand for can be chosen, if both operands agree, so that lanes read whole segments:
 //   z'   row g of the tile, and four features at a time of its segments q, q + 4, ...
 //   dW'  the features of the segments g, g + 8, ..., and rows `row_of(q, i)`
 struct Products {
@@ -372,7 +374,8 @@ struct Products {
     __device__ __forceinline__ Vector<float> weights(const float* W, int step, int half) const {
         const int feature = base + (step / STEPS * 4 + q()) * SEGMENT + step % STEPS * 4, score = g() + 8 * half;
         Vector<float> four = {};
-        if (feature < d && score < SCORES) four = *reinterpret_cast<const Vector<float>*>(W + (long long)score * d + feature);
+        if (feature < d && score < SCORES)
+            four = *reinterpret_cast<const Vector<float>*>(W + (long long)score * d + feature);
         return four;
     }
 
@@ -431,7 +434,8 @@ struct Products {
     __device__ __forceinline__ void copy(Shared& shared, int tile, int count) const {
         __syncwarp();  // all lanes have read what is overwritten
         // eight lanes that follow each other write to different banks
-        const int segment = lane() % 4 + lane() / 8 % (SEGMENTS / 4) * 4, first = lane() / 4 % 2 + lane() / (2 * SEGMENTS) * 2;
+        const int segment = lane() % 4 + lane() / 8 % (SEGMENTS / 4) * 4;
+        const int first = lane() / 4 % 2 + lane() / (2 * SEGMENTS) * 2;
         const int feature = base + segment * SEGMENT;
 #pragma unroll
         for (int row = first; row < ROWS; row += 32 / SEGMENTS)
@@ -631,9 +635,10 @@ few_classes(const source_t* __restrict__ X, long long stride, const long long* _
         if constexpr (EXCHANGE == ALONE) return over_warps(tile, v);
         float sum = 0;
 #pragma unroll
-        for (int s = 0; s < SLICES; s++)
-            sum += EXCHANGE == CLUSTER ? shared.slices[tile % 2][s][v]
-                                       : load_exchanged(exchanged + (((long long)leaf * 2 + tile % 2) * SLICES + s) * TILE + v);
+        for (int s = 0; s < SLICES; s++) {
+            const long long at = (((long long)leaf * 2 + tile % 2) * SLICES + s) * TILE + v;
+            sum += EXCHANGE == CLUSTER ? shared.slices[tile % 2][s][v] : load_exchanged(exchanged + at);
+        }
         return sum;
     };
 

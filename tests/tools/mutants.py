@@ -183,7 +183,7 @@ MUTANTS = [
     Mutant("few: the cluster is not waited for", FEW, "        if constexpr (EXCHANGE == CLUSTER) cluster_wait();\n        if constexpr (EXCHANGE == FLAGS)", "        if constexpr (EXCHANGE == FLAGS)", CLUSTERS),
     Mutant("few: one buffer for the scores of two tiles", FEW, "store_in_cluster(&shared.slices[tile % 2][rank][v], s, sum);", "store_in_cluster(&shared.slices[0][rank][v], s, sum);", CLUSTERS),
     Mutant("few: scores go to this block alone", FEW, "store_in_cluster(&shared.slices[tile % 2][rank][v], s, sum);", "store_in_cluster(&shared.slices[tile % 2][rank][v], rank, sum);", CLUSTERS),
-    Mutant("few: a slice is forgotten", FEW, "for (int s = 0; s < SLICES; s++)\n            sum +=", "for (int s = 1; s < SLICES; s++)\n            sum +=", CLUSTERS),
+    Mutant("few: a slice is forgotten", FEW, "for (int s = 0; s < SLICES; s++) {\n            const", "for (int s = 1; s < SLICES; s++) {\n            const", CLUSTERS),
     Mutant("few: a tile is read before it is there", FEW, "wait_copies<STAGES - 2>();", "wait_copies<STAGES - 1>();", READ_ONCE),
     Mutant("few: the first tile is read before it is there", FEW, "wait_copies<STAGES - 1>();\n    products", "wait_copies<STAGES>();\n    products", READ_ONCE),
     Mutant("few: empty groups are not counted", FEW, "        commit_copies();  // an empty group, too: groups are counted\n", "        if (tile < tiles) commit_copies();\n", READ_ONCE),

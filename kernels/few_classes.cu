@@ -12,16 +12,15 @@
 // shape fixes: features within a thread or a warp, warps, slices; rows within a leaf; leaves along a tree (add_leaves).
 //
 // SOURCE decides who multiplies (struct Products). Features of float32: each thread those that it has, in float32.
-// Features of 8 and 16 bits: tensor cores, exactly, 16 features or rows at a time, and W and g are sums of 16-bit
-// numbers:
+// Features of 8 and 16 bits: tensor cores, whose products are exact, and W and g are sums of 16-bit numbers:
 //   uint8, float16    two of float16 (22 bits), after a multiplication by a power of two
 //   bfloat16          three of bfloat16 (24 bits)
-// A tensor core may truncate where it adds. So it adds up no more than 16 products for each term, and sums of these are
-// added in float32, with rounding.
+// A tensor core may truncate where it adds. So it adds up 16 products of each term, at most 48, and these sums are added
+// in float32, with rounding.
 //
 // Macros: SOURCE (kind of X, not FLOAT64), LOSS, CLASSES, MODELS, FEATURES (of a thread: 4, or 8 of float32), ROWS (16
 //         for tensor cores), GROUP (float32: rows whose partial scores are in registers at a time: a power of two;
-//         divides ROWS, as that divides LEAF), STAGES (3 or more tiles in the ring), THREADS, SLICES, EXCHANGE, LEAF,
+//         divides ROWS, as that divides LEAF), STAGES (2 or more tiles in the ring), THREADS, SLICES, EXCHANGE, LEAF,
 //         BLOCKS (that are on a multiprocessor at a time), SHARED (bytes of shared memory, for the host).
 // Launch: few_classes: THREADS threads, grid (leaves SLICES), SHARED bytes. add_leaves: 256 threads, grid (ceil((SCORES
 //         (d + 1) + 2 MODELS) / 256), ceil(nodes / 16)), again and again, until there is one node.
@@ -55,14 +54,14 @@ constexpr int SEGMENT = 16 / sizeof(source_t);  // features
 
 #if SOURCE == FLOAT32
 constexpr int PIECES = FEATURES / SEGMENT;  // segments of a thread, of each row
-typedef Segment Tile[ROWS][PIECES][THREADS];
+typedef Segment Stage[ROWS][PIECES][THREADS];
 #else
 constexpr int SEGMENTS = 32 * FEATURES / SEGMENT;  // of a warp, of each row
-typedef Segment Tile[WARPS][SEGMENTS][ROWS + 2];   // with two rows more, neither product meets conflicts of banks
+typedef Segment Stage[WARPS][SEGMENTS][ROWS + 2];  // two more rows keep both products free of bank conflicts
 #endif
 
 struct alignas(16) Shared {
-    Tile ring[STAGES];
+    Stage ring[STAGES];
     float gradients[ROWS][PADDED];       // g of a tile
     float partial[2][WARPS][TILE];       // scores from the features of a warp, for two tiles
     float slices[2][SLICES][TILE];       // scores from the features of a block
@@ -80,7 +79,7 @@ __device__ __forceinline__ void cluster_arrive() {
 #ifndef __CUDA_ARCH__
     emulation::cluster_arrive();
 #elif __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 #endif
 }
 
@@ -88,7 +87,7 @@ __device__ __forceinline__ void cluster_wait() {
 #ifndef __CUDA_ARCH__
     emulation::cluster_wait(__LINE__);
 #elif __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #endif
 }
 
@@ -281,8 +280,8 @@ struct Products {
 typedef Kind<SOURCE == BFLOAT16 ? BFLOAT16 : FLOAT16>::stored term_t;
 constexpr int TERMS = SOURCE == BFLOAT16 ? 3 : 2;  // of W and g
 constexpr int STEPS = SEGMENT / 4;                 // products with the features of a segment: 4 of each lane at a time
-constexpr int HALVES = SCORES > 8 ? 2 : 1;         // of the 16 rows of a product, those that there are scores for
-constexpr int MINE = SEGMENTS / 8 * SEGMENT;       // features whose dW a lane has, in each of two places
+constexpr int HALVES = SCORES > 8 ? 2 : 1;         // of the two halves of a product's 16 rows, those that have scores
+constexpr int MINE = SEGMENTS / 8 * SEGMENT;       // features whose dW a lane has, in each of two segments
 // The byte b, in 16 bits, is the float16 b / 2^24, a subnormal number, which tensor cores take as others (Fasi et al.,
 // doi:10.7717/peerj-cs.330): no conversion is needed.
 constexpr int BYTE_EXPONENT = SOURCE == UINT8 ? 24 : 0;
@@ -301,9 +300,10 @@ __device__ __forceinline__ void multiply_add(float* sum, const unsigned (&a)[4],
 #else
 #define MULTIPLY "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
 #endif
-    asm(MULTIPLY "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm volatile(MULTIPLY "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#undef MULTIPLY
 #endif
 }
 
@@ -329,16 +329,17 @@ __device__ __forceinline__ float unpacked(unsigned both, int which) {
     return widen(term_t{(unsigned short)(both >> 16 * which)});
 }
 
-// Powers of two: `up` brings numbers of up to some size below 2^15, which float16 has, and `down` undoes that and
-// BYTE_EXPONENT. bfloat16 has all sizes that float32 has.
+// Powers of two: `up` brings the largest of some numbers into [2^14, 2^15), which float16 can hold, and `down` undoes that
+// and BYTE_EXPONENT. With bytes, numbers from 2^118 on become infinite. bfloat16 has all sizes that float32 has.
 struct Scale {
     float up = 1, down = 1;
 
     __device__ __forceinline__ explicit Scale(float most) {  // of a lane; the whole warp gets the same scale
         if (TERMS == 3) return;
         most = reduce<32>(most, Maximum(), (float*)nullptr);
+        constexpr int LEAST = BYTE_EXPONENT > 1 ? BYTE_EXPONENT : 1;  // for which `down`, too, is normal
         const int exponent = 268 - (int)(__float_as_uint(most) >> 23);
-        const int within = exponent < 24 ? 24 : exponent > 253 ? 253 : exponent;  // so that `down`, too, is normal
+        const int within = exponent < LEAST ? LEAST : exponent > 253 ? 253 : exponent;
         up = __uint_as_float((unsigned)within << 23);
         down = __uint_as_float((unsigned)(254 + BYTE_EXPONENT - within) << 23);
     }
@@ -371,7 +372,7 @@ struct Products {
     }
 
     // This lane's weights for a step: score g + 8 half, four features.
-    __device__ __forceinline__ Vector<float> weights(const float* W, int step, int half) const {
+    __device__ __forceinline__ Vector<float> load_w(const float* W, int step, int half) const {
         const int feature = base + (step / STEPS * 4 + q()) * SEGMENT + step % STEPS * 4, score = g() + 8 * half;
         Vector<float> four = {};
         if (feature < d && score < SCORES)
@@ -387,7 +388,7 @@ struct Products {
         for (int step = 0; step < SEGMENTS / 4 * STEPS; step++)
 #pragma unroll
             for (int half = 0; half < HALVES; half++) {
-                const Vector<float> four = weights(W, step, half);
+                const Vector<float> four = load_w(W, step, half);
 #pragma unroll
                 for (int j = 0; j < 4; j++) most = maximum(most, size(four.element[j]));
             }
@@ -397,7 +398,7 @@ struct Products {
         for (int step = 0; step < SEGMENTS / 4 * STEPS; step++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                Vector<float> four = half < HALVES ? weights(W, step, half) : Vector<float>();  // read again, not kept
+                Vector<float> four = half < HALVES ? load_w(W, step, half) : Vector<float>();  // read again, not kept
 #pragma unroll
                 for (int j = 0; j < 4; j++) four.element[j] *= scale.up;
                 split(four.element, w[step], half);

@@ -31,8 +31,8 @@
 // Without labels there is no target: PROBABILITIES replaces the scores by probabilities, LOSSES only finds the arg max.
 // Launch: THREADS threads, grid (ceil(rows / ROWS)); REGISTERS: (ceil(rows / (ROWS PERIOD K)) PERIOD K), and with BIAS
 //         dynamic shared memory for the numbers of GROUP ITEMS segments, and for four vectors more if scores have 16 bits.
-// Bytes moved per row: c scores read and c written (LOSSES: none; STREAMED: c read again, once more for a hinge), and 4
-//                      to 12 bytes more.
+// Bytes moved per row: c scores read and c written (LOSSES: none; STREAMED: c read again, once more for a hinge), and up
+//                      to 16 bytes more (float64: 24).
 
 #define GRADIENT 0
 #define LOSSES 1
@@ -52,7 +52,7 @@ typedef Vector<stored_t> Segment;
 typedef Vector<real_t> Part;  // of a segment's numbers, for arithmetic: they are one vector, or two for 16-bit scores
 constexpr int WIDTH = Segment::SIZE, PARTS = WIDTH / Part::SIZE;
 // From a part of the bias to the next one of its segment. With REGISTERS, segments' first parts come before their second
-// ones, an odd number of four vectors apart, so that neighbouring threads use different banks of shared memory.
+// ones, an odd multiple of four vectors apart, so that neighbouring threads use different banks of shared memory.
 constexpr int NEXT_PART = HOLD == REGISTERS ? ITEMS * GROUP | 4 : 1;
 
 // The arguments of the kernel, which are explained there.
@@ -287,8 +287,8 @@ __device__ __forceinline__ Top top_of_row(Top top, real_t& z_t, int owner, Excha
 
 #if HOLD == REGISTERS
 
-// So many segments of each thread are wholly the row's, except for the row's first one, since buckets.py takes as few ITEMS
-// as will do. Nothing has to be masked there.
+// The first WHOLE segments of a thread lie within the row, except for the row's very first one, because buckets.py takes
+// as few ITEMS as will do. Nothing has to be masked there.
 constexpr int WHOLE = ITEMS - 1 - !ALIGNED;
 __device__ __forceinline__ constexpr bool inside(int s) { return s < WHOLE && (ALIGNED || s > 0); }
 

@@ -35,7 +35,7 @@
 #define PART 32        // features of a block
 #define BLOCK_ROWS 32  // of row_gradients
 #define GROUPS (THREADS / PART)
-// What a thread has of shared memory are an odd number of numbers: the same one of each is then in a bank of its own.
+// Each thread's part of shared memory is an odd number of words long, so that one element of all 32 lanes lies in 32 banks.
 #define APART (CLASSES | 1)  // scores of a row under one model
 #define PITCH (COLUMNS | 1)
 #define MODELS (COLUMNS / CLASSES)
@@ -48,7 +48,7 @@ __device__ __forceinline__ double row_scale(const double* sums, int k, long long
     return 1.0 / sums[k] * ((double)n / m);
 }
 
-// WIDTH features, which are loaded at once. An ordinary read of a Vector is compiled to a load of each of them.
+// WIDTH features, which are loaded at once. An ordinary read of a Vector is compiled to one load per feature.
 #if WIDTH > 1
 typedef Vector<source_t> Features;
 __device__ __forceinline__ Features load(const source_t* from) {

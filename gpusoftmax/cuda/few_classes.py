@@ -28,7 +28,7 @@ from gpusoftmax.dtypes import BFLOAT16
 from gpusoftmax.tree import Partial, TreeSum
 
 MOST_SCORES = 16  # of a row: W and dW for more do not fit into registers
-FEWEST_FEATURES = 128  # for fewer, most threads of a warp would have none
+FEWEST_FEATURES = 128  # with fewer, too many threads of a warp would have none
 MOST_THREADS = 128  # of a block: with 255 registers each, two such blocks run on a multiprocessor
 MOST_SLICES = 8  # blocks that share the features: what a cluster may have on every GPU that has clusters
 SEGMENT = buckets.SEGMENT  # bytes that a thread copies at once
@@ -42,12 +42,12 @@ ALONE, CLUSTER, FLAGS = range(3)  # few_classes.cu's ways to exchange scores
 TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), BFLOAT16)
 # Rows of a tile, and tiles in shared memory, the best first. Tensor cores take 16 rows.
 TILES = ((8, 4), (8, 3), (4, 4), (4, 3), (2, 4), (2, 3))
-TENSOR_TILES = ((16, 6), (16, 4), (16, 3))
+TENSOR_TILES = ((16, 6), (16, 4), (16, 3), (16, 2))
 PITCH_ROWS = 2  # tensor cores: rows of a tile that are there for the banks of shared memory alone
 
 
 def multiprocessor_memory(capability: int) -> int:
-    """Return the bytes of shared memory that the blocks on a multiprocessor have in common, from 80 on."""
+    """Return the bytes of shared memory that the blocks on a multiprocessor have in common, from capability 8.0 on."""
     if capability in (80, 87):
         return 164 << 10
     return (228 if 90 <= capability < 120 else 100) << 10
@@ -100,7 +100,7 @@ class Variant:
 
     @property
     def group(self) -> int:
-        """Rows whose partial scores a thread has in registers at a time: up to 40 numbers, beside W and dW."""
+        """float32: rows whose partial scores a thread has in registers at a time: up to 40 numbers, beside W and dW."""
         return max(rows for rows in (1, 2, 4, 8) if rows == 1 or (rows <= self.rows and rows * self.scores <= 40))
 
     @property
@@ -131,6 +131,11 @@ class Variant:
 def by_tensor_cores(kind: int) -> bool:
     """Whether tensor cores multiply features of this kind: all but float32, for which they have too few bits."""
     return kind != buckets.FLOAT32
+
+
+def _tiles(kind: int) -> tuple[tuple[int, int], ...]:
+    """Return the tiles to choose from, the best first."""
+    return TENSOR_TILES if by_tensor_cores(kind) else TILES
 
 
 def rows_of_leaf(kind: int) -> int:
@@ -169,11 +174,13 @@ def choose(kind: int, d: int, K: int, c: int, capability: int) -> Variant:
     features, blocks = thread_features(kind, q), slices(kind, d, q)
     threads = 32 * -(-d // (32 * features * blocks))
     exchange = ALONE if blocks == 1 else CLUSTER if capability >= CLUSTERS_SINCE else FLAGS
-    tiles = TENSOR_TILES if by_tensor_cores(kind) else TILES
-    variants = [Variant(kind, c, K, features, threads, blocks, exchange, *tile, rows_of_leaf(kind)) for tile in tiles]
+    variants = [
+        Variant(kind, c, K, features, threads, blocks, exchange, *tile, rows_of_leaf(kind)) for tile in _tiles(kind)
+    ]
     memory = multiprocessor_memory(capability)
     fitting = [one for one in variants if one.blocks * (one.shared + RESERVED) <= memory]
-    return (fitting or variants[-1:])[0]
+    alone = [one for one in variants if one.shared + RESERVED <= memory]
+    return (fitting or alone)[0]
 
 
 def _leaf_bytes(d: int, q: int, K: int) -> int:
@@ -197,8 +204,7 @@ def pass_bytes(dtype: Any, n: int, d: int, K: int, c: int) -> int:
     nodes = live_leaves(-(-n // whole)) + live_leaves(-(-min(n, whole) // small))
     node = (d + 1) * q * 4 + 16 * K
     leaves = -(-min(n, step) // rows_of_leaf(kind))
-    tiles = TENSOR_TILES if by_tensor_cores(kind) else TILES
-    exchanged = leaves * slices(kind, d, q) * (2 * max(rows for rows, _ in tiles) * q * 4 + 4) + 4
+    exchanged = leaves * slices(kind, d, q) * (2 * max(rows for rows, _ in _tiles(kind)) * q * 4 + 4) + 4
     return nodes * node + leaves * _leaf_bytes(d, q, K) + d * q * 4 + exchanged + 8
 
 

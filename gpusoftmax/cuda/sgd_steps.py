@@ -108,7 +108,7 @@ class _Stretch:
             "PENALIZE_INTERCEPT": int(penalty.on_intercept),
         }  # fmt: skip
         single, double = np.dtype(np.float32), np.dtype(np.float64)
-        scores, offsets = cupy.empty((parts, size, q), dtype=single), cupy.empty((parts, q), dtype=double)
+        scores, offsets = cupy.empty((parts, q, size), dtype=single), cupy.empty((parts, q), dtype=double)
         gradients, sums_b = cupy.empty((size, q), dtype=single), cupy.empty((blocks, q), dtype=single)
         losses, norms = cupy.empty((blocks, K, 2), dtype=double), cupy.empty((parts, K), dtype=double)
         totals, first, step = cupy.zeros((3, K)), cupy.zeros(K), cupy.zeros(1, dtype=np.int32)

@@ -16,8 +16,9 @@ import pytest
 from scipy.sparse import csr_array
 
 from gpusoftmax import SoftmaxClassifier, get_backend, loss_and_gradient
-from gpusoftmax.cuda import buckets, row_losses
+from gpusoftmax.cuda import buckets, few_classes, row_losses
 from gpusoftmax.cuda.buckets import FLAT, FLOAT16, FLOAT32, FLOAT64, REGISTERS, SEGMENT, STREAMED
+from gpusoftmax.cuda.compile import KINDS
 from gpusoftmax.cuda.probe import probe
 from gpusoftmax.operations import SparseRows
 from tests.support.emulation import standin
@@ -153,9 +154,9 @@ class Work:
 
 
 def one_read(dtype: str, d: int, K: int, c: int, capability: tuple[int, int], loss: str = "softmax") -> None:
-    """A gradient for few columns of scores: two whole leaves of 128 rows, and a part of one."""
+    """A gradient for few columns of scores: two whole leaves, and a part of one."""
     standin.state.capability = capability
-    rng, n = np.random.default_rng(0), 263
+    rng, n = np.random.default_rng(0), 2 * few_classes.rows_of_leaf(KINDS[np.dtype(dtype)]) + 7
     X, y = rng.random((n, d)).astype(dtype), rng.integers(0, c, n)
     W, b = rng.standard_normal((d, K, c)) / d, rng.standard_normal((K, c))
     loss_and_gradient(X, y, W, b, loss=loss, backend="cuda")

@@ -476,13 +476,12 @@ MUTANTS = [
     # ---- what no result shows in some order of threads, or in any
     Mutant("the step is counted while lanes read it", SGD_STEPS, "    __syncwarp();\n    if (threadIdx.x == 0) *step", "    if (threadIdx.x == 0) *step", "do_is_in_order and steps"),
     Mutant("intercepts change while their norm is taken", SGD_STEPS, "    __syncthreads();\n    if (blockIdx.x == 0 && threadIdx.x < COLUMNS && FIT_INTERCEPT)", "    if (blockIdx.x == 0 && threadIdx.x < COLUMNS && FIT_INTERCEPT)", "do_is_in_order and steps"),
-    Mutant("a block's sums where its tops are still read", ROW_LOSS, "sum_block(exchange[1], loss, slope);", "sum_block(exchange[0], loss, slope);", "use_is_in_order and shared"),
+    Mutant("a row's second sums where the first are still read", ROW_LOSS, "slope = sum_row(slope, exchange.second);\n        found = hinge_outcome(loss, slope, weight);\n    }\n\n    if (!present)", "slope = sum_row(slope, exchange.sum);\n        found = hinge_outcome(loss, slope, weight);\n    }\n\n    if (!present)", "use_is_in_order and registers-1x2400"),
     Mutant("a load for each feature", SGD_STEPS, "    return load_segment(reinterpret_cast<const Features*>(from));\n", "    Features each;\n    for (int e = 0; e < WIDTH; e++) each.element[e] = from[e];\n    return each;\n", "a_step_of_sgd"),
     Mutant("scores of a step in the same banks", SGD_STEPS, "#define APART (CLASSES | 1)", "#define APART CLASSES", "a_step_of_sgd"),
     Mutant("a step's dW in the same banks", SGD_STEPS, "#define PITCH (COLUMNS | 1)", "#define PITCH COLUMNS", "a_step_of_sgd"),
     Mutant("largest of numbers beside each other", SPLIT, "i = first + e * THREADS;", "i = first + threadIdx.x * 3 + e;", "splitting_reads"),
     Mutant("losses beside each other for a thread", REDUCE, "i = first + threadIdx.x; i < last; i += THREADS", "i = first + 16 * threadIdx.x; i < smaller(last, first + 16 * threadIdx.x + 16); i++", "sums_of_rows"),
-    Mutant("a row in shared memory is read again", ROW_LOSS, "HOLD == SHARED ? held[segment] : load_segment(row.at(segment))", "load_segment(row.at(segment))", "read_and_written_once and float32"),
     Mutant("few: a thread's segments beside each other", FEW, "feature[p] = ((rank * PIECES + p) * THREADS + threadIdx.x) * SEGMENT;", "feature[p] = ((rank * THREADS + threadIdx.x) * PIECES + p) * SEGMENT;", "few_classes_reads_x_once"),
     # ---- split.cu
     Mutant("the largest of the first lane", SPLIT, "        most = other > most ? other : most;\n    }\n", "    }\n", HALVES),

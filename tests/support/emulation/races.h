@@ -18,8 +18,8 @@
 //                           it is a write of this thread, which others see after one of the above
 //
 // A store to the shared memory of another block must know that the block has begun. Not modelled: fences; weak memory (a
-// load_flag sees the last store); that a block may have ended when another one of its cluster stores to it; and of atomic
-// operations on a byte, all but the last. Bytes that are read, but never used, are read.
+// load_flag sees the last store); that a block may have ended when another one of its cluster stores to it; that two copies
+// of a thread may read the same byte; and of atomic operations on a byte, all but the last. Bytes that are read, but never used, are read.
 #pragma once
 #pragma GCC push_options
 #pragma GCC optimize("O3")
@@ -173,8 +173,8 @@ UNCOUNTED __attribute__((noinline)) static void report(const char* p, const Acce
     n_found++;
 }
 
-UNCOUNTED static void look_at(const char* p, const Access& before, const Access& now, const unsigned* times) {
-    if (before.time > times[before.thread] && !(before.kind & now.kind & ATOMIC)) report(p, before, now);
+UNCOUNTED static void look_at(const char* p, const Access& before, const Access& after, const unsigned* times) {
+    if (before.time > times[before.thread] && !(before.kind & after.kind & ATOMIC)) report(p, before, after);
 }
 
 UNCOUNTED static Access now(unsigned kind, const void* site) {

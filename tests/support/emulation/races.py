@@ -63,6 +63,7 @@ class Race:
     Attributes
     ----------
     kernel : str
+        Its name.
     address, nbytes : int
         Where: in global memory, or counted from the start of a block's shared memory.
     block : int or None

@@ -662,9 +662,21 @@ def test_memory_that_runs_short_is_an_error_that_says_so(machine: Any) -> None:
         get_backend("cuda").ops.linear_gradient(*given)
 
 
-def test_the_standin_refuses_more_shared_memory_than_was_asked_for(machine: Any) -> None:
+def test_the_standin_refuses_more_shared_memory_than_was_asked_for_or_there_is(machine: Any) -> None:
     kernel, n = standin.RawKernel('extern "C" __global__ void k(int n) {}', "k"), np.int32(1)
     with pytest.raises(standin.CUDARuntimeError):
         kernel((1,), (32,), (n,), shared_mem=(48 << 10) + 1)
     kernel.max_dynamic_shared_size_bytes = 64 << 10
     kernel((1,), (32,), (n,), shared_mem=64 << 10)
+    machine.capability = (8, 9)
+    with pytest.raises(standin.CUDARuntimeError):
+        kernel.max_dynamic_shared_size_bytes = 100 << 10
+
+
+def test_many_models_of_halves_fit_where_a_block_has_least_shared_memory(machine: Any) -> None:
+    machine.capability = (8, 9)
+    problem = random_problem(0, dtype="float16", n=40, d=3072, c=2, K=8, weighted=True)
+    found, (expected, allowed) = gradient(problem), answer(problem)
+    assert "few_classes" in machine.launches
+    for name, x in zip(("losses", "correct", "dW", "db"), found, strict=True):
+        assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)

@@ -40,7 +40,14 @@ TYPES = {
 }  # fmt: skip
 
 
-PROPERTIES = {"name": b"Stand-in", "sharedMemPerBlockOptin": 227 << 10}
+# Bytes of shared memory that a block may ask for, by compute capability (CUDA C++ Programming Guide).
+MOST_SHARED = {(7, 5): 64 << 10, (8, 0): 163 << 10, (8, 7): 163 << 10, (8, 6): 99 << 10, (8, 9): 99 << 10}
+
+
+def most_shared() -> int:
+    """Return the bytes of shared memory that a block of the device may ask for."""
+    major = state.capability[0]
+    return MOST_SHARED.get(state.capability, (99 if major >= 12 else 227) << 10)
 
 
 class StandinError(AssertionError):
@@ -404,7 +411,6 @@ class RawKernel:
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
-        self.max_dynamic_shared_size_bytes = 48 << 10
         self.emulated = build(text, optimise=state.optimise)
         if name not in self.emulated.parameters:
             raise CUDARuntimeError(500)
@@ -412,7 +418,18 @@ class RawKernel:
         listed = re.search(rf"\b{name}\s*\(([^;{{]*?)\)\s*\{{", text)
         assert listed is not None
         self.names = [part.split()[-1].lstrip("*&") for part in listed.group(1).split(",")]
-        self.max_dynamic_shared_size_bytes = 48 << 10
+        self._most_shared = 48 << 10
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        """Bytes of dynamic shared memory that a launch may have."""
+        return self._most_shared
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, nbytes: int) -> None:
+        if nbytes > most_shared():
+            raise CUDARuntimeError(1)
+        self._most_shared = nbytes
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if not isinstance(grid, tuple) or not isinstance(block, tuple) or not isinstance(args, tuple):
@@ -422,8 +439,6 @@ class RawKernel:
         if len(args) != len(self.types):
             raise StandinError(f"{self.name} has {len(self.types)} parameters, and got {len(args)} arguments")
         values = [self._check(i, arg) for i, arg in enumerate(args)]
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise StandinError(f"{shared_mem} bytes of dynamic shared memory, which the kernel was not allowed")
         if state.captured is not None:
             state.captured.append(lambda: self(grid, block, args, shared_mem=shared_mem))
             return
@@ -862,7 +877,12 @@ def _names() -> dict[str, Any]:
         CUDARuntimeError=CUDARuntimeError,
         getDevice=lambda: state.device,
         getDeviceCount=lambda: state.devices,
-        getDeviceProperties=lambda index: PROPERTIES | {"major": state.capability[0], "minor": state.capability[1]},
+        getDeviceProperties=lambda index: {
+            "name": b"Stand-in",
+            "sharedMemPerBlockOptin": most_shared(),
+            "major": state.capability[0],
+            "minor": state.capability[1],
+        },
         memGetInfo=lambda: (max(0, (state.limit or 1 << 40) - _used()), state.limit or 1 << 40),
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,

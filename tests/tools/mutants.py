@@ -237,7 +237,7 @@ MUTANTS = [
     Mutant("tensor: bytes without their power of two", FEW, "BYTE_EXPONENT = SOURCE == UINT8 ? 24 : 0;", "BYTE_EXPONENT = 0;", BY_TENSOR),
     Mutant("tensor: numbers larger than float16 has", FEW, "exponent = 268 - (int)", "exponent = 272 - (int)", BY_TENSOR),
     Mutant("tensor: infinity makes zeros of the others", FEW, "== 0x7f800000u ? 0.0f : fabsf(x);", "== 0 ? 0.0f : fabsf(x);", "scale_of_their_own"),
-    Mutant("tensor: the scale of one lane", FEW, "most = reduce<32>(most,", "most = reduce<4>(most,", BY_TENSOR),
+    Mutant("tensor: the scale of one lane", FEW, "most = reduce<32>(most,", "most = reduce<2>(most,", BY_TENSOR),
     Mutant("tensor: W's scale is not undone", FEW, "row * SCORES + score] = z[i] * down;", "row * SCORES + score] = z[i];", BY_TENSOR),
     Mutant("tensor: rows of another quarter", FEW, "q() % 2 + 4 * (q() / 2)", "q() % 2 + 2 * (q() / 2)", BY_TENSOR),
     Mutant("tensor: the second eight rows are forgotten", FEW, "for (int first = 0; first < ROWS; first += 8) {\n            float z", "for (int first = 0; first < 8; first += 8) {\n            float z", BY_TENSOR),

@@ -46,11 +46,16 @@ TENSOR_TILES = ((16, 6), (16, 4), (16, 3), (16, 2))
 PITCH_ROWS = 2  # tensor cores: rows of a tile that are there for the banks of shared memory alone
 
 
-def multiprocessor_memory(capability: int) -> int:
-    """Return the bytes of shared memory that the blocks on a multiprocessor have in common, from capability 8.0 on."""
-    if capability in (80, 87):
+def multiprocessor_memory(arch: int) -> int:
+    """Return the bytes of shared memory that the blocks on a multiprocessor have in common, from sm_80 on."""
+    if arch in (80, 87):
         return 164 << 10
-    return (228 if 90 <= capability < 120 else 100) << 10
+    return (228 if 90 <= arch < 120 else 100) << 10
+
+
+def padded(scores: int) -> int:
+    """Return a number of scores, rounded up to whole segments of 16 bytes."""
+    return -(-scores // 4) * 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Variant:
     @property
     def padded(self) -> int:
         """Scores of a row, rounded up to whole segments of 16 bytes."""
-        return -(-self.scores // 4) * 4
+        return padded(self.scores)
 
     @property
     def group(self) -> int:
@@ -165,19 +170,19 @@ def suits(dtype: Any, d: int, K: int, c: int, precision: str) -> bool:
     return fits and capability() >= OLDEST_CAPABILITY
 
 
-def choose(kind: int, d: int, K: int, c: int, capability: int) -> Variant:
-    """Return the variant for d features of a kind on a device with this compute capability.
+def choose(kind: int, d: int, K: int, c: int, arch: int) -> Variant:
+    """Return the variant for d features of a kind on a device of compute capability `arch`, 90 for 9.0.
 
     How features are divided among threads and blocks, which decides about bits, depends on the shape alone.
     """
     q = K * c
     features, blocks = thread_features(kind, q), slices(kind, d, q)
     threads = 32 * -(-d // (32 * features * blocks))
-    exchange = ALONE if blocks == 1 else CLUSTER if capability >= CLUSTERS_SINCE else FLAGS
+    exchange = ALONE if blocks == 1 else CLUSTER if arch >= CLUSTERS_SINCE else FLAGS
     variants = [
         Variant(kind, c, K, features, threads, blocks, exchange, *tile, rows_of_leaf(kind)) for tile in _tiles(kind)
     ]
-    memory = multiprocessor_memory(capability)
+    memory = multiprocessor_memory(arch)
     fitting = [one for one in variants if one.blocks * (one.shared + RESERVED) <= memory]
     alone = [one for one in variants if one.shared + RESERVED <= memory]
     return (fitting or alone)[0]
@@ -185,7 +190,7 @@ def choose(kind: int, d: int, K: int, c: int, capability: int) -> Variant:
 
 def _leaf_bytes(d: int, q: int, K: int) -> int:
     """Return the bytes of the sums of a leaf: dW, db and totals."""
-    return (d * q + -(-q // 4) * 4) * 4 + 16 * K
+    return (d * q + padded(q)) * 4 + 16 * K
 
 
 def launch_rows(kind: int, d: int, K: int, c: int) -> int:

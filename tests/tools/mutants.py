@@ -270,7 +270,7 @@ MUTANTS = [
     Mutant("few: pieces that end beyond the last feature", FEW_HOST, "d * dtype.itemsize % SEGMENT == 0 and ", "", "shapes_and_types"),
     Mutant("few: old devices, too", FEW_HOST, "capability() >= OLDEST_CAPABILITY", "capability() >= 0", "without_such_copies"),
     Mutant("few: lower precisions, too", FEW_HOST, ' or precision != "highest"', "", "lower_precisions_use"),
-    Mutant("few: clusters on devices without them", FEW_HOST, "CLUSTER if capability >= CLUSTERS_SINCE else FLAGS", "CLUSTER", "holds_its_features"),
+    Mutant("few: clusters on devices without them", FEW_HOST, "CLUSTER if arch >= CLUSTERS_SINCE else FLAGS", "CLUSTER", "holds_its_features"),
     Mutant("few: a pass without its leaves", FEW_HOST, "nodes * node + leaves * _leaf_bytes(d, q, K)", "nodes * node", "no_more_memory_than"),
     # ---- gather.cu
     Mutant("gather ignores rows", GATHER, "rows == nullptr ? first + i : rows[i]", "first + i", GATHERED),

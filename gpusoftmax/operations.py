@@ -253,8 +253,11 @@ class LinearAlgebra(Protocol):
     Arrays are on the backend's device, and float32 or float64. A GPU does not wait unless something is said about it.
     """
 
-    def gram(self, a: Any) -> Any:
-        """Compute the lower triangle of a'a, (d, d), for a (m, d), C- or Fortran-contiguous; the rest is anything."""
+    def gram(self, a: Any, whole: bool = False) -> Any:
+        """Compute the lower triangle of a'a, (d, d), for a (m, d), C- or Fortran-contiguous.
+
+        The rest is anything, or with `whole` the upper triangle.
+        """
 
     def column_squares(self, a: Any) -> Any:
         """Sum the squares of each column of a (m, d): (d,) float64."""

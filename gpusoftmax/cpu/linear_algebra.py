@@ -26,13 +26,15 @@ class CpuLinearAlgebra:
 
     n_threads: int
 
-    def gram(self, a: Array) -> Array:
+    def gram(self, a: Array, whole: bool = False) -> Array:
         d = a.shape[1]
         product, tiles = np.zeros((d, d), a.dtype), _tiles(d)
 
         def work(run: range) -> None:
             for tile in (tiles[i] for i in run):
                 np.matmul(a[:, tile.start :].T, a[:, tile], out=product[tile.start :, tile])
+                if whole:
+                    product[tile, tile.stop :] = product[tile.stop :, tile].T
 
         for_each(work, len(tiles), self.n_threads)
         return product

@@ -17,13 +17,13 @@ from gpusoftmax.cuda.blas import product, rank_k_product
 class CudaLinearAlgebra:
     """Linear algebra on the current device."""
 
-    def gram(self, a: Any) -> Any:
+    def gram(self, a: Any, whole: bool = False) -> Any:
         import cupy
 
         d, out = a.shape[1], cupy.zeros((a.shape[1], a.shape[1]), dtype=a.dtype)
         if d and len(a):
             rank_k_product(a, out)
-        return out
+        return cupy.tril(out) + cupy.tril(out, -1).T if whole else out
 
     def column_squares(self, a: Any) -> Any:
         import cupy

@@ -248,8 +248,7 @@ class Spectrum:
         self.factors, self.backend, self.root = factors, backend, np.sqrt(factors)
         xp, linalg = backend.xp, backend.linalg
         a /= backend.asarray(self.root.astype(a.dtype))
-        S = xp.tril(linalg.gram(a))
-        S += xp.tril(S, -1).T
+        S = linalg.gram(a, whole=True)
         Q = backend.asarray(np.random.default_rng(0).standard_normal((len(S), RANK + OVERSAMPLING), a.dtype.type))
         for _ in range(POWER_ITERATIONS):
             Q = linalg.orthonormal(linalg.times(S, Q))

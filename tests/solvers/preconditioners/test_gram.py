@@ -11,10 +11,10 @@ import pytest
 
 from gpusoftmax.array import Backend, get_backend
 from gpusoftmax.objective.objective import Objective
-from gpusoftmax.solvers.preconditioners import gram, inverses
+from gpusoftmax.solvers.preconditioners import gram, inverses, woodbury
 from gpusoftmax.solvers.preconditioners.base import Preconditioners, SharedBlock
 from gpusoftmax.solvers.preconditioners.gram import GramSample
-from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank
+from gpusoftmax.solvers.preconditioners.inverses import Cholesky, Diagonal, LowRank, Woodbury
 from tests.support.cases import INTERCEPTS, Array, objective_of
 
 NUMPY = get_backend("numpy", n_threads=1)
@@ -138,6 +138,23 @@ def test_many_penalties_share_eigenpairs_unless_small_columns_would_be_lost(
     preconditioner = GramSample(objective, 0, penalties).preconditioner(objective, 0)
     assert isinstance(preconditioner, SharedBlock)
     assert isinstance(preconditioner.inverse, {"cholesky": Cholesky, "spectrum": LowRank}[kind])
+
+
+@pytest.mark.parametrize(
+    ("columns", "penalties", "kind"), [("alike", 3, Woodbury), ("alike", 4, LowRank), ("uneven", 4, Woodbury)]
+)
+def test_many_penalties_share_eigenpairs_rather_than_small_samples(
+    columns: str, penalties: int, kind: type, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"LEAST_PASS": 0.0, "FEWEST": 8, "WIDER": 1e12}.items():
+        monkeypatch.setattr(woodbury, name, value)
+    monkeypatch.setattr(gram, "SPECTRUM_FEATURES", 5)
+    monkeypatch.setattr(inverses, "RANK", 3)
+    X = rng.standard_normal((600, 110)) * (10.0 ** (np.arange(110) % 5) if columns == "uneven" else 1.0)
+    objective = objective_of(X, rng.integers(0, 2, 600), NUMPY, c=2, l2=0.1)
+    (made,) = GramSample(objective, 0, penalties).preconditioners(objective).by_model
+    assert isinstance(made, SharedBlock)
+    assert isinstance(made.inverse, kind)
 
 
 @pytest.mark.parametrize("columns", ["constant", "repeated", "of very different sizes"])

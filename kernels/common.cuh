@@ -222,3 +222,69 @@ template <int N> __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
 }
+
+// ---- the losses of a row, in kernels that are compiled for one
+
+#ifdef LOSS
+#define SOFTMAX 0
+#define HINGE 1
+#define SQUARED_HINGE 2
+
+// log sum_j exp(z_j) - z_t. total: the sum of exp(z_j - top); others: that without the target, whose score is z_t. If the
+// target is not the largest, others has the 1 of the largest, and the loss is above log 2 or top - z_t.
+template <class T> __device__ __forceinline__ T softmax_loss(T top, T z_t, T others, T total) {
+    return (top - z_t) + logarithm_1p(z_t == top ? others : total - 1);
+}
+
+// max(0, z - z_t + 1); NaN stays NaN.
+template <class T> __device__ __forceinline__ T margin(T z, T z_t) {
+    const T m = z - z_t + 1;
+    return m <= 0 ? (T)0 : m;
+}
+template <class T> __device__ __forceinline__ T hinge_loss(T m) { return LOSS == HINGE ? m : m * m; }
+template <class T> __device__ __forceinline__ T hinge_slope(T m) {
+    return LOSS == HINGE ? (m > 0 ? (T)1 : m) : 2 * m;
+}
+#endif
+
+// ---- clusters: blocks that run together and store into each other's shared memory (sm_90 on)
+
+// Each thread of the cluster arrives and waits, in turns. What was stored before a thread arrived is there after the wait.
+__device__ __forceinline__ void cluster_arrive() {
+#ifndef __CUDA_ARCH__
+    emulation::cluster_arrive();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void cluster_wait() {
+#ifndef __CUDA_ARCH__
+    emulation::cluster_wait(__LINE__);
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void store_at(unsigned at, float value) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(value) : "memory");
+}
+__device__ __forceinline__ void store_at(unsigned at, double value) {
+    asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(at), "d"(value) : "memory");
+}
+__device__ __forceinline__ void store_at(unsigned at, unsigned value) {
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at), "r"(value) : "memory");
+}
+#endif
+
+// Stores to where the block of a rank in the cluster has what is `mine` here.
+template <class T> __device__ __forceinline__ void store_in_cluster(T* mine, unsigned rank, T value) {
+#ifndef __CUDA_ARCH__
+    emulation::store_in_cluster(mine, rank, value);
+#elif __CUDA_ARCH__ >= 900
+    unsigned at = (unsigned)__cvta_generic_to_shared(mine);
+    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
+    store_at(at, value);
+#endif
+}

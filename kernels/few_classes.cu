@@ -32,9 +32,6 @@
 #define ALONE 0
 #define CLUSTER 1
 #define FLAGS 2
-#define SOFTMAX 0
-#define HINGE 1
-#define SQUARED_HINGE 2
 
 #define WARPS (THREADS / 32)
 #define SCORES (CLASSES * MODELS)             // of a row
@@ -74,33 +71,6 @@ struct alignas(16) Shared {
 static_assert(sizeof(Shared) == SHARED, "the host asks for other shared memory than there is");
 
 // ---- blocks that share the features of a leaf
-
-__device__ __forceinline__ void cluster_arrive() {
-#ifndef __CUDA_ARCH__
-    emulation::cluster_arrive();
-#elif __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void cluster_wait() {
-#ifndef __CUDA_ARCH__
-    emulation::cluster_wait(__LINE__);
-#elif __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-}
-
-// Stores to where another block of the cluster has what is `mine` here.
-__device__ __forceinline__ void store_in_cluster(float* mine, unsigned rank, float value) {
-#ifndef __CUDA_ARCH__
-    emulation::store_in_cluster(mine, rank, value);
-#elif __CUDA_ARCH__ >= 900
-    unsigned at = (unsigned)__cvta_generic_to_shared(mine);
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(value) : "memory");
-#endif
-}
 
 __device__ __forceinline__ void store_flag(unsigned* flag, unsigned value) {
 #ifdef __CUDA_ARCH__
@@ -334,9 +304,10 @@ __device__ __forceinline__ float unpacked(unsigned both, int which) {
 struct Scale {
     float up = 1, down = 1;
 
-    __device__ __forceinline__ explicit Scale(float most) {  // of a lane; the whole warp gets the same scale
+    // most: of a lane. The four lanes that have numbers of the same classes get the same scale.
+    __device__ __forceinline__ explicit Scale(float most) {
         if (TERMS == 3) return;
-        most = reduce<32>(most, Maximum(), (float*)nullptr);
+        most = reduce<4>(most, Maximum(), (float*)nullptr);
         constexpr int LEAST = BYTE_EXPONENT > 1 ? BYTE_EXPONENT : 1;  // for which `down`, too, is normal
         const int exponent = 268 - (int)(__float_as_uint(most) >> 23);
         const int within = exponent < LEAST ? LEAST : exponent > 253 ? 253 : exponent;
@@ -659,14 +630,11 @@ few_classes(const source_t* __restrict__ X, long long stride, const long long* _
                 const float power = exponential(z - top), e_t = __shfl_sync(FULL_WARP, power, from);
                 const float others = reduce<LANES>(j == label ? 0.0f : power, Sum(), (float*)nullptr);
                 const float total = others + e_t, factor = weight / total;
-                // z_t - top is 0, or NaN where both are infinite
-                if (rank == 0) value = z_t == top ? logarithm_1p(others) + (z_t - top) : (top - z_t) + logarithm(total);
+                if (rank == 0) value = softmax_loss(top, z_t, others, total);
                 gradient = j == label ? -others * factor : power * factor;
             } else {
-                float margin = z - z_t + 1;
-                if (margin <= 0 || j == label || j >= CLASSES) margin = 0;  // NaN stays NaN
-                const float slope = LOSS == HINGE ? (margin > 0 ? 1.0f : margin) : 2 * margin;
-                if (rank == 0) value = reduce<LANES>(LOSS == HINGE ? margin : margin * margin, Sum(), (float*)nullptr);
+                const float m = j == label || j >= CLASSES ? 0.0f : margin(z, z_t), slope = hinge_slope(m);
+                if (rank == 0) value = reduce<LANES>(hinge_loss(m), Sum(), (float*)nullptr);
                 const float all = reduce<LANES>(slope, Sum(), (float*)nullptr);
                 gradient = (j == label ? -all : slope) * weight;
             }

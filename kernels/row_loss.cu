@@ -37,9 +37,6 @@
 #define GRADIENT 0
 #define LOSSES 1
 #define PROBABILITIES 2
-#define SOFTMAX 0
-#define HINGE 1
-#define SQUARED_HINGE 2
 #define FLAT 0
 #define REGISTERS 1
 #define STREAMED 2
@@ -112,14 +109,6 @@ struct Top {
     }
 };
 
-// max(0, z - z_t + 1); NaN stays NaN
-__device__ __forceinline__ real_t margin(real_t z, real_t z_t) {
-    const real_t m = z - z_t + 1;
-    return m <= 0 ? (real_t)0 : m;
-}
-__device__ __forceinline__ real_t hinge_loss(real_t m) { return LOSS == HINGE ? m : m * m; }
-__device__ __forceinline__ real_t hinge_slope(real_t m) { return LOSS == HINGE ? (m > 0 ? (real_t)1 : m) : 2 * m; }
-
 struct Outcome {
     real_t loss;       // unweighted
     real_t factor;     // of exp(z_j - top), or of the slope of a margin
@@ -131,8 +120,7 @@ struct Outcome {
 __device__ __forceinline__ Outcome softmax_outcome(real_t top, real_t others, real_t z_t, bool labelled, real_t weight) {
     const real_t total = others + (labelled ? exponential(z_t - top) : (real_t)0);
     Outcome found;
-    // if the target is not the largest, others has the 1 of the largest, and the loss is above log 2 or top - z_t
-    found.loss = (top - z_t) + logarithm_1p(z_t == top ? others : total - 1);
+    found.loss = softmax_loss(top, z_t, others, total);
     found.factor = weight / total;
     found.of_target = -others * found.factor;
     found.defined = total >= 1;

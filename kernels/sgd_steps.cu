@@ -39,8 +39,6 @@
 #define APART (CLASSES | 1)  // scores of a row under one model
 #define PITCH (COLUMNS | 1)
 #define MODELS (COLUMNS / CLASSES)
-#define SOFTMAX 0
-#define HINGE 1
 
 typedef Kind<SOURCE>::stored source_t;
 
@@ -115,17 +113,16 @@ __device__ __forceinline__ float row_gradient(float* z, int t, int& best) {
         for (int j = 0; j < CLASSES; j++)
             if (j != t) others += z[j] = exponential(z[j] - top);
         const float total = others + exponential(z_t - top);
-        loss = (top - z_t) + logarithm_1p(z_t == top ? others : total - 1);
+        loss = softmax_loss(top, z_t, others, total);
         for (int j = 0; j < CLASSES; j++) z[j] /= total;
         z[t] = -others / total;
     } else {
         loss = 0;
         for (int j = 0; j < CLASSES; j++) {
             if (j == t) continue;
-            float m = z[j] - z_t + 1;
-            if (m <= 0) m = 0;  // NaN stays NaN
-            loss += LOSS == HINGE ? m : m * m;
-            z[j] = LOSS == HINGE ? (m > 0 ? 1.0f : m) : 2 * m;
+            const float m = margin(z[j], z_t);
+            loss += hinge_loss(m);
+            z[j] = hinge_slope(m);
             others += z[j];
         }
         z[t] = -others;

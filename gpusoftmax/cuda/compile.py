@@ -15,6 +15,7 @@ from gpusoftmax.dtypes import BFLOAT16
 OPTIONS = ("-std=c++17",)  # CuPy adds -ftz=true and the architecture
 PACKAGE = Path(__file__).resolve().parents[1]
 NOTHING = np.uint64(0)  # a null pointer
+CLUSTERS_SINCE = 90  # compute capability
 SHARED_UNASKED = 48 << 10  # bytes of dynamic shared memory that a kernel gets without max_dynamic_shared_size_bytes
 
 KINDS = {
@@ -91,6 +92,11 @@ def capability() -> int:
 
     found = _properties(cupy.cuda.runtime.getDevice())
     return 10 * int(found["major"]) + int(found["minor"])
+
+
+def has_clusters() -> bool:
+    """Return whether blocks of the current device can be a cluster."""
+    return capability() >= CLUSTERS_SINCE
 
 
 @cache

@@ -22,7 +22,7 @@ from gpusoftmax.cuda.chunks import (
     leaf_rows,
     live_leaves,
 )
-from gpusoftmax.cuda.compile import KINDS, NOTHING, capability, kernel, or_nothing
+from gpusoftmax.cuda.compile import CLUSTERS_SINCE, KINDS, NOTHING, capability, kernel, or_nothing
 from gpusoftmax.cuda.row_losses import no_bad_row
 from gpusoftmax.dtypes import BFLOAT16
 from gpusoftmax.tree import Partial, TreeSum
@@ -37,7 +37,6 @@ LEAF_BYTES = 64 << 20  # of the leaves of a launch
 NODES = 16  # that add_leaves adds up at a time
 ADD_THREADS = 256
 OLDEST_CAPABILITY = 80  # the first with copies to shared memory that run beside the computation
-CLUSTERS_SINCE = 90
 ALONE, CLUSTER, FLAGS = range(3)  # few_classes.cu's ways to exchange scores
 TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), BFLOAT16)
 # Rows of a tile, and tiles in shared memory, the best first. Tensor cores take 16 rows.

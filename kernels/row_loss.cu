@@ -11,7 +11,7 @@
 //
 // HOLD says where a row is between its only read and its write (gpusoftmax/cuda/buckets.py has the table):
 //   FLAT       ROWS rows of COLUMNS classes are one piece of shared memory; a thread has a row
-//   REGISTERS  GROUP threads have a row, ITEMS segments of 16 bytes each
+//   REGISTERS  GROUP threads have a row, ITEMS segments of 16 bytes each; with SPREAD, as many in each of SPREAD blocks
 //   STREAMED   a block has a row that is longer than that, and reads it twice
 //
 // A segment is 16 bytes of memory at a multiple of 16 bytes; all loads and stores of scores are segments. A row that does
@@ -21,16 +21,20 @@
 // loads of a row are queued before anything waits for one of them.
 //
 // With REGISTERS, a block has every PERIOD-th row of one model, so that its rows all begin at the same place of a segment.
-// It loads the model's bias once, into shared memory and moved to that place, where threads read it in whole vectors.
+// It loads the model's bias once, into shared memory and moved to that place, where threads read it in whole vectors. If a
+// row is too long for a block, SPREAD blocks have consecutive parts of it. They are a cluster (sm_90 on), and store what
+// the others have to know into their shared memory.
 //
 // Macros: SCORE (kind), LOSS (0 softmax, 1 hinge, 2 squared hinge), MODE (GRADIENT, LOSSES, PROBABILITIES), HOLD, GROUP
 //         (threads a row), ITEMS, THREADS (a block), ROWS (a block), COLUMNS and PACK (FLAT: the classes, and how many
 //         of a row's elements a thread takes at a time), ALIGNED (1: all rows, or FLAT: the first, begin at a multiple
 //         of 16 bytes, and so does the bias), PERIOD (REGISTERS: 1, or if rows are not ALIGNED, the scores of a segment),
-//         BIAS (1: there is one), BEST (1: also find each arg max).
+//         SPREAD (blocks of a row: 1, or more with REGISTERS if ROWS is 1), BIAS (1: there is one), BEST (1: also find
+//         each arg max).
 // Without labels there is no target: PROBABILITIES replaces the scores by probabilities, LOSSES only finds the arg max.
-// Launch: THREADS threads, grid (ceil(rows / ROWS)); REGISTERS: (ceil(rows / (ROWS PERIOD K)) PERIOD K), and with BIAS
-//         dynamic shared memory for the numbers of GROUP ITEMS segments, and for four vectors more if scores have 16 bits.
+// Launch: THREADS threads, grid (ceil(rows / ROWS)); REGISTERS: (ceil(rows / (ROWS PERIOD K)) PERIOD K SPREAD), and dynamic
+//         shared memory: KEPT bytes, and with BIAS the numbers of GROUP ITEMS segments, and four vectors if scores have 16
+//         bits.
 // Bytes moved per row: c scores read and c written (LOSSES: none; STREAMED: c read again, once more for a hinge), and up
 //                      to 16 bytes more (float64: 24).
 
@@ -41,6 +45,7 @@
 #define REGISTERS 1
 #define STREAMED 2
 #define NOWHERE 0xffffffffu
+#define KEPT 2048  // buckets.py: SHARED_KEPT
 #define LOWEST ((real_t)NEGATIVE_INFINITY)
 
 typedef Kind<SCORE>::stored stored_t;
@@ -145,7 +150,8 @@ __device__ __forceinline__ void report(const Rows& rows, long long r, const Outc
 
 struct Row {
     stored_t* start;     // of its first segment
-    const real_t* bias;  // of its first column; REGISTERS: in shared memory, of its first segment
+    const real_t* bias;  // of its first column; REGISTERS: in shared memory, of the block's first segment
+    int held;            // REGISTERS: the block's first segment
     int skip;            // elements of the first segment that come before the row
     int c;
 
@@ -154,6 +160,7 @@ struct Row {
         skip = ALIGNED ? 0 : (int)(reinterpret_cast<unsigned long long>(first) % 16 / sizeof(stored_t));
         start = first - skip;
         bias = nullptr;
+        held = 0;
         c = rows.c;
     }
     __device__ __forceinline__ int segments() const { return (skip + c + WIDTH - 1) / WIDTH; }
@@ -174,7 +181,7 @@ struct Row {
         const int j = segment * WIDTH - skip;
         widen(loaded, z);
         if (BIAS) {
-            if (HOLD == REGISTERS) add_bias(reinterpret_cast<const Part*>(bias) + segment, z);
+            if (HOLD == REGISTERS) add_bias(reinterpret_cast<const Part*>(bias) + segment - held, z);
             else if (ALIGNED) add_bias(reinterpret_cast<const Part*>(bias + (has(segment) ? j : 0)), z);
             else {
 #pragma unroll
@@ -232,43 +239,80 @@ constexpr int IN_WARP = GROUP < 32 ? GROUP : 32, WARPS = GROUP < 32 ? 1 : GROUP 
 constexpr int LANES = WARPS > 16 ? 32 : WARPS > 8 ? 16 : WARPS > 4 ? 8 : WARPS > 2 ? 4 : 2;  // a power of two for WARPS
 
 // What they put there for each other, if they are more than a warp; each place is written once.
+template <class T> struct Shared {
+    T of_warp[WARPS], of_block[SPREAD];
+};
 struct Exchange {
-    real_t top[WARPS], sum[WARPS], second[WARPS];
-    unsigned place[WARPS];
+    Shared<real_t> top, sum, second;
+    Shared<unsigned> place;
     real_t of_target;  // score
 };
 
+// Stores a value that all threads of a block have to where each block of the row finds it.
+template <class T> __device__ __forceinline__ void give_to_blocks(Shared<T>& shared, T value) {
+    if (threadIdx.x < SPREAD) store_in_cluster(&shared.of_block[blockIdx.x % SPREAD], threadIdx.x, value);
+}
+
+__device__ __forceinline__ void meet_blocks() {
+    cluster_arrive();
+    cluster_wait();
+}
+
 // The sum over the threads of a row, which all get.
-__device__ __forceinline__ real_t sum_row(real_t value, real_t* scratch) {
+__device__ __forceinline__ real_t sum_row(real_t value, Shared<real_t>& shared) {
     value = reduce<IN_WARP>(value, Sum(), (real_t*)nullptr);
     if constexpr (WARPS > 1) {
-        if (threadIdx.x % 32 == 0) scratch[threadIdx.x % GROUP / 32] = value;
+        if (threadIdx.x % 32 == 0) shared.of_warp[threadIdx.x % GROUP / 32] = value;
         __syncthreads();
         const int place = threadIdx.x % LANES;
-        value = reduce<LANES>(place < WARPS ? scratch[place] : (real_t)0, Sum(), (real_t*)nullptr);
+        value = reduce<LANES>(place < WARPS ? shared.of_warp[place] : (real_t)0, Sum(), (real_t*)nullptr);
+    }
+    if constexpr (SPREAD > 1) {
+        give_to_blocks(shared, value);
+        meet_blocks();
+        value = shared.of_block[0];
+#pragma unroll
+        for (int b = 1; b < SPREAD; b++) value += shared.of_block[b];
     }
     return value;
 }
 
-// The top of a row, and the score z_t of the target, which the thread `owner` has; all get them.
-__device__ __forceinline__ Top top_of_row(Top top, real_t& z_t, int owner, Exchange& exchange) {
+// The top of a row, of which all threads of a block have the top of their part; one of the row has the target's score z_t.
+__device__ __forceinline__ Top top_of_blocks(Top top, real_t z_t, bool owner, Exchange& exchange) {
+    cluster_wait();  // all blocks have started
+    give_to_blocks(exchange.top, top.score);
+    if (BEST) give_to_blocks(exchange.place, top.place);
+    if (owner) {
+#pragma unroll
+        for (int b = 0; b < SPREAD; b++) store_in_cluster(&exchange.of_target, b, z_t);
+    }
+    meet_blocks();
+    Top all;
+#pragma unroll
+    for (int b = 0; b < SPREAD; b++) all.see(exchange.top.of_block[b], BEST ? (int)exchange.place.of_block[b] : 0);
+    return all;
+}
+
+// The top of a row, and the score z_t of the target, which the thread whose `lane` is `owner` has; all get them.
+__device__ __forceinline__ Top top_of_row(Top top, real_t& z_t, int lane, int owner, Exchange& exchange) {
     top = top.over<IN_WARP>();
     if constexpr (WARPS == 1) {
         z_t = __shfl_sync(FULL_WARP, z_t, threadIdx.x % 32 / GROUP * GROUP + owner);
-        return top;
     } else {
         if (threadIdx.x % 32 == 0) {
-            exchange.top[threadIdx.x % GROUP / 32] = top.score;
-            exchange.place[threadIdx.x % GROUP / 32] = top.place;
+            exchange.top.of_warp[threadIdx.x % GROUP / 32] = top.score;
+            exchange.place.of_warp[threadIdx.x % GROUP / 32] = top.place;
         }
-        if ((int)(threadIdx.x % GROUP) == owner) exchange.of_target = z_t;
+        if (SPREAD == 1 && lane == owner) exchange.of_target = z_t;
         __syncthreads();
         const int place = smaller((int)threadIdx.x % LANES, WARPS - 1);
-        top.score = exchange.top[place];
-        top.place = exchange.place[place];
+        top.score = exchange.top.of_warp[place];
+        top.place = exchange.place.of_warp[place];
+        top = top.over<LANES>();
+        if constexpr (SPREAD > 1) top = top_of_blocks(top, z_t, lane == owner, exchange);
         z_t = exchange.of_target;
-        return top.over<LANES>();
     }
+    return top;
 }
 
 #endif
@@ -276,12 +320,20 @@ __device__ __forceinline__ Top top_of_row(Top top, real_t& z_t, int owner, Excha
 #if HOLD == REGISTERS
 
 // The first WHOLE segments of a thread lie within the row, except for the row's very first one, because buckets.py takes
-// as few ITEMS as will do. Nothing has to be masked there.
-constexpr int WHOLE = ITEMS - 1 - !ALIGNED;
+// as few ITEMS as will do. Nothing has to be masked there. Of SPREAD blocks the last may have less.
+constexpr int WHOLE = SPREAD > 1 ? 0 : ITEMS - 1 - !ALIGNED;
 __device__ __forceinline__ constexpr bool inside(int s) { return s < WHOLE && (ALIGNED || s > 0); }
 
+constexpr int HELD = ITEMS * GROUP;  // segments of a block
+static_assert(SPREAD == 1 || ROWS == 1);
+
+// The lane, as below, of the thread that has a segment.
+__device__ __forceinline__ int owner_of(int segment) {
+    return SPREAD == 1 ? segment % GROUP : segment / HELD * HELD + segment % GROUP;
+}
+
 // What a thread moves of the bias: parts, or single numbers.
-constexpr int NUMBERS = ITEMS * GROUP * WIDTH, AT_ONCE = ALIGNED ? Part::SIZE : 1;
+constexpr int NUMBERS = HELD * WIDTH, AT_ONCE = ALIGNED ? Part::SIZE : 1;
 constexpr int PIECES = (NUMBERS / AT_ONCE + THREADS - 1) / THREADS;
 struct alignas(AT_ONCE * sizeof(real_t)) Piece {
     real_t element[AT_ONCE];
@@ -289,15 +341,18 @@ struct alignas(AT_ONCE * sizeof(real_t)) Piece {
 
 __device__ __forceinline__ void row_losses(const Rows& rows) {
     // blocks are numbered by model, then by the place in a segment, so that neighbours have rows that are neighbours
-    const unsigned of_models = rows.K == 1 ? blockIdx.x : blockIdx.x / (unsigned)rows.K;
-    const unsigned model = blockIdx.x - of_models * rows.K;
+    const unsigned rank = blockIdx.x % SPREAD, number = blockIdx.x / SPREAD;
+    const unsigned of_models = rows.K == 1 ? number : number / (unsigned)rows.K;
+    const unsigned model = number - of_models * rows.K;
     const long long first = (long long)(of_models / PERIOD) * (ROWS * PERIOD) + of_models % PERIOD;
     const long long i = first + threadIdx.x / GROUP * PERIOD, wanted = i * rows.K + model;
     if (ROWS == 1 && wanted >= rows.n) return;
     const bool present = ROWS == 1 || wanted < rows.n;  // threads without a row take part in the reductions, too
+    if (SPREAD > 1) cluster_arrive();  // waited for before the first store to another block
     const long long r = present ? wanted : 0;
-    const int lane = threadIdx.x % GROUP;
     Row row(rows, r);
+    row.held = rank * HELD;
+    const int lane = row.held + threadIdx.x % GROUP;  // a thread has the segments lane, lane + GROUP, ...
     int t = rows.label(present ? i : 0);
     const real_t weight = rows.weight(r);
 
@@ -308,22 +363,23 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
     Piece pieces[PIECES];
     if (BIAS) {
         const real_t* bias = rows.bias + (long long)model * rows.c;
-        const int skip = Row(rows, first * rows.K + model).skip;
+        const int before = Row(rows, first * rows.K + model).skip - row.held * WIDTH;
 #pragma unroll
         for (int p = 0; p < PIECES; p++) {
-            const int j = (p * THREADS + threadIdx.x) * AT_ONCE - skip;
+            const int j = (p * THREADS + threadIdx.x) * AT_ONCE - before;
             pieces[p] = {};
             if ((unsigned)j < (unsigned)rows.c) pieces[p] = *reinterpret_cast<const Piece*>(bias + j);
         }
     }
     const bool bad = rows.bad(t);
     if (bad) t = 0;
+    extern __shared__ Part memory[];
     if (BIAS) {
-        extern __shared__ Part memory[];
-        row.bias = reinterpret_cast<real_t*>(memory);
+        Part* parts = memory + KEPT / sizeof(Part);
+        row.bias = reinterpret_cast<real_t*>(parts);
         // a thread's numbers are whole segments apart
         const int part = threadIdx.x * AT_ONCE / Part::SIZE, place = part % PARTS * NEXT_PART + part / PARTS;
-        real_t* to = reinterpret_cast<real_t*>(memory + place) + threadIdx.x * AT_ONCE % Part::SIZE;
+        real_t* to = reinterpret_cast<real_t*>(parts + place) + threadIdx.x * AT_ONCE % Part::SIZE;
 #pragma unroll
         for (int p = 0; p < PIECES; p++) {
             if (PIECES * THREADS * AT_ONCE == NUMBERS || (p * THREADS + threadIdx.x) * AT_ONCE < NUMBERS)
@@ -343,10 +399,10 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
 #pragma unroll
         for (int e = 0; e < WIDTH; e++) top.see(z[s][e], segment * WIDTH - row.skip + e);
     }
-    __shared__ Exchange exchanges[ROWS];
-    Exchange& exchange = exchanges[threadIdx.x / GROUP];
-    const int owner = t < 0 ? 0 : row.segment_of(t) % GROUP;
-    top = top_of_row(top, z_t, owner, exchange);
+    static_assert(WARPS == 1 || sizeof(Exchange) * ROWS <= KEPT);
+    Exchange& exchange = reinterpret_cast<Exchange*>(memory)[WARPS == 1 ? 0 : threadIdx.x / GROUP];
+    const int owner = t < 0 ? 0 : owner_of(row.segment_of(t));
+    top = top_of_row(top, z_t, lane, owner, exchange);
     if (rows.labelled()) top.see_target(z_t, t);
 
     Outcome found;
@@ -441,7 +497,7 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
 #pragma unroll
         for (int e = 0; e < WIDTH; e++) others += exponential(z[e] - base);
     });
-    Top top = top_of_row(mine, z_t, t < 0 ? 0 : row.segment_of(t) % THREADS, exchange);
+    Top top = top_of_row(mine, z_t, lane, t < 0 ? 0 : row.segment_of(t) % THREADS, exchange);
     if (rows.labelled()) top.see_target(z_t, t);
 
     Outcome found;
@@ -585,6 +641,11 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
 // mode GRADIENT). weights (rows), or null if all are 1. losses (rows): unweighted losses, or null. best (rows): with
 // BEST, the first column with the largest score; without labels, -1 for a row whose softmax is undefined (it has NaN or
 // +inf). bad_row: lowered to the first row whose label is outside [0, c), if there is one.
+#if SPREAD > 1
+extern "C" __cluster_dims__(SPREAD, 1, 1) __global__ void row_loss(
+    stored_t* __restrict__, const real_t* __restrict__, const int* __restrict__, const real_t* __restrict__, long long, int,
+    int, real_t* __restrict__, int* __restrict__, unsigned long long* __restrict__);
+#endif
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_loss(stored_t* __restrict__ scores, const real_t* __restrict__ bias, const int* __restrict__ labels,
          const real_t* __restrict__ weights, long long n_rows, int c, int K, real_t* __restrict__ losses,

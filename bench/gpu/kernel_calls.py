@@ -24,7 +24,7 @@ from gpusoftmax.operations import SparseRows
 Checks = Iterator[tuple[str, bool]]
 
 ROWS, FEATURES = 67, 20  # not a multiple of what blocks and vectors have
-LENGTHS = (2, 3, 7, 10, 16, 31, 33, 101, 128, 250, 512, 1000, 1025, 2048, 4099, 8192, 16_384, 20_000, 70_000)
+LENGTHS = (2, 3, 7, 10, 16, 31, 33, 101, 128, 250, 512, 1000, 1025, 2048, 4099, 8192, 16_384, 20_000, 70_000, 140_000)
 QUICK_LENGTHS = (3, 33)
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12, "float16": 3e-3, "bfloat16": 2e-2}
 

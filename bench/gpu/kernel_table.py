@@ -34,7 +34,7 @@ from gpusoftmax.cuda.buckets import (
     UINT8,
     choose,
 )  # fmt: skip
-from gpusoftmax.cuda.compile import source
+from gpusoftmax.cuda.compile import CLUSTERS_SINCE, source
 from gpusoftmax.cuda.few_classes import choose as few_classes_variant
 from gpusoftmax.cuda.sparse import ONES, SEGMENT
 from gpusoftmax.losses import LOSSES
@@ -153,18 +153,23 @@ class Table:
     looked_at: int = 1
 
 
-def row_variants(kind: int) -> dict[int, Any]:
-    """Variants of row_loss.cu by a number of classes that each is for: where they differ in more than that number."""
-    found = {c: choose(kind, c, 0, MOST_SHARED) for c in CLASSES}
-    different = {v if v.hold != FLAT else c: c for c, v in reversed(found.items())}
-    return {c: found[c] for c in sorted(different.values())}
+def row_variants(kind: int) -> list[tuple[int, Any]]:
+    """Variants of row_loss.cu, with a number of classes that each is for: where they differ in more than that number.
+
+    Where there are clusters for it, so that another variant is chosen on older devices, there are both.
+    """
+    found = [(c, choose(kind, c, 0, MOST_SHARED, clusters)) for c in CLASSES for clusters in (False, True)]
+    return list({v if v.hold != FLAT else c: (c, v) for c, v in reversed(found)}.values())[::-1]
 
 
 def _row_loss() -> list[Variant]:
     return [
         Variant(
             "row_loss.cu",
-            (NAMES[kind], str(c), HOLDS[v.hold], str(v.group), str(v.threads), str(v.rows), str(v.items or "-")),
+            (
+                NAMES[kind], str(c), HOLDS[v.hold], _times(v.spread, v.group), _times(v.spread, v.threads),
+                str(v.rows), str(v.items or "-"),
+            ),
             tuple({"SCORE": kind, "LOSS": loss, "MODE": 0, "BEST": 1, "BIAS": 1, **v.macros()}.items()),
             name,
             *((0, 16) if v.hold == FLAT else (16, 16)),
@@ -172,17 +177,22 @@ def _row_loss() -> list[Variant]:
             (_turned(kind, c, v),),
         )
         for kind in SCORE_KINDS
-        for c, v in row_variants(kind).items()
+        for c, v in row_variants(kind)
         for loss, name in enumerate(LOSSES)
-    ]
+    ]  # fmt: skip
+
+
+def _times(blocks: int, number: int) -> str:
+    return f"{blocks} x {number}" if blocks > 1 else str(number)
 
 
 def _turned(kind: int, c: int, v: Any) -> Task:
     """Return the task of a block that turns rows of c scores into gradients."""
-    scores, more = v.rows * c * ITEM_SIZE[kind], v.rows * 12  # and labels, losses, best columns
+    elements = v.rows * c // v.spread
+    scores, more = elements * ITEM_SIZE[kind], v.rows * 12  # and labels, losses, best columns
     moved, again = 2 * scores + more, scores if v.hold == STREAMED else 0
     work = Work(scores, v.threads)
-    return Task(c, work, moved, v.rows * c, v.shared_bytes(kind, True), moved / (moved + again))
+    return Task(c, work, moved, elements, v.shared_bytes(kind, True), moved / (moved + again))
 
 
 def _gather() -> list[Variant]:
@@ -418,10 +428,12 @@ def figures(variant: Variant, arch: int, fact: Facts, number: int) -> Figures:
 
 def shortfalls(variant: Variant, arch: int, facts: dict[str, Facts]) -> list[str]:
     """Where a variant does not reach what it must; the share is looked at on the reference alone."""
-    if variant.file != "row_loss.cu" or arch not in DEVICE_OF:
+    macros = dict(variant.macros)
+    lacks_clusters = macros.get("SPREAD", 1) > 1 and arch < CLUSTERS_SINCE
+    if variant.file != "row_loss.cu" or arch not in DEVICE_OF or lacks_clusters:
         return []
     found, (fact,) = [], facts.values()
-    share_from = SHARE_FROM.get(dict(variant.macros)["SCORE"])
+    share_from = SHARE_FROM.get(macros["SCORE"])
     for number, task in enumerate(variant.tasks):
         found_here, where = figures(variant, arch, fact, number), f"{variant}, {task.classes} classes, for sm_{arch}"
         if not found_here.occupancy.blocks:  # too little shared memory for the bias: another variant is chosen there

@@ -17,8 +17,9 @@ FLAT_THREADS, FLAT_TILE = 128, 4096  # a block has the rows of its threads, or s
 # fewer warps that load while others compute.
 LANES, MOST_NUMBERS = (4, 8, 16, *range(32, 1025, 32)), 32
 REGISTER_THREADS = 256  # of a block, or of its one row if that has more
+CLUSTER_LANES, MOST_SPREAD = 512, 8  # threads of each block, and the most blocks, of a row that is longer
 STREAMED_THREADS = 512
-SHARED_KEPT = 2 << 10  # bytes of a block's shared memory that are not the bias
+SHARED_KEPT = 2 << 10  # bytes of shared memory of a block with REGISTERS beside the bias: row_loss.cu's KEPT
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Variant:
     hold : int
         FLAT, REGISTERS or STREAMED.
     group : int
-        Threads that have a row together.
+        Threads of a block that have a row together.
     items : int
         Segments of a thread, if they are held in registers, else 0.
     threads, rows : int
@@ -42,6 +43,8 @@ class Variant:
     period : int
         How far apart a block's rows are, among those of one model, if REGISTERS; they all begin at the same place of a
         segment.
+    spread : int
+        Blocks that have a row together: a cluster, if there are more than one.
     """
 
     hold: int
@@ -53,22 +56,26 @@ class Variant:
     pack: int
     aligned: bool
     period: int
+    spread: int = 1
 
     def macros(self) -> dict[str, int]:
         """The macros that select the variant in kernels/row_loss.cu."""
         return {
             "HOLD": self.hold, "GROUP": self.group, "ITEMS": self.items, "THREADS": self.threads, "ROWS": self.rows,
             "COLUMNS": self.columns, "PACK": self.pack, "ALIGNED": int(self.aligned), "PERIOD": self.period,
+            "SPREAD": self.spread,
         }  # fmt: skip
 
     def shared_bytes(self, kind: int, biased: bool) -> int:
         """Return the bytes of dynamic shared memory, with a bias or without."""
-        return _bias_bytes(kind, self.group * self.items) if biased and self.hold == REGISTERS else 0
+        if self.hold != REGISTERS:
+            return 0
+        return SHARED_KEPT + (_bias_bytes(kind, self.group * self.items) if biased else 0)
 
     def blocks(self, rows: int, K: int) -> int:
         """Return how many blocks it takes for so many rows, of K models."""
         together = self.period * K if self.hold == REGISTERS else 1  # blocks whose rows lie between each other's
-        return -(-rows // (self.rows * together)) * together
+        return -(-rows // (self.rows * together)) * together * self.spread
 
 
 def segments(kind: int, c: int, aligned: bool) -> int:
@@ -77,10 +84,10 @@ def segments(kind: int, c: int, aligned: bool) -> int:
     return -(-(c + (0 if aligned else width - 1)) // width)
 
 
-def choose(kind: int, c: int, address: int, shared: int) -> Variant:
+def choose(kind: int, c: int, address: int, shared: int, clusters: bool) -> Variant:
     """Return the variant for contiguous rows of c scores, the first of them at `address`.
 
-    `shared` is the most bytes of shared memory that a block can have.
+    `shared` is the most bytes of shared memory that a block can have, and `clusters` whether the device has these.
     """
     size = ITEM_SIZE[kind]
     whole, aligned = address % SEGMENT == 0, (address % SEGMENT, c * size % SEGMENT) == (0, 0)
@@ -89,12 +96,17 @@ def choose(kind: int, c: int, address: int, shared: int) -> Variant:
         return _flat(c, size, whole)
     touched = segments(kind, c, aligned)
     most = MOST_NUMBERS * min(size, 4) // SEGMENT
+    room = shared - SHARED_KEPT
+    period = 1 if aligned else SEGMENT // size
     for lanes in LANES:
         items = -(-touched // lanes)  # as few as will do: the kernel's WHOLE
-        if items <= most and _bias_bytes(kind, lanes * items) <= shared - SHARED_KEPT:
+        if items <= most and _bias_bytes(kind, lanes * items) <= room:
             rows = max(1, REGISTER_THREADS // lanes)
-            period = 1 if aligned else SEGMENT // size
             return Variant(REGISTERS, lanes, items, rows * lanes, rows, 0, 0, aligned, period)
+    spread = -(-touched // (CLUSTER_LANES * most))
+    items = -(-touched // (CLUSTER_LANES * spread))
+    if clusters and spread <= MOST_SPREAD and _bias_bytes(kind, CLUSTER_LANES * items) <= room:
+        return Variant(REGISTERS, CLUSTER_LANES, items, CLUSTER_LANES, 1, 0, 0, aligned, period, spread)
     return Variant(STREAMED, STREAMED_THREADS, 0, STREAMED_THREADS, 1, 0, 0, aligned, 1)
 
 

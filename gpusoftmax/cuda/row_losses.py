@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpusoftmax.cuda import buckets
-from gpusoftmax.cuda.compile import KINDS, NOTHING, SHARED_UNASKED, kernel, or_nothing, shared_memory
+from gpusoftmax.cuda.compile import KINDS, NOTHING, SHARED_UNASKED, has_clusters, kernel, or_nothing, shared_memory
 from gpusoftmax.dtypes import computation_dtype
 
 ROWS_A_SUM = 4096  # reduce.cu's ROWS_A_BLOCK
@@ -38,13 +38,13 @@ def row_loss(
     rows = m * K
     kind, computed = KINDS[Z.dtype], computation_dtype(Z.dtype)
     address = Z.data.ptr if b is None else Z.data.ptr | b.data.ptr  # a multiple of 16 bytes if both are
-    variant = buckets.choose(kind, c, address, shared_memory())
+    variant = buckets.choose(kind, c, address, shared_memory(), has_clusters())
     losses = cupy.empty(rows, dtype=computed)
     columns = cupy.empty(rows, dtype=np.int32) if best else NOTHING
     flags = {"LOSS": loss, "MODE": mode, "BEST": int(best), "BIAS": int(b is not None)}
     launch = kernel("row_loss.cu", "row_loss", SCORE=kind, **flags, **variant.macros())
     shared = variant.shared_bytes(kind, b is not None)
-    if shared + buckets.SHARED_KEPT > SHARED_UNASKED:
+    if shared > SHARED_UNASKED:
         launch.max_dynamic_shared_size_bytes = shared
     launch(
         (variant.blocks(rows, K),),

@@ -155,7 +155,9 @@ def test_scores_and_losses_over_blocks_and_chunks_of_rows(
         assert_within(x.get(), getattr(expected, name), getattr(allowed, name), name)
 
 
-@pytest.mark.parametrize("c", [3, 40, 20_000, 70_000], ids=["flat", "registers", "block", "streamed"])
+@pytest.mark.parametrize(
+    "c", [3, 40, 20_000, 70_000, 140_000], ids=["flat", "registers", "block", "cluster", "streamed"]
+)
 @pytest.mark.parametrize(("score", "best"), [(np.nan, -1), (np.inf, -1), (-np.inf, 0)])
 def test_a_row_without_a_largest_score_has_no_best_column(c: int, score: float, best: int) -> None:
     device = get_backend("cuda")

@@ -95,6 +95,7 @@ class Case:
     best: bool = True
     aligned: bool = True  # the first row begins at a multiple of 16 bytes
     shared: int = MOST_SHARED_BYTES  # bytes that a block may have
+    spread: int = 0  # blocks of a row, which then have few threads; 0: as is chosen
     n: int = 0  # rows; 0: more than a block takes, and not a multiple of that
 
     @property
@@ -104,7 +105,9 @@ class Case:
 
     @property
     def variant(self) -> Variant:
-        return choose(self.kind, self.c, self.skip * STORED[self.kind].itemsize, self.shared)
+        if self.spread:
+            return cluster(self.kind, self.c, self.aligned, self.spread)
+        return choose(self.kind, self.c, self.skip * STORED[self.kind].itemsize, self.shared, clusters=True)
 
     @property
     def rows(self) -> int:
@@ -115,7 +118,16 @@ class Case:
 
     def __str__(self) -> str:
         mode = ("gradient", "losses", "probabilities")[self.mode]
-        return f"{NAMES[self.kind]}-{self.c}-{mode}-{'aligned' if self.aligned else 'unaligned'}"
+        spread = f"-{self.spread}-blocks" if self.spread else ""
+        return f"{NAMES[self.kind]}-{self.c}-{mode}-{'aligned' if self.aligned else 'unaligned'}{spread}"
+
+
+def cluster(kind: int, c: int, aligned: bool, spread: int) -> Variant:
+    """A variant for blocks of 64 threads that have a row together: long rows have 512."""
+    size = STORED[kind].itemsize
+    aligned = aligned and c * size % 16 == 0
+    items = -(-segments(kind, c, aligned) // (64 * spread))
+    return Variant(REGISTERS, 64, items, 64, 1, 0, 0, aligned, 1 if aligned else 16 // size, spread)
 
 
 def sparse_text(value: int, score: int, q: int = 32, squared: bool = False) -> str:
@@ -129,6 +141,7 @@ LADDER = {
     "flat": Case(FLOAT32, 10, (0, 1, 2)),
     "registers": Case(FLOAT32, 301, (0, 1, 2), aligned=False),
     "block": Case(FLOAT32, 3001, (0, 1, 2), aligned=False),
+    "cluster": Case(FLOAT32, 1003, (0, 1, 2), aligned=False, spread=3),
     "streamed": Case(FLOAT32, 3003, (0, 1, 2), aligned=False, shared=0),
 }
 LADDER_CASES = pytest.mark.parametrize("case", LADDER.values(), ids=LADDER)
@@ -297,7 +310,7 @@ def boundaries(kind: int, aligned: bool) -> list[int]:
     """
 
     def step(c: int) -> Any:
-        variant = choose(kind, c, 0 if aligned else STORED[kind].itemsize, MOST_SHARED_BYTES)
+        variant = choose(kind, c, 0 if aligned else STORED[kind].itemsize, MOST_SHARED_BYTES, clusters=True)
         return variant.aligned, min(variant.group, 96), variant.items if variant.group == 4 else 0
 
     steps = [c for c in range(33, 2200) if step(c) != step(c + 1) and step(c)[0] == step(c + 1)[0]]
@@ -316,6 +329,10 @@ def boundary_cases() -> list[Case]:
     cases = list(found.values())
     cases += [Case(FLOAT32, c, (0,), LOSSES_ONLY, aligned=c % 2 == 0) for c in (9, 10, 300, 301, 3000, 3001, 60_000)]
     cases += [Case(kind, 200_000, n=2) for kind in (FLOAT32, FLOAT16)]
+    # the last block has a part of a segment, one segment, nothing of the row but its end, all that it can have
+    cases += [Case(kind, 1024 + more, (more % 3,), spread=4) for kind in SCORE_KINDS for more in (1, 4, 1024)]
+    cases += [Case(kind, 1037, (kind % 3,), aligned=False, spread=2) for kind in SCORE_KINDS]
+    cases += [Case(FLOAT32, 1029, (2,), LOSSES_ONLY, spread=8), Case(FLOAT32, 40_001, aligned=False, n=3)]
     if SANITIZED:
         kept = {4: True, 17: False, 33: True, 513: False, 3001: False, 60_001: False}  # number of classes: aligned
         cases = [Case(FLOAT32, c, aligned=aligned) for c, aligned in kept.items()]
@@ -339,7 +356,8 @@ def test_every_step_of_the_ladder_agrees_with_the_reference(case: Case, rng: np.
         Case(kind, c, mode=PROBABILITIES, best=False, aligned=bool(c % 2))
         for kind in ((FLOAT32,) if SANITIZED else (FLOAT32, FLOAT16, FLOAT64))
         for c in ((10, 300) if SANITIZED else (2, 7, 10, 20, 100, 300, 1001, 3000, 60_000))
-    ],
+    ]
+    + [Case(FLOAT32, 1001, mode=PROBABILITIES, best=False, spread=2)],
     ids=str,
 )
 def test_probabilities_need_no_labels(case: Case, rng: np.random.Generator) -> None:
@@ -509,7 +527,7 @@ def test_the_chosen_variant_holds_every_row_wherever_it_starts(kind: int) -> Non
     width = 16 // size
     for c in (*range(2, 2300), 4095, 4096, 8191, 20_000, 60_000, 200_000):
         for skip in range(width):
-            variant = choose(kind, c, skip * size, MOST_SHARED_BYTES)
+            variant = choose(kind, c, skip * size, MOST_SHARED_BYTES, clusters=True)
             if variant.hold == FLAT:
                 assert not (variant.aligned and skip)
                 assert variant.pack == 1 or skip % variant.pack == c % variant.pack == 0
@@ -520,9 +538,12 @@ def test_the_chosen_variant_holds_every_row_wherever_it_starts(kind: int) -> Non
             assert segments(kind, c, variant.aligned) >= touched
             assert not (variant.aligned and any([*starts, c % width]))
             if variant.hold == REGISTERS:
-                assert variant.items * variant.group >= touched
+                assert variant.items * variant.group * variant.spread >= touched
                 assert variant.rows * variant.group == variant.threads
                 assert len({starts[row * variant.period % width] for row in range(width)}) == 1
+                if variant.spread > 1:
+                    assert variant.rows == 1
+                    continue
                 # the kernel's WHOLE
                 whole = variant.items - 1 - (not variant.aligned)
                 assert all((start + c) // width >= whole * variant.group for start in starts)
@@ -532,10 +553,25 @@ def test_the_chosen_variant_holds_every_row_wherever_it_starts(kind: int) -> Non
 def test_no_bias_is_staged_in_shared_memory_that_the_device_lacks(kind: int) -> None:
     size, most = computed(kind).itemsize, 16_384 if kind == FLOAT64 else 32_768
     for shared in (48 << 10, 99 << 10, 227 << 10):
-        held = [c for c in range(40, 70_000, 8) if choose(kind, c, 0, shared).hold == REGISTERS]
-        assert all(c * size <= choose(kind, c, 0, shared).shared_bytes(kind, True) <= shared - 2048 for c in held)
+        variants = {c: choose(kind, c, 0, shared, clusters=False) for c in range(40, 70_000, 8)}
+        held = [c for c, variant in variants.items() if variant.hold == REGISTERS]
+        assert all(c * size + 2048 <= variants[c].shared_bytes(kind, True) <= shared for c in held)
         assert max(held) == most or max(held) * size > shared - (8 << 10)
-        assert choose(kind, max(held) + 8, 0, shared).hold == STREAMED
+        assert variants[max(held) + 8].hold == STREAMED
+
+
+@pytest.mark.parametrize("kind", SCORE_KINDS, ids=NAMES.get)
+def test_longer_rows_are_spread_over_a_cluster_where_there_are_any(kind: int) -> None:
+    most, size = 65_536 if kind == FLOAT64 else 131_072, computed(kind).itemsize
+    for c in (most // 4 + 8, most // 2, most):
+        variant = choose(kind, c, 0, MOST_SHARED_BYTES, clusters=True)
+        assert (variant.hold, variant.group, variant.threads) == (REGISTERS, 512, 512)
+        assert 1 < variant.spread <= 8
+        assert variant.shared_bytes(kind, True) >= 2048 + c * size // variant.spread
+        assert variant.blocks(10, 1) == 10 * variant.spread
+        assert choose(kind, c, 0, MOST_SHARED_BYTES, clusters=False).hold == STREAMED
+    assert choose(kind, most + 8, 0, MOST_SHARED_BYTES, clusters=True).hold == STREAMED
+    assert choose(kind, most, 0, 48 << 10, clusters=True).hold == STREAMED  # the bias has no room
 
 
 # ---- reduce.cu
@@ -1005,7 +1041,7 @@ def test_rows_beyond_32_bits(case: Case, beyond: str, K: int, rng: np.random.Gen
             best.start, bad_row.ctypes.data,
         ],
         shared_bytes=variant.shared_bytes(FLOAT32, True),
-        blocks=(first // variant.rows, grid - first // variant.rows),
+        blocks=(first // variant.rows * variant.spread, grid - first // variant.rows * variant.spread),
     )  # fmt: skip
     assert scores.values.tobytes() == from_zero.scores.tobytes()
     assert losses.values.tobytes() == from_zero.losses.tobytes()

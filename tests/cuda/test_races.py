@@ -95,9 +95,12 @@ ROWS = [
     Rows(REGISTERS, 3001, 6),
     Rows(REGISTERS, 3001, 6, mode=row_losses.LOSSES, models=3),
     Rows(REGISTERS, 2051, 5, FLOAT16),
-    Rows(STREAMED, 60_000, 2, loss=SQUARED_HINGE),
-    Rows(STREAMED, 60_001, 3),
-    Rows(STREAMED, 30_000, 2, FLOAT64),
+    Rows(REGISTERS, 40_000, 2, loss=SQUARED_HINGE),
+    Rows(REGISTERS, 40_001, 3),
+    Rows(REGISTERS, 17_000, 2, FLOAT64),
+    Rows(STREAMED, 140_000, 2, loss=SQUARED_HINGE),
+    Rows(STREAMED, 140_001, 3),
+    Rows(STREAMED, 70_000, 2, FLOAT64),
 ]
 
 

@@ -183,7 +183,7 @@ def test_a_block_reads_its_bias_once(cupy: Any, monkeypatch: pytest.MonkeyPatch,
     m = 2 * rows_for(c)
     counted = watched(monkeypatch, launched(cupy, kind, c, m, biased=True))
     bias = counted.arrays["bias"]
-    blocks = choose(kind, c, 0, 99 << 10).blocks(m, 1)
+    blocks = choose(kind, c, 0, 99 << 10, clusters=True).blocks(m, 1)
     assert bias.read.nbytes == blocks * c * np.dtype(computation_dtype(SCORES[kind])).itemsize
     assert bias.write.nbytes == 0
     assert counted.shared.conflicts == 0

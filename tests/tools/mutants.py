@@ -103,6 +103,7 @@ GATHERED = "gathered_by_index and float32-float32"
 FLAT, REGISTERS, BLOCK, READ_TWICE = (
     f"legal_scores and {hold}-softmax" for hold in ("flat", "registers", "block", "streamed")
 )
+SPREAD = "legal_scores and cluster-softmax"
 FLAT_HINGE, FLAT_SQUARED = "legal_scores and flat-hinge", "legal_scores and flat-squared_hinge"
 MODELS = "rows_of_several_models and (flat or registers)"
 DIGITS = "keeps_its_digits and flat"
@@ -327,7 +328,7 @@ MUTANTS = [
     Mutant("a row's edge is whole", ROW_LOSS, "(unsigned)j <= (unsigned)(c - WIDTH);", "(unsigned)j < (unsigned)c;", REGISTERS),
     Mutant("bias of the first part for both", ROW_LOSS, "of_segment[p * NEXT_PART];", "of_segment[0];", "whole_bias"),
     Mutant("target in the sum of the others", ROW_LOSS, "                z_t = z[e];\n                z[e] = LOWEST;\n", "                z_t = z[e];\n", REGISTERS),
-    Mutant("bias of the first segment for all", ROW_LOSS, "reinterpret_cast<const Part*>(bias) + segment, z);", "reinterpret_cast<const Part*>(bias), z);", MODELS),
+    Mutant("bias of the first segment for all", ROW_LOSS, "reinterpret_cast<const Part*>(bias) + segment - held, z);", "reinterpret_cast<const Part*>(bias), z);", MODELS),
     Mutant("a streamed row's bias is the first segment's", ROW_LOSS, "bias + (has(segment) ? j : 0)), z);", "bias), z);", "bias_that_does_not_fit"),
     Mutant("a streamed row's edges have the wrong bias", ROW_LOSS, "z[e] += bias[(unsigned)(j + e) < (unsigned)c ? j + e : 0];", "z[e] += bias[0];", "bias_that_does_not_fit"),
     Mutant("a column too many is stored", ROW_LOSS, "if ((unsigned)(j + e) < (unsigned)c) to->", "if ((unsigned)(j + e) <= (unsigned)c) to->", REGISTERS),
@@ -335,12 +336,12 @@ MUTANTS = [
     # REGISTERS
     Mutant("a tile's row number in 32 bits", ROW_LOSS, "begin = (long long)blockIdx.x * ROWS;\n    const int n", "begin = (unsigned)(blockIdx.x * ROWS);\n    const int n", "rows_beyond and rows"),
     Mutant("the target's score of another lane", ROW_LOSS, "threadIdx.x % 32 / GROUP * GROUP + owner", "owner", "legal_scores and registers-softmax or ladder and float32-33-"),
-    Mutant("a row's edges are taken to be whole", ROW_LOSS, "WHOLE = ITEMS - 1 - !ALIGNED;", "WHOLE = ITEMS - !ALIGNED;", "ladder and float32 and gradient"),
+    Mutant("a row's edges are taken to be whole", ROW_LOSS, ": ITEMS - 1 - !ALIGNED;", ": ITEMS - !ALIGNED;", "ladder and float32 and gradient"),
     Mutant("a row's first segment is taken to be whole", ROW_LOSS, "(ALIGNED || s > 0);", "true;", REGISTERS),
-    Mutant("a row of the data by the block's number", ROW_LOSS, "blockIdx.x : blockIdx.x / (unsigned)rows.K;", "blockIdx.x : blockIdx.x / 1u;", MODELS),
-    Mutant("the model of all blocks is the first", ROW_LOSS, "model = blockIdx.x - of_models * rows.K;", "model = 0;", MODELS),
+    Mutant("a row of the data by the block's number", ROW_LOSS, "number : number / (unsigned)rows.K;", "number : number / 1u;", MODELS),
+    Mutant("the model of all blocks is the first", ROW_LOSS, "model = number - of_models * rows.K;", "model = 0;", MODELS),
     Mutant("rows of a block are neighbours", ROW_LOSS, "first + threadIdx.x / GROUP * PERIOD,", "first + threadIdx.x / GROUP,", "begin_at_one_place"),
-    Mutant("the staged bias is not moved to its place", ROW_LOSS, "* AT_ONCE - skip;\n", "* AT_ONCE;\n", "begin_at_one_place"),
+    Mutant("the staged bias is not moved to its place", ROW_LOSS, "* AT_ONCE - before;\n", "* AT_ONCE;\n", "begin_at_one_place"),
     Mutant("the staged bias is of the first model", ROW_LOSS, "rows.bias + (long long)model * rows.c;", "rows.bias;", MODELS),
     Mutant("beyond the bias there is no zero", ROW_LOSS, "            if ((unsigned)j < (unsigned)rows.c) pieces[p] =", "            pieces[p] =", "begin_at_one_place"),
     Mutant("the staged bias is read before it is there", ROW_LOSS, "= pieces[p];\n        }\n        __syncthreads();", "= pieces[p];\n        }", MODELS),
@@ -350,12 +351,28 @@ MUTANTS = [
     Mutant("losses alone overwrite the scores", ROW_LOSS, "if (MODE == LOSSES || bad) return;\n#pragma", "if (bad) return;\n#pragma", "ladder and losses"),
     Mutant("threads without a row store, too", ROW_LOSS, "    if (!present) return;\n", "", REGISTERS),
     # rows of more than a warp
-    Mutant("one warp's sum is the row's", ROW_LOSS, "value = reduce<LANES>(place < WARPS ? scratch[place] : (real_t)0, Sum(), (real_t*)nullptr);", "", BLOCK),
-    Mutant("a warp's sum is counted again", ROW_LOSS, "place < WARPS ? scratch[place] : (real_t)0,", "scratch[place % WARPS],", BLOCK),
+    Mutant("one warp's sum is the row's", ROW_LOSS, "value = reduce<LANES>(place < WARPS ? shared.of_warp[place] : (real_t)0, Sum(), (real_t*)nullptr);", "", BLOCK),
+    Mutant("a warp's sum is counted again", ROW_LOSS, "place < WARPS ? shared.of_warp[place] : (real_t)0,", "shared.of_warp[place % WARPS],", BLOCK),
     Mutant("one warp's top is the row's", ROW_LOSS, "const int place = smaller((int)threadIdx.x % LANES, WARPS - 1);", "const int place = threadIdx.x % GROUP / 32;", BLOCK),
     Mutant("the barrier of a row's top", ROW_LOSS, "exchange.of_target = z_t;\n        __syncthreads();", "exchange.of_target = z_t;", BLOCK),
     Mutant("the barrier of a row's sum", ROW_LOSS, "% GROUP / 32] = value;\n        __syncthreads();", "% GROUP / 32] = value;", BLOCK),
-    Mutant("rows of a block have one place for what they exchange", ROW_LOSS, "exchanges[threadIdx.x / GROUP];", "exchanges[0];", "ladder and (float32-641 or float32-513)"),
+    Mutant("rows of a block have one place for what they exchange", ROW_LOSS, "[WARPS == 1 ? 0 : threadIdx.x / GROUP];", "[0];", "ladder and (float32-641 or float32-513)"),
+    # rows of more than a block
+    Mutant("a cluster without room for its bias", BUCKETS, "spread <= MOST_SPREAD and _bias_bytes(kind, CLUSTER_LANES * items) <= room:", "spread <= MOST_SPREAD:", "spread_over_a_cluster"),
+    Mutant("clusters on any device", BUCKETS, "if clusters and spread", "if spread", "spread_over_a_cluster"),
+    Mutant("a cluster of more blocks than there may be", BUCKETS, "MOST_SPREAD = 512, 8", "MOST_SPREAD = 512, 16", "spread_over_a_cluster"),
+    Mutant("a part of a row begins where the row does", ROW_LOSS, "row.held = rank * HELD;", "row.held = 0;", SPREAD),
+    Mutant("the bias of a row's first part for all", ROW_LOSS, ".skip - row.held * WIDTH;", ".skip;", "ladder and 2-blocks"),
+    Mutant("the staged bias of a part by the row's segments", ROW_LOSS, "bias) + segment - held, z);", "bias) + segment, z);", "several_models and cluster"),
+    Mutant("the last part of a row taken to be whole", ROW_LOSS, "WHOLE = SPREAD > 1 ? 0 : ITEMS", "WHOLE = ITEMS", "ladder and 4-blocks"),
+    Mutant("the target's owner by a block's threads", ROW_LOSS, "SPREAD == 1 ? segment % GROUP :", "SPREAD >= 1 ? segment % GROUP :", SPREAD),
+    Mutant("a block keeps its sum to itself", ROW_LOSS, "&shared.of_block[blockIdx.x % SPREAD], threadIdx.x, value);", "&shared.of_block[blockIdx.x % SPREAD], blockIdx.x % SPREAD, value);", SPREAD),
+    Mutant("the first block's sum is the row's", ROW_LOSS, "for (int b = 1; b < SPREAD; b++) value", "for (int b = 1; b < 1; b++) value", SPREAD),
+    Mutant("the top of a block is the row's", ROW_LOSS, "if constexpr (SPREAD > 1) top = top_of_blocks", "if constexpr (SPREAD > 1) top_of_blocks", SPREAD),
+    Mutant("the target's score goes to its own block", ROW_LOSS, "store_in_cluster(&exchange.of_target, b, z_t);", "store_in_cluster(&exchange.of_target, blockIdx.x % SPREAD, z_t);", SPREAD),
+    Mutant("a store before the row's blocks have begun", ROW_LOSS, "    cluster_wait();  // all blocks have started\n", "", SPREAD),
+    Mutant("a row's blocks do not meet", ROW_LOSS, "    cluster_arrive();\n    cluster_wait();\n}", "}", SPREAD),
+    Mutant("each block of a row is a row's", ROW_LOSS, "rank = blockIdx.x % SPREAD, number = blockIdx.x / SPREAD;", "rank = blockIdx.x % SPREAD, number = blockIdx.x;", SPREAD),
     # STREAMED
     Mutant("threads' sums not brought to one top", ROW_LOSS, "        if (mine.score != top.score) others *= exponential(mine.score - top.score);\n", "", READ_TWICE),
     Mutant("sum not rescaled to a new top", ROW_LOSS, "others *= exponential(before - mine.score);  //", "others *= 1;  //", READ_TWICE),
@@ -409,7 +426,7 @@ MUTANTS = [
     Mutant("the length is not looked at", BUCKETS, "(address % SEGMENT, c * size % SEGMENT) == (0, 0)", "address % SEGMENT == 0", STARTS),
     Mutant("packs of an unaligned tile", BUCKETS, "while aligned and 2 * pack", "while 2 * pack", STARTS),
     Mutant("packs across rows", BUCKETS, "and c % (2 * pack) == 0:", ":", STARTS),
-    Mutant("shared memory that a block keeps is not counted", BUCKETS, "<= shared - SHARED_KEPT:", "<= shared:", "device_lacks"),
+    Mutant("shared memory that a block keeps is not counted", BUCKETS, "room = shared - SHARED_KEPT", "room = shared", "device_lacks"),
     Mutant("a row has a segment too many", BUCKETS, "items = -(-touched // lanes)", "items = touched // lanes + 1", STARTS),
     Mutant("rows of a block begin at different places", BUCKETS, "period = 1 if aligned else SEGMENT // size", "period = 1", STARTS),
     Mutant("shared memory is not asked for", ROW_LOSSES, "> SHARED_UNASKED:", "> 10 * SHARED_UNASKED:", "without_a_largest"),

@@ -75,7 +75,8 @@ namespace races { constexpr bool ON = false; }
 #define HERE __builtin_return_address(0)  // where the kernel calls a function that is not inlined
 
 namespace emulation {
-constexpr unsigned WARP = 32, MOST_THREADS = 1024, MOST_PARAMETERS = 32;
+constexpr unsigned WARP = 32, MOST_PARAMETERS = 32;
+constexpr unsigned MOST_THREADS = 4096;  // at a time: a cluster of eight blocks of 512
 constexpr unsigned ALL = 0xffffffffu;
 // Not a power of two: the stacks of a warp's lanes would share one set of the first-level cache.
 constexpr size_t STACK = (64 << 10) + 9 * 64;

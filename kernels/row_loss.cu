@@ -637,16 +637,23 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
 
 #endif
 
+// Two blocks of a cluster fit on a multiprocessor. Elsewhere the compiler decides: asked for one, it takes more registers.
+#if SPREAD > 1
+#define BOUNDS THREADS, 2
+#else
+#define BOUNDS THREADS
+#endif
+
 // scores: rows of c. bias (K, c): added to the scores first, with BIAS. labels (rows / K): class indices, or null (not in
 // mode GRADIENT). weights (rows), or null if all are 1. losses (rows): unweighted losses, or null. best (rows): with
 // BEST, the first column with the largest score; without labels, -1 for a row whose softmax is undefined (it has NaN or
 // +inf). bad_row: lowered to the first row whose label is outside [0, c), if there is one.
-#if SPREAD > 1
+#if SPREAD > 1 && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900)
 extern "C" __cluster_dims__(SPREAD, 1, 1) __global__ void row_loss(
     stored_t* __restrict__, const real_t* __restrict__, const int* __restrict__, const real_t* __restrict__, long long, int,
     int, real_t* __restrict__, int* __restrict__, unsigned long long* __restrict__);
 #endif
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(BOUNDS)
 row_loss(stored_t* __restrict__ scores, const real_t* __restrict__ bias, const int* __restrict__ labels,
          const real_t* __restrict__ weights, long long n_rows, int c, int K, real_t* __restrict__ losses,
          int* __restrict__ best, unsigned long long* __restrict__ bad_row) {

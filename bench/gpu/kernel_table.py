@@ -70,8 +70,8 @@ DEVICE_OF = {80: "A100", 90: "H200", 100: "B200", 120: "RTX 5090"}
 REFERENCE = 90
 # Scores and classes of the variants of row_loss.cu that do not reach this, for some loss or architecture: the 189
 # segments of 1500 classes fill three of each of 64 threads, which compute little for what a row takes beside; and with
-# 32,768, a multiprocessor has one row, and twice as many bytes of bias as of scores take registers on their way.
-KNOWN_SHORT: frozenset[tuple[str, str]] = frozenset((("bfloat16", "1500"), ("bfloat16", "32768")))
+# 32,768, and 131,072 in a cluster, twice as many bytes of bias as of scores take registers on their way.
+KNOWN_SHORT = frozenset(("bfloat16", classes) for classes in ("1500", "32768", "131072"))
 
 # ---- what is compiled: a kernel file more is an entry more in TABLES
 

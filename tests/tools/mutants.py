@@ -372,6 +372,7 @@ MUTANTS = [
     Mutant("the target's score goes to its own block", ROW_LOSS, "store_in_cluster(&exchange.of_target, b, z_t);", "store_in_cluster(&exchange.of_target, blockIdx.x % SPREAD, z_t);", SPREAD),
     Mutant("a store before the row's blocks have begun", ROW_LOSS, "    cluster_wait();  // all blocks have started\n", "", SPREAD),
     Mutant("a row's blocks do not meet", ROW_LOSS, "    cluster_arrive();\n    cluster_wait();\n}", "}", SPREAD),
+    Mutant("blocks of a row arrive at no barrier when they begin", ROW_LOSS, "    if (SPREAD > 1) cluster_arrive();  // waited for", "    // waited for", SPREAD),
     Mutant("each block of a row is a row's", ROW_LOSS, "rank = blockIdx.x % SPREAD, number = blockIdx.x / SPREAD;", "rank = blockIdx.x % SPREAD, number = blockIdx.x;", SPREAD),
     # STREAMED
     Mutant("threads' sums not brought to one top", ROW_LOSS, "        if (mine.score != top.score) others *= exponential(mine.score - top.score);\n", "", READ_TWICE),

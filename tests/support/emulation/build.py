@@ -285,7 +285,7 @@ def _run_compiler(*arguments: str) -> None:
 
 def _unit(text: str) -> str:
     table = "".join(
-        f'    emulation::describe<{name}>("{name}", {bounds.split(",")[0] or MOST_THREADS[0]}, '
+        f'    emulation::describe<{name}>("{name}", emulation::threads_of({bounds or MOST_THREADS[0]}), '
         f"CLUSTER_OF_{name}, {name}),\n"
         for bounds, name in KERNEL.findall(text)
     )

@@ -673,6 +673,8 @@ template <class T> static std::string type_name() {
     return result + ";";
 }
 
+static unsigned threads_of(unsigned threads, unsigned blocks = 1) { return threads; }  // of __launch_bounds__
+
 template <auto F, class... T>
 static Kernel describe(const char* name, unsigned most_threads, unsigned cluster, void (*)(T...)) {
     static_assert(sizeof...(T) <= MOST_PARAMETERS);

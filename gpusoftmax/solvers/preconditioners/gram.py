@@ -232,6 +232,7 @@ class GramSample:
         """Return the penalty for which an inverse is made: rounded to two digits if folds share it."""
         return l2 if self._common is None else float(f"{l2:.1e}")
 
+    @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features, and penalties
     def _make(self, objective: Objective, kind: str, fractions: Array, l2: float) -> SharedBlock:
         """Make the preconditioner of a model with these weight fractions and this l2."""
         product, centre, inverses = self._product(objective, kind, fractions)
@@ -243,7 +244,7 @@ class GramSample:
         kappa = objective.loss.curvature_at_zero(objective.n_classes)
         return SharedBlock(inverses[l2], centre, kappa, objective.penalty.on_intercept)
 
-    @np.errstate(over="ignore", invalid="ignore")  # the trainer reports infinite features
+    @np.errstate(over="ignore", invalid="ignore")
     def _product(
         self, objective: Objective, kind: str, fractions: Array
     ) -> tuple[GramInverse | Spectrum, Any, dict[float, Inverse]]:

@@ -26,7 +26,6 @@ def test_a_whole_gram_matrix_has_both_triangles(rng: np.random.Generator, backen
     a = rng.standard_normal((20, 700))  # several tiles, and a part of one
     found = backend.to_numpy(backend.linalg.gram(backend.asarray(a), whole=True))
     np.testing.assert_allclose(found, a.T @ a, rtol=0, atol=1e-12)
-    assert np.array_equal(found, found.T)
 
 
 @pytest.mark.parametrize(("kind", "form"), [("cholesky", Cholesky), ("low rank", LowRank)])

@@ -16,6 +16,7 @@
 // A thread that ends without having waited leaves its fiber to the next one: a kernel without barriers is a plain loop.
 #pragma once
 #include <cxxabi.h>
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -514,17 +515,15 @@ static void begin_block(unsigned slot, unsigned seed) {
 
 // Lets threads go that wait for a flag, to look at it again, or for a cluster of which each thread has arrived.
 static void release_from_others(unsigned slot) {
-    const unsigned first = slot / cluster * cluster * stride;
+    const unsigned first = slot / cluster * cluster;
+    unsigned arrivals = ~0u;  // of each thread of the cluster, at least
+    for (unsigned b = first; b < first + cluster && cluster > 1; b++)
+        for (unsigned i = b * stride; i < b * stride + n_threads; i++)
+            arrivals = slots[b].begun ? std::min(arrivals, threads[i].arrivals) : 0;
     for (unsigned i = slot * stride; i < slot * stride + n_threads; i++) {
-        bool go = threads[i].state == AT_FLAG;
-        if (threads[i].state == AT_CLUSTER) {
-            go = true;
-            for (unsigned b = 0; b < cluster; b++)
-                for (unsigned j = 0; j < n_threads; j++)
-                    go &= slots[first / stride + b].begun && threads[first + b * stride + j].arrivals >= threads[i].waits;
-            moved |= go;
-        }
-        if (go) threads[i].state = RUNNING;
+        const bool met = threads[i].state == AT_CLUSTER && arrivals >= threads[i].waits;
+        if (met || threads[i].state == AT_FLAG) threads[i].state = RUNNING;
+        moved |= met;
     }
 }
 

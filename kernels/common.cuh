@@ -231,7 +231,7 @@ template <int N> __device__ __forceinline__ void wait_copies() {
 #define SQUARED_HINGE 2
 
 // log sum_j exp(z_j) - z_t. total: the sum of exp(z_j - top); others: that without the target, whose score is z_t. If the
-// target is not the largest, others has the 1 of the largest, and the loss is above log 2 or top - z_t.
+// target is not the largest, others has the 1 of the largest, and the loss is above both log 2 and top - z_t.
 template <class T> __device__ __forceinline__ T softmax_loss(T top, T z_t, T others, T total) {
     return (top - z_t) + logarithm_1p(z_t == top ? others : total - 1);
 }

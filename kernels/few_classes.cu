@@ -304,7 +304,7 @@ __device__ __forceinline__ float unpacked(unsigned both, int which) {
 struct Scale {
     float up = 1, down = 1;
 
-    // most: of a lane. The four lanes that have numbers of the same classes get the same scale.
+    // most: of a lane. The four lanes that have numbers of the same scores get the same scale.
     __device__ __forceinline__ explicit Scale(float most) {
         if (TERMS == 3) return;
         most = reduce<4>(most, Maximum(), (float*)nullptr);

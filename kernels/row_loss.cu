@@ -637,7 +637,8 @@ __device__ __forceinline__ void row_losses(const Rows& rows) {
 
 #endif
 
-// Two blocks of a cluster fit on a multiprocessor. Elsewhere the compiler decides: asked for one, it takes more registers.
+// Registers are limited so that two blocks of a cluster fit on a multiprocessor. Otherwise the compiler chooses: told that
+// one block is enough, it would use more.
 #if SPREAD > 1
 #define BOUNDS THREADS, 2
 #else

@@ -247,14 +247,14 @@ def test_numbers_that_are_not_finite_leave_the_others_a_scale_of_their_own(case:
     problem = replace(problem, X=np.abs(problem.X), labels=np.zeros(20, np.int32))
     expected = run(case, problem)
     W = problem.W.copy()
-    W[3, 0, 5] = np.inf
+    W[3, 0, 1] = np.inf  # with 10 classes, the last one has the same lanes
     result = run(case, replace(problem, W=W))
-    others = np.delete(np.arange(case.variant.classes), [0, 5])
+    others = np.delete(np.arange(case.variant.classes), [0, 1])
     # the scale of W is another one
     np.testing.assert_allclose(
         result.dW[..., others], expected.dW[..., others], rtol=1e-4, atol=1e-4 * np.abs(expected.dW).max()
     )
-    assert not np.isfinite(result.dW[..., [0, 5]]).any()
+    assert not np.isfinite(result.dW[..., [0, 1]]).any()
 
 
 @pytest.mark.parametrize("case", BY_TENSOR_CORES[:3], ids=str)

@@ -329,7 +329,8 @@ def boundary_cases() -> list[Case]:
     cases = list(found.values())
     cases += [Case(FLOAT32, c, (0,), LOSSES_ONLY, aligned=c % 2 == 0) for c in (9, 10, 300, 301, 3000, 3001, 60_000)]
     cases += [Case(kind, 200_000, n=2) for kind in (FLOAT32, FLOAT16)]
-    # the last block has a part of a segment, one segment, nothing of the row but its end, all that it can have
+    cases += [Case(FLOAT32, 3003, (0,), LOSSES_ONLY, shared=0)]
+    # the last block has nothing, and the one before a part, or each has all that it can have
     cases += [Case(kind, 1024 + more, (more % 3,), spread=4) for kind in SCORE_KINDS for more in (1, 4, 1024)]
     cases += [Case(kind, 1037, (kind % 3,), aligned=False, spread=2) for kind in SCORE_KINDS]
     cases += [Case(FLOAT32, 1029, (2,), LOSSES_ONLY, spread=8), Case(FLOAT32, 40_001, aligned=False, n=3)]
@@ -357,7 +358,8 @@ def test_every_step_of_the_ladder_agrees_with_the_reference(case: Case, rng: np.
         for kind in ((FLOAT32,) if SANITIZED else (FLOAT32, FLOAT16, FLOAT64))
         for c in ((10, 300) if SANITIZED else (2, 7, 10, 20, 100, 300, 1001, 3000, 60_000))
     ]
-    + [Case(FLOAT32, 1001, mode=PROBABILITIES, best=False, spread=2)],
+    + [Case(FLOAT32, 1001, mode=PROBABILITIES, best=False, spread=2)]
+    + [Case(kind, 3003, mode=PROBABILITIES, best=False, shared=0) for kind in (FLOAT32, FLOAT16)],
     ids=str,
 )
 def test_probabilities_need_no_labels(case: Case, rng: np.random.Generator) -> None:
@@ -419,6 +421,17 @@ def test_a_bias_that_does_not_fit_into_shared_memory_is_read_from_the_device(
 ) -> None:
     assert case.variant.hold == STREAMED
     Z, bias = rng.standard_normal((6, case.c)), rng.standard_normal((3, case.c)).astype(computed(case.kind))
+    check_row_loss(case, Z, rng.integers(0, case.c, 2), SOFTMAX, bias=bias, K=3)
+
+
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("kind", SCORE_KINDS, ids=NAMES.get)
+def test_blocks_that_share_a_row_have_their_parts_of_the_bias(
+    kind: int, aligned: bool, rng: np.random.Generator
+) -> None:
+    case = Case(kind, 1032 if aligned else 1037, aligned=aligned, spread=3)
+    assert case.variant.aligned == aligned
+    Z, bias = rng.standard_normal((6, case.c)), rng.standard_normal((3, case.c)).astype(computed(kind))
     check_row_loss(case, Z, rng.integers(0, case.c, 2), SOFTMAX, bias=bias, K=3)
 
 

@@ -54,7 +54,8 @@ SAMPLE_PER_FEATURE, SMALLEST_SAMPLE = 2, 2048  # rows of the sample per feature,
 # With at least this many penalties and more than this many features, the eigenpairs that serve all penalties take less
 # time than one Cholesky factor for each, and than small samples with a block search: 20 values of C x 5 folds of
 # CIFAR-10's first 10,000 images take 391 passes instead of 360, but 2.3 s instead of 3.1; 6 values of C on all images
-# 1.7 s instead of 1.9, and 4 values 1.4 s instead of 1.2. From a start near the solution a block search saves little.
+# 1.7 s instead of 1.9. 4 values on all images take longer, 1.4 s instead of 1.2, but x 5 folds 1.7 s instead of 2.2.
+# From a start near the solution a block search saves little.
 SPECTRUM_PENALTIES, SPECTRUM_FEATURES = 4, 1024
 SPECTRUM_SPREAD = 1e6  # largest ratio of the features' variances; beyond it, rounding errors would hide the small ones
 KEPT_ELEMENTS = 1 << 25  # largest number of entries of all stored inverses, if there are several: 128 MB in float32
@@ -151,7 +152,11 @@ class GramSample:
         return self._woodbury[1].other_rows if of_samples and self._woodbury is not None else None
 
     def _takes_eigenpairs(self, objective: Objective, k: int) -> bool:
-        """Tell whether eigenpairs serve all penalties; they are then made."""
+        """Tell whether eigenpairs serve all penalties; they are then made.
+
+        If features differ too much in size for them, their Gram matrix is kept for penalties that are too weak for
+        small samples.
+        """
         if not (self.kind == "spectrum" and self.at_once):
             return False
         return isinstance(self._product(objective, self.kind, self._fractions(objective, k))[0], Spectrum)

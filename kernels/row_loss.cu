@@ -320,7 +320,8 @@ __device__ __forceinline__ Top top_of_row(Top top, real_t& z_t, int lane, int ow
 #if HOLD == REGISTERS
 
 // The first WHOLE segments of a thread lie within the row, except for the row's very first one, because buckets.py takes
-// as few ITEMS as will do. Nothing has to be masked there. Of SPREAD blocks the last may have less.
+// as few ITEMS as will do. Nothing has to be masked there. If a row has several blocks, the last may
+// have less of it.
 constexpr int WHOLE = SPREAD > 1 ? 0 : ITEMS - 1 - !ALIGNED;
 __device__ __forceinline__ constexpr bool inside(int s) { return s < WHOLE && (ALIGNED || s > 0); }
 

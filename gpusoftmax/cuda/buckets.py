@@ -87,7 +87,7 @@ def segments(kind: int, c: int, aligned: bool) -> int:
 def choose(kind: int, c: int, address: int, shared: int, clusters: bool) -> Variant:
     """Return the variant for contiguous rows of c scores, the first of them at `address`.
 
-    `shared` is the most bytes of shared memory that a block can have, and `clusters` whether it has clusters.
+    `shared` is the most bytes of shared memory that a block can have; `clusters`: whether the device has clusters.
     """
     size = ITEM_SIZE[kind]
     whole, aligned = address % SEGMENT == 0, (address % SEGMENT, c * size % SEGMENT) == (0, 0)

@@ -5,7 +5,7 @@ This module holds types only. Backends and their callers import it; it imports n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -368,8 +368,8 @@ class RowCurvature:
 class HessianProducts(Protocol):
     """A capability of backends on the host: products with the Hessian of few rows."""
 
-    def hessian_product(self, curvature: RowCurvature, v: Array) -> Array:
-        """Multiply the Hessian by v (c, q), float64, with a row for each class; returns (c, q)."""
+    def hessian_product(self, curvature: RowCurvature) -> Callable[[Array], Array]:
+        """Return what multiplies the Hessian by v (c, q), float64, with a row for each class, and returns (c, q)."""
 
 
 class SgdStretch(Protocol):

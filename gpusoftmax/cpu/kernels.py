@@ -48,7 +48,7 @@ from gpusoftmax.cpu.compiling import SOURCE, call, compiled
 from gpusoftmax.cpu.compiling import compilations as compilations
 from gpusoftmax.cpu.dense_sgd import fold, step
 from gpusoftmax.cpu.moment_kernels import add_moments as add_moments
-from gpusoftmax.cpu.newton_kernels import hessian_product as hessian_product
+from gpusoftmax.cpu.newton_kernels import HessianProduct as HessianProduct
 from gpusoftmax.cpu.row_losses import row_loss as row_loss
 from gpusoftmax.cpu.sparse_kernels import gram_of_columns as gram_of_columns
 from gpusoftmax.cpu.sparse_kernels import multiply_rows as multiply_rows

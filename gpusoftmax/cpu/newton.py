@@ -7,11 +7,9 @@ import numpy as np
 from gpusoftmax._typing import Array
 from gpusoftmax.operations import RowCurvature
 
-NO_LABELS = np.empty((0, 0), np.int32)
-
 
 def hessian_product(curvature: RowCurvature, v: Array) -> Array:
-    """Multiply the Hessian by v (c, q)."""
+    """Multiply the Hessian by v (c, q); see `operations.HessianProducts`."""
     x, factors, weights = curvature.x[:, : v.shape[1]], curvature.factors, curvature.weights[:, None]
     U = np.matmul(v.astype(x.dtype), x)
     if curvature.labels is None:

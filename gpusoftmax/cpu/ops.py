@@ -28,7 +28,7 @@ from gpusoftmax.cpu.gradients import (
     is_tiled,
     row_loss,
 )
-from gpusoftmax.cpu.newton import NO_LABELS, hessian_product
+from gpusoftmax.cpu.newton import hessian_product
 from gpusoftmax.cpu.packed import scorer, sgd_steps
 from gpusoftmax.cpu.row_blocks import Block, blocks, picked
 from gpusoftmax.cpu.threads import for_each, leaf_rows, single_threaded_blas, sum_over_blocks, sum_over_leaves
@@ -303,18 +303,9 @@ class CpuOperations:
 
         return sum_over_blocks(part, d, c, self.n_threads)[0]
 
-    def hessian_product(self, curvature: RowCurvature, v: Array) -> Array:
-        x, (c, q) = curvature.x, v.shape
-        if not self.kernels.COMPILED:
-            return hessian_product(curvature, v)
-        padded, out = np.zeros((c, x.shape[1]), x.dtype), np.zeros((c, x.shape[1]))
-        padded[:, :q] = v
-        labels = NO_LABELS if curvature.labels is None else curvature.labels
-        U, of_rows = np.empty((c, x.shape[2]), x.dtype), np.empty(x.shape[2], x.dtype)
-        self.kernels.hessian_product(
-            x, curvature.factors, labels, curvature.weights, padded, U, of_rows, out, self.kernels.SOURCE
-        )
-        return out[:, :q]
+    def hessian_product(self, curvature: RowCurvature) -> Callable[[Array], Array]:
+        kernels = self.kernels
+        return kernels.HessianProduct(curvature) if kernels.COMPILED else partial(hessian_product, curvature)
 
     def column_sums(self, Z: Array) -> Array:
         step = leaf_rows(Z.shape[1])

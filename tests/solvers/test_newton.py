@@ -70,7 +70,7 @@ def test_a_product_with_the_hessian_is_that_of_float64(name: str, loss: str, m: 
         None if loss == "softmax" else in_blocks(labels[:, None])[:, 0],
         in_blocks(weights[:, None])[:, 0],
     )
-    found = get_backend(name, 1).ops.hessian_product(curvature, V)
+    found = get_backend(name, 1).ops.hessian_product(curvature)(V)
     expected, size = np.zeros((C, D)), np.zeros((C, D))
     scores = x.astype(np.float64) @ V.T
     for j in range(C):

@@ -29,7 +29,7 @@ ROWS, LABELS, PIECE = ir.VectorType(SINGLE, BLOCK), ir.VectorType(I32, BLOCK), i
 
 @emitted
 def product_with_blocks(b, x, factors, labels, weights, v, U, sums, out, blocks, c, columns, *, smooth):
-    """out += sum_i s_i C_i v x_i x_i' over some blocks.
+    """out += sum_i s_i C_i v x_i x_i' over blocks >= 1 blocks.
 
     All are addresses but for the last three: x (blocks, columns, BLOCK), factors (blocks, c, BLOCK), weights (blocks,
     BLOCK) and v (c, columns), float32; labels (blocks, BLOCK), int32, which are not read if the loss is `smooth`, that
@@ -162,5 +162,6 @@ class HessianProduct:
         q = v.shape[1]
         self.v[:, :q] = v
         self.out.fill(0)
-        _multiply(*self.arguments)
+        if len(self.curvature.x):  # with the squared hinge, perhaps no row violates a margin
+            _multiply(*self.arguments)
         return self.out[:, :q].copy()

@@ -345,7 +345,8 @@ class RowCurvature:
     """The Hessian sum_i s_i kron(x_i x_i', C_i) of a sum of losses over few rows, in blocks of 64 rows.
 
     C_i is diag(p_i) - p_i p_i' for softmax; that of the squared hinge is in `losses`. What is missing in the last
-    block, and beyond the q columns of features, is zero.
+    block, and beyond the q columns of features, is zero. All arrays are C-contiguous: kernels read them by their
+    addresses.
 
     Attributes
     ----------

@@ -79,8 +79,8 @@ VECTOR = MACHINE.vector
 CHUNK = 8  # slabs that are multiplied at a time
 ALIGNMENT = 64  # bytes: buffers, and the parts of scratch memory, begin at multiples of this
 # Bytes in the table of addresses from a row's entry to that of the row to prefetch. Scores and gradients both prefetch
-# the same lines: on AVX-512 and AVX2 that was at least as fast as either alone, and predictions have scores only. Rows
-# prefetched one after the other, half of them with the scores and half with the gradient, made a pass over CIFAR-10 in
+# the same lines: on AVX-512 and AVX2 that was at least as fast as either alone, and predictions have scores only.
+# Prefetching row after row, half of them with the scores and half with the gradient, made a pass over CIFAR-10 in
 # float32 7% faster on AVX-512, but 2 to 5% slower on AVX2, and 3% slower with 32 features.
 PREFETCH = 8 * BLOCK
 

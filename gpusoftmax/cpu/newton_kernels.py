@@ -21,7 +21,7 @@ from gpusoftmax.operations import RowCurvature
 BLOCK = 64
 BYTES = 4 * BLOCK  # of a vector with a number for each row of a block
 LANES = MACHINE.vector // 4
-GROUP = 8  # blocks; to add up the lanes of its sums takes as long as the products of a block
+GROUP = 8  # blocks; adding up the lanes of the sums takes as long as the products of a block
 REGISTERS = 8  # in which sums are made side by side, so that none waits for the one before
 SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
 ROWS, LABELS, PIECE = ir.VectorType(SINGLE, BLOCK), ir.VectorType(I32, BLOCK), ir.VectorType(SINGLE, LANES)
@@ -33,8 +33,8 @@ def product_with_blocks(b, x, factors, labels, weights, v, U, sums, out, blocks,
 
     All are addresses but for the last three: x (blocks, columns, BLOCK), factors (blocks, c, BLOCK), weights (blocks,
     BLOCK) and v (c, columns), float32; labels (blocks, BLOCK), int32, which are not read if the loss is `smooth`, that
-    is softmax; out (c, columns), float64. U (c, BLOCK) and sums (c, columns, LANES), which are zero before and after,
-    are scratch memory. columns is a multiple of 4.
+    is softmax; out (c, columns), float64. U (c, BLOCK) and sums (c, columns, LANES), float32, are scratch memory that
+    starts on a cache line; sums are zero before and after. columns is a multiple of 4.
     """
     zero = V(b, constant(ROWS, 0.0))
 
@@ -142,7 +142,7 @@ def _multiply(function, x, factors, labels, weights, v, U, sums, out, blocks, c,
 
 
 class HessianProduct:
-    """Multiplies a Hessian by v (c, q), float64; see `operations.HessianProducts`."""
+    """Multiplies a Hessian by v (c, q), float64, for one thread at a time; see `operations.HessianProducts`."""
 
     def __init__(self, curvature: RowCurvature) -> None:
         (blocks, columns, _), c = curvature.x.shape, curvature.factors.shape[1]
